@@ -1,0 +1,111 @@
+"""What a method is: a choice from five short lists, with the functions and the facts that go with it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from types import MappingProxyType
+
+from torch import Tensor
+
+from una_ref.methods.composition import compose
+from una_ref.methods.rewards import SCALAR_OR_PER_EXAMPLE
+
+Loss = Callable[..., Tensor]
+
+KINDS = ("demos", "pairs", "labels", "scores")
+"""The kinds of feedback a response can carry."""
+
+AXES = MappingProxyType(
+    {
+        "RM1": "reward model: explicit or implicit",
+        "RM2": "reward: point or preference",
+        "RM3": "reward of: response or token",
+        "RM4": "reward: positive or negative",
+        "F1": "feedback: preference or binary",
+        "F2": "feedback from: human or AI",
+        "F3": "feedback on: pair or list",
+        "RL1": "reference model: reference or free",
+        "RL2": "length: control or uncontrol",
+        "RL3": "divergence",
+        "RL4": "policy: on or off",
+        "O1": "optimisation: online or offline",
+        "O2": "SFT and alignment: merge or separate",
+    }
+)
+"""The 13 axes of the survey's Table 1."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: the five choices, its losses by kind of feedback, and what is known of it.
+
+    reward, comparison, shape, regulariser  keys of the lists in `composition`.
+    samples_from     where the responses come from: "a data set", "π_ref", "the current π", "a replay buffer", ...
+    losses           kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
+                     returns one number per example.
+    shift_invariant  True if the gradient of the sum of `loss` over a batch, in the policy's log-probabilities, does not
+                     change when one number g(x) is added to the implicit reward β·log(π/π_ref) of all responses of a
+                     prompt (kl and a given baseline kept). A prompt's unknown β·log Z(x) is such a number, and so is an
+                     offset g(x) in its scores; what a method that is not invariant learns depends on it.
+    equation         the implemented equation, as numbered in `paper`.
+    errata           ids of the errata that bear on it.
+    reductions       what it becomes in special cases.
+    printed          the equation as printed, where that differs; released: the authors' code, where that does. Both
+                     with the arguments of `loss`.
+    axes             the survey's 13 axes, or empty where its Table 1 does not have the method.
+    composes         False if the loss is not shape(comparison(reward)) + regulariser.
+    notebook         the notebook that derives it, or None.
+    """
+
+    name: str
+    title: str
+    reward: str
+    comparison: str
+    shape: str
+    regulariser: str
+    samples_from: str
+    losses: Mapping[str, Loss]
+    needs_reference: bool
+    shift_invariant: bool
+    paper: str
+    equation: str
+    errata: tuple[str, ...] = ()
+    reductions: str = ""
+    printed: Loss | None = None
+    released: Loss | None = None
+    axes: Mapping[str, str] = field(default_factory=dict)
+    composes: bool = True
+    notebook: str | None = None
+    aliases: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "losses", MappingProxyType(dict(self.losses)))
+        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+
+    @property
+    def loss(self) -> Loss:
+        """The loss of the method's own kind of feedback: a plain keyword-only function."""
+        return next(iter(self.losses.values()))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of feedback it learns from, its own first."""
+        return tuple(self.losses)
+
+    @property
+    def hyperparameters(self) -> Mapping[str, float]:
+        """Hyper-parameters of its losses and their defaults, from the signatures."""
+        return {
+            name: parameter.default
+            for loss in self.losses.values()
+            for name, parameter in inspect.signature(loss).parameters.items()
+            if isinstance(parameter.default, (int, float, str)) and name not in SCALAR_OR_PER_EXAMPLE
+        }
+
+    @property
+    def composition(self) -> Loss | None:
+        """The same loss made from the five choices, or None where it is not such a composition."""
+        choices = self.reward, self.comparison, self.shape, self.regulariser
+        return compose(*choices) if self.composes else None

@@ -1,0 +1,174 @@
+"""The records of the methods: one `Method` each."""
+
+from __future__ import annotations
+
+from functools import partial
+
+from una_ref.methods import pairs, singles
+from una_ref.methods.method import AXES, Method
+
+UNA = "Wang et al. 2024, UNA"
+SURVEY = "Wang et al. 2024, survey"
+
+
+def _axes(row: str) -> dict[str, str]:
+    """A row of the survey's Table 1, its 13 cells separated by spaces, in the order of `AXES`."""
+    return dict(zip(AXES, row.split(), strict=True))
+
+
+SFT = Method(
+    name="sft",
+    title="supervised fine-tuning",
+    reward="log π",
+    comparison="a demonstration",
+    shape="linear",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"demos": singles.sft},
+    needs_reference=False,
+    shift_invariant=True,
+    paper="maximum likelihood",
+    equation="−log π(y|x)",
+    reductions="una-score far from its target (r_θ ≈ 0, all scores equal and positive) is sft with a small step",
+)
+
+UNA_PAIR = Method(
+    name="una-pair",
+    aliases=("dpo",),
+    title="UNA on pairs, which is DPO",
+    reward="β·log(π/π_ref)",
+    comparison="two responses of a prompt",
+    shape="logistic",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"pairs": pairs.una_pair},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"{UNA}; Rafailov et al. 2023, DPO",
+    equation="UNA Eq. 8 after f = log σ (its Eq. 5); survey Eq. 10",
+    errata=("EU7", "EU8"),
+    reductions="DPO",
+    printed=pairs.una_pair_printed,
+    axes=_axes(
+        "Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
+    ),
+)
+
+UNA_BINARY_MSE = Method(
+    name="una-binary-mse",
+    title="UNA on thumbs, squared error",
+    reward="β·log(π/π_ref) + c",
+    comparison="one response and a label",
+    shape="MSE of σ",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"labels": singles.una_binary_mse},
+    needs_reference=True,
+    shift_invariant=False,
+    paper=UNA,
+    equation="UNA Eq. 9, g = MSE",
+    errata=("EU9", "EU10", "EU11"),
+    reductions="una-score.released with the labels as scores",
+    printed=singles.una_binary_mse_printed,
+)
+
+UNA_BINARY_BCE = Method(
+    name="una-binary-bce",
+    title="UNA on thumbs, cross-entropy",
+    reward="β·log(π/π_ref) + c",
+    comparison="one response and a label",
+    shape="BCE",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"labels": singles.una_binary_bce},
+    needs_reference=True,
+    shift_invariant=False,
+    paper=UNA,
+    equation="UNA Eq. 9, g = BCE",
+    errata=("EU9", "EU10", "EU11", "EU17"),
+    reductions="summed over a pair, labels 1 and 0: TRL's bco_pair",
+    printed=singles.una_binary_bce_printed,
+)
+
+UNA_SCORE = Method(
+    name="una-score",
+    title="UNA on scores",
+    reward="β·log(π/π_ref) + c",
+    comparison="one response and a score",
+    shape="squared",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"scores": singles.una_score},
+    needs_reference=True,
+    shift_invariant=False,
+    paper=UNA,
+    equation="UNA Eq. 10",
+    errata=("EU2", "EU11", "EU12", "EU13", "EU14"),
+    reductions="sampled from π without its gradient: REINFORCE on J without a baseline, times −2β",
+    printed=singles.una_score_printed,
+    released=singles.una_score_released,
+)
+
+UNA_CENTRED = Method(
+    name="una-centred",
+    title="UNA with a baseline for each prompt",
+    reward="β·log(π/π_ref) + V(x)",
+    comparison="one response and a score",
+    shape="squared",
+    regulariser="none",
+    samples_from="a data set",
+    # One β for the three likelihoods, so that feedback of several kinds speaks of one reward.
+    losses={
+        "scores": singles.una_centred,
+        "labels": partial(singles.una_binary_bce, beta=0.03),
+        "pairs": partial(pairs.una_pair, beta=0.03),
+    },
+    needs_reference=True,
+    shift_invariant=True,
+    paper="una_ref, after " + UNA,
+    equation="UNA Eq. 10 with the f(x) + c of its Eq. 23 read as V(x)",
+    errata=("EU3", "EU5", "EU14"),
+    reductions="sampled from π, leave-one-out: RLOO; K = 2: the pairwise-difference regression; V(x) learned: DRO",
+)
+
+KTO = Method(
+    name="kto",
+    title="Kahneman–Tversky optimisation",
+    reward="β·log(π/π_ref)",
+    comparison="one response and a label",
+    shape="Kahneman–Tversky σ",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"labels": singles.kto},
+    needs_reference=True,
+    shift_invariant=False,
+    paper=f"Ethayarajh et al. 2024, KTO; {SURVEY}",
+    equation="survey Eq. 32 with Eq. 34",
+    errata=("ES16", "ES17", "EU15"),
+    reductions="kl = 0 and equal weights: the terms of APO-zero, the absolute error where una-binary-mse has the square",
+    axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
+)
+
+IPO = Method(
+    name="ipo",
+    title="identity preference optimisation",
+    reward="log(π/π_ref)",
+    comparison="two responses of a prompt",
+    shape="squared at 1/(2β)",
+    regulariser="none",
+    samples_from="a data set",
+    losses={"pairs": pairs.ipo},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"Azar et al. 2024, IPO; {SURVEY}",
+    equation="survey Eq. 17",
+    errata=("ES8", "ES9"),
+    reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
+    printed=pairs.ipo_printed,
+    axes=_axes(
+        "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
+    ),
+)
+
+RECORDS = (SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED, KTO, IPO)
+"""Every method, in the order of the tables."""

@@ -1,0 +1,63 @@
+"""All methods by name. The tables of the README, the command line and the notebooks are drawn from here."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Iterator, Mapping
+
+from una_ref.errors import InputError
+from una_ref.methods.method import Method
+from una_ref.methods.records import RECORDS
+
+
+class UnknownMethod(InputError, KeyError):
+    """No method has that name; the message has the nearest one."""
+
+    def __str__(self) -> str:
+        return str(self.args[0])  # KeyError would put quotes around it
+
+
+class Registry(Mapping[str, Method]):
+    """Methods by name, read-only. Looking up also takes an alias; iterating gives each method once."""
+
+    def __init__(self, records: Iterable[Method]) -> None:
+        self._methods = {method.name: method for method in records}
+        self._aliases = {alias: method.name for method in self._methods.values() for alias in method.aliases}
+
+    def __getitem__(self, name: str) -> Method:
+        found = self._methods.get(self._aliases.get(name, name))
+        if found is None:
+            known = [*self._methods, *self._aliases]
+            near = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=1, cutoff=0.4)
+            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
+            raise UnknownMethod(f"no method is called {name!r}: {hint}")
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._methods)
+
+    def __len__(self) -> int:
+        return len(self._methods)
+
+
+METHODS = Registry(RECORDS)
+
+
+def table() -> list[dict[str, str]]:
+    """One row per method, everything as text: its name and aliases, the five choices, kinds, equation, errata."""
+    return [
+        {
+            "name": " = ".join((method.name, *method.aliases)),
+            "title": method.title,
+            "feedback": ", ".join(method.kinds),
+            "reward": method.reward,
+            "comparison": method.comparison,
+            "shape": method.shape,
+            "regulariser": method.regulariser,
+            "samples from": method.samples_from,
+            "unchanged by r → r + g(x)": "yes" if method.shift_invariant else "no",
+            "equation": method.equation,
+            "errata": ", ".join(method.errata),
+        }
+        for method in METHODS.values()
+    ]

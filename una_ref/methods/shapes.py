@@ -1,0 +1,47 @@
+"""The scalar functions that turn a comparison into a loss: one number in, one number out, finite wherever floats are.
+
+`x` is a margin, a residual or a logit in reward units. A label is bool or in [0, 1], 1 for a thumb up.
+"""
+
+from __future__ import annotations
+
+from torch import Tensor
+from torch.nn.functional import logsigmoid
+
+
+def linear(x: Tensor) -> Tensor:
+    """−x: unbounded below, unless x is."""
+    return -x
+
+
+def logistic(x: Tensor) -> Tensor:
+    """−log σ(x): the negative log-likelihood of a Bradley–Terry preference with margin x."""
+    return -logsigmoid(x)
+
+
+def squared(x: Tensor, target: float = 0.0) -> Tensor:
+    """(x − target)²."""
+    return (x - target) ** 2
+
+
+def bce(x: Tensor, labels: Tensor) -> Tensor:
+    """−y·log σ(x) − (1 − y)·log(1 − σ(x)): proper for labels y anywhere in [0, 1], least where σ(x) = y (EU17)."""
+    y = labels.to(x.dtype)
+    return -y * logsigmoid(x) - (1 - y) * logsigmoid(-x)
+
+
+def mse(x: Tensor, labels: Tensor) -> Tensor:
+    """(σ(x) − y)²: as proper as `bce`, but bounded by 1, and its gradient vanishes where σ saturates."""
+    return (x.sigmoid() - labels.to(x.dtype)) ** 2
+
+
+def kahneman_tversky(
+    x: Tensor, labels: Tensor, desirable_weight: float = 1.0, undesirable_weight: float = 1.0
+) -> Tensor:
+    """λ − v with the value v = λ_D·σ(x) of a desirable and λ_U·σ(−x) of an undesirable example.
+
+    x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two. Not a proper
+    score: at P(desirable) = p the least expected value is at x → ±∞, by the sign of p·λ_D − (1 − p)·λ_U.
+    """
+    y = labels.to(x.dtype)
+    return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()
