@@ -1,0 +1,267 @@
+"""How one kind of feedback becomes another, and which conversions a method needs.
+
+A conversion is a plain function, rows -> (rows, `Report`), made of a private function of one row. `conform`
+uses the same ones, so a conversion does the same to a row whoever asks for it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from itertools import chain, combinations
+from numbers import Real
+from statistics import median
+
+from una_ref.data.rows import KINDS, Row, group_by_prompt, merged, prompt_key, refusal, shown
+
+PAIRINGS = ("best-worst", "adjacent", "all")
+TIES = ("drop", "keep-first")
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a conversion did, with its named counts; `str` gives the sentence for the log."""
+
+    what: str
+    counts: Mapping[str, int]
+
+    def __str__(self) -> str:
+        return f"{self.what}: " + ", ".join(f"{number} {name}" for name, number in self.counts.items())
+
+
+@dataclass(frozen=True)
+class _Step:
+    """A conversion: its sentence, whether `conform` gathers rows by prompt first, what it makes of a row.
+
+    `one` returns the new row, or None where nothing is left of it, and adds to the counts.
+    """
+
+    what: str
+    gathered: bool
+    one: Callable[[Row, Counter], Row | None]
+
+
+def scores_to_pairs(
+    rows: Iterable[Row], *, which: str = "best-worst", ties: str = "drop"
+) -> tuple[list[Row], Report]:
+    """The higher score is chosen: `which` is "best-worst", "adjacent" (neighbours in the ranking) or "all".
+
+    Tied pairs are dropped, and rows of which nothing remains; `ties="keep-first"` chooses the response that
+    stands first. Responses in no pair are left out. A row of one response is an error (see `group_by_prompt`).
+    """
+    return _run(rows, _steps(which=which, ties=ties)["scores", "pairs"])
+
+
+def scores_to_labels(
+    rows: Iterable[Row], *, threshold: float | str = "median", ties: str = "drop"
+) -> tuple[list[Row], Report]:
+    """Thumbs: up at or above a number, or strictly above the median of the row's responses.
+
+    At the median is down, because scores pile up at the lowest value more often than at the highest. A row of
+    equal scores has none above: it is dropped, or its first response is up (`ties="keep-first"`).
+    """
+    return _run(rows, _steps(threshold=threshold, ties=ties)["scores", "labels"])
+
+
+def scores_to_lists(rows: Iterable[Row]) -> tuple[list[Row], Report]:
+    """Ranked lists: one row per prompt, its responses best first (stable), still with their scores."""
+    return _run(group_by_prompt(rows), _Step("scores -> lists (best first)", True, _scores_to_lists))
+
+
+def pairs_to_labels(rows: Iterable[Row]) -> tuple[list[Row], Report]:
+    """Chosen 1, rejected 0; a response of several pairs gets the share it won, one of none is left out."""
+    return _run(rows, _steps()["pairs", "labels"])
+
+
+def labels_to_pairs(rows: Iterable[Row]) -> tuple[list[Row], Report]:
+    """The highest label against the lowest; a row without an up (0.5 or more) and a down is an error."""
+    return _run(rows, _steps()["labels", "pairs"])
+
+
+def to_demos(rows: Iterable[Row]) -> tuple[list[Row], Report]:
+    """Responses to imitate: the best-scored of a row, else those labelled 0.5 or more, else the chosen."""
+    return _run(rows, _Step("feedback -> demos (best, up or chosen)", False, _to_demos))
+
+
+def conform(
+    rows: Iterable[Row], kinds: Sequence[str], *, threshold: float | str = "median", ties: str = "drop"
+) -> tuple[list[Row], tuple[Report, ...]]:
+    """Each row with exactly one kind of feedback out of `kinds` (in order of preference), and what was done.
+
+    A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
+    scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
+    compared, those of one prompt are gathered first. `InputError` names a row for which that is impossible, and
+    data of which nothing is left.
+    """
+    steps = _steps(threshold=threshold, ties=ties)
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+        raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
+    groups: dict[object, tuple[tuple[str, str], list[Row]]] = {}  # in the order of their first rows
+    counts: dict[tuple[str, str], Counter] = {}
+    for index, row in enumerate(rows):
+        natives = ((kind, kind) for kind in kinds if kind in row.kinds)
+        conversions = ((has, kind) for kind in kinds for has in row.kinds if (has, kind) in steps)
+        route = next(chain(natives, conversions), None)
+        if route is None:
+            raise refusal(row.source, "feedback", " or ".join(kinds), "a row of " + " and ".join(row.kinds))
+        if route not in steps and len(row.kinds) > 1:
+            counts.setdefault(route, Counter())["rows"] += 1
+        gathered = route in steps and steps[route].gathered
+        key = (prompt_key(row.prompt), route) if gathered else index
+        groups.setdefault(key, (route, []))[1].append(row.only(route[0]))
+    out = []
+    for route, group in groups.values():
+        row = merged(group)
+        if route in steps:
+            row = steps[route].one(row, counts.setdefault(route, Counter()))
+        if row is not None:
+            out.append(row)
+    reports = tuple(
+        Report(steps[route].what if route in steps else f"{route[0]} kept, the rest left aside", numbers)
+        for route, numbers in counts.items()
+    )
+    if not out:
+        raise refusal("data", "rows", "at least one usable row", "; ".join(map(str, reports)) or "none")
+    return out, reports
+
+
+def _run(rows: Iterable[Row], step: _Step) -> tuple[list[Row], Report]:
+    counts: Counter = Counter()
+    converted = [new for row in rows if (new := step.one(row, counts)) is not None]
+    return converted, Report(step.what, counts)
+
+
+def _steps(
+    *, which: str = "best-worst", threshold: float | str = "median", ties: str = "drop"
+) -> dict[tuple[str, str], _Step]:
+    """Every conversion of `conform`, (from, to), with these options, which are checked."""
+    by_median = threshold == "median"
+    number = isinstance(threshold, Real) and not isinstance(threshold, bool) and math.isfinite(threshold)
+    for field, value, good, expected in (
+        ("which", which, which in PAIRINGS, " or ".join(PAIRINGS)),
+        ("threshold", threshold, number or by_median, "a finite number or 'median'"),
+        ("ties", ties, ties in TIES, " or ".join(TIES)),
+    ):
+        if not good:
+            raise refusal("options", field, expected, shown(value))
+    level = "above the prompt's median, down at it" if by_median else f"at or above {threshold:g}"
+    pair = partial(_scores_to_pairs, which=which, ties=ties)
+    label = partial(_scores_to_labels, threshold=threshold, ties=ties)
+    return {
+        ("scores", "pairs"): _Step(f"scores -> pairs ({which})", True, pair),
+        ("scores", "labels"): _Step(f"scores -> labels (up {level})", by_median, label),
+        ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
+        ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, _labels_to_pairs),
+        ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
+        ("labels", "demos"): _Step("labels -> demos (0.5 or more)", False, _to_demos),
+        ("pairs", "demos"): _Step("pairs -> demos (the chosen)", False, _to_demos),
+    }
+
+
+def _values(row: Row, kind: str) -> tuple:
+    values = getattr(row, kind)
+    if values is None:
+        raise refusal(row.source, kind, f"a row of {kind}", "a row of " + " and ".join(row.kinds))
+    return values
+
+
+def _several(row: Row, purpose: str) -> None:
+    if len(row.responses) < 2:
+        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response")
+
+
+def _keep(row: Row, indices: Iterable[int], **feedback: object) -> Row:
+    """The row cut to these responses, with this feedback about them and no other."""
+    return Row(row.prompt, tuple(row.responses[i] for i in indices), source=row.source, **feedback)
+
+
+def _paired(row: Row, pairs: Sequence[tuple[int, int]]) -> Row:
+    used = sorted({i for pair in pairs for i in pair})
+    place = {i: k for k, i in enumerate(used)}
+    return _keep(row, used, pairs=tuple((place[chosen], place[rejected]) for chosen, rejected in pairs))
+
+
+def _ranking(values: Sequence[float]) -> list[int]:
+    return sorted(range(len(values)), key=lambda i: -values[i])  # stable: of equals the first stands first
+
+
+def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str) -> Row | None:
+    scores = _values(row, "scores")
+    _several(row, "to pair them by score")
+    ranking = _ranking(scores)
+    if which == "best-worst":
+        pairs = [(ranking[0], ranking[-1])]
+    elif which == "adjacent":
+        pairs = list(zip(ranking, ranking[1:], strict=False))
+    else:
+        pairs = list(combinations(ranking, 2))
+    strict = [(i, j) for i, j in pairs if scores[i] > scores[j]]
+    kept = strict if ties == "drop" else pairs
+    counts["pairs"] += len(kept)
+    counts["ties dropped" if ties == "drop" else "of them ties, the first chosen"] += len(pairs) - len(strict)
+    return _paired(row, kept) if kept else None
+
+
+def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
+    scores = _values(row, "scores")
+    if threshold == "median":
+        _several(row, "for a median per prompt (or set threshold to a number)")
+        level = median(scores)
+        up = [score > level for score in scores]
+        if len(set(scores)) == 1:
+            counts["prompts of equal scores " + ("dropped" if ties == "drop" else "kept, the first up")] += 1
+            if ties == "drop":
+                return None
+            up[0] = True
+    else:
+        up = [score >= threshold for score in scores]
+    counts["up"] += sum(up)
+    counts["down"] += len(up) - sum(up)
+    return _keep(row, range(len(up)), labels=tuple(up))
+
+
+def _scores_to_lists(row: Row, counts: Counter) -> Row:
+    scores = _values(row, "scores")
+    _several(row, "to rank them")
+    ranking = _ranking(scores)
+    counts["lists"] += 1
+    counts["responses"] += len(ranking)
+    return _keep(row, ranking, scores=tuple(scores[i] for i in ranking))
+
+
+def _pairs_to_labels(row: Row, counts: Counter) -> Row:
+    pairs = _values(row, "pairs")
+    won, met = Counter(chosen for chosen, _ in pairs), Counter(chain.from_iterable(pairs))
+    used = sorted(met)
+    counts["labels"] += len(used)
+    return _keep(row, used, labels=tuple(won[i] / met[i] for i in used))
+
+
+def _labels_to_pairs(row: Row, counts: Counter) -> Row:
+    labels = _values(row, "labels")
+    _several(row, "to pair an up with a down")
+    ranking = _ranking(labels)
+    best, worst = ranking[0], ranking[-1]
+    if not labels[best] >= 0.5 > labels[worst]:
+        raise refusal(row.source, "labels", "an up and a down of one prompt, to pair them", f"{labels!r:.60}")
+    counts["pairs"] += 1
+    return _paired(row, [(best, worst)])
+
+
+def _to_demos(row: Row, counts: Counter) -> Row | None:
+    if row.scores is not None:
+        good = _ranking(row.scores)[:1]
+    elif row.labels is not None:
+        good = [i for i, label in enumerate(row.labels) if label >= 0.5]
+    elif row.pairs is not None:
+        good = sorted({chosen for chosen, _ in row.pairs})
+    else:
+        good = range(len(row.responses))
+    counts["demos"] += len(good)
+    if not good:
+        counts["prompts without a good response dropped"] += 1
+        return None
+    return _keep(row, good)

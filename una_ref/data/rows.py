@@ -1,0 +1,210 @@
+"""What a row of feedback is, and what is done to a set of rows: gathered by prompt, shuffled, split.
+
+A row is a prompt, its responses and what is known about them. There are four kinds of feedback: "scores"
+(a number per response; a ranked list is several scored responses), "labels" (thumbs), "pairs" (indices of a
+chosen and a rejected response) and "demos" (none of these: every response is imitated). A row is checked when
+it is made.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import random
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from itertools import accumulate, chain
+from numbers import Real
+
+from una_ref.errors import InputError
+
+KINDS = ("scores", "labels", "pairs", "demos")
+
+
+def refusal(source: str, field: str, expected: str, got: str) -> InputError:
+    """The error for one bad value: where it stands, which field, what was expected, what came."""
+    return InputError(f"{source or 'row'}: {field}: expected {expected}, got {got}")
+
+
+def shown(value: object) -> str:
+    """A value for a message: cut to 40 characters, with its type."""
+    return f"{value!r:.40} ({type(value).__name__})"
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """A prompt, K >= 1 responses and the feedback about them; `InputError` names what is malformed.
+
+    A response may be empty: to say nothing (end of sequence at once) is something that models do and judges
+    score. Files are stricter by default, see `una_ref.data.sources.read`.
+    """
+
+    prompt: str | tuple[dict, ...]  # plain text, or messages {"role": ..., "content": ...}
+    responses: tuple[str, ...]
+    scores: tuple[float, ...] | None = None  # one per response, finite
+    labels: tuple[float, ...] | None = None  # one per response, in [0, 1]; thumb up = 1
+    pairs: tuple[tuple[int, int], ...] | None = None  # (chosen, rejected) indices into responses
+    source: str = ""  # "file:line" or "dataset[i]", for messages
+
+    def __post_init__(self) -> None:
+        def put(field: str, value: object) -> None:
+            object.__setattr__(self, field, value)
+
+        put("prompt", _checked_prompt(self.prompt, self.source))
+        put("responses", self._sequence("responses"))
+        for i, response in enumerate(self.responses):
+            checked_text(response, self.source, f"responses[{i}]")
+        if self.scores is not None:
+            put("scores", self._numbers("scores", "a finite number", _is_score))
+        if self.labels is not None:
+            put("labels", self._numbers("labels", "a boolean or a number in [0, 1]", _is_label))
+        if self.pairs is not None:
+            put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
+
+    @property
+    def kinds(self) -> tuple[str, ...]:
+        """The kinds of feedback that the row carries; ("demos",) if it carries no other."""
+        return tuple(kind for kind in KINDS[:3] if getattr(self, kind) is not None) or ("demos",)
+
+    def only(self, kind: str) -> Row:
+        """The same row with one kind of feedback, the others left out."""
+        others = [other for other in self.kinds if other not in (kind, "demos")]
+        return replace(self, **dict.fromkeys(others)) if others else self
+
+    def _sequence(self, field: str) -> tuple:
+        values = getattr(self, field)
+        if not isinstance(values, tuple | list):
+            raise refusal(self.source, field, "a list", shown(values))
+        if not values:
+            raise refusal(self.source, field, "at least one", "none")
+        return tuple(values)
+
+    def _numbers(self, field: str, expected: str, good: Callable[[object], bool]) -> tuple[float, ...]:
+        values = self._sequence(field)
+        if len(values) != len(self.responses):
+            raise refusal(self.source, field, f"{len(self.responses)}, one per response", str(len(values)))
+        for i, value in enumerate(values):
+            if not good(value):
+                raise refusal(self.source, f"{field}[{i}]", expected, shown(value))
+        return tuple(map(float, values))
+
+    def _pair(self, pair: object) -> tuple[int, int]:
+        count = len(self.responses)
+        indices = tuple(pair) if isinstance(pair, tuple | list) else ()
+        whole = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < count for i in indices)
+        if not whole or len(indices) != 2 or indices[0] == indices[1]:
+            expected = f"(chosen, rejected), two different indices below {count}"
+            raise refusal(self.source, "pairs", expected, shown(pair))
+        return indices
+
+
+def _is_score(value: object) -> bool:
+    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
+def _is_label(value: object) -> bool:
+    return isinstance(value, Real) and 0 <= value <= 1
+
+
+def checked_text(value: object, source: str, field: str) -> str:
+    """The value itself, if it is text that UTF-8 can write (a lone surrogate, "\\ud800" in JSON, is not)."""
+    if not isinstance(value, str):
+        raise refusal(source, field, "text", shown(value))
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise refusal(source, field, "valid Unicode text", f"{error.object[error.start]!a}") from None
+    return value
+
+
+def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
+    if isinstance(prompt, str):
+        contents = [checked_text(prompt, source, "prompt")]
+    elif isinstance(prompt, tuple | list):
+        contents = [message["content"] for message in checked_messages(prompt, source, "prompt")]
+        prompt = tuple(dict(message) for message in prompt)
+    else:
+        raise refusal(source, "prompt", "text or messages", shown(prompt))
+    if not any(content.strip() for content in contents):
+        raise refusal(source, "prompt", "text or messages", f"an empty prompt {shown(prompt)}")
+    return prompt
+
+
+def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Mapping]:
+    """The messages themselves, if each is {"role": text, "content": text}."""
+    for i, message in enumerate(messages):
+        if not isinstance(message, Mapping):
+            raise refusal(source, f"{field}[{i}]", "a message with role and content", shown(message))
+        for key in ("role", "content"):
+            checked_text(message.get(key), source, f"{field}[{i}].{key}")
+    return messages
+
+
+def prompt_key(prompt: str | tuple[dict, ...]) -> str:
+    """Equal for equal prompts, and hashable; text and messages never share a key."""
+    return "text " + prompt if isinstance(prompt, str) else "messages " + json.dumps(prompt, sort_keys=True)
+
+
+def merged(rows: Sequence[Row]) -> Row:
+    """One row of several that share prompt and kinds: the responses in order, the pairs moved along."""
+    if len(rows) == 1:
+        return rows[0]
+    first = rows[0]
+    fields = {
+        field: tuple(chain.from_iterable(getattr(row, field) for row in rows))
+        for field in ("responses", *(kind for kind in first.kinds if kind in ("scores", "labels")))
+    }
+    if first.pairs is not None:
+        starts = accumulate((len(row.responses) for row in rows[:-1]), initial=0)
+        fields["pairs"] = tuple(
+            (chosen + start, rejected + start)
+            for row, start in zip(rows, starts, strict=True)
+            for chosen, rejected in row.pairs
+        )
+    return Row(first.prompt, source=f"{first.source} (+{len(rows) - 1} rows)", **fields)
+
+
+def group_by_prompt(rows: Iterable[Row]) -> list[Row]:
+    """One row per prompt and kinds of feedback, all its responses in it, where its first row stood."""
+    groups: dict[tuple, list[Row]] = {}
+    for row in rows:
+        groups.setdefault((prompt_key(row.prompt), row.kinds), []).append(row)
+    return [merged(group) for group in groups.values()]
+
+
+def shuffled_scores(rows: Iterable[Row], seed: int) -> list[Row]:
+    """The control, feedback that says nothing: scores and labels are permuted over all responses of the data,
+    and a pair swaps its sides at a fair coin."""
+    rows = list(rows)
+    if all(row.kinds == ("demos",) for row in rows):
+        raise refusal("data", "feedback", "scores, labels or pairs to shuffle", "none")
+    draw = random.Random(seed)
+    pools = {kind: [v for row in rows for v in getattr(row, kind) or ()] for kind in ("scores", "labels")}
+    for pool in pools.values():
+        draw.shuffle(pool)
+    dealt = {kind: iter(pool) for kind, pool in pools.items()}
+    out = []
+    for row in rows:
+        new = {kind: tuple(next(dealt[kind]) for _ in row.responses) for kind in row.kinds if kind in dealt}
+        if row.pairs is not None:
+            new["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
+        out.append(replace(row, **new))
+    return out
+
+
+def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+    """(training rows, held-out rows): `fraction` of the prompts held out, no prompt on both sides.
+
+    Which prompts these are depends on the seed and the prompts, not on the order of the rows.
+    """
+    rows = list(rows)
+    keys = [prompt_key(row.prompt) for row in rows]
+    prompts = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).digest())
+    count = round(fraction * len(prompts))
+    if not 0 < count < len(prompts):
+        expected = "a fraction that leaves a prompt on either side"
+        raise refusal("options", "fraction", expected, f"{fraction} of {len(prompts)} prompts")
+    held = set(prompts[:count])
+    train = [row for row, key in zip(rows, keys, strict=True) if key not in held]
+    return train, [row for row, key in zip(rows, keys, strict=True) if key in held]
