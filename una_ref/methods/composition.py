@@ -1,7 +1,8 @@
 """The lists that methods choose from, and how choices make a loss: shape(comparison(reward)) + regulariser.
 
-An entry is a function that takes whichever arguments of the vocabulary it names. A record's strings are the keys, so
-that what the tables print about a method is what a test composes and compares with the method's own loss.
+An entry is a function that takes whichever arguments of the vocabulary it names. A record's strings are the
+keys, so that what the tables print about a method is what a test composes and compares with the method's own
+loss.
 """
 
 from __future__ import annotations
@@ -79,7 +80,7 @@ REGULARISERS: Mapping[str, Callable[..., Tensor | float]] = MappingProxyType({"n
 
 
 def compose(reward: str, comparison: str, shape: str, regulariser: str = "none") -> Callable[..., Tensor]:
-    """The loss that the choices make: keyword arguments of the vocabulary, hyper-parameters too, -> one number each."""
+    """The loss that the choices make: the vocabulary's arguments by name -> one number per example."""
     chosen = REWARDS[reward], COMPARISONS[comparison], SHAPES[shape], REGULARISERS[regulariser]
 
     def loss(**arguments: Any) -> Tensor:

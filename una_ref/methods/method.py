@@ -41,22 +41,30 @@ AXES = MappingProxyType(
 class Method:
     """One method: the five choices, its losses by kind of feedback, and what is known of it.
 
-    reward, comparison, shape, regulariser  keys of the lists in `composition`.
-    samples_from     where the responses come from: "a data set", "π_ref", "the current π", "a replay buffer", ...
-    losses           kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
-                     returns one number per example.
-    shift_invariant  True if the gradient of the sum of `loss` over a batch, in the policy's log-probabilities, does not
-                     change when one number g(x) is added to the implicit reward β·log(π/π_ref) of all responses of a
-                     prompt (kl and a given baseline kept). A prompt's unknown β·log Z(x) is such a number, and so is an
-                     offset g(x) in its scores; what a method that is not invariant learns depends on it.
-    equation         the implemented equation, as numbered in `paper`.
-    errata           ids of the errata that bear on it.
-    reductions       what it becomes in special cases.
-    printed          the equation as printed, where that differs; released: the authors' code, where that does. Both
-                     with the arguments of `loss`.
-    axes             the survey's 13 axes, or empty where its Table 1 does not have the method.
-    composes         False if the loss is not shape(comparison(reward)) + regulariser.
-    notebook         the notebook that derives it, or None.
+    reward, comparison, shape, regulariser
+        Keys of the lists in `composition`.
+    samples_from
+        Where the responses come from: "a data set", "π_ref", "the current π", "a replay buffer", ...
+    losses
+        Kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
+        returns one number per example.
+    shift_invariant
+        True if the gradient of `loss`, summed over a batch, in the policy's log-probabilities does not change
+        when one number g(x) is added to the implicit reward β·log(π/π_ref) of all responses of a prompt,
+        everything else held. A prompt's unknown β·log Z(x) is such a number, and so is an offset −g(x) in its
+        scores: what a method learns that is not invariant depends on them.
+    equation, errata
+        The implemented equation, as numbered in `paper`, and the ids of the errata that bear on it.
+    reductions
+        What it becomes in special cases.
+    printed, released
+        The equation as printed and the authors' code, where these differ; with the arguments of `loss`.
+    axes
+        The survey's 13 axes, or empty where its Table 1 does not have the method.
+    composes
+        False if the loss is not shape(comparison(reward)) + regulariser.
+    notebook
+        The notebook that derives it, or None.
     """
 
     name: str

@@ -1,4 +1,7 @@
-"""Losses on two responses of one prompt, (P,) -> (P,): what a prompt adds to both rewards cancels, β·log Z(x) too."""
+"""Losses on two responses of one prompt, (P,) -> (P,).
+
+What a prompt adds to both rewards cancels, β·log Z(x) for one.
+"""
 
 from __future__ import annotations
 
@@ -18,9 +21,10 @@ def una_pair(
 ) -> Tensor:
     """−log σ(r_θ(y_w) − r_θ(y_l)), which is DPO (UNA Eq. 8 and the line below it; Eq. 5).
 
-    Printed otherwise: Eq. 8 has no −log σ at all (EU7, `una_pair_printed`), and the line below it, which adds the log,
-    writes −log[r_φ(y_w) − r_φ(y_l)]: σ is missing and φ should be θ, so a wrong order asks for the log of a negative
-    number (EU8). Its population optimum under Bradley–Terry preferences is π* on the responses that were compared.
+    Printed otherwise: Eq. 8 has no −log σ at all (EU7, `una_pair_printed`), and the line below it, which adds
+    the log, writes −log[r_φ(y_w) − r_φ(y_l)]: σ is missing and φ should be θ, so a wrong order asks for the
+    log of a negative number (EU8). Its population optimum under Bradley–Terry preferences is π* on the
+    responses that were compared.
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
@@ -55,8 +59,9 @@ def una_centred_pairwise(
 ) -> Tensor:
     """[(r_θ(y_w) − r_θ(y_l)) − (s_w − s_l)]²: centred UNA on two scored responses, and V(x) is gone.
 
-    Summed over a prompt's pairs its gradient is K − 1 times that of `una_centred` with leave-one-out baselines summed
-    over the prompt's K responses: the very same for K = 2. The order of the two responses does not matter.
+    Summed over a prompt's pairs its gradient is K − 1 times that of `una_centred` with leave-one-out
+    baselines summed over the prompt's K responses: the very same for K = 2. The order of the two responses
+    does not matter.
     """
     scores = {"chosen_scores": chosen_scores, "rejected_scores": rejected_scores}
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **scores)
@@ -77,9 +82,10 @@ def ipo(
 ) -> Tensor:
     """[u(y_w) − u(y_l) − 1/(2β)]² with u = log π/π_ref summed over tokens (Azar et al. 2024, Eq. 17).
 
-    The survey's Eq. 17 prints a minus in front (ES9, `ipo_printed`). β is the paper's τ, per nat: TRL, LLaMA-Factory
-    and HALOs take the *mean* over tokens instead, where the same β asks for a gap that grows with length. Where the two
-    responses are independent draws from π_ref, its optimum is π ∝ π_ref·exp(E_{y'~π_ref} P(y ≻ y')/β).
+    The survey's Eq. 17 prints a minus in front (ES9, `ipo_printed`). β is the paper's τ, per nat: TRL,
+    LLaMA-Factory and HALOs take the *mean* over tokens instead, where the same β asks for a gap that grows
+    with length. Where the two responses are independent draws from π_ref, its optimum is π ∝
+    π_ref·exp(E_{y'~π_ref} P(y ≻ y')/β).
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gap = margin(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))

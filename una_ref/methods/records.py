@@ -29,7 +29,7 @@ SFT = Method(
     shift_invariant=True,
     paper="maximum likelihood",
     equation="−log π(y|x)",
-    reductions="una-score far from its target (r_θ ≈ 0, all scores equal and positive) is sft with a small step",
+    reductions="una-score while r_θ ≈ 0, if all scores are equal and positive",
 )
 
 UNA_PAIR = Method(
@@ -128,7 +128,7 @@ UNA_CENTRED = Method(
     paper="una_ref, after " + UNA,
     equation="UNA Eq. 10 with the f(x) + c of its Eq. 23 read as V(x)",
     errata=("EU3", "EU5", "EU14"),
-    reductions="sampled from π, leave-one-out: RLOO; K = 2: the pairwise-difference regression; V(x) learned: DRO",
+    reductions="sampled from π, leave-one-out: RLOO; K = 2: regression of differences; V(x) learned: DRO",
 )
 
 KTO = Method(
@@ -145,7 +145,7 @@ KTO = Method(
     paper=f"Ethayarajh et al. 2024, KTO; {SURVEY}",
     equation="survey Eq. 32 with Eq. 34",
     errata=("ES16", "ES17", "EU15"),
-    reductions="kl = 0 and equal weights: the terms of APO-zero, the absolute error where una-binary-mse has the square",
+    reductions="kl = 0 and equal weights: APO-zero's terms, whose squares are una-binary-mse",
     axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
 )
 
@@ -166,7 +166,8 @@ IPO = Method(
     reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
     printed=pairs.ipo_printed,
     axes=_axes(
-        "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
+        "Implicit Preference Response Positive Preference Human Pair "
+        "Reference Uncontrol KL Off Offline Separate"
     ),
 )
 

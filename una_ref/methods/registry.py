@@ -44,7 +44,7 @@ METHODS = Registry(RECORDS)
 
 
 def table() -> list[dict[str, str]]:
-    """One row per method, everything as text: its name and aliases, the five choices, kinds, equation, errata."""
+    """One row per method, everything as text: names, feedback, the five choices, equation, errata."""
     return [
         {
             "name": " = ".join((method.name, *method.aliases)),

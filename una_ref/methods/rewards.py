@@ -1,7 +1,7 @@
 """What a method calls the reward of a response, and what a response is measured against.
 
-Everything here takes and returns one number per example, in the dtype it is given. Log-probabilities are sums over the
-response's tokens, in nats; β carries the unit of the rewards.
+Everything here takes and returns one number per example, in the dtype it is given. Log-probabilities are sums
+over the response's tokens, in nats; β carries the unit of the rewards.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ SCALAR_OR_PER_EXAMPLE = frozenset({"baseline", "kl"})
 def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
     """Raises ValueError unless all `tensors` have one and the same shape (B,), and β > 0.
 
-    A (B, 1) or (B, T) tensor among (B,) ones would broadcast in silence, and for B = 1 or B = T even to a plausible
-    shape. `baseline` and `kl` may also be a number or a 0-dimensional tensor; an argument that is None is left out.
+    A (B, 1) or (B, T) tensor among (B,) ones would broadcast in silence, and for B = 1 or B = T even to a
+    plausible shape. `baseline` and `kl` may also be a number or a 0-dimensional tensor; an argument that is
+    None is left out.
     """
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
@@ -43,8 +44,8 @@ def log_ratio(logps: Tensor, ref_logps: Tensor) -> Tensor:
 def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     """r_θ = β·log π(y|x)/π_ref(y|x)   (UNA Eq. 6).
 
-    At the optimum of the RLHF objective this is the explicit reward less β·log Z(x), and not the reward itself, as
-    UNA says (EU2): hence the baseline of the methods that compare one response with a number.
+    At the optimum of the RLHF objective this is the explicit reward less β·log Z(x), and not the reward
+    itself, as UNA says (EU2): hence the baseline of the methods that compare one response with a number.
     """
     return beta * log_ratio(logps, ref_logps)
 
@@ -57,10 +58,11 @@ def centred_reward(
     baseline: Tensor | float | None = None,
     beta: float = 0.03,
 ) -> Tensor:
-    """r_θ + V(x): `baseline` as V(x) where it is given, else the leave-one-out mean of s − r_θ in the example's group.
+    """r_θ + V(x), where V(x) is `baseline` if given, else the leave-one-out mean of s − r_θ in the group.
 
-    The general form of UNA's App. C, Eq. 23, with f(x) + c read as one number for each prompt, since only the sum
-    f(x) + β·log λ = β·log Z(x) is determined (EU3, EU5). Raises ValueError where neither of the two is to be had.
+    The general form of UNA's App. C, Eq. 23, with f(x) + c read as one number for each prompt, since only the
+    sum f(x) + β·log λ = β·log Z(x) is determined (EU3, EU5). Raises ValueError where neither of the two is to
+    be had.
     """
     if baseline is None and groups is None:
         raise ValueError("a centred reward needs `baseline`, one V(x) for each example, or `groups`")
@@ -76,14 +78,14 @@ def margin(chosen: Tensor, rejected: Tensor) -> Tensor:
 def leave_one_out(values: Tensor, groups: Tensor) -> Tensor:
     """For each example the mean of `values` over the *other* members of its group, (B,), without gradient.
 
-    `groups` (B,) are integers, equal for responses of one prompt, in any order. Raises ValueError where a group has a
-    single member: give `baseline`, or two or more responses of each prompt.
+    `groups` (B,) are integers, equal for responses of one prompt, in any order. Raises ValueError where a
+    group has a single member: give `baseline`, or two or more responses of each prompt.
     """
     _, member_of, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
     if (sizes < 2).any():
         raise ValueError(
-            "a leave-one-out baseline needs two or more responses of each prompt in the batch, but "
-            f"{int((sizes < 2).sum())} of {len(sizes)} groups have one: give `baseline` or K >= 2 responses a prompt"
+            "a leave-one-out baseline needs two or more responses of each prompt, but "
+            f"{int((sizes < 2).sum())} of {len(sizes)} groups in the batch have one: give `baseline`, or K >= 2"
         )
     values = values.detach()
     totals = values.new_zeros(len(sizes)).index_add(0, member_of, values)

@@ -1,4 +1,4 @@
-"""The scalar functions that turn a comparison into a loss: one number in, one number out, finite wherever floats are.
+"""The scalar functions that turn a comparison into a loss, finite for every finite input.
 
 `x` is a margin, a residual or a logit in reward units. A label is bool or in [0, 1], 1 for a thumb up.
 """
@@ -25,7 +25,7 @@ def squared(x: Tensor, target: float = 0.0) -> Tensor:
 
 
 def bce(x: Tensor, labels: Tensor) -> Tensor:
-    """−y·log σ(x) − (1 − y)·log(1 − σ(x)): proper for labels y anywhere in [0, 1], least where σ(x) = y (EU17)."""
+    """−y·log σ(x) − (1 − y)·log(1 − σ(x)): proper for any y in [0, 1], least where σ(x) = y (EU17)."""
     y = labels.to(x.dtype)
     return -y * logsigmoid(x) - (1 - y) * logsigmoid(-x)
 
@@ -40,8 +40,9 @@ def kahneman_tversky(
 ) -> Tensor:
     """λ − v with the value v = λ_D·σ(x) of a desirable and λ_U·σ(−x) of an undesirable example.
 
-    x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two. Not a proper
-    score: at P(desirable) = p the least expected value is at x → ±∞, by the sign of p·λ_D − (1 − p)·λ_U.
+    x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two.
+    Not a proper score: at P(desirable) = p the least expected value is at x → ±∞, by the sign of p·λ_D − (1 −
+    p)·λ_U.
     """
     y = labels.to(x.dtype)
     return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()

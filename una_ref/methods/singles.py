@@ -20,7 +20,7 @@ def sft(*, logps: Tensor) -> Tensor:
 def una_binary_mse(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
-    """[σ(r_θ + baseline) − y]² for a label y in [0, 1]   (UNA Eq. 9 with g = MSE; EU9, EU11).
+    """[σ(r_θ + baseline) − y]² for a label y in [0, 1]   (UNA Eq. 9, g = MSE; EU9, EU11).
 
     Learns σ(r_θ + baseline) = P(up), and π* for labels drawn with P(up) = σ(r) if the baseline is β·log Z(x).
     """
@@ -33,10 +33,10 @@ def una_binary_mse(
 def una_binary_bce(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
-    """Cross-entropy of σ(r_θ + baseline) with a label y in [0, 1]   (UNA Eq. 9 with g = BCE; EU9, EU11, EU17).
+    """Cross-entropy of σ(r_θ + baseline) with a label y in [0, 1]  (UNA Eq. 9, g = BCE; EU9, EU11, EU17).
 
-    The fixed point of `una_binary_mse`, reached with a gradient that never vanishes on a wrong answer. On a pair's two
-    responses, labelled 1 and 0, the sum is TRL's `bco_pair`.
+    The fixed point of `una_binary_mse`, reached with a gradient that never vanishes on a wrong answer. On a
+    pair's two responses, labelled 1 and 0, the sum is TRL's `bco_pair`.
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline)
     return bce(
@@ -47,7 +47,7 @@ def una_binary_bce(
 def una_binary_mse_printed(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
-    """−g² with g = [σ(r_θ + baseline) − y]²: the second line of UNA's Eq. 9 as printed, an error maximised (EU9)."""
+    """−g² with g = [σ(r_θ + baseline) − y]²: UNA's Eq. 9, second line, as printed (EU9)."""
     return -squared(
         una_binary_mse(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
     )
@@ -56,7 +56,7 @@ def una_binary_mse_printed(
 def una_binary_bce_printed(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
-    """−g² with g the cross-entropy: the second line of UNA's Eq. 9 as printed, unbounded below (EU9)."""
+    """−g² with g the cross-entropy: UNA's Eq. 9, second line, as printed; unbounded below (EU9)."""
     return -squared(
         una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
     )
@@ -67,8 +67,8 @@ def una_score(
 ) -> Tensor:
     """(r_θ + baseline − s)²   (UNA Eq. 10 with its sign mended, EU12).
 
-    Its minimiser is π* only if the baseline is β·log Z(x). As UNA has it, without one, the fixed point moves with any
-    constant in the scores: towards π_ref if it is large and positive (EU14).
+    Its minimiser is π* only if the baseline is β·log Z(x). As UNA has it, without one, the fixed point moves
+    with any constant in the scores: towards π_ref if it is large and positive (EU14).
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
     return squared(implicit_reward(logps, ref_logps, beta) + baseline - scores)  # UNA Eq. 10
@@ -86,7 +86,8 @@ def una_score_released(
 ) -> Tensor:
     """[σ(r_θ + baseline) − s]²: what the authors' scripts train, for scores in [0, 1] (EU11).
 
-    The σ is in no equation. A score of 0 or 1 can then not be reached by any policy, and at a small β nearly none can.
+    The σ is in no equation. A score of 0 or 1 can then not be reached by any policy, and at a small β nearly
+    none can.
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
     return mse(implicit_reward(logps, ref_logps, beta) + baseline, scores)  # the authors' released code
@@ -103,9 +104,10 @@ def una_centred(
 ) -> Tensor:
     """(r_θ + V(x) − s)²: `una_score` with a baseline for each prompt, so that Z(x) is no bias any more.
 
-    V(x) is `baseline` where it is given, (B,) and as a rule learned, else the leave-one-out mean of s − r_θ over the
-    other responses of the same group, without gradient. The minimiser is π* for any sampler that gives every response,
-    and for any offset g(x) in the scores; sampled from π itself with leave-one-out it is RLOO, sample by sample.
+    V(x) is `baseline` where it is given, (B,) and as a rule learned, else the leave-one-out mean of s − r_θ
+    over the other responses of the same group, without gradient. The minimiser is π* for any sampler that
+    gives every response, and for any offset g(x) in the scores; sampled from π itself with leave-one-out it
+    is RLOO, sample by sample.
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, groups=groups, baseline=baseline)
     return squared(
@@ -123,10 +125,10 @@ def kto(
     desirable_weight: float = 1.0,
     undesirable_weight: float = 1.0,
 ) -> Tensor:
-    """λ_y − v with v = λ_D·σ(r_θ − β·kl) for a thumb up and λ_U·σ(β·kl − r_θ) for a thumb down   (survey Eq. 32, 34).
+    """λ_y − v, v = λ_D·σ(r_θ − β·kl) for a thumb up, λ_U·σ(β·kl − r_θ) for a thumb down  (survey Eq. 32, 34).
 
-    `kl` is z₀/β: the estimate of KL(π ‖ π_ref) in nats, clamped at 0 and without gradient; survey Eq. 33 is not that
-    estimate (ES16), and it is not log Z(x) either (EU15).
+    `kl` is z₀/β: the estimate of KL(π ‖ π_ref) in nats, clamped at 0 and without gradient; survey Eq. 33 is
+    not that estimate (ES16), and it is not log Z(x) either (EU15).
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, kl=kl)
     gain = implicit_reward(logps, ref_logps, beta) - beta * kl

@@ -1,4 +1,4 @@
-"""What a loss really learns: the minimiser of its population loss over all policies of a table, in float64."""
+"""What a loss really learns: the minimiser of its population loss over all policies of a table."""
 
 from __future__ import annotations
 
@@ -21,8 +21,9 @@ def fixed_point(
 ) -> Tensor:
     """Log-probabilities (X, Y) where `population_loss` (log π (X, Y) -> a scalar) has its minimum.
 
-    L-BFGS on the logits from `start_logps`. Where the loss is not convex the answer is the minimum that `start_logps` leads to.
-    Raises NotConverged when the largest gradient in a logit stays above `tolerance` for `rounds` restarts.
+    L-BFGS on the logits from `start_logps`. Where the loss is not convex the answer is the minimum that
+    `start_logps` leads to. Raises NotConverged when the largest gradient in a logit stays above `tolerance`
+    for `rounds` restarts.
     """
     logits = start_logps.detach().to(torch.float64).clone().requires_grad_()
     optimiser = torch.optim.LBFGS(

@@ -3,13 +3,13 @@
 For every prompt x, with J(π) = E_{y~π} r(x, y) − β·KL(π ‖ π_ref)   (UNA Eq. 3; `arg max`, not `max`: EU1):
 
     Z(x)       = Σ_y π_ref(y|x)·exp(r(x, y)/β)
-    π*(y|x)    = π_ref(y|x)·exp(r(x, y)/β) / Z(x)        (UNA Eq. 4 and 14; λ is Z(x), one for each prompt: EU3)
+    π*(y|x)    = π_ref(y|x)·exp(r(x, y)/β) / Z(x)      (UNA Eq. 4, 14; λ is Z(x), one for each prompt: EU3)
     max_π J    = β·log Z(x)                               (UNA Eq. 13; not 0 as Eq. 16 has it: EU4)
     regret(π)  = β·log Z(x) − J(π) = β·KL(π ‖ π*)
 
-A policy is a table of log-probabilities, (X, Y): X prompts, Y responses, each row a distribution. Log-probabilities
-are in nats, rewards and β in one common unit. Everything is computed in float64 and is differentiable. A probability
-of zero is a log-probability of −inf and is allowed.
+A policy is a table of log-probabilities, (X, Y): X prompts, Y responses, each row a distribution.
+Log-probabilities are in nats, rewards and β in one common unit. Everything is computed in float64 and is
+differentiable. A probability of zero is a log-probability of −inf and is allowed.
 """
 
 from __future__ import annotations
@@ -18,11 +18,11 @@ import torch
 from torch import Tensor
 
 ROW_SUM_TOLERANCE = 1e-4
-"""How far a row may be from summing to one: a float32 log-softmax, summed over a response's tokens, stays within it."""
+"""How far a row may be from summing to one; sums of float32 log-softmaxes over a response stay within it."""
 
 
 def log_partition(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
-    """log Z(x) = log E_{y~π_ref} exp(r/β), in nats, (X,); the best attainable J is β times it (UNA Eq. 13)."""
+    """log Z(x) = log E_{y~π_ref} exp(r/β), in nats, (X,); β times it is the best J (UNA Eq. 13)."""
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     return torch.logsumexp(ref_logps + rewards / beta, dim=-1)
 
@@ -65,7 +65,7 @@ def regret(logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float) -> Te
 
 
 def _check(beta: float = 1.0, *, rewards: Tensor | None = None, **policies: Tensor) -> list[Tensor]:
-    """The policies, then the rewards if any, in float64: β > 0, (X, Y) all, rewards finite, rows sum to one."""
+    """The policies, then the rewards if any, in float64; raises ValueError unless all is as it should be."""
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
     tables = policies if rewards is None else policies | {"rewards": rewards}

@@ -1,8 +1,8 @@
 """Worlds small enough to enumerate: every response has a probability, so a policy's regret is a number.
 
-`TableWorld` is a table, prompts × responses. `SequenceWorld` is the same thing over token sequences: its table's
-columns are all the sequences of a `PrefixTree`, and a policy in it is anything that gives next-token log-probabilities
-at every prefix.
+`TableWorld` is a table, prompts × responses. `SequenceWorld` is the same thing over token sequences: its
+table's columns are all the sequences of a `PrefixTree`, and a policy in it is anything that gives next-token
+log-probabilities at every prefix.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ PAD = -1
 class TableWorld:
     """X prompts, Y responses each, a reference policy, rewards and β.
 
-    `ref_logps` (X, Y) in nats, rows are distributions; `rewards` (X, Y), finite; `beta` > 0 in the rewards' unit.
-    Raises ValueError naming the table that is wrong.
+    `ref_logps` (X, Y) in nats, rows are distributions; `rewards` (X, Y), finite; `beta` > 0 in the rewards'
+    unit. Raises ValueError naming the table that is wrong.
     """
 
     def __init__(self, ref_logps: Tensor, rewards: Tensor, beta: float) -> None:
@@ -44,7 +44,7 @@ class TableWorld:
         return optimum.regret(logps, self.ref_logps, self.rewards, self.beta)
 
     def metrics(self, logps: Tensor) -> dict[str, float]:
-        """Exact means over prompts for a policy (X, Y): regret and reward in reward units, the others in nats."""
+        """Exact means over prompts for a policy (X, Y): regret, reward in reward units, the rest in nats."""
         with torch.no_grad():
             per_prompt = {
                 "regret": self.regret(logps),
@@ -59,16 +59,17 @@ class TableWorld:
 class PrefixTree:
     """All token sequences over `vocabulary` tokens of at most `length` of them; token 0 is EOS.
 
-    A sequence ends with EOS, or has `length` tokens and no EOS (it was cut). A prefix is a sequence that goes on:
-    fewer than `length` tokens, none of them EOS. With V = `vocabulary` and T = `length`:
+    A sequence ends with EOS, or has `length` tokens and no EOS (it was cut). A prefix is a sequence that goes
+    on: fewer than `length` tokens, none of them EOS. With V = `vocabulary` and T = `length`:
 
-    prefixes   (N, T) int64, padded with −1; N = Σ_{t<T} (V−1)^t. In depth-first preorder, children by token: a prefix
-               is followed by the whole of its subtree, and row 0 is the empty prefix.
-    depths     (N,) tokens in each prefix.      parents (N,) the prefix it extends by its last token; −1 for row 0.
-    sequences  (S, T) int64, padded with −1; S = N + (V−1)^T. In the order of their tokens, as words in a dictionary.
+    prefixes   (N, T) int64, padded with −1; N = Σ_{t<T} (V−1)^t. Depth-first preorder, children by token: a
+               prefix is followed by the whole of its subtree, and row 0 is the empty prefix.
+    depths     (N,) tokens in each prefix.
+    parents    (N,) the row of the prefix that it extends by its last token; −1 for row 0.
+    sequences  (S, T) int64, padded with −1; S = N + (V−1)^T. Ordered by their tokens, as words in a dictionary.
     lengths    (S,) tokens in each sequence, EOS counted.
-    steps      (S, T) the prefix from which each token of a sequence is drawn, padded with −1: sequence s has
-               log-probability Σ_t next_logps[steps[s, t], sequences[s, t]].
+    steps      (S, T) the row of the prefix from which each token of a sequence is drawn, padded with −1: sequence s
+               has log-probability Σ_t next_logps[steps[s, t], sequences[s, t]].
     """
 
     @classmethod
@@ -121,13 +122,13 @@ class PrefixTree:
         key = tuple(int(token) for token in tokens)
         if key not in self._row_of:
             raise ValueError(
-                f"{key} is no sequence of this tree: expected tokens 1..{self.vocabulary - 1} and then {EOS} (EOS), "
-                f"{self.length} tokens at most, or exactly {self.length} tokens without EOS"
+                f"{key} is no sequence of this tree: expected tokens 1..{self.vocabulary - 1} and then EOS "
+                f"({EOS}), {self.length} tokens at most, or exactly {self.length} without EOS"
             )
         return self._row_of[key]
 
     def sequence_logps(self, next_logps: Tensor) -> Tensor:
-        """(X, N, V) next-token log-probabilities at every prefix -> (X, S) log-probabilities; differentiable."""
+        """(X, N, V) next-token log-probabilities at each prefix -> (X, S) of the sequences; differentiable."""
         expected, shape = (len(self.prefixes), self.vocabulary), tuple(next_logps.shape)
         if len(shape) != 3 or shape[1:] != expected:
             raise ValueError(f"next_logps must be (prompts, {expected[0]}, {expected[1]}), got {shape}")
@@ -140,9 +141,9 @@ class PrefixTree:
 class SequenceWorld(TableWorld):
     """A `TableWorld` whose responses are all the sequences of a prefix tree.
 
-    `ref_next_logps` (X, N, V): the reference's next-token log-probabilities at each prefix of the tree with V tokens
-    and `length`; `rewards` (X, S), one for each row of `sequences`, which `PrefixTree.of(V, length)` has before there
-    is a world; `beta` as in `TableWorld`.
+    `ref_next_logps` (X, N, V): the reference's next-token log-probabilities at each prefix of the tree with V
+    tokens and `length`; `rewards` (X, S), one for each row of `sequences`, which `PrefixTree.of(V, length)`
+    has before there is a world; `beta` as in `TableWorld`.
     """
 
     def __init__(self, ref_next_logps: Tensor, rewards: Tensor, beta: float, *, length: int) -> None:
