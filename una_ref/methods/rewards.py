@@ -83,9 +83,10 @@ def leave_one_out(values: Tensor, groups: Tensor) -> Tensor:
     """
     _, member_of, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
     if (sizes < 2).any():
+        lone = f"{int((sizes < 2).sum())} of {len(sizes)} groups"
         raise ValueError(
-            "a leave-one-out baseline needs two or more responses of each prompt, but "
-            f"{int((sizes < 2).sum())} of {len(sizes)} groups in the batch have one: give `baseline`, or K >= 2"
+            f"a leave-one-out baseline needs two or more responses of each prompt in the batch, but {lone} "
+            "have one: give `baseline`, or K >= 2 responses"
         )
     values = values.detach()
     totals = values.new_zeros(len(sizes)).index_add(0, member_of, values)

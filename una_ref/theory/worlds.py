@@ -66,10 +66,10 @@ class PrefixTree:
                prefix is followed by the whole of its subtree, and row 0 is the empty prefix.
     depths     (N,) tokens in each prefix.
     parents    (N,) the row of the prefix that it extends by its last token; −1 for row 0.
-    sequences  (S, T) int64, padded with −1; S = N + (V−1)^T. Ordered by their tokens, as words in a dictionary.
+    sequences  (S, T) int64, padded with −1; S = N + (V−1)^T. Ordered by token, like words in a dictionary.
     lengths    (S,) tokens in each sequence, EOS counted.
-    steps      (S, T) the row of the prefix from which each token of a sequence is drawn, padded with −1: sequence s
-               has log-probability Σ_t next_logps[steps[s, t], sequences[s, t]].
+    steps      (S, T) the row of the prefix from which each token of a sequence is drawn, padded with −1:
+               sequence s has log-probability Σ_t next_logps[steps[s, t], sequences[s, t]].
     """
 
     @classmethod
@@ -128,7 +128,7 @@ class PrefixTree:
         return self._row_of[key]
 
     def sequence_logps(self, next_logps: Tensor) -> Tensor:
-        """(X, N, V) next-token log-probabilities at each prefix -> (X, S) of the sequences; differentiable."""
+        """(X, N, V) next-token log-probabilities -> (X, S) log-probabilities of sequences; differentiable."""
         expected, shape = (len(self.prefixes), self.vocabulary), tuple(next_logps.shape)
         if len(shape) != 3 or shape[1:] != expected:
             raise ValueError(f"next_logps must be (prompts, {expected[0]}, {expected[1]}), got {shape}")
