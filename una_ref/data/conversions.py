@@ -49,8 +49,8 @@ def scores_to_pairs(
 ) -> tuple[list[Row], Report]:
     """The higher score is chosen: `which` is "best-worst", "adjacent" (neighbours in the ranking) or "all".
 
-    Tied pairs are dropped, and rows of which nothing remains; `ties="keep-first"` chooses the response that
-    stands first. Responses in no pair are left out. A row of one response is an error (see `group_by_prompt`).
+    Tied pairs are dropped, and rows of which nothing remains; `ties="keep-first"` chooses what stands first.
+    Responses in no pair are left out. A row of one response is an error: see `group_by_prompt`.
     """
     return _run(rows, _steps(which=which, ties=ties)["scores", "pairs"])
 
@@ -93,8 +93,8 @@ def conform(
 
     A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
     scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
-    compared, those of one prompt are gathered first. `InputError` names a row for which that is impossible, and
-    data of which nothing is left.
+    compared, those of one prompt are gathered first. `InputError` names a row for which that is impossible,
+    and data of which nothing is left.
     """
     steps = _steps(threshold=threshold, ties=ties)
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):

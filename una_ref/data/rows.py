@@ -56,9 +56,9 @@ class Row:
         for i, response in enumerate(self.responses):
             checked_text(response, self.source, f"responses[{i}]")
         if self.scores is not None:
-            put("scores", self._numbers("scores", "a finite number", _is_score))
+            put("scores", self._numbers("scores", checked_score))
         if self.labels is not None:
-            put("labels", self._numbers("labels", "a boolean or a number in [0, 1]", _is_label))
+            put("labels", self._numbers("labels", checked_label))
         if self.pairs is not None:
             put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
 
@@ -80,14 +80,11 @@ class Row:
             raise refusal(self.source, field, "at least one", "none")
         return tuple(values)
 
-    def _numbers(self, field: str, expected: str, good: Callable[[object], bool]) -> tuple[float, ...]:
+    def _numbers(self, field: str, checked: Callable[[object, str, str], float]) -> tuple[float, ...]:
         values = self._sequence(field)
         if len(values) != len(self.responses):
             raise refusal(self.source, field, f"{len(self.responses)}, one per response", str(len(values)))
-        for i, value in enumerate(values):
-            if not good(value):
-                raise refusal(self.source, f"{field}[{i}]", expected, shown(value))
-        return tuple(map(float, values))
+        return tuple(checked(value, self.source, f"{field}[{i}]") for i, value in enumerate(values))
 
     def _pair(self, pair: object) -> tuple[int, int]:
         count = len(self.responses)
@@ -99,12 +96,18 @@ class Row:
         return indices
 
 
-def _is_score(value: object) -> bool:
-    return isinstance(value, Real) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+def checked_score(value: object, source: str, field: str) -> float:
+    """The value as a float, if it is a finite number (NaN compares false, a boolean is a label)."""
+    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
+        raise refusal(source, field, "a finite number", shown(value))
+    return float(value)
 
 
-def _is_label(value: object) -> bool:
-    return isinstance(value, Real) and 0 <= value <= 1
+def checked_label(value: object, source: str, field: str) -> float:
+    """The value as a float, if it is a boolean or a number in [0, 1]."""
+    if not isinstance(value, Real) or not 0 <= value <= 1:
+        raise refusal(source, field, "a boolean or a number in [0, 1]", shown(value))
+    return float(value)
 
 
 def checked_text(value: object, source: str, field: str) -> str:

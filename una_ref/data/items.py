@@ -1,0 +1,115 @@
+"""What stands in a file, a folder, a data set or on the hub, one item at a time and with its place.
+
+Items are streamed (only a `.json` list is read whole) and not yet known to be rows, see `sources`.
+JSON Lines go through the standard library, because `datasets` cannot say on which line an error stands.
+"""
+
+from __future__ import annotations
+
+import gzip
+import json
+import os
+import zlib
+from collections.abc import Iterable, Iterator, Mapping
+from itertools import chain
+from pathlib import Path
+
+from una_ref.data.rows import refusal, shown
+
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+
+Item = tuple[str, object]
+"""("file:line", "file[i]" or "dataset[i]", whatever stands there)."""
+
+
+def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
+    """Everything in `data`, which may be what `sources.read` says; what is missing is refused now."""
+    if isinstance(data, str | Path):
+        return _named(data, split)
+    if isinstance(data, Mapping):
+        if split not in data:
+            raise refusal(name, "split", "one of " + ", ".join(map(str, data)), shown(split))
+        return items(data[split], split, name)
+    if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
+        return chain.from_iterable([_named(part, split) for part in data])
+    if not isinstance(data, Iterable):
+        raise refusal("data", "data", "a file, a data set or an iterable of dicts", shown(data))
+    return ((f"{name}[{i}]", item) for i, item in enumerate(data))
+
+
+def _named(name: str | Path, split: str) -> Iterator[Item]:
+    """A file, a folder, or a data set on the hub."""
+    path = Path(name).expanduser()
+    if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
+        if not any(child.is_file() for child in path.rglob("*")):
+            raise refusal(str(name), "data", "a folder with data files", "a folder without files")
+        return _dataset(path, split)
+    if os.path.exists(path):
+        if not path.name.endswith(SUFFIXES):
+            raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name)
+        return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
+    hub = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
+    if hub and not name.endswith(SUFFIXES):
+        return _dataset(name, split)
+    raise refusal(str(name), "data", "a file, a folder or a hub name (org/name)", "no such file or folder")
+
+
+def _dataset(name: str | Path, split: str) -> Iterator[Item]:
+    try:
+        import datasets
+
+        if any((Path(name) / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+            loaded = datasets.load_from_disk(str(name))
+        else:
+            loaded = datasets.load_dataset(str(name), split=split)
+    except Exception as error:  # not installed, no network, no such set or split: each has a class of its own
+        reason = (str(error).splitlines() or [""])[0]
+        expected = f"a data set that loads, with a split {split!r}"
+        raise refusal(str(name), "data", expected, f"{type(error).__name__}: {reason:.200}") from error
+    return items(loaded, split, str(name))
+
+
+def _lines(path: Path) -> Iterator[tuple[int, str]]:
+    """(number, text) of each line; only a line feed ends one."""
+    number = 0
+    try:
+        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
+            for number, line in enumerate(handle, 1):
+                yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
+    except UnicodeDecodeError as error:
+        got = f"byte 0x{error.object[error.start]:02x} at {error.start}"
+        raise refusal(f"{path}:{number}", "line", "UTF-8 text", got) from None
+    except (OSError, EOFError, zlib.error) as error:  # unreadable; not gzip, cut short, damaged
+        raise refusal(f"{path}:{number + 1}", "file", "a whole, readable file", str(error)) from error
+
+
+def _parsed(text: str, path: Path, number: int) -> object:
+    """The JSON of a text that begins on line `number`."""
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        got = f"broken JSON ({error.msg} at character {error.colno})"
+        raise refusal(f"{path}:{number + error.lineno - 1}", "line", "JSON", got) from None
+    except (ValueError, RecursionError) as error:  # an integer of thousands of digits; thousands of brackets
+        raise refusal(f"{path}:{number}", "line", "JSON", f"{type(error).__name__}: {error}") from None
+
+
+def _json_lines(path: Path) -> Iterator[Item]:
+    empty = True
+    for number, text in _lines(path):
+        if text.strip():
+            empty = False
+            yield f"{path}:{number}", _parsed(text, path, number)
+    if empty:
+        raise refusal(str(path), "file", "at least one row", "an empty file")
+
+
+def _json_list(path: Path) -> Iterator[Item]:
+    text = "\n".join(line for _, line in _lines(path))
+    rows = _parsed(text, path, 1) if text.strip() else []
+    if not isinstance(rows, list):
+        raise refusal(str(path), "file", "a list of rows (one object a line is .jsonl)", type(rows).__name__)
+    if not rows:
+        raise refusal(str(path), "file", "at least one row", "an empty file")
+    for i, row in enumerate(rows):
+        yield f"{path}[{i}]", row

@@ -1,0 +1,319 @@
+"""Rows out of any data: what the columns mean, and `read`.
+
+What they mean is a convention (`CONVENTIONS`), found from the first row and then held for all of them. Rows
+are streamed. A refusal names file and line (or data set and index), column, what was expected and what came.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from difflib import SequenceMatcher
+from itertools import chain, islice
+
+from una_ref.data.items import Item, items
+from una_ref.data.rows import (
+    Row,
+    checked_label,
+    checked_messages,
+    checked_score,
+    checked_text,
+    merged,
+    refusal,
+    shown,
+)
+from una_ref.errors import InputError
+
+HELPSTEER2_WEIGHTS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}
+"""UNA Sec. 4.1; they sum to 1.9. Complexity and verbosity count nothing."""
+
+_RATINGS = (*HELPSTEER2_WEIGHTS, "complexity", "verbosity")
+_ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
+_log = logging.getLogger(__name__)
+
+
+def read(
+    data: object,
+    *,
+    columns: Mapping[str, str] | None = None,
+    limit: int | None = None,
+    split: str = "train",
+    helpsteer_weights: str = "code",
+    empty: str = "error",
+) -> Iterator[Row]:
+    """Stream rows of feedback.
+
+    Args:
+        data: a file (.jsonl or .json, also .gz), a folder or hub name that `datasets` loads, a `Dataset` or
+            `DatasetDict`, any iterable of dicts, or a list of files, folders and names.
+        columns: a convention's column -> the data's, where they differ: {"completion": "output"}.
+        limit: at most so many rows.
+        split: which split of a data set; files have none.
+        helpsteer_weights: "code" divides HelpSteer2's weighted ratings by 7.6, as the authors' code does, for
+            scores in [0, 1]; "paper" weights rating / 4, which fills [0, 1.9] (UNA Sec. 4.1 says [0, 1]).
+        empty: a response without text is an "error", or its row is left out ("drop", counted in the log), or
+            it stays ("keep"): a model ended at once, and somebody judged that.
+
+    Raises:
+        InputError: at once for what can be seen at once, else when the row is reached.
+    """
+    for field, value, allowed in (
+        ("helpsteer_weights", helpsteer_weights, ("code", "paper")),
+        ("empty", empty, ("error", "drop", "keep")),
+    ):
+        if value not in allowed:
+            raise refusal("options", field, " or ".join(allowed), shown(value))
+    if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
+        raise refusal("options", "limit", "a whole number of at least 1", shown(limit))
+    known = {column for convention in CONVENTIONS for column in convention.required + convention.optional}
+    for column in columns or {}:
+        if column not in known:
+            raise refusal("options", "columns", "one of " + ", ".join(sorted(known)), shown(column))
+    options = _Options(dict(columns or {}), helpsteer_weights, empty)
+    return islice(_rows(items(data, split), options), limit)
+
+
+@dataclass(frozen=True, slots=True)
+class _Options:
+    names: Mapping[str, str]
+    helpsteer_weights: str
+    empty: str
+
+
+@dataclass(frozen=True, slots=True)
+class _Record:
+    """One row as it stands in the data, read by the columns of a convention."""
+
+    source: str
+    values: Mapping[str, object]
+    options: _Options
+
+    def name(self, column: str) -> str:
+        return self.options.names.get(column, column)
+
+    def get(self, column: str) -> object:
+        return self.values.get(self.name(column))
+
+    def has(self, column: str) -> bool:
+        return self.get(column) is not None  # tables write a missing value as null
+
+    def columns(self) -> list[str]:
+        return [str(column) for column, value in self.values.items() if value is not None]
+
+    def refusal(self, column: str, expected: str, got: str) -> InputError:
+        return refusal(self.source, self.name(column), expected, got)
+
+    def response(self, column: str) -> str:
+        return self.response_text(self.get(column), self.name(column))
+
+    def response_text(self, value: object, field: str) -> str:
+        """A response: text, or a list of one assistant message."""
+        if isinstance(value, list | tuple):
+            messages = checked_messages(value, self.source, field)
+            if [message["role"] for message in messages] != ["assistant"]:
+                roles = ", ".join(message["role"] for message in messages) or "none"
+                raise refusal(self.source, field, "text or one assistant message", f"messages of {roles}")
+            value = messages[0]["content"]
+        text = checked_text(value, self.source, field)
+        if self.options.empty == "error" and not text.strip():
+            raise refusal(self.source, field, "text (or set empty to drop or keep)", f"an empty {text!r:.20}")
+        return text
+
+    def conversation(self, column: str) -> tuple[tuple[dict, ...], str]:
+        """(prompt, response) of a list of messages that ends with the assistant's."""
+        messages = checked_messages(self.get(column), self.source, self.name(column))
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            roles = ", ".join(message["role"] for message in messages) or "none"
+            raise self.refusal(column, "messages that end with an assistant's answer", f"messages of {roles}")
+        response = self.response_text(messages[-1]["content"], f"{self.name(column)}[{len(messages) - 1}]")
+        return tuple(messages[:-1]), response
+
+    def score(self, column: str) -> float:
+        return checked_score(self.get(column), self.source, self.name(column))
+
+    def label(self, column: str) -> float:
+        return checked_label(self.get(column), self.source, self.name(column))
+
+    def judged(self, prompt: object, response: str) -> Row:
+        """One response with its optional label and score."""
+        scores = (self.score("score"),) if self.has("score") else None
+        labels = (self.label("label"),) if self.has("label") else None
+        return Row(prompt, (response,), scores, labels, source=self.source)
+
+
+@dataclass(frozen=True)
+class Convention:
+    """Columns that a row must have, those it may have, and how it is made of them."""
+
+    name: str
+    required: tuple[str, ...]
+    optional: tuple[str, ...]
+    make: Callable[[_Record], Row]
+    finish: Callable[[Iterator[Row]], Iterator[Row]] = iter
+
+    def __str__(self) -> str:
+        optional = f" [{', '.join(self.optional)}]" if self.optional else ""
+        return f"{self.name}: {', '.join(self.required)}{optional}"
+
+
+def _completion(record: _Record) -> Row:
+    return record.judged(record.get("prompt"), record.response("completion"))
+
+
+def _response(record: _Record) -> Row:
+    return record.judged(record.get("prompt"), record.response("response"))
+
+
+def _messages(record: _Record) -> Row:
+    if not isinstance(record.get("messages"), list | tuple):
+        raise record.refusal("messages", "a list of messages", shown(record.get("messages")))
+    return record.judged(*record.conversation("messages"))
+
+
+def _ranked(record: _Record) -> Row:
+    for column in ("completions", "scores"):
+        if not isinstance(record.get(column), list | tuple):
+            raise record.refusal(column, "a list", shown(record.get(column)))
+    name, texts = record.name("completions"), record.get("completions")
+    responses = tuple(record.response_text(text, f"{name}[{i}]") for i, text in enumerate(texts))
+    return Row(record.get("prompt"), responses, record.get("scores"), source=record.source)
+
+
+def _pair(record: _Record) -> Row:
+    if record.has("prompt"):
+        prompt, responses = record.get("prompt"), (record.response("chosen"), record.response("rejected"))
+    else:
+        prompt, responses = _implicit_prompt(record)
+    scores = None
+    if record.has("chosen_score") or record.has("rejected_score"):
+        scores = (record.score("chosen_score"), record.score("rejected_score"))
+    return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
+
+
+def _implicit_prompt(record: _Record) -> tuple[object, tuple[str, str]]:
+    """Prompt and responses of two whole conversations, which must share all but their last turn."""
+    chosen, rejected = record.get("chosen"), record.get("rejected")
+    if isinstance(chosen, str) and isinstance(rejected, str):
+        return _dialogues(record, chosen, rejected)
+    for column, value in (("chosen", chosen), ("rejected", rejected)):
+        if not isinstance(value, list | tuple):
+            expected = "messages on both sides, or dialogues on both (there is no prompt)"
+            raise record.refusal(column, expected, shown(value))
+    prompt, first = record.conversation("chosen")
+    other, second = record.conversation("rejected")
+    if prompt != other:
+        raise record.refusal("rejected", "the same messages as chosen before the last", "others")
+    return prompt, (first, second)
+
+
+def _dialogues(record: _Record, chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
+    """Anthropic HH: the prompt ends with the last "Assistant:" up to which both dialogues agree.
+
+    The longest common prefix would be wrong, since responses often begin alike. Prompt + response is the
+    dialogue, to the character.
+    """
+    at = chosen.rfind(_ASSISTANT)
+    while at >= 0 and not rejected.startswith(chosen[: at + len(_ASSISTANT)]):
+        at = chosen.rfind(_ASSISTANT, 0, at)
+    if at < 0:
+        expected = f"two dialogues that agree up to an {_ASSISTANT!r} (there is no prompt)"
+        raise record.refusal("rejected", expected, "dialogues that do not")
+    end = at + len(_ASSISTANT)
+    for column, dialogue in (("chosen", chosen), ("rejected", rejected)):
+        if _HUMAN in dialogue[end:]:
+            expected = "dialogues that differ in the last assistant turn only"
+            raise record.refusal(column, expected, "a human turn where they differ")
+    first = record.response_text(chosen[end:], record.name("chosen"))
+    return chosen[:end], (first, record.response_text(rejected[end:], record.name("rejected")))
+
+
+def _helpsteer2(record: _Record) -> Row:
+    for column in _RATINGS:
+        rating = record.get(column)
+        if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= 4:
+            raise record.refusal(column, "a whole number from 0 to 4", shown(rating))
+    weighted = sum(weight * record.get(column) for column, weight in HELPSTEER2_WEIGHTS.items())
+    score = weighted / (7.6 if record.options.helpsteer_weights == "code" else 4)
+    return Row(record.get("prompt"), (record.response("response"),), (score,), source=record.source)
+
+
+def _two_by_two(rows: Iterator[Row]) -> Iterator[Row]:
+    """HelpSteer2 lists the two responses of a prompt in consecutive rows."""
+    for first in rows:
+        second = next(rows, None)
+        if second is None:
+            expected = "a second row with the same prompt, as HelpSteer2 has"
+            raise refusal(first.source, "prompt", expected, "the end of the data")
+        if first.prompt != second.prompt:
+            expected = f"the prompt of {first.source}, since HelpSteer2 has two rows a prompt"
+            raise refusal(second.source, "prompt", expected, "another prompt")
+        yield merged((first, second))
+
+
+CONVENTIONS = (
+    Convention("HelpSteer2", ("prompt", "response", *_RATINGS), (), _helpsteer2, _two_by_two),
+    Convention("ranked list", ("prompt", "completions", "scores"), (), _ranked),
+    Convention("pair", ("chosen", "rejected"), ("prompt", "chosen_score", "rejected_score"), _pair),
+    Convention("completion", ("prompt", "completion"), ("label", "score"), _completion),
+    Convention("response", ("prompt", "response"), ("label", "score"), _response),
+    Convention("messages", ("messages",), ("label", "score"), _messages),
+)
+"""In the order in which they are tried."""
+
+
+def _rows(found: Iterator[Item], options: _Options) -> Iterator[Row]:
+    first = next(found, None)
+    if first is None:
+        raise refusal("data", "rows", "at least one row", "none")
+    convention = _convention(_record(*first, options))
+    made = (convention.make(record) for record in _alike(chain((first,), found), convention, options))
+    dropped = 0
+    for row in convention.finish(made):
+        if options.empty == "drop" and not all(response.strip() for response in row.responses):
+            dropped += 1
+        else:
+            yield row
+    if dropped:
+        _log.warning("left out %d rows with an empty response", dropped)
+
+
+def _record(source: str, item: object, options: _Options) -> _Record:
+    if not isinstance(item, Mapping):
+        raise refusal(source, "row", "an object with columns", shown(item))
+    return _Record(source, item, options)
+
+
+def _convention(record: _Record) -> Convention:
+    for convention in CONVENTIONS:
+        if all(map(record.has, convention.required)):
+            return convention
+    found = record.columns()
+
+    def likeness(convention: Convention) -> float:
+        names = [record.name(column) for column in convention.required]
+        best = [max((SequenceMatcher(None, name, column).ratio() for column in found), default=0)
+                for name in names]
+        return sum(best) / len(best)
+
+    nearest = max(CONVENTIONS, key=likeness)
+    missing = [record.name(column) for column in nearest.required if not record.has(column)]
+    expected = "the columns of a convention (" + "; ".join(map(str, CONVENTIONS)) + ")"
+    got = f"{', '.join(found) or 'none'}; nearest is {nearest.name}, which lacks {', '.join(missing)}"
+    raise refusal(record.source, "columns", expected, got)
+
+
+def _alike(found: Iterable[Item], convention: Convention, options: _Options) -> Iterator[_Record]:
+    """The records, all with the convention's columns and the same optional ones as the first."""
+    held: dict[str, bool] = {}
+    origin = ""
+    for source, item in found:
+        record = _record(source, item, options)
+        has = {column: record.has(column) for column in convention.required + convention.optional}
+        held, origin = held or has, origin or source
+        for column, present in has.items():
+            if present != held[column]:
+                expected = f"{'a value' if held[column] else 'no value'}, as in {origin} ({convention.name})"
+                got = "a row of " + (", ".join(record.columns()) or "no columns")
+                raise record.refusal(column, expected, got)
+        yield record
