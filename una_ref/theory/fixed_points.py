@@ -16,34 +16,52 @@ def fixed_point(
     population_loss: Callable[[Tensor], Tensor],
     start_logps: Tensor,
     *,
-    tolerance: float = 1e-9,
-    rounds: int = 60,
+    tolerance: float = 1e-12,
+    newton_steps: int = 50,
 ) -> Tensor:
     """Log-probabilities (X, Y) where `population_loss` (log π (X, Y) -> a scalar) has its minimum.
 
-    L-BFGS on the logits from `start_logps`. Where the loss is not convex the answer is the minimum that
-    `start_logps` leads to. Raises NotConverged when the largest gradient in a logit stays above `tolerance`
-    for `rounds` restarts.
+    L-BFGS on the logits from `start_logps`, which ends where differences of the loss drown in rounding, then Newton
+    steps on the gradient itself. Where the loss is not convex the answer is the minimum that `start_logps` leads to.
+    Raises NotConverged when the largest gradient in a logit is still above `tolerance`.
     """
-    logits = start_logps.detach().to(torch.float64).clone().requires_grad_()
+
+    def of_logits(logits: Tensor) -> Tensor:
+        return population_loss(logits.log_softmax(dim=-1))
+
+    def slope(logits: Tensor) -> Tensor:
+        logits = logits.detach().requires_grad_()
+        return torch.autograd.grad(of_logits(logits), logits)[0]
+
+    logits = _lbfgs(of_logits, start_logps.detach().to(torch.float64))
+    gradient = slope(logits)
+    for _ in range(newton_steps):
+        if gradient.abs().max() <= tolerance or not gradient.isfinite().all():
+            break
+        curvature = torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
+        # A pseudo-inverse: adding a number to a prompt's logits changes nothing, so the curvature has no inverse.
+        step = (torch.linalg.pinv(curvature, hermitian=True) @ gradient.flatten()).view_as(logits)
+        trials = [logits - step * 0.5**halvings for halvings in range(20)]
+        slopes = (slope(trial) for trial in trials)
+        better = ((t, g) for t, g in zip(trials, slopes, strict=True) if g.abs().max() < gradient.abs().max())
+        logits, gradient = next(better, (logits, gradient))
+    largest = float(gradient.abs().max())
+    if not largest <= tolerance:
+        raise NotConverged(f"the largest gradient in a logit is {largest:.3g}, above {tolerance:.3g}")
+    return logits.log_softmax(dim=-1)
+
+
+def _lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
+    """Where L-BFGS ends from `start`."""
+    x = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS(
-        [logits],
-        max_iter=200,
-        history_size=50,
-        tolerance_grad=0,
-        tolerance_change=0,
-        line_search_fn="strong_wolfe",
+        [x], max_iter=500, tolerance_grad=1e-8, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
-    def gradient() -> Tensor:
-        loss = population_loss(torch.log_softmax(logits, dim=-1))
-        (logits.grad,) = torch.autograd.grad(loss, logits)
-        return loss
+    def closure() -> Tensor:
+        value = loss(x)
+        (x.grad,) = torch.autograd.grad(value, x)
+        return value
 
-    for _ in range(rounds):
-        optimiser.step(gradient)
-        gradient()
-        largest = float(logits.grad.abs().max())
-        if largest <= tolerance:
-            return torch.log_softmax(logits.detach(), dim=-1)
-    raise NotConverged(f"the largest gradient in a logit is {largest:.3g} after {rounds} rounds")
+    optimiser.step(closure)
+    return x.detach()

@@ -1,0 +1,112 @@
+"""What holds of every loss, printed and released forms included: gradients, range, order, shapes, dtypes."""
+
+import inspect
+
+import pytest
+import torch
+
+F64 = torch.float64
+
+
+def per_example(arguments):
+    """The floating arguments with one number per example, by name."""
+    return {
+        name: x for name, x in arguments.items() if torch.is_tensor(x) and x.is_floating_point() and x.dim()
+    }
+
+
+def test_is_a_plain_keyword_only_function(loss):
+    parameters = inspect.signature(loss).parameters.values()
+    assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
+    assert loss.__doc__
+
+
+def test_gradients_are_those_of_the_value(loss, draw):
+    # A leave-one-out baseline has, on purpose, no gradient: with a given one the value's gradient is the whole.
+    arguments = draw(loss, groups=False)
+    values = per_example(arguments)
+
+    def of_values(*tensors):
+        return loss(**arguments | dict(zip(values, tensors, strict=True)))
+
+    assert torch.autograd.gradcheck(of_values, tuple(x.requires_grad_() for x in values.values()))
+
+
+@pytest.mark.parametrize("scale", [1e4, -1e4])
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+def test_finite_at_the_extremes(loss, draw, scale, dtype):
+    arguments = draw(loss, dtype=dtype)
+    for name in per_example(arguments):
+        if name in ("logps", "chosen_logps"):
+            arguments[name] = torch.full((6,), scale, dtype=dtype).requires_grad_()
+        elif name.endswith("logps"):
+            arguments[name] = torch.full((6,), -scale, dtype=dtype)
+    values = loss(**arguments)
+    values.sum().backward()
+    assert values.isfinite().all()
+    assert all(x.grad.isfinite().all() for x in arguments.values() if torch.is_tensor(x) and x.requires_grad)
+
+
+def test_each_example_has_its_own_number(loss, draw):
+    # A permutation of the examples permutes the numbers: none was read from another row, or from the first.
+    arguments = draw(loss)
+    order = torch.tensor([3, 0, 5, 1, 4, 2])
+    moved = {name: x[order] if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
+    torch.testing.assert_close(loss(**moved), loss(**arguments)[order], rtol=0, atol=1e-14)
+
+
+def test_a_copy_of_the_batch_doubles_nothing_but_the_count(loss, draw):
+    arguments = draw(loss, groups=False)
+    twice = {name: x.repeat(2) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
+    torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("size", [1, 2, 5])
+def test_one_number_per_example(loss, draw, size):
+    assert loss(**draw(loss, size, groups=False)).shape == (size,)
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_wrong_shape_is_refused_however_it_would_broadcast(loss, draw, size):
+    arguments = draw(loss, size, groups=False)
+    for name, x in per_example(arguments).items():
+        for wrong in (x[:, None], x[None, :], x[:, None].expand(size, size), x.repeat(2)):
+            changed = arguments | {name: wrong}
+            if len(per_example(arguments)) == 1 and wrong.dim() == 1:
+                continue  # sft of another batch size
+            with pytest.raises(
+                ValueError,
+                match=rf"must share one shape, got .*'{name}': \({', '.join(map(str, wrong.shape))}",
+            ):
+                loss(**changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])
+def test_any_float_dtype(loss, draw, dtype):
+    low = draw(loss, dtype=dtype)
+    exact = {
+        name: x.to(F64) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in low.items()
+    }
+    values = loss(**low)
+    assert values.dtype == dtype
+    tolerance = 100 * torch.finfo(dtype).eps
+    torch.testing.assert_close(values.to(F64), loss(**exact), rtol=tolerance, atol=tolerance)
+
+
+def test_labels_may_be_bool(loss, draw):
+    arguments = draw(loss)
+    if "labels" not in arguments:
+        pytest.skip("takes no labels")
+    up = arguments["labels"] > 0.5
+    torch.testing.assert_close(
+        loss(**arguments | {"labels": up}), loss(**arguments | {"labels": up.to(F64)}), rtol=0, atol=0
+    )
+
+
+@pytest.mark.parametrize("beta", [0, -0.1, float("nan")])
+def test_beta_must_be_positive(loss, draw, beta):
+    arguments = draw(loss)
+    if "beta" not in arguments:
+        pytest.skip("has no beta")
+    with pytest.raises(ValueError, match="beta must be positive"):
+        loss(**arguments | {"beta": beta})

@@ -1,0 +1,63 @@
+"""Shapes, by hand and at the ends of the float range."""
+
+import math
+
+import pytest
+import torch
+
+from una_ref.methods.shapes import bce, kahneman_tversky, linear, logistic, mse, squared
+
+F64 = torch.float64
+X = torch.tensor([0.0, math.log(3)], dtype=F64)  # σ = 1/2 and 3/4
+Y = torch.tensor([1.0, 0.5], dtype=F64)
+
+
+@pytest.mark.parametrize(
+    ("values", "expected"),
+    [
+        (linear(X), [0, -math.log(3)]),
+        (logistic(X), [math.log(2), math.log(4 / 3)]),
+        (squared(X + 1), [1, (math.log(3) + 1) ** 2]),
+        (squared(X, 2.0), [4, (math.log(3) - 2) ** 2]),
+        (bce(X, Y), [math.log(2), -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)]),
+        (mse(X, Y), [1 / 4, 1 / 16]),
+        # label 1: 2·(1 − σ) = 2·½; label ½: ½·2·(1 − ¾) + ½·3·¾ = 1/4 + 9/8
+        (kahneman_tversky(X, Y, 2.0, 3.0), [1, 11 / 8]),
+        (kahneman_tversky(X, 1 - Y), [1 / 2, 1 / 2]),  # label 0: σ(0); label ½: ½·¼ + ½·¾
+    ],
+)
+def test_by_hand(values, expected):
+    assert values.tolist() == pytest.approx(expected, abs=1e-15)
+
+
+def test_far_out_nothing_is_lost():
+    far = torch.tensor([1e4, -1e4], dtype=F64, requires_grad=True)
+    assert logistic(far).tolist() == [0, 1e4]
+    assert bce(far, torch.tensor([0.0, 1.0])).tolist() == [1e4, 1e4]
+    assert bce(far, torch.tensor([1.0, 0.0])).tolist() == [0, 0]
+    assert bce(torch.tensor([50.0], dtype=F64), torch.ones(1)).item() == pytest.approx(
+        math.exp(-50), rel=1e-12
+    )
+    (gradient,) = torch.autograd.grad(bce(far, torch.tensor([0.0, 1.0])).sum(), far)
+    assert gradient.tolist() == [1, -1]
+
+
+@pytest.mark.parametrize("shape", [bce, mse])
+def test_proper_scores_are_least_at_the_label(shape):
+    # EU17: the least of BCE with the soft label .7 is at σ(x) = .7, x = logit(.7) = .8473.
+    x = torch.tensor([math.log(0.7 / 0.3)], dtype=F64, requires_grad=True)
+    assert x.item() == pytest.approx(0.8473, abs=5e-5)
+    (slope,) = torch.autograd.grad(shape(x, torch.tensor([0.7])).sum(), x)
+    assert slope.item() == pytest.approx(0, abs=1e-7)
+    for step in (-0.1, 0.1):
+        assert shape(x + step, torch.tensor([0.7])) > shape(x, torch.tensor([0.7]))
+
+
+@pytest.mark.parametrize(("p", "sign"), [(0.3, 1), (0.49, 1), (0.51, -1), (0.7, -1)])
+def test_kahneman_tversky_is_no_proper_score(p, sign):
+    # At P(up) = p the expected loss is p + (1 − 2p)·σ(x): monotone, so that its least is at −∞ or +∞ and p is lost.
+    x = torch.linspace(-8, 8, 50, dtype=F64, requires_grad=True)
+    expected = p * kahneman_tversky(x, torch.ones(50)) + (1 - p) * kahneman_tversky(x, torch.zeros(50))
+    torch.testing.assert_close(expected, p + (1 - 2 * p) * x.sigmoid())
+    (slope,) = torch.autograd.grad(expected.sum(), x)
+    assert (slope.sign() == sign).all()
