@@ -23,7 +23,7 @@ def test_rewards_by_hand():
 
 
 def test_leave_one_out_by_hand():
-    # Group 7 holds 1, 2 and 6: the others' means are 4, 3.5 and 1.5. Group −1 holds 10 and 20, each the other's mean.
+    # Group 7 holds 1, 2 and 6: the others' means are 4, 3.5 and 1.5. Group −1 holds 10 and 20.
     values = torch.tensor([1.0, 10.0, 2.0, 20.0, 6.0], requires_grad=True)
     groups = torch.tensor([7, -1, 7, -1, 7])
     baseline = leave_one_out(values, groups)

@@ -55,7 +55,7 @@ def test_proper_scores_are_least_at_the_label(shape):
 
 @pytest.mark.parametrize(("p", "sign"), [(0.3, 1), (0.49, 1), (0.51, -1), (0.7, -1)])
 def test_kahneman_tversky_is_no_proper_score(p, sign):
-    # At P(up) = p the expected loss is p + (1 − 2p)·σ(x): monotone, so that its least is at −∞ or +∞ and p is lost.
+    # At P(up) = p the expected loss is p + (1 − 2p)·σ(x): monotone, least at −∞ or +∞, and p is lost.
     x = torch.linspace(-8, 8, 50, dtype=F64, requires_grad=True)
     expected = p * kahneman_tversky(x, torch.ones(50)) + (1 - p) * kahneman_tversky(x, torch.zeros(50))
     torch.testing.assert_close(expected, p + (1 - 2 * p) * x.sigmoid())

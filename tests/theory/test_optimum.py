@@ -21,8 +21,8 @@ def random_tables(prompts=5, responses=7, seed=0):
 
 
 def test_two_responses_by_hand():
-    # ref = (1/2, 1/2), r = (1, 0), β = 1: Z = (e + 1)/2 = 1.859141, π* = (e/(e+1), 1/(e+1)) = (.731059, .268941),
-    # max J = log Z = .620115. J(ref) = 1/2, so regret(ref) = .120115.
+    # ref = (1/2, 1/2), r = (1, 0), β = 1: Z = (e + 1)/2 = 1.859141, π* = (e/(e+1), 1/(e+1)) =
+    # (.731059, .268941), max J = log Z = .620115. J(ref) = 1/2, so regret(ref) = .120115.
     ref, rewards = logs([0.5, 0.5]), torch.tensor([[1.0, 0.0]], dtype=F64)
     assert log_partition(ref, rewards, 1.0).exp().item() == pytest.approx((math.e + 1) / 2, abs=1e-15)
     assert log_partition(ref, rewards, 1.0).exp().item() == pytest.approx(1.859141, abs=5e-7)
@@ -31,8 +31,8 @@ def test_two_responses_by_hand():
 
 
 def test_the_multiplier_is_one_per_prompt():
-    # EU3, EU4: r(x1) = (1, 0), r(x2) = (2, 0): Z = (e + 1)/2 = 1.859 and (e² + 1)/2 = 4.195, and the mean of log Z,
-    # (.6201 + 1.4338)/2 = 1.0269, is not the log of the mean, 1.1075.
+    # EU3, EU4: r(x1) = (1, 0), r(x2) = (2, 0): Z = (e + 1)/2 = 1.859 and (e² + 1)/2 = 4.195, and the
+    # mean of log Z, (.6201 + 1.4338)/2 = 1.0269, is not the log of the mean, 1.1075.
     log_z = log_partition(
         logs([0.5, 0.5], [0.5, 0.5]), torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=F64), 1.0
     )

@@ -1,4 +1,4 @@
-"""Worlds: the tree is the one that is documented, sequence log-probabilities are right and fast, metrics are exact."""
+"""The tree is the documented one, sequence log-probabilities are right and fast, metrics are exact."""
 
 import itertools
 import time

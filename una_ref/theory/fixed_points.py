@@ -21,9 +21,9 @@ def fixed_point(
 ) -> Tensor:
     """Log-probabilities (X, Y) where `population_loss` (log π (X, Y) -> a scalar) has its minimum.
 
-    L-BFGS on the logits from `start_logps`, which ends where differences of the loss drown in rounding, then Newton
-    steps on the gradient itself. Where the loss is not convex the answer is the minimum that `start_logps` leads to.
-    Raises NotConverged when the largest gradient in a logit is still above `tolerance`.
+    L-BFGS on the logits from `start_logps`, which ends where differences of the loss drown in rounding, then
+    Newton steps on the gradient itself. Where the loss is not convex, the minimum that `start_logps` leads
+    to. Raises NotConverged when the largest gradient in a logit is still above `tolerance`.
     """
 
     def of_logits(logits: Tensor) -> Tensor:
@@ -39,7 +39,7 @@ def fixed_point(
         if gradient.abs().max() <= tolerance or not gradient.isfinite().all():
             break
         curvature = torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
-        # A pseudo-inverse: adding a number to a prompt's logits changes nothing, so the curvature has no inverse.
+        # A pseudo-inverse: adding a number to a prompt's logits changes nothing.
         step = (torch.linalg.pinv(curvature, hermitian=True) @ gradient.flatten()).view_as(logits)
         trials = [logits - step * 0.5**halvings for halvings in range(20)]
         slopes = (slope(trial) for trial in trials)

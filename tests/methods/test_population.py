@@ -1,0 +1,305 @@
+"""What each loss learns from unlimited data: π* where theory says so, and where not the policy that it says.
+
+The population loss of a policy is the exact expectation of the method's own `loss` over responses (and
+labels), and its minimiser is compared with the optimum, or with a fixed point that is computed here in
+another way.
+"""
+
+import math
+
+import pytest
+import torch
+from scipy.optimize import brentq
+from scipy.special import lambertw
+
+from una_ref.methods import METHODS
+from una_ref.theory import TableWorld, fixed_point, kl
+
+F64 = torch.float64
+PROMPTS, RESPONSES, BETA = 3, 4, 0.5
+ATOL = 1e-8  # of probabilities; the minimiser stops at a gradient of 1e-12
+
+
+def world(offset=0.0):
+    """A table world; its sampler of responses, which is neither π_ref nor uniform, comes with it."""
+    torch.manual_seed(3)
+    ref, sampler = torch.randn(2, PROMPTS, RESPONSES, dtype=F64).log_softmax(-1)
+    rewards = torch.randn(PROMPTS, RESPONSES, dtype=F64)
+    return TableWorld(ref, rewards + offset, BETA), sampler.exp()
+
+
+def singles(loss, world, weights, **feedback):
+    """logps -> Σ_y weights(y)·loss(y), over all prompts; the feedback is (X, Y) like the weights."""
+    flat = {name: x.expand(PROMPTS, RESPONSES).flatten() for name, x in feedback.items()}
+    ref = world.ref_logps.flatten()
+
+    def population(logps):
+        return (weights.flatten() * loss(logps=logps.flatten(), ref_logps=ref, beta=BETA, **flat)).sum()
+
+    return population
+
+
+def pairs(loss, world, sampler, preference):
+    """logps -> Σ_{y,y'} sampler(y)·sampler(y')·P(y ≻ y')·loss(chosen y, rejected y')."""
+    weights = sampler[:, :, None] * sampler[:, None, :] * preference
+    sides = (PROMPTS, RESPONSES, RESPONSES)
+
+    def rows(table):
+        return table[:, :, None].expand(sides).flatten(), table[:, None, :].expand(sides).flatten()
+
+    def population(logps):
+        chosen, rejected = rows(logps)
+        ref_chosen, ref_rejected = rows(world.ref_logps)
+        values = loss(
+            chosen_logps=chosen,
+            rejected_logps=rejected,
+            ref_chosen_logps=ref_chosen,
+            ref_rejected_logps=ref_rejected,
+            beta=BETA,
+        )
+        return (weights.flatten() * values).sum()
+
+    return population
+
+
+def bradley_terry(rewards):
+    """P(y ≻ y') = σ(r(y) − r(y')), (X, Y, Y)."""
+    return (rewards[:, :, None] - rewards[:, None, :]).sigmoid()
+
+
+def same(logps, other):
+    torch.testing.assert_close(logps.exp(), other.exp(), rtol=0, atol=ATOL)
+
+
+def test_sft_learns_its_data():
+    a_world, sampler = world()
+
+    def population(logps):
+        return (sampler.flatten() * METHODS["sft"].loss(logps=logps.flatten())).sum()
+
+    same(fixed_point(population, a_world.ref_logps), sampler.log())
+
+
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+def test_una_pair_learns_the_optimum(offset):
+    a_world, sampler = world(offset)
+    population = pairs(METHODS["dpo"].loss, a_world, sampler, bradley_terry(a_world.rewards))
+    same(fixed_point(population, a_world.ref_logps), a_world.optimum)
+
+
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+def test_una_score_learns_the_optimum_if_it_is_told_log_z(offset):
+    a_world, sampler = world(offset)
+    baseline = BETA * a_world.log_partition[:, None]
+    population = singles(
+        METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards, baseline=baseline
+    )
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, a_world.optimum)
+    assert population(found) < 1e-20
+
+
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+def test_una_centred_learns_the_optimum(offset):
+    # Every response once in its prompt's group, so that the sampler is uniform.
+    a_world, _ = world(offset)
+    groups = torch.arange(PROMPTS)[:, None]
+    uniform = torch.full((PROMPTS, RESPONSES), 1 / RESPONSES, dtype=F64)
+    population = singles(METHODS["una-centred"].loss, a_world, uniform, scores=a_world.rewards, groups=groups)
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, a_world.optimum)
+    assert population(found) < 1e-20
+
+
+def test_una_centred_asks_nothing_of_the_optimum_whatever_was_sampled():
+    # At π* s − r_θ is β·log Z for every response, so that any two, or more, of a prompt have residuals of
+    # zero.
+    a_world, sampler = world(5.0)
+    drawn = torch.multinomial(sampler, 7, replacement=True)
+    own, ref, scores = (
+        table.gather(1, drawn).flatten() for table in (a_world.optimum, a_world.ref_logps, a_world.rewards)
+    )
+    groups = torch.arange(PROMPTS).repeat_interleave(7)
+    losses = METHODS["una-centred"].loss(logps=own, ref_logps=ref, scores=scores, groups=groups, beta=BETA)
+    assert losses.max() < 1e-25
+
+
+def test_una_centred_learns_the_optimum_from_scores_labels_and_pairs_at_once():
+    # One V(x) for scores and labels; labels with P(up) = σ(r), preferences with σ of the difference. Each of
+    # the three is least at π*, and so is any mixture.
+    a_world, sampler = world(2.0)
+    losses = METHODS["una-centred"].losses
+    baseline, up = BETA * a_world.log_partition[:, None], a_world.rewards.sigmoid()
+    terms = [
+        singles(losses["scores"], a_world, sampler, scores=a_world.rewards, baseline=baseline),
+        singles(losses["labels"], a_world, sampler, labels=up, baseline=baseline),
+        pairs(losses["pairs"], a_world, sampler, bradley_terry(a_world.rewards)),
+    ]
+    same(fixed_point(lambda logps: sum(term(logps) for term in terms), a_world.ref_logps), a_world.optimum)
+
+
+@pytest.mark.parametrize("name", ["una-binary-mse", "una-binary-bce"])
+def test_una_binary_learns_the_optimum_if_it_is_told_log_z(name):
+    # Thumbs with P(up) = σ(r): both labels of each response, weighted by their probabilities.
+    a_world, sampler = world(2.0)
+    baseline = BETA * a_world.log_partition[:, None]
+    up = a_world.rewards.sigmoid()
+
+    def learned(baseline):
+        yes, no = (
+            singles(METHODS[name].loss, a_world, sampler * p, labels=torch.full_like(p, y), baseline=baseline)
+            for y, p in ((1.0, up), (0.0, 1 - up))
+        )
+        return fixed_point(lambda logps: yes(logps) + no(logps), a_world.ref_logps)
+
+    same(learned(baseline), a_world.optimum)
+    assert (
+        a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01
+    )  # untold, it is biased
+
+
+def test_una_score_by_hand():
+    # EU14: E2 (ref = (½, ½), r = (1, 0), β = 1), y uniform. Without a baseline: (.6575, .3425), loss .3352,
+    # and not π* = (.7311, .2689), which β·log Z as baseline gives, with loss 0.
+    ref, rewards = torch.full((1, 2), 0.5, dtype=F64).log(), torch.tensor([[1.0, 0.0]], dtype=F64)
+
+    def population(logps, baseline=0.0):
+        values = METHODS["una-score"].loss(
+            logps=logps[0], ref_logps=ref[0], scores=rewards[0], beta=1.0, baseline=baseline
+        )
+        return values.mean()
+
+    found = fixed_point(population, ref)
+    assert found.exp()[0].tolist() == pytest.approx([0.6575, 0.3425], abs=5e-5)
+    assert population(found).item() == pytest.approx(0.3352, abs=5e-5)
+    told = fixed_point(lambda logps: population(logps, math.log((math.e + 1) / 2)), ref)
+    assert told.exp()[0].tolist() == pytest.approx([0.731059, 0.268941], abs=5e-7)
+
+
+def raw_una_score(a_world, sampler):
+    """The minimiser of Σ_y μ·(βu − r)² under Σ_y π_ref·e^u = 1, from its multiplier.
+
+    Stationary in u: 2βμ(βu − r) + λ·π_ref·e^u = 0, or with k = λ·π_ref/(2β²μ): u + k·e^u = r/β, and v = k·e^u
+    solves v·e^v = k·e^{r/β}. So u = r/β − W(k·e^{r/β}) with Lambert's W, and λ is where the probabilities sum
+    to one.
+    """
+    rows = []
+    for ref, rewards, mu in zip(a_world.ref_logps, a_world.rewards, sampler, strict=True):
+        ref, scaled, ratio = ref.numpy(), rewards.numpy() / BETA, (ref.exp() / mu).numpy()
+
+        def logps(multiplier, ref=ref, scaled=scaled, ratio=ratio):
+            return ref + scaled - lambertw(multiplier * ratio * torch.from_numpy(scaled).exp().numpy()).real
+
+        def excess(multiplier, logps=logps):
+            return float(torch.from_numpy(logps(multiplier)).exp().sum()) - 1
+
+        rows.append(torch.from_numpy(logps(brentq(excess, 0, 1e9, xtol=1e-300, rtol=1e-15))))
+    return torch.stack(rows)
+
+
+@pytest.mark.parametrize("offset", [2.0, 5.0])
+@pytest.mark.parametrize("from_reference", [True, False])
+def test_una_score_without_a_baseline_learns_another_policy(offset, from_reference):
+    a_world, sampler = world(offset)
+    assert a_world.log_partition.min() > 0  # hence λ > 0, where the equation above has one root
+    if from_reference:
+        sampler = a_world.ref_logps.exp()
+    population = singles(METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards)
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, raw_una_score(a_world, sampler))
+    assert a_world.metrics(found)["regret"] > 0.1
+    assert population(found) > 0.1
+
+
+def test_a_large_offset_teaches_una_score_nothing():
+    # EU14: scored from π_ref, the policy goes back to π_ref as the offset grows.
+    distances = []
+    for offset in (2.0, 5.0, 10.0, 40.0):
+        a_world, _ = world(offset)
+        found = raw_una_score(a_world, a_world.ref_logps.exp())
+        distances.append(kl(found, a_world.ref_logps).max().item())
+    assert distances == sorted(distances, reverse=True)
+    assert distances[-1] < 1e-3 < 0.1 < kl(a_world.optimum, a_world.ref_logps).max()
+
+
+def test_the_released_form_forgets_beta():
+    # With |βu| small, σ(βu) = ½ + βu/4 and the squared error is, but for a constant, β·(½ − s)·u/2: the least
+    # of −Σ_y μ·(s − ½)·log π is π ∝ μ·(s − ½), for scores above ½. π_ref and β are not in it.
+    a_world, sampler = world()
+    scores = 0.6 + 0.35 * a_world.rewards.sigmoid()
+    forgetful = (sampler * (scores - 0.5)).log().log_softmax(-1)
+    ref = a_world.ref_logps.flatten()
+
+    def learned(beta):
+        def population(logps):
+            values = METHODS["una-score"].released(
+                logps=logps.flatten(), ref_logps=ref, scores=scores.flatten(), beta=beta
+            )
+            return (sampler.flatten() * values).sum()
+
+        return fixed_point(population, a_world.ref_logps)
+
+    distances = [kl(learned(beta), forgetful).max().item() for beta in (0.1, 0.01, 0.001)]
+    assert distances[1] < distances[0] / 10 and distances[2] < 1e-4
+    optimum = TableWorld(a_world.ref_logps, scores, 0.01).optimum
+    assert kl(learned(0.01), optimum).max() > 1
+
+
+@pytest.mark.parametrize(("ups", "wins"), [((0.6, 0.45), 0), ((0.9, 0.8), None), ((0.2, 0.51), 1)])
+def test_kto_goes_to_one_end(ups, wins):
+    # Two responses with P(up) on either side of ½: all mass goes to the one above, however near to ½ it is.
+    # If both are above ½ they share it.
+    ref = torch.full((1, 2), 0.5, dtype=F64).log()
+    up = torch.tensor(ups, dtype=F64)
+
+    def population(logps):
+        arguments = {"logps": logps[0], "ref_logps": ref[0], "kl": 0.0, "beta": BETA}
+        thumbs = [METHODS["kto"].loss(**arguments, labels=torch.full((2,), y)) for y in (0.0, 1.0)]
+        return ((1 - up) * thumbs[0] + up * thumbs[1]).sum()
+
+    found = fixed_point(population, ref).exp()[0]
+    if wins is None:
+        assert 0.1 < found[0] < 0.9
+    else:
+        assert found[wins] > 1 - 1e-9
+
+
+def test_kto_does_not_learn_the_optimum():
+    # At π*, with its own KL as the reference point and P(up) = σ(r), the expected gradient is not zero.
+    a_world, sampler = world()
+    up = a_world.rewards.sigmoid()
+    z0 = kl(a_world.optimum, a_world.ref_logps)[:, None]
+    yes, no = (
+        singles(METHODS["kto"].loss, a_world, sampler * p, labels=torch.full_like(p, y), kl=z0)
+        for y, p in ((1.0, up), (0.0, 1 - up))
+    )
+    logits = a_world.optimum.clone().requires_grad_()
+    logps = logits.log_softmax(-1)
+    (slope,) = torch.autograd.grad(yes(logps) + no(logps), logits)
+    assert slope.abs().max() > 0.01
+
+
+def test_ipo_learns_its_own_optimum():
+    # Per pair the loss is least at h(y, y') = (2·P(y ≻ y') − 1)/(2β). h is a difference u(y) − u(y'), and the
+    # least squares over independent y, y' ~ μ give u(y) = E_{y'} P(y ≻ y')/β + a constant: π ∝ π_ref·exp(P(y
+    # ≻ μ)/β).
+    a_world, sampler = world()
+    preference = bradley_terry(a_world.rewards)
+    for mu in (a_world.ref_logps.exp(), sampler):
+        beats_mu = (preference * mu[:, None, :]).sum(-1)
+        own = (a_world.ref_logps + beats_mu / BETA).log_softmax(-1)
+        found = fixed_point(pairs(METHODS["ipo"].loss, a_world, mu, preference), a_world.ref_logps)
+        same(found, own)
+        assert kl(found, a_world.optimum).max() > 0.1
+
+
+def test_ipo_stops_where_dpo_does_not():
+    # Preferences that are certain: DPO's margin grows without end, IPO's stays at the order of 1/β.
+    a_world, sampler = world()
+    certain = torch.where(bradley_terry(a_world.rewards) > 0.5, 1.0, 0.0).to(F64)
+    ipo = fixed_point(pairs(METHODS["ipo"].loss, a_world, sampler, certain), a_world.ref_logps)
+    dpo = fixed_point(
+        pairs(METHODS["dpo"].loss, a_world, sampler, certain), a_world.ref_logps, tolerance=1e-6
+    )
+    assert (ipo - a_world.ref_logps).abs().max() < 2 / BETA
+    assert (dpo - a_world.ref_logps).abs().max() > 10 / BETA

@@ -1,0 +1,112 @@
+"""Looking methods up, and the facts that their records state."""
+
+import inspect
+
+import pytest
+import torch
+
+from una_ref.errors import InputError
+from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, table
+
+F64 = torch.float64
+BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+
+POLICY = ("logps", "chosen_logps", "rejected_logps")
+VOCABULARY = {
+    *("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
+    *("logps", "ref_logps", "labels", "scores", "groups", "baseline", "kl"),
+    *("beta", "desirable_weight", "undesirable_weight"),
+}
+
+
+def test_lookup():
+    assert list(METHODS)[:2] == ["sft", "una-pair"]
+    assert len(METHODS) == len(list(METHODS)) == len(table())
+    assert METHODS["dpo"] is METHODS["una-pair"]
+    assert "dpo" in METHODS and "ppo?" not in METHODS
+    with pytest.raises(TypeError):
+        METHODS["new"] = METHODS["dpo"]
+
+
+@pytest.mark.parametrize(
+    ("wrong", "near"),
+    [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("kot", "kto")],
+)
+def test_a_wrong_name_suggests_the_near_one(wrong, near):
+    with pytest.raises(UnknownMethod) as error:
+        METHODS[wrong]
+    assert str(error.value) == f"no method is called {wrong!r}: did you mean {near!r}?"
+    assert isinstance(error.value, KeyError) and isinstance(error.value, InputError)
+
+
+def test_a_name_that_is_near_nothing_lists_all():
+    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, ipo, dpo$"):
+        METHODS["zzzz"]
+
+
+@BY_NAME
+def test_records_are_whole(method):
+    assert set(method.kinds) <= set(KINDS) and method.loss is method.losses[method.kinds[0]]
+    assert method.axes == {} or list(method.axes) == list(AXES)
+    assert all(identifier[:2] in ("EU", "EP", "ES") for identifier in method.errata)
+    for loss in method.losses.values():
+        assert set(inspect.signature(loss).parameters) <= VOCABULARY
+    for form in (method.printed, method.released):
+        assert form is None or inspect.signature(form) == inspect.signature(method.loss)
+    with pytest.raises(TypeError):
+        method.losses["demos"] = method.loss
+
+
+@BY_NAME
+def test_one_default_for_all_kinds_of_feedback(method):
+    # Feedback of several kinds in one batch speaks of one reward, so that it needs one β.
+    for loss in method.losses.values():
+        for name, parameter in inspect.signature(loss).parameters.items():
+            assert name not in method.hyperparameters or parameter.default == method.hyperparameters[name]
+
+
+@BY_NAME
+def test_needs_reference(method):
+    arguments = inspect.signature(method.loss).parameters
+    assert method.needs_reference == any(name.startswith("ref_") for name in arguments)
+
+
+@BY_NAME
+def test_shift_invariant(method, draw):
+    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards. Rows 2i and
+    # 2i + 1 are responses of one prompt, and so are the two of a pair.
+    arguments = draw(method.loss)
+    torch.manual_seed(1)
+    offset = torch.randn(3, dtype=F64).repeat_interleave(2)
+    shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
+
+    def gradients(arguments):
+        policy = [x.requires_grad_() for name, x in arguments.items() if name in POLICY]
+        return torch.cat(torch.autograd.grad(method.loss(**arguments).sum(), policy))
+
+    unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
+    assert method.shift_invariant == unchanged
+
+
+def test_the_defaults_of_the_papers():
+    defaults = {name: method.hyperparameters["beta"] for name, method in METHODS.items() if name != "sft"}
+    assert defaults == {
+        **{"una-pair": 0.1, "una-binary-mse": 0.01, "una-binary-bce": 0.01, "una-score": 0.03},
+        **{"una-centred": 0.03, "kto": 0.1, "ipo": 0.1},
+    }
+
+
+def test_table_is_text():
+    for row in table():
+        assert all(isinstance(cell, str) for cell in row.values())
+    rows = {row["name"]: row for row in table()}
+    assert rows["una-pair = dpo"]["feedback"] == "pairs"
+    assert rows["una-centred"]["feedback"] == "scores, labels, pairs"
+    assert rows["una-score"]["unchanged by r → r + g(x)"] == "no"
+
+
+def test_axes_of_the_survey():
+    assert METHODS["dpo"].axes["RM1"] == "Implicit" and METHODS["dpo"].axes["O2"] == "Separate"
+    assert METHODS["ipo"].axes["RM2"] == "Preference"
+    assert METHODS["kto"].axes["F1"] == "Binary"
+    assert METHODS["una-score"].axes == {}

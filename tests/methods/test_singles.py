@@ -1,0 +1,131 @@
+"""Losses on single responses, by hand."""
+
+import math
+
+import pytest
+import torch
+
+from una_ref.methods import METHODS
+from una_ref.methods.rewards import leave_one_out
+from una_ref.methods.singles import (
+    kto,
+    sft,
+    una_binary_bce,
+    una_binary_bce_printed,
+    una_binary_mse,
+    una_binary_mse_printed,
+    una_centred,
+    una_score,
+    una_score_printed,
+    una_score_released,
+)
+
+F64 = torch.float64
+
+
+def rewarded(*rewards, beta=0.5):
+    """Responses with these implicit rewards: u = r/β on top of a reference at −3."""
+    ref = torch.full((len(rewards),), -3.0, dtype=F64)
+    return {"logps": ref + torch.tensor(rewards, dtype=F64) / beta, "ref_logps": ref, "beta": beta}
+
+
+def numbers(*values):
+    return torch.tensor(values, dtype=F64)
+
+
+LOGIT_9, LOGIT_8, LOGIT_7, LOGIT_6 = (math.log(p / (1 - p)) for p in (0.9, 0.8, 0.7, 0.6))
+
+
+def test_sft():
+    assert sft(logps=numbers(-1.5, -4)).tolist() == [1.5, 4]
+
+
+def test_una_binary_by_hand():
+    # EU9: σ(r_θ) = (.9, .8, .7, .6), y = (1, 1, 1, 0): squares (.01, .04, .09, .36), mean .125.
+    arguments = rewarded(LOGIT_9, LOGIT_8, LOGIT_7, LOGIT_6) | {"labels": numbers(1, 1, 1, 0)}
+    mse, bce = una_binary_mse(**arguments), una_binary_bce(**arguments)
+    assert mse.tolist() == pytest.approx([0.01, 0.04, 0.09, 0.36])
+    assert mse.mean().item() == pytest.approx(0.125)
+    assert bce.tolist() == pytest.approx([-math.log(p) for p in (0.9, 0.8, 0.7, 0.4)])
+    # Printed: the square of g once more, and a minus. The pooled mean of the squares is .03485.
+    assert una_binary_mse_printed(**arguments).mean().item() == pytest.approx(-0.03485)
+    torch.testing.assert_close(una_binary_bce_printed(**arguments), -(bce**2))
+
+
+def test_the_binary_baseline_is_added_to_the_implicit_reward():
+    with_baseline = rewarded(LOGIT_9 - 2, LOGIT_8 - 1) | {"labels": numbers(1, 0)}
+    for loss in (una_binary_mse, una_binary_bce):
+        expected = loss(**rewarded(LOGIT_9, LOGIT_8), labels=numbers(1, 0))
+        torch.testing.assert_close(loss(**with_baseline, baseline=numbers(2, 1)), expected)
+
+
+def test_una_score_by_hand():
+    # EU12: r_θ = .2, s = .9: (.2 − .9)² = .49, printed −.49; the right gradient in r_θ is 2·(.2 − .9) = −1.4.
+    arguments = rewarded(0.2, beta=1.0) | {"scores": numbers(0.9)}
+    arguments["logps"].requires_grad_()
+    assert una_score(**arguments).item() == pytest.approx(0.49)
+    assert una_score_printed(**arguments).item() == pytest.approx(-0.49)
+    for loss, slope in ((una_score, -1.4), (una_score_printed, 1.4)):
+        assert torch.autograd.grad(loss(**arguments), arguments["logps"])[0].item() == pytest.approx(slope)
+    assert una_score(**arguments, baseline=numbers(0.5)).item() == pytest.approx(0.04)
+    assert una_score(**arguments, baseline=0.5).item() == pytest.approx(0.04)
+
+
+def test_una_score_released_by_hand():
+    # EU11: σ(r_θ) = .9 against the score .7: .04; with r_θ = 0 it stands at ½ whatever the score.
+    arguments = rewarded(LOGIT_9, 0) | {"scores": numbers(0.7, 0.7)}
+    assert una_score_released(**arguments).tolist() == pytest.approx([0.04, 0.04])
+
+
+def test_una_centred_by_hand():
+    # r_θ = (1, 0, 2, 5) in groups (0, 0, 1, 1), scores (3, 1, 1, 1): s − r_θ = (2, 1, −1, −4). Each one's V
+    # is the other's: residuals 1 + 1 − 3, 0 + 2 − 1, 2 − 4 − 1, 5 − 1 − 1.
+    arguments = rewarded(1, 0, 2, 5) | {"scores": numbers(3, 1, 1, 1)}
+    assert una_centred(**arguments, groups=torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([1, 1, 9, 9])
+    given = una_centred(**arguments, baseline=numbers(1, 1, 0, 0))
+    assert given.tolist() == pytest.approx([1, 0, 1, 16])
+    torch.testing.assert_close(given, una_score(**arguments, baseline=numbers(1, 1, 0, 0)))
+
+
+def test_una_centred_gradient_treats_the_baseline_as_given(draw):
+    arguments = draw(una_centred)
+    logps = arguments["logps"].requires_grad_()
+    reward = arguments["beta"] * (logps - arguments["ref_logps"])
+    baseline = leave_one_out(arguments["scores"] - reward, arguments["groups"])
+    (own,) = torch.autograd.grad(una_centred(**arguments).sum(), logps)
+    (given,) = torch.autograd.grad(una_centred(**arguments, baseline=baseline).sum(), logps)
+    torch.testing.assert_close(own, given, rtol=0, atol=0)
+
+
+def test_una_centred_learns_a_baseline():
+    arguments = rewarded(1, 0) | {"scores": numbers(3, 1)}
+    baseline = numbers(0, 0).requires_grad_()
+    una_centred(**arguments, baseline=baseline).sum().backward()
+    assert baseline.grad.tolist() == pytest.approx([2 * (1 - 3), 2 * (0 - 1)])
+
+
+def test_una_centred_wants_a_baseline_or_company():
+    arguments = rewarded(1, 0) | {"scores": numbers(3, 1)}
+    with pytest.raises(ValueError, match="needs `baseline`"):
+        una_centred(**arguments)
+    with pytest.raises(ValueError, match="2 of 2 groups have one: give `baseline`, or K >= 2"):
+        una_centred(**arguments, groups=torch.tensor([0, 1]))
+
+
+def test_kto_by_hand():
+    # β·kl = .5·2 = 1. Up with r_θ = 1 + logit .9: λ_D·(1 − .9); down with r_θ = 1 + logit .8: λ_U·.8.
+    arguments = rewarded(1 + LOGIT_9, 1 + LOGIT_8) | {"labels": torch.tensor([True, False])}
+    weights = {"desirable_weight": 2.0, "undesirable_weight": 3.0}
+    assert kto(**arguments, kl=2.0).tolist() == pytest.approx([0.1, 0.8])
+    assert kto(**arguments, kl=2.0, **weights).tolist() == pytest.approx([0.2, 2.4])
+    for kl in (torch.tensor(2.0), torch.tensor([2.0, 2.0])):
+        torch.testing.assert_close(kto(**arguments, kl=kl), kto(**arguments, kl=2.0))
+
+
+@pytest.mark.parametrize("loss", [una_binary_mse, una_binary_bce, kto])
+def test_labels_may_be_bool(loss, draw):
+    arguments = draw(loss)
+    up = arguments["labels"] > 0.5
+    as_numbers = loss(**arguments | {"labels": up.to(F64)})
+    torch.testing.assert_close(loss(**arguments | {"labels": up}), as_numbers, rtol=0, atol=0)
+    assert loss is METHODS[loss.__name__.replace("_", "-")].loss
