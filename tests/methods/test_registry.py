@@ -91,8 +91,13 @@ def test_shift_invariant(method, draw):
 def test_the_defaults_of_the_papers():
     defaults = {name: method.hyperparameters["beta"] for name, method in METHODS.items() if name != "sft"}
     assert defaults == {
-        **{"una-pair": 0.1, "una-binary-mse": 0.01, "una-binary-bce": 0.01, "una-score": 0.03},
-        **{"una-centred": 0.03, "kto": 0.1, "ipo": 0.1},
+        "una-pair": 0.1,
+        "una-binary-mse": 0.01,
+        "una-binary-bce": 0.01,
+        "una-score": 0.03,
+        "una-centred": 0.03,
+        "kto": 0.1,
+        "ipo": 0.1,
     }
 
 

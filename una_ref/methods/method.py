@@ -103,7 +103,7 @@ class Method:
         return tuple(self.losses)
 
     @property
-    def hyperparameters(self) -> Mapping[str, float]:
+    def hyperparameters(self) -> Mapping[str, float | str]:
         """Hyper-parameters of its losses and their defaults, from the signatures."""
         return {
             name: parameter.default

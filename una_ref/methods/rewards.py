@@ -64,10 +64,12 @@ def centred_reward(
     sum f(x) + β·log λ = β·log Z(x) is determined (EU3, EU5). Raises ValueError where neither of the two is to
     be had.
     """
-    if baseline is None and groups is None:
-        raise ValueError("a centred reward needs `baseline`, one V(x) for each example, or `groups`")
     reward = implicit_reward(logps, ref_logps, beta)
-    return reward + (leave_one_out(scores - reward, groups) if baseline is None else baseline)
+    if baseline is None:
+        if groups is None:
+            raise ValueError("a centred reward needs `baseline`, one V(x) for each example, or `groups`")
+        baseline = leave_one_out(scores - reward, groups)
+    return reward + baseline
 
 
 def margin(chosen: Tensor, rejected: Tensor) -> Tensor:
