@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import chain, combinations
+from itertools import chain, combinations, pairwise
 from numbers import Real
 from statistics import median
 
@@ -195,7 +195,7 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str) -> Row | 
     if which == "best-worst":
         pairs = [(ranking[0], ranking[-1])]
     elif which == "adjacent":
-        pairs = list(zip(ranking, ranking[1:], strict=False))
+        pairs = list(pairwise(ranking))
     else:
         pairs = list(combinations(ranking, 2))
     strict = [(i, j) for i, j in pairs if scores[i] > scores[j]]

@@ -234,7 +234,8 @@ def _helpsteer2(record: _Record) -> Row:
         if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= 4:
             raise record.refusal(column, "a whole number from 0 to 4", shown(rating))
     weighted = sum(weight * record.get(column) for column, weight in HELPSTEER2_WEIGHTS.items())
-    score = weighted / (7.6 if record.options.helpsteer_weights == "code" else 4)
+    top = sum(HELPSTEER2_WEIGHTS.values()) if record.options.helpsteer_weights == "code" else 1
+    score = weighted / (4 * top)
     return Row(record.get("prompt"), (record.response("response"),), (score,), source=record.source)
 
 
@@ -292,8 +293,10 @@ def _convention(record: _Record) -> Convention:
 
     def likeness(convention: Convention) -> float:
         names = [record.name(column) for column in convention.required]
-        best = [max((SequenceMatcher(None, name, column).ratio() for column in found), default=0)
-                for name in names]
+        best = [
+            max((SequenceMatcher(None, name, column).ratio() for column in found), default=0)
+            for name in names
+        ]
         return sum(best) / len(best)
 
     nearest = max(CONVENTIONS, key=likeness)

@@ -1,0 +1,329 @@
+"""Conversions keep what they say they keep, name what they drop, and `conform` leaves one kind per row."""
+
+import random
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from una_ref.data.conversions import (
+    conform,
+    labels_to_pairs,
+    pairs_to_labels,
+    scores_to_labels,
+    scores_to_lists,
+    scores_to_pairs,
+    to_demos,
+)
+from una_ref.data.rows import Row, group_by_prompt
+from una_ref.errors import InputError
+
+
+def scored(prompt, *scores, source="f.jsonl:1"):
+    return Row(prompt, tuple(f"y{i}" for i in range(len(scores))), scores=scores, source=source)
+
+
+def pair_texts(row):
+    return [(row.responses[c], row.responses[r]) for c, r in row.pairs]
+
+
+def test_best_against_worst():
+    (row,), report = scores_to_pairs([scored("p", 0.2, 0.9, 0.1, 0.9)])
+    assert pair_texts(row) == [("y1", "y2")] and row.kinds == ("pairs",)
+    assert row.responses == ("y1", "y2"), "responses in no pair are left out"
+    assert str(report) == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
+
+
+def test_adjacent_and_all():
+    row = scored("p", 2, 3, 1)
+    assert pair_texts(scores_to_pairs([row], which="adjacent")[0][0]) == [("y1", "y0"), ("y0", "y2")]
+    assert pair_texts(scores_to_pairs([row], which="all")[0][0]) == [("y1", "y0"), ("y1", "y2"), ("y0", "y2")]
+
+
+def test_ties_are_dropped_and_counted_or_keep_the_first():
+    rows = [scored("p", 1, 1), scored("q", 1, 2)]
+    kept, report = scores_to_pairs(rows)
+    assert [row.prompt for row in kept] == ["q"] and report.counts == {"pairs": 1, "ties dropped": 1}
+    kept, report = scores_to_pairs(rows, ties="keep-first")
+    assert pair_texts(kept[0]) == [("y0", "y1")] and pair_texts(kept[1]) == [("y1", "y0")]
+    assert report.counts == {"pairs": 2, "of them ties, the first chosen": 1}
+
+
+score_rows = st.lists(
+    st.lists(st.integers(0, 3), min_size=2, max_size=5).map(lambda scores: scored("p", *scores)),
+    min_size=1,
+    max_size=6,
+)
+
+
+@given(score_rows, st.sampled_from(["best-worst", "adjacent", "all"]))
+def test_pairs_are_ordered_by_score_and_counted(rows, which):
+    kept, report = scores_to_pairs(rows, which=which)
+    sizes = {"best-worst": lambda k: 1, "adjacent": lambda k: k - 1, "all": lambda k: k * (k - 1) // 2}
+    assert sum(report.counts.values()) == sum(sizes[which](len(row.scores)) for row in rows)
+    assert sum(len(row.pairs) for row in kept) == report.counts["pairs"]
+    if which == "all":
+        strict = sum(a > b for row in rows for a in row.scores for b in row.scores)
+        assert report.counts["pairs"] == strict
+    everything, _ = scores_to_pairs(rows, which=which, ties="keep-first")
+    for row, new in zip(rows, everything, strict=True):
+        score = dict(zip(row.responses, row.scores, strict=True))
+        assert all(score[chosen] >= score[rejected] for chosen, rejected in pair_texts(new))
+
+
+CONVERSIONS = {
+    "pairs": scores_to_pairs,
+    "labels": scores_to_labels,
+    "numbers": lambda rows: scores_to_labels(rows, threshold=1.5),
+    "demos": to_demos,
+}
+
+
+@given(score_rows, st.sampled_from(sorted(CONVERSIONS)), st.randoms())
+def test_permuting_rows_permutes_results(rows, name, rng):
+    convert = CONVERSIONS[name]
+    order = rng.sample(range(len(rows)), len(rows))
+    alone = [convert([row])[0] for row in rows]
+    together, report = convert(rows)
+    mixed, mixed_report = convert([rows[i] for i in order])
+    assert together == [new for news in alone for new in news]
+    assert mixed == [new for i in order for new in alone[i]]
+    assert dict(report.counts) == dict(mixed_report.counts)
+
+
+@pytest.mark.parametrize(
+    ("scores", "labels"),
+    [
+        ((0.1, 0.9), (0, 1)),
+        ((1, 2, 3), (0, 0, 1)),
+        ((0, 0, 0, 1), (0, 0, 0, 1)),
+        ((4, 1, 3, 2), (1, 0, 1, 0)),
+    ],
+)
+def test_median_labels(scores, labels):
+    (row,), report = scores_to_labels([scored("p", *scores)])
+    assert row.labels == labels and row.kinds == ("labels",)
+    assert report.counts == {"up": sum(labels), "down": len(labels) - sum(labels)}
+
+
+def test_equal_scores_have_no_median_label():
+    rows = [scored("p", 1, 1), scored("q", 1, 2)]
+    kept, report = scores_to_labels(rows)
+    assert len(kept) == 1 and report.counts["prompts of equal scores dropped"] == 1
+    assert scores_to_labels(rows, ties="keep-first")[0][0].labels == (1, 0)
+
+
+def test_number_labels_are_up_at_the_number():
+    (row,), report = scores_to_labels([scored("p", 0.49, 0.5, 0.51)], threshold=0.5)
+    assert row.labels == (0, 1, 1)
+    assert str(report) == "scores -> labels (up at or above 0.5): 2 up, 1 down"
+    assert scores_to_labels([scored("p", 1)], threshold=1)[0][0].labels == (1,)
+
+
+@pytest.mark.parametrize("convert", [scores_to_labels, scores_to_pairs, scores_to_lists])
+def test_one_response_cannot_be_compared(convert):
+    with pytest.raises(
+        InputError, match=r"f.jsonl:1: responses: expected two or more of one prompt.*got one response"
+    ):
+        convert([scored("p", 1)])
+
+
+@pytest.mark.parametrize(
+    ("convert", "kind"),
+    [
+        (scores_to_pairs, "scores"),
+        (scores_to_labels, "scores"),
+        (pairs_to_labels, "pairs"),
+        (labels_to_pairs, "labels"),
+    ],
+)
+def test_a_conversion_names_a_row_of_another_kind(convert, kind):
+    with pytest.raises(InputError, match=f"f:9: {kind}: expected a row of {kind}, got a row of demos"):
+        convert([Row("p", ("a", "b"), source="f:9")])
+
+
+def test_lists_gather_and_rank():
+    rows = [scored("p", 1), scored("q", 5, 7), scored("p", 3), scored("p", 3)]
+    (p, q), report = scores_to_lists(rows)
+    assert p.scores == (3, 3, 1) and q.scores == (7, 5) and q.responses == ("y1", "y0")
+    assert report.counts == {"lists": 2, "responses": 5}
+
+
+def test_pairs_to_labels():
+    (row,), report = pairs_to_labels([Row("p", ("a", "b", "unused"), pairs=((1, 0),))])
+    assert row.responses == ("a", "b") and row.labels == (0, 1) and report.counts == {"labels": 2}
+    (chain,), _ = pairs_to_labels([Row("p", ("a", "b", "c"), pairs=((0, 1), (1, 2)))])
+    assert chain.labels == (1, 0.5, 0), "a response of two pairs gets the share it won"
+
+
+def test_labels_to_pairs_needs_an_up_and_a_down():
+    (row,), report = labels_to_pairs([Row("p", ("a", "b", "c"), labels=(0, 1, 0.7))])
+    assert pair_texts(row) == [("b", "a")] and report.counts == {"pairs": 1}
+    for labels in ((1, 0.5), (0, 0.4)):
+        with pytest.raises(
+            InputError, match=r"f:2: labels: expected an up and a down of one prompt.* got \("
+        ):
+            labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
+
+
+def test_demos_take_what_was_good():
+    rows = [
+        scored("s", 0, 2, 2),
+        Row("l", ("a", "b", "c"), labels=(0, 0.5, 1)),
+        Row("p", ("a", "b", "c"), pairs=((2, 0), (2, 1))),
+        Row("d", ("a", "b")),
+        Row("none", ("a",), labels=(0,)),
+    ]
+    demos, report = to_demos(rows)
+    assert [row.responses for row in demos] == [("y1",), ("b", "c"), ("c",), ("a", "b")]
+    assert all(row.kinds == ("demos",) for row in demos)
+    assert report.counts == {"demos": 6, "prompts without a good response dropped": 1}
+
+
+@pytest.mark.parametrize(
+    ("options", "field"),
+    [
+        ({"ties": "keep"}, "ties"),
+        ({"threshold": "mean"}, "threshold"),
+        ({"threshold": float("nan")}, "threshold"),
+        ({"threshold": True}, "threshold"),
+    ],
+)
+def test_options_are_checked(options, field):
+    with pytest.raises(InputError, match=f"options: {field}: expected .* got"):
+        conform([scored("p", 1, 2)], ("labels",), **options)
+
+
+def test_which_is_checked():
+    with pytest.raises(
+        InputError, match="options: which: expected best-worst or adjacent or all, got 'best' "
+    ):
+        scores_to_pairs([scored("p", 1, 2)], which="best")
+
+
+def test_conform_keeps_native_rows_untouched():
+    rows = [scored("p", 1), Row("p", ("a",), labels=(1,)), Row("p", ("a", "b"), pairs=((0, 1),))]
+    out, reports = conform(rows, ("scores", "labels", "pairs"))
+    assert out == rows and all(a is b for a, b in zip(out, rows, strict=True)) and reports == ()
+
+
+def test_conform_follows_the_order_of_preference_and_says_what_it_left():
+    row = Row("p", ("a", "b"), scores=(1, 0), pairs=((0, 1),))
+    for first, second in (("scores", "pairs"), ("pairs", "scores")):
+        out, reports = conform([row], (first, second))
+        assert out == [row.only(first)]
+        assert [str(report) for report in reports] == [f"{first} kept, the rest left aside: 1 rows"]
+
+
+def test_conform_prefers_native_feedback_over_a_conversion():
+    assert conform([Row("p", ("a", "b"), pairs=((0, 1),))], ("labels", "pairs"))[0][0].kinds == ("pairs",)
+
+
+def test_conform_gathers_single_responses_before_it_compares_them():
+    rows = [scored("p", 1, source="f:1"), scored("q", 3, source="f:2"), scored("p", 2), scored("q", 1)]
+    out, (report,) = conform(rows, ("pairs",))
+    assert [row.prompt for row in out] == ["p", "q"] and all(len(row.pairs) == 1 for row in out)
+    assert str(report) == "scores -> pairs (best-worst): 2 pairs, 0 ties dropped"
+    labels, _ = conform(rows, ("labels",))
+    assert [row.labels for row in labels] == [(0, 1), (1, 0)]
+    assert len(conform(rows, ("labels",), threshold=2)[0]) == 4, "a number needs no comparison"
+
+
+def test_conform_mixes_sources_and_keeps_their_order():
+    rows = [
+        Row("p", ("a", "b"), pairs=((0, 1),)),
+        scored("q", 2),
+        Row("r", ("c",), labels=(1,)),
+        scored("q", 1),
+    ]
+    out, reports = conform(rows, ("labels",))
+    assert [row.prompt for row in out] == ["p", "q", "r"]
+    assert [report.what.split(" (")[0] for report in reports] == ["pairs -> labels", "scores -> labels"]
+
+
+@pytest.mark.parametrize(
+    ("row", "kinds", "message"),
+    [
+        (
+            scored("p", 1),
+            ("pairs",),
+            "f.jsonl:1: responses: expected two or more of one prompt.*got one response",
+        ),
+        (
+            Row("p", ("a",), source="f:4"),
+            ("pairs", "labels"),
+            "f:4: feedback: expected pairs or labels, got a row of demos",
+        ),
+        (
+            Row("p", ("a",), labels=(1,), source="f:4"),
+            ("pairs",),
+            "f:4: responses: expected two or more.*got one response",
+        ),
+        (
+            Row("p", ("a",), labels=(1,), source="f:4"),
+            ("scores",),
+            "f:4: feedback: expected scores, got a row of labels",
+        ),
+        (
+            Row("p", ("a", "b"), labels=(1, 1), source="f:4"),
+            ("pairs",),
+            "f:4: labels: expected an up and a down",
+        ),
+        (scored("p", 1, 1), ("pairs",), "data: rows: expected at least one usable row, got .*1 ties dropped"),
+    ],
+)
+def test_conform_refuses_what_is_impossible(row, kinds, message):
+    with pytest.raises(InputError, match=message):
+        conform([row], kinds)
+
+
+@pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
+def test_conform_refuses_unknown_kinds(kinds):
+    with pytest.raises(
+        InputError, match="options: kinds: expected some of scores, labels, pairs, demos, got"
+    ):
+        conform([scored("p", 1)], kinds)
+
+
+def test_conform_refuses_no_rows():
+    with pytest.raises(InputError, match="data: rows: expected at least one usable row, got none"):
+        conform([], ("pairs",))
+
+
+@st.composite
+def any_row(draw):
+    count = draw(st.integers(1, 3))
+    some = {
+        "scores": st.tuples(*[st.integers(0, 2)] * count),
+        "labels": st.tuples(*[st.sampled_from([0, 0.5, 1])] * count),
+    }
+    if count > 1:
+        some["pairs"] = st.just(((0, 1),))
+    chosen = draw(st.sets(st.sampled_from(sorted(some))))
+    return Row(
+        draw(st.sampled_from("pqr")), ("y",) * count, source="f:1", **{k: draw(some[k]) for k in chosen}
+    )
+
+
+@given(
+    st.lists(any_row(), min_size=1, max_size=8),
+    st.lists(st.sampled_from(["scores", "labels", "pairs", "demos"]), min_size=1, unique=True),
+    st.sampled_from(["median", 1]),
+    st.sampled_from(["drop", "keep-first"]),
+)
+def test_conform_leaves_exactly_one_accepted_kind(rows, kinds, threshold, ties):
+    try:
+        out, reports = conform(iter(rows), kinds, threshold=threshold, ties=ties)
+    except InputError as error:
+        assert "expected" in str(error) and "got" in str(error)
+        return
+    assert out and all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in out)
+    untouched = all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in rows)
+    assert (out == rows) if untouched else reports, "whatever is changed is said"
+
+
+def test_conform_is_independent_of_row_order_within_a_kind():
+    rows = [scored(p, s) for p, s in zip("pqpqpq", (1, 2, 3, 4, 5, 6), strict=True)]
+    mixed = random.Random(0).sample(rows, len(rows))
+    pairs = [{(row.prompt, *row.responses) for row in conform(some, ("pairs",))[0]} for some in (rows, mixed)]
+    assert pairs[0] == pairs[1] and len(group_by_prompt(mixed)) == 2

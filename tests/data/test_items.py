@@ -1,0 +1,180 @@
+"""Files, folders, data sets and hub names: what is read, in which order, and how the rest is refused."""
+
+import gzip
+import json
+
+import pytest
+
+from una_ref.data.items import items
+from una_ref.errors import InputError
+
+ROWS = [{"n": i} for i in range(3)]
+LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
+
+
+def refused(data, *parts, split="train"):
+    with pytest.raises(InputError) as caught:
+        list(items(data, split))
+    for part in ("expected", "got", *parts):
+        assert part in str(caught.value), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "place"),
+    [
+        ("a.jsonl", LINES, ":{1}"),
+        ("a.jsonl.gz", LINES, ":{1}"),
+        ("a.json", json.dumps(ROWS, indent=1), "[{0}]"),
+        ("a.json.gz", json.dumps(ROWS), "[{0}]"),
+    ],
+)
+@pytest.mark.parametrize("kind", [str, lambda path: path])
+def test_files(tmp_path, name, text, place, kind):
+    path = tmp_path / name
+    path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
+    assert list(items(kind(path), "train")) == [
+        (f"{path}{place.format(i, i + 1)}", {"n": i}) for i in range(3)
+    ]
+
+
+def test_line_numbers_count_blank_lines_and_only_line_feeds_end_a_line(tmp_path):
+    path = tmp_path / "a.jsonl"
+    text = '\ufeff{"n": 0}\r\n\n  \n{"n": "a\u2028b\x85c"}\n\n'
+    path.write_bytes(text.encode())
+    assert list(items(path, "train")) == [(f"{path}:1", {"n": 0}), (f"{path}:4", {"n": "a\u2028b\x85c"})]
+
+
+def test_several_files_in_order(tmp_path):
+    paths = [tmp_path / "b.jsonl", tmp_path / "a.json"]
+    paths[0].write_text('{"n": 1}')
+    paths[1].write_text('[{"n": 2}]')
+    assert [item["n"] for _, item in items([str(paths[0]), paths[1]], "train")] == [1, 2]
+    refused([paths[0], tmp_path / "no.jsonl"], "no.jsonl", "no such file")
+
+
+def test_files_are_streamed(tmp_path):
+    path = tmp_path / "a.jsonl"
+    path.write_text(LINES + "broken")
+    found = items(path, "train")
+    assert [next(found)[1]["n"] for _ in range(3)] == [0, 1, 2]
+    with pytest.raises(InputError, match=r"a.jsonl:4: line: expected JSON, got broken JSON"):
+        next(found)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "parts"),
+    [
+        ("a.jsonl", b'{"n": 1}\n{"n": \n', [":2: line", "JSON", "broken JSON (Expecting value at character"]),
+        ("a.jsonl", b'{"n": 1}{"n": 2}\n', [":1: line", "JSON", "Extra data"]),
+        ("a.jsonl", b'{"n": 1}\n{"n": "\xff"}\n', [":2: line", "UTF-8", "0xff at 7"]),
+        ("a.jsonl", b'{"n": ' + b"9" * 5000 + b"}", [":1: line", "JSON", "ValueError"]),
+        ("a.jsonl", b"[" * 100_000, [":1: line", "JSON", "RecursionError"]),
+        ("a.jsonl", b"", ["at least one row", "an empty file"]),
+        ("a.jsonl", b"\n \n", ["at least one row", "an empty file"]),
+        ("a.jsonl.gz", gzip.compress(b""), ["at least one row", "an empty file"]),
+        (
+            "a.jsonl.gz",
+            gzip.compress(LINES.encode())[:-9],
+            ["file", "a whole, readable file", "ended before"],
+        ),
+        ("a.jsonl.gz", LINES.encode(), [":1: file", "a whole, readable file", "Not a gzipped file"]),
+        ("a.jsonl", gzip.compress(LINES.encode()), [":1: line", "UTF-8", "0x8b at 1"]),
+        ("a.json", b'[{"n": 1},\n\n{"n": }]', [":3: line", "JSON", "Expecting value at character 7"]),
+        ("a.json", b'{"n": 1}', ["a list of rows", ".jsonl", "got dict"]),
+        ("a.json", b"[]", ["at least one row", "an empty file"]),
+        ("a.json", b"", ["at least one row", "an empty file"]),
+        ("a.csv", b"n\n1\n", ["file", "a name that ends in .jsonl or", "a.csv"]),
+    ],
+)
+def test_damaged_files(tmp_path, name, content, parts):
+    path = tmp_path / name
+    path.write_bytes(content)
+    refused(path, str(path), *parts)
+
+
+def test_a_truncated_gzip_delivers_what_is_whole_first(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    text = "".join(json.dumps({"n": i, "x": str(hash(str(i)))}) + "\n" for i in range(50_000))
+    path.write_bytes(gzip.compress(text.encode())[:-100_000])
+    seen = 0
+    with pytest.raises(InputError) as caught:
+        for _ in items(path, "train"):
+            seen += 1
+    assert seen > 0 and f"{path}:{seen + 1}: file" in str(caught.value)
+
+
+def test_a_damaged_gzip(tmp_path):
+    path = tmp_path / "a.jsonl.gz"
+    content = bytearray(gzip.compress(LINES.encode()))
+    content[-8] ^= 0xFF  # of the checksum
+    path.write_bytes(content)
+    refused(path, f"{path}:4: file", "a whole, readable file", "CRC")
+
+
+@pytest.mark.parametrize(
+    "name", ["no.jsonl", "no/where/at.all", "/no/such", "./no", "x" * 5000, "a\0b", "word", "a/b.json"]
+)
+def test_missing_files_are_refused_before_anything_is_read(name, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    with pytest.raises(
+        InputError, match="data: expected a file, a folder or a hub name .*got no such file or folder"
+    ):
+        items(name, "train")
+
+
+@pytest.mark.parametrize("data", [None, 3, object()])
+def test_other_things_are_refused(data):
+    refused(data, "data", "an iterable of dicts", type(data).__name__)
+
+
+def test_folders_without_files(tmp_path):
+    (tmp_path / "data" / "deep").mkdir(parents=True)
+    refused(tmp_path / "data", "data: data", "a folder with data files", "a folder without files")
+
+
+def test_mappings_are_splits():
+    assert list(items({"train": ROWS, "test": []}, "train"))[2] == ("dataset[2]", {"n": 2})
+    refused({"train": ROWS}, "dataset: split", "one of train", "'test' (str)", split="test")
+
+
+@pytest.fixture
+def offline(tmp_path, monkeypatch):
+    """`datasets` with its cache in tmp_path, and no hub."""
+    datasets = pytest.importorskip("datasets")
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(datasets.config, "HF_HUB_OFFLINE", True)
+    datasets.disable_progress_bars()
+    return datasets
+
+
+def test_datasets_objects(offline):
+    rows = offline.Dataset.from_list(ROWS)
+    assert list(items(rows, "train")) == [(f"dataset[{i}]", {"n": i}) for i in range(3)]
+    assert len(list(items(offline.DatasetDict({"train": rows}), "train"))) == 3
+    refused(offline.DatasetDict({"train": rows}), "split", "one of train", "'test'", split="test")
+
+
+def test_folders_of_data(offline, tmp_path):
+    folder = tmp_path / "data"
+    folder.mkdir()
+    (folder / "train.jsonl").write_text(LINES)
+    assert list(items(folder, "train")) == [(f"{folder}[{i}]", {"n": i}) for i in range(3)]
+    refused(folder, str(folder), "a data set that loads, with a split 'test'", "ValueError", split="test")
+
+
+@pytest.mark.parametrize("several", [False, True])
+def test_saved_data_sets(offline, tmp_path, several):
+    rows = offline.Dataset.from_list(ROWS)
+    (offline.DatasetDict({"train": rows}) if several else rows).save_to_disk(tmp_path / "saved")
+    found = [item["n"] for _, item in items(tmp_path / "saved", "train")]
+    assert found == [0, 1, 2]
+
+
+def test_the_hub_out_of_reach_is_a_clear_refusal(offline):
+    refused("org/no-such-data-set", "org/no-such-data-set: data", "a data set that loads", "Error")
+
+
+def test_a_missing_library_is_a_clear_refusal(monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "datasets", None)
+    refused("org/name", "org/name: data", "a data set that loads", "ModuleNotFoundError")

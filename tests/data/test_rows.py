@@ -1,0 +1,195 @@
+"""A row is checked when it is made; gathering, shuffling and splitting keep what they must keep."""
+
+from collections import Counter
+from itertools import accumulate
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from una_ref.data.rows import Row, group_by_prompt, shuffled_scores, split
+from una_ref.errors import InputError
+
+PROMPTS = ("p", "q", ({"role": "user", "content": "p"},))
+
+
+def scored(prompt, *scores, source="f:1"):
+    return Row(prompt, tuple(f"{prompt} {i} {s}" for i, s in enumerate(scores)), scores=scores, source=source)
+
+
+def refused(*parts, **fields):
+    with pytest.raises(InputError) as caught:
+        Row(**{"prompt": "p", "responses": ("a", "b"), "source": "file.jsonl:7"} | fields)
+    for part in ("file.jsonl:7", "expected", "got", *parts):
+        assert part in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("fields", "parts"),
+    [
+        ({"prompt": ""}, ["prompt", "empty prompt"]),
+        ({"prompt": " \n"}, ["prompt", "empty prompt"]),
+        ({"prompt": ()}, ["prompt", "empty prompt"]),
+        ({"prompt": ({"role": "user", "content": " "},)}, ["prompt", "empty prompt"]),
+        ({"prompt": None}, ["prompt", "text or messages", "NoneType"]),
+        ({"prompt": 3}, ["prompt", "text or messages", "3 (int)"]),
+        ({"prompt": "\ud800"}, ["prompt", "valid Unicode", "ud800"]),
+        ({"prompt": ("hi",)}, ["prompt[0]", "a message", "'hi' (str)"]),
+        ({"prompt": ({"role": "user"},)}, ["prompt[0].content", "text", "None"]),
+        ({"prompt": ({"role": 1, "content": "x"},)}, ["prompt[0].role", "text", "1 (int)"]),
+        ({"prompt": ({"role": "user", "content": ["x"]},)}, ["prompt[0].content", "text", "list"]),
+        ({"responses": ()}, ["responses", "at least one", "none"]),
+        ({"responses": "ab"}, ["responses", "a list", "'ab' (str)"]),
+        ({"responses": ("a", 3)}, ["responses[1]", "text", "3 (int)"]),
+        ({"responses": ("a", None)}, ["responses[1]", "text", "None"]),
+        ({"responses": ("a", "\udc00")}, ["responses[1]", "valid Unicode"]),
+        ({"scores": (1.0,)}, ["scores", "2, one per response", "got 1"]),
+        ({"scores": ()}, ["scores", "at least one", "none"]),
+        ({"scores": 1.0}, ["scores", "a list", "float"]),
+        ({"scores": (1.0, float("nan"))}, ["scores[1]", "a finite number", "nan"]),
+        ({"scores": (float("-inf"), 0)}, ["scores[0]", "a finite number", "-inf"]),
+        ({"scores": (10**400, 0)}, ["scores[0]", "a finite number", "int"]),
+        ({"scores": ("1", 0)}, ["scores[0]", "a finite number", "'1' (str)"]),
+        ({"scores": (True, 0)}, ["scores[0]", "a finite number", "True (bool)"]),
+        ({"labels": (1,)}, ["labels", "2, one per response", "got 1"]),
+        ({"labels": (1, 1.5)}, ["labels[1]", "in [0, 1]", "1.5 (float)"]),
+        ({"labels": (-0.1, 1)}, ["labels[0]", "in [0, 1]", "-0.1"]),
+        ({"labels": (float("nan"), 1)}, ["labels[0]", "in [0, 1]", "nan"]),
+        ({"labels": ("yes", 1)}, ["labels[0]", "in [0, 1]", "'yes' (str)"]),
+        ({"pairs": ()}, ["pairs", "at least one", "none"]),
+        ({"pairs": ((0, 2),)}, ["pairs", "below 2", "(0, 2)"]),
+        ({"pairs": ((-1, 0),)}, ["pairs", "below 2", "(-1, 0)"]),
+        ({"pairs": ((1, 1),)}, ["pairs", "two different", "(1, 1)"]),
+        ({"pairs": ((0, 1, 1),)}, ["pairs", "two different", "(0, 1, 1)"]),
+        ({"pairs": ((False, True),)}, ["pairs", "two different", "(False, True)"]),
+        ({"pairs": (0, 1)}, ["pairs", "two different", "0 (int)"]),
+    ],
+)
+def test_malformed_rows_are_named(fields, parts):
+    refused(*parts, **fields)
+
+
+def test_a_row_normalises_its_containers_and_numbers():
+    row = Row(
+        [{"role": "user", "content": "p"}], ["a", "b"], scores=[1, 0.5], labels=[True, 0], pairs=[[0, 1]]
+    )
+    assert row.prompt == ({"role": "user", "content": "p"},)
+    assert row.responses == ("a", "b") and row.scores == (1.0, 0.5) and row.pairs == ((0, 1),)
+    assert row.labels == (1.0, 0.0) and all(type(v) is float for v in row.labels + row.scores)
+
+
+def test_an_empty_response_is_a_response():
+    assert Row("p", ("",), scores=(0.0,)).responses == ("",)
+
+
+def test_kinds_and_only():
+    row = Row("p", ("a", "b"), scores=(1, 0), pairs=((0, 1),))
+    assert row.kinds == ("scores", "pairs")
+    assert row.only("pairs").kinds == ("pairs",) and row.only("pairs").pairs == row.pairs
+    assert row.only("demos").kinds == ("demos",)
+    assert Row("p", ("a",)).kinds == ("demos",)
+
+
+rows_of_scores = st.lists(
+    st.builds(
+        lambda prompt, scores: scored(prompt, *scores),
+        st.sampled_from(PROMPTS),
+        st.lists(st.integers(0, 3), min_size=1, max_size=4),
+    ),
+    min_size=1,
+    max_size=12,
+)
+
+
+@given(rows_of_scores)
+def test_gathering_keeps_every_response_with_its_score(rows):
+    grouped = group_by_prompt(rows)
+
+    def content(rows):
+        return Counter(
+            (str(row.prompt), y, s) for row in rows for y, s in zip(row.responses, row.scores, strict=True)
+        )
+
+    assert content(grouped) == content(rows)
+    assert len(grouped) == len({str(row.prompt) for row in rows})
+    assert [row.prompt for row in grouped] == list({str(row.prompt): row.prompt for row in rows}.values())
+    assert group_by_prompt(grouped) == grouped
+
+
+def test_gathering_moves_pairs_and_keeps_kinds_apart():
+    a, b = (
+        Row("p", ("a", "b"), pairs=((0, 1),), source="f:1"),
+        Row("p", ("c", "d"), pairs=((1, 0),), source="f:3"),
+    )
+    c = Row("p", ("e",), labels=(1,))
+    both, label = group_by_prompt([a, c, b])
+    assert both.pairs == ((0, 1), (3, 2)) and both.responses == ("a", "b", "c", "d")
+    assert "f:1" in both.source and "+1" in both.source
+    assert label == c
+
+
+def test_text_and_messages_are_different_prompts():
+    text = '[{"content": "p", "role": "user"}]'
+    assert len(group_by_prompt([scored(text, 1), scored(({"role": "user", "content": "p"},), 1)])) == 2
+
+
+@given(rows_of_scores, st.integers(0, 5))
+def test_the_control_permutes_scores_over_all_responses(rows, seed):
+    shuffled = shuffled_scores(rows, seed)
+    assert [(row.prompt, row.responses) for row in shuffled] == [(row.prompt, row.responses) for row in rows]
+    assert Counter(s for row in shuffled for s in row.scores) == Counter(
+        s for row in rows for s in row.scores
+    )
+    assert shuffled == shuffled_scores(rows, seed)
+
+
+def test_the_control_leaves_no_correlation_and_depends_on_the_seed():
+    rows = [scored(str(i), i, -i) for i in range(200)]
+    shuffled = shuffled_scores(rows, 0)
+    assert shuffled != rows and shuffled != shuffled_scores(rows, 1)
+    still = sum(
+        a == b
+        for new, old in zip(shuffled, rows, strict=True)
+        for a, b in zip(new.scores, old.scores, strict=True)
+    )
+    assert still < 10  # a permutation of 400 has one fixed point on average
+    crossed = [s for row in shuffled[:100] for s in row.scores if abs(s) >= 100]
+    assert len(crossed) > 50  # scores move between prompts, not within one
+
+
+def test_the_control_flips_labels_and_pairs_and_refuses_demos():
+    pairs = [Row(str(i), ("a", "b"), pairs=((0, 1),)) for i in range(100)]
+    assert 25 < sum(row.pairs == ((0, 1),) for row in shuffled_scores(pairs, 0)) < 75
+    labels = [Row(str(i), ("a",), labels=(i % 2,)) for i in range(100)]
+    assert sum(row.labels[0] for row in shuffled_scores(labels, 0)) == 50
+    with pytest.raises(InputError, match="feedback: expected scores, labels or pairs to shuffle, got none"):
+        shuffled_scores([Row("p", ("a",))], 0)
+
+
+@given(rows_of_scores, st.floats(0, 1), st.integers(0, 3), st.randoms())
+def test_a_split_shares_no_prompt_whatever_the_order(rows, fraction, seed, random):
+    prompts = {str(row.prompt) for row in rows}
+    count = round(fraction * len(prompts))
+    if not 0 < count < len(prompts):
+        with pytest.raises(InputError, match="fraction: expected .* got"):
+            split(rows, fraction, seed)
+        return
+    train, held = split(rows, fraction, seed)
+    sides = [{str(row.prompt) for row in side} for side in (train, held)]
+    assert not sides[0] & sides[1] and sides[0] | sides[1] == prompts and len(sides[1]) == count
+    positions = [[i for i, row in enumerate(rows) if row in side] for side in (train, held)]
+    assert len(train) + len(held) == len(rows) and [rows[i] for i in positions[0]] == train
+    mixed = random.sample(rows, len(rows))
+    assert {str(row.prompt) for row in split(mixed, fraction, seed)[1]} == sides[1]
+
+
+def test_a_split_depends_on_the_seed():
+    rows = [scored(str(i), 1) for i in range(50)]
+    assert split(rows, 0.5, 0) != split(rows, 0.5, 1)
+
+
+def test_merged_pairs_agree_with_running_counts():
+    rows = [Row("p", tuple("ab" * k), pairs=((2 * k - 1, 0),)) for k in (1, 2, 3)]
+    starts = list(accumulate([2, 4], initial=0))
+    (row,) = group_by_prompt(rows)
+    assert row.pairs == tuple((2 * k - 1 + s, s) for k, s in zip((1, 2, 3), starts, strict=True))
