@@ -1,0 +1,9 @@
+"""Alignment from preferences, thumbs and scores: a reference implementation that knows the exact answers.
+
+``METHODS["una-score"].loss(logps=..., ref_logps=..., scores=..., beta=0.03)`` is one number per response.
+"""
+
+from una_ref.methods import METHODS
+
+__version__ = "0.1.0"
+__all__ = ["METHODS", "__version__"]
