@@ -146,7 +146,7 @@ class NotebookError(RuntimeError):
 
 
 def _environment() -> dict[str, str]:
-    """The kernel's environment: this package, and outputs independent of the cores, the date and the shell."""
+    """The kernel's environment: this package, and outputs that depend on no core, date or shell."""
     package = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     return os.environ | {
