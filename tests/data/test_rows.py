@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from una_ref.data.rows import Row, group_by_prompt, shuffled_scores, split
+from una_ref.data.rows import Row, group_by_prompt, merged, shuffled_scores, split
 from una_ref.errors import InputError
 
 PROMPTS = ("p", "q", ({"role": "user", "content": "p"},))
@@ -103,6 +103,7 @@ rows_of_scores = st.lists(
 
 @given(rows_of_scores)
 def test_gathering_keeps_every_response_with_its_score(rows):
+    rows = [Row(row.prompt, (y,), scores=(v,)) for row in rows for y, v in zip(row.responses, row.scores, strict=True)]
     grouped = group_by_prompt(rows)
 
     def content(rows):
@@ -113,19 +114,21 @@ def test_gathering_keeps_every_response_with_its_score(rows):
     assert content(grouped) == content(rows)
     assert len(grouped) == len({str(row.prompt) for row in rows})
     assert [row.prompt for row in grouped] == list({str(row.prompt): row.prompt for row in rows}.values())
-    assert group_by_prompt(grouped) == grouped
+    assert group_by_prompt(grouped) == grouped  # what has several responses stays as it is
+    twice = [row for row in grouped if len(row.responses) > 1] * 2
+    assert group_by_prompt(twice) == twice
 
 
-def test_gathering_moves_pairs_and_keeps_kinds_apart():
+def test_merging_moves_pairs_and_gathering_keeps_kinds_apart():
     a, b = (
         Row("p", ("a", "b"), pairs=((0, 1),), source="f:1"),
         Row("p", ("c", "d"), pairs=((1, 0),), source="f:3"),
     )
-    c = Row("p", ("e",), labels=(1,))
-    both, label = group_by_prompt([a, c, b])
+    both = merged([a, b])
     assert both.pairs == ((0, 1), (3, 2)) and both.responses == ("a", "b", "c", "d")
     assert "f:1" in both.source and "+1" in both.source
-    assert label == c
+    label, score = Row("p", ("e",), labels=(1,)), Row("p", ("e",), scores=(1,))
+    assert group_by_prompt([label, score]) == [label, score]
 
 
 def test_text_and_messages_are_different_prompts():
@@ -191,5 +194,5 @@ def test_a_split_depends_on_the_seed():
 def test_merged_pairs_agree_with_running_counts():
     rows = [Row("p", tuple("ab" * k), pairs=((2 * k - 1, 0),)) for k in (1, 2, 3)]
     starts = list(accumulate([2, 4], initial=0))
-    (row,) = group_by_prompt(rows)
+    row = merged(rows)
     assert row.pairs == tuple((2 * k - 1 + s, s) for k, s in zip((1, 2, 3), starts, strict=True))

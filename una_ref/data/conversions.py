@@ -93,7 +93,7 @@ def conform(
 
     A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
     scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
-    compared, those of one prompt are gathered first. `InputError` names a row for which that is impossible,
+    compared, rows of one response are gathered by prompt first. `InputError` names a row for which that is impossible,
     and data of which nothing is left.
     """
     steps = _steps(threshold=threshold, ties=ties)
@@ -109,7 +109,7 @@ def conform(
             raise refusal(row.source, "feedback", " or ".join(kinds), "a row of " + " and ".join(row.kinds))
         if route not in steps and len(row.kinds) > 1:
             counts.setdefault(route, Counter())["rows"] += 1
-        gathered = route in steps and steps[route].gathered
+        gathered = route in steps and steps[route].gathered and len(row.responses) == 1
         key = (prompt_key(row.prompt), route) if gathered else index
         groups.setdefault(key, (route, []))[1].append(row.only(route[0]))
     out = []

@@ -169,10 +169,14 @@ def merged(rows: Sequence[Row]) -> Row:
 
 
 def group_by_prompt(rows: Iterable[Row]) -> list[Row]:
-    """One row per prompt and kinds of feedback, all its responses in it, where its first row stood."""
+    """Rows of one response gathered: one row per prompt and kinds of feedback, where its first row stood.
+
+    A row of several responses was put together by whoever compared them, and stays as it is.
+    """
     groups: dict[tuple, list[Row]] = {}
-    for row in rows:
-        groups.setdefault((prompt_key(row.prompt), row.kinds), []).append(row)
+    for index, row in enumerate(rows):
+        single = len(row.responses) == 1
+        groups.setdefault((prompt_key(row.prompt), row.kinds) if single else (index,), []).append(row)
     return [merged(group) for group in groups.values()]
 
 

@@ -1,0 +1,1 @@
+"""Policies held against each other and against the exact optimum."""

@@ -1,0 +1,402 @@
+"""The papers' offline comparison where the answer is known: every method, the same data and steps, its exact regret.
+
+Two panels, each on ToySteer worlds (one a seed) with the same base policy:
+
+- ratings: rows as the papers have them. Two responses of a prompt with HelpSteer2 ratings; the higher combined score is chosen
+  and labelled 1, the other rejected and labelled 0; scores are the combination in [0, 1].
+- model: feedback drawn from the evaluation reward r. Pairs from Bradley–Terry, labels from Bernoulli(σ(r)), scores r.
+  Only here is the optimal policy also what DPO aims at.
+
+Every row of the table is judged by one β; a method's own β and its learning rate come from one grid, by mean exact regret on
+other seeds.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import statistics
+import sys
+import time
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict, dataclass, replace
+from functools import cache
+from importlib import resources
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from una_ref.data import conversions, toysteer
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.policies import loading
+from una_ref.policies.exact import next_logps
+from una_ref.theory.worlds import PrefixTree
+from una_ref.training.card import versions
+from una_ref.training.checkpoints import write_text
+from una_ref.training.config import Config
+from una_ref.training.run import fit, prepare, reference_logps, toysteer_base
+
+PANELS = ("ratings", "model")
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of the table: a method in one of its forms; `tuned_as` takes another row's settings (the control)."""
+
+    name: str
+    title: str
+    method: str
+    form: str = "corrected"
+    shuffle: bool = False
+    tuned_as: str = ""
+
+
+ENTRIES = (
+    Entry("sft", "SFT on the better response", "sft"),
+    Entry("dpo", "DPO (= UNA on pairs)", "una-pair"),
+    Entry("kto", "KTO", "kto"),
+    Entry("ipo", "IPO", "ipo"),
+    Entry("una-binary-mse", "UNA on thumbs, MSE", "una-binary-mse"),
+    Entry("una-binary-bce", "UNA on thumbs, BCE", "una-binary-bce"),
+    Entry("una-score", "UNA on scores (Eq. 10)", "una-score"),
+    Entry("una-score.released", "UNA on scores, the authors' code", "una-score", form="released"),
+    Entry("una-centred", "centred UNA on scores", "una-centred"),
+    Entry("una-score.shuffled", "UNA on shuffled scores (control)", "una-score", shuffle=True, tuned_as="una-score"),
+)
+
+
+@dataclass(frozen=True)
+class Settings:
+    """What every run of a study has in common.
+
+    Attributes:
+        rows: prompts with two responses each, so 2 · rows labelled responses.
+        steps, batch: optimizer steps, and rows in each.
+        beta: the evaluation's, in units of the reward; in units of the score it is beta / scale.
+        scale: reward units per unit of score.
+        seeds: worlds of the table.
+        tuning_seeds: worlds that the settings are chosen on.
+        lrs, betas: the grid; betas in units of the score, times `scale` where a method sees rewards.
+        held_out: rows on which pair accuracy is measured.
+    """
+
+    rows: int = 1024
+    steps: int = 200
+    batch: int = 32
+    beta: float = 0.4
+    scale: float = 4.0
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    tuning_seeds: tuple[int, ...] = (100, 101)
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
+    betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    held_out: int = 2048
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run of a study."""
+
+    panel: str
+    entry: str
+    seed: int
+    lr: float
+    beta: float | None
+
+    @property
+    def key(self) -> str:
+        """Its name in runs.jsonl."""
+        return f"{self.panel}/{self.entry}/lr={self.lr:g}/beta={self.beta}/seed={self.seed}"
+
+
+# ----------------------------------------------------------------------------------------------------------- one run
+
+
+@cache
+def _world(seed: int, scale: float) -> tuple[toysteer.ToySteer, torch.Tensor, torch.Tensor]:
+    """A world with its reference: next-token log-probs (X, N, V) and sequence log-probs (X, S)."""
+    world = toysteer.ToySteer(seed=seed, scale=scale)
+    model, _ = loading.load(str(toysteer_base(progress=False)))
+    next_ = reference_logps(model, world)
+    return world, next_, PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH).sequence_logps(next_)
+
+
+def feedback(panel: str, entry: Entry, seed: int, settings: Settings) -> list[Row]:
+    """The rows that an entry learns from: the same responses for all entries of a panel and seed."""
+    world, _, logps = _world(seed, settings.scale)
+    kinds = METHODS[entry.method].kinds
+    drawn = world.draw(settings.rows, logps, seed=seed, untied=panel == "ratings")
+    if panel == "model":
+        return world.feedback(drawn, "pairs" if kinds[0] == "demos" else kinds[0], seed=seed)
+    rated = world.rated(drawn, seed=seed)
+    pairs, _ = conversions.scores_to_pairs(rated)
+    if kinds[0] == "labels":
+        return conversions.pairs_to_labels(pairs)[0]
+    return rated if kinds[0] == "scores" else pairs
+
+
+def one(run: Run, settings: Settings) -> dict[str, Any]:
+    """Train one run and measure its policy exactly."""
+    began = time.perf_counter()
+    entry = next(e for e in ENTRIES if e.name == run.entry)
+    world, ref_next, ref = _world(run.seed, settings.scale)
+    config = Config(
+        method=entry.method, form=entry.form, shuffle=entry.shuffle, data="toysteer", group=False, held_out=0.0,  # type: ignore[arg-type]
+        steps=settings.steps, batch=settings.batch, lr=run.lr, seed=run.seed, reference="cache",
+        log_every=settings.steps, hyper={} if run.beta is None else {"beta": run.beta},
+    )
+    model, tokenizer = loading.load(str(toysteer_base(progress=False)))
+    job = prepare(config, rows=feedback(run.panel, entry, run.seed, settings), model=model, tokenizer=tokenizer)
+    fit(job)
+    prompts = toysteer.encoded_prompts(world, tokenizer)
+    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
+    return measure(logps, run.seed, settings) | {"seconds": round(time.perf_counter() - began, 2)}
+
+
+def measure(logps: torch.Tensor, seed: int, settings: Settings) -> dict[str, float]:
+    """What a policy (X, S) is worth in a seed's world: exact but for the accuracy, which is on held-out pairs."""
+    world, ref_next, ref = _world(seed, settings.scale)
+    out = world.world(ref_next, settings.beta).metrics(logps)
+    lengths = torch.tensor([len(y) for y, _ in world.responses], dtype=torch.float64)
+    out["length"] = float((logps.exp() @ lengths).mean())
+    held = world.draw(settings.held_out, ref, seed=10_000 + seed, untied=True)
+    implicit = (logps - ref)[held[:, :1], held[:, 1:]]
+    truth = world.scores[held[:, :1], held[:, 1:]]
+    margin = (implicit[:, 0] - implicit[:, 1]) * (truth[:, 0] - truth[:, 1]).sign()
+    out["accuracy"] = float(((margin > 0).double() + 0.5 * (margin == 0)).mean())
+    return out
+
+
+def _worker_start() -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+
+
+def _worker(run: Run, settings: Settings) -> tuple[Run, dict[str, Any]]:
+    return run, one(run, settings)
+
+
+# ---------------------------------------------------------------------------------------------------------- the study
+
+
+class Runs:
+    """Finished runs, a line each in runs.jsonl; asked for again, they are not run again.
+
+    Args:
+        folder: the study's.
+        settings: what the runs there must have in common.
+        workers: processes, one thread each.
+
+    Raises:
+        InputError: the folder holds runs of other settings or another base policy.
+    """
+
+    def __init__(self, folder: Path, settings: Settings, workers: int) -> None:
+        self.path, self.settings, self.workers = folder / "runs.jsonl", settings, workers
+        self.done: dict[str, dict[str, Any]] = {}
+        common = {k: v for k, v in asdict(settings).items() if "seeds" not in k and k not in ("lrs", "betas")}
+        head = json.loads(json.dumps({"settings": common, "base": toysteer_base().name}))
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        if lines:
+            if (had := json.loads(lines[0])) != head:
+                raise InputError(f"{self.path}: expected runs of {head}, got {had}; choose another output")
+            for line in lines[1:]:
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the line that a killed study left unfinished
+                    continue
+                self.done[row["key"]] = row
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, "".join(json.dumps(x) + "\n" for x in [head, *self.done.values()]))
+
+    def of(self, runs: Sequence[Run], what: str) -> list[dict[str, Any]]:
+        """The results of runs, in their order; those that are missing are run first, with a progress bar."""
+        from multiprocessing import get_context
+
+        from tqdm import tqdm
+
+        missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
+        # Workers are new processes: one thread each, so that runs do not fight over the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with (ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start) as pool,
+              tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
+              open(self.path, "a", encoding="utf-8") as file):
+            futures = [pool.submit(_worker, run, self.settings) for run in missing]
+            try:
+                for future in as_completed(futures):
+                    run, measured = future.result()
+                    row = {"key": run.key, **asdict(run), **measured}
+                    self.done[run.key] = row
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [self.done[r.key] for r in runs]
+
+
+def grid(panel: str, entry: Entry, settings: Settings) -> list[tuple[float, float | None]]:
+    """Learning rates and βs that an entry may choose from; β is in the unit of what the entry is taught."""
+    betas: Iterable[float | None] = [None]
+    if METHODS[entry.method].needs_reference:
+        betas = [b * (settings.scale if panel == "model" else 1.0) for b in settings.betas]
+    return [(lr, beta) for beta in betas for lr in settings.lrs]
+
+
+def tune(runs: Runs) -> dict[str, dict[str, Any]]:
+    """The setting of each panel's entries with the lowest mean regret on the tuning seeds."""
+    s = runs.settings
+    asked = [Run(panel, e.name, seed, lr, beta) for panel in PANELS for e in ENTRIES if not e.tuned_as
+             for lr, beta in grid(panel, e, s) for seed in s.tuning_seeds]
+    runs.of(asked, "tuning")
+    chosen: dict[str, dict[str, Any]] = {}
+    for panel in PANELS:
+        for e in ENTRIES:
+            if e.tuned_as:
+                continue
+            regret = {(lr, beta): statistics.fmean(runs.done[Run(panel, e.name, seed, lr, beta).key]["regret"]
+                                                   for seed in s.tuning_seeds) for lr, beta in grid(panel, e, s)}
+            lr, beta = min(regret, key=lambda at: regret[at] if math.isfinite(regret[at]) else math.inf)
+            chosen[f"{panel}/{e.name}"] = {"lr": lr, "beta": beta, "tuning_regret": regret[lr, beta]}
+    return chosen
+
+
+def committed() -> dict[str, dict[str, Any]]:
+    """The settings that the full study chose, as shipped with the package."""
+    return json.loads((resources.files("una_ref.evaluation") / "chosen.json").read_text())
+
+
+def compare(output: str | Path, *, quick: bool = False, workers: int | None = None,
+            settings: Settings | None = None) -> dict[str, Any]:
+    """Run the study (or go on with it) and write runs.jsonl, results.json, table.md and compare.svg to the output folder.
+
+    Args:
+        output: the study's folder.
+        quick: two seeds, with the settings that the full study chose.
+        workers: processes; by default one a core.
+        settings: of the study; for tests.
+
+    Raises:
+        InputError: the folder holds another study.
+    """
+    folder = Path(output)
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output {folder}: expected a folder, got a file")
+    s = settings or Settings()
+    if quick:
+        s = replace(s, seeds=s.seeds[:2])
+    began = time.time()
+    runs = Runs(folder, s, workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
+                else workers or os.cpu_count() or 1)
+    chosen = committed() if quick else tune(runs)
+    asked = {}
+    for panel in PANELS:
+        for e in ENTRIES:
+            at = chosen[f"{panel}/{e.tuned_as or e.name}"]
+            asked[panel, e.name] = [Run(panel, e.name, seed, at["lr"], at["beta"]) for seed in s.seeds]
+    runs.of([r for several in asked.values() for r in several], "comparing")
+    rows = []
+    for panel in PANELS:
+        base = [measure(_world(seed, s.scale)[2], seed, s) for seed in s.seeds]
+        best = [measure(_world(seed, s.scale)[0].world(_world(seed, s.scale)[1], s.beta).optimum, seed, s) for seed in s.seeds]
+        rows.append(_row(panel, "base", "base (π_ref)", base, base, None))
+        for e in ENTRIES:
+            results = [runs.done[r.key] for r in asked[panel, e.name]]
+            rows.append(_row(panel, e.name, e.title, results, base, asked[panel, e.name][0]))
+        rows.append(_row(panel, "optimum", "π\\*, the exact optimum", best, base, None))
+    results = {
+        "command": f"una-ref compare{' --quick' if quick else ''} --output {output}",
+        "settings": asdict(s), "chosen": chosen, "rows": rows, "versions": versions(), "hardware": _hardware(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds_this_time": round(time.time() - began),
+        "seconds_of_runs": round(sum(r["seconds"] for r in runs.done.values())),
+    }
+    write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+    write_text(folder / "table.md", table(results))
+    draw(results, folder)
+    return results
+
+
+MEASURES = ("regret", "reward", "kl", "accuracy", "length")
+
+
+def interval(values: Sequence[float]) -> tuple[float, float]:
+    """Mean and half the width of its 95 % interval (Student's t over seeds)."""
+    from scipy import stats
+
+    mean = statistics.fmean(values)
+    if len(values) < 2:
+        return mean, math.nan
+    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+
+
+def _row(panel: str, name: str, title: str, results: Sequence[dict[str, float]], base: Sequence[dict[str, float]],
+         run: Run | None) -> dict[str, Any]:
+    out: dict[str, Any] = {"panel": panel, "name": name, "title": title, "lr": run and run.lr, "beta": run and run.beta}
+    for m in MEASURES:
+        values = [r[m] for r in results]
+        mean, half = interval(values)
+        out[m] = {"mean": mean, "ci95": half, "values": values}
+    mean, half = interval([r["regret"] - b["regret"] for r, b in zip(results, base, strict=True)])
+    out["regret_against_base"] = {"mean": mean, "ci95": half}
+    return out
+
+
+def _hardware() -> str:
+    import platform
+
+    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def table(results: dict[str, Any]) -> str:
+    """The study as Markdown, one table a panel, rows by regret."""
+    s = results["settings"]
+    out = []
+    for panel, what in (("ratings", "Ratings, as the papers have them"), ("model", "Feedback drawn from the reward itself")):
+        out += [f"### {what}", "", "| method | exact regret | true reward | KL to π_ref | pair accuracy | letters | lr | β |",
+                "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+        rows = [r for r in results["rows"] if r["panel"] == panel]
+        for r in sorted(rows, key=lambda r: r["regret"]["mean"]):
+            cells = [f"{r[m]['mean']:.3f} ± {r[m]['ci95']:.3f}" for m in MEASURES]
+            settings = [f"{r[k]:g}" if r[k] else "" for k in ("lr", "beta")]
+            out.append("| " + " | ".join([r["title"], *cells, *settings]) + " |")
+        out.append("")
+    out.append(f"Mean ± 95 % interval over {len(s['seeds'])} seeds. {2 * s['rows']} labelled responses, {s['steps']} steps of "
+               f"{s['batch']} rows; regret and reward in reward units ({s['scale']:g} a unit of score), judged at β = {s['beta']:g}; "
+               f"each method at its best learning rate and β of one grid, by regret on seeds {s['tuning_seeds']}.")
+    return "\n".join(out) + "\n"
+
+
+def draw(results: dict[str, Any], folder: str | Path | None = None, name: str = "compare") -> Any:
+    """The study as a figure: each method's regret in both panels, a dot a seed and the mean's interval."""
+    from matplotlib.figure import Figure
+
+    from una_ref import figures
+
+    with figures.style():
+        fig = Figure(figsize=(9.6, 4.6))
+        titles = {"ratings": "ratings (the papers' setting)", "model": "feedback drawn from the reward"}
+        for axes, panel in zip(fig.subplots(1, 2), PANELS, strict=True):
+            rows = [r for r in results["rows"] if r["panel"] == panel and r["name"] != "optimum"]
+            rows.sort(key=lambda r: -r["regret"]["mean"])
+            base = next(r for r in rows if r["name"] == "base")["regret"]["mean"]
+            axes.axvline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
+            for y, r in enumerate(rows):
+                ours = r["name"].startswith("una-centred")
+                colour = figures.PALETTE["vermilion" if ours else "grey" if r["name"] == "base" else "blue"]
+                axes.plot(r["regret"]["values"], [y] * len(r["regret"]["values"]), "o", color=colour, alpha=0.35,
+                          markersize=4, markeredgewidth=0)
+                axes.errorbar(r["regret"]["mean"], y, xerr=r["regret"]["ci95"], fmt="D", color=colour, markersize=5)
+            axes.set_yticks(range(len(rows)), [r["name"] for r in rows])
+            axes.set_xlim(left=0)
+            axes.set_title(titles[panel])
+            axes.set_xlabel("exact regret J(π*) − J(π)")
+        return figures.save(fig, name, folder)

@@ -1,0 +1,1 @@
+"""Language models as policies: where they come from, their log-probs, their reference."""

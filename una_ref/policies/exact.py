@@ -1,0 +1,30 @@
+"""A language model in an enumerable world: the probability of every response there is."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from una_ref.data.batch import prefix_tree
+from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.theory.worlds import PrefixTree
+
+
+@torch.no_grad()
+def next_logps(model: Any, prompts: Sequence[Sequence[int]], tree: PrefixTree, vocabulary: Sequence[int]) -> torch.Tensor:
+    """(X, N, V) float64 log-prob of each next token at each prefix: every prompt is one packed prefix tree.
+
+    Args:
+        model: a causal LM whose responses consist of `vocabulary` tokens only (its generation config suppresses the rest).
+        prompts: X prompts as token ids.
+        tree: the world's prefixes.
+        vocabulary: the token id of each of the tree's V tokens.
+    """
+    training = model.training
+    model.eval()
+    batch = prefix_tree(prompts, tree.prefixes, vocabulary)
+    logps = sequence_logprobs(model, batch.to(next(model.parameters()).device))
+    model.train(training)
+    return logps.double().cpu().view(len(prompts), len(tree.prefixes), len(vocabulary))

@@ -1,0 +1,96 @@
+"""A policy and the reference that its implicit reward is measured against."""
+
+from __future__ import annotations
+
+import copy
+from contextlib import contextmanager
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from torch import nn
+
+from una_ref.data.batch import Batch
+from una_ref.errors import InputError
+from una_ref.policies.logprobs import layouts, sequence_logprobs
+
+REWRITES_BASE = ("pissa", "olora", "corda", "loftq")
+"""LoRA initialisations that change the base weights, so that adapters off is not the start policy."""
+
+AT_START = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
+"""Nats that |log π − log π_ref| may reach before the first step, by the model's dtype, where the two forwards differ."""
+
+
+class Policy(nn.Module):
+    """A causal LM under training, with its reference.
+
+    The reference is the same model with its adapters off; without adapters (full fine-tuning, a table) it is a
+    frozen copy; with ``anchored=False`` there is none, and none is held in memory.
+
+    Calling the policy gives (B,) log-probs of a batch, with gradient.
+    """
+
+    def __init__(self, model: Any, *, anchored: bool = True) -> None:
+        super().__init__()
+        self.model = model
+        self.adapters = hasattr(model, "disable_adapter")
+        if self.adapters:
+            for name, config in model.peft_config.items():
+                start = str(getattr(config, "init_lora_weights", True)).lower()
+                if anchored and start.startswith(REWRITES_BASE):
+                    raise InputError(f"adapter {name!r}: expected an initialisation that leaves the base as it is, got "
+                                     f"{start!r}, which changes it; adapters off would not be the start policy")
+        self.anchored = anchored
+        frozen = anchored and not self.adapters
+        self.copy = [copy.deepcopy(model).eval().requires_grad_(False)] if frozen else []  # a list: not a submodule
+
+    @property
+    def layout(self) -> Any:
+        """The batch layout that the model takes best."""
+        return layouts(self.model)[0]
+
+    @property
+    def device(self) -> torch.device:
+        """Where the parameters are."""
+        return next(self.model.parameters()).device
+
+    def forward(self, batch: Batch) -> torch.Tensor:
+        """(B,) log π(y|x)."""
+        return sequence_logprobs(self.model, batch)
+
+    @contextmanager
+    def as_reference(self) -> Iterator[Any]:
+        """The reference model, in eval mode and without gradient."""
+        training = self.model.training
+        with torch.no_grad():
+            if self.copy:
+                yield self.copy[0].to(self.device)
+                return
+            self.model.eval()
+            try:
+                with self.model.disable_adapter():
+                    yield self.model
+            finally:
+                self.model.train(training)
+
+    def reference(self, batch: Batch) -> torch.Tensor:
+        """(B,) log π_ref(y|x)."""
+        with self.as_reference() as model:
+            return sequence_logprobs(model, batch)
+
+    def check_start(self, batch: Batch) -> float:
+        """Largest |log π − log π_ref| over a batch before the first step.
+
+        Raises:
+            InputError: where it is beyond `AT_START`: the reference is not the policy that training starts from.
+        """
+        training = self.model.training
+        self.model.eval()
+        with torch.no_grad():
+            gap = (self(batch) - self.reference(batch)).abs().max().item()
+        self.model.train(training)
+        limit = AT_START[next(self.model.parameters()).dtype]
+        if not gap <= limit:
+            raise InputError(f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}; "
+                             "the adapter is not fresh, or the reference is another model")
+        return gap

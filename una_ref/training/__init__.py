@@ -1,0 +1,1 @@
+"""Config, loop, checkpoints and recipes: from rows to a trained policy."""
