@@ -1,12 +1,13 @@
 """Looking methods up, and the facts that their records state."""
 
 import inspect
+import json
 
 import pytest
 import torch
 
 from una_ref.errors import InputError
-from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, table
+from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, describe, table
 
 F64 = torch.float64
 BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -108,6 +109,19 @@ def test_table_is_text():
     assert rows["una-pair = dpo"]["feedback"] == "pairs"
     assert rows["una-centred"]["feedback"] == "scores, labels, pairs"
     assert rows["una-score"]["unchanged by r → r + g(x)"] == "no"
+
+
+@BY_NAME
+def test_describe_is_ready_for_json(method):
+    assert json.loads(json.dumps(describe(method))) == describe(method)
+
+
+def test_describe():
+    record = describe(METHODS["una-score"])
+    arguments = ["logps", "ref_logps", "scores", "baseline=0.0", "beta=0.03"]
+    assert record["arguments"] == {"scores": arguments, "printed": arguments, "released": arguments}
+    assert record["errata"].split(", ")[-1] == "EU14" and record["equation"] == "UNA Eq. 10"
+    assert describe(METHODS["kto"])["axes"]["F1"] == "Binary"
 
 
 def test_axes_of_the_survey():

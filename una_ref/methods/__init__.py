@@ -1,6 +1,6 @@
 """What each method is: rewards, shapes, the losses made of them, and the registry that describes them all."""
 
 from una_ref.methods.method import AXES, KINDS, Method
-from una_ref.methods.registry import METHODS, UnknownMethod, table
+from una_ref.methods.registry import METHODS, UnknownMethod, describe, table
 
-__all__ = ["AXES", "KINDS", "METHODS", "Method", "UnknownMethod", "table"]
+__all__ = ["AXES", "KINDS", "METHODS", "Method", "UnknownMethod", "describe", "table"]

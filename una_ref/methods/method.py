@@ -44,7 +44,7 @@ class Method:
     reward, comparison, shape, regulariser
         Keys of the lists in `composition`.
     samples_from
-        Where the responses come from: "a data set", "π_ref", "the current π", "a replay buffer", ...
+        Where the responses come from: "a fixed data set", "π_ref", "the current π", "a replay buffer", ...
     losses
         Kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
         returns one number per example.

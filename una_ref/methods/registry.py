@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import inspect
 from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 from una_ref.errors import InputError
-from una_ref.methods.method import Method
+from una_ref.methods.method import Loss, Method
 from una_ref.methods.records import RECORDS
 
 
@@ -61,3 +63,25 @@ def table() -> list[dict[str, str]]:
         }
         for method in METHODS.values()
     ]
+
+
+def describe(method: Method) -> dict[str, Any]:
+    """The whole record, ready for JSON: its row of the table, the arguments of each form, what is known."""
+    row = next(row for row, known in zip(table(), METHODS.values(), strict=True) if known is method)
+    forms = {**method.losses, "printed": method.printed, "released": method.released}
+    return {
+        **row,
+        "paper": method.paper,
+        "arguments": {form: _arguments(loss) for form, loss in forms.items() if loss is not None},
+        "needs a reference": "yes" if method.needs_reference else "no",
+        "a composition of the five choices": "yes" if method.composes else "no",
+        "reductions": method.reductions,
+        "notebook": method.notebook or "",
+        "axes": dict(method.axes),
+    }
+
+
+def _arguments(loss: Loss) -> list[str]:
+    """The arguments of a loss as text, with their defaults: "logps", "beta=0.03"."""
+    parameters = inspect.signature(loss).parameters.values()
+    return [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters]

@@ -83,7 +83,7 @@ class PrefixTree:
             raise ValueError(f"a tree needs vocabulary >= 2 and length >= 1, got {vocabulary} and {length}")
         self.vocabulary, self.length = vocabulary, length
         prefixes, parents, sequences, steps = [], [], [], []
-        for parent, tokens, path in self._walk((), ()):
+        for parent, tokens, path in self._walk():
             prefixes.append(tokens)
             parents.append(parent)
             ends = range(vocabulary) if len(tokens) == length - 1 else (EOS,)
@@ -98,9 +98,10 @@ class PrefixTree:
         used = self.steps != PAD
         self._edges = torch.where(used, self.steps * vocabulary + self.sequences, len(prefixes) * vocabulary)
 
-    def _walk(self, tokens: tuple[int, ...], path: tuple[int, ...]) -> Iterator[tuple]:
+    def _walk(self) -> Iterator[tuple[int, tuple[int, ...], tuple[int, ...]]]:
         """(parent, prefix, rows of the prefixes on the way to it and its own), depth first."""
-        stack, number = [(tokens, path)], 0
+        stack: list[tuple[tuple[int, ...], tuple[int, ...]]] = [((), ())]
+        number = 0
         while stack:
             tokens, path = stack.pop()
             yield (path[-1] if path else -1), tokens, (*path, number)
