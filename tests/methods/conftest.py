@@ -34,7 +34,7 @@ def draw():
     def draw(loss, size=6, *, dtype=torch.float64, seed=0, groups=True):
         torch.manual_seed(seed)
         arguments = {}
-        for name in inspect.signature(loss).parameters:
+        for name, parameter in inspect.signature(loss).parameters.items():
             if name.endswith("logps"):
                 arguments[name] = -5 * torch.rand(size, dtype=dtype)
             elif name.endswith("scores"):
@@ -47,7 +47,7 @@ def draw():
                 arguments[name] = 0.7
             elif name == "groups" and groups:
                 arguments[name] = torch.arange(size) // 2
-            elif name == "baseline" and not groups:
+            elif name == "baseline" and (not groups or parameter.default is parameter.empty):
                 arguments[name] = torch.randn(size, dtype=dtype)
         return arguments
 

@@ -47,6 +47,24 @@ def una_pair_printed(
     return linear(margin(chosen, rejected))  # UNA Eq. 8
 
 
+def una_centred_pairs(
+    *,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    beta: float = 0.03,
+) -> Tensor:
+    """`una_pair` at the β of centred UNA's other likelihoods, so that mixed feedback speaks of one reward."""
+    return una_pair(
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        beta=beta,
+    )
+
+
 def una_centred_pairwise(
     *,
     chosen_logps: Tensor,

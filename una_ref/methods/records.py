@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 from una_ref.methods import pairs, singles
 from una_ref.methods.method import AXES, Method
 
@@ -120,8 +118,8 @@ UNA_CENTRED = Method(
     # One β for the three likelihoods, so that feedback of several kinds speaks of one reward.
     losses={
         "scores": singles.una_centred,
-        "labels": partial(singles.una_binary_bce, beta=0.03),
-        "pairs": partial(pairs.una_pair, beta=0.03),
+        "labels": singles.una_centred_labels,
+        "pairs": pairs.una_centred_pairs,
     },
     needs_reference=True,
     shift_invariant=True,

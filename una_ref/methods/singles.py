@@ -115,6 +115,13 @@ def una_centred(
     )  # UNA Eq. 10 and 23
 
 
+def una_centred_labels(
+    *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float, beta: float = 0.03
+) -> Tensor:
+    """`una_binary_bce` with V(x), which must be given: a thumb says nothing of the other responses, so V is learned."""
+    return una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
+
+
 def kto(
     *,
     logps: Tensor,
