@@ -93,7 +93,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
     tuning_seeds: tuple[int, ...] = (100, 101)
     lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3)
-    betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0)
+    betas: tuple[float, ...] = (0.01, 0.03, 0.1, 0.3, 1.0)
     held_out: int = 2048
 
 
@@ -164,6 +164,8 @@ def measure(logps: torch.Tensor, seed: int, settings: Settings) -> dict[str, flo
     out = world.world(ref_next, settings.beta).metrics(logps)
     lengths = torch.tensor([len(y) for y, _ in world.responses], dtype=torch.float64)
     out["length"] = float((logps.exp() @ lengths).mean())
+    exact = world.ratings[..., toysteer.METRICS.index("correctness")] == 4
+    out["exact"] = float((logps.exp() * exact).sum(1).mean())
     held = world.draw(settings.held_out, ref, seed=10_000 + seed, untied=True)
     implicit = (logps - ref)[held[:, :1], held[:, 1:]]
     truth = world.scores[held[:, :1], held[:, 1:]]

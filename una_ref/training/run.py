@@ -27,7 +27,7 @@ from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training import checkpoints
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.loop import NonFinite, Trainer, losses_of, order
 
 ADAPTER, WEIGHTS, CARD, METRICS, RECORD = ("adapter_model.safetensors", "model.safetensors", "README.md",
@@ -79,7 +79,7 @@ def toysteer_base(*, progress: bool = True) -> Path:
     import transformers
 
     config = resolve("toysteer/base")
-    parts = [json.dumps(config.to_dict(), sort_keys=True), str(toysteer.WORDS), str(toysteer.demonstrations(500)),
+    parts = [json.dumps(recipe("toysteer/base"), sort_keys=True), str(toysteer.WORDS), str(toysteer.demonstrations(500)),
              torch.__version__, transformers.__version__]
     folder = cache_folder() / f"toysteer-base-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
     if not (folder / WEIGHTS).exists() or not json.loads((folder / RECORD).read_text())["finished"]:
