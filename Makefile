@@ -1,0 +1,56 @@
+# Everything there is to run, from a bare checkout on a fresh machine. `make help` lists it.
+
+VENV := .venv
+PY := $(VENV)/bin/python
+READY := $(VENV)/.ready
+WORKERS ?= 2
+
+# A Python is tried before it is believed: version managers leave names on the path that lead nowhere.
+SUPPORTED := import sys, ensurepip; sys.exit(not (3, 11) <= sys.version_info < (3, 15))
+PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python3 python; do \
+	$$name -c '$(SUPPORTED)' 2>/dev/null && echo $$name && break; done)
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test test-slow notebooks setup clean
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
+
+demo: $(READY) ## the papers' methods on a world whose optimum is known: a table and a figure, in minutes
+	$(PY) -m una_ref compare --quick --output runs/demo
+	@echo; echo "Table:  runs/demo/table.md"; for figure in runs/demo/*.svg; do echo "Figure: $$figure"; done
+
+# The checks' numbers must not depend on the cores, and the workers share them.
+test test-slow: export OMP_NUM_THREADS = 1
+test test-slow: export TOKENIZERS_PARALLELISM = false
+# Notebooks draw their figures here, so that a test never touches the committed ones.
+test test-slow: export UNA_REF_FIGURES = $(CURDIR)/build/figures
+test test-slow: export UNA_REF_SCALE = ci
+
+test: $(READY) ## lint, layers, types, unit tests, every notebook: at most 15 minutes
+	$(PY) -m ruff check .
+	$(VENV)/bin/lint-imports
+	$(PY) -m mypy
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" --nbmake tests notebooks
+
+test-slow: $(READY) ## what takes longer, and the README's own code
+	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow tests
+
+notebooks: $(READY) ## execute every notebook and write its twin, notebooks/*.ipynb
+	$(PY) -m una_ref.notebook build
+
+setup: $(READY) ## only the environment, .venv (the others see to it themselves)
+
+# torch comes first and alone, so that pip may take a build for this machine's processor if it is offered one.
+$(READY): pyproject.toml constraints.txt
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -c '$(SUPPORTED)' 2>/dev/null || { \
+	echo "This needs Python 3.11, 3.12, 3.13 or 3.14 (with ensurepip), and found none." >&2; \
+	echo "Install one, or name yours: make PYTHON=/path/to/python3.12 ..." >&2; exit 1; }
+	@$(PY) -m pip --version >/dev/null 2>&1 || "$(PYTHON)" -m venv $(VENV)
+	$(PY) -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
+	$(PY) -m pip install -c constraints.txt -e '.[test]'
+	@touch $(READY)
+
+clean: ## caches and build products; runs/ and .venv stay
+	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis
+	find una_ref tests notebooks -name __pycache__ -type d -prune -exec rm -rf {} +

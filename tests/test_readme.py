@@ -1,0 +1,66 @@
+"""The README tells the truth: its links lead somewhere, its commands exist, its Python runs."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def readme() -> str:
+    return (ROOT / "README.md").read_text(encoding="utf-8")
+
+
+def blocks(*languages: str) -> list[str]:
+    found = re.findall(r"^```(\w*)\n(.*?)^```", readme(), flags=re.MULTILINE | re.DOTALL)
+    return [text for language, text in found if language in languages]
+
+
+def commands(program: str) -> list[list[str]]:
+    """The lines of the README's shell blocks that call ``program``, as words, without comments."""
+    text = "\n".join(blocks("", "sh", "bash", "shell", "console")).replace("\\\n", " ")
+    lines = (re.sub(r"\s#.*", "", line).removeprefix("$ ").split() for line in text.splitlines())
+    return [words for words in lines if words and Path(words[0]).name == program]
+
+
+def test_links_and_pictures_lead_somewhere():
+    text = re.sub(r"^```.*?^```", "", readme(), flags=re.MULTILINE | re.DOTALL)
+    targets = re.findall(r"\]\(([^)#\s]+)[^)]*\)", text) + re.findall(r'(?:src|href|srcset)="([^"#]+)"', text)
+    local = [target for target in targets if not re.match(r"\w+:", target)]
+    assert local, "the README shows neither a table, a figure nor a notebook"
+    assert [target for target in local if not (ROOT / target).exists()] == []
+
+
+def test_make_targets_exist():
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    named = {word for words in commands("make") for word in words[1:] if "=" not in word}
+    assert {"demo", "test"} <= named
+    assert {name for name in named if not re.search(rf"^{name}:", makefile, flags=re.MULTILINE)} == set()
+
+
+def test_commands_and_their_options_exist():
+    lines = [words[1:] for words in commands("una-ref")]
+    assert lines, "the README shows no command"
+    for name in sorted({words[0] for words in lines}):
+        asked = [sys.executable, "-m", "una_ref", name, "--help"]
+        done = subprocess.run(asked, cwd=ROOT, capture_output=True, text=True, check=False)
+        assert done.returncode == 0, f"una-ref {name}: {done.stderr}"
+        written = [word for words in lines if words[0] == name for word in words]
+        used = {word.split("=")[0] for word in written if word.startswith("--")}
+        known = set(re.findall(r"--[\w-]+", done.stdout))
+        assert used <= known, f"una-ref {name} has no {', '.join(sorted(used - known))}"
+
+
+@pytest.mark.slow
+def test_its_python_runs_from_top_to_bottom(tmp_path):
+    script = tmp_path / "readme.py"
+    script.write_text("\n".join(blocks("python")), encoding="utf-8")
+    assert script.read_text().strip(), "the README shows no Python"
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    asked = [sys.executable, script]
+    done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
