@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
+import shutil
 import signal
 import sys
 import threading
@@ -82,14 +84,22 @@ def toysteer_base(*, progress: bool = True) -> Path:
     parts = [json.dumps(recipe("toysteer/base"), sort_keys=True), str(toysteer.WORDS), str(toysteer.demonstrations(500)),
              torch.__version__, transformers.__version__]
     folder = cache_folder() / f"toysteer-base-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
-    if not (folder / WEIGHTS).exists() or not json.loads((folder / RECORD).read_text())["finished"]:
-        threads = torch.get_num_threads()
-        torch.set_num_threads(1)  # matrices this small gain nothing from a second one, and lose much on a busy machine
-        try:
-            train(replace(config, output=str(folder)), progress=progress)
-        finally:
-            torch.set_num_threads(threads)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with open(folder.with_suffix(".lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first and finds it made
+        if not _finished(folder):
+            shutil.rmtree(folder, ignore_errors=True)
+            threads = torch.get_num_threads()
+            torch.set_num_threads(1)  # matrices this small gain nothing from a second one, and lose on a busy machine
+            try:
+                train(replace(config, output=str(folder)), progress=progress)
+            finally:
+                torch.set_num_threads(threads)
     return folder
+
+
+def _finished(folder: Path) -> bool:
+    return (folder / RECORD).exists() and bool(json.loads((folder / RECORD).read_text())["finished"])
 
 
 def reference_logps(model: Any, world: toysteer.ToySteer) -> torch.Tensor:
