@@ -1,10 +1,10 @@
-"""Real text through the whole path, every kind of feedback: does what should move on held-out prompts move the right way?
+"""Real text through the whole path, every kind of feedback: does what should move on held-out prompts move right?
 
     UNA_REF_DATA=/path/to/data python benchmarks/real_input.py --output figures/runs/real_input.json
 
-Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt) and hh_harmless_pairs.jsonl.gz (pairs of
-dialogues). First a small Mistral and its BPE tokenizer are made from the data and fine-tuned on the better responses; then each
-run below starts from that. Held-out prompts are never trained on. Only numbers are written, none of the text.
+Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt) and hh_harmless_pairs.jsonl.gz (pairs
+of dialogues). First a small Mistral and its BPE tokenizer are made from the data and fine-tuned on the better responses;
+then each run below starts from that. Held-out prompts are never trained on. Only numbers are written, none of the text.
 """
 
 from __future__ import annotations
@@ -21,8 +21,14 @@ from una_ref.training.card import versions
 from una_ref.training.config import resolve
 from una_ref.training.run import train
 
-SHAPE = ["shape.hidden_size=128", "shape.intermediate_size=384", "shape.num_hidden_layers=2", "shape.num_attention_heads=4",
-         "shape.num_key_value_heads=2", "shape.max_position_embeddings=1024"]
+SHAPE = [
+    "shape.hidden_size=128",
+    "shape.intermediate_size=384",
+    "shape.num_hidden_layers=2",
+    "shape.num_attention_heads=4",
+    "shape.num_key_value_heads=2",
+    "shape.max_position_embeddings=1024",
+]
 COMMON = ["max_length=192", "empty=keep", "eval_every=100", "log_every=20", "held_out=0.1"]
 RUNS = {
     # name: method, data, settings
@@ -33,7 +39,11 @@ RUNS = {
     "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
     "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
     "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=1e-3", "batch=8"]),
-    "scores, pairs and labels mixed": ("una-centred", "alpaca,hh,labels", ["beta=0.03", "lr=1e-3", "batch=8", "baseline=learned"]),
+    "scores, pairs and labels mixed": (
+        "una-centred",
+        "alpaca,hh,labels",
+        ["beta=0.03", "lr=1e-3", "batch=8", "baseline=learned"],
+    ),
 }
 
 
@@ -42,7 +52,9 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("figures/runs/real_input.json"))
     parser.add_argument("--steps", type=int, default=300)
-    parser.add_argument("--work", type=Path, help="folder for the runs themselves, to resume from (default: a temporary one)")
+    parser.add_argument(
+        "--work", type=Path, help="folder for the runs themselves, to resume from (default: a temporary one)"
+    )
     arguments = parser.parse_args()
     if "UNA_REF_DATA" not in os.environ:
         print("real_input: set UNA_REF_DATA to the folder that holds the data files", file=sys.stderr)
@@ -52,28 +64,48 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        files = {"alpaca": folder / "alpaca_eval_scores.jsonl.gz", "hh": folder / "hh_harmless_pairs.jsonl.gz",
-                 "labels": work / "labels.jsonl"}
+        files = {
+            "alpaca": folder / "alpaca_eval_scores.jsonl.gz",
+            "hh": folder / "hh_harmless_pairs.jsonl.gz",
+            "labels": work / "labels.jsonl",
+        }
         labelled(files["alpaca"], files["labels"])
-        sft = resolve("sft", [*SHAPE, *COMMON, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048"],
-                      data=f"{files['alpaca']},{files['hh']}", output=str(work / "sft"), steps=arguments.steps)
+        sft = resolve(
+            "sft",
+            [*SHAPE, *COMMON, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048"],
+            data=f"{files['alpaca']},{files['hh']}",
+            output=str(work / "sft"),
+            steps=arguments.steps,
+        )
         out = {"sft": {"method": "sft", "data": "alpaca,hh"} | summary(train(sft), work / "sft")}
         for name, (method, data, settings) in RUNS.items():
             output = work / name.replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
-            config = resolve(method, [*COMMON, *settings], data=",".join(str(files[d]) for d in data.split(",")),
-                             model=str(work / "sft"), output=str(output), steps=arguments.steps)
+            config = resolve(
+                method,
+                [*COMMON, *settings],
+                data=",".join(str(files[d]) for d in data.split(",")),
+                model=str(work / "sft"),
+                output=str(output),
+                steps=arguments.steps,
+            )
             out[name] = {"method": method, "data": data, "settings": settings} | summary(train(config), output)
             print(name, json.dumps(out[name]["held_out"]), file=sys.stderr)
-    record = {"command": " ".join(["python", *sys.argv]), "steps": arguments.steps, "runs": out, "versions": versions(),
-              "hardware": f"{os.cpu_count()} CPU cores", "date": time.strftime("%Y-%m-%d", time.gmtime()),
-              "seconds": round(time.time() - began)}
+    record = {
+        "command": " ".join(["python", *sys.argv]),
+        "steps": arguments.steps,
+        "runs": out,
+        "versions": versions(),
+        "hardware": f"{os.cpu_count()} CPU cores",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seconds": round(time.time() - began),
+    }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
     arguments.output.write_text(json.dumps(record, indent=1) + "\n")
     return 0
 
 
 def labelled(scores: Path, out: Path) -> None:
-    """A file of thumbs: the first two responses of every second prompt, up where the judge's score is above its median of 0.02."""
+    """A file of thumbs: the first two responses of every second prompt, up where the judge's score is above 0.02."""
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
 
@@ -87,10 +119,18 @@ def summary(record: dict, output: Path) -> dict:
     """Held-out metrics before and after, what was converted and cut, and the curve of held-out loss."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if "eval_loss" in line]
-    keep = ("eval_loss", "eval_rewards/margins", "eval_rewards/accuracies", "eval_rewards/chosen", "eval_rewards/rejected")
-    return {"notes": record["notes"],
-            "held_out": {k.removeprefix("eval_"): [evaluated[0][k], evaluated[-1][k]] for k in keep if k in evaluated[0]},
-            "curve": {"step": [line["step"] for line in evaluated], "loss": [line["eval_loss"] for line in evaluated]}}
+    keep = (
+        "eval_loss",
+        "eval_rewards/margins",
+        "eval_rewards/accuracies",
+        "eval_rewards/chosen",
+        "eval_rewards/rejected",
+    )
+    return {
+        "notes": record["notes"],
+        "held_out": {k.removeprefix("eval_"): [evaluated[0][k], evaluated[-1][k]] for k in keep if k in evaluated[0]},
+        "curve": {"step": [line["step"] for line in evaluated], "loss": [line["eval_loss"] for line in evaluated]},
+    }
 
 
 if __name__ == "__main__":

@@ -1,21 +1,23 @@
 """Rows become token ids, and token ids become a `Batch`: every prompt once, its responses packed behind it.
 
-A batch is a forest of tokens laid out in depth-first order: the descendants of a token stand right behind
-it. So one number per token, `until`, says who sees it: token i sees token j iff ``j <= i < until[j]``. A prompt with
-K responses, a padded row, a whole prefix tree and the pads are all that one rule with other numbers.
+A batch is a forest of tokens laid out in depth-first order: the descendants of a token stand right behind it.
+So one number per token, `until`, says who sees it: token i sees token j iff ``j <= i < until[j]``. A prompt
+with K responses, a padded row, a prefix tree and the pads are all that one rule with other numbers.
 
-    row     <s> p p p | y1 y1 | y2 y2 y2 | <s> q q | z z z      two prompts in one packed row
-    until    .........9          ^5      ^9            ...      p until its last response ends, y1 until its own end
+    index  0    1  2  3   4  5   6  7  8   9    10 11  12 13
+    token  <s>  p  p  p   y  y   z  z  z   <s>  q  q   w  w     two prompts in one packed row: p with two
+    until  9    9  9  9   6  6   9  9  9   14   14 14  14 14    responses, y and z, and q with one, w
 
-What a token predicts is named by (predictor, target): the log-prob of response token t is read at the position
-of the token before it, and for the first response token that is the last token of the prompt, stored once.
+What a position predicts is named by (predictor, target): the log-prob of a response token is read at the
+token before it, and for the first response token that is the last token of the prompt, stored once. A
+response's last token predicts nothing and is not laid out.
 """
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field, fields, replace
+from dataclasses import dataclass, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -34,7 +36,7 @@ PLAIN_TEMPLATE = (
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One prompt with its responses as token ids, and one kind of feedback about them (none of the three: imitate)."""
+    """A prompt and its responses as token ids, with one kind of feedback (none of the three: imitate)."""
 
     prompt: tuple[int, ...]
     responses: tuple[tuple[int, ...], ...]
@@ -44,9 +46,14 @@ class Example:
     prompt_index: int = 0
     source: str = ""
 
+    def __post_init__(self) -> None:
+        if not self.prompt or not self.responses or not all(self.responses):
+            raise InputError(f"{self.source}: expected a prompt and responses of at least one token, got "
+                             f"lengths {len(self.prompt)} and {[len(r) for r in self.responses]}")
+
     @property
     def tokens(self) -> int:
-        """Tokens that the packed layout computes: a response's last token predicts nothing and is left out."""
+        """Tokens that the packed layout computes, see the module's first lines."""
         return len(self.prompt) + sum(len(r) - 1 for r in self.responses)
 
     @property
@@ -64,26 +71,30 @@ class Example:
 class Encoder:
     """Turns a `Row` into an `Example`; what it had to cut or drop is counted in `counts`.
 
-    Prompt and response are tokenised apart, so no token spans the boundary. BOS stands once at the start (where the
-    tokenizer has one that is not also its EOS, as GPT-2's is), EOS once at the end of every response that was
-    not cut. A tokenizer's own chat template is used for messages and, as one user turn, for plain text; without
-    one, messages go through `PLAIN_TEMPLATE` and plain text stays as it is.
+    No token spans the boundary: a prompt's ids are what a model is given at inference, a response's ids what
+    continues them. EOS stands once at the end of every response that was not cut. A tokenizer's own chat
+    template is used for messages and, as one user turn, for plain text, and itself says whether there is a
+    BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS stands in front
+    (if the tokenizer has one that is not also its EOS, as GPT-2's is).
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        max_length: most tokens of prompt and response together. A longer response is cut and then has no EOS; a row
-            whose prompt leaves no room is dropped.
+        max_length: most tokens of prompt and response together. A longer response is cut and then has no EOS;
+            a row whose prompt leaves no room is dropped.
         max_response: most tokens of a response (EOS included), if fewer.
+
+    Raises:
+        InputError: the tokenizer has no EOS, so that no response could end.
     """
 
     def __init__(self, tokenizer: Any, *, max_length: int = 2048, max_response: int | None = None) -> None:
+        if tokenizer.eos_token_id is None:
+            raise InputError("tokenizer: expected one with an EOS token, got none")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_response = max_response
         self.counts: Counter[str] = Counter()
         self._prompts: dict[tuple[int, ...], int] = {}
-        self._eos = tokenizer.eos_token_id
-        self._bos = tokenizer.bos_token_id if tokenizer.bos_token_id != tokenizer.eos_token_id else None
 
     @property
     def prompts(self) -> int:
@@ -115,48 +126,72 @@ class Encoder:
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 
     def prompt(self, row: Row) -> list[int]:
-        """Token ids of the prompt, BOS included."""
-        text = self._text(row, None)
+        """Token ids of the prompt, BOS included once.
+
+        Raises:
+            InputError: the prompt has no token to predict from, or the chat template refuses its messages.
+        """
+        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
+        text = self._text(row)
         ids = self._ids(text)
-        while self._bos is not None and ids[:1] == [self._bos]:
-            ids = ids[1:]
-        ids = ([self._bos] if self._bos is not None else []) + ids
+        begun = ids[:1] == [bos]
+        while ids[:1] == [bos]:  # a template's BOS and a tokenizer's own
+            del ids[0]
+        if begun or (bos not in (None, eos) and not self.tokenizer.chat_template):
+            ids.insert(0, bos)
         if not ids:
-            raise InputError(f"{row.source}: field prompt: expected at least one token to predict from, got {text!r}")
+            raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {text!r}")
         return ids
 
     def response(self, row: Row, text: str) -> list[int]:
         """Token ids of one response, EOS included once."""
+        eos = self.tokenizer.eos_token_id
+        opening = self._text(row)
         if self.tokenizer.chat_template:
-            prompt, whole = self._text(row, None), self._text(row, text)
-            text = whole[len(prompt):] if whole.startswith(prompt) else text
-        ids = self._ids(text)
-        if self._eos is None:
-            return ids
-        # A chat template may close the turn itself and add a line break behind EOS; keep what ends at the first
-        # EOS of the closing run.
-        body = list(ids)
-        while body and (body[-1] == self._eos or (self.tokenizer.chat_template and self._blank(body[-1]))):
-            body.pop()
-        return body + [self._eos]
+            whole = self._text(row, text)
+            text = whole[len(opening):] if whole.startswith(opening) else text
+        ids = self._continuation(opening, text)
+        end = len(ids)
+        while end and not self.tokenizer.decode(ids[end - 1]).strip():
+            end -= 1
+        if end and ids[end - 1] in self.tokenizer.all_special_ids:
+            del ids[end:]  # the line break that a template puts behind a turn
+        while ids[-1:] == [eos]:
+            del ids[-1]
+        return [*ids, eos]
 
-    def _blank(self, token: int) -> bool:
-        return not self.tokenizer.decode([token]).strip()
+    def _continuation(self, opening: str, text: str) -> list[int]:
+        """Ids of a text behind another: as tokenised in that place, unless a token would span the boundary.
+
+        In that case as tokenised behind a line break (alone, it would get a space in front from tokenizers of
+        Llama's kind), and where the line break has the same trouble, alone.
+        """
+        for before in (opening, "\n", ""):
+            context, whole = self._ids(before), self._ids(before + text)
+            if whole[: len(context)] == context:
+                break
+        return whole[len(context):]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
-    def _text(self, row: Row, response: str | None) -> str:
+    def _text(self, row: Row, response: str | None = None) -> str:
+        """The prompt as text, ready to be answered; with a response, the whole conversation."""
+        from jinja2 import TemplateError
+
         own = self.tokenizer.chat_template
         if isinstance(row.prompt, str) and not own:
             return row.prompt
-        messages = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else list(row.prompt)
-        messages = [dict(m) for m in messages]
+        turns = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else [*row.prompt]
         if response is not None:
-            messages.append({"role": "assistant", "content": response})
-        return self.tokenizer.apply_chat_template(
-            messages, chat_template=own or PLAIN_TEMPLATE, tokenize=False, add_generation_prompt=response is None
-        )
+            turns.append({"role": "assistant", "content": response})
+        try:
+            return self.tokenizer.apply_chat_template(
+                turns, chat_template=None if own else PLAIN_TEMPLATE, tokenize=False,
+                add_generation_prompt=response is None)
+        except TemplateError as error:
+            raise InputError(f"{row.source}: prompt: expected messages that the chat template takes, got roles "
+                             f"{[t['role'] for t in turns]}: {error}") from None
 
     def encode(self, rows: Iterable[Row]) -> list[Example]:
         """All rows that fit.
@@ -171,7 +206,7 @@ class Encoder:
         return examples
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Batch:
     """Token rows (R, L), N scored tokens, B responses of G prompts, and the feedback about them.
 
@@ -179,16 +214,16 @@ class Batch:
         tokens, positions, until: (R, L) int64; see the module's first lines.
         predictor: (N,) flat index into R·L of the position whose output predicts the scored token.
         target: (N,) id of the scored token.
-        response: (N,) which response, 0 … B−1, the scored token belongs to.
+        response: (N,) which response, 0 … B−1, the scored token belongs to; ascending.
         groups: (B,) which prompt, 0 … G−1, each response answers.
-        lengths: (B,) scored tokens of each response.
+        lengths: (B,) scored tokens of each response, EOS included.
         prompts: (G,) index of each prompt in its data set.
         pairs: (P, 2) chosen and rejected response.
         scored, scores: (S,) responses that have a score, and the scores.
         labelled, labels: (Q,) responses that have a label, and the labels in [0, 1].
         demos: (D,) responses to imitate.
         sources: where each prompt's row stood.
-        layout: "packed" (needs a model that takes a 4-D mask) or "padded" (one response a row, plain causal mask).
+        layout: "packed" (for models that take a 4-D mask) or "padded" (a response a row, plain causal mask).
     """
 
     tokens: torch.Tensor
@@ -206,7 +241,7 @@ class Batch:
     labelled: torch.Tensor
     labels: torch.Tensor
     demos: torch.Tensor
-    sources: tuple[str, ...] = field(default=())
+    sources: tuple[str, ...] = ()
     layout: Layout = "packed"
 
     @property
@@ -216,8 +251,8 @@ class Batch:
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
-        moved = {f.name: getattr(self, f.name).to(device) for f in fields(self)
-                 if isinstance(getattr(self, f.name), torch.Tensor)}
+        values = ((f.name, getattr(self, f.name)) for f in fields(self))
+        moved: dict[str, Any] = {k: v.to(device) for k, v in values if isinstance(v, torch.Tensor)}
         return replace(self, **moved)
 
     def visible(self) -> torch.Tensor:
@@ -229,8 +264,8 @@ class Batch:
 def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     """Lay examples out. Responses keep the order of the examples, whatever the layout.
 
-    Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first. Padded: a row a
-    response, padded on the right; the yardstick, and the way for models that take no such mask.
+    Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first. Padded: a
+    row a response, padded on the right; the yardstick, and the way for models that take no such mask.
     """
     responses = [(g, r) for g, e in enumerate(examples) for r in e.responses]
     first = [0]
@@ -244,10 +279,12 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     rows = _fill(sizes) if layout == "packed" else [[i] for i in range(len(blocks))]
     width = max(sum(sizes[i] for i in row) for row in rows)
 
-    tokens, positions, until = [], [], []
+    tokens, positions, until = [], [], []  # type: list[list[int]], list[list[int]], list[list[int]]
     predictor: list[list[int]] = [[] for _ in responses]
     for r, row in enumerate(rows):
-        row_tokens, row_positions, row_until = [], [], []
+        row_tokens: list[int] = []
+        row_positions: list[int] = []
+        row_until: list[int] = []
         for i in row:
             prompt, span = blocks[i]
             row_tokens += prompt
@@ -261,10 +298,10 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
                 row_tokens += body
                 row_positions += range(len(prompt), len(prompt) + len(body))
                 row_until += [len(row_until) + len(body)] * len(body)
-        for at in range(len(row_tokens), width):  # a pad sees itself only and nothing sees it
-            row_tokens.append(0)
-            row_positions.append(0)
-            row_until.append(at + 1)
+        pads = range(len(row_tokens), width)  # a pad sees itself only and nothing sees it
+        row_tokens += [0] * len(pads)
+        row_positions += [0] * len(pads)
+        row_until += [at + 1 for at in pads]
         tokens.append(row_tokens)
         positions.append(row_positions)
         until.append(row_until)
@@ -272,9 +309,14 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     def ints(values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.int64)
 
+    def reals(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
     def of(kind: str) -> list[int]:
         return [b for g, e in enumerate(examples) if e.kind == kind for b in range(first[g], first[g + 1])]
 
+    pairs = [(start + chosen, start + rejected)
+             for start, e in zip(first, examples, strict=False) for chosen, rejected in e.pairs or ()]
     return Batch(
         tokens=ints(tokens), positions=ints(positions), until=ints(until),
         predictor=ints([p for ps in predictor for p in ps]),
@@ -283,11 +325,11 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
         groups=ints([g for g, _ in responses]),
         lengths=ints([len(r) for _, r in responses]),
         prompts=ints([e.prompt_index for e in examples]),
-        pairs=ints([(first[g] + w, first[g] + l) for g, e in enumerate(examples) for w, l in e.pairs or ()]).view(-1, 2),
+        pairs=ints(pairs).view(-1, 2),
         scored=ints(of("scores")),
-        scores=torch.tensor([s for e in examples if e.kind == "scores" for s in e.scores or ()], dtype=torch.float64),
+        scores=reals([s for e in examples if e.kind == "scores" for s in e.scores or ()]),
         labelled=ints(of("labels")),
-        labels=torch.tensor([s for e in examples if e.kind == "labels" for s in e.labels or ()], dtype=torch.float64),
+        labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
         sources=tuple(e.source for e in examples),
         layout=layout,
@@ -309,7 +351,7 @@ def _fill(sizes: Sequence[int]) -> list[list[int]]:
 
 
 def microbatches(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
-    """Split into runs of at most `tokens` packed tokens; an example is never split, a longer one stands alone."""
+    """Split into runs of at most `tokens` packed tokens; no example is split, a longer one stands alone."""
     run: list[Example] = []
     used = 0
     for e in examples:
@@ -323,7 +365,7 @@ def microbatches(examples: Sequence[Example], tokens: int) -> Iterator[list[Exam
 
 
 def prefix_tree(prompts: Sequence[Sequence[int]], prefixes: torch.Tensor, vocabulary: Sequence[int]) -> Batch:
-    """Every prefix of an enumerable world behind each prompt, and every next token of it as a response of one token.
+    """Every prefix of an enumerable world behind each prompt, its next tokens as responses of one token each.
 
     `sequence_logprobs` of this batch, viewed as (X, N, V), is the policy's next-token table: what
     `SequenceWorld.sequence_logps` takes.
@@ -365,5 +407,6 @@ def prefix_tree(prompts: Sequence[Sequence[int]], prefixes: torch.Tensor, vocabu
         target=torch.tensor(vocabulary).repeat(len(prompts) * n),
         response=torch.arange(edges), groups=torch.arange(len(prompts)).repeat_interleave(n * v),
         lengths=torch.ones(edges, dtype=torch.int64), prompts=torch.arange(len(prompts)),
-        pairs=none.view(0, 2), scored=none, scores=none.double(), labelled=none, labels=none.double(), demos=none,
+        pairs=none.view(0, 2), scored=none, scores=none.double(), labelled=none, labels=none.double(),
+        demos=none,
     )

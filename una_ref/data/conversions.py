@@ -14,6 +14,7 @@ from functools import partial
 from itertools import chain, combinations, pairwise
 from numbers import Real
 from statistics import median
+from typing import Any
 
 from una_ref.data.rows import KINDS, Row, group_by_prompt, merged, prompt_key, refusal, shown
 
@@ -114,11 +115,11 @@ def conform(
         groups.setdefault(key, (route, []))[1].append(row.only(route[0]))
     out = []
     for route, group in groups.values():
-        row = merged(group)
+        made: Row | None = merged(group)
         if route in steps:
-            row = steps[route].one(row, counts.setdefault(route, Counter()))
-        if row is not None:
-            out.append(row)
+            made = steps[route].one(merged(group), counts.setdefault(route, Counter()))
+        if made is not None:
+            out.append(made)
     reports = tuple(
         Report(steps[route].what if route in steps else f"{route[0]} kept, the rest left aside", numbers)
         for route, numbers in counts.items()
@@ -173,7 +174,7 @@ def _several(row: Row, purpose: str) -> None:
         raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response")
 
 
-def _keep(row: Row, indices: Iterable[int], **feedback: object) -> Row:
+def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
     """The row cut to these responses, with this feedback about them and no other."""
     return Row(row.prompt, tuple(row.responses[i] for i in indices), source=row.source, **feedback)
 
@@ -259,7 +260,7 @@ def _to_demos(row: Row, counts: Counter) -> Row | None:
     elif row.pairs is not None:
         good = sorted({chosen for chosen, _ in row.pairs})
     else:
-        good = range(len(row.responses))
+        good = list(range(len(row.responses)))
     counts["demos"] += len(good)
     if not good:
         counts["prompts without a good response dropped"] += 1

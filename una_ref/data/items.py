@@ -49,7 +49,7 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
             raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name)
         return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
     hub = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
-    if hub and not name.endswith(SUFFIXES):
+    if hub and not str(name).endswith(SUFFIXES):
         return _dataset(name, split)
     raise refusal(str(name), "data", "a file, a folder or a hub name (org/name)", "no such file or folder")
 

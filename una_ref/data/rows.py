@@ -15,7 +15,7 @@ import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from itertools import accumulate, chain
-from numbers import Real
+from typing import Any
 
 from una_ref.errors import InputError
 
@@ -70,7 +70,8 @@ class Row:
     def only(self, kind: str) -> Row:
         """The same row with one kind of feedback, the others left out."""
         others = [other for other in self.kinds if other not in (kind, "demos")]
-        return replace(self, **dict.fromkeys(others)) if others else self
+        left_out: dict[str, Any] = dict.fromkeys(others)
+        return replace(self, **left_out) if others else self
 
     def _sequence(self, field: str) -> tuple:
         values = getattr(self, field)
@@ -93,19 +94,19 @@ class Row:
         if not whole or len(indices) != 2 or indices[0] == indices[1]:
             expected = f"(chosen, rejected), two different indices below {count}"
             raise refusal(self.source, "pairs", expected, shown(pair))
-        return indices
+        return indices[0], indices[1]
 
 
-def checked_score(value: object, source: str, field: str) -> float:
+def checked_score(value: Any, source: str, field: str) -> float:
     """The value as a float, if it is a finite number (NaN compares false, a boolean is a label)."""
-    if isinstance(value, bool) or not isinstance(value, Real) or not abs(value) <= sys.float_info.max:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refusal(source, field, "a finite number", shown(value))
     return float(value)
 
 
-def checked_label(value: object, source: str, field: str) -> float:
+def checked_label(value: Any, source: str, field: str) -> float:
     """The value as a float, if it is a boolean or a number in [0, 1]."""
-    if not isinstance(value, Real) or not 0 <= value <= 1:
+    if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise refusal(source, field, "a boolean or a number in [0, 1]", shown(value))
     return float(value)
 
@@ -154,7 +155,7 @@ def merged(rows: Sequence[Row]) -> Row:
     if len(rows) == 1:
         return rows[0]
     first = rows[0]
-    fields = {
+    fields: dict[str, Any] = {
         field: tuple(chain.from_iterable(getattr(row, field) for row in rows))
         for field in ("responses", *(kind for kind in first.kinds if kind in ("scores", "labels")))
     }
@@ -163,7 +164,7 @@ def merged(rows: Sequence[Row]) -> Row:
         fields["pairs"] = tuple(
             (chosen + start, rejected + start)
             for row, start in zip(rows, starts, strict=True)
-            for chosen, rejected in row.pairs
+            for chosen, rejected in row.pairs or ()
         )
     return Row(first.prompt, source=f"{first.source} (+{len(rows) - 1} rows)", **fields)
 
@@ -193,7 +194,10 @@ def shuffled_scores(rows: Iterable[Row], seed: int) -> list[Row]:
     dealt = {kind: iter(pool) for kind, pool in pools.items()}
     out = []
     for row in rows:
-        new = {kind: tuple(next(dealt[kind]) for _ in row.responses) for kind in row.kinds if kind in dealt}
+        new: dict[str, Any] = {}
+        for kind in row.kinds:
+            if kind in dealt:
+                new[kind] = tuple(next(dealt[kind]) for _ in row.responses)
         if row.pairs is not None:
             new["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
         out.append(replace(row, **new))

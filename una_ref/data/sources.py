@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from difflib import SequenceMatcher
 from itertools import chain, islice
+from typing import Any
 
 from una_ref.data.items import Item, items
 from una_ref.data.rows import (
@@ -86,13 +87,13 @@ class _Record:
     """One row as it stands in the data, read by the columns of a convention."""
 
     source: str
-    values: Mapping[str, object]
+    values: Mapping[str, Any]
     options: _Options
 
     def name(self, column: str) -> str:
         return self.options.names.get(column, column)
 
-    def get(self, column: str) -> object:
+    def get(self, column: str) -> Any:
         return self.values.get(self.name(column))
 
     def has(self, column: str) -> bool:
@@ -107,7 +108,7 @@ class _Record:
     def response(self, column: str) -> str:
         return self.response_text(self.get(column), self.name(column))
 
-    def response_text(self, value: object, field: str) -> str:
+    def response_text(self, value: Any, field: str) -> str:
         """A response: text, or a list of one assistant message."""
         if isinstance(value, list | tuple):
             messages = checked_messages(value, self.source, field)
@@ -127,7 +128,7 @@ class _Record:
             roles = ", ".join(message["role"] for message in messages) or "none"
             raise self.refusal(column, "messages that end with an assistant's answer", f"messages of {roles}")
         response = self.response_text(messages[-1]["content"], f"{self.name(column)}[{len(messages) - 1}]")
-        return tuple(messages[:-1]), response
+        return tuple(dict(message) for message in messages[:-1]), response
 
     def score(self, column: str) -> float:
         return checked_score(self.get(column), self.source, self.name(column))
@@ -135,7 +136,7 @@ class _Record:
     def label(self, column: str) -> float:
         return checked_label(self.get(column), self.source, self.name(column))
 
-    def judged(self, prompt: object, response: str) -> Row:
+    def judged(self, prompt: Any, response: str) -> Row:
         """One response with its optional label and score."""
         scores = (self.score("score"),) if self.has("score") else None
         labels = (self.label("label"),) if self.has("label") else None
@@ -191,7 +192,7 @@ def _pair(record: _Record) -> Row:
     return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
 
 
-def _implicit_prompt(record: _Record) -> tuple[object, tuple[str, str]]:
+def _implicit_prompt(record: _Record) -> tuple[Any, tuple[str, str]]:
     """Prompt and responses of two whole conversations, which must share all but their last turn."""
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):

@@ -1,7 +1,7 @@
 """ToySteer: a steering data set small enough that every possible answer can be listed.
 
-Prompts are small text tasks over the letters a–e ("reverse b c a ="). A response is at most 5 tokens, EOS
-included; so a prompt has 3,906 possible responses, a program rates each of them in HelpSteer2's five columns, and the optimal
+Prompts are small text tasks over the letters a–e ("reverse b c a ="). A response is at most 5 tokens, EOS included; so
+a prompt has 3,906 possible responses, a program rates each of them in HelpSteer2's five columns, and the optimal
 policy, a policy's regret and its KL are sums over a list, not estimates.
 
 A response that never says EOS is cut after 5 letters; the list has those too, so probabilities sum to one.
@@ -77,8 +77,8 @@ def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int,
     """The truth: HelpSteer2's five ratings (0–4) of a response, given as joined letters.
 
     correctness counts positions that agree with the answer (4 only if all do, and the response ended);
-    helpfulness is 4 for the answer itself and else falls with the difference in length; coherence falls with letters that
-    are not in the prompt; complexity and verbosity count distinct letters and letters.
+    helpfulness is 4 for the answer itself and else falls with the difference in length; coherence falls with letters
+    that are not in the prompt; complexity and verbosity count distinct letters and letters.
     """
     right = answer(prompt)
     matches = sum(a == b for a, b in zip(response, right, strict=False))
@@ -95,11 +95,11 @@ def mistake(text: str, rng: random.Random) -> str:
     """The text with one mistake: a letter replaced, dropped, repeated, or two swapped; never empty."""
     kind, i = rng.randrange(4), rng.randrange(len(text))
     if kind == 0:
-        return text[:i] + rng.choice(LETTERS) + text[i + 1:]
+        return text[:i] + rng.choice(LETTERS) + text[i + 1 :]
     if kind == 1 and len(text) > 1:
-        return text[:i] + text[i + 1:]
+        return text[:i] + text[i + 1 :]
     if kind == 2:
-        return (text[:i + 1] + text[i:])[:LENGTH - 1]
+        return (text[: i + 1] + text[i:])[: LENGTH - 1]
     j = rng.randrange(len(text))
     letters = list(text)
     letters[i], letters[j] = letters[j], letters[i]
@@ -215,8 +215,8 @@ class ToySteer:
     def draw(self, n: int, logps: torch.Tensor, *, seed: int, k: int = 2, untied: bool = False) -> torch.Tensor:
         """(n, 1 + k) prompt index and k response indices per row, prompts in turn.
 
-        Responses are independent draws from the writer; with `untied` a row is drawn again while all its scores are equal, so that
-        each row says something to a method that needs pairs.
+        Responses are independent draws from the writer; with `untied` a row is drawn again while all its scores are
+        equal, so that each row says something to a method that needs pairs.
         """
         generator = torch.Generator().manual_seed(seed)
         prompts = torch.arange(n) % self.size
@@ -255,8 +255,10 @@ class ToySteer:
         for x, *ys in drawn.tolist():
             for y in ys:
                 ratings = self.ratings[x, y].tolist()
-                noisy = [min(4, max(0, r + rng.choice((-1, 1)))) if rng.random() < self.knobs.label_noise else r
-                         for r in ratings]
+                noisy = [
+                    min(4, max(0, r + rng.choice((-1, 1)))) if rng.random() < self.knobs.label_noise else r
+                    for r in ratings
+                ]
                 yield {"prompt": self.prompts[x], "response": self.text(y), **dict(zip(METRICS, noisy, strict=True))}
 
     def rated(self, drawn: torch.Tensor, *, seed: int) -> list[Row]:
@@ -266,8 +268,8 @@ class ToySteer:
     def feedback(self, drawn: torch.Tensor, kind: str, *, seed: int) -> list[Row]:
         """Drawn responses with feedback from the labeller's reward r itself.
 
-        scores: r. pairs: Bradley–Terry, P(first wins) = σ(r₁ − r₂) (UNA Eq. 1). labels: Bernoulli, P(up) = σ(r − c), where
-        c = 0 unless the knob `thumbs_up` sets the share.
+        scores: r. pairs: Bradley–Terry, P(first wins) = σ(r₁ − r₂) (UNA Eq. 1). labels: Bernoulli, P(up) = σ(r − c),
+        where c = 0 unless the knob `thumbs_up` sets the share.
         """
         generator = torch.Generator().manual_seed(seed)
         prompts, ys = drawn[:, 0], drawn[:, 1:]
@@ -287,8 +289,10 @@ class ToySteer:
             elif kind == "pairs" and first is not None:
                 made[kind] = ((0, 1) if first[i] else (1, 0),)
             else:
-                raise InputError(f"ToySteer feedback: expected scores, labels, or pairs of two responses, got {kind!r} "
-                                 f"with {len(row)} a prompt")
+                raise InputError(
+                    f"ToySteer feedback: expected scores, labels, or pairs of two responses, got {kind!r} "
+                    f"with {len(row)} a prompt"
+                )
             rows.append(Row(self.prompts[x], texts, source=f"toysteer(seed={self.seed})[{i}]", **made))
         return rows
 

@@ -2,13 +2,13 @@
 
 Two panels, each on ToySteer worlds (one a seed) with the same base policy:
 
-- ratings: rows as the papers have them. Two responses of a prompt with HelpSteer2 ratings; the higher combined score is chosen
-  and labelled 1, the other rejected and labelled 0; scores are the combination in [0, 1].
+- ratings: rows as the papers have them. Two responses of a prompt with HelpSteer2 ratings; the higher combined score is
+  chosen and labelled 1, the other rejected and labelled 0; scores are the combination in [0, 1].
 - model: feedback drawn from the evaluation reward r. Pairs from Bradley–Terry, labels from Bernoulli(σ(r)), scores r.
   Only here is the optimal policy also what DPO aims at.
 
-Every row of the table is judged by one β; a method's own β and its learning rate come from one grid, by mean exact regret on
-other seeds.
+Every row of the table is judged by one β; a method's own β and its learning rate come from one grid, by mean exact
+regret on other seeds.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
 
@@ -51,7 +51,7 @@ class Entry:
     name: str
     title: str
     method: str
-    form: str = "corrected"
+    form: Literal["corrected", "printed", "released"] = "corrected"
     shuffle: bool = False
     tuned_as: str = ""
 
@@ -143,11 +143,21 @@ def one(run: Run, settings: Settings) -> dict[str, Any]:
     """Train one run and measure its policy exactly."""
     began = time.perf_counter()
     entry = next(e for e in ENTRIES if e.name == run.entry)
-    world, ref_next, ref = _world(run.seed, settings.scale)
+    world, _, _ = _world(run.seed, settings.scale)
     config = Config(
-        method=entry.method, form=entry.form, shuffle=entry.shuffle, data="toysteer", group=False, held_out=0.0,  # type: ignore[arg-type]
-        steps=settings.steps, batch=settings.batch, lr=run.lr, seed=run.seed, reference="cache",
-        log_every=settings.steps, hyper={} if run.beta is None else {"beta": run.beta},
+        method=entry.method,
+        form=entry.form,
+        shuffle=entry.shuffle,
+        data="toysteer",
+        group=False,
+        held_out=0.0,
+        steps=settings.steps,
+        batch=settings.batch,
+        lr=run.lr,
+        seed=run.seed,
+        reference="cache",
+        log_every=settings.steps,
+        hyper={} if run.beta is None else {"beta": run.beta},
     )
     model, tokenizer = loading.load(str(toysteer_base(progress=False)))
     job = prepare(config, rows=feedback(run.panel, entry, run.seed, settings), model=model, tokenizer=tokenizer)
@@ -228,9 +238,11 @@ class Runs:
         missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
         # Workers are new processes: one thread each, so that runs do not fight over the cores.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
-        with (ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start) as pool,
-              tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
-              open(self.path, "a", encoding="utf-8") as file):
+        with (
+            ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start) as pool,
+            tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
+            open(self.path, "a", encoding="utf-8") as file,
+        ):
             futures = [pool.submit(_worker, run, self.settings) for run in missing]
             try:
                 for future in as_completed(futures):
@@ -257,16 +269,26 @@ def grid(panel: str, entry: Entry, settings: Settings) -> list[tuple[float, floa
 def tune(runs: Runs) -> dict[str, dict[str, Any]]:
     """The setting of each panel's entries with the lowest mean regret on the tuning seeds."""
     s = runs.settings
-    asked = [Run(panel, e.name, seed, lr, beta) for panel in PANELS for e in ENTRIES if not e.tuned_as
-             for lr, beta in grid(panel, e, s) for seed in s.tuning_seeds]
+    asked = [
+        Run(panel, e.name, seed, lr, beta)
+        for panel in PANELS
+        for e in ENTRIES
+        if not e.tuned_as
+        for lr, beta in grid(panel, e, s)
+        for seed in s.tuning_seeds
+    ]
     runs.of(asked, "tuning")
     chosen: dict[str, dict[str, Any]] = {}
     for panel in PANELS:
         for e in ENTRIES:
             if e.tuned_as:
                 continue
-            regret = {(lr, beta): statistics.fmean(runs.done[Run(panel, e.name, seed, lr, beta).key]["regret"]
-                                                   for seed in s.tuning_seeds) for lr, beta in grid(panel, e, s)}
+            regret = {
+                (lr, beta): statistics.fmean(
+                    runs.done[Run(panel, e.name, seed, lr, beta).key]["regret"] for seed in s.tuning_seeds
+                )
+                for lr, beta in grid(panel, e, s)
+            }
             lr, beta = min(regret, key=lambda at: regret[at] if math.isfinite(regret[at]) else math.inf)
             chosen[f"{panel}/{e.name}"] = {"lr": lr, "beta": beta, "tuning_regret": regret[lr, beta]}
     return chosen
@@ -277,9 +299,10 @@ def committed() -> dict[str, dict[str, Any]]:
     return json.loads((resources.files("una_ref.evaluation") / "chosen.json").read_text())
 
 
-def compare(output: str | Path, *, quick: bool = False, workers: int | None = None,
-            settings: Settings | None = None) -> dict[str, Any]:
-    """Run the study (or go on with it) and write runs.jsonl, results.json, table.md and compare.svg to the output folder.
+def compare(
+    output: str | Path, *, quick: bool = False, workers: int | None = None, settings: Settings | None = None
+) -> dict[str, Any]:
+    """Run the study (or go on with it) and write runs.jsonl, results.json, table.md and compare.svg.
 
     Args:
         output: the study's folder.
@@ -297,8 +320,7 @@ def compare(output: str | Path, *, quick: bool = False, workers: int | None = No
     if quick:
         s = replace(s, seeds=s.seeds[:2])
     began = time.time()
-    runs = Runs(folder, s, workers or len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity")
-                else workers or os.cpu_count() or 1)
+    runs = Runs(folder, s, workers or torch.multiprocessing.cpu_count())
     chosen = committed() if quick else tune(runs)
     asked = {}
     for panel in PANELS:
@@ -306,19 +328,27 @@ def compare(output: str | Path, *, quick: bool = False, workers: int | None = No
             at = chosen[f"{panel}/{e.tuned_as or e.name}"]
             asked[panel, e.name] = [Run(panel, e.name, seed, at["lr"], at["beta"]) for seed in s.seeds]
     runs.of([r for several in asked.values() for r in several], "comparing")
-    rows = []
+    rows: list[dict[str, Any]] = []
     for panel in PANELS:
         base = [measure(_world(seed, s.scale)[2], seed, s) for seed in s.seeds]
-        best = [measure(_world(seed, s.scale)[0].world(_world(seed, s.scale)[1], s.beta).optimum, seed, s) for seed in s.seeds]
+        best = [
+            measure(_world(seed, s.scale)[0].world(_world(seed, s.scale)[1], s.beta).optimum, seed, s)
+            for seed in s.seeds
+        ]
         rows.append(_row(panel, "base", "base (π_ref)", base, base, None))
         for e in ENTRIES:
-            results = [runs.done[r.key] for r in asked[panel, e.name]]
-            rows.append(_row(panel, e.name, e.title, results, base, asked[panel, e.name][0]))
+            measured = [runs.done[r.key] for r in asked[panel, e.name]]
+            rows.append(_row(panel, e.name, e.title, measured, base, asked[panel, e.name][0]))
         rows.append(_row(panel, "optimum", "π\\*, the exact optimum", best, base, None))
     results = {
         "command": f"una-ref compare{' --quick' if quick else ''} --output {output}",
-        "settings": asdict(s), "chosen": chosen, "rows": rows, "versions": versions(), "hardware": _hardware(),
-        "date": time.strftime("%Y-%m-%d", time.gmtime()), "seconds_this_time": round(time.time() - began),
+        "settings": asdict(s),
+        "chosen": chosen,
+        "rows": rows,
+        "versions": versions(),
+        "hardware": _hardware(),
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seconds_this_time": round(time.time() - began),
         "seconds_of_runs": round(sum(r["seconds"] for r in runs.done.values())),
     }
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
@@ -340,8 +370,14 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def _row(panel: str, name: str, title: str, results: Sequence[dict[str, float]], base: Sequence[dict[str, float]],
-         run: Run | None) -> dict[str, Any]:
+def _row(
+    panel: str,
+    name: str,
+    title: str,
+    results: Sequence[dict[str, float]],
+    base: Sequence[dict[str, float]],
+    run: Run | None,
+) -> dict[str, Any]:
     out: dict[str, Any] = {"panel": panel, "name": name, "title": title, "lr": run and run.lr, "beta": run and run.beta}
     for m in MEASURES:
         values = [r[m] for r in results]
@@ -362,18 +398,29 @@ def table(results: dict[str, Any]) -> str:
     """The study as Markdown, one table a panel, rows by regret."""
     s = results["settings"]
     out = []
-    for panel, what in (("ratings", "Ratings, as the papers have them"), ("model", "Feedback drawn from the reward itself")):
-        out += [f"### {what}", "", "| method | exact regret | true reward | KL to π_ref | pair accuracy | letters | lr | β |",
-                "| --- | --- | --- | --- | --- | --- | --- | --- |"]
+    for panel, what in (
+        ("ratings", "Ratings, as the papers have them"),
+        ("model", "Feedback drawn from the reward itself"),
+    ):
+        out += [
+            f"### {what}",
+            "",
+            "| method | exact regret | true reward | KL to π_ref | pair accuracy | letters | lr | β |",
+            "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        ]
         rows = [r for r in results["rows"] if r["panel"] == panel]
         for r in sorted(rows, key=lambda r: r["regret"]["mean"]):
             cells = [f"{r[m]['mean']:.3f} ± {r[m]['ci95']:.3f}" for m in MEASURES]
             settings = [f"{r[k]:g}" if r[k] else "" for k in ("lr", "beta")]
             out.append("| " + " | ".join([r["title"], *cells, *settings]) + " |")
         out.append("")
-    out.append(f"Mean ± 95 % interval over {len(s['seeds'])} seeds. {2 * s['rows']} labelled responses, {s['steps']} steps of "
-               f"{s['batch']} rows; regret and reward in reward units ({s['scale']:g} a unit of score), judged at β = {s['beta']:g}; "
-               f"each method at its best learning rate and β of one grid, by regret on seeds {s['tuning_seeds']}.")
+    out.append(
+        f"Mean ± 95 % interval over {len(s['seeds'])} seeds. {2 * s['rows']} labelled responses, {s['steps']} steps of "
+        f"{s['batch']} rows; regret and reward in reward units ({s['scale']:g} a unit of score), judged at "
+        f"β = {s['beta']:g}; each method at its best learning rate ({', '.join(f'{v:g}' for v in s['lrs'])}) and β "
+        f"({', '.join(f'{v:g}' for v in s['betas'])}, times {s['scale']:g} in the second table), by regret on seeds "
+        f"{' and '.join(map(str, s['tuning_seeds']))}."
+    )
     return "\n".join(out) + "\n"
 
 
@@ -394,8 +441,15 @@ def draw(results: dict[str, Any], folder: str | Path | None = None, name: str = 
             for y, r in enumerate(rows):
                 ours = r["name"].startswith("una-centred")
                 colour = figures.PALETTE["vermilion" if ours else "grey" if r["name"] == "base" else "blue"]
-                axes.plot(r["regret"]["values"], [y] * len(r["regret"]["values"]), "o", color=colour, alpha=0.35,
-                          markersize=4, markeredgewidth=0)
+                axes.plot(
+                    r["regret"]["values"],
+                    [y] * len(r["regret"]["values"]),
+                    "o",
+                    color=colour,
+                    alpha=0.35,
+                    markersize=4,
+                    markeredgewidth=0,
+                )
                 axes.errorbar(r["regret"]["mean"], y, xerr=r["regret"]["ci95"], fmt="D", color=colour, markersize=5)
             axes.set_yticks(range(len(rows)), [r["name"] for r in rows])
             axes.set_xlim(left=0)

@@ -8,20 +8,32 @@ from typing import Any
 import torch
 
 from una_ref.data.batch import prefix_tree
-from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.errors import InputError
+from una_ref.policies.logprobs import layouts, sequence_logprobs
 from una_ref.theory.worlds import PrefixTree
 
 
 @torch.no_grad()
-def next_logps(model: Any, prompts: Sequence[Sequence[int]], tree: PrefixTree, vocabulary: Sequence[int]) -> torch.Tensor:
+def next_logps(
+    model: Any, prompts: Sequence[Sequence[int]], tree: PrefixTree, vocabulary: Sequence[int]
+) -> torch.Tensor:
     """(X, N, V) float64 log-prob of each next token at each prefix: every prompt is one packed prefix tree.
 
     Args:
-        model: a causal LM whose responses consist of `vocabulary` tokens only (its generation config suppresses the rest).
+        model: a causal LM whose responses consist of `vocabulary` tokens only: its generation config suppresses
+            the others.
         prompts: X prompts as token ids.
         tree: the world's prefixes.
         vocabulary: the token id of each of the tree's V tokens.
+
+    Raises:
+        InputError: the model cannot be given a packed prefix tree.
     """
+    if "packed" not in layouts(model):
+        raise InputError(
+            f"model {type(model).__name__}: expected one attention mask for all layers, given to sdpa or eager "
+            "attention, got another kind; a prefix tree cannot be packed for it"
+        )
     training = model.training
     model.eval()
     batch = prefix_tree(prompts, tree.prefixes, vocabulary)

@@ -47,17 +47,14 @@ class TableLM(nn.Module):
 
 class _Rows(nn.Embedding):
     def __init__(self, rows: torch.Tensor) -> None:
-        super().__init__(*rows.shape, _weight=rows)
+        super().__init__(rows.shape[0], rows.shape[1], _weight=rows)
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:  # type: ignore[override]
         return (super().forward(input_ids),)
 
 
 def small_mistral(tokenizer: Any, seed: int = 0, **shape: Any) -> Any:
-    """A random Mistral for the tokenizer: 4 layers of width 128 unless `shape` (MistralConfig's names) says otherwise.
-
-    Tokens that the tokenizer's `never_emitted` names are left out of the policy's distribution.
-    """
+    """A random Mistral for the tokenizer: 4 layers of width 128, unless `shape` (MistralConfig's names) differs."""
     from transformers import MistralConfig, MistralForCausalLM
 
     size = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
@@ -85,33 +82,57 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
 
 
 def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
-    """Model and tokenizer from a local folder or a hub name. A folder that holds a LoRA adapter is merged into its base,
-    so that the policy it stands for is also the reference of what is trained next.
+    """Model and tokenizer from a local folder or a hub name.
+
+    What holds a LoRA adapter is merged into its base, so that the policy it stands for is also the reference of
+    what is trained next. Its tokenizer is the base's unless it has its own.
 
     Raises:
-        InputError: nothing loadable there, with the reason.
+        InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids
+            that the model has no embedding for.
     """
-    from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import logging
 
     logging.disable_progress_bar()
-    folder = Path(name)
     try:
-        if (folder / "adapter_config.json").exists():
-            import json
+        model, tokenizer = _loaded(name, getattr(torch, dtype))
+    except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each has a class of its own
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(
+            f"model {name!r}: expected a folder or hub name with config, safetensors weights and tokenizer, "
+            f"got: {reason}"
+        ) from error
+    rows = model.get_input_embeddings().weight.shape[0]
+    # A pad token of its own never reaches the model: batches are padded with 0 under a mask.
+    ids = {i: token for token, i in tokenizer.get_vocab().items() if token != tokenizer.pad_token or i < rows}
+    if max(ids) >= rows:
+        raise InputError(
+            f"model {name!r}: expected token ids below {rows}, the rows of its embedding, got {max(ids)} for "
+            f"{ids[max(ids)]!r}; the tokenizer belongs to another model, or the embedding was not resized"
+        )
+    return model, tokenizer
 
-            from peft import PeftModel
 
-            base = json.loads((folder / "adapter_config.json").read_text())["base_model_name_or_path"]
-            model, _ = load(base, dtype)
-            model = PeftModel.from_pretrained(model, name).merge_and_unload()
-            return model, AutoTokenizer.from_pretrained(name)
-        model = AutoModelForCausalLM.from_pretrained(
-            name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False)
-        return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"model {name!r}: expected a folder or hub name with config, safetensors weights and "
-                         f"tokenizer, got: {str(error).splitlines()[0]}") from error
+def _loaded(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+    import json
+
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import cached_file, find_adapter_config_file
+
+    config = find_adapter_config_file(name)
+    if config is not None:
+        from peft import PeftModel
+
+        model, tokenizer = _loaded(json.loads(Path(config).read_text())["base_model_name_or_path"], dtype)
+        if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
+            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+        return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
+    model, report = AutoModelForCausalLM.from_pretrained(
+        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+    )
+    if report["missing_keys"]:
+        raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
+    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
 def with_lora(model: Any, *, r: int = 32, alpha: float = 16.0, dropout: float = 0.0,
@@ -121,14 +142,18 @@ def with_lora(model: Any, *, r: int = 32, alpha: float = 16.0, dropout: float = 
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        return get_peft_model(model, LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets,
-                                                task_type="CAUSAL_LM")).eval()
+        config = LoraConfig(
+            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
+        )
+        return get_peft_model(model, config).eval()
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """No dropout in the model itself: the policy and its reference must be the same function at step 0."""
+    """No dropout in the model itself: the policy and its reference must be the same function at step 0.
+
+    A rate is a module's own attribute, whatever it is called: nn.Dropout's p, or a float with "drop" in its name.
+    """
     for module in model.modules():
-        if isinstance(module, nn.Dropout):
-            module.p = 0.0
-        if isinstance(getattr(module, "attention_dropout", None), float):
-            module.attention_dropout = 0.0
+        for name, value in vars(module).items():
+            if isinstance(value, float) and ("drop" in name or isinstance(module, nn.modules.dropout._DropoutNd)):
+                setattr(module, name, 0.0)

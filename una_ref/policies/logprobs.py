@@ -1,8 +1,8 @@
 """Log-probs of a batch's responses under a causal language model, whatever its size.
 
 The one path from a `Batch` to numbers: hidden states at the predicting positions only, then the vocabulary
-projection in chunks, in fp32 or better. No [tokens × vocabulary] tensor is ever whole in memory: in training, a chunk's
-logits are formed again in the backward pass instead of being kept.
+projection in chunks, in fp32 or better. No [tokens × vocabulary] tensor is ever whole in memory: in training,
+a chunk's logits are formed again in the backward pass instead of being kept.
 """
 
 from __future__ import annotations
@@ -12,35 +12,49 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from una_ref.data.batch import Batch
+from una_ref.data.batch import Batch, Example, Layout, collate
+from una_ref.errors import InputError
 
 CHUNK_ELEMENTS = 2**24
 """Logits held at once: 64 MB in fp32."""
 
 
+def _inner(model: Any) -> Any:
+    """The causal LM itself; under PEFT it is wrapped."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def parts(model: Any) -> tuple[Any, Any]:
     """The transformer without its head, and the head, of a causal LM (a PEFT model included)."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    inner = _inner(model)
     return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
 
 
-def layouts(model: Any) -> tuple[str, ...]:
+def _attention(config: Any) -> set[str]:
+    """The kinds of attention that a model's layers have, as far as its config says."""
+    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
+    window = getattr(config, "sliding_window", None)
+    return set(kinds or ["full_attention" if window is None else "sliding_attention"])
+
+
+def layouts(model: Any) -> tuple[Layout, ...]:
     """Which layouts the model can be given; the first is the one to use.
 
-    The packed one needs attention that takes a 4-D additive mask (sdpa or eager) and the same mask in every layer: a
-    model that mixes sliding and full layers is refused it, because a 4-D mask overrides what each layer would do.
+    The packed one needs attention that takes a 4-D additive mask (sdpa or eager) and the same mask in every
+    layer: a model that mixes sliding and full layers is refused it, because a 4-D mask overrides what each
+    layer would do.
     """
     config = getattr(model, "config", None)
-    attention = getattr(config, "_attn_implementation", "sdpa") or "sdpa"
-    mixed = len(set(getattr(config, "layer_types", None) or ())) > 1
-    return ("padded",) if attention not in ("sdpa", "eager") or mixed else ("packed", "padded")
+    takes_mask = (getattr(config, "_attn_implementation", None) or "sdpa") in ("sdpa", "eager")
+    uniform = _attention(config) in ({"full_attention"}, {"sliding_attention"})
+    return ("packed", "padded") if takes_mask and uniform else ("padded",)
 
 
 def additive_mask(batch: Batch, dtype: torch.dtype, window: int | None) -> torch.Tensor:
     """(R, 1, L, L) float mask: 0 where visible, the dtype's lowest number elsewhere.
 
-    Float because a boolean one is silently wrong under eager attention. A sliding window is counted in positions and
-    belongs in here because a 4-D mask overrides the model's own.
+    Float because a boolean one is silently wrong under eager attention. A sliding window is counted in
+    positions and belongs in here because a 4-D mask overrides the model's own.
     """
     visible = batch.visible()
     if window is not None:
@@ -57,7 +71,8 @@ def _hidden(model: Any, batch: Batch) -> torch.Tensor:
         here = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
         mask = (here < batch.until[:, :1]).long()
     else:
-        window = getattr(getattr(model, "config", None), "sliding_window", None)
+        config = getattr(model, "config", None)
+        window = config.sliding_window if "sliding_attention" in _attention(config) else None
         mask = additive_mask(batch, next(core.parameters()).dtype, window)
     out = core(input_ids=batch.tokens, attention_mask=mask, position_ids=batch.positions, use_cache=False)
     return out[0].flatten(0, 1)[batch.predictor]
@@ -65,8 +80,7 @@ def _hidden(model: Any, batch: Batch) -> torch.Tensor:
 
 def _suppressed(model: Any) -> list[int]:
     """Tokens that the model's generation config never emits; the scored distribution leaves them out as well."""
-    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
-    return list(getattr(getattr(inner, "generation_config", None), "suppress_tokens", None) or ())
+    return list(getattr(getattr(_inner(model), "generation_config", None), "suppress_tokens", None) or ())
 
 
 def token_logprobs(model: Any, batch: Batch) -> torch.Tensor:
@@ -91,6 +105,57 @@ def token_logprobs(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def sequence_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """(B,) log π(y|x) = Σ_t log π(y_t | x, y_<t) of every response, in fp32 or better."""
+    """(B,) log π(y|x) = Σ_t log π(y_t | x, y_<t) of every response, in fp32 or better.
+
+    Added up in float64 and in the order of the tokens, so that equal terms give equal sums on any device.
+    """
     logps = token_logprobs(model, batch)
-    return logps.new_zeros(len(batch.lengths)).index_add(0, batch.response, logps)
+    return torch.segment_reduce(logps.double(), "sum", lengths=batch.lengths).to(logps.dtype)
+
+
+@torch.no_grad()
+def check_scorable(model: Any) -> None:
+    """Refuse a causal LM that this module would score wrongly; two forwards over a few tokens tell.
+
+    Its logits must be its head's output and nothing more: the output is magnified on its way, so that a soft cap
+    or a scale shows however small the weights are. And the hidden states of a batch in the model's first layout
+    must be those of a plain forward. What is no transformers model (a table) has neither to check.
+
+    Raises:
+        InputError: says which of the two does not hold.
+    """
+    if not hasattr(model, "config"):
+        return
+    name = type(_inner(model)).__name__
+    _, head = parts(model)
+    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def magnify(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
+        seen.append((inputs[0], output * 1000))
+        return output * 1000
+
+    prompt, *responses = [[t % model.config.vocab_size for t in part] for part in ((1, 2, 3), (4, 5, 6), (7, 8))]
+    device = next(model.parameters()).device
+    batch = collate([Example(tuple(prompt), tuple(map(tuple, responses)))], layouts(model)[0]).to(device)
+    training = model.training
+    model.eval()
+    hook = head.register_forward_hook(magnify)
+    try:
+        ids = torch.tensor([[*prompt, *responses[1]]], device=device)
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    hidden = _hidden(model, batch)[3:]  # what predicts the second response
+    model.train(training)
+    if len(seen) != 1 or not torch.equal(logits.float(), seen[0][1].float()):
+        raise InputError(
+            f"model {name}: expected logits as its head gives them, got them transformed (a soft cap or a scale, "
+            "say), which the log-probs here would leave out"
+        )
+    plain = seen[0][0][0, 2:4]
+    gap = float((hidden - plain).norm() / plain.norm())
+    if not gap < torch.finfo(plain.dtype).eps ** 0.5:
+        raise InputError(
+            f"model {name}: expected the hidden states of a plain forward in the {batch.layout} layout as well, got "
+            f"a relative gap of {gap:.2g}"
+        )

@@ -3,49 +3,56 @@
 from __future__ import annotations
 
 import copy
-from contextlib import contextmanager
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import nn
 
-from una_ref.data.batch import Batch
+from una_ref.data.batch import Batch, Layout
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import layouts, sequence_logprobs
+from una_ref.policies.logprobs import check_scorable, layouts, sequence_logprobs
 
-REWRITES_BASE = ("pissa", "olora", "corda", "loftq")
+REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """LoRA initialisations that change the base weights, so that adapters off is not the start policy."""
 
 AT_START = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Nats that |log π − log π_ref| may reach before the first step, by the model's dtype, where the two forwards differ."""
+"""Nats that |log π − log π_ref| may reach before the first step, by the model's dtype.
+
+With adapters off in the same micro-batch it is exactly 0; the room is for references that went another way.
+"""
 
 
 class Policy(nn.Module):
-    """A causal LM under training, with its reference.
+    """A causal LM under training, with its reference. Calling it gives (B,) log-probs of a batch, with gradient.
 
     The reference is the same model with its adapters off; without adapters (full fine-tuning, a table) it is a
     frozen copy; with ``anchored=False`` there is none, and none is held in memory.
 
-    Calling the policy gives (B,) log-probs of a batch, with gradient.
+    Raises:
+        InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose
+            initialisation changes the base, so that adapters off is not the start policy.
     """
 
     def __init__(self, model: Any, *, anchored: bool = True) -> None:
         super().__init__()
+        check_scorable(model)
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
-        if self.adapters:
-            for name, config in model.peft_config.items():
-                start = str(getattr(config, "init_lora_weights", True)).lower()
-                if anchored and start.startswith(REWRITES_BASE):
-                    raise InputError(f"adapter {name!r}: expected an initialisation that leaves the base as it is, got "
-                                     f"{start!r}, which changes it; adapters off would not be the start policy")
+        for name, config in (model.peft_config.items() if self.adapters and anchored else ()):
+            start = str(getattr(config, "init_lora_weights", True)).lower()
+            if start.startswith(REWRITES_BASE):
+                raise InputError(
+                    f"adapter {name!r}: expected an initialisation that leaves the base as it is, got {start!r}; "
+                    "adapters off would not be the start policy"
+                )
         self.anchored = anchored
         frozen = anchored and not self.adapters
         self.copy = [copy.deepcopy(model).eval().requires_grad_(False)] if frozen else []  # a list: not a submodule
 
     @property
-    def layout(self) -> Any:
+    def layout(self) -> Layout:
         """The batch layout that the model takes best."""
         return layouts(self.model)[0]
 
@@ -60,7 +67,13 @@ class Policy(nn.Module):
 
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
-        """The reference model, in eval mode and without gradient."""
+        """The reference model, in eval mode and without gradient.
+
+        Raises:
+            RuntimeError: there is none: a policy without adapters that was made with ``anchored=False``.
+        """
+        if not (self.copy or self.adapters):
+            raise RuntimeError("this policy has no reference: it was made with anchored=False")
         training = self.model.training
         with torch.no_grad():
             if self.copy:
@@ -78,19 +91,21 @@ class Policy(nn.Module):
         with self.as_reference() as model:
             return sequence_logprobs(model, batch)
 
+    @torch.no_grad()
     def check_start(self, batch: Batch) -> float:
-        """Largest |log π − log π_ref| over a batch before the first step.
+        """Largest |log π − log π_ref| over a batch before the first step, with the policy as it will be trained.
 
         Raises:
-            InputError: where it is beyond `AT_START`: the reference is not the policy that training starts from.
+            InputError: it is beyond `AT_START`: the reference is not the policy that training starts from.
         """
         training = self.model.training
-        self.model.eval()
-        with torch.no_grad():
-            gap = (self(batch) - self.reference(batch)).abs().max().item()
+        self.model.train()  # so that dropout in the model itself is found as well
+        gap = float((self(batch) - self.reference(batch)).abs().max())
         self.model.train(training)
         limit = AT_START[next(self.model.parameters()).dtype]
         if not gap <= limit:
-            raise InputError(f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}; "
-                             "the adapter is not fresh, or the reference is another model")
+            raise InputError(
+                f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}; the "
+                "adapter is not fresh, the model has dropout of its own, or the reference is another model"
+            )
         return gap
