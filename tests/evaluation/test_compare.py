@@ -53,11 +53,11 @@ def test_ratings_agree_with_their_pairs_and_thumbs():
     by_name = {e.name: e for e in c.ENTRIES}
     scores, pairs, thumbs = (c.feedback("ratings", by_name[n], 3, TINY) for n in ("una-score", "dpo", "kto"))
     for s, p, t in zip(scores, pairs, thumbs, strict=True):
-        ((w, l),) = p.pairs
+        ((won, lost),) = p.pairs
         of = dict(zip(s.responses, s.scores, strict=True))
-        assert of[p.responses[w]] > of[p.responses[l]]
-        up = {y: label for y, label in zip(t.responses, t.labels, strict=True)}
-        assert up[p.responses[w]] == 1.0 and up[p.responses[l]] == 0.0
+        assert of[p.responses[won]] > of[p.responses[lost]]
+        up = dict(zip(t.responses, t.labels, strict=True))
+        assert up[p.responses[won]] == 1.0 and up[p.responses[lost]] == 0.0
 
 
 def test_rewards_of_the_model_panel_are_those_that_judge():

@@ -27,13 +27,7 @@ class TableLM(nn.Module):
 
     def __init__(self, logits: torch.Tensor) -> None:
         super().__init__()
-        x, y = logits.shape
-        # Response tokens are looked up as well (nothing depends on what they give), so the table is as tall as
-        # the larger of the two vocabularies.
-        rows = torch.zeros(max(x, y), y, dtype=logits.dtype)
-        rows[:x] = logits
-        self.table = _Rows(rows)
-        self.prompts = x
+        self.table = _Rows(logits)
 
     def get_output_embeddings(self) -> nn.Module:
         """The hidden state of a prompt is its row of logits already."""
@@ -42,12 +36,14 @@ class TableLM(nn.Module):
     @property
     def logps(self) -> torch.Tensor:
         """(X, Y) log π."""
-        return self.table.weight[: self.prompts].log_softmax(-1)
+        return self.table.weight.log_softmax(-1)
 
 
 class _Rows(nn.Embedding):
+    """The table's rows by prompt token; a response's one token predicts nothing and is never looked up."""
+
     def __init__(self, rows: torch.Tensor) -> None:
-        super().__init__(rows.shape[0], rows.shape[1], _weight=rows)
+        super().__init__(rows.shape[0], rows.shape[1], _weight=rows.clone())
 
     def forward(self, input_ids: torch.Tensor, **_: Any) -> tuple[torch.Tensor]:  # type: ignore[override]
         return (super().forward(input_ids),)
@@ -155,5 +151,5 @@ def disable_dropout(model: nn.Module) -> None:
     """
     for module in model.modules():
         for name, value in vars(module).items():
-            if isinstance(value, float) and ("drop" in name or isinstance(module, nn.modules.dropout._DropoutNd)):
+            if isinstance(value, float) and ("drop" in name or (name == "p" and isinstance(module, nn.Dropout))):
                 setattr(module, name, 0.0)

@@ -71,7 +71,7 @@ def _hidden(model: Any, batch: Batch) -> torch.Tensor:
         here = torch.arange(batch.tokens.shape[1], device=batch.tokens.device)
         mask = (here < batch.until[:, :1]).long()
     else:
-        config = getattr(model, "config", None)
+        config: Any = getattr(model, "config", None)
         window = config.sliding_window if "sliding_attention" in _attention(config) else None
         mask = additive_mask(batch, next(core.parameters()).dtype, window)
     out = core(input_ids=batch.tokens, attention_mask=mask, position_ids=batch.positions, use_cache=False)
