@@ -48,7 +48,7 @@ class Example:
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.responses or not all(self.responses):
-            raise InputError(f"{self.source}: expected a prompt and responses of at least one token, got "
+            raise InputError(f"{self.source or 'example'}: expected a prompt and responses of at least one token, got "
                              f"lengths {len(self.prompt)} and {[len(r) for r in self.responses]}")
 
     @property
