@@ -9,6 +9,7 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.evaluation import compare as c
+from una_ref.evaluation import report
 from una_ref.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -17,9 +18,9 @@ TINY = c.Settings(rows=32, steps=2, batch=8, seeds=(0,), tuning_seeds=(100,), lr
 
 def test_an_interval_by_hand():
     # Mean 2, sd 1, n = 3: half width t(.975, 2)·1/√3 = 4.302653·0.577350 = 2.484138.
-    mean, half = c.interval([1.0, 2.0, 3.0])
+    mean, half = report.interval([1.0, 2.0, 3.0])
     assert mean == 2.0 and half == pytest.approx(2.484138, abs=1e-6)
-    assert math.isnan(c.interval([1.0])[1])
+    assert math.isnan(report.interval([1.0])[1])
 
 
 def test_the_base_has_no_kl_and_the_optimum_no_regret():
@@ -120,7 +121,7 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
 def test_the_shipped_settings_are_the_committed_study_s():
     results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
     assert c.committed() == results["chosen"]
-    assert c.table(results) == (ROOT / "figures" / "runs" / "compare" / "table.md").read_text()
+    assert report.table(results) == (ROOT / "figures" / "runs" / "compare" / "table.md").read_text()
     assert results["settings"] == json.loads(json.dumps(dataclasses.asdict(c.Settings())))
 
 
@@ -133,15 +134,15 @@ def test_the_readme_shows_the_committed_table():
 def test_the_table_sorts_by_regret_and_shows_intervals():
     def row(name, regret):
         return {"panel": "ratings", "name": name, "title": name, "lr": 1e-3, "beta": None} | {
-            m: {"mean": regret, "ci95": 0.01, "values": [regret]} for m in c.MEASURES}
+            m: {"mean": regret, "ci95": 0.01, "values": [regret]} for m in report.MEASURES}
 
     results = {"settings": dataclasses.asdict(TINY), "rows": [row("worse", 0.5), row("better", 0.25)]}
-    lines = [line for line in c.table(results).splitlines() if line.startswith(("| worse", "| better"))]
+    lines = [line for line in report.table(results).splitlines() if line.startswith(("| worse", "| better"))]
     assert lines[0].startswith("| better | 0.250 ± 0.010 |") and lines[1].startswith("| worse")
 
 
 def test_the_figure_is_the_same_bytes_for_the_same_numbers(tmp_path):
     results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
-    first, second = (c.draw(results, tmp_path, name).read_bytes() for name in ("a", "b"))
+    first, second = (report.draw(results, tmp_path, name).read_bytes() for name in ("a", "b"))
     assert first == second and first.count(b"<path") > 50
 

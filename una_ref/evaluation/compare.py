@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import platform
 import statistics
 import sys
 import time
@@ -32,6 +33,7 @@ import torch
 from una_ref.data import conversions, toysteer
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.evaluation.report import PANELS, draw, summary, table
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
@@ -40,8 +42,6 @@ from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
 from una_ref.training.run import fit, prepare, reference_logps, toysteer_base
-
-PANELS = ("ratings", "model")
 
 
 @dataclass(frozen=True)
@@ -335,18 +335,24 @@ def compare(
             measure(_world(seed, s.scale)[0].world(_world(seed, s.scale)[1], s.beta).optimum, seed, s)
             for seed in s.seeds
         ]
-        rows.append(_row(panel, "base", "base (π_ref)", base, base, None))
+        rows.append(
+            {"panel": panel, "name": "base", "title": "base (π_ref)", "lr": None, "beta": None} | summary(base, base)
+        )
         for e in ENTRIES:
             measured = [runs.done[r.key] for r in asked[panel, e.name]]
-            rows.append(_row(panel, e.name, e.title, measured, base, asked[panel, e.name][0]))
-        rows.append(_row(panel, "optimum", "π\\*, the exact optimum", best, base, None))
+            at = {"lr": asked[panel, e.name][0].lr, "beta": asked[panel, e.name][0].beta}
+            rows.append({"panel": panel, "name": e.name, "title": e.title} | at | summary(measured, base))
+        rows.append(
+            {"panel": panel, "name": "optimum", "title": "π\\*, the optimum", "lr": None, "beta": None}
+            | summary(best, base)
+        )
     results = {
         "command": f"una-ref compare{' --quick' if quick else ''} --output {output}",
         "settings": asdict(s),
         "chosen": chosen,
         "rows": rows,
         "versions": versions(),
-        "hardware": _hardware(),
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds_this_time": round(time.time() - began),
         "seconds_of_runs": round(sum(r["seconds"] for r in runs.done.values())),
@@ -355,104 +361,3 @@ def compare(
     write_text(folder / "table.md", table(results))
     draw(results, folder)
     return results
-
-
-MEASURES = ("regret", "reward", "kl", "accuracy", "length")
-
-
-def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t over seeds)."""
-    from scipy import stats
-
-    mean = statistics.fmean(values)
-    if len(values) < 2:
-        return mean, math.nan
-    return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
-
-
-def _row(
-    panel: str,
-    name: str,
-    title: str,
-    results: Sequence[dict[str, float]],
-    base: Sequence[dict[str, float]],
-    run: Run | None,
-) -> dict[str, Any]:
-    out: dict[str, Any] = {"panel": panel, "name": name, "title": title, "lr": run and run.lr, "beta": run and run.beta}
-    for m in MEASURES:
-        values = [r[m] for r in results]
-        mean, half = interval(values)
-        out[m] = {"mean": mean, "ci95": half, "values": values}
-    mean, half = interval([r["regret"] - b["regret"] for r, b in zip(results, base, strict=True)])
-    out["regret_against_base"] = {"mean": mean, "ci95": half}
-    return out
-
-
-def _hardware() -> str:
-    import platform
-
-    return f"{os.cpu_count()} CPU cores, {platform.machine()}"
-
-
-def table(results: dict[str, Any]) -> str:
-    """The study as Markdown, one table a panel, rows by regret."""
-    s = results["settings"]
-    out = []
-    for panel, what in (
-        ("ratings", "Ratings, as the papers have them"),
-        ("model", "Feedback drawn from the reward itself"),
-    ):
-        out += [
-            f"### {what}",
-            "",
-            "| method | exact regret | true reward | KL to π_ref | pair accuracy | letters | lr | β |",
-            "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        ]
-        rows = [r for r in results["rows"] if r["panel"] == panel]
-        for r in sorted(rows, key=lambda r: r["regret"]["mean"]):
-            cells = [f"{r[m]['mean']:.3f} ± {r[m]['ci95']:.3f}" for m in MEASURES]
-            settings = [f"{r[k]:g}" if r[k] else "" for k in ("lr", "beta")]
-            out.append("| " + " | ".join([r["title"], *cells, *settings]) + " |")
-        out.append("")
-    out.append(
-        f"Mean ± 95 % interval over {len(s['seeds'])} seeds. {2 * s['rows']} labelled responses, {s['steps']} steps of "
-        f"{s['batch']} rows; regret and reward in reward units ({s['scale']:g} a unit of score), judged at "
-        f"β = {s['beta']:g}; each method at its best learning rate ({', '.join(f'{v:g}' for v in s['lrs'])}) and β "
-        f"({', '.join(f'{v:g}' for v in s['betas'])}, times {s['scale']:g} in the second table), by regret on seeds "
-        f"{' and '.join(map(str, s['tuning_seeds']))}."
-    )
-    return "\n".join(out) + "\n"
-
-
-def draw(results: dict[str, Any], folder: str | Path | None = None, name: str = "compare") -> Any:
-    """The study as a figure: each method's regret in both panels, a dot a seed and the mean's interval."""
-    from matplotlib.figure import Figure
-
-    from una_ref import figures
-
-    with figures.style():
-        fig = Figure(figsize=(9.6, 4.6))
-        titles = {"ratings": "ratings (the papers' setting)", "model": "feedback drawn from the reward"}
-        for axes, panel in zip(fig.subplots(1, 2), PANELS, strict=True):
-            rows = [r for r in results["rows"] if r["panel"] == panel and r["name"] != "optimum"]
-            rows.sort(key=lambda r: -r["regret"]["mean"])
-            base = next(r for r in rows if r["name"] == "base")["regret"]["mean"]
-            axes.axvline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
-            for y, r in enumerate(rows):
-                ours = r["name"].startswith("una-centred")
-                colour = figures.PALETTE["vermilion" if ours else "grey" if r["name"] == "base" else "blue"]
-                axes.plot(
-                    r["regret"]["values"],
-                    [y] * len(r["regret"]["values"]),
-                    "o",
-                    color=colour,
-                    alpha=0.35,
-                    markersize=4,
-                    markeredgewidth=0,
-                )
-                axes.errorbar(r["regret"]["mean"], y, xerr=r["regret"]["ci95"], fmt="D", color=colour, markersize=5)
-            axes.set_yticks(range(len(rows)), [r["name"] for r in rows])
-            axes.set_xlim(left=0)
-            axes.set_title(titles[panel])
-            axes.set_xlabel("exact regret J(π*) − J(π)")
-        return figures.save(fig, name, folder)
