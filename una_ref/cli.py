@@ -6,148 +6,179 @@ Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130
 from __future__ import annotations
 
 import argparse
-import inspect
 import json
 import os
 import sys
+import warnings
 from collections.abc import Callable, Sequence
-from typing import Any
+from pathlib import Path
 
 from una_ref.errors import InputError
+
+Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    # What is not there cannot be fetched halfway: models and data named by the user are, if the hub can be reached.
-    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
-    parser = _parser()
-    arguments = parser.parse_args(argv)
-    if not hasattr(arguments, "run"):
-        parser.print_help()
-        return 2
+    arguments = _parsed(argv)
+    _quiet()
     try:
-        return arguments.run(arguments) or 0
+        code = arguments.run(arguments)
+        sys.stdout.flush()
+        return code
     except InputError as error:
-        print(f"una-ref: {error}", file=sys.stderr)
-        return 2
+        return _said(2, str(error))
     except KeyboardInterrupt as error:
-        print(f"una-ref: interrupted{': ' + str(error) if str(error) else ''}", file=sys.stderr)
-        return 130
-    except BrokenPipeError:
+        return _said(130, f"interrupted; {error}" if str(error) else "interrupted")
+    except BrokenPipeError:  # whoever reads has enough, as in `una-ref methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
-    except (RuntimeError, OSError) as error:
-        print(f"una-ref: failed: {error}", file=sys.stderr)
-        return 1
+    except OSError as error:
+        return _said(1, f"failed: {error}")
+
+
+def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
+    """The arguments; key=value settings may stand anywhere among the options, which argparse alone refuses."""
+    parser = _parser()
+    arguments, rest = parser.parse_known_args(argv)
+    if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "settings")):
+        parser.error(f"unrecognized arguments: {' '.join(rest)} (the keys of train are written key=value)")
+    if rest:
+        arguments.settings = [*arguments.settings, *rest]
+    return arguments
+
+
+def _said(code: int, message: str) -> int:
+    print(f"una-ref: {message}", file=sys.stderr)
+    return code
+
+
+def _quiet() -> None:
+    """Silence what libraries say about themselves on every run, and nothing else."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="una-ref", description="LLM alignment, checked against exact optima.")
     from una_ref import __version__
 
+    about = "LLM alignment from pairs, thumbs and scores, checked against exact optima."
+    parser = argparse.ArgumentParser(prog="una-ref", description=about)
     parser.add_argument("--version", action="version", version=f"una_ref {__version__}")
-    commands = parser.add_subparsers(title="commands", metavar="COMMAND")
+    commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Callable[..., Any], help_: str, epilog: str = "") -> argparse.ArgumentParser:
-        sub = commands.add_parser(name, help=help_, description=help_, epilog=epilog,
-                                  formatter_class=argparse.RawDescriptionHelpFormatter)
+    def command(name: str, run: Command, about: str, epilog: str = "") -> Callable[..., argparse.Action]:
+        raw = argparse.RawDescriptionHelpFormatter
+        sub = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=raw)
         sub.set_defaults(run=run)
-        return sub
+        return sub.add_argument
 
-    sub = command("methods", methods, "The table of methods, or everything about one.")
-    sub.add_argument("name", nargs="?", help="a method, such as dpo")
-    sub.add_argument("--json", action="store_true", help="for programs")
+    add = command("methods", methods, "The table of methods, or everything about one.")
+    add("name", nargs="?", help="a method, such as dpo")
+    add("--json", action="store_true", help="for programs")
 
-    sub = command("train", train, "Train a policy by a method or a recipe; the same command again resumes.", _keys())
-    sub.add_argument("what", help="a method (una-ref methods) or a recipe (toysteer/base)")
-    sub.add_argument("settings", nargs="*", metavar="key=value", help="anything below, and the loss's own, such as beta=0.1")
-    sub.add_argument("--data", action="append", help="JSONL file (.gz too), folder or hub name; may be repeated (default: ToySteer)")
-    sub.add_argument("--model", help="folder or hub name (default: ToySteer's base, or a small Mistral made from the data)")
-    sub.add_argument("--output", help="folder of the result (default: runs/METHOD)")
-    sub.add_argument("--steps", type=int, help="optimizer steps")
-    sub.add_argument("--seed", type=int, help="of adapter, order of data and dropout")
-    sub.add_argument("--dry-run", action="store_true", help="show the resolved config, sizes, and the first row through the pipe")
-    sub.add_argument("--json", action="store_true", help="print the finished run's record")
+    add = command("train", train, "Train a policy; the same command again goes on with it.", _keys())
+    add("what", help="a method (una-ref methods) or a recipe, such as toysteer/base")
+    add("settings", nargs="*", metavar="key=value", help="see below; also the loss's own, such as beta=0.1")
+    add(
+        "--data",
+        action="append",
+        help="file (JSONL, .gz too), folder or hub name; repeat it to mix (ToySteer)",
+    )
+    add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
+    add("--output", help="folder of the result (runs/METHOD)")
+    add("--steps", type=int, help="optimizer steps")
+    add("--seed", type=int, help="of adapter, order of data and dropout")
+    add("--dry-run", action="store_true", help="show config, sizes, and the first row through the pipe")
+    add("--json", action="store_true", help="print the finished run's record")
 
-    sub = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3, small).")
-    sub.add_argument("--quick", action="store_true", help="two seeds, at the settings that the committed study chose")
-    sub.add_argument("--output", default=None, help="the study's folder (default: runs/compare, or runs/compare-quick)")
-    sub.add_argument("--workers", type=int, help="processes (default: one a core)")
-    sub.add_argument("--json", action="store_true", help="print results.json")
+    add = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3).")
+    add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
+    add("--output", help="the study's folder (runs/compare, or runs/compare-quick)")
+    add("--workers", type=int, help="processes (one a core)")
+    add("--json", action="store_true", help="print results.json")
     return parser
 
 
 def _keys() -> str:
+    """Every key of a config with its default and its line of the docstring."""
     from dataclasses import MISSING, fields
+
+    from docstring_parser import parse
 
     from una_ref.training.config import Config, recipes
 
-    described: dict[str, str] = {}
-    name = ""
-    for line in inspect.cleandoc(Config.__doc__ or "").partition("Attributes:\n")[2].splitlines():
-        if line.startswith("    ") and not line.startswith("     "):
-            name, _, described[name] = line.strip().partition(": ")
-            described[line.strip().partition(": ")[0]] = line.strip().partition(": ")[2]
-            name = line.strip().partition(": ")[0]
-        elif line.strip():
-            described[name] += " " + line.strip()
+    about = {p.arg_name: " ".join((p.description or "").split()) for p in parse(Config.__doc__ or "").params}
     lines = ["keys and their defaults:"]
     for f in fields(Config):
         if f.name not in ("method", "hyper"):
-            default = f.default if f.default is not MISSING else f.default_factory()  # type: ignore[misc]
-            lines.append(f"  {f.name}={default!s:<12} {described.get(f.name, '')}")
-    return "\n".join([*lines, "", "recipes: " + ", ".join(recipes())])
+            default = "{}" if f.default is MISSING else f.default
+            lines.append(f"  {f'{f.name}={default}':<30} {about[f.name]}")
+    return "\n".join([*lines, "", f"recipes: {', '.join(recipes())}"])
 
 
-def methods(arguments: argparse.Namespace) -> None:
+def methods(arguments: argparse.Namespace) -> int:
     """Print the registry, or one record of it."""
-    from una_ref.methods import METHODS
-    from una_ref.methods.registry import describe, table
+    from una_ref.methods import METHODS, describe, table
 
-    if arguments.name:
-        record = describe(METHODS[arguments.name])
-        if arguments.json:
-            print(json.dumps(record, indent=1, ensure_ascii=False))
-            return
-        width = max(map(len, record))
-        for key, value in record.items():
-            print(f"{key:<{width}}  {value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)}")
-        return
-    rows = table()
+    found = describe(METHODS[arguments.name]) if arguments.name else table()
     if arguments.json:
-        print(json.dumps(rows, indent=1, ensure_ascii=False))
-        return
-    columns = ("name", "feedback", "reward", "shape", "unchanged by r → r + g(x)", "equation")
-    widths = {c: max(len(c), *(len(r[c]) for r in rows)) for c in columns}
-    for row in [dict(zip(columns, columns, strict=True)), *rows]:
-        print("  ".join(f"{row[c]:<{widths[c]}}" for c in columns).rstrip())
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    elif isinstance(found, dict):
+        width = max(map(len, found))
+        for key, value in found.items():
+            print(f"{key:<{width}}  {_shown(value)}".rstrip())
+    else:
+        columns = ("name", "feedback", "reward", "shape", "unchanged by r → r + g(x)", "equation")
+        rows = [dict(zip(columns, columns, strict=True)), *found]
+        widths = {c: max(len(row[c]) for row in rows) for c in columns}
+        for row in rows:
+            print("  ".join(f"{row[c]:<{widths[c]}}" for c in columns).rstrip())
+    return 0
 
 
-def train(arguments: argparse.Namespace) -> None:
+def _shown(value: object) -> str:
+    if isinstance(value, dict):
+        return "; ".join(f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items())
+    return str(value)
+
+
+def train(arguments: argparse.Namespace) -> int:
     """Resolve a config and run it, or show what it would do."""
+    from transformers.utils import logging
+
     from una_ref.training.config import resolve
     from una_ref.training.dryrun import dry_run
+    from una_ref.training.loop import NonFinite
     from una_ref.training.run import train as run
 
-    data = ",".join(arguments.data) if arguments.data else None
-    config = resolve(arguments.what, arguments.settings, data=data, model=arguments.model, output=arguments.output,
-                     steps=arguments.steps, seed=arguments.seed)
-    if not config.output:
-        from dataclasses import replace
-
-        config = replace(config, output=f"runs/{arguments.what.replace('/', '-')}")
+    config = resolve(
+        arguments.what,
+        arguments.settings,
+        data=",".join(arguments.data) if arguments.data else None,
+        model=arguments.model,
+        output=arguments.output or f"runs/{arguments.what.replace('/', '-')}",
+        steps=arguments.steps,
+        seed=arguments.seed,
+    )
+    logging.disable_progress_bar()  # a bar for weights that are written in no time
     if arguments.dry_run:
         print(dry_run(config))
-        return
-    record = run(config)
+        return 0
+    try:
+        record = run(config)
+    except NonFinite as error:
+        return _said(1, f"failed: {error}")
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
     elif record:
         for name, value in record["evaluation"].items():
             print(f"{name:<22} {value:.4f}")
         print(f"finished after {record['steps']} steps: {config.output}")
+    return 0
 
 
-def compare(arguments: argparse.Namespace) -> None:
+def compare(arguments: argparse.Namespace) -> int:
     """Run the study and say where its table and figure are."""
     from una_ref.evaluation.compare import compare as run
 
@@ -155,11 +186,10 @@ def compare(arguments: argparse.Namespace) -> None:
     results = run(output, quick=arguments.quick, workers=arguments.workers)
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
-        return
-    from pathlib import Path
-
-    print(Path(output, "table.md").read_text())
-    print(f"table: {output}/table.md   figure: {output}/compare.svg   numbers: {output}/results.json")
+    else:
+        print(Path(output, "table.md").read_text("utf-8"))
+        print(f"table: {output}/table.md   figure: {output}/compare.svg   numbers: {output}/results.json")
+    return 0
 
 
 if __name__ == "__main__":

@@ -1,7 +1,7 @@
 """A run's state on disk, such that a run killed at any moment goes on to the same bytes.
 
-A folder appears under its final name only when it is whole: it is written beside and renamed. Order of data, learning rate
-and metrics are functions of the step, so a checkpoint holds weights, optimizer moments, random state and the step.
+Order of data, learning rate, dropout and metrics are functions of the step, so a checkpoint is one file: what is
+trained, the optimizer's moments, the step. What has a final name is whole: it was written beside and renamed.
 """
 
 from __future__ import annotations
@@ -9,119 +9,147 @@ from __future__ import annotations
 import fcntl
 import json
 import os
-import shutil
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import nn
+from torch import Tensor
 
 from una_ref.errors import InputError
 
-FORMAT = 1
-"""Version of the checkpoint layout; another one is refused, not guessed at."""
+FORMAT = "2"
+"""Version of the checkpoint's layout; another one is refused, not guessed at."""
+RECORD = "run.json"
+"""The file that makes a folder a run's: its config, and whether it is finished."""
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write a file so that under its name stands either the old content or the new."""
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """A name to write to; it takes the place of `path` when all is written, or is removed after an error."""
     beside = path.with_name(f".{path.name}.partial")
     try:
-        beside.write_text(text, encoding="utf-8")
+        yield beside
+        with open(beside, "rb") as written:
+            os.fsync(written.fileno())
         os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
 
 
-def trainable(module: nn.Module) -> dict[str, torch.Tensor]:
-    """What training changes, by name."""
-    return {name: p.detach().contiguous() for name, p in module.named_parameters() if p.requires_grad}
+def write_text(path: Path, text: str) -> None:
+    """Write a file so that under its name stands either the old content or the new."""
+    with replacing(path) as beside:
+        beside.write_text(text, encoding="utf-8")
 
 
-def save(folder: Path, step: int, module: nn.Module, optimizer: torch.optim.Optimizer) -> Path:
-    """Save the state after `step` steps as ``folder/step-000step`` and remove older ones."""
+def save(
+    path: Path, step: int, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
+) -> None:
+    """Write the state after `step` steps, over an earlier one.
+
+    Args:
+        path: a .safetensors file.
+        step: steps done.
+        trained: name -> parameter, in the optimizer's order.
+        optimizer: of these parameters.
+        data: what the examples were, see `load`.
+    """
     from safetensors.torch import save_file
 
-    folder.mkdir(parents=True, exist_ok=True)
-    final, beside = folder / f"step-{step:08d}", folder / f".step-{step:08d}.partial"
-    shutil.rmtree(beside, ignore_errors=True)
-    beside.mkdir()
-    try:
-        save_file({k: v.clone() for k, v in trainable(module).items()}, beside / "trainable.safetensors")
-        random = {"cpu": torch.get_rng_state()}
-        if torch.cuda.is_available():
-            random["cuda"] = torch.cuda.get_rng_state_all()
-        torch.save({"optimizer": optimizer.state_dict(), "random": random}, beside / "state.pt")
-        (beside / "step.json").write_text(json.dumps({"format": FORMAT, "step": step}))
-        if final.exists():
-            shutil.rmtree(final)
-        os.replace(beside, final)
-    finally:
-        shutil.rmtree(beside, ignore_errors=True)
-    for old in _all(folder)[:-1]:
-        shutil.rmtree(old)
-    return final
+    state = {f"trained/{name}": value.detach().contiguous() for name, value in trained.items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        state |= {f"optimizer/{index}/{key}": value.contiguous() for key, value in moments.items()}
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with replacing(path) as beside:
+        save_file(state, beside, metadata={"format": FORMAT, "step": str(step), "data": data})
 
 
-def _all(folder: Path) -> list[Path]:
-    return sorted(folder.glob("step-*")) if folder.is_dir() else []
-
-
-def load(folder: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> int:
-    """Restore the newest state into module, optimizer and random generators; 0 where there is none.
+def load(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = "") -> int:
+    """Restore what `save` wrote; returns the steps done, 0 where there is no such file.
 
     Raises:
-        InputError: a checkpoint of another format or of other parameters.
+        InputError: a checkpoint of another format, of other parameters, or of a run on other data.
     """
+    from safetensors import safe_open
     from safetensors.torch import load_file
 
-    if not _all(folder):
+    if not path.exists():
         return 0
-    newest = _all(folder)[-1]
-    about = json.loads((newest / "step.json").read_text())
-    if about.get("format") != FORMAT:
-        raise InputError(f"{newest}: expected checkpoint format {FORMAT}, got {about.get('format')!r}")
-    weights, own = load_file(newest / "trainable.safetensors"), trainable(module)
-    if {k: v.shape for k, v in weights.items()} != {k: v.shape for k, v in own.items()}:
-        raise InputError(f"{newest}: expected the parameters of this model, got those of another")
+    with safe_open(path, "pt") as file:
+        about = file.metadata() or {}
+    for key, expected in (("format", FORMAT), ("data", data)):
+        if about.get(key) != expected:
+            raise InputError(
+                f"{path}: {key}: expected {expected!r}, got {about.get(key)!r}; a run resumes with the "
+                "version and the data that it began with, or starts anew in another output"
+            )
+    state = load_file(path)
+    saved = {name.removeprefix("trained/"): v for name, v in state.items() if name.startswith("trained/")}
+    if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in trained.items()}:
+        raise InputError(f"{path}: expected the parameters of this model, got those of another")
     with torch.no_grad():
-        for name, parameter in module.named_parameters():
-            if name in weights:
-                parameter.copy_(weights[name])
-    state = torch.load(newest / "state.pt", weights_only=True)
-    optimizer.load_state_dict(state["optimizer"])
-    torch.set_rng_state(state["random"]["cpu"])
-    if "cuda" in state["random"] and torch.cuda.is_available():
-        torch.cuda.set_rng_state_all(state["random"]["cuda"])
+        for name, value in trained.items():
+            value.copy_(saved[name])
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, value in state.items():
+        if name.startswith("optimizer/"):
+            _, index, key = name.split("/")
+            moments.setdefault(int(index), {})[key] = value
+    optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"])
 
 
 @contextmanager
-def claimed(output: Path, config: dict[str, Any]) -> Iterator[bool]:
+def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     """Hold an output folder for one run; yields whether that run is finished already.
 
+    If the run is refused (an InputError) before it leaves anything there, what this made is taken away again.
+
     Raises:
-        InputError: a live run holds it, it belongs to another config, or it is a file or somebody else's folder.
+        InputError: a live run holds it, it belongs to another config, or it is somebody else's folder or a file.
     """
     if output.exists() and not output.is_dir():
         raise InputError(f"output {output}: expected a folder, got a file")
-    record = output / "run.json"
-    if output.is_dir() and not record.exists() and any(p.name != ".lock" for p in output.iterdir()):
-        raise InputError(f"output {output}: expected an empty folder or an earlier run's, got a folder with other files")
+    record, lock = output / RECORD, output / ".lock"
+    if output.is_dir() and not record.exists() and _visible(output):
+        raise InputError(f"output {output}: expected an empty folder or an earlier run's, got one with other files")
+    new = [folder for folder in (output, *output.parents) if not folder.exists()]
     output.mkdir(parents=True, exist_ok=True)
-    with open(output / ".lock", "w") as lock:
+    with open(lock, "w") as held:
         try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise InputError(f"output {output}: a live run is writing there") from None
-        if record.exists():
-            saved = json.loads(record.read_text())
-            for key in sorted(saved["config"].keys() | config.keys()):
-                if saved["config"].get(key) != config.get(key):
-                    raise InputError(f"output {output}: holds a run with {key}={saved['config'].get(key)!r}, got "
-                                     f"{config.get(key)!r}; choose another output, or the same config to resume")
+            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(f"output {output}: expected to be alone there, got a live run that writes to it") from None
+        begun = record.exists()
+        if begun:
+            finished = _same_run(record, config)
         else:
-            write_text(record, json.dumps({"config": config, "finished": False}, indent=1))
-            saved = {"finished": False}
-        yield bool(saved["finished"])
+            finished = False
+            write_text(record, json.dumps({"config": dict(config), "finished": False}, indent=1))
+        try:
+            yield finished
+        except InputError:
+            if not begun and _visible(output) == [record]:
+                record.unlink()
+                lock.unlink()
+                for folder in new:
+                    folder.rmdir()
+            raise
+
+
+def _visible(folder: Path) -> list[Path]:
+    return [path for path in folder.iterdir() if not path.name.startswith(".")]
+
+
+def _same_run(record: Path, config: Mapping[str, Any]) -> bool:
+    """Whether the run of this record is finished; InputError if that is another config's (output aside)."""
+    saved = json.loads(record.read_text("utf-8"))
+    for key in sorted((saved["config"].keys() | config.keys()) - {"output"}):
+        if saved["config"].get(key) != config.get(key):
+            raise InputError(
+                f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that "
+                f"it holds, got {config.get(key)!r}; choose another output, or that config to go on"
+            )
+    return bool(saved["finished"])

@@ -3,21 +3,49 @@
 from __future__ import annotations
 
 import difflib
-import inspect
-from collections.abc import Iterable, Mapping
+import math
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from typing import Any, Literal
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.methods.registry import Method
 
-VOCABULARY = frozenset(
-    "logps ref_logps labels scores lengths groups baseline kl chosen_logps rejected_logps ref_chosen_logps "
-    "ref_rejected_logps chosen_lengths rejected_lengths chosen_scores rejected_scores margins".split()
+RANGES = {
+    "rows": (1, math.inf),
+    "vocabulary": (1, math.inf),
+    "steps": (1, math.inf),
+    "epochs": (0, math.inf),
+    "seed": (0, 2**32 - 1),
+    "batch": (1, math.inf),
+    "micro_tokens": (1, math.inf),
+    "lr": (0, math.inf),
+    "warmup": (0, 1),
+    "weight_decay": (0, math.inf),
+    "clip": (0, math.inf),
+    "lora_r": (0, math.inf),
+    "lora_alpha": (0, math.inf),
+    "lora_dropout": (0, 1),
+    "max_length": (2, math.inf),
+    "max_response": (1, math.inf),
+    "value_lr": (0, math.inf),
+    "log_every": (1, math.inf),
+    "eval_every": (0, math.inf),
+    "save_every": (0, math.inf),
+}
+"""Lowest and highest value of each number; infinity itself is none."""
+
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "sliding_window",
 )
-"""Loss arguments that come from the data; all others are hyper-parameters and may be set as key=value."""
+"""What `Config.shape` may say of a model made here."""
 
 
 @dataclass(frozen=True)
@@ -26,16 +54,17 @@ class Config:
 
     Attributes:
         method: a name in `METHODS`.
-        form: the corrected loss, or the one `printed` in the paper or `released` by its authors, where they differ.
-        data: files, a hub name, or toysteer (ratings), toysteer/pairs, toysteer/labels, toysteer/scores,
-            toysteer/demonstrations.
+        form: the corrected loss, or the one `printed` in the paper or `released` by its authors, if they differ.
+        data: files, folders or hub names (comma-separated), or toysteer (ratings), toysteer/pairs,
+            toysteer/labels, toysteer/scores, toysteer/demonstrations.
         split: split of a hub data set.
-        rows: most rows to read; for ToySteer how many to draw.
-        empty: what a response without text is: an error, a row to drop, or one to keep (the policy ended at once).
-        held_out: share of prompts kept for evaluation.
-        model: a folder or hub name; empty: ToySteer's base, or a small Mistral and a BPE tokenizer made from the data.
-        shape: sizes of a model made here, in MistralConfig's names.
-        vocabulary: tokens of a tokenizer made here.
+        rows: most rows to read of each file or data set; for ToySteer how many to draw.
+        empty: what a response without text is: an error, a row to drop, or one to keep (it ended at once).
+        held_out: share of prompts kept for evaluation, if that is at least two.
+        model: a folder or hub name; empty: ToySteer's base, or a small Mistral and a BPE tokenizer made from
+            the data.
+        shape: sizes of a model made here, in MistralConfig's names, such as shape.hidden_size=64.
+        vocabulary: most tokens of a tokenizer made here.
         output: folder of the result.
         steps: optimizer steps.
         epochs: passes over the data, instead of steps.
@@ -49,17 +78,17 @@ class Config:
         schedule: how it falls.
         weight_decay: AdamW's.
         clip: largest gradient norm; 0 turns clipping off.
-        dtype: of the frozen weights; what is trained stays in float32.
+        dtype: of the frozen weights; what is trained is float32 at least.
         lora_r: rank; 0 trains every weight.
         lora_alpha: LoRA's scale is alpha / r.
         lora_dropout: on LoRA's input. The model's own dropout is off.
         lora_targets: module names, comma-separated, or all-linear.
         gradient_checkpointing: recompute activations in the backward pass.
-        max_length: most tokens of a prompt with one response.
+        max_length: most tokens of a prompt with one response (or the model's positions, if fewer).
         max_response: most tokens of a response, if fewer.
         threshold: score that makes a label up, or median (per prompt).
         ties: what equal scores become when pairs are asked for.
-        group: gather rows of one response by prompt, so that it is stored once and responses can be compared.
+        group: gather rows of one response by prompt: stored once, and its responses can be compared.
         shuffle: permute scores or labels over the data set (the placebo).
         baseline: V(x) of methods that take one: default (the method's own), or learned (a number per prompt).
         value_lr: learning rate of a learned V(x).
@@ -108,58 +137,53 @@ class Config:
     value_lr: float = 0.05
     log_every: int = 10
     eval_every: int = 0
-    save_every: int = 0
-    hyper: dict[str, float] = field(default_factory=dict)
+    save_every: int = 100
+    hyper: dict[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         """Refuse what could not run, before anything begins."""
         method = METHODS[self.method]
         if self.form != "corrected" and getattr(method, self.form) is None:
             raise InputError(f"form: {self.method} has no {self.form} form that differs from the corrected one")
-        for name, low, high in (("steps", 1, None), ("batch", 1, None), ("micro_tokens", 1, None), ("lora_r", 0, None),
-                                ("max_length", 2, None), ("log_every", 1, None), ("save_every", 0, None),
-                                ("eval_every", 0, None), ("warmup", 0, 1), ("clip", 0, None), ("lr", 0, None),
-                                ("weight_decay", 0, None), ("lora_dropout", 0, 1)):
+        for name, (low, high) in RANGES.items():
             value = getattr(self, name)
-            if not (value >= low and (high is None or value <= high)):
-                raise InputError(f"{name}: expected a number from {low} to {high or '…'}, got {value!r}")
+            if value is not None and not (low <= value <= high and math.isfinite(value)):
+                upto = "" if high == math.inf else f" to {high}"
+                raise InputError(f"{name}: expected a number from {low}{upto}, got {value!r}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
         if self.threshold != "median":
-            try:
-                float(self.threshold)
-            except ValueError:
-                raise InputError(f"threshold: expected a number or median, got {self.threshold!r}") from None
-        known = hyper_parameters(method)
-        for name in self.hyper:
+            _number("threshold", self.threshold, "a finite number or median")
+        for name in self.shape:
+            if name not in SHAPE:
+                raise InputError(f"shape.{name}: unknown{near(name, SHAPE)}; expected {', '.join(SHAPE)}")
+        known = method.hyperparameters
+        for name, value in self.hyper.items():
             if name not in known:
-                raise InputError(f"{name}: {self.method} takes {', '.join(sorted(known)) or 'no hyper-parameters'}"
-                                 + _near(name, known))
+                raise InputError(f"{name}: {self.method} takes {', '.join(known) or 'none'}{near(name, known)}")
+            if name == "beta" and not (isinstance(value, int | float) and value > 0):
+                raise InputError(f"beta: expected a number above 0, got {value!r}")
 
     @property
     def beta(self) -> float:
         """The β that implicit rewards are reported with: the one set, or the loss's default."""
-        return float(self.hyper.get("beta", hyper_parameters(METHODS[self.method]).get("beta", 1.0)))
+        return float(self.hyper.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
 
-    def losses(self) -> dict[str, Any]:
+    @property
+    def losses(self) -> dict[str, Callable[..., Any]]:
         """The loss of each kind of feedback, in the form asked for."""
         method = METHODS[self.method]
         if self.form == "corrected":
             return dict(method.losses)
-        return {next(iter(method.losses)): getattr(method, self.form)}
+        return {method.kinds[0]: getattr(method, self.form)}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as saved in `run.json`."""
         return asdict(self)
 
 
-def hyper_parameters(method: Method) -> dict[str, Any]:
-    """Name and default of every loss argument that does not come from the data."""
-    return {name: p.default for loss in method.losses.values() for name, p in inspect.signature(loss).parameters.items()
-            if name not in VOCABULARY}
-
-
-def _near(name: str, known: Iterable[str]) -> str:
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that looks most like this one; empty where none does."""
     close = difflib.get_close_matches(name, list(known), n=1)
     return f"; did you mean {close[0]}?" if close else ""
 
@@ -168,75 +192,75 @@ def recipe(name: str) -> dict[str, Any] | None:
     """The values of a recipe such as ``toysteer/base``, or None where there is none of that name."""
     import yaml
 
-    file = resources.files("una_ref.training") / "recipes" / f"{name}.yaml"
-    return yaml.safe_load(file.read_text()) if file.is_file() else None
+    if name not in recipes():
+        return None
+    return yaml.safe_load((resources.files(__package__) / "recipes" / f"{name}.yaml").read_text("utf-8"))
 
 
 def recipes() -> list[str]:
     """Names of all recipes."""
-    root = resources.files("una_ref.training") / "recipes"
-    return sorted(f"{d.name}/{f.name.removesuffix('.yaml')}" for d in root.iterdir() if d.is_dir()
-                  for f in d.iterdir() if f.name.endswith(".yaml"))
+    folders = (d for d in (resources.files(__package__) / "recipes").iterdir() if d.is_dir())
+    files = ((d.name, f.name) for d in folders for f in d.iterdir())
+    return sorted(f"{folder}/{file.removesuffix('.yaml')}" for folder, file in files if file.endswith(".yaml"))
 
 
 def resolve(what: str, settings: Iterable[str] = (), **options: Any) -> Config:
-    """A method's name or a recipe's, with key=value settings and typed options on top.
+    """A method's name or a recipe's, with options (None: not given) and key=value settings on top.
 
     Raises:
         InputError: unknown name or key (with the near one), or a value of the wrong type.
     """
-    base = dict(recipe(what) or {})
-    if not base and what not in METHODS:
-        names = [*METHODS, *recipes()]
-        raise InputError(f"train {what}: expected a method or a recipe{_near(what, names)} "
-                         f"(`una-ref methods` lists the methods; recipes: {', '.join(recipes())})")
-    values: dict[str, Any] = {"method": what} | base
-    values |= {k: v for k, v in options.items() if v is not None}
-    hyper = hyper_parameters(METHODS[values["method"]])
-    names = {f.name for f in fields(Config)} - {"hyper", "method"}
-    values["hyper"] = dict(values.get("hyper", {}))
-    typed = []
+    start = recipe(what)
+    if start is None:
+        known = [*METHODS, *(alias for method in METHODS.values() for alias in method.aliases), *recipes()]
+        if what not in METHODS:
+            raise InputError(
+                f"train {what}: expected a method or a recipe{near(what, known)} (`una-ref methods` "
+                f"lists the methods; recipes: {', '.join(recipes())})"
+            )
+        start = {"method": what}
+    values = start | {key: value for key, value in options.items() if value is not None}
+    hyper = METHODS[values["method"]].hyperparameters
+    keys = [f.name for f in fields(Config) if f.name not in ("method", "hyper")]
+    typed, own = [], dict(values.get("hyper", {}))
     for setting in settings:
         key, equals, value = setting.partition("=")
         if not equals:
             raise InputError(f"{setting!r}: expected key=value")
         if key in hyper:
-            values["hyper"][key] = _number(key, value)
-        elif key.partition(".")[0] in names:
-            typed.append(f"--{key}={value}")
+            own[key] = value if isinstance(hyper[key], str) else _number(key, value)
+        elif key.partition(".")[0] in keys:
+            typed.append((key, value))
         else:
-            raise InputError(f"{key}: unknown key{_near(key, [*names, *hyper])}")
-    return _parse(values, typed)
+            raise InputError(f"{key}: unknown key{near(key, [*keys, *hyper])}")
+    return _checked(values | {"hyper": own}, typed)
 
 
-def _number(key: str, value: str) -> Any:
+def _number(key: str, value: str, expected: str = "a finite number") -> float:
     try:
-        return float(value)
+        number = float(value)
     except ValueError:
-        raise InputError(f"{key}: expected a number, got {value!r}") from None
+        number = math.nan
+    if not math.isfinite(number):
+        raise InputError(f"{key}: expected {expected}, got {value!r}")
+    return number
 
 
-def _parse(values: Mapping[str, Any], arguments: list[str]) -> Config:
+def _checked(values: Mapping[str, Any], settings: Iterable[tuple[str, str]]) -> Config:
+    """The config, its values and then its settings (text) checked against the types of the fields."""
     from jsonargparse import ArgumentError, ArgumentParser
 
     parser = ArgumentParser(exit_on_error=False)
-    parser.add_class_arguments(Config, None)
-    unknown = set(values) - {f.name for f in fields(Config)}
-    if unknown:
-        key = sorted(unknown)[0]
-        raise InputError(f"{key}: unknown key{_near(key, [f.name for f in fields(Config)])}")
+    parser.add_class_arguments(Config)
     try:
         parsed = parser.parse_object(dict(values))
-        parsed = parser.parse_args(arguments, namespace=parsed)
-        return Config(**{f.name: _plain(parsed[f.name]) for f in fields(Config)})
     except (ArgumentError, TypeError) as error:
-        raise InputError(" ".join(str(error).split())) from error
-
-
-def _plain(value: Any) -> Any:
-    return dict(value) if isinstance(value, Mapping) else value
-
-
-def from_dict(values: Mapping[str, Any]) -> Config:
-    """A saved run's config."""
-    return _parse(values, [])
+        raise InputError(" ".join(str(error).split())) from None
+    types = {f.name: str(f.type).removeprefix("Literal") for f in fields(Config)}
+    for key, value in settings:
+        try:
+            parsed = parser.parse_args([f"--{key}={value}"], namespace=parsed)
+        except (ArgumentError, TypeError):
+            raise InputError(f"{key}: expected {types[key.partition('.')[0]]}, got {value!r}") from None
+    plain: dict[str, Any] = {k: dict(v) if isinstance(v, Mapping) else v for k, v in vars(parsed).items()}
+    return Config(**plain)

@@ -3,100 +3,106 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from collections.abc import Iterator
 from typing import Any
 
 import torch
 
-from una_ref.data.batch import Batch, Encoder, Example, collate
+from una_ref.data.batch import Encoder, Example
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.training.config import Config
-from una_ref.training.loop import losses_of, needs
-from una_ref.training.run import Job, conform, prepare, read_rows
+from una_ref.training.fit import Job
+from una_ref.training.loop import losses_of
+from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows
 
 
 def dry_run(config: Config) -> str:
-    """The report as text; what needs weights that are not here is named instead of shown.
+    """The report as text; what needs a model that is not at hand is named instead of shown.
 
     Raises:
-        InputError: what a run would refuse as well, bad data first.
+        InputError: what a run would refuse as well.
     """
-    rows = read_rows(replace(config, rows=min(config.rows or 256, 256)))
+    rows = read_rows(config)
+    kept, _ = conform(rows, config)
     lines = ["config", json.dumps(config.to_dict(), indent=1, ensure_ascii=False), ""]
     try:
-        job = prepare(config, rows=rows)
+        model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
-        if not (config.model and str(error).startswith("model ")):
+        if not config.model:
             raise
-        return "\n".join(lines + _without_weights(config, rows, str(error)))
-    return "\n".join(lines + _sizes(job) + ["", "the first row through the pipe"] + _row(job))
+        return "\n".join([*lines, *_without_model(config, kept[0], error)])
+    job = prepare(config, rows=rows, model=model, tokenizer=tokenizer)
+    return "\n".join([*lines, *_sizes(job), "", *_first_row(job)])
 
 
-def _sizes(job: Job) -> list[str]:
+def _sizes(job: Job) -> Iterator[str]:
     trainer, config = job.trainer, job.config
-    parameters = list(trainer.module.parameters())
-    trained = sum(p.numel() for p in parameters if p.requires_grad)
     tokens = [e.tokens for e in job.examples]
-    return ["sizes",
-            f"  parameters        {sum(p.numel() for p in parameters):,}, of which {trained:,} are trained",
-            f"  rows looked at    {len(job.examples)} to train on, {len(job.held_out)} held out (at most 256 in a dry run)",
-            f"  tokens a row      mean {sum(tokens) / len(tokens):.1f}, most {max(tokens)}, prompt stored once",
-            f"  a step            {config.batch} rows over {trainer.accelerator.num_processes} process(es), "
-            f"micro-batches of ≤ {config.micro_tokens} tokens, layout {trainer.layout}",
-            f"  the run           {config.steps} steps, {config.steps * config.batch:,} rows",
-            f"  device            {trainer.accelerator.device}, dtype {config.dtype}",
-            *(f"  {note}" for note in job.notes)]
+    total = sum(p.numel() for p in trainer.policy.parameters())
+    trained = sum(p.numel() for p in trainer.trained.values())
+    yield "sizes"
+    yield f"  parameters   {total:,}, and {trained:,} numbers are trained"
+    yield f"  rows         {len(job.examples)} to train on, {len(job.held_out)} held out"
+    yield f"  tokens       mean {sum(tokens) / len(tokens):.1f} a row, most {max(tokens)}, prompt stored once"
+    yield f"  a step       {config.batch} rows, {trainer.accelerator.num_processes} process(es)"
+    yield f"  a pass       at most {config.micro_tokens} tokens, layout {trainer.layout}"
+    yield f"  the run      {config.steps} steps, {config.steps * config.batch / len(job.examples):.3g} epochs"
+    yield f"  device       {trainer.accelerator.device}, dtype {config.dtype}"
+    yield from (f"  {note}" for note in job.notes)
 
 
 @torch.no_grad()
-def _row(job: Job) -> list[str]:
-    trainer = job.trainer
-    trainer.module.eval()
-    example = job.examples[0]
-    batch = collate([example], trainer.layout).to(trainer.accelerator.device)
+def _first_row(job: Job) -> Iterator[str]:
+    trainer, example = job.trainer, job.examples[0]
+    trainer.policy.eval()
+    batch = trainer.batch([example])
     logps = trainer.policy(batch)
-    ref = trainer.policy.reference(batch) if trainer.anchored else None
-    kl = torch.zeros(()) if needs(trainer.losses, "kl") else None
-    losses = losses_of(trainer.losses, batch, logps, ref, job.config.hyper, values=trainer.module.values, kl=kl)
-    lines = _text(example, job.tokenizer, batch)
-    reward = job.config.beta * (logps - ref) if ref is not None else None
-    for i in range(len(example.responses)):
-        shown = "" if reward is None else f"  log π_ref {float(ref[i]):.4f}  reward β·log(π/π_ref) {float(reward[i]):.4f}"  # type: ignore[index]
-        lines.append(f"  response {i}: log π {float(logps[i]):.4f} nats{shown}")
-    return [*lines, f"  loss ({example.kind}): {', '.join(f'{v:.6f}' for v in losses.tolist())}"]
+    ref_logps = trainer.policy.reference(batch) if trainer.policy.anchored else None
+    baseline, kl = trainer.baseline(batch), logps.new_zeros(())  # the policy is its reference: their KL is 0
+    losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.hyper, baseline=baseline, kl=kl)
+    scored = [batch.target[batch.response == i].tolist() for i in range(len(example.responses))]
+    yield "the first row through the pipe"
+    yield from _text(example, job.tokenizer, scored)
+    for i, logp in enumerate(logps.tolist()):
+        line = f"  response {i}: log π {logp:.4f} nats"
+        if ref_logps is not None:
+            reward = job.config.beta * (logp - float(ref_logps[i]))
+            line += f", log π_ref {float(ref_logps[i]):.4f}, reward β·log(π/π_ref) {reward:.4f}"
+        yield line
+    yield f"  loss ({example.kind}): {', '.join(f'{loss:.6f}' for loss in losses.tolist())}"
 
 
-def _text(example: Example, tokenizer: Any, batch: Batch | None) -> list[str]:
-    lines = [f"  from      {example.source}", f"  prompt    {tokenizer.decode(list(example.prompt))!r}",
-             f"  ids       {list(example.prompt)}"]
+def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = None) -> Iterator[str]:
+    """The row as text and ids; with the tokens that a batch scores, also what they spell."""
+    yield f"  from       {example.source}"
+    yield f"  prompt     {tokenizer.decode(list(example.prompt))!r}"
+    yield f"    ids      {list(example.prompt)}"
     for i, response in enumerate(example.responses):
-        feedback = [f"{name} {value[i]:g}" for name, value in (("score", example.scores), ("label", example.labels)) if value]
-        lines += [f"  response {i}{' (' + ', '.join(feedback) + ')' if feedback else ''}", f"    ids     {list(response)}"]
-        if batch is not None:
-            scored = batch.target[batch.response == i].tolist()
-            lines.append(f"    scored  {tokenizer.decode(scored)!r} (decoded from the batch's own targets)")
-        else:
-            lines.append(f"    scored  {tokenizer.decode(list(response))!r}")
-    if example.pairs:
-        lines.append("  pairs     " + ", ".join(f"{w} over {l}" for w, l in example.pairs))
-    return lines
+        feedback = {"score": example.scores, "label": example.labels}
+        given = "".join(f", {name} {values[i]:g}" for name, values in feedback.items() if values)
+        yield f"  response {i}{given}"
+        yield f"    ids      {list(response)}"
+        if scored:
+            yield f"    scored   {tokenizer.decode(scored[i])!r}"
+    for chosen, rejected in example.pairs or ():
+        yield f"  pair       {chosen} over {rejected}"
 
 
-def _without_weights(config: Config, rows: list[Row], reason: str) -> list[str]:
-    """Text and, where the tokenizer is at hand, ids."""
+def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str]:
+    """The row's text and, where the tokenizer is at hand, its ids."""
     from transformers import AutoTokenizer
 
-    missing = ["log-probs", "rewards", "loss", "parameter counts"]
-    kept, notes = conform(rows, config)
-    lines = [*(f"  {n}" for n in notes)]
+    missing = ["parameter counts", "mask", "log-probs", "rewards", "loss"]
+    yield "the first row"
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        example = Encoder(tokenizer, max_length=config.max_length, max_response=config.max_response).encode(kept[:1])[0]
-        lines += ["the first row through the pipe", *_text(example, tokenizer, None)]
+        encoder = Encoder(tokenizer, max_length=config.max_length, max_response=config.max_response)
+        yield from _text(encoder.encode([row])[0], tokenizer)
     except (OSError, ValueError):
-        row = kept[0]
-        lines += ["the first row", f"  from      {row.source}", f"  prompt    {row.prompt!r}",
-                  *(f"  response  {r!r}" for r in row.responses)]
-        missing = ["token ids", "the decoded mask", *missing]
-    return [*lines, "", f"not shown, because the model is not at hand ({reason}): {', '.join(missing)}"]
+        missing = ["ids", *missing]
+        yield f"  from       {row.source}"
+        yield f"  prompt     {row.prompt!r}"
+        yield from (f"  response {i} {response!r}" for i, response in enumerate(row.responses))
+    yield ""
+    yield f"not shown, because the model is not at hand: {', '.join(missing)} ({reason})"

@@ -1,0 +1,180 @@
+"""Training a job: the steps, with what they leave on disk while they run, and how they are interrupted."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import signal
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from una_ref.data.batch import Encoder, Example
+from una_ref.training import checkpoints
+from una_ref.training.config import Config
+from una_ref.training.loop import NonFinite, Trainer, order
+
+CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
+
+
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop; its state is saved and the same command goes on with it."""
+
+
+@dataclass
+class Job:
+    """A run that is ready to start.
+
+    Attributes:
+        config: with steps filled in.
+        trainer: policy, losses, optimizer.
+        examples, held_out: what is trained on, what is only measured.
+        tokenizer, encoder: text to ids; None where there is no text, as in a table.
+        own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
+        notes: what was converted, dropped and cut, a sentence each.
+    """
+
+    config: Config
+    trainer: Trainer
+    examples: list[Example]
+    held_out: list[Example]
+    tokenizer: Any = None
+    encoder: Encoder | None = None
+    own_base: bool = False
+    notes: Sequence[str] = ()
+
+
+def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
+    """Train; with an output folder, log to it, save to it and resume from it. Returns the last evaluation.
+
+    Raises:
+        NonFinite: a loss or gradient was not finite; the rows are in the output's nonfinite.json.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+    """
+    from tqdm import tqdm
+
+    config, trainer = job.config, job.trainer
+    main = trainer.accelerator.is_main_process
+    state = output / CHECKPOINT if output else None
+    data = _digest(job.examples) if state else ""
+    start = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else 0
+    log = _Log(output / METRICS if output and main else None, start)
+    if start == 0 and job.held_out:
+        log.write(0, _evaluation(job))
+    if config.reference == "cache" and trainer.policy.anchored:
+        trainer.remember_reference(job.examples)
+    last: dict[str, float] = {}
+    hide = None if progress and main else True  # None: hidden unless stderr is a terminal
+    with (
+        _stop_signals() as asked,
+        tqdm(total=config.steps, initial=start, desc=config.method, unit="step", disable=hide, file=sys.stderr) as bar,
+    ):
+        for step in range(start, config.steps):
+            done, final = step + 1, step + 1 == config.steps
+            picked = [job.examples[i] for i in order(len(job.examples), step, config.batch, config.seed)]
+            record = done % config.log_every == 0 or done == 1 or final
+            try:
+                values = trainer.step(step, picked, record=record)
+            except NonFinite as error:
+                raise _saved(error, done, job, output) from error
+            bar.update()
+            if record:
+                bar.set_postfix(loss=f"{values['loss']:.4f}")
+            if job.held_out and (final or _every(config.eval_every, done)):
+                last = _evaluation(job)
+                values = values | last
+            if values:
+                log.write(done, values)
+            stop = trainer.anyone(bool(asked)) and not final
+            if state and main and not final and (stop or _every(config.save_every, done)):
+                checkpoints.save(state, done, trainer.trained, trainer.optimizer, data=data)
+            if stop:
+                again = "; the same command goes on from there" if output else ""
+                raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
+    return {name.removeprefix("eval_"): value for name, value in last.items()}
+
+
+def _every(interval: int, done: int) -> bool:
+    return interval > 0 and done % interval == 0
+
+
+def _evaluation(job: Job) -> dict[str, float]:
+    return {f"eval_{name}": value for name, value in job.trainer.evaluate(job.held_out).items()}
+
+
+def _digest(examples: Sequence[Example]) -> str:
+    """A name for the data that a run trains on."""
+    digest = hashlib.sha256()
+    for e in examples:
+        digest.update(repr((e.prompt, e.responses, e.scores, e.labels, e.pairs)).encode())
+    return digest.hexdigest()[:16]
+
+
+class _Log:
+    """metrics.jsonl, a line a step, cut back to the step that a run resumes from; nothing without a path."""
+
+    def __init__(self, path: Path | None, start: int) -> None:
+        self.path = path
+        if path:
+            lines = path.read_text("utf-8").splitlines() if path.exists() and start else []
+            checkpoints.write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= start))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        if self.path:
+            with open(self.path, "a", encoding="utf-8") as file:
+                file.write(json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()}) + "\n")
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:  # a line that the end of a killed run left unfinished
+        return float("inf")
+
+
+@contextmanager
+def _stop_signals() -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual."""
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
+        yield asked
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+
+    def note(number: int, _: Any) -> None:
+        asked.append(number)
+        signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFinite:
+    """The error with its step, its rows written to the output."""
+    message = f"step {step}: {error}"
+    if output:
+        decode = job.tokenizer.decode if job.tokenizer else list
+        rows = [
+            {
+                "source": e.source,
+                "prompt": decode(list(e.prompt)),
+                "responses": [decode(list(r)) for r in e.responses],
+                "scores": e.scores,
+                "labels": e.labels,
+                "pairs": e.pairs,
+            }
+            for e in error.examples
+        ]
+        text = json.dumps({"error": message, "rows": rows}, indent=1, ensure_ascii=False)
+        checkpoints.write_text(output / NON_FINITE, text)
+        message += f"; the rows are in {output / NON_FINITE}"
+    return NonFinite(message, error.examples)

@@ -1,0 +1,72 @@
+"""What a finished run leaves in its folder: adapter or weights, tokenizer, model card, record."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+from una_ref.training import checkpoints
+from una_ref.training.card import card, versions
+from una_ref.training.checkpoints import RECORD
+from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job
+
+CARD, BASE = "README.md", "base"
+
+
+def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, float]) -> dict[str, Any]:
+    """Write the result beside, move it into place, the record last, and return the record.
+
+    Args:
+        job: trained.
+        config: as the run was told, and as the record has it already.
+        output: the run's folder.
+        evaluation: its last metrics on the held-out rows.
+    """
+    policy = job.trainer.policy
+    record = {
+        "config": config,
+        "finished": True,
+        "steps": job.config.steps,
+        "notes": list(job.notes),
+        "evaluation": evaluation,
+        "versions": versions(),
+        "template": job.encoder.template if job.encoder else "",
+    }
+    beside = output / ".result.partial"
+    shutil.rmtree(beside, ignore_errors=True)
+    beside.mkdir()
+    if policy.adapters and job.own_base:
+        _save_base(policy.model, beside / BASE, job.tokenizer)
+        _move(beside, output)  # first, since saving an adapter looks at the model it names
+        for adapter in policy.model.peft_config.values():
+            adapter.base_model_name_or_path = str((output / BASE).resolve())
+    policy.model.save_pretrained(beside)
+    job.tokenizer.save_pretrained(beside)
+    (beside / CARD).write_text(card(record), encoding="utf-8")
+    _move(beside, output)
+    checkpoints.write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+    beside.rmdir()
+    for left in (output / CHECKPOINT, output / NON_FINITE, *output.glob(".*.partial")):
+        left.unlink(missing_ok=True)
+    return record
+
+
+def _move(beside: Path, output: Path) -> None:
+    """Everything in one folder into the other, over what has the same name there."""
+    for part in sorted(beside.iterdir()):
+        if (output / part.name).is_dir():
+            shutil.rmtree(output / part.name)
+        os.replace(part, output / part.name)
+
+
+def _save_base(model: Any, folder: Path, tokenizer: Any) -> None:
+    """The model under an adapter, as a folder of its own."""
+    base = model.get_base_model()
+    state = {
+        name.replace(".base_layer", ""): value for name, value in base.state_dict().items() if ".lora_" not in name
+    }
+    base.save_pretrained(folder, state_dict=state)
+    tokenizer.save_pretrained(folder)
