@@ -1,0 +1,181 @@
+"""The reference is the policy that training starts from, to the bit, and stays it."""
+
+import copy
+import gc
+
+import pytest
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import nn
+
+from una_ref.data.batch import Example, collate
+from una_ref.errors import InputError
+from una_ref.policies.loading import TableLM, disable_dropout, with_lora
+from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.policies.references import AT_START, REWRITES_BASE, Policy
+
+pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft on GPT-2, whose layers are transposed
+
+EXAMPLES = [
+    Example((3, 4, 5), ((6, 7, 8, 9, 2), (2,), (11, 2))),
+    Example((12, 13), ((18, 2), (19, 20, 21))),
+]
+BATCH = collate(EXAMPLES)
+
+
+def train(policy, steps=3):
+    optimizer = torch.optim.AdamW([p for p in policy.parameters() if p.requires_grad], lr=0.05)
+    policy.train()
+    for _ in range(steps):
+        optimizer.zero_grad()
+        (-policy(BATCH)).mean().backward()
+        optimizer.step()
+
+
+# ------------------------------------------------------------------------------------------------------------ step 0
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("family", ["Mistral", "GPT2"])
+def test_implicit_rewards_are_exactly_zero_at_step_0(tiny, family, dtype, layout):
+    model = tiny(family).to(dtype)  # GPT-2 comes with dropout of its own
+    disable_dropout(model)
+    policy = Policy(with_lora(model, r=4, dropout=0.5)).train()
+    batch = collate(EXAMPLES, layout)
+    assert torch.equal(policy(batch), policy.reference(batch))
+    assert policy.check_start(batch) == 0.0
+    assert policy.training and policy.model.training
+
+
+def test_a_models_own_dropout_is_found(tiny):
+    policy = Policy(with_lora(tiny("GPT2"), r=4))
+    with pytest.raises(InputError, match="dropout of its own"):
+        policy.check_start(BATCH)
+    assert not policy.model.training
+
+
+def test_zero_under_autocast_as_well(tiny):
+    policy = Policy(with_lora(tiny(), r=4))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert policy.check_start(BATCH) == 0.0
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
+def test_another_layout_stays_within_the_stated_tolerance(tiny, dtype):
+    policy = Policy(with_lora(tiny().to(dtype), r=4))
+    gap = policy(BATCH) - policy.reference(collate(EXAMPLES, "padded"))
+    assert gap.abs().max() <= AT_START[dtype]
+
+
+def test_an_adapter_that_is_not_fresh_is_found(tiny, lora):
+    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* the adapter is not fresh"):
+        Policy(lora(tiny())).check_start(BATCH)
+
+
+def test_a_gap_that_is_no_number_is_found(tiny):
+    model = tiny()
+    model.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(InputError, match="got nan"):
+        Policy(with_lora(model, r=4)).check_start(BATCH)
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_2", "olora"])
+def test_initialisations_that_change_the_base_are_refused(tiny, start):
+    base = tiny(tie_word_embeddings=False)
+    expected = sequence_logprobs(base, BATCH)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=start, task_type="CAUSAL_LM")
+    model = get_peft_model(base, config).eval()
+    assert start.startswith(REWRITES_BASE)
+    with pytest.raises(InputError, match=f"adapter 'default': .* got '{start}'"):
+        Policy(model)
+    Policy(model, anchored=False)
+    with model.disable_adapter():  # the reason
+        assert (sequence_logprobs(model, BATCH) - expected).abs().max() > 1e-2
+
+
+# ----------------------------------------------------------------------------------------------------- after training
+
+
+@pytest.mark.parametrize(
+    "config",
+    [{}, {"modules_to_save": ["lm_head"]}, {"modules_to_save": ["lm_head", "embed_tokens"]}, {"use_dora": True}],
+    ids=["lora", "head", "head-and-embeddings", "dora"],
+)
+def test_training_leaves_the_reference_as_it_was_to_the_bit(tiny, lora, config):
+    base = tiny(tie_word_embeddings=False)
+    expected = sequence_logprobs(copy.deepcopy(base), BATCH)
+    policy = Policy(lora(base, fresh=True, lora_dropout=0.5, **config))
+    assert policy.check_start(BATCH) <= (1e-5 if "use_dora" in config else 0)
+    before = {name: p.detach().clone() for name, p in policy.named_parameters() if p.requires_grad}
+    train(policy)
+    moved = {name for name, p in policy.named_parameters() if name in before and not torch.equal(p, before[name])}
+    assert moved == set(before)
+    assert all(any(part in name for name in moved) for part in config.get("modules_to_save", ()))
+    assert (policy(BATCH) - expected).abs().max() > 0.1
+    assert torch.equal(policy.reference(BATCH), expected)
+
+
+def test_full_fine_tuning_holds_a_frozen_copy(tiny):
+    model = tiny()
+    expected = sequence_logprobs(copy.deepcopy(model), BATCH)
+    policy = Policy(model)
+    assert policy.check_start(BATCH) == 0.0
+    assert sum(p.numel() for p in policy.parameters()) == sum(p.numel() for p in model.parameters())
+    assert set(policy.state_dict()) == {f"model.{name}" for name in model.state_dict()}
+    train(policy)
+    assert (policy(BATCH) - expected).abs().max() > 0.1
+    assert torch.equal(policy.reference(BATCH), expected)
+
+
+def test_a_table_has_a_reference_too():
+    policy = Policy(TableLM(torch.randn(4, 3)))
+    batch = collate([Example((x,), ((0,), (1,), (2,))) for x in range(4)])
+    assert policy.check_start(batch) == 0.0 and policy.layout == "packed"
+    policy.model.table.weight.data += torch.randn(4, 3)
+    assert not torch.equal(policy(batch), policy.reference(batch))
+
+
+def test_no_reference_no_second_model(tiny):
+    def held(make):
+        """Weights that come into the world with a policy, and stay."""
+        model = tiny()
+        before = parameters()
+        policy = make(model)
+        return parameters() - before, policy
+
+    def parameters():
+        gc.collect()
+        return sum(t.numel() for t in gc.get_objects() if isinstance(t, nn.Parameter))
+
+    size = sum(p.numel() for p in tiny().parameters())
+    alone, policy = held(lambda model: Policy(model, anchored=False))
+    assert alone == 0
+    with pytest.raises(RuntimeError, match="anchored=False"):
+        policy.reference(BATCH)
+    assert held(Policy)[0] == size
+    assert held(lambda model: Policy(with_lora(model, r=4)))[0] < size  # adapters need no copy
+
+
+def test_the_reference_gives_no_gradient_and_leaves_the_mode_as_it_was(tiny):
+    for policy in (Policy(with_lora(tiny(), r=4)), Policy(tiny())):
+        for training in (True, False):
+            policy.train(training)
+            assert not policy.reference(BATCH).requires_grad
+            assert policy.model.training == training
+            with pytest.raises(ZeroDivisionError), policy.as_reference() as model:
+                1 / (model.training + torch.is_grad_enabled())
+            assert policy.model.training == training and torch.is_grad_enabled()
+        assert policy(BATCH).requires_grad
+    assert policy.device == torch.device("cpu")
+
+
+def test_only_adapters_are_trained(tiny):
+    policy = Policy(with_lora(tiny(), r=4))
+    policy(BATCH).sum().backward()
+    assert all(("lora_" in name) == (p.grad is not None) for name, p in policy.named_parameters())
+
+
+def test_a_model_that_would_be_scored_wrongly_makes_no_policy(tiny):
+    with pytest.raises(InputError, match="soft cap"):
+        Policy(tiny("Gemma2", head_dim=8), anchored=False)
