@@ -77,8 +77,9 @@ def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int,
     """The truth: HelpSteer2's five ratings (0–4) of a response, given as joined letters.
 
     correctness counts positions that agree with the answer (4 only if all do, and the response ended);
-    helpfulness is 4 for the answer itself and else falls with the difference in length; coherence falls with letters
-    that are not in the prompt; complexity and verbosity count distinct letters and letters.
+    helpfulness is 4 for the answer itself and else falls from 3 with the difference in length, and by one each if no
+    letter is right or the response did not end; coherence falls with letters that are not in the prompt, and by two if
+    it did not end; complexity and verbosity count distinct letters and letters.
     """
     right = answer(prompt)
     matches = sum(a == b for a, b in zip(response, right, strict=False))
@@ -225,6 +226,11 @@ class ToySteer:
             scores = self.scores[drawn[:, :1], drawn[:, 1:]]
             drawn = drawn[scores.amax(1) > scores.amin(1)]
             places = [drawn[drawn[:, 0] == x] for x in range(self.size)]
+            if min(map(len, places)) < -(-n // self.size):
+                raise InputError(
+                    f"ToySteer draw: expected a writer whose responses differ in score, got {len(drawn)} untied "
+                    f"rows of {8 * n}"
+                )
             return torch.stack([places[i % self.size][i // self.size] for i in range(n)])
         if self.knobs.writer == "program":
             rng = random.Random(seed)
