@@ -48,8 +48,10 @@ class Example:
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.responses or not all(self.responses):
-            raise InputError(f"{self.source or 'example'}: expected a prompt and responses of at least one token, got "
-                             f"lengths {len(self.prompt)} and {[len(r) for r in self.responses]}")
+            raise InputError(
+                f"{self.source or 'example'}: expected a prompt and responses of at least one token, got "
+                f"lengths {len(self.prompt)} and {[len(r) for r in self.responses]}"
+            )
 
     @property
     def tokens(self) -> int:
@@ -149,7 +151,7 @@ class Encoder:
         opening = self._text(row)
         if self.tokenizer.chat_template:
             whole = self._text(row, text)
-            text = whole[len(opening):] if whole.startswith(opening) else text
+            text = whole[len(opening) :] if whole.startswith(opening) else text
         ids = self._continuation(opening, text)
         end = len(ids)
         while end and not self.tokenizer.decode(ids[end - 1]).strip():
@@ -170,7 +172,7 @@ class Encoder:
             context, whole = self._ids(before), self._ids(before + text)
             if whole[: len(context)] == context:
                 break
-        return whole[len(context):]
+        return whole[len(context) :]
 
     def _ids(self, text: str) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
@@ -187,11 +189,16 @@ class Encoder:
             turns.append({"role": "assistant", "content": response})
         try:
             return self.tokenizer.apply_chat_template(
-                turns, chat_template=None if own else PLAIN_TEMPLATE, tokenize=False,
-                add_generation_prompt=response is None)
+                turns,
+                chat_template=None if own else PLAIN_TEMPLATE,
+                tokenize=False,
+                add_generation_prompt=response is None,
+            )
         except TemplateError as error:
-            raise InputError(f"{row.source}: prompt: expected messages that the chat template takes, got roles "
-                             f"{[t['role'] for t in turns]}: {error}") from None
+            raise InputError(
+                f"{row.source}: prompt: expected messages that the chat template takes, got roles "
+                f"{[t['role'] for t in turns]}: {error}"
+            ) from None
 
     def encode(self, rows: Iterable[Row]) -> list[Example]:
         """All rows that fit.
@@ -201,8 +208,10 @@ class Encoder:
         """
         examples = [e for e in map(self, rows) if e is not None]
         if not examples:
-            raise InputError(f"data: expected at least one row that fits max_length={self.max_length}, "
-                             f"got {dict(self.counts) or 'no rows'}")
+            raise InputError(
+                f"data: expected at least one row that fits max_length={self.max_length}, "
+                f"got {dict(self.counts) or 'no rows'}"
+            )
         return examples
 
 
@@ -315,10 +324,15 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     def of(kind: str) -> list[int]:
         return [b for g, e in enumerate(examples) if e.kind == kind for b in range(first[g], first[g + 1])]
 
-    pairs = [(start + chosen, start + rejected)
-             for start, e in zip(first, examples, strict=False) for chosen, rejected in e.pairs or ()]
+    pairs = [
+        (start + chosen, start + rejected)
+        for start, e in zip(first, examples, strict=False)
+        for chosen, rejected in e.pairs or ()
+    ]
     return Batch(
-        tokens=ints(tokens), positions=ints(positions), until=ints(until),
+        tokens=ints(tokens),
+        positions=ints(positions),
+        until=ints(until),
         predictor=ints([p for ps in predictor for p in ps]),
         target=ints([t for _, r in responses for t in r]),
         response=ints([b for b, (_, r) in enumerate(responses) for _ in r]),
@@ -393,20 +407,28 @@ def prefix_tree(prompts: Sequence[Sequence[int]], prefixes: torch.Tensor, vocabu
     for x, prompt in enumerate(prompts):
         p = len(prompt)
         tokens[x, :p] = torch.tensor(prompt)
-        tokens[x, p:p + n - 1] = own
+        tokens[x, p : p + n - 1] = own
         positions[x, :p] = torch.arange(p)
-        positions[x, p:p + n - 1] = p + depth[1:] - 1
+        positions[x, p : p + n - 1] = p + depth[1:] - 1
         until[x, :p] = p + n - 1
-        until[x, p:p + n - 1] = ends[1:] + p - 1
+        until[x, p : p + n - 1] = ends[1:] + p - 1
         predictor.append(x * width + p - 1 + torch.arange(n))
     edges = len(prompts) * n * v
     none = torch.zeros(0, dtype=torch.int64)
     return Batch(
-        tokens=tokens, positions=positions, until=until,
+        tokens=tokens,
+        positions=positions,
+        until=until,
         predictor=torch.cat(predictor).repeat_interleave(v),
         target=torch.tensor(vocabulary).repeat(len(prompts) * n),
-        response=torch.arange(edges), groups=torch.arange(len(prompts)).repeat_interleave(n * v),
-        lengths=torch.ones(edges, dtype=torch.int64), prompts=torch.arange(len(prompts)),
-        pairs=none.view(0, 2), scored=none, scores=none.double(), labelled=none, labels=none.double(),
+        response=torch.arange(edges),
+        groups=torch.arange(len(prompts)).repeat_interleave(n * v),
+        lengths=torch.ones(edges, dtype=torch.int64),
+        prompts=torch.arange(len(prompts)),
+        pairs=none.view(0, 2),
+        scored=none,
+        scores=none.double(),
+        labelled=none,
+        labels=none.double(),
         demos=none,
     )

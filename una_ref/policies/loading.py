@@ -53,11 +53,23 @@ def small_mistral(tokenizer: Any, seed: int = 0, **shape: Any) -> Any:
     """A random Mistral for the tokenizer: 4 layers of width 128, unless `shape` (MistralConfig's names) differs."""
     from transformers import MistralConfig, MistralForCausalLM
 
-    size = {"hidden_size": 128, "intermediate_size": 384, "num_hidden_layers": 4, "num_attention_heads": 4,
-            "num_key_value_heads": 2, "max_position_embeddings": 4096, "sliding_window": None,
-            "tie_word_embeddings": False} | shape
-    config = MistralConfig(vocab_size=len(tokenizer), bos_token_id=tokenizer.bos_token_id,
-                           eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id, **size)
+    size = {
+        "hidden_size": 128,
+        "intermediate_size": 384,
+        "num_hidden_layers": 4,
+        "num_attention_heads": 4,
+        "num_key_value_heads": 2,
+        "max_position_embeddings": 4096,
+        "sliding_window": None,
+        "tie_word_embeddings": False,
+    } | shape
+    config = MistralConfig(
+        vocab_size=len(tokenizer),
+        bos_token_id=tokenizer.bos_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        pad_token_id=tokenizer.pad_token_id,
+        **size,
+    )
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         return MistralForCausalLM(config)
@@ -71,9 +83,15 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator(texts, trainers.BpeTrainer(
-        vocab_size=vocabulary, special_tokens=list(SPECIALS.values()), show_progress=False,
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    tokenizer.train_from_iterator(
+        texts,
+        trainers.BpeTrainer(
+            vocab_size=vocabulary,
+            special_tokens=list(SPECIALS.values()),
+            show_progress=False,
+            initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        ),
+    )
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
 
 
@@ -131,16 +149,21 @@ def _loaded(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
     return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
 
 
-def with_lora(model: Any, *, r: int = 32, alpha: float = 16.0, dropout: float = 0.0,
-              targets: str | list[str] = "all-linear", seed: int = 0) -> Any:
+def with_lora(
+    model: Any,
+    *,
+    r: int = 32,
+    alpha: float = 16.0,
+    dropout: float = 0.0,
+    targets: str | list[str] = "all-linear",
+    seed: int = 0,
+) -> Any:
     """The model with a fresh LoRA adapter (B = 0, so it starts as the base exactly), in eval mode."""
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        config = LoraConfig(
-            r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM"
-        )
+        config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type="CAUSAL_LM")
         return get_peft_model(model, config).eval()
 
 

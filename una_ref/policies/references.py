@@ -40,7 +40,7 @@ class Policy(nn.Module):
         check_scorable(model)
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
-        for name, config in (model.peft_config.items() if self.adapters and anchored else ()):
+        for name, config in model.peft_config.items() if self.adapters and anchored else ():
             start = str(getattr(config, "init_lora_weights", True)).lower()
             if start.startswith(REWRITES_BASE):
                 raise InputError(
