@@ -3,7 +3,7 @@
     UNA_REF_DATA=/path/to/data python benchmarks/real_input.py --output figures/runs/real_input.json
 
 Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt) and hh_harmless_pairs.jsonl.gz (pairs
-of dialogues). First a small Mistral and its BPE tokenizer are made from the data and fine-tuned on the better responses;
+of dialogues). First a small Mistral and its BPE tokenizer are made from them and fine-tuned on the better responses;
 then each run below starts from that. Held-out prompts are never trained on. Only numbers are written, none of the text.
 """
 
@@ -29,15 +29,15 @@ SHAPE = [
     "shape.num_key_value_heads=2",
     "shape.max_position_embeddings=1024",
 ]
-COMMON = ["max_length=192", "empty=keep", "eval_every=100", "log_every=20", "held_out=0.1"]
+COMMON = ["max_length=128", "eval_every=50", "log_every=10", "held_out=0.1"]
 RUNS = {
     # name: method, data, settings
     "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=1e-3"]),
     "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=1e-3"]),
-    "labels from scores (median)": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
-    "labels from scores (kto)": ("kto", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
-    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
-    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
+    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
+    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
+    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=8"]),
+    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=8"]),
     "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=1e-3", "batch=8"]),
     "scores, pairs and labels mixed": (
         "una-centred",
@@ -64,12 +64,8 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        files = {
-            "alpaca": folder / "alpaca_eval_scores.jsonl.gz",
-            "hh": folder / "hh_harmless_pairs.jsonl.gz",
-            "labels": work / "labels.jsonl",
-        }
-        labelled(files["alpaca"], files["labels"])
+        files = {name: work / f"{name}.jsonl" for name in ("alpaca", "labels", "hh")}
+        cut(folder, files)
         sft = resolve(
             "sft",
             [*SHAPE, *COMMON, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048"],
@@ -104,15 +100,25 @@ def main() -> int:
     return 0
 
 
-def labelled(scores: Path, out: Path) -> None:
-    """A file of thumbs: the first two responses of every second prompt, up where the judge's score is above 0.02."""
+def cut(folder: Path, files: dict[str, Path]) -> None:
+    """Files small enough for a small model: four responses of each prompt with scores; thumbs on two others of every
+    second prompt, up where the judge's score is above 0.02; the pairs whose dialogue is short."""
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
 
-    with out.open("w") as file:
-        for row in group_by_prompt(read(scores, empty="drop"))[::2]:
-            for text, score in list(zip(row.responses, row.scores, strict=True))[:2]:
-                file.write(json.dumps({"prompt": row.prompt, "completion": text, "label": score > 0.02}) + "\n")
+    grouped = group_by_prompt(read(folder / "alpaca_eval_scores.jsonl.gz", empty="drop"))
+    with files["alpaca"].open("w") as scores, files["labels"].open("w") as labels:
+        for i, row in enumerate(grouped):
+            judged = list(zip(row.responses, row.scores or (), strict=True))
+            few = {"completions": [y for y, _ in judged[:4]], "scores": [s for _, s in judged[:4]]}
+            scores.write(json.dumps({"prompt": row.prompt} | few) + "\n")
+            for text, score in judged[4:6] if i % 2 == 0 else ():
+                labels.write(json.dumps({"prompt": row.prompt, "completion": text, "label": score > 0.02}) + "\n")
+    with files["hh"].open("w") as pairs:
+        for row in read(folder / "hh_harmless_pairs.jsonl.gz", empty="drop"):
+            if len(row.prompt) < 200:
+                chosen, rejected = row.responses
+                pairs.write(json.dumps({"prompt": row.prompt, "chosen": chosen, "rejected": rejected}) + "\n")
 
 
 def summary(record: dict, output: Path) -> dict:

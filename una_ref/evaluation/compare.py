@@ -90,7 +90,7 @@ class Settings:
     batch: int = 32
     beta: float = 0.4
     scale: float = 4.0
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5, 6, 7)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     tuning_seeds: tuple[int, ...] = (100, 101)
     lrs: tuple[float, ...] = (1e-3, 3e-3)
     betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
