@@ -215,7 +215,7 @@ def resolve(what: str, settings: Iterable[str] = (), **options: Any) -> Config:
         known = [*METHODS, *(alias for method in METHODS.values() for alias in method.aliases), *recipes()]
         if what not in METHODS:
             raise InputError(
-                f"train {what}: expected a method or a recipe{near(what, known)} (`una-ref methods` "
+                f"train {what}: expected a method or a recipe{near(what.lower(), known)} (`una-ref methods` "
                 f"lists the methods; recipes: {', '.join(recipes())})"
             )
         start = {"method": what}

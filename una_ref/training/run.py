@@ -30,7 +30,7 @@ from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.fit import Job, fit
-from una_ref.training.loop import Trainer, mismatched, order, processes
+from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
 
 # ---- ToySteer
 
@@ -149,7 +149,11 @@ def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, 
         tokenizer, suppressed = toysteer.tokenizer(), list(toysteer.NEVER_EMITTED)
     else:
         tokenizer, suppressed = loading.byte_pair_tokenizer(_texts(rows), config.vocabulary), []
-    model = loading.small_mistral(tokenizer, config.seed, **config.shape)
+    try:
+        model = loading.small_mistral(tokenizer, config.seed, **config.shape)
+    except Exception as error:  # sizes that do not fit together: transformers' own class, or torch's
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"shape: expected sizes of a Mistral, got {config.shape}: {reason}") from error
     model.generation_config.suppress_tokens = suppressed or None
     return model.to(getattr(torch, dtype)), tokenizer, True
 
@@ -185,31 +189,33 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
 
-    loading.disable_dropout(model)
-    if config.lora_r:
-        targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
-        model = loading.with_lora(
-            model,
-            r=config.lora_r,
-            alpha=config.lora_alpha,
-            dropout=config.lora_dropout,
-            targets=targets,
-            seed=config.seed,
-        )
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
-    policy = Policy(model, anchored=METHODS[config.method].needs_reference)
+    policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
     losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in examples)}
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=_value_start(examples))
-    _check_groups(trainer, [*examples, *held_out])
-    if trainer.takes("kl"):
-        for step in range(config.steps):
-            mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)])
+    _check_batches(trainer, examples, held_out)
     if policy.anchored:
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples[: config.batch])[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
     return Job(config, trainer, examples, held_out, tokenizer, encoder, own_base, notes)
+
+
+def _trainable(model: Any, config: Config) -> Any:
+    """The model without dropout of its own, with what the config adds to it."""
+    loading.disable_dropout(model)
+    if config.lora_r:
+        targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
+        r, alpha, dropout = config.lora_r, config.lora_alpha, config.lora_dropout
+        try:
+            model = loading.with_lora(model, r=r, alpha=alpha, dropout=dropout, targets=targets, seed=config.seed)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"lora_targets: expected modules of the model, got {config.lora_targets!r}: {reason}"
+            ) from error
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        model.enable_input_require_grads()
+    return model
 
 
 def _held_out(rows: list[Row], config: Config) -> tuple[list[Row], list[Row]]:
@@ -226,15 +232,19 @@ def _held_out(rows: list[Row], config: Config) -> tuple[list[Row], list[Row]]:
     return split(rows, config.held_out, config.seed)
 
 
-def _check_groups(trainer: Trainer, examples: Iterable[Example]) -> None:
-    """Refuse lone responses where a loss takes its V(x) from the other responses of the prompt."""
-    alone = {kind for kind, loss in trainer.losses.items() if trainer.values is None and trainer.takes("groups")}
-    for e in examples:
-        if e.kind in alone and len(e.responses) == 1:
+def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequence[Example]) -> None:
+    """Refuse what the losses could not take in some later step."""
+    config = trainer.config
+    grouped = [kind for kind, loss in trainer.losses.items() if "groups" in arguments(loss) and trainer.values is None]
+    for e in (*examples, *held_out):
+        if e.kind in grouped and len(e.responses) == 1:
             raise InputError(
-                f"{e.source}: {e.kind}: expected two or more responses of a prompt for "
-                f"{trainer.config.method}, got one; gather them (group=true), or baseline=learned"
+                f"{e.source}: {e.kind}: expected two or more responses of a prompt for {config.method}, got one; "
+                "gather them (group=true), or learn V(x) (baseline=learned)"
             )
+    if trainer.takes("kl"):
+        for step in range(config.steps):
+            mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)])
 
 
 def _value_start(examples: Sequence[Example]) -> float:

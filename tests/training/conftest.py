@@ -1,0 +1,128 @@
+"""Rows in files, tiny models, and trainers over them."""
+
+import json
+import random
+
+import pytest
+import torch
+
+from una_ref.data.batch import Example
+from una_ref.policies.loading import small_mistral, with_lora
+from una_ref.policies.references import Policy
+from una_ref.training.config import Config
+from una_ref.training.loop import Trainer
+
+WORDS = ("red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "eats", "now")
+TINY = [
+    *("shape.hidden_size=16", "shape.intermediate_size=32", "shape.num_hidden_layers=1", "vocabulary=300"),
+    *("shape.num_attention_heads=2", "shape.num_key_value_heads=1", "lora_r=4", "batch=4", "log_every=1"),
+]
+
+
+class Tokenizer:
+    """As much of a tokenizer as a model made for it needs."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
+    def __len__(self):
+        return 40
+
+
+@pytest.fixture
+def tiny():
+    """Settings of a run on a model that trains in no time."""
+    return list(TINY)
+
+
+@pytest.fixture
+def data(tmp_path):
+    """data(kind, prompts=12): a JSONL file of that kind of feedback about random words."""
+
+    def write(kind, prompts=12, seed=0):
+        draw = random.Random(seed)
+
+        def words(n):
+            return " ".join(draw.choice(WORDS) for _ in range(n))
+
+        def some():
+            return " " + words(draw.randint(1, 5))
+
+        ratings = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
+        of = {
+            "pairs": lambda p: [{"prompt": p, "chosen": some() + " now", "rejected": some() + " cat"}],
+            "thumbs": lambda p: [{"prompt": p, "completion": some(), "label": up} for up in (True, False)],
+            "scores": lambda p: [{"prompt": p, "completion": some(), "score": draw.random()} for _ in range(3)],
+            "helpsteer2": lambda p: [
+                {"prompt": p, "response": some(), **{r: draw.randint(0, 4) for r in ratings}} for _ in range(2)
+            ],
+            "messages": lambda p: [
+                {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": some()}]}
+            ],
+        }
+        rows = [row for i in range(prompts) for row in of[kind](f"{words(3)} {i}")]
+        path = tmp_path / f"{kind}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+@pytest.fixture
+def examples():
+    """examples(*kinds, prompts=6): examples of these kinds in turn, of unequal lengths and numbers of responses."""
+
+    def make(*kinds, prompts=6, seed=0):
+        draw = random.Random(seed)
+
+        def tokens(low, high):
+            return tuple(draw.randint(3, 39) for _ in range(draw.randint(low, high)))
+
+        out = []
+        for i in range(prompts):
+            kind = kinds[i % len(kinds)]
+            responses = tuple((*tokens(0, 12), 2) for _ in range(draw.randint(2, 4)))
+            feedback = {
+                "demos": {},
+                "pairs": {"pairs": ((0, 1), (1, 0))[: 1 + i % 2]},
+                "labels": {"labels": tuple(draw.choice([0.0, 1.0, 0.25]) for _ in responses)},
+                "scores": {"scores": tuple(draw.random() for _ in responses)},
+            }[kind]
+            out.append(
+                Example((1, *tokens(1, 6), i % 37 + 3), responses, prompt_index=i, source=f"row {i}", **feedback)
+            )
+        return out
+
+    return make
+
+
+@pytest.fixture
+def trainer():
+    """trainer(method, examples, moved=True, **config): over a tiny Mistral; moved: no longer where it started."""
+
+    def make(method, given, moved=True, **config):
+        config = Config(method=method, **{"lora_r": 4, "steps": 4, "micro_tokens": 10**6, "lr": 1e-2} | config)
+        sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+        model = small_mistral(Tokenizer(), seed=1, num_key_value_heads=1, **sizes)
+        if config.lora_r:
+            model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2)
+        generator = torch.Generator().manual_seed(3)
+        policy = Policy(model, anchored=method != "sft")
+        for parameter in model.parameters() if moved else ():
+            if parameter.requires_grad:
+                parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
+        losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in given)}
+        return Trainer(policy, losses, config, prompts=len(given), value_start=0.3)
+
+    return make
+
+
+@pytest.fixture
+def gradient():
+    """gradient(trainer, examples): the gradient of a batch as one vector, values of V(x) last."""
+
+    def flat(trainer, given):
+        trainer.optimizer.zero_grad()
+        trainer.accumulate(given)
+        return torch.cat([p.grad.flatten() for p in trainer.trained.values()])
+
+    return flat

@@ -1,0 +1,112 @@
+"""The config: what is typed becomes what is run, and what could not run is refused with the near name."""
+
+from dataclasses import FrozenInstanceError, fields
+
+import pytest
+
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.training.config import RANGES, Config, recipe, recipes, resolve
+
+
+def test_settings_take_the_types_of_their_fields():
+    config = resolve(
+        "dpo", ["lr=3e-5", "group=no", "rows=10", "epochs=0.5", "shape.hidden_size=64", "max_response=null"]
+    )
+    assert (config.lr, config.group, config.rows, config.epochs) == (3e-5, False, 10, 0.5)
+    assert (config.shape, config.max_response) == ({"hidden_size": 64}, None)
+    assert resolve("dpo") == Config(method="dpo")
+
+
+def test_settings_stand_above_options_and_both_above_the_recipe():
+    config = resolve("toysteer/base", ["batch=8", "steps=3"], steps=4, seed=5, model=None)
+    assert (config.batch, config.steps, config.seed, config.rows) == (8, 3, 5, recipe("toysteer/base")["rows"])
+    assert config.model == ""
+
+
+@pytest.mark.parametrize("name", recipes())
+def test_every_recipe_resolves(name):
+    values = recipe(name)
+    config = resolve(name)
+    assert {key: getattr(config, key) for key in values} == values
+
+
+def test_a_loss_s_own_keys_go_to_its_hyper_parameters():
+    config = resolve("kto", ["beta=0.5", "desirable_weight=2", "lr=0.1"])
+    assert config.hyper == {"beta": 0.5, "desirable_weight": 2.0}
+    assert (config.beta, resolve("kto").beta, resolve("una-score").beta) == (0.5, 0.1, 0.03)
+
+
+@pytest.mark.parametrize("name", [*METHODS, "dpo"])
+def test_every_method_has_a_loss_for_each_of_its_kinds(name):
+    config = Config(method=name)
+    assert config.losses == dict(METHODS[name].losses)
+    for form in ("printed", "released"):
+        other = getattr(METHODS[name], form)
+        if other is None:
+            with pytest.raises(InputError, match=f"{name} has no {form} form"):
+                Config(method=name, form=form)
+        else:
+            assert Config(method=name, form=form).losses == {METHODS[name].kinds[0]: other}
+
+
+@pytest.mark.parametrize(
+    ("what", "settings", "message"),
+    [
+        ("dop", [], "did you mean dpo?"),
+        ("una-scor", [], "did you mean una-score?"),
+        ("DPO", [], "did you mean dpo?"),
+        ("toysteer/bas", [], "did you mean toysteer/base?"),
+        ("../config", [], "expected a method or a recipe"),
+        ("dpo", ["stepz=3"], "stepz: unknown key; did you mean steps?"),
+        ("kto", ["desirable_weigth=3"], "did you mean desirable_weight?"),
+        ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key"),
+        ("dpo", ["method=kto"], "method: unknown key"),
+        ("dpo", ["steps"], "'steps': expected key=value"),
+        ("dpo", ["steps=many"], "steps: expected int, got 'many'"),
+        ("dpo", ["steps=1.5"], "steps: expected int, got '1.5'"),
+        ("dpo", ["rows=x"], "rows: expected int | None, got 'x'"),
+        ("dpo", ["layout=pack"], "layout: expected ['auto', 'packed', 'padded'], got 'pack'"),
+        ("dpo", ["group=perhaps"], "group: expected bool, got 'perhaps'"),
+        ("dpo", ["lr=nan"], "lr: expected float, got 'nan'"),
+        ("dpo", ["beta=x"], "beta: expected a finite number, got 'x'"),
+        ("dpo", ["beta=nan"], "beta: expected a finite number, got 'nan'"),
+        ("dpo", ["beta=0"], "beta: expected a number above 0, got 0.0"),
+        ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
+        ("dpo", ["warmup=2"], "warmup: expected a number from 0 to 1, got 2.0"),
+        ("dpo", ["held_out=1"], "held_out: expected a share in [0, 1), got 1.0"),
+        ("dpo", ["steps=0"], "steps: expected a number from 1, got 0"),
+        ("dpo", ["shape.hiden_size=3"], "did you mean hidden_size?"),
+        ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected"),
+        ("dpo", ["shape=3"], "shape: expected dict[str, int], got '3'"),
+    ],
+)
+def test_what_could_not_run_is_refused(what, settings, message):
+    with pytest.raises(InputError) as refused:
+        resolve(what, settings)
+    assert message in str(refused.value)
+    assert "\n" not in str(refused.value)
+
+
+def test_options_of_a_wrong_type_are_refused_too():
+    with pytest.raises(InputError, match="steps"):
+        resolve("dpo", steps="many")
+
+
+@pytest.mark.parametrize("name", RANGES)
+def test_every_number_has_a_range(name):
+    low, _ = RANGES[name]
+    Config(method="dpo", **{name: low})
+    for bad in (low - 1, float("nan"), float("inf")):
+        with pytest.raises(InputError, match=f"{name}: expected a number from {low}"):
+            Config(method="dpo", **{name: bad})
+
+
+def test_no_number_is_left_without_a_range():
+    numbers = {f.name for f in fields(Config) if {"int", "float"} & set(str(f.type).split(" | "))}
+    assert numbers - {"held_out"} == set(RANGES)
+
+
+def test_a_config_does_not_change():
+    with pytest.raises(FrozenInstanceError):
+        Config(method="dpo").steps = 3

@@ -1,0 +1,208 @@
+"""Training on disk: a run stopped at any moment goes on to the same bytes, and says what it measured once."""
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from una_ref.cli import main
+from una_ref.training import checkpoints
+from una_ref.training.loop import Trainer
+
+ROOT = Path(__file__).resolve().parents[2]
+ADAPTER = "adapter_model.safetensors"
+RUNS = {
+    "dpo": ("pairs", ["save_every=2"]),
+    "kto": ("thumbs", ["save_every=1", "reference=cache"]),
+    "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
+    "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
+}
+
+
+@pytest.fixture
+def una(tmp_path, data, tiny):
+    """una(method, output): the command for a run of seven steps; its words, ready for `main`."""
+
+    def words(method, output):
+        kind, settings = RUNS[method]
+        own = [*tiny, "held_out=0.2", "eval_every=2", "steps=7", *settings]
+        return ["train", method, "--data", data(kind), "--output", str(tmp_path / output), *own]
+
+    return words
+
+
+def weights(folder):
+    return next(p for p in (folder / ADAPTER, folder / "model.safetensors") if p.exists()).read_bytes()
+
+
+def stop(monkeypatch, at, act):
+    """`act` while the step numbered `at` (from 0) is under way."""
+    true = Trainer.step
+
+    def step(self, number, *arguments, **more):
+        if number == at:
+            act()
+        return true(self, number, *arguments, **more)
+
+    monkeypatch.setattr(Trainer, "step", step)
+
+
+def crash():
+    raise MemoryError("as if killed")
+
+
+@pytest.mark.parametrize("method", RUNS)
+def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_path, monkeypatch, capsys):
+    assert main(una(method, "straight")) == 0
+    with monkeypatch.context() as patch:
+        stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una(method, "broken")) == 130
+    assert "stopped after step 3 of 7; the same command goes on" in capsys.readouterr().err
+    with monkeypatch.context() as patch:
+        stop(patch, 5, crash)
+        with pytest.raises(MemoryError):
+            main(una(method, "broken"))
+    with monkeypatch.context() as patch:
+        stop(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        assert main(una(method, "broken")) == 130
+    assert not (tmp_path / "broken" / ADAPTER).exists()
+    torch.manual_seed(random.randrange(1000))
+    assert main(una(method, "broken")) == 0
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert weights(straight) == weights(broken)
+    assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
+    true, calls = checkpoints.os.replace, []
+
+    def replace(*names):
+        calls.append(names)
+        if "checkpoint" in str(names[1]) and sum("checkpoint" in str(n[1]) for n in calls) == 3:
+            raise OSError("disk full")
+        true(*names)
+
+    monkeypatch.setattr(checkpoints.os, "replace", replace)
+    assert main([*una("dpo", "out"), "save_every=1"]) == 1
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").glob(".checkpoint*"))
+    steps, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, n, *a, **k: steps.append(n) or step(self, n, *a, **k))
+    assert main([*una("dpo", "out"), "save_every=1"]) == 0
+    assert steps == [2, 3, 4, 5, 6]
+
+
+def test_metrics_have_each_step_once_and_held_out_ones_where_asked(una, tmp_path):
+    assert main(una("dpo", "out")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(8))
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 2, 4, 6, 7]
+    assert {"loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "grad_norm", "lr"} <= lines[1].keys()
+    assert lines[0]["eval_rewards/margins"] == 0 and lines[0]["eval_rewards/accuracies"] == 0.5
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["evaluation"]["loss"] == pytest.approx(lines[-1]["eval_loss"])
+
+
+def test_a_line_that_a_killed_run_left_unfinished_is_cut_off(una, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una("dpo", "out")) == 130
+    log = tmp_path / "out" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 6, "lo')
+    assert main(una("dpo", "out")) == 0
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(8))
+
+
+def test_a_non_finite_loss_stops_the_run_and_its_rows_are_saved(una, data, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("una_ref.training.loop.losses_of", _poisoned)
+        assert main(una("dpo", "out")) == 1
+    bad = tmp_path / "out" / "nonfinite.json"
+    assert f"una-ref: failed: step 1: a loss is nan; the rows are in {bad}" in capsys.readouterr().err
+    saved = json.loads(bad.read_text())
+    assert len(saved["rows"]) == 4
+    assert all("pairs.jsonl:" in row["source"] and row["pairs"] for row in saved["rows"])
+    prompts = {json.loads(line)["prompt"] for line in Path(data("pairs")).read_text().splitlines()}
+    assert {row["prompt"].removeprefix("<s>") for row in saved["rows"]} <= prompts
+    assert not (tmp_path / "out" / ADAPTER).exists()
+    assert main(una("dpo", "out")) == 0  # mended, the same command goes on
+    assert not bad.exists()
+
+
+def _poisoned(losses, batch, logps, *_, **__):
+    return logps.new_full((batch.count,), torch.nan) + (logps.sum() if logps.requires_grad else 0)
+
+
+def test_data_that_changed_since_are_refused(una, tmp_path, data, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una("dpo", "out")) == 130
+    words = una("dpo", "out")
+    data("pairs", seed=1)
+    assert main(words) == 2
+    assert "data: expected" in capsys.readouterr().err
+
+
+# ---- real processes
+
+
+def start(words):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "una_ref", *words], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until(reached, process):
+    """Wait for something to be so, as long as the process runs."""
+    while not reached() and process.poll() is None:
+        time.sleep(0.01)
+
+
+@pytest.mark.slow
+def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(una, tmp_path):
+    draw = random.Random()
+    straight, broken = (
+        [*una("dpo", name), "steps=100", "eval_every=0", "save_every=1"] for name in ("straight", "broken")
+    )
+    assert start(straight).wait(300) == 0
+    log, kills = tmp_path / "broken" / "metrics.jsonl", 0
+    for _ in range(4):
+        process = start(broken)
+        before = log.stat().st_size if log.exists() else 0
+        until(lambda before=before: log.exists() and log.stat().st_size > before + 1000, process)
+        time.sleep(draw.random() * 0.2)
+        process.kill()
+        kills += process.wait(60) == -signal.SIGKILL
+    process = start(broken)
+    assert process.wait(300) == 0, process.stderr.read()
+    assert kills >= 2
+    assert weights(tmp_path / "straight") == weights(tmp_path / "broken")
+    assert log.read_text() == (tmp_path / "straight" / "metrics.jsonl").read_text()
+    assert {p.name for p in (tmp_path / "straight").iterdir()} == {p.name for p in log.parent.iterdir()}
+
+
+@pytest.mark.slow
+def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_output(una, tmp_path):
+    long = ["steps=150", "eval_every=0"]
+    words = [*una("una-centred", "out"), *long]
+    process, log = start(words), tmp_path / "out" / "metrics.jsonl"
+    until(lambda: log.exists() and log.read_text().count("\n") > 20, process)
+    second = start(words)
+    assert second.wait(60) == 2
+    assert "got a live run that writes to it" in second.stderr.read()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "the same command goes on from there" in process.stderr.read()
+    assert start(words).wait(300) == 0
+    assert start([*una("una-centred", "straight"), *long]).wait(300) == 0
+    assert weights(tmp_path / "out") == weights(tmp_path / "straight")

@@ -1,0 +1,53 @@
+"""Metrics are those of the whole batch, however it was cut, and mean what TRL's names mean."""
+
+import pytest
+import torch
+
+from una_ref.data.batch import Example, collate
+from una_ref.training.metrics import NAMES, means, measure
+
+GIVEN = [
+    Example((1,), ((5, 2), (6, 2)), pairs=((0, 1),)),
+    Example((2,), ((5, 2), (6, 2), (7, 2)), scores=(0.2, 0.9, 0.1)),
+    Example((3,), ((5, 2), (6, 2)), labels=(1.0, 0.0)),
+    Example((4,), ((5, 2), (6, 2)), scores=(0.5, 0.5)),
+    Example((5,), ((5, 2),), scores=(0.7,)),
+    Example((6,), ((5, 2), (6, 2)), pairs=((1, 0),)),
+]
+LOGPS = torch.tensor([-1.0, -2.0, -3.0, -4.0, -5.0, -6.0, -7.0, -8.0, -9.0, -10.0, -11.0, -12.0])
+REF = torch.tensor([-1.5, -2.0, -2.0, -3.0, -7.0, -7.0, -7.0, -8.0, -8.0, -9.0, -11.0, -12.0])
+
+
+def measured(given, logps, ref):
+    batch = collate(given)
+    return measure(batch, torch.arange(float(batch.count)), logps, ref, beta=0.5)
+
+
+def test_each_is_the_mean_computed_by_hand():
+    out = means(measured(GIVEN, LOGPS, REF))
+    # Chosen: pair (-1), pair (-12), best score (-4), thumb up (-6). Rejected: -2, -11, -5 (worst score), -7.
+    # Equal scores and a lone response are nobody's best and worst.
+    assert out["logps/chosen"] == pytest.approx((-1 - 12 - 4 - 6) / 4)
+    assert out["logps/rejected"] == pytest.approx((-2 - 11 - 5 - 7) / 4)
+    assert out["rewards/chosen"] == pytest.approx(0.5 * (0.5 + 0 - 1 + 1) / 4)
+    assert out["rewards/rejected"] == pytest.approx(0.5 * (0 + 0 + 2 + 0) / 4)
+    assert out["rewards/margins"] == pytest.approx(out["rewards/chosen"] - out["rewards/rejected"])
+    # Margins: 0.5 - 0 > 0, 0 - 0 = 0 (half), -1 - 2 < 0.
+    assert out["rewards/accuracies"] == pytest.approx((1 + 0.5 + 0) / 3)
+    assert out["logps"] == pytest.approx(float(LOGPS.mean()))
+    assert out["rewards/mean"] == pytest.approx(float(0.5 * (LOGPS - REF).mean()))
+    assert out["loss"] == pytest.approx(sum(range(10)) / 10)
+
+
+def test_parts_add_up_to_the_whole():
+    whole = measured(GIVEN, LOGPS, REF)[1:]
+    counts = [len(e.responses) for e in GIVEN]
+    parts = zip(GIVEN, LOGPS.split(counts), REF.split(counts), strict=True)
+    torch.testing.assert_close(sum(measured([e], *part)[1:] for e, *part in parts), whole)
+
+
+def test_what_was_not_counted_is_left_out():
+    demos = [Example((1,), ((5, 2), (6, 2)))]
+    out = means(measured(demos, LOGPS[:2], None))
+    assert out == {"loss": 0.5, "logps": -1.5}
+    assert list(means(torch.ones(len(NAMES), 2))) == [*NAMES, "rewards/margins"]

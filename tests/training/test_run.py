@@ -1,0 +1,285 @@
+"""From a file to a finished folder: every kind of data, every start, and what is refused before the first step."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from una_ref.cli import main
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.training.config import resolve
+from una_ref.training.run import prepare, train
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture
+def run(tmp_path, tiny):
+    """run(method, data, *settings): the folder of a run of two steps through the command line."""
+
+    def command(method, path, *settings, output="out", code=0):
+        folder = tmp_path / output
+        data = ["--data", path] if path else []
+        assert main(["train", method, *data, "--output", str(folder), *tiny, "steps=2", *settings]) == code
+        return folder
+
+    return command
+
+
+def record(folder):
+    return json.loads((folder / "run.json").read_text())
+
+
+# ---- data
+
+
+@pytest.mark.parametrize("method", METHODS)
+@pytest.mark.parametrize("kind", ["pairs", "thumbs", "scores", "helpsteer2", "messages"])
+def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, capsys):
+    native = {"pairs": "pairs", "thumbs": "labels", "scores": "scores", "helpsteer2": "scores", "messages": "demos"}[
+        kind
+    ]
+    own = METHODS[method].kinds
+    possible = native in own or (native, own[0]) in {
+        *(("pairs", "labels"), ("pairs", "demos"), ("labels", "pairs"), ("labels", "demos")),
+        *(("scores", "pairs"), ("scores", "labels"), ("scores", "demos")),
+    }
+    folder = run(method, data(kind), code=0 if possible else 2)
+    said = capsys.readouterr().err
+    if not possible:
+        assert f"{kind}.jsonl:1" in said and "feedback: expected" in said
+        assert not folder.exists()
+        return
+    converted = [note for note in record(folder)["notes"] if " -> " in note]
+    assert bool(converted) == (native not in own)
+    assert all(note in said for note in converted)
+    assert (folder / "adapter_model.safetensors").exists()
+
+
+def test_files_of_different_kinds_mix(run, data):
+    files = ",".join(data(kind) for kind in ("pairs", "thumbs", "scores", "helpsteer2"))
+    folder = run("una-centred", files, "batch=40")
+    assert not [note for note in record(folder)["notes"] if " -> " in note]
+    notes = record(run("dpo", files, "batch=40", output="dpo"))["notes"]
+    assert [note for note in notes if note.startswith("scores -> pairs (best-worst): 24 pairs")]
+    assert [note for note in notes if note.startswith("labels -> pairs")]
+
+
+def test_no_data_is_toysteer(run, toysteer_base):
+    shapes = ["shape={}"]
+    folder = run("dpo", None, "rows=40", *shapes)
+    assert record(folder)["config"]["data"] == "toysteer"
+    assert "ToySteer's base policy" in (folder / "README.md").read_text()
+    assert (folder / "base" / "model.safetensors").read_bytes() == (toysteer_base / "model.safetensors").read_bytes()
+    for kind in ("pairs", "labels", "scores", "demonstrations"):
+        run("sft", None, f"data=toysteer/{kind}", "rows=40", *shapes, output=kind)
+
+
+@pytest.mark.parametrize(
+    ("prompts", "share", "held"), [(30, 0.1, 3), (12, 0.1, 0), (1, 0.5, 0), (4, 0.5, 2), (12, 0.0, 0)]
+)
+def test_prompts_are_held_out_if_that_is_two_at_least(prompts, share, held, data, tiny):
+    job = prepare(resolve("dpo", [*tiny, f"held_out={share}"], data=data("pairs", prompts)))
+    assert (len(job.held_out), len(job.examples)) == (held, prompts - held)
+    assert not {e.prompt for e in job.held_out} & {e.prompt for e in job.examples}
+    said = [note for note in job.notes if note.startswith("nothing held out")]
+    assert bool(said) == (share > 0 and not held)
+
+
+def test_epochs_become_steps(data, tiny):
+    job = prepare(resolve("dpo", [*tiny, "epochs=3", "batch=5", "held_out=0"], data=data("pairs", 12)))
+    assert job.config.steps == round(3 * 12 / 5)
+
+
+def test_a_small_file_has_a_vocabulary_as_large_as_it_allows(data, tiny):
+    job = prepare(resolve("sft", [*tiny, "vocabulary=5000"], data=data("messages")))
+    assert 260 < len(job.tokenizer) < 400
+    assert job.trainer.policy.model.get_input_embeddings().weight.shape[0] == len(job.tokenizer)
+
+
+def test_rows_are_cut_to_the_positions_that_the_model_has(data, tiny):
+    job = prepare(resolve("dpo", [*tiny, "shape.max_position_embeddings=8"], data=data("pairs")))
+    assert job.encoder.max_length == 8
+    assert any(note.startswith("responses cut (they end without EOS): ") for note in job.notes)
+
+
+def test_all_rows_too_long_are_refused(run, data, capsys):
+    folder = run("sft", data("messages"), "max_length=3", code=2)
+    assert "expected at least one row that fits max_length=3" in capsys.readouterr().err
+    assert not folder.exists()
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "rows", "message"),
+    [
+        ("una-centred", [], [Row("p", ("a",), scores=(1.0,), source="f:1")], "f:1: scores: expected two or more"),
+        ("kto", ["batch=1"], [Row(p, ("a",), labels=(1.0,)) for p in "pq"], "at least two different prompts"),
+        ("kto", [], [Row("p", ("a", "b"), labels=(1.0, 0.0))], "at least two different prompts"),
+        ("dpo", ["baseline=learned"], [Row("p", ("a", "b"), pairs=((0, 1),))], "take no baseline"),
+        ("dpo", ["held_out=0.99"], [Row(p, ("a", "b"), pairs=((0, 1),)) for p in "pqr"], "fraction"),
+        ("una-score", ["form=printed", "lora_targets=nothing"], [Row("p", ("a",), scores=(1.0,))], "nothing"),
+        ("dpo", ["shape.num_attention_heads=3"], [Row("p", ("a", "b"), pairs=((0, 1),))], "shape"),
+        ("dpo", [], [], "expected at least one row"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_the_first_step(method, settings, rows, message, tiny):
+    with pytest.raises(InputError) as refused:
+        prepare(resolve(method, [*tiny, *settings], data="rows"), rows=rows)
+    assert message in str(refused.value)
+
+
+def test_lone_scores_train_with_a_learned_value(tiny):
+    rows = [Row(p, ("a",), scores=(1.0,)) for p in "pq"]
+    job = prepare(resolve("una-centred", [*tiny, "baseline=learned", "held_out=0"], data="rows"), rows=rows)
+    assert job.trainer.values.tolist() == [1.0, 1.0]
+
+
+def test_shuffled_feedback_is_said_to_be(data, tiny):
+    straight, shuffled = (
+        prepare(resolve("una-score", [*tiny, f"shuffle={on}", "held_out=0"], data=data("scores")))
+        for on in (False, True)
+    )
+    scores = [[score for e in job.examples for score in e.scores] for job in (straight, shuffled)]
+    assert scores[0] != scores[1] and sorted(scores[0]) == sorted(scores[1])
+    assert any("placebo" in note for note in shuffled.notes) and not any("placebo" in note for note in straight.notes)
+
+
+# ---- the model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_is_trained_is_float32_at_least(dtype, rank, data, tiny):
+    job = prepare(resolve("dpo", [*tiny, f"dtype={dtype}", f"lora_r={rank}"], data=data("pairs")))
+    trained = {p.dtype for p in job.trainer.trained.values()}
+    frozen = {p.dtype for p in job.trainer.policy.parameters() if not p.requires_grad}
+    assert trained == {torch.float64 if dtype == "float64" else torch.float32}
+    assert frozen == ({getattr(torch, dtype)} if rank else set())
+    before = job.trainer.step(0, job.examples[:4])["loss"]
+    assert job.trainer.step(1, job.examples[:4])["loss"] != before
+
+
+def test_gradient_checkpointing_changes_nothing_but_memory(data, tiny):
+    norms = []
+    for on in (False, True):
+        job = prepare(resolve("dpo", [*tiny, f"gradient_checkpointing={on}"], data=data("pairs")))
+        norms.append(job.trainer.step(0, job.examples[:4])["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-5)
+
+
+def test_a_fresh_run_begins_with_rewards_of_zero(run, data):
+    folder = run("dpo", data("pairs"), "held_out=0.3")
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["eval_rewards/chosen"] == first["eval_rewards/rejected"] == 0
+    assert any("implicit rewards at step 0" in note for note in record(folder)["notes"])
+
+
+# ---- several processes
+
+
+@pytest.mark.slow
+def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path):
+    from safetensors.torch import load_file
+
+    one = run("kto", data("thumbs"), "steps=6", "held_out=0.3")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "una_ref"]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def two(*settings):
+        words = ["train", "kto", "--data", data("thumbs"), "--output", str(tmp_path / "two"), *tiny, *settings]
+        return subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
+
+    done = two("steps=6", "held_out=0.3")
+    assert done.returncode == 0, done.stderr
+    weights = [load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two")]
+    for name, value in weights[0].items():
+        torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
+    metrics = [(f / "metrics.jsonl").read_text().splitlines() for f in (one, tmp_path / "two")]
+    for alone, both in zip(*metrics, strict=True):
+        assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-3, abs=1e-5)
+    assert "finished already" in two("steps=6", "held_out=0.3").stderr
+    assert "batch: expected at least one row for each of 2 processes" in two("steps=6", "batch=1", "output=new").stderr
+
+
+# ---- the result
+
+
+def test_stock_libraries_load_the_result_and_give_the_policy_s_log_probs(run, data, tmp_path):
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    folder = run("dpo", data("pairs"), "steps=5", "lr=0.05")
+    base = AutoModelForCausalLM.from_pretrained(folder / "base")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = PeftModel.from_pretrained(base, folder).eval()
+    ids = torch.tensor([tokenizer("red cat")["input_ids"]])
+    adapted = model(ids).logits
+    with model.disable_adapter():
+        assert (adapted - model(ids).logits).abs().max() > 1e-3
+    # PEFT also finds the base by itself, and the next run of ours starts from the very same policy.
+    torch.testing.assert_close(AutoModelForCausalLM.from_pretrained(folder)(ids).logits, adapted, rtol=1e-5, atol=1e-5)
+    job = prepare(resolve("dpo", ["lora_r=4", "held_out=0"], data=data("pairs"), model=str(folder)))
+    torch.testing.assert_close(job.trainer.policy.model(ids).logits, adapted, rtol=1e-5, atol=1e-5)
+
+
+def test_a_run_goes_on_from_an_earlier_one_s_output_with_rewards_of_zero(run, data):
+    from transformers import AutoModelForCausalLM
+
+    first = run("sft", data("messages"), "steps=5", "lr=0.05", output="sft")
+    second = run("dpo", data("pairs"), f"model={first}", "held_out=0.3", "shape={}", output="dpo")
+    start = json.loads((second / "metrics.jsonl").read_text().splitlines()[0])
+    assert start["eval_rewards/chosen"] == start["eval_rewards/rejected"] == 0
+    ids = torch.tensor([[1, 5, 9]])
+    with torch.no_grad():
+        sft = AutoModelForCausalLM.from_pretrained(first)(ids).logits
+        base = AutoModelForCausalLM.from_pretrained(second / "base")(ids).logits
+    torch.testing.assert_close(base, sft, rtol=1e-5, atol=1e-5)  # what the second adapter sits on is the first's policy
+    assert f"`{first}`" in (second / "README.md").read_text()
+
+
+def test_full_fine_tuning_leaves_a_whole_model(run, data):
+    from transformers import AutoModelForCausalLM
+
+    folder = run("sft", data("messages"), "lora_r=0", "lr=0.01")
+    assert not (folder / "adapter_model.safetensors").exists() and not (folder / "base").exists()
+    job = prepare(resolve("dpo", ["lora_r=0"], data=data("pairs"), model=str(folder)))
+    ids = torch.tensor([[1, 5, 9]])
+    with torch.no_grad():
+        expected = AutoModelForCausalLM.from_pretrained(folder)(ids).logits
+        assert torch.equal(job.trainer.policy.model(ids).logits, expected)
+
+
+def test_a_finished_run_says_so_and_is_not_trained_again(run, data, capsys, monkeypatch):
+    folder = run("dpo", data("pairs"), "held_out=0.3")
+    adapter = folder / "adapter_model.safetensors"
+    before, said = adapter.stat(), capsys.readouterr().out
+    monkeypatch.setattr("una_ref.training.run.prepare", lambda config: pytest.fail("prepared again"))
+    run("dpo", data("pairs"), "held_out=0.3")
+    again = capsys.readouterr()
+    assert "finished already; nothing was trained" in again.err and again.out == said
+    assert adapter.stat() == before
+
+
+def test_a_finished_run_by_epochs_is_known_too(run, data, capsys):
+    run("dpo", data("pairs"), "epochs=1")
+    run("dpo", data("pairs"), "epochs=1")
+    assert "finished already" in capsys.readouterr().err
+
+
+def test_another_config_is_refused(run, data, capsys):
+    folder = run("dpo", data("pairs"))
+    before = record(folder)
+    run("dpo", data("pairs"), "lr=0.5", code=2)
+    assert "lr: expected 0.001 as in the run that it holds, got 0.5" in capsys.readouterr().err
+    assert record(folder) == before
+
+
+def test_an_output_is_needed(data):
+    with pytest.raises(InputError, match="output: expected a folder"):
+        train(resolve("dpo", data=data("pairs")))
