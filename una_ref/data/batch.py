@@ -398,28 +398,33 @@ def prefix_tree(prompts: Sequence[Sequence[int]], prefixes: torch.Tensor, vocabu
         while stack and depth[stack[-1]] >= d:
             ends[stack.pop()] = i
         stack.append(i)
-    own = torch.tensor(vocabulary)[prefixes.gather(1, (depth - 1).clamp(min=0)[:, None])[1:, 0]]
-    width = max(map(len, prompts)) + n - 1
-    tokens = torch.zeros(len(prompts), width, dtype=torch.int64)
+    # Each first token begins a row of its own: attention costs the square of a row's length.
+    branches = [(i, int(ends[i])) for i in range(n) if depth[i] == 1] or [(n, n)]
+    token = torch.tensor(vocabulary)[prefixes.gather(1, (depth - 1).clamp(min=0)[:, None])[:, 0]]
+    rows = [(x, *branch) for x in range(len(prompts)) for branch in branches]
+    width = max(len(prompts[x]) + stop - start for x, start, stop in rows)
+    tokens = torch.zeros(len(rows), width, dtype=torch.int64)
     positions = torch.zeros_like(tokens)
-    until = torch.arange(1, width + 1).repeat(len(prompts), 1)
-    predictor = []
-    for x, prompt in enumerate(prompts):
-        p = len(prompt)
-        tokens[x, :p] = torch.tensor(prompt)
-        tokens[x, p : p + n - 1] = own
-        positions[x, :p] = torch.arange(p)
-        positions[x, p : p + n - 1] = p + depth[1:] - 1
-        until[x, :p] = p + n - 1
-        until[x, p : p + n - 1] = ends[1:] + p - 1
-        predictor.append(x * width + p - 1 + torch.arange(n))
+    until = torch.arange(1, width + 1).repeat(len(rows), 1)
+    predictor = torch.zeros(len(prompts), n, dtype=torch.int64)
+    for r, (x, start, stop) in enumerate(rows):
+        p = len(prompts[x])
+        end = p + stop - start
+        tokens[r, :p] = torch.tensor(prompts[x])
+        tokens[r, p:end] = token[start:stop]
+        positions[r, :p] = torch.arange(p)
+        positions[r, p:end] = p + depth[start:stop] - 1
+        until[r, :p] = end
+        until[r, p:end] = ends[start:stop] + p - start
+        predictor[x, 0] = r * width + p - 1  # what follows the empty prefix, any row of the prompt can say
+        predictor[x, start:stop] = r * width + torch.arange(p, end)
     edges = len(prompts) * n * v
     none = torch.zeros(0, dtype=torch.int64)
     return Batch(
         tokens=tokens,
         positions=positions,
         until=until,
-        predictor=torch.cat(predictor).repeat_interleave(v),
+        predictor=predictor.flatten().repeat_interleave(v),
         target=torch.tensor(vocabulary).repeat(len(prompts) * n),
         response=torch.arange(edges),
         groups=torch.arange(len(prompts)).repeat_interleave(n * v),

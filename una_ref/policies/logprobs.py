@@ -116,9 +116,8 @@ def sequence_logprobs(model: Any, batch: Batch) -> torch.Tensor:
 def check_scorable(model: Any) -> None:
     """Refuse a causal LM that this module would score wrongly; two forwards over a few tokens tell.
 
-    Its logits must be its head's output and nothing more: the output is magnified on its way, so that a soft cap
-    or a scale shows however small the weights are. And the hidden states of a batch in the model's first layout
-    must be those of a plain forward. What is no transformers model (a table) has neither to check.
+    Its logits must be its head's output to the bit (no soft cap, no scale), and the hidden states of a batch in the
+    model's first layout those of a plain forward. What is no transformers model (a table) has neither to check.
 
     Raises:
         InputError: says which of the two does not hold.
@@ -126,19 +125,14 @@ def check_scorable(model: Any) -> None:
     if not hasattr(model, "config"):
         return
     name = type(_inner(model)).__name__
-    _, head = parts(model)
-    seen: list[tuple[torch.Tensor, torch.Tensor]] = []
-
-    def magnify(_: Any, inputs: tuple[torch.Tensor], output: torch.Tensor) -> torch.Tensor:
-        seen.append((inputs[0], output * 1000))
-        return output * 1000
-
-    prompt, *responses = [[t % model.config.vocab_size for t in part] for part in ((1, 2, 3), (4, 5, 6), (7, 8))]
+    prompt, *responses = (tuple(t % model.config.vocab_size for t in part) for part in ((1, 2, 3), (4, 5, 6), (7, 8)))
     device = next(model.parameters()).device
-    batch = collate([Example(tuple(prompt), tuple(map(tuple, responses)))], layouts(model)[0]).to(device)
+    batch = collate([Example(prompt, tuple(responses))], layouts(model)[0]).to(device)
+    seen: list[torch.Tensor] = []
+    _, head = parts(model)
+    hook = head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
     training = model.training
     model.eval()
-    hook = head.register_forward_hook(magnify)
     try:
         ids = torch.tensor([[*prompt, *responses[1]]], device=device)
         logits = model(input_ids=ids, use_cache=False).logits
@@ -146,13 +140,13 @@ def check_scorable(model: Any) -> None:
         hook.remove()
     hidden = _hidden(model, batch)[3:]  # what predicts the second response
     model.train(training)
-    raw = seen[0][1] if len(seen) == 1 else logits[..., :0]
+    raw = seen[1] if len(seen) == 2 else logits[..., :0]
     if logits.shape != raw.shape or not torch.allclose(logits.float(), raw.float(), 0, 0, equal_nan=True):
         raise InputError(
             f"model {name}: expected logits as its head gives them, got them transformed (a soft cap or a scale, "
             "say), which the log-probs here would leave out"
         )
-    plain = seen[0][0][0, 2:4]
+    plain = seen[0][0, 2:4]
     gap = float((hidden - plain).norm() / plain.norm())
     if not gap < torch.finfo(plain.dtype).eps ** 0.5:
         raise InputError(
