@@ -169,6 +169,7 @@ def test_gradient_checkpointing_changes_nothing_but_memory(data, tiny):
     norms = []
     for on in (False, True):
         job = prepare(resolve("dpo", [*tiny, f"gradient_checkpointing={on}"], data=data("pairs")))
+        assert any(getattr(m, "gradient_checkpointing", False) for m in job.trainer.policy.modules()) == on
         norms.append(job.trainer.step(0, job.examples[:4])["grad_norm"])
     assert norms[0] == pytest.approx(norms[1], rel=1e-5)
 

@@ -36,6 +36,9 @@ RANGES = {
 }
 """Lowest and highest value of each number; infinity itself is none."""
 
+TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
+"""What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
+
 SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -152,6 +155,8 @@ class Config:
                 raise InputError(f"{name}: expected a number from {low}{upto}, got {value!r}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
+        if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
+            raise InputError(f"data {self.data}: unknown{near(self.data, TOYSTEER)}; expected {', '.join(TOYSTEER)}")
         if self.threshold != "median":
             _number("threshold", self.threshold, "a finite number or median")
         for name in self.shape:

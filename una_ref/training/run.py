@@ -213,8 +213,9 @@ def _trainable(model: Any, config: Config) -> Any:
                 f"lora_targets: expected modules of the model, got {config.lora_targets!r}: {reason}"
             ) from error
     if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        model.enable_input_require_grads()
+        # The second name is the older one.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
     return model
 
 

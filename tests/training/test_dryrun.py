@@ -1,0 +1,84 @@
+"""The dry run shows the first row through the whole pipe, and says what it could not show."""
+
+import re
+
+import pytest
+import torch
+
+from una_ref.cli import main
+from una_ref.methods import METHODS
+from una_ref.training.config import resolve
+from una_ref.training.dryrun import dry_run
+from una_ref.training.run import prepare
+
+KINDS = {"demos": "messages", "pairs": "pairs", "labels": "thumbs", "scores": "scores"}
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
+    config = resolve(method, [*tiny, "held_out=0"], data=data(KINDS[METHODS[method].kinds[0]]))
+    report = dry_run(config)
+    job = prepare(config)
+    example, tokenizer = job.examples[0], job.tokenizer
+    assert f'"method": "{method}"' in report
+    assert f"  prompt     {tokenizer.decode(list(example.prompt))!r}" in report
+    assert f"    ids      {list(example.prompt)}" in report
+    assert example.source in report
+    batch = job.trainer.batch([example])
+    with torch.no_grad():
+        logps = job.trainer.policy(batch).tolist()
+    for response, logp in zip(example.responses, logps, strict=True):
+        assert f"    ids      {list(response)}" in report
+        assert f"    scored   {tokenizer.decode(list(response))!r}" in report
+        assert f"log π {logp:.4f} nats" in report
+    rewards = re.findall(r"reward β·log\(π/π_ref\) (\S+)", report)
+    assert rewards == ([] if method == "sft" else ["0.0000"] * len(logps))
+    losses = re.search(r"loss \((\w+)\): (.*)", report)
+    assert losses[1] == METHODS[method].kinds[0]
+    assert len(losses[2].split(", ")) == example.count
+    if method == "dpo":
+        assert losses[2] == "0.693147"
+
+
+def test_it_shows_the_sizes(data, tiny):
+    report = dry_run(resolve("dpo", [*tiny, "epochs=2", "held_out=0.2"], data=data("pairs", 20)))
+    assert "  rows         16 to train on, 4 held out" in report
+    assert "  the run      8 steps, 2 epochs" in report
+    trained = int(re.search(r"and ([\d,]+) numbers are trained", report)[1].replace(",", ""))
+    job = prepare(resolve("dpo", tiny, data=data("pairs", 20)))
+    assert trained == sum(p.numel() for p in job.trainer.trained.values()) > 100
+
+
+def test_it_trains_and_writes_nothing(data, tiny, tmp_path, capsys):
+    words = ["train", "dpo", "--data", data("pairs"), "--output", str(tmp_path / "out"), "--dry-run", *tiny]
+    assert main(words) == 0
+    assert "the first row through the pipe" in capsys.readouterr().out
+    assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_conversions_are_said(data, tiny):
+    assert "scores -> pairs (best-worst): 12 pairs" in dry_run(resolve("dpo", tiny, data=data("scores")))
+
+
+def test_without_the_model_it_says_what_it_could_not_show(data, tiny):
+    report = dry_run(resolve("dpo", tiny, data=data("pairs"), model="mistralai/Mistral-7B-v0.1"))
+    assert "  prompt     '" in report and "  response 1 '" in report
+    missing = "not shown, because the model is not at hand: ids, parameter counts, mask, log-probs, rewards, loss"
+    assert f"{missing} (model 'mistralai/Mistral-7B-v0.1': " in report
+
+
+def test_with_the_tokenizer_alone_it_shows_the_ids(data, tiny, tmp_path):
+    prepare(resolve("dpo", tiny, data=data("pairs"))).tokenizer.save_pretrained(tmp_path / "tokenizer")
+    report = dry_run(resolve("dpo", tiny, data=data("pairs"), model=str(tmp_path / "tokenizer")))
+    assert re.search(r"    ids      \[1, \d+", report)
+    assert "not at hand: parameter counts, mask, log-probs, rewards, loss" in report
+
+
+def test_what_a_run_would_refuse_is_refused_here_too(data, tiny, tmp_path, capsys):
+    path = tmp_path / "bad.jsonl"
+    path.write_text(
+        '{"prompt": "a", "chosen": " b", "rejected": " c"}\n{"prompt": "a", "chosen": 3, "rejected": " c"}\n'
+    )
+    assert main(["train", "dpo", "--data", str(path), "--dry-run", *tiny]) == 2
+    assert f"{path}:2: chosen: expected text, got 3 (int)" in capsys.readouterr().err
+    assert main(["train", "dpo", "--data", data("pairs"), "--model", "", "--dry-run", "vocabulary=0", *tiny[:3]]) == 2
