@@ -51,7 +51,7 @@ def table(results: dict[str, Any]) -> str:
         out += ["| --- " * (len(MEASURES) + 3) + "|"]
         rows = [r for r in results["rows"] if r["panel"] == panel]
         for r in sorted(rows, key=lambda r: r["regret"]["mean"]):
-            cells = [f"{r[m]['mean']:.3f} ± {r[m]['ci95']:.3f}" for m in MEASURES]
+            cells = [f"{round(r[m]['mean'], 3) + 0.0:.3f} ± {r[m]['ci95']:.3f}" for m in MEASURES]  # no −0.000
             settings = [f"{r[k]:g}" if r[k] else "" for k in ("lr", "beta")]
             out.append("| " + " | ".join([r["title"], *cells, *settings]) + " |")
         out.append("")
