@@ -315,7 +315,7 @@ def test_conform_leaves_exactly_one_accepted_kind(rows, kinds, threshold, ties):
     try:
         out, reports = conform(iter(rows), kinds, threshold=threshold, ties=ties)
     except InputError as error:
-        assert "expected" in str(error) and "got" in str(error)
+        assert "expected" in str(error) and "got" in str(error)  # noqa: PT017
         return
     assert out and all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in out)
     untouched = all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in rows)

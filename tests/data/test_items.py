@@ -97,7 +97,7 @@ def test_a_truncated_gzip_delivers_what_is_whole_first(tmp_path):
     text = "".join(json.dumps({"n": i, "x": str(hash(str(i)))}) + "\n" for i in range(50_000))
     path.write_bytes(gzip.compress(text.encode())[:-100_000])
     seen = 0
-    with pytest.raises(InputError) as caught:
+    with pytest.raises(InputError) as caught:  # noqa: PT012
         for _ in items(path, "train"):
             seen += 1
     assert seen > 0 and f"{path}:{seen + 1}: file" in str(caught.value)
