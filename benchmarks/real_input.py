@@ -29,20 +29,20 @@ SHAPE = [
     "shape.num_key_value_heads=2",
     "shape.max_position_embeddings=1024",
 ]
-COMMON = ["max_length=128", "eval_every=50", "log_every=10", "held_out=0.1"]
+COMMON = ["max_length=96", "eval_every=50", "log_every=10", "held_out=0.1"]
 RUNS = {
     # name: method, data, settings
-    "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=1e-3"]),
-    "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=1e-3"]),
-    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
-    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
-    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=8"]),
-    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=8"]),
-    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=1e-3", "batch=8"]),
+    "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
+    "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=1e-3", "batch=8"]),
+    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
+    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
+    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
+    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
+    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=1e-3", "batch=4"]),
     "scores, pairs and labels mixed": (
         "una-centred",
         "alpaca,hh,labels",
-        ["beta=0.03", "lr=1e-3", "batch=8", "baseline=learned"],
+        ["beta=0.03", "lr=1e-3", "batch=4", "baseline=learned"],
     ),
 }
 
@@ -51,7 +51,7 @@ def main() -> int:
     """Run all and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("figures/runs/real_input.json"))
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=200)
     parser.add_argument(
         "--work", type=Path, help="folder for the runs themselves, to resume from (default: a temporary one)"
     )
