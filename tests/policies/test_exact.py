@@ -18,8 +18,9 @@ PROMPTS = toysteer.encoded_prompts(WORLD, toysteer.tokenizer())
 
 @pytest.fixture
 def model():
-    """A tiny policy of ToySteer whose weights matter."""
-    model = small_mistral(toysteer.tokenizer(), hidden_size=32, intermediate_size=48, num_hidden_layers=2)
+    """A tiny policy of ToySteer whose weights matter, in training mode and with dropout."""
+    shape = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+    model = small_mistral(toysteer.tokenizer(), **shape, attention_dropout=0.5)
     torch.manual_seed(0)
     for parameter in model.parameters():
         parameter.data += 0.2 * torch.randn_like(parameter)

@@ -122,6 +122,7 @@ def test_full_fine_tuning_holds_a_frozen_copy(tiny):
     policy = Policy(model)
     assert policy.check_start(BATCH) == 0.0
     assert sum(p.numel() for p in policy.parameters()) == sum(p.numel() for p in model.parameters())
+    assert not any(p.requires_grad for p in policy.copy[0].parameters())
     assert set(policy.state_dict()) == {f"model.{name}" for name in model.state_dict()}
     train(policy)
     assert (policy(BATCH) - expected).abs().max() > 0.1
