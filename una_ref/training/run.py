@@ -167,6 +167,9 @@ def _texts(rows: Iterable[Row]) -> Iterable[str]:
 def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None, tokenizer: Any = None) -> Job:
     """Everything up to the first step. Rows, model and tokenizer may be given in place of what the config names.
 
+    Of rows that are given, `config.data` only says whether they are ToySteer's (it is so by default): then responses
+    are cut at its horizon, and the held-out rows are of the same prompts.
+
     Raises:
         InputError: whatever is wrong with data, model or config, before anything is trained.
     """
