@@ -277,7 +277,8 @@ class ToySteer:
         scores: r. pairs: Bradley–Terry, P(first wins) = σ(r₁ − r₂) (UNA Eq. 1). labels: Bernoulli, P(up) = σ(r − c),
         where c = 0 unless the knob `thumbs_up` sets the share.
         """
-        generator = torch.Generator().manual_seed(seed)
+        # A stream of its own: `draw` with the same seed must not have used these numbers.
+        generator = torch.Generator().manual_seed(1_000_000_007 + seed)
         prompts, ys = drawn[:, 0], drawn[:, 1:]
         r = self.labeller[prompts[:, None], ys]
         flips = torch.rand(r.shape, generator=generator) < self.knobs.label_noise
