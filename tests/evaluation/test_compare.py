@@ -6,7 +6,9 @@ import math
 from pathlib import Path
 
 import pytest
+import torch
 
+from una_ref.data import toysteer
 from una_ref.errors import InputError
 from una_ref.evaluation import compare as c
 from una_ref.evaluation import report
@@ -44,10 +46,17 @@ def test_all_entries_of_a_panel_see_the_same_responses():
         for entry in c.ENTRIES:
             rows = c.feedback(panel, entry, 0, TINY)
             assert sum(len(row.responses) for row in rows) == 2 * TINY.rows
-            assert {row.kinds[0] if row.kinds[0] in METHODS[entry.method].kinds else "pairs" for row in rows} <= {
-                *METHODS[entry.method].kinds, "pairs"}
+            kind = METHODS[entry.method].kinds[0]
+            assert {row.kinds for row in rows} == {("pairs" if kind == "demos" else kind,)}, entry.name
             seen.append([(row.prompt, sorted(row.responses)) for row in rows])
         assert all(s == seen[0] for s in seen)
+
+
+def test_coins_of_the_labeller_are_not_those_of_the_draw():
+    # Fed the same seed, the stream of uniforms that draws responses and the one that labels them share no number.
+    drawn, labelled = torch.Generator().manual_seed(5), toysteer.coins(5)
+    first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (drawn, labelled))
+    assert not set(first) & set(second)
 
 
 def test_ratings_agree_with_their_pairs_and_thumbs():
@@ -134,7 +143,8 @@ def test_the_readme_shows_the_committed_table():
 def test_the_table_sorts_by_regret_and_shows_intervals():
     def row(name, regret):
         return {"panel": "ratings", "name": name, "title": name, "lr": 1e-3, "beta": None} | {
-            m: {"mean": regret, "ci95": 0.01, "values": [regret]} for m in report.MEASURES}
+            m: {"mean": regret, "ci95": 0.01, "values": [regret]} for m in report.MEASURES
+        }
 
     results = {"settings": dataclasses.asdict(TINY), "rows": [row("worse", 0.5), row("better", 0.25)]}
     lines = [line for line in report.table(results).splitlines() if line.startswith(("| worse", "| better"))]
@@ -145,4 +155,3 @@ def test_the_figure_is_the_same_bytes_for_the_same_numbers(tmp_path):
     results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
     first, second = (report.draw(results, tmp_path, name).read_bytes() for name in ("a", "b"))
     assert first == second and first.count(b"<path") > 50
-

@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from una_ref.methods import METHODS
-from una_ref.theory import TableWorld, fixed_point, kl
+from una_ref.theory import NotConverged, TableWorld, fixed_point, kl
 
 F64 = torch.float64
 PROMPTS, RESPONSES, BETA = 3, 4, 0.5
@@ -257,11 +257,16 @@ def test_kto_goes_to_one_end(ups, wins):
         thumbs = [METHODS["kto"].loss(**arguments, labels=torch.full((2,), y)) for y in (0.0, 1.0)]
         return ((1 - up) * thumbs[0] + up * thumbs[1]).sum()
 
-    found = fixed_point(population, ref).exp()[0]
     if wins is None:
+        found = fixed_point(population, ref).exp()[0]
         assert 0.1 < found[0] < 0.9
-    else:
-        assert found[wins] > 1 - 1e-9
+        return
+    with pytest.raises(NotConverged):  # the end is at no finite logit
+        fixed_point(population, ref)
+    gaps = torch.tensor([-20.0, -10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0, 20.0], dtype=F64)
+    losses = torch.stack([population(torch.stack([gap, -gap])[None].log_softmax(-1)) for gap in gaps])
+    falls = losses.diff() < 0  # towards the first response
+    assert falls.all() if wins == 0 else (~falls).all()
 
 
 def test_kto_does_not_learn_the_optimum():

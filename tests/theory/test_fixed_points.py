@@ -17,6 +17,16 @@ def test_minus_j_has_its_minimum_at_the_optimum():
     assert not found.requires_grad
 
 
+@pytest.mark.parametrize(
+    "loss",
+    [lambda logps: -logps.exp()[0, 0], lambda logps: -(logps.exp() ** 2).sum()],
+    ids=["falls for ever", "is at its maximum"],
+)
+def test_a_flat_place_that_is_no_minimum(loss):
+    with pytest.raises(NotConverged, match="curves upwards in"):
+        fixed_point(loss, torch.zeros(1, 2, dtype=F64).log_softmax(-1))
+
+
 def test_no_finite_minimum():
     start = torch.zeros(1, 2, dtype=F64).log_softmax(-1)
     with pytest.raises(NotConverged, match="the largest gradient in a logit is"):

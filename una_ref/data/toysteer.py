@@ -93,7 +93,7 @@ def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int,
 
 
 def mistake(text: str, rng: random.Random) -> str:
-    """The text with one mistake: a letter replaced, dropped, repeated, or two swapped; never empty."""
+    """The text with a letter replaced, dropped, repeated or two swapped (now and then the same text); never empty."""
     kind, i = rng.randrange(4), rng.randrange(len(text))
     if kind == 0:
         return text[:i] + rng.choice(LETTERS) + text[i + 1 :]
@@ -142,6 +142,11 @@ def demonstrations(n: int, *, seed: int = 0, errors: float = 0.35) -> list[Row]:
             text = mistake(text, rng)
         rows.append(Row(prompt, (" ".join(text),), None, None, None, f"demonstration[{i}]"))
     return rows
+
+
+def coins(seed: int) -> torch.Generator:
+    """The labeller's random stream, which shares no number with that of `ToySteer.draw` for the same seed."""
+    return torch.Generator().manual_seed(1_000_000_007 + seed)
 
 
 @dataclass(frozen=True)
@@ -277,8 +282,7 @@ class ToySteer:
         scores: r. pairs: Bradley–Terry, P(first wins) = σ(r₁ − r₂) (UNA Eq. 1). labels: Bernoulli, P(up) = σ(r − c),
         where c = 0 unless the knob `thumbs_up` sets the share.
         """
-        # A stream of its own: `draw` with the same seed must not have used these numbers.
-        generator = torch.Generator().manual_seed(1_000_000_007 + seed)
+        generator = coins(seed)
         prompts, ys = drawn[:, 0], drawn[:, 1:]
         r = self.labeller[prompts[:, None], ys]
         flips = torch.rand(r.shape, generator=generator) < self.knobs.label_noise

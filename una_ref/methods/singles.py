@@ -68,7 +68,7 @@ def una_score(
     """(r_θ + baseline − s)²   (UNA Eq. 10 with its sign mended, EU12).
 
     Its minimiser is π* only if the baseline is β·log Z(x). As UNA has it, without one, the fixed point moves
-    with any constant in the scores: towards π_ref if it is large and positive (EU14).
+    with any constant in the scores: towards the sampler (π_ref if that is it) if it is large and positive (EU14).
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
     return squared(implicit_reward(logps, ref_logps, beta) + baseline - scores)  # UNA Eq. 10

@@ -48,6 +48,15 @@ def fixed_point(
     largest = float(gradient.abs().max())
     if not largest <= tolerance:
         raise NotConverged(f"the largest gradient in a logit is {largest:.3g}, above {tolerance:.3g}")
+    # A gradient is also 0 at a maximum, at a saddle, and on a plateau that falls for ever.
+    curvature = torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
+    curvatures = torch.linalg.eigvalsh(curvature)
+    up = int((curvatures > 1e-9 * curvatures.abs().max()).sum())
+    if up != logits.numel() - len(logits):
+        raise NotConverged(
+            f"the loss curves upwards in {up} directions, expected {logits.numel() - len(logits)}, "
+            "all but one a prompt: no minimum, or none at a finite logit"
+        )
     return logits.log_softmax(dim=-1)
 
 
