@@ -13,7 +13,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from una_ref.methods import METHODS
-from una_ref.theory import NotConverged, TableWorld, fixed_point, kl
+from una_ref.theory import TableWorld, fixed_point, kl
 
 F64 = torch.float64
 PROMPTS, RESPONSES, BETA = 3, 4, 0.5
@@ -261,8 +261,6 @@ def test_kto_goes_to_one_end(ups, wins):
         found = fixed_point(population, ref).exp()[0]
         assert 0.1 < found[0] < 0.9
         return
-    with pytest.raises(NotConverged):  # the end is at no finite logit
-        fixed_point(population, ref)
     gaps = torch.tensor([-20.0, -10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0, 20.0], dtype=F64)
     losses = torch.stack([population(torch.stack([gap, -gap])[None].log_softmax(-1)) for gap in gaps])
     falls = losses.diff() < 0  # towards the first response
