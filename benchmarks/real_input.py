@@ -32,17 +32,17 @@ SHAPE = [
 COMMON = ["max_length=96", "eval_every=50", "log_every=10", "held_out=0.1"]
 RUNS = {
     # name: method, data, settings
-    "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=1e-3", "batch=8"]),
-    "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=1e-3", "batch=8"]),
-    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
-    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=1e-3", "batch=4"]),
-    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
-    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=1e-3", "batch=4"]),
-    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=1e-3", "batch=4"]),
+    "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=2e-4", "batch=8"]),
+    "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=2e-4", "batch=8"]),
+    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=2e-4", "batch=4"]),
+    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=2e-4", "batch=4"]),
+    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=2e-4", "batch=4"]),
+    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=2e-4", "batch=4"]),
+    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=2e-4", "batch=4"]),
     "scores, pairs and labels mixed": (
         "una-centred",
         "alpaca,hh,labels",
-        ["beta=0.03", "lr=1e-3", "batch=4", "baseline=learned"],
+        ["beta=0.03", "lr=2e-4", "batch=4", "baseline=learned"],
     ),
 }
 
