@@ -112,7 +112,7 @@ SVG(figure)
 for name in ("una-centred", "una-score"):
     row = next(r for r in study["rows"] if r["panel"] == "ratings" and r["name"] == name)
     again = compare.one(compare.Run("ratings", name, 0, row["lr"], row["beta"]), settings)
-    check.close(f"{name}, world 0: regret again", again["regret"], row["regret"]["values"][0], tol=0.02)
+    check.close(f"{name}, world 0: regret again", again["regret"], row["regret"]["values"][0], tol=5e-3)
 
 # %% [markdown]
 # ## What of the paper's order holds here
@@ -158,7 +158,7 @@ for statement, (better, worse) in statements.items():
 #
 # On one prompt of this world, cut to its forty likeliest responses, the policy that each loss really learns can be
 # computed: the minimiser of its expectation, for two ways to draw the responses. **From π_ref**, as in the second
-# panel. **Untied**, as in the first: drawn in twos until the scores differ, so that about half of all responses are
+# panel. **Untied**, as in the first: drawn in twos until the scores differ, so that half of all responses are
 # worse than their neighbour, and the right answer is seen less often than the base says it.
 
 # %%
@@ -198,7 +198,9 @@ check.close("centred UNA learns π*, whatever the sampler and the constant", cen
 check.differs("una-score does not (from π_ref, constant 0)", ends["from π_ref", 0.0][0], 0.0, by=0.01)
 start = float(small.regret(small.ref_logps))
 raw = ends["from π_ref", 0.0][0], ends["untied", 0.0][0]
-check.true("una-score is ahead of π_ref from π_ref, behind it untied", raw[0] < start < raw[1], f"{raw[0]:.3f}, {raw[1]:.3f}")
+check.true(
+    "una-score is ahead of π_ref from π_ref, behind it untied", raw[0] < start < raw[1], f"{raw[0]:.3f}, {raw[1]:.3f}"
+)
 towards = optimum.kl(learned("untied", 50.0, centred=False), SAMPLERS["untied"].log())
 check.close("as the constant grows, it goes to the sampler itself (KL, constant 50)", towards, torch.zeros(1), tol=1e-3)
 loss = METHODS["una-score"].loss(
@@ -242,52 +244,60 @@ for key, value in paper.to_dict().items():
 # %% [markdown]
 # ## What we learned
 #
-# Each statement is a check on the committed study; an interval that holds 0 decides nothing.
+# Each interval stands alone; with sixteen shown, one near its edge decides little, and one that holds 0 nothing.
 
 # %% tags=["check"]
-said = verdicts
-check.true("ratings: UNA-score is not ahead of DPO", said["UNA-score (Eq. 10) beats DPO", "ratings"] == "no")
-check.true("ratings: nor is the authors' form", said["UNA-score, the authors' code, beats DPO", "ratings"] == "no")
-check.true("model: UNA-score is ahead of DPO", said["UNA-score (Eq. 10) beats DPO", "model"] == "yes")
-mean, half = gap("ratings", "base", "una-score")
-check.true("ratings: UNA-score is behind its own base", mean > half, f"by {mean:.3f} ± {half:.3f}")
-centred_first = [said["centred UNA beats DPO", p] for p in report.PANELS]
-check.true("centred UNA is ahead of DPO in both panels", centred_first == ["yes", "yes"])
-thumbs = [said["UNA on thumbs (BCE) beats KTO", p] for p in report.PANELS]
-check.true("UNA-BCE against KTO: open, then behind", thumbs == ["open", "no"])
-means = {(r["panel"], r["name"]): r["regret"]["mean"] for r in study["rows"] if r["name"] != "optimum"}
-first = [min((m, name) for (of, name), m in means.items() if of == p)[1] for p in report.PANELS]
-check.true("the lowest mean is another method's in both panels", "una-centred" not in first, str(first))
+
+
+def ahead(name: str, panel: str, better: str, worse: str) -> None:
+    """Check that the interval of regret(worse) − regret(better) lies above 0."""
+    mean, half = gap(panel, better, worse)
+    check.true(f"{panel}: {name}", mean > half, f"{mean:.3f} ± {half:.3f}")
+
+
+ahead("UNA-score is behind DPO", "ratings", "dpo", "una-score")
+ahead("so is the authors' form", "ratings", "dpo", "una-score.released")
+ahead("UNA-score is behind its own base", "ratings", "base", "una-score")
+ahead("and its placebo behind it", "ratings", "una-score", "una-score.shuffled")
+ahead("centred UNA is ahead of UNA-score", "ratings", "una-centred", "una-score")
+ahead("UNA on thumbs (MSE) is ahead of DPO", "ratings", "una-binary-mse", "dpo")
+ahead("UNA-score is ahead of UNA on thumbs (MSE)", "model", "una-score", "una-binary-mse")
+ahead("UNA-score is ahead of its placebo", "model", "una-score", "una-score.shuffled")
+ahead("KTO is ahead of UNA on thumbs (BCE)", "model", "kto", "una-binary-bce")
+mean, half = gap("ratings", "una-centred", "una-binary-mse")
+check.true("ratings: centred UNA and UNA on thumbs (MSE) are level", abs(mean) < half, f"{mean:.3f} ± {half:.3f}")
 up = float((ref.exp() * world.rewards.sigmoid()).sum(1).mean())
-check.true("model: most thumbs are up", up > 0.7, f"{up:.2f} of them")
-chosen = [study["chosen"][f"{p}/una-centred"]["beta"] for p in report.PANELS]
-check.close(
-    "of the grid, centred UNA chose the β that theory names", chosen, [settings.beta / settings.scale, settings.beta]
-)
+check.true("model: most thumbs are up (world 0)", up > 0.7, f"{up:.2f} of them")
+chosen = [study["chosen"][f"{panel}/una-centred"]["beta"] for panel in report.PANELS]
+theory = [settings.beta / settings.scale, settings.beta]
+check.close("of the grid, centred UNA chose the β that theory names", chosen, theory)
 
 # %% [markdown]
-# - **The paper's order does not hold in the papers' own setting.** With ratings as it uses them, Eq. 10 ends *behind
-#   the policy it started from*, and the authors' form, with σ on the implicit reward, about a third of the way from
-#   there to DPO. The reason is arithmetic, not training: *una-score does not (from π_ref, constant 0)*, and untied
-#   sampling makes it worse than no training at all.
-# - **Scores do teach more, once they are centred.** One number per prompt makes π\* the minimiser of centred UNA
-#   whatever the sampler (*centred UNA learns π\**). It is ahead of DPO in both panels, by little in the first. Of five
-#   values of β it chose the one that theory names.
-# - **It does not win everywhere.** In the first panel UNA on thumbs (MSE and BCE), KTO and centred UNA lie within each
-#   other's intervals. In the second the authors' form is first. Fed rewards between −2 and 2 it cannot reach its
-#   targets and forgets β (*the authors' form on rewards*): its minimiser has all its mass on one response. So has π\*,
-#   nearly, in this world, where one answer is right; a world with many good answers would not forgive that.
+# - **In the papers' own setting, scores as Eq. 10 uses them teach nothing here.** With ratings UNA-score ends behind
+#   DPO, behind UNA on thumbs, and *behind the policy it started from*; its best setting of the grid is the one that
+#   moves least. The authors' form, with σ on the implicit reward, improves on the base and stays far behind DPO. The
+#   reason is where the responses come from: drawn from π_ref UNA-score improves on it, drawn in untied twos it does not
+#   (*ahead of π_ref from π_ref, behind it untied*).
+# - **Part of the paper's order holds.** UNA on thumbs (MSE) is a little ahead of DPO with ratings. With feedback drawn
+#   from the reward, UNA-score is ahead of UNA on thumbs.
+# - **Centring mends the first panel.** One number per prompt makes π\* the minimiser, whatever the sampler, if it gives
+#   every response (*centred UNA learns π\**). Centred UNA is then level with the best, UNA on thumbs. Of five values of
+#   β it chose the one that theory names. In the second panel raw scores do well too, and what centring adds is in the
+#   table above, with its interval.
+# - **The authors' form is first in the second panel.** Its targets there, rewards between −2 and 2, are mostly out of
+#   σ's reach, so it has no business being first, and this notebook does not know why it is. A result is a result.
 # - **Thumbs: UNA against KTO is open with balanced thumbs**, as the first panel has them, and goes KTO's way in the
 #   second, where most thumbs are up and plain UNA-binary has no number to take that up.
-# - **The placebo matters.** Real scores beat shuffled ones in both panels, so UNA-score does read them. But in the
-#   first panel both leave the policy worse than it was.
+# - **The placebo matters.** Real scores beat shuffled ones in both panels, so UNA-score does read them. But with
+#   ratings both leave the policy worse than it was.
 #
 # ## Limits
 #
 # Eight prompts a world, six worlds, one base policy, three passes over the data, a grid of two learning rates and five
-# βs. Most methods chose the larger learning rate and three the largest β; a wider grid may gain them a little. Regret
-# is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other things. Nothing here says how a 7B model scores
-# on a benchmark.
+# βs. Nearly all methods chose the larger learning rate, and several the largest or the smallest β (see the table): a
+# wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees the better half of the responses only.
+# Regret is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other things. Nothing here says how a 7B model
+# scores on a benchmark.
 #
 # ## Exercises
 #
