@@ -194,7 +194,7 @@ def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(una, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_output(una, tmp_path):
-    long = ["steps=150", "eval_every=0"]
+    long = ["steps=1500", "eval_every=0"]  # long enough that a second run starts while it lives
     words = [*una("una-centred", "out"), *long]
     process, log = start(words), tmp_path / "out" / "metrics.jsonl"
     until(lambda: log.exists() and log.read_text().count("\n") > 20, process)
