@@ -2,7 +2,6 @@
 
 import gzip
 import json
-import os
 import subprocess
 import sys
 import warnings
@@ -174,16 +173,15 @@ def test_only_what_libraries_say_of_themselves_is_silenced():
     assert [str(w.message) for w in heard] == ["something else", "is_gradient_checkpointing"]
 
 
-def test_whoever_reads_may_stop_reading():
-    read, write = os.pipe()
-    os.close(read)
-    command = [sys.executable, "-m", "una_ref", "methods"]
-    done = subprocess.run(command, env=_environment(), stdout=write, stderr=subprocess.PIPE, text=True, check=False)
-    os.close(write)
-    assert (done.returncode, done.stderr) == (1, "")
+def test_whoever_reads_may_stop_reading(tmp_path):
+    command = f"{sys.executable} -m una_ref methods --json | head -1"
+    done = subprocess.run(command, shell=True, env=_environment(), capture_output=True, text=True, check=False)
+    assert (done.stdout, done.stderr) == ("[\n", "")
 
 
 def _environment():
+    import os
+
     return os.environ | {"PYTHONPATH": str(ROOT)}
 
 

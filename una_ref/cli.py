@@ -31,6 +31,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as error:
         return _said(130, f"interrupted; {error}" if str(error) else "interrupted")
     except BrokenPipeError:  # whoever reads has enough, as in `una-ref methods | head -1`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _said(1, f"failed: {error}")

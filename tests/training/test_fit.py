@@ -11,7 +11,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 
 from una_ref.cli import main
 from una_ref.training import checkpoints
@@ -25,14 +24,6 @@ RUNS = {
     "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
     "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
 }
-
-
-@pytest.fixture(autouse=True)
-def _signals():
-    """As in a terminal, even if the tests run in the background, where a shell has SIGINT ignored."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -75,8 +66,6 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
         stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
         assert main(una(method, "broken")) == 130
     assert "stopped after step 3 of 7; the same command goes on" in capsys.readouterr().err
-    with safe_open(tmp_path / "broken" / "checkpoint.safetensors", "pt") as saved:
-        assert saved.metadata()["step"] == "3"
     with monkeypatch.context() as patch:
         stop(patch, 5, crash)
         with pytest.raises(MemoryError):
@@ -92,13 +81,6 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
     assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
     assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
     assert signal.getsignal(signal.SIGINT) is before
-
-
-def test_a_signal_that_was_ignored_stays_ignored(una, monkeypatch):
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    stop(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
-    assert main(una("dpo", "out")) == 0
-    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
@@ -212,7 +194,7 @@ def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(una, tmp_path)
 
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_output(una, tmp_path):
-    long = ["steps=150", "eval_every=0"]
+    long = ["steps=1500", "eval_every=0"]  # long enough that a second run starts while it lives
     words = [*una("una-centred", "out"), *long]
     process, log = start(words), tmp_path / "out" / "metrics.jsonl"
     until(lambda: log.exists() and log.read_text().count("\n") > 20, process)
