@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | train | compare``.
+"""The command line: ``una-ref methods | claims | train | compare``.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -6,14 +6,20 @@ Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130
 from __future__ import annotations
 
 import argparse
+import difflib
 import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from una_ref.errors import InputError
+
+if TYPE_CHECKING:
+    from una_ref.claims import Claim
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -77,6 +83,11 @@ def _parser() -> argparse.ArgumentParser:
     add("name", nargs="?", help="a method, such as dpo")
     add("--json", action="store_true", help="for programs")
 
+    add = command("claims", claims, "The ledger of what the papers say: claim, verdict, number.")
+    add("id", nargs="?", help="a claim, such as EU14")
+    add("--check", action="store_true", help="compute again; 1 if a verdict or a number changed")
+    add("--json", action="store_true", help="for programs")
+
     add = command("train", train, "Train a policy; the same command again goes on with it.", _keys())
     add("what", help="a method (una-ref methods) or a recipe, such as toysteer/base")
     add("settings", nargs="*", metavar="key=value", help="see below; also the loss's own, such as beta=0.1")
@@ -135,6 +146,57 @@ def methods(arguments: argparse.Namespace) -> int:
         for row in rows:
             print("  ".join(f"{row[c]:<{widths[c]}}" for c in columns).rstrip())
     return 0
+
+
+def claims(arguments: argparse.Namespace) -> int:
+    """Print the ledger or one entry of it, or compute it again."""
+    from una_ref.claims import CLAIMS
+
+    if arguments.id and arguments.id not in CLAIMS:
+        near = difflib.get_close_matches(arguments.id.upper(), CLAIMS, n=1)
+        hint = f"did you mean {near[0]}?" if near else "una-ref claims lists them all"
+        raise InputError(f"no claim is called {arguments.id!r}: {hint}")
+    entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
+    if arguments.check:
+        return _recomputed(entries, arguments.json)
+    records = [entry.record() for entry in entries]
+    if arguments.json:
+        print(json.dumps(records[0] if arguments.id else records, indent=1, ensure_ascii=False))
+    elif arguments.id:
+        width = max(map(len, records[0]))
+        for key, value in records[0].items():
+            print(f"{key:<{width}}  {value}".rstrip())
+    else:
+        for record in records:
+            print(f"{record['id']:<5} {record['paper']} {record['place']}: {record['claim']}")
+            print(f"      {record['verdict']}" + (f": {record['instead']}" if record["instead"] else ""))
+            print(f"      {record['number']}\n" if record["number"] else "")
+        print(_counted(record["verdict"] for record in records))
+    return 0
+
+
+def _counted(verdicts: Iterable[str]) -> str:
+    """The number of entries by kind of verdict: "61 entries: 20 holds, …"."""
+    kinds = Counter("holds if …" if v.startswith("holds if") else v.partition(":")[0] for v in verdicts)
+    return f"{sum(kinds.values())} entries: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
+
+
+def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
+    from tqdm import tqdm
+
+    from una_ref.claims import recompute
+
+    decided = [entry for entry in entries if not entry.open]
+    again = list(tqdm(recompute(decided), total=len(decided), desc="checking", unit="claim", disable=None))
+    changed = {r.claim.id: r.faults for r in again if r.faults}
+    if as_json:
+        found = [{"id": r.claim.id, "numbers": dict(r.evidence.numbers), "faults": r.faults} for r in again]
+        print(json.dumps(found, indent=1, ensure_ascii=False))
+    else:
+        for id, faults in changed.items():
+            print(f"{id}: {'; '.join(faults)}")
+        print(f"{len(again)} decided claims computed again, {len(changed)} changed")
+    return 1 if changed else 0
 
 
 def _shown(value: object) -> str:

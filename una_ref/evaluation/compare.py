@@ -92,7 +92,7 @@ class Settings:
     scale: float = 4.0
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     tuning_seeds: tuple[int, ...] = (100, 101)
-    lrs: tuple[float, ...] = (1e-3, 3e-3)
+    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2)
     betas: tuple[float, ...] = (0.03, 0.1, 0.3, 1.0, 3.0)
     held_out: int = 2048
 

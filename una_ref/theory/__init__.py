@@ -1,28 +1,43 @@
 """Exact mathematics in float64: tensors in, tensors out, nothing else of the package needed."""
 
-from una_ref.theory.fixed_points import NotConverged, fixed_point
+from una_ref.theory.divergences import DIVERGENCES, Divergence
+from una_ref.theory.fixed_points import NotConverged, fixed_point, una_fixed_point, una_regression
 from una_ref.theory.optimum import (
+    bradley_terry,
     entropy,
     expected_reward,
+    f_divergence,
     kl,
     log_partition,
+    multiplier,
+    nash_logps,
     objective,
     optimal_logps,
+    preference_rewards,
     regret,
 )
 from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
 
 __all__ = [
+    "DIVERGENCES",
+    "Divergence",
     "NotConverged",
     "PrefixTree",
     "SequenceWorld",
     "TableWorld",
+    "bradley_terry",
     "entropy",
     "expected_reward",
+    "f_divergence",
     "fixed_point",
     "kl",
     "log_partition",
+    "multiplier",
+    "nash_logps",
     "objective",
     "optimal_logps",
+    "preference_rewards",
     "regret",
+    "una_fixed_point",
+    "una_regression",
 ]

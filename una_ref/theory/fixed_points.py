@@ -1,11 +1,19 @@
-"""What a loss really learns: the minimiser of its population loss over all policies of a table."""
+"""What a loss really learns: the minimiser of its population loss over all policies of a table.
+
+`fixed_point` minimises any population loss; `una_regression` is that of UNA's Eq. 10 in all its readings, and
+`una_fixed_point` its minimiser in closed form, where there is one.
+"""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
+from typing import Literal
 
 import torch
 from torch import Tensor
+
+from una_ref.theory.optimum import _check, log_partition
 
 
 class NotConverged(RuntimeError):
@@ -58,6 +66,106 @@ def fixed_point(
             "all but one a prompt: no minimum, or none at a finite logit"
         )
     return logits.log_softmax(dim=-1)
+
+
+def una_regression(
+    ref_logps: Tensor,
+    rewards: Tensor,
+    beta: float,
+    *,
+    sampler_logps: Tensor | None = None,
+    baseline: Tensor | float | Literal["constant", "prompt"] = 0.0,
+    normaliser: Literal["identity", "sigmoid"] = "identity",
+) -> Callable[[Tensor], Tensor]:
+    """log π (X, Y) -> the mean over prompts of E_{y~μ} (h(β·log π/π_ref + b) − r)²   (UNA Eq. 10, EU12).
+
+    μ is `sampler_logps`, π_ref by default, and is not differentiated. The baseline b is a number (c; 0 is the paper's
+    default), a tensor that broadcasts to (X, 1) (f(x), V(x), or β·log Z(x), at which π* is the minimiser), or the best
+    one for each policy: "constant", one c for all prompts, or "prompt", one V(x) for each. The last is the population
+    of leave-one-out baselines too: for K independent draws their expected gradient is that of Var_μ(r − β·log π/π_ref).
+    h is the identity, or σ as in the authors' code (EU11); with σ a best baseline has no closed form and is refused.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    weights = sampler.exp()
+    if isinstance(baseline, str) and (baseline not in ("constant", "prompt") or normaliser == "sigmoid"):
+        raise ValueError(
+            "baseline must be a number, a tensor, or (identity only) 'constant' or 'prompt'; "
+            f"got {baseline!r} with the {normaliser}"
+        )
+
+    def population(logps: Tensor) -> Tensor:
+        # A response that is never sampled is not in the sum, whatever its log-ratio.
+        implicit = beta * torch.where(weights > 0, logps - ref_logps, 0.0)
+        b: Tensor | float
+        if baseline == "prompt":
+            b = (weights * (rewards - implicit)).sum(-1, keepdim=True)
+        elif baseline == "constant":
+            b = (weights * (rewards - implicit)).sum(-1).mean()
+        else:
+            assert not isinstance(baseline, str)
+            b = baseline
+        learned = (implicit + b).sigmoid() if normaliser == "sigmoid" else implicit + b
+        return (weights * (learned - rewards) ** 2).sum(-1).mean()
+
+    return population
+
+
+def una_fixed_point(
+    ref_logps: Tensor,
+    rewards: Tensor,
+    beta: float,
+    *,
+    sampler_logps: Tensor | None = None,
+    baseline: Tensor | float = 0.0,
+) -> Tensor:
+    """log π (X, Y): the one minimiser of `una_regression` (identity, a given baseline), where log Z of r − b is ≥ 0.
+
+    With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a, that is
+    u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W; ν = 0, and so π*, exactly where b = β·log Z(x). For rewards that
+    grow without bound π tends to μ. Raises ValueError for a prompt where log Z(r − b) < 0, as there ν is negative, the
+    loss is not convex and its minima are several (`fixed_point` finds the one that a start leads to), and for a sampler
+    that leaves out a response.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
+        raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
+    above = log_partition(ref_logps, rewards - baseline, beta)
+    if (above < -1e-12).any():
+        x = int(above.argmin())
+        raise ValueError(
+            f"rewards less baseline must have log Z >= 0 in each prompt, prompt {x} has {float(above[x]):.4g}: "
+            "below that the loss is not convex; use fixed_point"
+        )
+    a = (rewards - baseline) / beta
+    tilt = ref_logps - sampler - math.log(beta)
+
+    # The sum of π falls with log ν, at a slope between −1 and 0: Newton's method inside a bracket.
+    low = torch.full_like(a[:, :1], -700.0)
+    high = (a.abs() + tilt.abs()).amax(-1, keepdim=True).log1p() + tilt.abs().amax(-1, keepdim=True) + 1
+    log_nu = high
+    for _ in range(200):
+        log_kappa = log_nu + tilt
+        s = _log_lambert(a + log_kappa)
+        logps = ref_logps + s - log_kappa
+        excess = logps.logsumexp(-1, keepdim=True)
+        low, high = torch.where(excess > 0, log_nu, low), torch.where(excess > 0, high, log_nu)
+        if not ((excess.abs() > 1e-15) & (high - low > 1e-15 * high.abs().clamp(min=1))).any():
+            break
+        slope = (logps.softmax(-1) * s.sigmoid()).sum(-1, keepdim=True)
+        newton = log_nu + excess / slope
+        log_nu = torch.where((newton > low) & (newton < high), newton, (low + high) / 2)
+    return logps.log_softmax(-1)
+
+
+def _log_lambert(z: Tensor) -> Tensor:
+    """log W(e^z), the s with s + e^s = z, by Newton's method from above, which never overshoots."""
+    s = torch.where(z > 1, z.clamp(min=1.0).log(), z)
+    for _ in range(8):
+        w = s.exp()
+        s = s - (s + w - z) / (1 + w)
+    return s
 
 
 def _lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:

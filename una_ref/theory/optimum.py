@@ -1,4 +1,4 @@
-"""The KL-regularised objective, its optimum and a policy's distance from it, by enumeration.
+"""The regularised objective, its optimum and a policy's distance from it, by enumeration.
 
 For every prompt x, with J(π) = E_{y~π} r(x, y) − β·KL(π ‖ π_ref)   (UNA Eq. 3; `arg max`, not `max`: EU1):
 
@@ -7,15 +7,27 @@ For every prompt x, with J(π) = E_{y~π} r(x, y) − β·KL(π ‖ π_ref)   (U
     max_π J    = β·log Z(x)                               (UNA Eq. 13; not 0 as Eq. 16 has it: EU4)
     regret(π)  = β·log Z(x) − J(π) = β·KL(π ‖ π*)
 
-A policy is a table of log-probabilities, (X, Y): X prompts, Y responses, each row a distribution.
-Log-probabilities are in nats, rewards and β in one common unit. Everything is computed in float64 and is
-differentiable. A probability of zero is a log-probability of −inf and is allowed.
+With an f-divergence in the place of the KL (UPO Eq. 11), and f as `divergences` normalises it:
+
+    r(x, y)    = β·f′(π*/π_ref) + λ(x) where π* > 0,  and r ≤ β·f′(0+) + λ(x) where π* = 0   (UPO Eq. 12, 15; EP1, EP2)
+
+so that one number λ(x) for each prompt, `multiplier`, is all there is to find; for the KL it is β·log Z(x). ΨPO and
+UPO are the same objective with the reward `preference_rewards`; their Nash equilibrium is `nash_logps`.
+
+A policy is a table of log-probabilities, (X, Y): X prompts, Y responses, each row a distribution. Log-probabilities
+are in nats, rewards and β in one common unit. Everything is computed in float64, and is differentiable but for the
+optima of divergences other than the KL and the Nash equilibrium. A probability of zero is a log-probability of −inf
+and is allowed.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
+
+from una_ref.theory.divergences import Divergence, named
 
 ROW_SUM_TOLERANCE = 1e-4
 """How far a row may be from summing to one; sums of float32 log-softmaxes over a response stay within it."""
@@ -27,10 +39,25 @@ def log_partition(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
     return torch.logsumexp(ref_logps + rewards / beta, dim=-1)
 
 
-def optimal_logps(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
-    """log π*(y|x), (X, Y): the arg max of J (UNA Eq. 4). Where π_ref is zero, π* is."""
-    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
-    return torch.log_softmax(ref_logps + rewards / beta, dim=-1)
+def optimal_logps(
+    ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl"
+) -> Tensor:
+    """log π*(y|x), (X, Y): the arg max of J (UNA Eq. 4; UPO Theorem 3.1). Where π_ref is zero, π* is.
+
+    For an f with a finite f′(0+) other responses may have probability zero too (EP4). Where the optimum is not
+    unique (total variation), mass that all best responses may share is shared in proportion to π_ref.
+    """
+    if named(divergence).name == "reverse_kl":
+        ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+        return torch.log_softmax(ref_logps + rewards / beta, dim=-1)
+    return _solve(ref_logps, rewards, beta, named(divergence))[1]
+
+
+def multiplier(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl") -> Tensor:
+    """λ(x), (X,), in the rewards' unit: r = β·f′(π*/π_ref) + λ(x) where π* > 0; β·log Z(x) for the KL (EP2)."""
+    if named(divergence).name == "reverse_kl":
+        return beta * log_partition(ref_logps, rewards, beta)
+    return _solve(ref_logps, rewards, beta, named(divergence))[0]
 
 
 def expected_reward(logps: Tensor, rewards: Tensor) -> Tensor:
@@ -47,21 +74,130 @@ def kl(logps: Tensor, other: Tensor) -> Tensor:
     return (logps.exp() * gap).sum(dim=-1)
 
 
+def f_divergence(logps: Tensor, other: Tensor, divergence: str | Divergence) -> Tensor:
+    """D_f(π ‖ other) = E_{y~other} f(π/other), (X,), without unit; not E_{y~π}, as UPO Eq. 13 has it (EP3).
+
+    A response that `other` never gives adds π·f′(∞), the limit, which may be +inf.
+    """
+    divergence = named(divergence)
+    if divergence.name == "reverse_kl":
+        return kl(logps, other)
+    logps, other = _check(logps=logps, other=other)
+    absent = other == -torch.inf
+    u = torch.where(absent, 0.0, logps - torch.where(absent, 0.0, other))
+    at_infinity = torch.where(absent & (logps > -torch.inf), logps.exp() * divergence.slope_at_infinity, 0.0)
+    return (other.exp() * divergence.f(u) + at_infinity).sum(dim=-1)
+
+
 def entropy(logps: Tensor) -> Tensor:
     """H(π) in nats, (X,)."""
     (logps,) = _check(logps=logps)
     return -(logps.exp() * torch.where(logps == -torch.inf, 0.0, logps)).sum(dim=-1)
 
 
-def objective(logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
-    """J(π) = E_π r − β·KL(π ‖ π_ref), (X,), in the rewards' unit (UNA Eq. 3)."""
+def objective(
+    logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl"
+) -> Tensor:
+    """J(π) = E_π r − β·D_f(π ‖ π_ref), (X,), in the rewards' unit (UNA Eq. 3; UPO Eq. 6, 11)."""
     _check(beta, rewards=rewards, logps=logps, ref_logps=ref_logps)
-    return expected_reward(logps, rewards) - beta * kl(logps, ref_logps)
+    return expected_reward(logps, rewards) - beta * f_divergence(logps, ref_logps, divergence)
 
 
-def regret(logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
-    """J(π*) − J(π) = β·KL(π ‖ π*) ≥ 0, (X,), in the rewards' unit."""
-    return beta * log_partition(ref_logps, rewards, beta) - objective(logps, ref_logps, rewards, beta)
+def regret(
+    logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl"
+) -> Tensor:
+    """J(π*) − J(π) ≥ 0, (X,), in the rewards' unit; for the KL it is β·KL(π ‖ π*)."""
+    if named(divergence).name == "reverse_kl":
+        return beta * log_partition(ref_logps, rewards, beta) - objective(logps, ref_logps, rewards, beta)
+    best = optimal_logps(ref_logps, rewards, beta, divergence)
+    return objective(best, ref_logps, rewards, beta, divergence) - objective(
+        logps, ref_logps, rewards, beta, divergence
+    )
+
+
+def bradley_terry(rewards: Tensor) -> Tensor:
+    """P(y ≻ y') = σ(r(y) − r(y')), (X, Y) -> (X, Y, Y), the winner first (UNA Eq. 1; UPO Eq. 2)."""
+    return (rewards[:, :, None] - rewards[:, None, :]).sigmoid()
+
+
+def preference_rewards(
+    preferences: Tensor, opponent_logps: Tensor, psi: Callable[[Tensor], Tensor] = lambda p: p
+) -> Tensor:
+    """g(x, y) = E_{y'~μ} Ψ(P(y ≻ y' | x)), (X, Y): what ΨPO and UPO maximise in the place of a reward (UPO Eq. 6, 11).
+
+    `preferences` (X, Y, Y) as in `bradley_terry`; `opponent_logps` (X, Y) is log μ, a fixed policy, which UPO's Eq. 8
+    and 22 silently take to be π_ref (EP6). With Ψ = `torch.logit` and Bradley–Terry preferences g is the reward less a
+    number for each prompt (UPO Eq. 7).
+    """
+    opponent_logps = _check_preferences(preferences, opponent_logps)
+    values = psi(preferences.to(torch.float64))
+    return (values * opponent_logps.exp()[:, None, :]).sum(dim=-1)
+
+
+def nash_logps(preferences: Tensor, ref_logps: Tensor, beta: float, tolerance: float = 1e-12) -> Tensor:
+    """log of the policy (X, Y) that no other beats when both pay β·KL to π_ref: π ∝ π_ref·exp(Σ_y' P(y ≻ y')·π(y')/β).
+
+    It is the optimum of ΨPO with the identity, against itself as the opponent: unique, and found by Newton's method.
+    Raises ValueError unless P(y ≻ y') + P(y' ≻ y) = 1 (the game is symmetric), RuntimeError if `tolerance` on the
+    log-probabilities is not met.
+    """
+    ref_logps = _check_preferences(preferences, ref_logps, beta)
+    p = preferences.to(torch.float64)
+    if not torch.allclose(p + p.mT, torch.ones_like(p), rtol=0, atol=1e-9):
+        worst = float((p + p.mT - 1).abs().max())
+        raise ValueError(f"preferences: P(y over y') + P(y' over y) must be 1, off by up to {worst:.3g}")
+    if (ref_logps == -torch.inf).any():
+        raise ValueError("ref_logps must be finite: a Nash equilibrium is on the responses that π_ref gives")
+
+    # Unknowns log π and one multiplier a prompt: β·log(π/π_ref) − P·π + λ = 0, Σ π = 1. As P is antisymmetric but for
+    # its ½, the equations are monotone, and Newton steps damped like a barrier's reach their root from anywhere.
+    x, y = ref_logps.shape
+    logps = ref_logps.log_softmax(-1)
+    system = torch.ones(x, y + 1, y + 1, dtype=torch.float64)
+    for _ in range(500):
+        force = (p @ logps.exp()[..., None]).squeeze(-1)
+        gap = logps - (ref_logps + force / beta).log_softmax(-1)
+        if (largest := float(gap.abs().max())) <= tolerance:
+            return logps
+        system[:, :y, :y] = beta * torch.eye(y, dtype=torch.float64) - p * logps.exp()[:, None, :]
+        system[:, y, :y], system[:, y, y] = logps.exp(), 0.0
+        right = torch.cat([force - beta * (logps - ref_logps), torch.zeros(x, 1, dtype=torch.float64)], -1)
+        step = torch.linalg.solve(system, right)[:, :y]
+        logps = (logps + step / (1 + step.abs().amax(-1, keepdim=True))).log_softmax(-1)
+    raise RuntimeError(f"the largest gap in a log-probability is {largest:.3g}, above {tolerance:.3g}")
+
+
+@torch.no_grad()
+def _solve(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: Divergence) -> tuple[Tensor, Tensor]:
+    """(λ(x), log π*) for any f: the root in λ of log Σ_y π_ref·w((r − λ)/β), w the inverse of f′, inside a bracket.
+
+    The sum falls with λ. Since f′(1) = 0, at λ = max r no response gains mass and at λ = min r none loses any, so
+    the root lies between; nor can λ be below max r − β·f′(∞), where the best response would be infinitely likely.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    there = ref_logps > -torch.inf
+    best = rewards.where(there, -torch.inf).amax(-1, keepdim=True)
+    worst = rewards.where(there, torch.inf).amin(-1, keepdim=True)
+    # Measured from the best reward and in units of β, so that v is exact where the policy's mass is.
+    v = ((rewards - best) / beta).where(there, -torch.inf)
+    low, high = torch.zeros_like(best), (best - worst).div(beta).clamp(max=divergence.slope_at_infinity)
+
+    def logps_at(shift: Tensor) -> Tensor:
+        return ref_logps + divergence.inverse(v + shift)
+
+    for _ in range(200):
+        shift = (low + high) / 2  # λ = best − β·shift; the sum grows with the shift
+        short = logps_at(shift).logsumexp(-1, keepdim=True) < 0
+        low, high = torch.where(short, shift, low), torch.where(short, high, shift)
+        if not (high - low > 4e-16 * high).any():
+            break
+    logps, above = logps_at(low), logps_at(high)
+    # Where f′ is constant the sum jumps past one: the responses that jump share what is missing.
+    missing = 1 - logps.logsumexp(-1, keepdim=True).exp()
+    jumps = (above > logps + 1e-6) & (missing > 1e-9)
+    share = torch.log_softmax(ref_logps.where(jumps, -torch.inf), -1).nan_to_num(nan=-torch.inf)
+    logps = torch.where(jumps, torch.logaddexp(logps, missing.log() + share), logps)
+    return (best - beta * high).squeeze(-1), logps.log_softmax(-1)
 
 
 def _check(beta: float = 1.0, *, rewards: Tensor | None = None, **policies: Tensor) -> list[Tensor]:
@@ -81,3 +217,14 @@ def _check(beta: float = 1.0, *, rewards: Tensor | None = None, **policies: Tens
         if not abs(sums[row] - 1) <= ROW_SUM_TOLERANCE:
             raise ValueError(f"{name}: each row must sum to one, row {row} sums to {float(sums[row]):.6g}")
     return list(tables.values())
+
+
+def _check_preferences(preferences: Tensor, logps: Tensor, beta: float = 1.0) -> Tensor:
+    """The policy in float64; raises ValueError unless preferences (X, Y, Y) are probabilities and go with it."""
+    (logps,) = _check(beta, logps=logps)
+    expected, shape = (*logps.shape, logps.shape[-1]), tuple(preferences.shape)
+    if shape != expected:
+        raise ValueError(f"preferences must be {expected} (prompts, winner, loser), got {shape}")
+    if not ((preferences >= 0) & (preferences <= 1)).all():
+        raise ValueError("preferences must be probabilities, between 0 and 1")
+    return logps

@@ -34,6 +34,16 @@ class TableWorld:
         self.beta = beta
         self.optimum = optimum.optimal_logps(self.ref_logps, self.rewards, beta)  # (X, Y), log π*
 
+    @classmethod
+    def random(
+        cls, seed: int, *, prompts: int = 8, responses: int = 8, beta: float = 0.5, offset: float = 0.0
+    ) -> TableWorld:
+        """A world with log π_ref and rewards drawn from N(0, 1); each prompt's rewards have mean `offset`, sd 1."""
+        generator = torch.Generator().manual_seed(seed)
+        ref, rewards = torch.randn(2, prompts, responses, generator=generator, dtype=torch.float64)
+        rewards = (rewards - rewards.mean(-1, keepdim=True)) / rewards.std(-1, correction=0, keepdim=True)
+        return cls(ref.log_softmax(-1), rewards + offset, beta)
+
     @cached_property
     def log_partition(self) -> Tensor:
         """log Z(x), (X,), in nats."""

@@ -1,0 +1,11 @@
+"""The ledger of what the papers say: claim, check, verdict, number, notebook.
+
+The entries stand in one module per part of the story; importing this package fills `CLAIMS`.
+"""
+
+from una_ref.claims import optima, preferences, regression  # noqa: F401
+from una_ref.claims.ledger import CLAIMS, Claim, Evidence, markdown, recompute, sort
+
+sort()
+
+__all__ = ["CLAIMS", "Claim", "Evidence", "markdown", "recompute"]

@@ -1,0 +1,29 @@
+"""``python -m una_ref.claims [ID ...]``: compute claims (all) again and commit their numbers to evidence.json."""
+
+from __future__ import annotations
+
+import sys
+
+from una_ref.claims import CLAIMS, recompute
+from una_ref.claims.ledger import commit
+
+
+def main(ids: list[str]) -> int:
+    """1 where a statement that a verdict rests on is not true: then nothing is written."""
+    found = {}
+    failed = False
+    for again in recompute([CLAIMS[id] for id in ids] if ids else list(CLAIMS.values())):
+        found[again.claim.id] = again.evidence
+        print(f"{again.claim.id}: {again.claim.shows.format(**again.evidence.numbers)}  ({again.seconds:.1f} s)")
+        for statement, true in again.evidence.stands.items():
+            if not true:
+                failed = True
+                print(f"    not true: {statement}", file=sys.stderr)
+    if failed:
+        return 1
+    print(commit(found).name)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,212 @@
+"""The ledger: what the papers say, a check of it, the verdict, and the numbers behind the verdict.
+
+A claim is a decorated check:
+
+    @claim("EU1", paper=UNA, place="Eq. 3", says="π* = max J", verdict=FAILS, instead="π* = arg max J",
+           shows="max J = {best:.3f}, ...", notebook="02_partition_function")
+    def _eu1() -> Evidence: ...
+
+The check computes `Evidence`: numbers, and the named statements that the verdict rests on. The verdict stands while
+all of them are true. The numbers are committed (evidence.json), so that tables need no computation, and recomputing
+compares the two.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from functools import cache
+from importlib import resources
+from pathlib import Path
+
+UNA, UPO = "UNA", "UPO"
+"""The papers, as everything here calls them."""
+HOLDS, FAILS = "holds", "fails as printed"
+"""Two of the verdicts; the others say what they depend on: "holds if …", "open: …" (what would decide it)."""
+TOLERANCE = 1e-3
+"""How far a recomputed number may be from the committed one, relative to the larger of it and 1."""
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a check found.
+
+    numbers
+        By name, as `Claim.shows` prints them.
+    stands
+        The statements that the verdict rests on -> whether they came out true. Never empty.
+    """
+
+    numbers: Mapping[str, float]
+    stands: Mapping[str, bool]
+
+    def __post_init__(self) -> None:
+        if not self.stands:
+            raise ValueError("evidence must rest on at least one statement")
+
+
+@dataclass(frozen=True)
+class Claim:
+    """One statement of a paper and what became of it.
+
+    id
+        EU, EP: an erratum of UNA, UPO; CU, CP: a claim of UNA, UPO.
+    paper, place
+        "UNA" or "UPO", and where in it.
+    says
+        The claim in a sentence.
+    verdict
+        "holds", "holds if …", "fails as printed" or "open: …".
+    instead
+        What is right, in a sentence; empty where the claim holds.
+    shows
+        The number, as a format string over `Evidence.numbers`.
+    notebook
+        The notebook that derives it, or None.
+    check
+        Computes the evidence; None while the claim is open.
+    """
+
+    id: str
+    paper: str
+    place: str
+    says: str
+    verdict: str
+    instead: str
+    shows: str
+    notebook: str | None
+    check: Callable[[], Evidence] | None
+
+    def __post_init__(self) -> None:
+        if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith(("holds if ", "open: ")):
+            raise ValueError(f"{self.id}: verdict must be {HOLDS!r}, {FAILS!r}, 'holds if …' or 'open: …'")
+        if (self.check is None) != self.open:
+            raise ValueError(f"{self.id}: an open claim has no check, and every other has one")
+
+    @property
+    def open(self) -> bool:
+        """Whether it is undecided."""
+        return self.verdict.startswith("open: ")
+
+    @property
+    def number(self) -> str:
+        """`shows` with the committed numbers; empty while it is open."""
+        return "" if self.open else self.shows.format(**committed()[self.id])
+
+    def record(self) -> dict[str, str]:
+        """The row of the table, as text."""
+        return {
+            "id": self.id,
+            "paper": self.paper,
+            "place": self.place,
+            "claim": self.says,
+            "verdict": self.verdict,
+            "instead": self.instead,
+            "number": self.number,
+            "notebook": self.notebook or "",
+        }
+
+
+CLAIMS: dict[str, Claim] = {}
+"""Every claim by id; filled, and put in order, by importing `una_ref.claims`."""
+
+
+def claim(
+    id: str,
+    *,
+    paper: str,
+    place: str,
+    says: str,
+    verdict: str,
+    instead: str = "",
+    shows: str,
+    notebook: str | None,
+) -> Callable[[Callable[[], Evidence]], Callable[[], Evidence]]:
+    """Enter the decorated check into the ledger. Raises ValueError for an id that is taken."""
+
+    def enter(check: Callable[[], Evidence]) -> Callable[[], Evidence]:
+        _enter(Claim(id, paper, place, says, verdict, instead, shows, notebook, check))
+        return check
+
+    return enter
+
+
+def open_claim(id: str, *, paper: str, place: str, says: str, decides: str, notebook: str | None = None) -> None:
+    """Enter a claim that is not decided yet, with what would decide it."""
+    _enter(Claim(id, paper, place, says, f"open: {decides}", "", "", notebook, None))
+
+
+def _enter(entry: Claim) -> None:
+    if entry.id in CLAIMS:
+        raise ValueError(f"claim {entry.id} is already in the ledger")
+    CLAIMS[entry.id] = entry
+
+
+def sort() -> None:
+    """Put `CLAIMS` in the order of the errata of UNA and of UPO, then the claims of both, each by number."""
+    order = sorted(CLAIMS, key=lambda id: (("EU", "EP", "CU", "CP").index(id[:2]), int(id[2:])))
+    entries = [CLAIMS.pop(id) for id in order]
+    CLAIMS.update({entry.id: entry for entry in entries})
+
+
+@cache
+def committed() -> dict[str, dict[str, float]]:
+    """The committed numbers of every decided claim."""
+    return json.loads((resources.files("una_ref.claims") / "evidence.json").read_text("utf-8"))
+
+
+@dataclass(frozen=True)
+class Recomputed:
+    """A claim computed again: its evidence, the seconds it took, and what is wrong (nothing, if the verdict stands)."""
+
+    claim: Claim
+    evidence: Evidence
+    seconds: float
+
+    @property
+    def faults(self) -> list[str]:
+        """Statements that are no longer true, and numbers that differ from the committed ones."""
+        untrue = [f"no longer true: {statement}" for statement, true in self.evidence.stands.items() if not true]
+        before = committed().get(self.claim.id, {})
+        now = self.evidence.numbers
+        if before.keys() != now.keys():
+            return [*untrue, f"numbers are {sorted(now)}, committed are {sorted(before)}"]
+        return untrue + [
+            f"{name} is {now[name]:.6g}, committed is {before[name]:.6g}"
+            for name in now
+            if not abs(now[name] - before[name]) <= TOLERANCE * max(1.0, abs(before[name]))
+        ]
+
+
+def recompute(claims: Iterable[Claim]) -> Iterator[Recomputed]:
+    """Each decided claim computed again, one at a time."""
+    for entry in claims:
+        if entry.check is not None:
+            began = time.perf_counter()
+            evidence = entry.check()
+            yield Recomputed(entry, evidence, time.perf_counter() - began)
+
+
+def commit(evidence: Mapping[str, Evidence]) -> Path:
+    """Write evidence.json; claims that are not in `evidence` keep their numbers, those no longer in the ledger go."""
+    from una_ref.training.checkpoints import write_text
+
+    path = Path(str(resources.files("una_ref.claims") / "evidence.json"))
+    before = committed() if path.exists() else {}
+    now = before | {id: {name: float(x) for name, x in found.numbers.items()} for id, found in evidence.items()}
+    decided = {id: now[id] for id, entry in CLAIMS.items() if not entry.open and id in now}
+    write_text(path, json.dumps(decided, indent=1) + "\n")
+    committed.cache_clear()
+    return path
+
+
+def markdown(claims: Iterable[Claim]) -> str:
+    """The claims as a Markdown table: id, place, claim, verdict with what is right, number."""
+    lines = ["| | where | claim | verdict | number |", "| --- | --- | --- | --- | --- |"]
+    for entry in claims:
+        verdict = f"**{entry.verdict}**" + (f": {entry.instead}" if entry.instead else "")
+        cells = (entry.id, f"{entry.paper} {entry.place}", entry.says, verdict, entry.number)
+        lines.append("| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |")
+    return "\n".join(lines)
