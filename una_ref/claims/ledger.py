@@ -146,7 +146,7 @@ def _enter(entry: Claim) -> None:
 
 def sort() -> None:
     """Put `CLAIMS` in the order of the errata of UNA and of UPO, then the claims of both, each by number."""
-    order = sorted(CLAIMS, key=lambda id: (("EU", "EP", "CU", "CP").index(id[:2]), int(id[2:])))
+    order = sorted(CLAIMS, key=lambda id: (("EU", "EP", "CU", "CP").index(id[:2]), int(id[2:].rstrip("ab")), id))
     entries = [CLAIMS.pop(id) for id in order]
     CLAIMS.update({entry.id: entry for entry in entries})
 
