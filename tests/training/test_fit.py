@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors import safe_open
 
 from una_ref.cli import main
 from una_ref.training import checkpoints
@@ -24,6 +25,14 @@ RUNS = {
     "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
     "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
 }
+
+
+@pytest.fixture(autouse=True)
+def _signals():
+    """As in a terminal, even if the tests run in the background, where a shell has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture
@@ -66,10 +75,13 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
         stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
         assert main(una(method, "broken")) == 130
     assert "stopped after step 3 of 7; the same command goes on" in capsys.readouterr().err
+    with safe_open(tmp_path / "broken" / "checkpoint.safetensors", "pt") as saved:
+        assert saved.metadata()["step"] == "3"
     with monkeypatch.context() as patch:
         stop(patch, 5, crash)
         with pytest.raises(MemoryError):
             main(una(method, "broken"))
+    (tmp_path / "broken" / ".tmpAb3dEf").touch()  # what a kill inside of safetensors leaves
     with monkeypatch.context() as patch:
         stop(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert main(una(method, "broken")) == 130
@@ -81,6 +93,13 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
     assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
     assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
     assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_signal_that_was_ignored_stays_ignored(una, monkeypatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    assert main(una("dpo", "out")) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
 def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):

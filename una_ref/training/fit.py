@@ -138,12 +138,16 @@ def _step_of(line: str) -> float:
 
 @contextmanager
 def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual."""
+    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual.
+
+    One that was ignored, as a shell does for a background job, stays ignored.
+    """
     asked: list[int] = []
     if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
         yield asked
         return
-    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
 
     def note(number: int, _: Any) -> None:
         asked.append(number)

@@ -49,7 +49,8 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
     _move(beside, output)
     checkpoints.write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
     beside.rmdir()
-    for left in (output / CHECKPOINT, output / NON_FINITE, *output.glob(".*.partial")):
+    unfinished = (*output.glob(".*.partial"), *output.glob(".tmp*"))  # left by a kill: ours, and safetensors' own
+    for left in (output / CHECKPOINT, output / NON_FINITE, *unfinished):
         left.unlink(missing_ok=True)
     return record
 
