@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from una_ref.theory import entropy, expected_reward, kl, log_partition, objective, optimal_logps, regret
+from una_ref.theory import (
+    entropy,
+    expected_reward,
+    kl,
+    log_partition,
+    objective,
+    optimal_logps,
+    regret,
+    sampled_log_partition,
+)
 
 F64 = torch.float64
 
@@ -105,6 +114,32 @@ def test_probabilities_of_zero():
     policy = torch.cat([logits.log_softmax(-1), torch.full((1, 1), -math.inf, dtype=F64)], dim=-1)
     (gradient,) = torch.autograd.grad(objective(policy, ref, rewards, 1.0).sum(), logits)
     assert gradient.isfinite().all() and gradient.abs().max() > 0
+
+
+@pytest.mark.parametrize("beta", [0.03, 0.3, 3.0])
+@pytest.mark.parametrize("draws", [1, 2, 4])
+def test_the_estimate_of_log_z_by_all_its_samples(beta, draws):
+    ref, rewards, _ = random_tables(3, 5)
+    samples = torch.cartesian_prod(*[torch.arange(5)] * draws).view(-1, draws)  # (5^K, K)
+    weights = ref[:, samples].sum(-1).exp()
+    estimates = (rewards[:, samples] / beta).logsumexp(-1) - math.log(draws)
+    mean = (weights * estimates).sum(-1)
+    sd = (weights * (estimates - mean[:, None]) ** 2).sum(-1).sqrt()
+    found = sampled_log_partition(ref, rewards, beta, draws)
+    torch.testing.assert_close(found[0], mean, rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(found[1], sd, rtol=1e-6, atol=1e-6)
+
+
+def test_the_estimate_of_log_z_at_the_edges():
+    ref, rewards = logs([0.5, 0.5, 0.0]), torch.tensor([[1.0, 0.0, 9.0]], dtype=F64)
+    mean, sd = sampled_log_partition(ref, rewards, 1.0, 1)  # one draw: r/β itself, 0 or 1
+    assert mean.item() == pytest.approx(0.5, abs=1e-12) and sd.item() == pytest.approx(0.5, abs=1e-9)
+    mean, sd = sampled_log_partition(ref, rewards, 0.001, 10_000)  # one draw in two is the best response
+    assert mean.item() == pytest.approx(1000 - math.log(2), abs=1e-3) and sd.item() == pytest.approx(0.01, abs=1e-4)
+    constant = sampled_log_partition(ref, rewards * 0 + 7.0, 1.0, 3)
+    assert constant[0].item() == pytest.approx(7.0, abs=1e-12) and constant[1].item() == pytest.approx(0, abs=1e-6)
+    with pytest.raises(ValueError, match="draws must be at least 1, got 0"):
+        sampled_log_partition(ref, rewards, 1.0, 0)
 
 
 def test_gradients():

@@ -15,6 +15,7 @@ from una_ref.theory.optimum import (
     optimal_logps,
     preference_rewards,
     regret,
+    sampled_log_partition,
 )
 from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
 
@@ -38,6 +39,7 @@ __all__ = [
     "optimal_logps",
     "preference_rewards",
     "regret",
+    "sampled_log_partition",
     "una_fixed_point",
     "una_regression",
 ]

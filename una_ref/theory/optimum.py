@@ -22,6 +22,7 @@ and is allowed.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 
 import torch
@@ -31,12 +32,38 @@ from una_ref.theory.divergences import Divergence, named
 
 ROW_SUM_TOLERANCE = 1e-4
 """How far a row may be from summing to one; sums of float32 log-softmaxes over a response stay within it."""
+EULER_GAMMA = 0.5772156649015329
 
 
 def log_partition(ref_logps: Tensor, rewards: Tensor, beta: float) -> Tensor:
     """log Z(x) = log E_{y~π_ref} exp(r/β), in nats, (X,); β times it is the best J (UNA Eq. 13)."""
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     return torch.logsumexp(ref_logps + rewards / beta, dim=-1)
+
+
+@torch.no_grad()
+def sampled_log_partition(ref_logps: Tensor, rewards: Tensor, beta: float, draws: int) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation, in nats, of log Ẑ with Ẑ(x) = 1/K·Σ_k exp(r(x, y_k)/β), y_k ~ π_ref; (X,), exact.
+
+    K is `draws`. With e a standard exponential number, P(log e − log Ẑ > s) = (E_{y~π_ref} exp(−e^s·exp(r/β)/K))^K: the
+    moments of this variable are integrals over s, and those of log e (−γ, π²/6) are taken off. No sample is drawn.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    if not draws >= 1:
+        raise ValueError(f"draws must be at least 1, got {draws}")
+    there = ref_logps > -torch.inf
+    best = rewards.where(there, -torch.inf).amax(-1, keepdim=True)
+    worth = ((rewards - best) / beta).where(there, 0.0)  # in units of β, 0 for the best response
+    low, step = -36.0, 0.25  # e^−36 is nothing; the integrand is smooth, so that the trapezoid rule is exact
+    points = int((-float(worth.min()) + math.log(draws) + 8 - low) / step)
+    s = low + step * torch.arange(points, dtype=torch.float64)
+    above = torch.stack([torch.logsumexp(ref_logps - (at + worth - math.log(draws)).exp(), -1) for at in s], -1)
+    above = (draws * above).exp()  # (X, points), from 1 to 0
+    above[:, 0] /= 2
+    first = step * above.sum(-1)
+    second = 2 * (step * (above * (s - low)).sum(-1) + step**2 / 12)  # the slope at the left end is 1, not 0
+    mean = best.squeeze(-1) / beta - EULER_GAMMA - (low + first)
+    return mean, (second - first**2 - math.pi**2 / 6).clamp(min=0).sqrt()
 
 
 def optimal_logps(
