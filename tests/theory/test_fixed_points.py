@@ -3,7 +3,8 @@
 import pytest
 import torch
 
-from una_ref.theory import NotConverged, TableWorld, fixed_point, kl, objective
+from una_ref.theory import NotConverged, TableWorld, fixed_point, kl, objective, una_regression
+from una_ref.theory.fixed_points import una_minima
 
 F64 = torch.float64
 
@@ -31,3 +32,32 @@ def test_no_finite_minimum():
     start = torch.zeros(1, 2, dtype=F64).log_softmax(-1)
     with pytest.raises(NotConverged, match="the largest gradient in a logit is"):
         fixed_point(lambda logps: logps[0, 0], start)
+
+
+@pytest.mark.parametrize("uniform", [False, True])
+def test_the_minima_of_the_una_regression_are_all_there(uniform):
+    # Descent from every corner and from π_ref ends in one of them.
+    world = TableWorld.random(0, prompts=5, responses=4, beta=0.5, offset=-3.0)
+    sampler = torch.full_like(world.ref_logps, 0.25).log() if uniform else world.ref_logps
+    minima = una_minima(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler)
+    population = una_regression(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler)
+    assert not minima[:, :4].isnan().any() and minima[:, 4].isnan().all()
+    assert (minima[:, :4].argmax(-1) == torch.arange(4)).all()
+    for k in range(4):
+        torch.testing.assert_close(fixed_point(population, minima[:, k]), minima[:, k], rtol=0, atol=1e-10)
+    starts = [6 * torch.eye(4, dtype=F64)[k].expand(5, 4) for k in range(4)]
+    for start in [*starts, world.ref_logps]:
+        ends = fixed_point(population, start.log_softmax(-1))
+        assert (ends.exp()[:, None] - minima.exp()).abs().amax(-1).nan_to_num(nan=9.0).amin(-1).max() < 1e-8
+
+
+def test_one_minimum_and_it_is_the_one_with_no_response_below():
+    # A little below log Z = 0 the minimum of `una_fixed_point` lives on; above, there is no other.
+    world = TableWorld.random(0, prompts=5, responses=4, beta=0.5)
+    baseline = 0.5 * world.log_partition[:, None]
+    for shift, there in ((0.01, True), (-0.01, False)):
+        minima = una_minima(world.ref_logps, world.rewards, 0.5, baseline=baseline + shift)
+        assert minima[:, :4].isnan().all() and minima[:, 4].isnan().any() != there
+    population = una_regression(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)
+    last = una_minima(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)[:, 4]
+    torch.testing.assert_close(fixed_point(population, world.ref_logps), last, rtol=0, atol=1e-10)

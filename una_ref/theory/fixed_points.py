@@ -1,7 +1,7 @@
 """What a loss really learns: the minimiser of its population loss over all policies of a table.
 
 `fixed_point` minimises any population loss; `una_regression` is that of UNA's Eq. 10 in all its readings, and
-`una_fixed_point` its minimiser in closed form, where there is one.
+`una_fixed_point` its minimiser in closed form, where there is one; `una_minima` are its minima where there may be more.
 """
 
 from __future__ import annotations
@@ -124,8 +124,8 @@ def una_fixed_point(
     With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a, that is
     u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W; ν = 0, and so π*, exactly where b = β·log Z(x). For rewards that
     grow without bound π tends to μ. Raises ValueError for a prompt where log Z(r − b) < 0, as there ν is negative, the
-    loss is not convex and its minima are several (`fixed_point` finds the one that a start leads to), and for a sampler
-    that leaves out a response.
+    loss is not convex and its minima may be several (`una_minima`; `fixed_point` finds the one that a start leads to),
+    and for a sampler that leaves out a response.
     """
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
@@ -159,6 +159,59 @@ def una_fixed_point(
     return logps.log_softmax(-1)
 
 
+def una_minima(
+    ref_logps: Tensor,
+    rewards: Tensor,
+    beta: float,
+    *,
+    sampler_logps: Tensor | None = None,
+    baseline: Tensor | float = 0.0,
+) -> Tensor:
+    """log π (X, Y + 1, Y): the local minima of `una_regression` (identity) where log Z(r − b) < 0; NaN for one less.
+
+    The multiplier ν of `una_fixed_point` is then negative, and w = (ν/β)·(π_ref/μ)·e^u solves w·e^w = z < 0, which has
+    two roots, W₀ above −1 and W₋₁ below. The loss curves by 2β²μ·(1 + w) in each u, and Σ π = 1 leaves room for one
+    direction that curves downwards: at a minimum at most one response is on W₋₁, which takes nearly all the mass. Row k
+    is the minimum with response k there, row Y the one with none; the global minimum is the one of least loss. A prompt
+    with log Z(r − b) ≥ 0 has one minimum, `una_fixed_point`, and is NaN throughout.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
+        raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
+    responses = rewards.shape[-1]
+    a = ((rewards - baseline) / beta)[:, None, :]
+    top = a + (ref_logps - sampler)[:, None, :]  # z = −e^(top − t) with t = −log(−ν/β)
+    lower = torch.eye(responses + 1, responses, dtype=torch.bool)
+
+    def logps_at(t: Tensor) -> Tensor:
+        """(..., X, Y + 1) -> (..., X, Y + 1, Y), not normalised."""
+        return ref_logps[:, None, :] + a + _minus_lambert(t[..., None] - top, lower)
+
+    # Both branches meet at z = −1/e, so t starts where the first response gets there. It ends where response k alone
+    # has mass one; with none on W₋₁ the sum falls to exp(log Z) < 1 as t grows.
+    first = top.amax(-1).expand(-1, responses + 1) + 1
+    v = (-ref_logps[:, None, :] - a).clamp(min=1.0).squeeze(1)
+    last = torch.cat([top.squeeze(1) + v - v.log(), first[:, :1] + 800], -1).maximum(first)
+    steps = torch.linspace(0, 1, 65, dtype=torch.float64)[:, None, None]
+    grid = first + steps * (last - first)
+    excess = logps_at(grid).logsumexp(-1)
+    excess[:, :, -1] = -excess[:, :, -1]  # so that every kind is looked for where it turns from − to +
+    exists = (excess[0] <= 0) | (excess < 0).any(0)
+    at = ((excess <= 0) * torch.arange(65)[:, None, None]).amax(0)
+    low = grid.gather(0, at[None])[0]
+    high = grid.gather(0, (at + 1).clamp(max=64)[None])[0]
+    sign = torch.ones(responses + 1, dtype=torch.float64)
+    sign[-1] = -1
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = sign * logps_at(middle).logsumexp(-1) > 0
+        low, high = torch.where(above, low, middle), torch.where(above, middle, high)
+    found = logps_at((low + high) / 2)
+    there = exists & (log_partition(ref_logps, rewards - baseline, beta) < 0)[:, None]
+    return torch.where(there[..., None], found.log_softmax(-1), math.nan)
+
+
 def _log_lambert(z: Tensor) -> Tensor:
     """log W(e^z), the s with s + e^s = z, by Newton's method from above, which never overshoots."""
     s = torch.where(z > 1, z.clamp(min=1.0).log(), z)
@@ -166,6 +219,19 @@ def _log_lambert(z: Tensor) -> Tensor:
         w = s.exp()
         s = s - (s + w - z) / (1 + w)
     return s
+
+
+def _minus_lambert(s: Tensor, lower: Tensor) -> Tensor:
+    """−W(−e^(−s)) for s ≥ 1, the v with v − log v = s: above 1 (W₋₁) where `lower`, else below 1 (W₀)."""
+    s = s.clamp(min=1.0)
+    root = (2 * (s - 1)).sqrt()
+    # Bounds that become exact at s = 1, where the two roots meet; from them Newton's method never overshoots.
+    big, q = s + root, torch.maximum((1 - root).clamp(min=1e-300).log(), -s)
+    for _ in range(8):
+        big = big - (big - big.log() - s) / (1 - 1 / big).clamp(min=1e-12)
+        w = q.exp()
+        q = q + (w - q - s) / (1 - w).clamp(min=1e-12)
+    return torch.where(lower, big, q.exp())
 
 
 def _lbfgs(loss: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
