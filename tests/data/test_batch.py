@@ -272,14 +272,28 @@ def test_an_example_without_tokens_is_refused():
             Example(prompt, responses)
 
 
-@given(examples=EXAMPLES, budget=st.integers(1, 30))
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@given(examples=EXAMPLES, budget=st.integers(1, 60))
 @settings(max_examples=50, deadline=None)
-def test_microbatches_keep_order_and_budget(examples, budget):
-    runs = list(microbatches(examples, budget))
+def test_microbatches_keep_order_and_budget(layout, examples, budget):
+    runs = list(microbatches(examples, budget, layout))
     assert [e for run in runs for e in run] == examples
-    assert all(len(run) == 1 or sum(e.tokens for e in run) <= budget for run in runs)
+    held = [collate(run, layout).tokens.numel() for run in runs]  # what goes through the model, pads included
+    assert all(len(run) == 1 or size <= budget for run, size in zip(runs, held, strict=True))
     for run, following in zip(runs, runs[1:], strict=False):  # as few as there can be, in this order
-        assert sum(e.tokens for e in run) + following[0].tokens > budget
+        assert collate([*run, following[0]], layout).tokens.numel() > budget
+
+
+def test_many_long_responses_stand_behind_their_prompt_in_several_rows(monkeypatch):
+    given = [Example((1, 2), ((3,) * 5,) * 5), Example((1,) * 20, ((4,) * 9,) * 4), Example((1,), ((5,) * 30,))]
+    monkeypatch.setattr("una_ref.data.batch.ROOM", 8)
+    batch = collate(given)
+    # Behind the short prompt two, two and one of four tokens; behind the long one, as many tokens as it has: twice
+    # two of eight; and one that alone is too long. Blocks of 36, 36, 30 + 6, 10 + 10.
+    assert batch.tokens.shape == (4, 36)
+    expected = [([*e.prompt, *r[:t]], r[t]) for e in given for r in e.responses for t in range(len(r))]
+    for (tokens, positions), (before, _) in zip(past(batch), expected, strict=True):
+        assert tokens == before and positions == list(range(len(before)))
 
 
 @pytest.mark.parametrize(("size", "length"), [(4, 3), (2, 4), (3, 1)])

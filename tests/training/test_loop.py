@@ -41,7 +41,7 @@ def test_a_batch_cut_into_micro_batches_has_the_gradient_of_the_whole(
     for tokens in (1, 30):
         cut = trainer(method, given, micro_tokens=tokens, **config)
         assert len(cut.micro_batches(given)) > 1
-        assert (gradient(cut, given) - whole).abs().max() <= 1e-6 * whole.abs().max() + 1e-9
+        assert (gradient(cut, given) - whole).abs().max() <= 3e-6 * whole.abs().max() + 1e-9
     assert whole.abs().max() > 1e-4
 
 
@@ -287,6 +287,12 @@ def test_a_learned_baseline_is_refused_where_no_loss_takes_one(method, trainer, 
     given = examples(METHODS[method].kinds[0])
     with pytest.raises(InputError, match=f"baseline=learned: the losses of {method} take no baseline"):
         trainer(method, given, baseline="learned")
+
+
+def test_values_of_no_prompts_are_refused():
+    config = Config(method="una-centred", lora_r=0)
+    with pytest.raises(InputError, match=r"prompts: expected their number, to learn a V\(x\) of each, got 0"):
+        Trainer(Policy(TableLM(torch.zeros(2, 2))), {"labels": config.losses["labels"]}, config)
 
 
 # ---- steps

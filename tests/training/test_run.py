@@ -15,6 +15,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.training.config import resolve
 from una_ref.training.run import prepare, train
+from una_ref.training.run import toysteer_base as base
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -90,6 +91,11 @@ def test_no_data_is_toysteer(run, toysteer_base):
         run("sft", None, f"data=toysteer/{kind}", "rows=40", *shapes, output=kind)
 
 
+def test_the_base_is_looked_up_once_whoever_asks(toysteer_base, monkeypatch):
+    monkeypatch.setattr("una_ref.training.run.recipe", lambda name: pytest.fail("looked up again"))
+    assert base(progress=True) == base(progress=False) == toysteer_base
+
+
 @pytest.mark.parametrize(
     ("prompts", "share", "held"), [(30, 0.1, 3), (12, 0.1, 0), (1, 0.5, 0), (4, 0.5, 2), (12, 0.0, 0)]
 )
@@ -115,6 +121,7 @@ def test_a_small_file_has_a_vocabulary_as_large_as_it_allows(data, tiny):
 def test_rows_are_cut_to_the_positions_that_the_model_has(data, tiny):
     job = prepare(resolve("dpo", [*tiny, "shape.max_position_embeddings=8"], data=data("pairs")))
     assert job.encoder.max_length == 8
+    assert "max_length: 8, the model's positions, in place of 2048" in job.notes
     assert any(note.startswith("responses cut (they end without EOS): ") for note in job.notes)
 
 

@@ -11,6 +11,9 @@ with K responses, a padded row, a prefix tree and the pads are all that one rule
 What a position predicts is named by (predictor, target): the log-prob of a response token is read at the
 token before it, and for the first response token that is the last token of the prompt, stored once. A
 response's last token predicts nothing and is not laid out.
+
+Attention is paid for a row's length squared, and for what nobody sees as well; so responses that fill more than
+`ROOM` tokens go behind their prompt in several rows.
 """
 
 from __future__ import annotations
@@ -26,6 +29,10 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 
 Layout = Literal["packed", "padded"]
+
+ROOM = 1024
+"""Most tokens of responses behind a prompt in a packed row; or as many as a longer prompt has, so that rows hold
+no more of prompts than of responses."""
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
@@ -55,7 +62,7 @@ class Example:
 
     @property
     def tokens(self) -> int:
-        """Tokens that the packed layout computes, see the module's first lines."""
+        """Tokens that the packed layout computes with the prompt once, see the module's first lines."""
         return len(self.prompt) + sum(len(r) - 1 for r in self.responses)
 
     @property
@@ -273,19 +280,17 @@ class Batch:
 def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     """Lay examples out. Responses keep the order of the examples, whatever the layout.
 
-    Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first. Padded: a
-    row a response, padded on the right; the yardstick, and the way for models that take no such mask.
+    Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first; a prompt has a
+    second block where its responses fill more than `ROOM`. Padded: a row a response, padded on the right; the
+    yardstick, and the way for models that take no such mask.
     """
     responses = [(g, r) for g, e in enumerate(examples) for r in e.responses]
     first = [0]
     for e in examples:
         first.append(first[-1] + len(e.responses))
-    if layout == "packed":
-        blocks = [(e.prompt, range(first[g], first[g + 1])) for g, e in enumerate(examples)]
-    else:
-        blocks = [(examples[g].prompt, range(b, b + 1)) for b, (g, _) in enumerate(responses)]
-    sizes = [len(p) + sum(len(responses[b][1]) - 1 for b in span) for p, span in blocks]
-    rows = _fill(sizes) if layout == "packed" else [[i] for i in range(len(blocks))]
+    blocks = [(g, span) for g, e in enumerate(examples) for span in _spans(e, layout)]
+    sizes = [_size(examples[g], span) for g, span in blocks]
+    rows = _rows(sizes, layout)
     width = max(sum(sizes[i] for i in row) for row in rows)
 
     tokens, positions, until = [], [], []  # type: list[list[int]], list[list[int]], list[list[int]]
@@ -295,13 +300,14 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
         row_positions: list[int] = []
         row_until: list[int] = []
         for i in row:
-            prompt, span = blocks[i]
+            g, span = blocks[i]
+            prompt = examples[g].prompt
             row_tokens += prompt
             row_positions += range(len(prompt))
             row_until += [len(row_until) + sizes[i]] * len(prompt)
             last = r * width + len(row_tokens) - 1
-            for b in span:
-                body = responses[b][1][:-1]
+            for k in span:
+                b, body = first[g] + k, examples[g].responses[k][:-1]
                 start = r * width + len(row_tokens)
                 predictor[b] = [last, *range(start, start + len(body))]
                 row_tokens += body
@@ -350,8 +356,26 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     )
 
 
-def _fill(sizes: Sequence[int]) -> list[list[int]]:
-    """First-fit decreasing into rows as long as the longest block."""
+def _spans(example: Example, layout: Layout) -> list[range]:
+    """The responses that stand behind the prompt, for each time that it is laid out."""
+    room = max(ROOM, len(example.prompt))
+    spans, start, used = [], 0, 0
+    for k, response in enumerate(example.responses):
+        if k > start and (layout == "padded" or used + len(response) - 1 > room):
+            spans.append(range(start, k))
+            start, used = k, 0
+        used += len(response) - 1
+    return [*spans, range(start, len(example.responses))]
+
+
+def _size(example: Example, span: range) -> int:
+    return len(example.prompt) + sum(len(example.responses[k]) - 1 for k in span)
+
+
+def _rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
+    """Which blocks share a row. Packed: first-fit decreasing into rows as long as the longest block."""
+    if layout == "padded":
+        return [[i] for i in range(len(sizes))]
     width, rows, room = max(sizes), [], []  # type: int, list[list[int]], list[int]
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
         r = next((r for r, free in enumerate(room) if free >= sizes[i]), None)
@@ -364,16 +388,21 @@ def _fill(sizes: Sequence[int]) -> list[list[int]]:
     return rows
 
 
-def microbatches(examples: Sequence[Example], tokens: int) -> Iterator[list[Example]]:
-    """Split into runs of at most `tokens` packed tokens; no example is split, a longer one stands alone."""
+def microbatches(examples: Sequence[Example], tokens: int, layout: Layout = "packed") -> Iterator[list[Example]]:
+    """Split into runs whose (R, L) rows hold at most `tokens`, pads and repeated prompts included.
+
+    No example is split; a longer one stands alone.
+    """
     run: list[Example] = []
-    used = 0
+    sizes: list[int] = []
     for e in examples:
-        if run and used + e.tokens > tokens:
+        own = [_size(e, span) for span in _spans(e, layout)]
+        both = sizes + own
+        if run and len(_rows(both, layout)) * max(both) > tokens:
             yield run
-            run, used = [], 0
+            run, both = [], own
         run.append(e)
-        used += e.tokens
+        sizes = both
     if run:
         yield run
 

@@ -144,7 +144,7 @@ class Trainer:
         policy: the model with its reference.
         losses: per kind of feedback.
         config: the run.
-        prompts: number of prompts in the training data, for a learned V(x).
+        prompts: number of prompts in the training data; 1 at least where V(x) is learned.
         value_start: where a learned V(x) starts.
 
     Attributes:
@@ -173,6 +173,8 @@ class Trainer:
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
         self.values: nn.Parameter | None = None
         if self._learns_values():
+            if prompts < 1:
+                raise InputError(f"prompts: expected their number, to learn a V(x) of each, got {prompts}")
             dtype = next(iter(self.trained.values())).dtype
             start = torch.full((prompts,), value_start, dtype=dtype, device=self.accelerator.device)
             self.values = nn.Parameter(start)
@@ -269,7 +271,7 @@ class Trainer:
 
     def micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
         """Examples cut into runs of at most `micro_tokens`."""
-        return list(microbatches(examples, self.config.micro_tokens))
+        return list(microbatches(examples, self.config.micro_tokens, self.layout))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""

@@ -41,26 +41,13 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
 
 
-@cache
 def toysteer_base(*, progress: bool = True) -> Path:
     """ToySteer's base policy as a folder; made by its recipe the first time, about a minute, and then cached.
-
-    The cache key holds the recipe, the vocabulary, the first demonstrations and the versions of torch and
-    transformers.
 
     Raises:
         InputError: several processes would have to make it; one has to have done so before.
     """
-    import transformers
-
-    parts = [
-        json.dumps(recipe("toysteer/base"), sort_keys=True),
-        str(toysteer.WORDS),
-        str(toysteer.demonstrations(500)),
-        torch.__version__,
-        transformers.__version__,
-    ]
-    folder = cache_folder() / f"toysteer-base-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
+    folder = _base_folder()
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first and finds it made
@@ -77,6 +64,21 @@ def toysteer_base(*, progress: bool = True) -> Path:
             finally:
                 torch.set_num_threads(threads)
     return folder
+
+
+@cache
+def _base_folder() -> Path:
+    """Named after the recipe, the vocabulary, the first demonstrations and the versions of torch and transformers."""
+    import transformers
+
+    parts = [
+        json.dumps(recipe("toysteer/base"), sort_keys=True),
+        str(toysteer.WORDS),
+        str(toysteer.demonstrations(500)),
+        torch.__version__,
+        transformers.__version__,
+    ]
+    return cache_folder() / f"toysteer-base-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
 
 
 def _finished(folder: Path) -> bool:
@@ -179,6 +181,8 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
     longest = min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length))
+    if longest < config.max_length:
+        notes.append(f"max_length: {longest}, the model's positions, in place of {config.max_length}")
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
     encoder = Encoder(tokenizer, max_length=longest, max_response=horizon)
     train_rows, held_rows = _held_out(kept, config)
