@@ -7,6 +7,7 @@ import torch
 
 from una_ref.methods import METHODS
 from una_ref.methods.composition import COMPARISONS, REGULARISERS, REWARDS, SHAPES, compose
+from una_ref.theory import DIVERGENCES
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.composes], ids=lambda m: m.name)
@@ -18,6 +19,14 @@ def test_the_choices_compose_to_the_loss(method, draw):
         torch.testing.assert_close(
             method.composition(**arguments), method.loss(**arguments), rtol=0, atol=1e-14
         )
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("name", ["f-dpo", "iupo"])
+def test_a_divergence_enters_only_in_the_reward(name, divergence, draw):
+    method = METHODS[name]
+    arguments = draw(method.loss) | {"divergence": divergence, "alpha": 0.3}
+    torch.testing.assert_close(method.composition(**arguments), method.loss(**arguments), rtol=1e-14, atol=1e-14)
 
 
 def test_another_choice_is_another_loss(draw):

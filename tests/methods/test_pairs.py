@@ -6,8 +6,19 @@ import math
 import pytest
 import torch
 
-from una_ref.methods.pairs import ipo, ipo_printed, una_centred_pairwise, una_pair, una_pair_printed
+from una_ref.methods.pairs import (
+    cdpo,
+    f_dpo,
+    ipo,
+    ipo_printed,
+    iupo,
+    iupo_printed,
+    una_centred_pairwise,
+    una_pair,
+    una_pair_printed,
+)
 from una_ref.methods.singles import una_centred
+from una_ref.theory import DIVERGENCES
 
 F64 = torch.float64
 
@@ -97,3 +108,102 @@ def test_pairwise_and_leave_one_out_have_one_gradient(responses):
     (leave_one_out,) = torch.autograd.grad(singles.sum(), logps)
     (pairwise,) = torch.autograd.grad(pairs.sum(), logps)
     torch.testing.assert_close(pairwise, (responses - 1) * leave_one_out, rtol=0, atol=1e-14)
+
+
+def test_cdpo_by_hand():
+    # −log σ(−m) = −log σ(m) + m, so that the loss is DPO's plus ε·m: .4741 + .2·.5 at the margin m = .5.
+    assert cdpo(**pair(5), beta=0.1, label_smoothing=0.2).item() == pytest.approx(math.log(1 + math.exp(-0.5)) + 0.1)
+    torch.testing.assert_close(cdpo(**pair(5), label_smoothing=0.0), una_pair(**pair(5)), rtol=0, atol=0)
+    # ES38: a margin of 50, where 1 − σ(50) is 0 in float64, costs ε·50.
+    assert cdpo(**pair(500), beta=0.1, label_smoothing=0.2).item() == pytest.approx(10)
+    with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 0.5, got 0.5"):
+        cdpo(**pair(1), label_smoothing=0.5)
+
+
+def of(chosen, rejected, ref_chosen, ref_rejected):
+    """A pair with these probabilities."""
+    probabilities = torch.tensor([[chosen], [rejected], [ref_chosen], [ref_rejected]], dtype=F64).log()
+    names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    return dict(zip(names, probabilities, strict=True))
+
+
+def test_f_dpo_by_hand():
+    # w = 2 and ½, β = ½. JS: log(4/3) − log(2/3) = log 2, −log σ(½·log 2) = log(1 + 2^−½). χ²: 2·1 − 2·(−½) = 3.
+    arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
+    assert f_dpo(**arguments, divergence="js").item() == pytest.approx(math.log(1 + math.sqrt(0.5)))
+    assert f_dpo(**arguments, divergence="chi2").item() == pytest.approx(math.log(1 + math.exp(-1.5)))
+    assert f_dpo(**arguments, divergence=DIVERGENCES["js"]) == f_dpo(**arguments, divergence="js")
+
+
+def test_iupo_by_hand():
+    # EP7: π = (.6, .2), π_ref = (.3, .4), JS. f′(2) − f′(½) = log 2 = .6931; printed f′(3) − f′(¾) = log(3/2) −
+    # log(6/7) = log(7/4) = .5596. The target is 1/(2β) = 1.
+    arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
+    assert iupo(**arguments).item() == pytest.approx((math.log(2) - 1) ** 2)
+    assert iupo_printed(**arguments).item() == pytest.approx((math.log(7 / 4) - 1) ** 2)
+    assert math.log(7 / 4) == pytest.approx(0.5596, abs=5e-5)
+
+
+def test_iupo_as_printed_has_a_floor_that_no_policy_reaches():
+    # EP8: π_ref even, β = .1: at log π_w/π_l = 0, 1, 5, 50 the loss is 25, 21.35, 18.61, 18.549, falling to
+    # (5 − log 2)². EP9: at 1 IPO's is 16.
+    gaps = torch.tensor([0.0, 1, 5, 50], dtype=F64)
+    zero = torch.zeros(4, dtype=F64)
+    arguments = {"rejected_logps": zero, "ref_chosen_logps": zero, "ref_rejected_logps": zero, "beta": 0.1}
+    printed = iupo_printed(chosen_logps=gaps, **arguments)
+    assert printed.tolist() == pytest.approx([25, 21.35, 18.61, 18.549], abs=5e-3)
+    assert printed[3].item() == pytest.approx((5 - math.log(2)) ** 2)
+    assert ipo(chosen_logps=gaps, **arguments)[1].item() == pytest.approx(16)
+    # ρ = π_ref(y_w)/π_ref(y_l) = 4: (5 − log 1.25)² = 22.818.
+    far = iupo_printed(**of(1 - 1e-9, 1e-9, 0.8, 0.2), beta=0.1)
+    assert far.item() == pytest.approx((5 - math.log(5 / 4)) ** 2) and far.item() == pytest.approx(22.818, abs=5e-4)
+
+
+@pytest.mark.parametrize(
+    ("general", "special"), [(f_dpo, una_pair), (iupo, ipo), (iupo_printed, ipo)], ids=["f-dpo", "iupo", "iupo.printed"]
+)
+def test_with_the_reverse_kl_they_are_dpo_and_ipo(general, special, draw):
+    # UPO Sec. 2.4 and Proposition 4.1. The printed form takes the same differences in another order.
+    arguments = draw(special)
+    atol = 1e-13 if general is iupo_printed else 0
+    torch.testing.assert_close(general(**arguments, divergence="reverse_kl"), special(**arguments), rtol=0, atol=atol)
+    assert (general(**arguments, divergence="js") - special(**arguments)).abs().min() > 1e-4
+
+
+def test_the_two_forms_of_iupo_are_two_for_any_other_divergence(draw):
+    arguments = draw(iupo)
+    for divergence in set(DIVERGENCES) - {"reverse_kl", "tv"}:  # tv's two forms are 0, ½ or 1, and agree by chance
+        forms = iupo(**arguments, divergence=divergence), iupo_printed(**arguments, divergence=divergence)
+        assert (forms[0] - forms[1]).abs().max() > 0.1, divergence
+
+
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
+def test_with_any_divergence_the_gradient_is_that_of_the_value(loss, divergence, draw):
+    arguments = draw(loss) | {"divergence": divergence, "alpha": 0.3}
+    values = [arguments.pop(name).requires_grad_() for name in list(arguments) if name.endswith("logps")]
+    names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+
+    def of_values(*tensors):
+        return loss(**dict(zip(names, tensors, strict=True)), **arguments)
+
+    assert torch.autograd.gradcheck(of_values, tuple(values))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+@pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
+def test_with_any_divergence_nothing_overflows(loss, divergence, dtype):
+    # All four corners: f′ of either response may be flat, or beyond every number.
+    corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=dtype) * 1e4
+    chosen, rejected = (corners[:, i].clone().requires_grad_() for i in (0, 1))
+    for ref in (-corners, torch.zeros_like(corners)):
+        values = loss(
+            chosen_logps=chosen,
+            rejected_logps=rejected,
+            ref_chosen_logps=ref[:, 0],
+            ref_rejected_logps=ref[:, 1],
+            divergence=divergence,
+        )
+        gradients = torch.autograd.grad(values.sum(), (chosen, rejected))
+        assert values.isfinite().all() and all(gradient.isfinite().all() for gradient in gradients)

@@ -5,6 +5,7 @@ labels), and its minimiser is compared with the optimum, or with a fixed point t
 another way.
 """
 
+import functools
 import math
 
 import pytest
@@ -13,7 +14,7 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from una_ref.methods import METHODS
-from una_ref.theory import TableWorld, fixed_point, kl
+from una_ref.theory import TableWorld, fixed_point, kl, optimal_logps, preference_rewards
 
 F64 = torch.float64
 PROMPTS, RESPONSES, BETA = 3, 4, 0.5
@@ -306,3 +307,119 @@ def test_ipo_stops_where_dpo_does_not():
     )
     assert (ipo - a_world.ref_logps).abs().max() < 2 / BETA
     assert (dpo - a_world.ref_logps).abs().max() > 10 / BETA
+
+
+@pytest.mark.parametrize("p", [1.0, 0.9, 0.6])
+def test_cdpo_asks_for_a_smaller_margin_and_a_finite_one(p):
+    # Two responses, the first wins with p: the margin is logit((1 − ε)·p + ε·(1 − p)), for p = 1 it is logit(1 − ε).
+    ref = torch.tensor([[0.3, 0.7]], dtype=F64).log()
+    preference = torch.tensor([[[0.5, p], [1 - p, 0.5]]], dtype=F64)
+    weights = preference * (1 - torch.eye(2, dtype=F64))
+
+    def population(logps):
+        chosen, rejected = torch.tensor([0, 1]), torch.tensor([1, 0])
+        values = METHODS["cdpo"].loss(
+            chosen_logps=logps[0, chosen],
+            rejected_logps=logps[0, rejected],
+            ref_chosen_logps=ref[0, chosen],
+            ref_rejected_logps=ref[0, rejected],
+            beta=BETA,
+            label_smoothing=0.1,
+        )
+        return (weights[0, chosen, rejected] * values).sum()
+
+    u = (fixed_point(population, ref) - ref)[0]
+    smoothed = 0.9 * p + 0.1 * (1 - p)
+    assert (BETA * (u[0] - u[1])).item() == pytest.approx(math.log(smoothed / (1 - smoothed)), abs=1e-9)
+    assert smoothed < p
+
+
+def test_cdpo_does_not_learn_the_optimum():
+    a_world, sampler = world()
+    population = pairs(METHODS["cdpo"].loss, a_world, sampler, bradley_terry(a_world.rewards))
+    found = fixed_point(population, a_world.ref_logps)
+    assert a_world.metrics(found)["regret"] > 0.003
+
+
+POSITIVE = ("reverse_kl", "forward_kl", "js", "jsd", "alpha", "hellinger")  # f′(0+) = −∞: the optimum has no zeros
+
+
+def with_divergence(method, divergence, form="loss"):
+    return functools.partial(getattr(METHODS[method], form), divergence=divergence)
+
+
+@pytest.mark.parametrize("divergence", POSITIVE)
+def test_f_dpo_learns_the_optimum_of_its_divergence(divergence):
+    a_world, sampler = world(3.0)
+    population = pairs(with_divergence("f-dpo", divergence), a_world, sampler, bradley_terry(a_world.rewards))
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, optimal_logps(a_world.ref_logps, a_world.rewards, BETA, divergence))
+    assert divergence == "reverse_kl" or kl(found, a_world.optimum).max() > 0.01
+
+
+def test_f_dpo_with_chi2_learns_the_optimum_if_that_has_no_zeros():
+    # f′(0+) = −2: w = 1 + (r − λ)/(2β) stays positive here for rewards divided by 4.
+    a_world, sampler = world()
+    rewards = a_world.rewards / 4
+    best = optimal_logps(a_world.ref_logps, rewards, BETA, "chi2")
+    population = pairs(with_divergence("f-dpo", "chi2"), a_world, sampler, bradley_terry(rewards))
+    same(fixed_point(population, a_world.ref_logps), best)
+    assert best.isfinite().all()
+
+
+@pytest.mark.parametrize("divergence", POSITIVE)
+def test_iupo_learns_the_optimum_of_its_divergence(divergence):
+    # As IPO: least squares of f′(y) − f′(y') over independent y, y' ~ μ gives f′(y) = E_{y'} P(y ≻ y')/β + a constant.
+    a_world, sampler = world()
+    preference = bradley_terry(a_world.rewards)
+    population = pairs(with_divergence("iupo", divergence), a_world, sampler, preference)
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, optimal_logps(a_world.ref_logps, preference_rewards(preference, sampler.log()), BETA, divergence))
+
+
+@pytest.mark.parametrize(
+    ("beta", "corrected", "printed"),
+    [
+        (0.5, [0.7430, 0.1765, 0.0804], [0.5863, 0.2567, 0.1571]),
+        (0.1, [0.9773, 0.0193, 0.0034], [0.6368, 0.2296, 0.1336]),
+    ],
+)
+def test_iupo_as_printed_learns_something_else(beta, corrected, printed):
+    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); μ = (.2, .5, .3), π_ref = (.5, .3, .2), JS. By
+    # hand P(y ≻ μ) = (.2·½ + .5·.7311 + .3·.8808, …) = (.7298, .4905, .3626).
+    logits = torch.tensor([[0, 1, 2], [-1, 0, 0.5], [-2, -0.5, 0]], dtype=F64)
+    mu, ref = torch.tensor([[0.2, 0.5, 0.3], [0.5, 0.3, 0.2]], dtype=F64)
+    preference, ref = logits.sigmoid(), ref[None].log()
+    assert (preference @ mu).tolist() == pytest.approx([0.7298, 0.4905, 0.3626], abs=5e-5)
+    i, j = (index.flatten() for index in torch.meshgrid(torch.arange(3), torch.arange(3), indexing="ij"))
+
+    def learned(loss):
+        def population(logps):
+            sides = {"chosen_logps": logps[0, i], "rejected_logps": logps[0, j]}
+            sides |= {"ref_chosen_logps": ref[0, i], "ref_rejected_logps": ref[0, j]}
+            return (mu[i] * mu[j] * preference[i, j] * loss(**sides, beta=beta)).sum()
+
+        return fixed_point(population, ref).exp()[0].tolist()
+
+    assert learned(METHODS["iupo"].loss) == pytest.approx(corrected, abs=5e-5)
+    best = optimal_logps(ref, preference_rewards(preference[None], mu[None].log()), beta, "js").exp()[0]
+    assert best.tolist() == pytest.approx(corrected, abs=5e-5)
+    assert learned(METHODS["iupo"].printed) == pytest.approx(printed, abs=5e-5)
+
+
+@pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
+def test_dro_learns_the_optimum_and_beta_log_z(offset):
+    # For a given policy the best V(x) is the mean of s − r_θ over the sampler; what is left is learned by the policy.
+    a_world, sampler = world(offset)
+
+    def best_value(logps):
+        gap = a_world.rewards - BETA * (logps - a_world.ref_logps)
+        return (sampler * gap).sum(-1, keepdim=True)
+
+    def population(logps):
+        loss = singles(METHODS["dro"].loss, a_world, sampler, scores=a_world.rewards, baseline=best_value(logps))
+        return loss(logps)
+
+    found = fixed_point(population, a_world.ref_logps)
+    same(found, a_world.optimum)
+    torch.testing.assert_close(best_value(found)[:, 0], BETA * a_world.log_partition, rtol=0, atol=1e-8)

@@ -1,5 +1,6 @@
 """Looking methods up, and the facts that their records state."""
 
+import functools
 import inspect
 import json
 
@@ -7,7 +8,8 @@ import pytest
 import torch
 
 from una_ref.errors import InputError
-from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, describe, table
+from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, composition, describe, table
+from una_ref.theory import DIVERGENCES
 
 F64 = torch.float64
 BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
@@ -16,8 +18,12 @@ POLICY = ("logps", "chosen_logps", "rejected_logps")
 VOCABULARY = {
     *("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
     *("logps", "ref_logps", "labels", "scores", "groups", "baseline", "kl"),
-    *("beta", "desirable_weight", "undesirable_weight"),
+    *("beta", "label_smoothing", "divergence", "alpha", "desirable_weight", "undesirable_weight"),
 }
+
+
+def arguments_of(loss):
+    return inspect.signature(loss).parameters
 
 
 def test_lookup():
@@ -41,7 +47,7 @@ def test_a_wrong_name_suggests_the_near_one(wrong, near):
 
 
 def test_a_name_that_is_near_nothing_lists_all():
-    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, ipo, dpo$"):
+    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, dro, dpo$"):
         METHODS["zzzz"]
 
 
@@ -74,19 +80,42 @@ def test_needs_reference(method):
 
 @BY_NAME
 def test_shift_invariant(method, draw):
-    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards. Rows 2i and
-    # 2i + 1 are responses of one prompt, and so are the two of a pair.
+    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards; with another
+    # divergence it does not, see below. Rows 2i and 2i + 1 are responses of one prompt, and so are the two of a pair.
     arguments = draw(method.loss)
+    if "divergence" in arguments_of(method.loss):
+        arguments["divergence"] = "reverse_kl"
     torch.manual_seed(1)
     offset = torch.randn(3, dtype=F64).repeat_interleave(2)
     shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
 
     def gradients(arguments):
+        if method.reward.endswith("V(x)") and "groups" not in arguments:  # learned: the best for these rewards
+            gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
+            arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
         policy = [x.requires_grad_() for name, x in arguments.items() if name in POLICY]
         return torch.cat(torch.autograd.grad(method.loss(**arguments).sum(), policy))
 
     unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
     assert method.shift_invariant == unchanged
+
+
+@pytest.mark.parametrize("divergence", sorted(set(DIVERGENCES) - {"reverse_kl"}))
+@pytest.mark.parametrize("name", ["f-dpo", "iupo"])
+def test_shift_invariant_with_another_divergence(name, divergence, draw, monkeypatch):
+    # The implicit reward is β·f′(π/π_ref): g(x) is added to that, in the composition, which is the loss (a test of it).
+    method = METHODS[name]
+    arguments = draw(method.loss) | {"divergence": divergence}
+    offset = torch.randn(6, dtype=F64)
+    plain = method.composition(**arguments)
+    reward = composition.REWARDS[method.reward]
+
+    @functools.wraps(reward)
+    def moved(*own, **named):
+        return reward(*own, **named) + offset
+
+    monkeypatch.setattr(composition, "REWARDS", {method.reward: moved})
+    torch.testing.assert_close(method.composition(**arguments), plain, rtol=0, atol=1e-12)
 
 
 def test_the_defaults_of_the_papers():
@@ -99,7 +128,13 @@ def test_the_defaults_of_the_papers():
         "una-centred": 0.03,
         "kto": 0.1,
         "ipo": 0.1,
+        "cdpo": 0.1,
+        "f-dpo": 0.1,
+        "iupo": 0.1,
+        "dro": 1.0,
     }
+    assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
+    assert METHODS["iupo"].hyperparameters["divergence"] == "js"
 
 
 def test_table_is_text():
@@ -128,4 +163,5 @@ def test_axes_of_the_survey():
     assert METHODS["dpo"].axes["RM1"] == "Implicit" and METHODS["dpo"].axes["O2"] == "Separate"
     assert METHODS["ipo"].axes["RM2"] == "Preference"
     assert METHODS["kto"].axes["F1"] == "Binary"
+    assert METHODS["f-dpo"].axes["RL3"] == "Multiple" and METHODS["dro"].axes["F1"] == "Binary"
     assert METHODS["una-score"].axes == {}

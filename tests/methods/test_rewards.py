@@ -1,10 +1,15 @@
 """Rewards and baselines, by hand."""
 
+import math
+
 import pytest
 import torch
 
 from una_ref.methods.rewards import (
     centred_reward,
+    divergence_of,
+    f_reward,
+    f_slope,
     implicit_reward,
     leave_one_out,
     log_likelihood,
@@ -12,6 +17,9 @@ from una_ref.methods.rewards import (
     margin,
     per_example,
 )
+from una_ref.theory import DIVERGENCES
+
+F64 = torch.float64
 
 
 def test_rewards_by_hand():
@@ -45,6 +53,54 @@ def test_centred_reward_by_hand():
     assert given.tolist() == [1.5, 1.0]
     with pytest.raises(ValueError, match="needs `baseline`, one V\\(x\\) for each example, or `groups`"):
         centred_reward(logps, ref, scores)
+
+
+@pytest.mark.parametrize(
+    ("divergence", "at_two", "at_half"),  # f′(2) and f′(½), from the table in `theory.divergences`
+    [
+        ("reverse_kl", math.log(2), -math.log(2)),
+        ("forward_kl", 1 / 2, -1),
+        ("js", math.log(4 / 3), math.log(2 / 3)),
+        ("jsd", math.log(4 / 3) / 2, math.log(2 / 3) / 2),
+        ("alpha", 2 - math.sqrt(2), 2 - 2 * math.sqrt(2)),  # (1 − w^−½)/½
+        ("chi2", 2, -1),
+        ("tv", 1 / 2, -1 / 2),
+        ("hellinger", 1 - math.sqrt(1 / 2), 1 - math.sqrt(2)),
+    ],
+)
+def test_f_reward_by_hand(divergence, at_two, at_half):
+    logps = torch.tensor([0.4, 0.1, 0.2], dtype=F64).log()
+    ref = torch.tensor([0.2, 0.2, 0.2], dtype=F64).log()
+    expected = torch.tensor([at_two, at_half, 0], dtype=F64)
+    torch.testing.assert_close(f_slope(logps, ref, divergence), expected, rtol=0, atol=1e-15)
+    torch.testing.assert_close(f_reward(logps, ref, 0.3, divergence), 0.3 * expected, rtol=0, atol=1e-15)
+
+
+def test_alpha_is_that_of_the_alpha_divergence():
+    u, zero = torch.tensor([1.0], dtype=F64), torch.zeros(1, dtype=F64)
+    assert f_slope(u, zero, "alpha", 0.3).item() == pytest.approx((1 - math.exp(-0.3)) / 0.3)
+    assert f_slope(u, zero, "js", 0.3) == f_slope(u, zero, "js")
+    assert f_slope(u, zero, divergence_of("alpha", 0.3)) == f_slope(u, zero, "alpha", 0.3)
+    with pytest.raises(ValueError, match="divergence must be one of reverse_kl, .*, got 'jss'"):
+        divergence_of("jss")
+    with pytest.raises(ValueError, match="alpha must be between 0"):
+        divergence_of("alpha", 1.0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, F64])
+@pytest.mark.parametrize("divergence", DIVERGENCES)
+def test_f_slope_neither_overflows_nor_falls(divergence, dtype):
+    # e^(2e4) is far beyond every dtype; the straight line goes on rising, and is u itself for the reverse KL.
+    u = torch.tensor([-2e4, -1e3, -240, -40, -3, 0, 3, 40, 240, 1e3, 2e4], dtype=dtype, requires_grad=True)
+    slope = f_slope(u, torch.zeros_like(u), divergence)
+    (gradient,) = torch.autograd.grad(slope.sum(), u)
+    assert slope.isfinite().all() and gradient.isfinite().all()
+    assert (slope.diff() >= 0).all() and (gradient >= 0).all()
+    near = u.detach()[3:8] if dtype is F64 else u.detach()[4:7]
+    assert torch.equal(slope.detach()[torch.isin(u.detach(), near)], DIVERGENCES[divergence].slope(near))
+    if divergence == "reverse_kl":
+        torch.testing.assert_close(slope, u)
+        assert torch.equal(gradient, torch.ones_like(u))
 
 
 def test_per_example_names_the_shapes():

@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from una_ref.methods.shapes import bce, kahneman_tversky, linear, logistic, mse, squared
+from una_ref.methods.shapes import bce, kahneman_tversky, linear, logistic, mse, smoothed_logistic, squared
 
 F64 = torch.float64
 X = torch.tensor([0.0, math.log(3)], dtype=F64)  # σ = 1/2 and 3/4
@@ -17,6 +17,8 @@ Y = torch.tensor([1.0, 0.5], dtype=F64)
     [
         (linear(X), [0, -math.log(3)]),
         (logistic(X), [math.log(2), math.log(4 / 3)]),
+        # log 2 both ways round; −.8·log(3/4) − .2·log(1/4)
+        (smoothed_logistic(X, 0.2), [math.log(2), 0.8 * math.log(4 / 3) + 0.2 * math.log(4)]),
         (squared(X + 1), [1, (math.log(3) + 1) ** 2]),
         (squared(X, 2.0), [4, (math.log(3) - 2) ** 2]),
         (bce(X, Y), [math.log(2), -0.5 * math.log(3 / 4) - 0.5 * math.log(1 / 4)]),
@@ -51,6 +53,17 @@ def test_proper_scores_are_least_at_the_label(shape):
     assert slope.item() == pytest.approx(0, abs=1e-7)
     for step in (-0.1, 0.1):
         assert shape(x + step, torch.tensor([0.7])) > shape(x, torch.tensor([0.7]))
+
+
+def test_smoothing_puts_the_least_at_a_finite_margin():
+    # At logit(1 − ε): the slope −(1 − ε)·σ(−x) + ε·σ(x) is −(1 − ε)·ε + ε·(1 − ε) = 0.
+    x = torch.tensor([math.log(0.9 / 0.1)], dtype=F64, requires_grad=True)
+    assert torch.autograd.grad(smoothed_logistic(x, 0.1).sum(), x)[0].item() == pytest.approx(0, abs=1e-16)
+    assert (smoothed_logistic(x.detach() + torch.tensor([-1, 1]), 0.1) > smoothed_logistic(x, 0.1)).all()
+    assert torch.equal(smoothed_logistic(X, 0.0), logistic(X))
+    for wrong in (-0.1, 0.5, 1.0, math.nan):
+        with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 0.5"):
+            smoothed_logistic(X, wrong)
 
 
 @pytest.mark.parametrize(("p", "sign"), [(0.3, 1), (0.49, 1), (0.51, -1), (0.7, -1)])

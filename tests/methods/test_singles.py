@@ -8,6 +8,9 @@ import torch
 from una_ref.methods import METHODS
 from una_ref.methods.rewards import leave_one_out
 from una_ref.methods.singles import (
+    dro,
+    dro_labels,
+    dro_printed,
     kto,
     sft,
     una_binary_bce,
@@ -112,6 +115,39 @@ def test_una_centred_wants_a_baseline_or_company():
         una_centred(**arguments, groups=torch.tensor([0, 1]))
 
 
+def test_dro_by_hand():
+    # ES18: β = .1, u = 1, s = 1, V = .2: ½·(1 − .2 − .1)² = .245; slope −.07 in log π and −.7 in V (Eq. 39). Printed,
+    # Eq. 38 is −[(s − V) − β·u] = −.7 in log π.
+    arguments = rewarded(0.1, beta=0.1) | {"scores": numbers(1), "baseline": numbers(0.2)}
+    logps, baseline = arguments["logps"].requires_grad_(), arguments["baseline"].requires_grad_()
+    assert dro(**arguments).item() == pytest.approx(0.245)
+    slopes = torch.autograd.grad(dro(**arguments), (logps, baseline))
+    assert [slope.item() for slope in slopes] == pytest.approx([-0.07, -0.7])
+    assert torch.autograd.grad(dro_printed(**arguments), logps)[0].item() == pytest.approx(-0.7)
+    torch.testing.assert_close(2 * dro(**arguments), una_centred(**arguments))
+
+
+def test_dro_s_thumbs_are_rewards_of_plus_and_minus_one():
+    arguments = rewarded(0.3, 0.3, -0.2) | {"baseline": 0.1}
+    scores = dro(**arguments, scores=numbers(1, -1, 0))
+    torch.testing.assert_close(dro_labels(**arguments, labels=numbers(1, 0, 0.5)), scores)
+    assert scores.tolist() == pytest.approx([0.6**2 / 2, 1.4**2 / 2, 0.1**2 / 2])
+    assert METHODS["dro"].losses["labels"] is dro_labels
+
+
+def test_dro_has_other_optima_where_responses_are_missing():
+    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (.5, .1839, .3161) with V =
+    # .5945 has loss 0 on the first two, and is not π* = (.6652, .2447, .0900), whose V is log Z = .3089.
+    ref, scores = torch.full((3,), 1 / 3, dtype=F64).log(), numbers(1, 0, -1)
+    other, best = numbers(0.5, 0.5 / math.e, 0.5 - 0.5 / math.e), (ref + scores).softmax(-1)
+    assert other.tolist() == pytest.approx([0.5, 0.1839, 0.3161], abs=5e-5)
+    assert best.tolist() == pytest.approx([0.6652, 0.2447, 0.0900], abs=5e-5)
+    for policy, value in ((other, 1 - math.log(1.5)), (best, (ref + scores).logsumexp(-1))):
+        losses = dro(logps=policy.log(), ref_logps=ref, scores=scores, baseline=float(value), beta=1.0)
+        assert losses[:2].max() < 1e-30
+        assert (losses[2] > 0.5) == (policy is other)
+
+
 def test_kto_by_hand():
     # β·kl = .5·2 = 1. Up with r_θ = 1 + logit .9: λ_D·(1 − .9); down with r_θ = 1 + logit .8: λ_U·.8.
     arguments = rewarded(1 + LOGIT_9, 1 + LOGIT_8) | {"labels": torch.tensor([True, False])}
@@ -122,10 +158,10 @@ def test_kto_by_hand():
         torch.testing.assert_close(kto(**arguments, kl=kl), kto(**arguments, kl=2.0))
 
 
-@pytest.mark.parametrize("loss", [una_binary_mse, una_binary_bce, kto])
+@pytest.mark.parametrize("loss", [una_binary_mse, una_binary_bce, dro_labels, kto])
 def test_labels_may_be_bool(loss, draw):
     arguments = draw(loss)
     up = arguments["labels"] > 0.5
     as_numbers = loss(**arguments | {"labels": up.to(F64)})
     torch.testing.assert_close(loss(**arguments | {"labels": up}), as_numbers, rtol=0, atol=0)
-    assert loss is METHODS[loss.__name__.replace("_", "-")].loss
+    assert any(loss in method.losses.values() for method in METHODS.values())

@@ -134,6 +134,43 @@ def test_pairs(models, tokenizer, tmp_path, loss_type, loss, mean):
         assert (torch.cat(summed) - torch.stack(theirs)).abs().min() > 0.01
 
 
+@pytest.mark.parametrize(
+    ("name", "hyper", "theirs"),
+    [
+        # TRL's aot sorts the margins of a batch and smooths the labels: of one row it is cDPO.
+        ("cdpo", {"label_smoothing": 0.2}, {"loss_type": ["aot"], "label_smoothing": 0.2}),
+        ("f-dpo", {"divergence": "reverse_kl"}, {}),
+        ("f-dpo", {"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}),
+        ("f-dpo", {"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
+        # TRL's coefficient a has f′(w) = (w^(a − 1) − 1)/(a − 1), so that it is 1 − α.
+        (
+            "f-dpo",
+            {"divergence": "alpha", "alpha": 0.3},
+            {"f_divergence_type": "alpha_divergence", "f_alpha_divergence_coef": 0.7},
+        ),
+    ],
+)
+def test_pairs_with_label_smoothing_or_a_divergence(models, tokenizer, tmp_path, name, hyper, theirs):
+    from datasets import Dataset
+    from trl import DPOConfig, DPOTrainer
+
+    policy, reference, plain_policy, plain_reference = models
+    trainer = DPOTrainer(
+        model=policy,
+        ref_model=reference,
+        args=arguments_for(DPOConfig, tmp_path, **theirs),
+        train_dataset=Dataset.from_list(ROWS),
+        processing_class=tokenizer,
+    )
+    rows = [trainer.data_collator([row]) for row in trainer.train_dataset]
+    arguments = [pair_arguments(plain_policy, plain_reference, row) for row in rows]
+    ours = torch.cat([METHODS[name].loss(**own, beta=BETA, **hyper) for own in arguments])
+    theirs = torch.stack([trainer.compute_loss(trainer.model, row).detach() for row in rows])
+    torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
+    plain = torch.cat([METHODS["dpo"].loss(**own, beta=BETA) for own in arguments])
+    assert (hyper == {"divergence": "reverse_kl"}) == bool((ours - plain).abs().max() < 1e-6)
+
+
 @pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
 @pytest.mark.parametrize("clamped", [True, False])
 def test_kto(models, tokenizer, tmp_path, weights, clamped):

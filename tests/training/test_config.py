@@ -37,6 +37,12 @@ def test_a_loss_s_own_keys_go_to_its_hyper_parameters():
     assert (config.beta, resolve("kto").beta, resolve("una-score").beta) == (0.5, 0.1, 0.03)
 
 
+def test_a_divergence_is_a_hyper_parameter_in_words():
+    config = resolve("f-dpo", ["divergence=alpha", "alpha=0.3", "beta=0.2"])
+    assert config.hyper == {"divergence": "alpha", "alpha": 0.3, "beta": 0.2}
+    assert resolve("iupo").hyper == {}
+
+
 @pytest.mark.parametrize("name", [*METHODS, "dpo"])
 def test_every_method_has_a_loss_for_each_of_its_kinds(name):
     config = Config(method=name)
@@ -53,7 +59,7 @@ def test_every_method_has_a_loss_for_each_of_its_kinds(name):
 @pytest.mark.parametrize(
     ("what", "settings", "message"),
     [
-        ("dop", [], "did you mean dpo?"),
+        ("dpp", [], "did you mean dpo?"),
         ("una-scor", [], "did you mean una-score?"),
         ("DPO", [], "did you mean dpo?"),
         ("toysteer/bas", [], "did you mean toysteer/base?"),
@@ -72,6 +78,12 @@ def test_every_method_has_a_loss_for_each_of_its_kinds(name):
         ("dpo", ["beta=x"], "beta: expected a finite number, got 'x'"),
         ("dpo", ["beta=nan"], "beta: expected a finite number, got 'nan'"),
         ("dpo", ["beta=0"], "beta: expected a number above 0, got 0.0"),
+        ("cdpo", ["label_smoothing=0.5"], "label_smoothing: expected a number from 0 and below 0.5, got 0.5"),
+        ("f-dpo", ["divergence=jss"], "hellinger, got 'jss'; did you mean js?"),
+        ("iupo", ["divergence=3"], "divergence must be one of reverse_kl, "),
+        ("f-dpo", ["divergence=tv"], "divergence=tv: expected one that can be trained"),
+        ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha must be between 0 (reverse_kl) and 1 (forward_kl)"),
+        ("dpo", ["divergence=js"], "divergence: unknown key"),
         ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
         ("dpo", ["warmup=2"], "warmup: expected a number from 0 to 1, got 2.0"),
         ("dpo", ["held_out=1"], "held_out: expected a share in [0, 1), got 1.0"),

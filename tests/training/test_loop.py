@@ -16,6 +16,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
+from una_ref.theory.optimum import optimal_logps
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
 from una_ref.training.fit import Job, fit
@@ -75,7 +76,8 @@ def test_losses_move_with_their_rows(method, trainer, examples):
         laid = collate(batch)
         logps, ref = one.policy(laid), one.policy.reference(laid) if one.policy.anchored else None
         kl = torch.tensor(0.1)
-        parts = losses_of(one.losses, laid, logps, ref, {}, kl=kl).split([e.count for e in batch])
+        given = {"baseline": one.baseline(laid), "kl": kl}
+        parts = losses_of(one.losses, laid, logps, ref, {}, **given).split([e.count for e in batch])
         return {e.source: part for e, part in zip(batch, parts, strict=True)}
 
     straight, turned = losses(given), losses(given[::-1])
@@ -261,6 +263,20 @@ def test_learned_values_reach_beta_log_z():
     assert exact.metrics(logps)["regret"] < 1e-5
 
 
+def test_dro_learns_the_optimum_and_the_values_of_a_table():
+    exact, logps, trainer = trained("dro", ["scores"] * 3)
+    torch.testing.assert_close(trainer.values.detach(), BETA * exact_log_z(exact), rtol=0, atol=1e-3)
+    assert exact.metrics(logps)["regret"] < 1e-5
+
+
+@pytest.mark.parametrize("divergence", ["js", "forward_kl"])
+def test_f_dpo_reaches_the_optimum_of_its_divergence(divergence):
+    exact, logps, _ = trained("f-dpo", ["pairs"] * 3, hyper={"beta": BETA, "divergence": divergence}, steps=1000)
+    best = optimal_logps(exact.ref_logps, REWARDS, BETA, divergence)
+    torch.testing.assert_close(logps.exp(), best.exp(), rtol=0, atol=1e-3)
+    assert (best.exp() - exact.optimum.exp()).abs().max() > 0.02
+
+
 def test_scores_labels_and_pairs_train_together_and_each_prompt_reaches_the_optimum():
     exact, logps, trainer = trained("una-centred", ["scores", "labels", "pairs"], steps=1000)
     assert exact.metrics(logps)["regret"] < 1e-4
@@ -347,6 +363,15 @@ def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
     assert two.accumulate(given) == pytest.approx(one.accumulate(given), rel=1e-4, abs=1e-6)
     with pytest.raises(pytest.fail.Exception):
         two.evaluate(held)
+
+
+def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
+    given = examples("pairs")
+    one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
+    one.remember_reference(given)
+    one.policy.reference = lambda batch: pytest.fail("asked again")
+    found = one.evaluate(given)
+    assert found["rewards/chosen"] == found["rewards/rejected"] == 0
 
 
 def test_a_loss_or_gradient_that_is_no_number_stops_before_a_weight_has_changed(trainer, examples):

@@ -40,17 +40,18 @@ def record(folder):
 # ---- data
 
 
-@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "una-score", "una-centred"])
+@pytest.mark.parametrize("method", ["sft", "dpo", "kto", "una-score", "una-centred", "dro"])
 @pytest.mark.parametrize("kind", ["pairs", "thumbs", "scores", "helpsteer2", "messages"])
 def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, capsys):
     native = {"pairs": "pairs", "thumbs": "labels", "scores": "scores", "helpsteer2": "scores", "messages": "demos"}[
         kind
     ]
     own = METHODS[method].kinds
-    possible = native in own or (native, own[0]) in {
+    conversions = {
         *(("pairs", "labels"), ("pairs", "demos"), ("labels", "pairs"), ("labels", "demos")),
         *(("scores", "pairs"), ("scores", "labels"), ("scores", "demos")),
     }
+    possible = native in own or any((native, kind) in conversions for kind in own)
     folder = run(method, data(kind), code=0 if possible else 2)
     said = capsys.readouterr().err
     if not possible:
@@ -61,6 +62,18 @@ def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, 
     assert bool(converted) == (native not in own)
     assert all(note in said for note in converted)
     assert (folder / "adapter_model.safetensors").exists()
+
+
+def test_a_divergence_is_trained_with_and_saved(run, data):
+    folder = run("f-dpo", data("pairs"), "divergence=js")
+    assert record(folder)["config"]["hyper"] == {"divergence": "js"}
+    assert "divergence = js" in (folder / "README.md").read_text()
+
+
+def test_an_unknown_divergence_is_refused_before_anything_begins(run, data, capsys):
+    folder = run("f-dpo", data("pairs"), "divergence=jens", code=2)
+    assert "divergence must be one of reverse_kl, " in capsys.readouterr().err
+    assert not folder.exists()
 
 
 def test_the_defaults_suit_a_small_file(data, tmp_path, capsys):

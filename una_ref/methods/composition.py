@@ -53,6 +53,8 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
             rewards.implicit_reward(logps, ref_logps, beta) + baseline
         ),
         "β·log(π/π_ref) + V(x)": rewards.centred_reward,
+        "f′(π/π_ref)": rewards.f_slope,
+        "β·f′(π/π_ref)": rewards.f_reward,
     }
 )
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = MappingProxyType(
@@ -67,7 +69,9 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {
         "linear": shapes.linear,
         "logistic": shapes.logistic,
+        "smoothed logistic": shapes.smoothed_logistic,
         "squared": shapes.squared,
+        "half squared": lambda x: shapes.squared(x) / 2,
         "squared at 1/(2β)": lambda x, beta: shapes.squared(x, 1 / (2 * beta)),
         "BCE": shapes.bce,
         "MSE of σ": shapes.mse,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from types import MappingProxyType
 
 from torch import Tensor
@@ -50,9 +51,10 @@ class Method:
         returns one number per example.
     shift_invariant
         True if the gradient of `loss`, summed over a batch, in the policy's log-probabilities does not change
-        when one number g(x) is added to the implicit reward β·log(π/π_ref) of all responses of a prompt,
-        everything else held. A prompt's unknown β·log Z(x) is such a number, and so is an offset −g(x) in its
-        scores: what a method learns that is not invariant depends on them.
+        when one number g(x) is added to the implicit reward, β·log(π/π_ref) or β·f′(π/π_ref), of all responses
+        of a prompt, everything else held but a V(x) that is learned, which is at its best. A prompt's unknown
+        β·log Z(x) is such a number, and so is an offset −g(x) in its scores: what a method learns that is not
+        invariant depends on them.
     equation, errata
         The implemented equation, as numbered in `paper`, and the ids of the errata that bear on it.
     reductions
@@ -114,6 +116,6 @@ class Method:
 
     @property
     def composition(self) -> Loss | None:
-        """The same loss made from the five choices, or None where it is not such a composition."""
+        """The same loss made from the five choices, with its defaults, or None where it is not such a composition."""
         choices = self.reward, self.comparison, self.shape, self.regulariser
-        return compose(*choices) if self.composes else None
+        return partial(compose(*choices), **self.hyperparameters) if self.composes else None

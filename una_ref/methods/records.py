@@ -6,6 +6,7 @@ from una_ref.methods import pairs, singles
 from una_ref.methods.method import AXES, Method
 
 UNA = "Wang et al. 2024, UNA"
+UPO = "Sun et al. 2024, UPO"
 SURVEY = "Wang et al. 2024, survey"
 
 
@@ -169,5 +170,82 @@ IPO = Method(
     ),
 )
 
-RECORDS = (SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED, KTO, IPO)
+CDPO = Method(
+    name="cdpo",
+    title="conservative DPO: label smoothing",
+    reward="β·log(π/π_ref)",
+    comparison="two responses of a prompt",
+    shape="smoothed logistic",
+    regulariser="none",
+    samples_from="a fixed data set",
+    losses={"pairs": pairs.cdpo},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"Mitchell 2023, cDPO; {SURVEY}",
+    equation="survey Eq. 12",
+    errata=("ES4", "ES38"),
+    reductions="label_smoothing = 0: dpo",
+)
+
+F_DPO = Method(
+    name="f-dpo",
+    title="DPO with an f-divergence",
+    reward="β·f′(π/π_ref)",
+    comparison="two responses of a prompt",
+    shape="logistic",
+    regulariser="none",
+    samples_from="a fixed data set",
+    losses={"pairs": pairs.f_dpo},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"Wang et al. 2023, f-DPO; {UPO}; {SURVEY}",
+    equation="UPO Eq. 5 and 21; survey Eq. 67",
+    errata=("EP2", "EP3", "EP4", "EP10", "ES36", "ES37"),
+    reductions="reverse_kl: dpo; alpha → 0: dpo; alpha → 1: forward_kl; jsd: js at half the β",
+    axes=_axes(
+        "Implicit Point Response Positive Preference Human Pair Reference Uncontrol Multiple Hybrid Offline Separate"
+    ),
+)
+
+IUPO = Method(
+    name="iupo",
+    title="IPO with an f-divergence",
+    reward="f′(π/π_ref)",
+    comparison="two responses of a prompt",
+    shape="squared at 1/(2β)",
+    regulariser="none",
+    samples_from="a fixed data set",
+    losses={"pairs": pairs.iupo},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=UPO,
+    equation="UPO Eq. 17 with Ψ the identity; printed: Eq. 23, 24, 26",
+    errata=("EP1", "EP2", "EP6", "EP7", "EP8", "EP9", "EP10"),
+    reductions="reverse_kl: ipo, as corrected and as printed (Proposition 4.1)",
+    printed=pairs.iupo_printed,
+)
+
+DRO = Method(
+    name="dro",
+    title="direct reward optimisation",
+    reward="β·log(π/π_ref) + V(x)",
+    comparison="one response and a score",
+    shape="half squared",
+    regulariser="none",
+    samples_from="a fixed data set",
+    losses={"scores": singles.dro, "labels": singles.dro_labels},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"Richemond et al. 2024, DRO; {SURVEY}",
+    equation="survey Eq. 37; its gradients: Eq. 38 and 39",
+    errata=("ES18", "ES19"),
+    reductions="twice it: una-centred with a learned V(x), at the same β",
+    printed=singles.dro_printed,
+    axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
+)
+
+RECORDS = (
+    *(SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED),
+    *(KTO, IPO, CDPO, F_DPO, IUPO, DRO),
+)
 """Every method, in the order of the tables."""

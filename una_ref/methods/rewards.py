@@ -6,8 +6,13 @@ over the response's tokens, in nats; β carries the unit of the rewards.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
+
+from una_ref.theory import divergences
+from una_ref.theory.divergences import Divergence
 
 SCALAR_OR_PER_EXAMPLE = frozenset({"baseline", "kl"})
 """The arguments of the vocabulary that may also be one number for the whole batch."""
@@ -48,6 +53,45 @@ def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     itself, as UNA says (EU2): hence the baseline of the methods that compare one response with a number.
     """
     return beta * log_ratio(logps, ref_logps)
+
+
+def f_slope(
+    logps: Tensor, ref_logps: Tensor, divergence: str | Divergence = "reverse_kl", alpha: float = 0.5
+) -> Tensor:
+    """f′(π/π_ref), without unit, f′(1) = 0; u = log π/π_ref itself for the reverse KL (UPO Theorem 3.1).
+
+    `alpha` is that of the divergence "alpha". Raises ValueError as `divergence_of` does.
+    """
+    slope = divergence_of(divergence, alpha).slope
+    u = log_ratio(logps, ref_logps)
+    # e^u overflows where u is an everyday number, and ∞ − ∞ is none. So f′ goes on in a straight line from where w
+    # or 1/w is the cube root of the largest number: 29.6 nats in float32, 237 in float64. (The identity stays itself.)
+    far = math.log(torch.finfo(u.dtype).max) / 3
+    near = u.clamp(-far, far)
+    rise = (slope(near) - slope(near - near.sign())).detach()
+    return slope(near) + rise * (u - near).abs()
+
+
+def f_reward(
+    logps: Tensor,
+    ref_logps: Tensor,
+    beta: float,
+    divergence: str | Divergence = "reverse_kl",
+    alpha: float = 0.5,
+) -> Tensor:
+    """β·f′(π/π_ref): the implicit reward where an f-divergence keeps π near π_ref (UPO Eq. 18, survey Eq. 67).
+
+    At the optimum this is the explicit reward less one λ(x) for each prompt (EP2); r_θ for the reverse KL.
+    """
+    return beta * f_slope(logps, ref_logps, divergence, alpha)
+
+
+def divergence_of(divergence: str | Divergence, alpha: float = 0.5) -> Divergence:
+    """The divergence of that name, or the one given; `alpha` is read where the name is "alpha".
+
+    Raises ValueError for a name that is not in `DIVERGENCES`, or an alpha outside (0, 1).
+    """
+    return divergences.alpha(alpha) if divergence == "alpha" else divergences.named(divergence)
 
 
 def centred_reward(

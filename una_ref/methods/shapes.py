@@ -19,6 +19,16 @@ def logistic(x: Tensor) -> Tensor:
     return -logsigmoid(x)
 
 
+def smoothed_logistic(x: Tensor, label_smoothing: float = 0.1) -> Tensor:
+    """−(1 − ε)·log σ(x) − ε·log σ(−x): `logistic` where a share ε of the labels is wrong, least at logit(1 − ε).
+
+    Raises ValueError unless 0 ≤ ε < ½: from ½ on the labels would say nothing, or the opposite.
+    """
+    if not 0 <= label_smoothing < 0.5:
+        raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
+    return (1 - label_smoothing) * logistic(x) + label_smoothing * logistic(-x)
+
+
 def squared(x: Tensor, target: float = 0.0) -> Tensor:
     """(x − target)²."""
     return (x - target) ** 2

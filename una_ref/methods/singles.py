@@ -122,6 +122,39 @@ def una_centred_labels(
     return una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
 
 
+def dro(
+    *, logps: Tensor, ref_logps: Tensor, scores: Tensor, baseline: Tensor | float, beta: float = 1.0
+) -> Tensor:
+    """½·(s − V(x) − r_θ)², V(x) = `baseline`, learned together with the policy   (survey Eq. 37).
+
+    One loss for both: its gradient in V(x) is the survey's Eq. 39, that in log π is β times the one printed in Eq.
+    38 (ES18, `dro_printed`). The optimum is π* with V(x) = β·log Z(x), and the only one where the data have every
+    response (ES19). It is half of `una_centred` with that baseline.
+    """
+    per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
+    return squared(implicit_reward(logps, ref_logps, beta) + baseline - scores) / 2  # survey Eq. 37
+
+
+def dro_labels(
+    *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float, beta: float = 1.0
+) -> Tensor:
+    """`dro` on thumbs, as the survey has it: the reward of a thumb up is 1 and that of a thumb down −1 (Eq. 35)."""
+    per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline)
+    scores = 2 * labels.to(logps.dtype) - 1
+    return dro(logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline, beta=beta)
+
+
+def dro_printed(
+    *, logps: Tensor, ref_logps: Tensor, scores: Tensor, baseline: Tensor | float, beta: float = 1.0
+) -> Tensor:
+    """½·(s − V(x) − r_θ)²/β: the loss whose gradient in log π is the survey's Eq. 38 as printed (ES18).
+
+    That is −(s − V(x) − r_θ): the "rescaling of the policy gradient by 1/β" that the survey recommends further
+    down is in it already.
+    """
+    return dro(logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline, beta=beta) / beta  # survey Eq. 38
+
+
 def kto(
     *,
     logps: Tensor,

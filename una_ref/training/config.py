@@ -11,6 +11,8 @@ from typing import Any, Literal
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.rewards import divergence_of
+from una_ref.theory.divergences import DIVERGENCES
 
 RANGES = {
     "rows": (1, math.inf),
@@ -168,6 +170,19 @@ class Config:
                 raise InputError(f"{name}: {self.method} takes {', '.join(known) or 'none'}{near(name, known)}")
             if name == "beta" and not (isinstance(value, int | float) and value > 0):
                 raise InputError(f"beta: expected a number above 0, got {value!r}")
+            if name == "label_smoothing" and not (isinstance(value, int | float) and 0 <= value < 0.5):
+                raise InputError(f"label_smoothing: expected a number from 0 and below 0.5, got {value!r}")
+        if "divergence" in known:
+            self._check_divergence(**{name: self.hyper.get(name, known[name]) for name in ("divergence", "alpha")})
+
+    @staticmethod
+    def _check_divergence(divergence: Any, alpha: Any) -> None:
+        try:
+            divergence_of(divergence, alpha)
+        except ValueError as error:
+            raise InputError(f"{error}{near(str(divergence), DIVERGENCES)}") from None
+        if divergence == "tv":
+            raise InputError("divergence=tv: expected one that can be trained; f′ of tv is flat, there is no gradient")
 
     @property
     def beta(self) -> float:
