@@ -222,7 +222,8 @@ check.true("and β·log Z(x) is not 0 here", BETA * small.log_partition > 0.5, f
 # $$\big[\sigma(\beta\log\tfrac{\pi}{\pi_\text{ref}}) - r\big]^2, \qquad r \notin [0, 1].$$
 #
 # Only the sum of probabilities ends it. What is left is the greedy policy, the best response with probability one,
-# whatever its $\beta$. The regret of that is $-\beta\log\pi^*(\text{best})$, and on this world $\pi^*$ is nearly greedy.
+# whatever its $\beta$. The regret of that is $-\beta\log\pi^*(\text{best})$, and on this world $\pi^*$ is nearly
+# greedy.
 
 # %%
 paid = TableWorld(small.ref_logps, world.rewards[0, top][None], settings.beta)
@@ -322,9 +323,9 @@ check.close("of the grid, centred UNA chose the β that theory names", chosen, t
 #   every response (*centred UNA learns π\**). Centred UNA is then level with the best, UNA on thumbs. Of five values of
 #   β it chose the one that theory names. In the second panel raw scores do well too, and what centring adds is in the
 #   table above, with its interval.
-# - **The authors' form is first in the second panel because it goes for the best response alone**, and there the optimum
-#   nearly does too (*ends greedy, whatever its β*). It no longer heeds its β: where staying close to π_ref matters more, it
-#   would end behind π_ref (*judged at β = 2*).
+# - **The authors' form is first in the second panel because it goes for the best response alone**, and there the
+#   optimum nearly does too (*ends greedy, whatever its β*). It no longer heeds its β: where staying close to π_ref
+#   matters more, it would end behind π_ref (*judged at β = 2*).
 # - **Thumbs: UNA against KTO is open with balanced thumbs**, as the first panel has them, and goes KTO's way in the
 #   second, where most thumbs are up and plain UNA-binary has no number to take that up.
 # - **The placebo matters.** Real scores beat shuffled ones in both panels, so UNA-score does read them. But with
@@ -332,9 +333,9 @@ check.close("of the grid, centred UNA chose the β that theory names", chosen, t
 #
 # ## Limits
 #
-# Eight prompts a world, six worlds, one base policy, three passes over the data, a grid of three learning rates and five
-# βs. Most methods chose the middle learning rate; several chose the largest or the smallest β (see the table), and a
-# wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees the better half of the responses only.
+# Eight prompts a world, six worlds, one base policy, three passes over the data, a grid of three learning rates and
+# five βs. Most methods chose the middle learning rate; several chose the largest or the smallest β (see the table), and
+# a wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees the better half of the responses only.
 # Regret is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other things. Nothing here says how a 7B model
 # scores on a benchmark.
 #
