@@ -75,7 +75,7 @@ class Config:
         epochs: passes over the data, instead of steps.
         seed: of the adapter, the order of the data and dropout.
         batch: rows (prompts with their responses) a step, over all processes.
-        micro_tokens: most packed tokens in one forward pass; the gradient does not depend on it.
+        micro_tokens: most tokens in one forward pass, pads included; the gradient does not depend on it.
         layout: packed, padded, or what the model takes best.
         reference: log-probs of the reference in every step, or once for all rows before the first (cache).
         lr: peak learning rate.
