@@ -374,15 +374,6 @@ def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples)
     assert found["rewards/chosen"] == found["rewards/rejected"] == 0
 
 
-def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
-    given = examples("pairs")
-    one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
-    one.remember_reference(given)
-    one.policy.reference = lambda batch: pytest.fail("asked again")
-    found = one.evaluate(given)
-    assert found["rewards/chosen"] == found["rewards/rejected"] == 0
-
-
 def test_a_loss_or_gradient_that_is_no_number_stops_before_a_weight_has_changed(trainer, examples):
     for broken, rows in ((0, 1), (1, 6)):
         given = examples("pairs")
