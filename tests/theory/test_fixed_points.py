@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from una_ref.theory import NotConverged, TableWorld, fixed_point, kl, objective, una_regression
-from una_ref.theory.fixed_points import una_minima
+from una_ref.theory import NotConverged, TableWorld, fixed_point, kl, objective, una_fixed_point, una_regression
+from una_ref.theory.fixed_points import una_end, una_minima
 
 F64 = torch.float64
 
@@ -61,3 +61,21 @@ def test_one_minimum_and_it_is_the_one_with_no_response_below():
     population = una_regression(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)
     last = una_minima(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)[:, 4]
     torch.testing.assert_close(fixed_point(population, world.ref_logps), last, rtol=0, atol=1e-10)
+
+
+def test_where_the_una_regression_ends():
+    # By descent as an optimiser finds it from π_ref in small steps; globally never with the greater loss.
+    world = TableWorld.random(0, prompts=4, responses=4, beta=0.5, offset=-3.0)
+    ends = una_end(world.ref_logps, world.rewards, 0.5)
+    lowest = una_end(world.ref_logps, world.rewards, 0.5, which="global")
+    population = una_regression(world.ref_logps, world.rewards, 0.5)
+    logits = world.ref_logps.clone()
+    for _ in range(1500):
+        logits.requires_grad_()
+        (slope,) = torch.autograd.grad(4 * population(logits.log_softmax(-1)), logits)
+        logits = (logits - 0.5 * slope).detach()
+    torch.testing.assert_close(logits.softmax(-1), ends.exp(), rtol=0, atol=1e-4)
+    assert population(lowest) < population(ends)
+    assert (population(ends) - population(logits.log_softmax(-1))).abs() < 1e-6
+    above = una_end(world.ref_logps, world.rewards + 9, 0.5, which="global")
+    torch.testing.assert_close(above, una_fixed_point(world.ref_logps, world.rewards + 9, 0.5))

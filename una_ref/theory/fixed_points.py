@@ -124,8 +124,8 @@ def una_fixed_point(
     With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a, that is
     u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W; ν = 0, and so π*, exactly where b = β·log Z(x). For rewards that
     grow without bound π tends to μ. Raises ValueError for a prompt where log Z(r − b) < 0, as there ν is negative, the
-    loss is not convex and its minima may be several (`una_minima`; `fixed_point` finds the one that a start leads to),
-    and for a sampler that leaves out a response.
+    loss is not convex and its minima may be several (`una_minima`, `una_end`), and for a sampler that leaves out a
+    response.
     """
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
@@ -136,7 +136,7 @@ def una_fixed_point(
         x = int(above.argmin())
         raise ValueError(
             f"rewards less baseline must have log Z >= 0 in each prompt, prompt {x} has {float(above[x]):.4g}: "
-            "below that the loss is not convex; use fixed_point"
+            "below that the loss is not convex; use una_end or fixed_point"
         )
     a = (rewards - baseline) / beta
     tilt = ref_logps - sampler - math.log(beta)
@@ -193,23 +193,75 @@ def una_minima(
     first = top.amax(-1).expand(-1, responses + 1) + 1
     v = (-ref_logps[:, None, :] - a).clamp(min=1.0).squeeze(1)
     last = torch.cat([top.squeeze(1) + v - v.log(), first[:, :1] + 800], -1).maximum(first)
-    steps = torch.linspace(0, 1, 65, dtype=torch.float64)[:, None, None]
+    steps = torch.linspace(0, 1, 33, dtype=torch.float64)[:, None, None]
     grid = first + steps * (last - first)
     excess = logps_at(grid).logsumexp(-1)
     excess[:, :, -1] = -excess[:, :, -1]  # so that every kind is looked for where it turns from − to +
     exists = (excess[0] <= 0) | (excess < 0).any(0)
-    at = ((excess <= 0) * torch.arange(65)[:, None, None]).amax(0)
+    at = ((excess <= 0) * torch.arange(33)[:, None, None]).amax(0)
     low = grid.gather(0, at[None])[0]
-    high = grid.gather(0, (at + 1).clamp(max=64)[None])[0]
+    high = grid.gather(0, (at + 1).clamp(max=32)[None])[0]
     sign = torch.ones(responses + 1, dtype=torch.float64)
     sign[-1] = -1
-    for _ in range(100):
+    for _ in range(60):
         middle = (low + high) / 2
         above = sign * logps_at(middle).logsumexp(-1) > 0
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
     found = logps_at((low + high) / 2)
     there = exists & (log_partition(ref_logps, rewards - baseline, beta) < 0)[:, None]
     return torch.where(there[..., None], found.log_softmax(-1), math.nan)
+
+
+def una_end(
+    ref_logps: Tensor,
+    rewards: Tensor,
+    beta: float,
+    *,
+    sampler_logps: Tensor | None = None,
+    baseline: Tensor | float = 0.0,
+    which: Literal["descent", "global"] = "descent",
+) -> Tensor:
+    """log π (X, Y) where `una_regression` (identity, a given baseline) ends: `una_fixed_point` where log Z(r − b) ≥ 0.
+
+    Below that it is one of `una_minima`: the one that gradient descent on the logits comes to from π_ref, or the global
+    minimum. The descent tells which, and the digits are those of the minimum.
+    """
+    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    r = rewards - baseline
+    below = log_partition(ref_logps, r, beta) < 0
+    ends = torch.empty_like(r)
+    if not below.all():
+        above = ~below
+        ends[above] = una_fixed_point(ref_logps[above], r[above], beta, sampler_logps=sampler[above])
+    if not below.any():
+        return ends
+    ref, r, mu = ref_logps[below], r[below], sampler[below].exp()
+    minima = una_minima(ref, r, beta, sampler_logps=sampler[below])
+    there = ~minima[..., 0].isnan()
+    if which == "global":
+        loss = (mu[:, None] * (beta * (minima - ref[:, None]) - r[:, None]) ** 2).sum(-1)
+        chosen = loss.where(there, torch.inf).argmin(-1)
+    else:
+        rate = 1 / (beta * (2 * beta + r.abs().amax(-1, keepdim=True)))  # one over a bound of the loss's curvature
+        chosen = there.long().argmax(-1)  # where there is only one, it is that
+        going = there.sum(-1) > 1
+        logits = ref.clone()
+        for step in range(60_000):
+            if not going.any():
+                break
+            logps = logits.log_softmax(-1)
+            slope = 2 * beta * mu * (beta * (logps - ref) - r)
+            logits = logits - rate * (slope - logps.exp() * slope.sum(-1, keepdim=True))
+            if step % 500 == 499:
+                distance = (minima.exp() - logits.softmax(-1)[:, None]).abs().amax(-1).where(there, torch.inf)
+                arrived = going & (distance.amin(-1) < 0.02)
+                chosen = torch.where(arrived, distance.argmin(-1), chosen)
+                going = going & ~arrived
+        if going.any():
+            raise NotConverged(f"descent has come to no minimum in {int(going.sum())} prompts")
+    ends[below] = minima[torch.arange(len(r)), chosen]
+    return ends
 
 
 def _log_lambert(z: Tensor) -> Tensor:
