@@ -377,14 +377,17 @@ def _rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
     if layout == "padded":
         return [[i] for i in range(len(sizes))]
     width, rows, room = max(sizes), [], []  # type: int, list[list[int]], list[int]
+    r, size = 0, 0
     for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
-        r = next((r for r, free in enumerate(room) if free >= sizes[i]), None)
-        if r is None:
+        if sizes[i] != size:  # where one block did not fit, another of its size does not
+            r, size = 0, sizes[i]
+        while r < len(rows) and room[r] < size:
+            r += 1
+        if r == len(rows):
             rows.append([])
             room.append(width)
-            r = len(rows) - 1
         rows[r].append(i)
-        room[r] -= sizes[i]
+        room[r] -= size
     return rows
 
 
