@@ -1,0 +1,769 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does each divergence forbid?
+#
+# Notebook 04 ended at a regression, $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$ on the reward, which finds the
+# policy that maximises reward less $\beta$ times a KL. The logarithm in it is the KL's. Here another distance takes
+# the KL's place, an $f$-divergence, and we ask what the optimal policy may then do, and what it may not.
+#
+# **Claim** (UPO Theorem 3.1, mended). Each prompt has one number $\lambda(x)$ such that
+#
+# $$r(x, y) = \beta f'\!\left(\frac{\pi^*(y|x)}{\pi_\text{ref}(y|x)}\right) + \lambda(x)
+# \qquad \text{wherever } \pi^*(y|x) > 0.$$
+#
+# So one curve, $f'$, is all there is to a divergence. It is the price of the next bit of mass. Where the price is
+# finite at zero, responses can be deleted; where it is bounded at the top, a single response can take everything.
+# As the paper prints the theorem, four details are wrong, and this notebook shows each with a number.
+#
+# **Needs.** Notebooks 02 and 03 (the optimum for the KL, $Z(x)$), a first course in Lagrange multipliers.
+
+# %%
+import math
+
+import numpy as np
+import sympy as sp
+import torch
+from IPython.display import Markdown, display
+from scipy.optimize import linprog, minimize
+
+from una_ref import METHODS, figures
+from una_ref.claims import CLAIMS, markdown
+from una_ref.notebook import check
+from una_ref.theory import (
+    DIVERGENCES,
+    TableWorld,
+    entropy,
+    expected_reward,
+    f_divergence,
+    fixed_point,
+    kl,
+    multiplier,
+    objective,
+    optimal_logps,
+)
+
+torch.set_num_threads(1)
+torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
+plt = figures.pyplot()
+F64 = torch.float64
+
+# %% [markdown]
+# **The world.** Two prompts, six responses each, the first's ordered by reward. Its best response is rare
+# under $\pi_\text{ref}$, and so is its worst. The second prompt's rewards are about one unit higher, in no order.
+
+# %%
+ref = torch.tensor([[0.05, 0.20, 0.30, 0.25, 0.12, 0.08], [0.30, 0.05, 0.25, 0.10, 0.20, 0.10]], dtype=F64)
+rewards = torch.tensor([[-1.0, -0.5, 0.0, 0.5, 1.0, 1.5], [0.9, 2.3, 0.2, 1.4, 0.6, 1.9]], dtype=F64)
+ref_logps, beta = ref.log(), 0.5
+
+# %% [markdown]
+# ## 1. Where we stand: the KL
+#
+# RLHF's last step maximises (UPO Eq. 3)
+#
+# $$\mathbb{E}_{y \sim \pi}\, r(x, y) - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref}),
+# \qquad \pi^* \propto \pi_\text{ref}\, e^{r/\beta}.$$
+
+# %% tags=["check"]
+kl_best = ref * (rewards / beta).exp()
+kl_best = kl_best / kl_best.sum(-1, keepdim=True)
+j_best = (kl_best * rewards).sum(-1) - beta * (kl_best * (kl_best / ref).log()).sum(-1)
+print("π_ref  ", ref[0])
+print("π*     ", kl_best[0])
+check.close("UPO Eq. 3: objective() = reward less β·KL", objective(kl_best.log(), ref_logps, rewards, beta), j_best)
+check.close("UPO Eq. 3: optimal_logps() = the closed form", optimal_logps(ref_logps, rewards, beta).exp(), kl_best)
+
+# %% [markdown]
+# DPO learns that policy from pairs. It reads $\beta \log(\pi/\pi_\text{ref})$ as the reward; what is missing,
+# $\beta \log Z(x)$, is the same for two responses of one prompt (UPO Eq. 4):
+#
+# $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta \log \frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}
+# - \beta \log \frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)$$
+
+
+# %% tags=["check"]
+def a_pair(logps, x=0, w=5, l=2):  # noqa: E741
+    """The four log-probabilities of one pair, as the losses take them."""
+    four = (logps[x, w], logps[x, l], ref_logps[x, w], ref_logps[x, l])
+    names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    return dict(zip(names, (p.reshape(1) for p in four), strict=True))
+
+
+h = (kl_best.log() - ref_logps)[0, 5] - (kl_best.log() - ref_logps)[0, 2]
+check.close("at π* DPO's margin is the difference of rewards", beta * h, rewards[0, 5] - rewards[0, 2])
+by_hand = -torch.log(torch.sigmoid(beta * h))
+check.close("UPO Eq. 4: METHODS['dpo'].loss", METHODS["dpo"].loss(**a_pair(kl_best.log()), beta=beta)[0], by_hand)
+
+# %% [markdown]
+# ## 2. Generators
+#
+# An $f$-divergence takes a convex $f$ on the positive numbers with $f(1) = 0$ (UPO Sec. 2.4):
+#
+# $$D_f(\pi, \pi_\text{ref}) = \mathbb{E}_{y \sim \pi_\text{ref}}\, f(w), \qquad
+# w = \frac{\pi(y|x)}{\pi_\text{ref}(y|x)}$$
+#
+# Adding $c\,(w - 1)$ to $f$ adds $c \sum_y (\pi - \pi_\text{ref}) = 0$ to $D_f$. So each divergence has many
+# generators. We take the one with $f'(1) = 0$ as well: a response that has not moved then has price 0. The paper
+# writes $w \log w$ for the reverse KL, with $f'(1) = 1$.
+
+# %%
+w, a = sp.symbols("w alpha", positive=True)
+HALF = sp.Rational(1, 2)
+js = w * sp.log(w) - (w + 1) * sp.log((w + 1) / 2)
+alpha_f = ((1 - a) * (w - 1) - (w ** (1 - a) - 1)) / (a * (1 - a))
+GENERATORS = {
+    "reverse_kl": w * sp.log(w) - w + 1,
+    "forward_kl": w - 1 - sp.log(w),
+    "js": js,
+    "jsd": js / 2,
+    "alpha": alpha_f.subs(a, HALF),
+    "chi2": (w - 1) ** 2,
+    "hellinger": (sp.sqrt(w) - 1) ** 2,
+}
+SLOPES = {name: sp.simplify(sp.diff(f, w)) for name, f in GENERATORS.items()}
+print(f"{'':<12}{'f′(w)':<35}{'f″(1)':<8}{'f′(0+)':<9}f′(∞)")
+for name, slope in SLOPES.items():
+    ends = sp.limit(slope, w, 0, "+"), sp.limit(slope, w, sp.oo)
+    print(f"{name:<12}{slope!s:<35}{sp.diff(slope, w).subs(w, 1)!s:<8}{ends[0]!s:<9}{ends[1]}")
+
+# %% [markdown]
+# Sympy proves what a generator has to be, and total variation, $f = \frac12 |w - 1|$ with $f' = \pm\frac12$, is added
+# by hand: it has a corner at 1 and no $f''$. The library keeps them all as functions of the log-ratio
+# $u = \log w$, which is what a language model gives.
+
+# %% tags=["check"]
+at_one = [f.subs(w, 1) for f in GENERATORS.values()] + [slope.subs(w, 1) for slope in SLOPES.values()]
+check.true("f(1) = f′(1) = 0, exactly", all(value == 0 for value in at_one))
+curvature = {name: sp.simplify(sp.diff(f, w, 2)) for name, f in GENERATORS.items()}
+check.true("f″ > 0 for every w > 0, exactly", all(f2.is_positive for f2 in curvature.values()), str(curvature["js"]))
+
+u = torch.linspace(-3, 3, 61, dtype=F64)
+own = [DIVERGENCES[name] for name in GENERATORS]
+
+
+def exact(expressions):
+    """(names, 61): sympy's expressions at w = e^u."""
+    return torch.tensor(np.stack([sp.lambdify(w, e, "numpy")(u.exp().numpy()) for e in expressions]))
+
+
+check.close("f, all seven", torch.stack([d.f(u) for d in own]), exact(GENERATORS.values()), tol=1e-10)
+check.close("f′", torch.stack([d.slope(u) for d in own]), exact(SLOPES.values()), tol=1e-10)
+check.close("the inverse of f′", torch.stack([d.inverse(d.slope(u)) for d in own]), u.expand(7, -1), tol=1e-10)
+limits = [[float(sp.limit(slope, w, at, "+" if at == 0 else "-")) for at in (0, sp.oo)] for slope in SLOPES.values()]
+check.close("f′(0+) and f′(∞)", [[d.slope_at_zero, d.slope_at_infinity] for d in own], limits)
+check.close(
+    "α → 0 is the reverse KL, α → 1 the forward",
+    [
+        float(sp.limit(alpha_f.subs(w, 3), a, end) - GENERATORS[name].subs(w, 3))
+        for name, end in (("reverse_kl", 0), ("forward_kl", 1))
+    ],
+    0.0,
+)
+
+# %% [markdown]
+# **The multiple of $w - 1$.** It leaves the divergence as it is, and so the optimum. It does not leave the number
+# $\beta f'$ as it is: two responses of one prompt cancel it, a label or a score does not. Hence $f'(1) = 0$ once
+# and for all.
+
+# %% tags=["check"]
+ratio = kl_best / ref
+paper = (ref * ratio * ratio.log()).sum(-1)  # w·log w, the paper's
+ours = (ref * (ratio * ratio.log() - ratio + 1)).sum(-1)
+check.close("two generators, one divergence", paper, ours)
+check.close("which is the library's", f_divergence(kl_best.log(), ref_logps, "reverse_kl"), ours)
+prices = beta * torch.stack([ratio.log() + 1, ratio.log()])  # β·f′ with f′(1) = 1 and with f′(1) = 0
+check.close("pairs do not see the difference", prices[0, :, 5] - prices[0, :, 2], prices[1, :, 5] - prices[1, :, 2])
+check.differs("single responses do", prices[0], prices[1], by=beta)
+
+# %% [markdown]
+# **The papers' JS** is twice the Jensen–Shannon divergence (EP10). Term by term, with $m = \frac12(p + q)$,
+#
+# $$q f\!\left(\tfrac{p}{q}\right) = p \log \frac{p}{m} + q \log \frac{q}{m}, \qquad
+# \text{JSD} = \tfrac12 \text{KL}(p \,\|\, m) + \tfrac12 \text{KL}(q \,\|\, m).$$
+#
+# That matters to whoever compares $\beta$: `js` at $\beta$ is `jsd` at $2\beta$.
+
+# %% tags=["check"]
+p, q = sp.symbols("p q", positive=True)
+left = q * js.subs(w, p / q)
+right = p * sp.log(2 * p / (p + q)) + q * sp.log(2 * q / (p + q))
+difference = sp.simplify(sp.expand_log(sp.expand(left - right), force=True))
+check.true("EP10: the identity, symbolically", difference == 0, f"difference {difference}")
+one, other = torch.tensor([[0.2, 0.8]], dtype=F64).log(), torch.tensor([[0.5, 0.5]], dtype=F64).log()
+middle = ((one.exp() + other.exp()) / 2).log()
+jsd = (kl(one, middle) + kl(other, middle)) / 2
+print(f"p = (.2, .8), q = (.5, .5): the papers' D_f {float(f_divergence(one, other, 'js')):.5f}, JSD {float(jsd):.5f}")
+check.close("D_f = 2·JSD", f_divergence(one, other, "js"), 2 * jsd)
+same = optimal_logps(ref_logps, rewards, 0.5, "js").exp(), optimal_logps(ref_logps, rewards, 1.0, "jsd").exp()
+check.close("js at β = .5 is jsd at β = 1", *same, tol=1e-10)
+check.differs("and not jsd at β = .5", same[0], optimal_logps(ref_logps, rewards, 0.5, "jsd").exp(), by=0.05)
+
+# %% [markdown]
+# ## 3. The objective
+#
+# With preferences and an opponent $\mu$ the reward has a longer name, $\mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq
+# y'|x))$; notebook 06 is about that. For a fixed $x$ it is one number per response, and we go on calling it
+# $r(x, y)$. The objective then is (UPO Eq. 11)
+#
+# $$\max_\pi \; \mathbb{E}_{y \sim \pi}\, r(x, y) - \beta\, D_f(\pi, \pi_\text{ref}).$$
+
+# %% tags=["check"]
+for name in ("js", "chi2"):
+    by_hand = (kl_best * rewards).sum(-1) - beta * (ref * DIVERGENCES[name].f((kl_best / ref).log())).sum(-1)
+    check.close(f"UPO Eq. 11, {name}", objective(kl_best.log(), ref_logps, rewards, beta, name), by_hand)
+
+# %% [markdown]
+# **The Lagrangian.** The paper's (UPO Eq. 13) has the divergence inside the expectation over $y \sim \pi$. That is
+# not $D_f$ (EP3). Right is
+#
+# $$\mathcal{L} = \sum_y \pi(y)\, r(y)
+# - \beta \sum_y \pi_\text{ref}(y)\, f\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right)
+# - \lambda \Big[\sum_y \pi(y) - 1\Big] + \sum_y \eta(y)\, \pi(y).$$
+
+# %% tags=["check"]
+tilted = torch.tensor([[0.7, 0.3]], dtype=F64)
+even = torch.tensor([[0.5, 0.5]], dtype=F64)
+x = tilted / even
+right, printed = (even * x * x.log()).sum(), (tilted * x * x.log()).sum()
+print(f"π = (.7, .3), π_ref = (.5, .5): E_ref f = {right:.4f}, E_π f = {printed:.4f}")
+check.close("E_ref f is the KL", right, kl(tilted.log(), even.log())[0])
+check.differs("EP3: E_π f is not", printed, right, by=0.1)
+
+first = torch.linspace(0.001, 0.999, 99801, dtype=F64)
+x = 2 * torch.stack([first, 1 - first])
+maxima = [float(first[(first - (weight * x * x.log()).sum(0)).argmax()]) for weight in (torch.full_like(x, 0.5), x / 2)]
+print(f"r = (1, 0), β = 1: the maximum is at {maxima[0]:.4f} with E_ref, at {maxima[1]:.4f} as Eq. 13 is printed")
+check.close("E_ref: the maximum is π*", maxima[0], 1 / (1 + math.exp(-1)), tol=2e-5)
+check.differs("EP3: the printed Lagrangian has another", maxima[1], maxima[0], by=0.1)
+
+# %% [markdown]
+# **Stationarity.** The derivative in $\pi(y)$ has to vanish (UPO Eq. 14). The factor $\pi_\text{ref}(y)$ of the
+# expectation meets the $1/\pi_\text{ref}(y)$ of the chain rule, and they cancel:
+#
+# $$\frac{\partial \mathcal{L}}{\partial \pi(y)} = r(y) - \beta\, \pi_\text{ref}(y)\,
+# f'\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right) \frac{1}{\pi_\text{ref}(y)} - \lambda + \eta(y) = 0$$
+#
+# The paper takes this derivative, which is that of $\mathbb{E}_{\pi_\text{ref}} f$ and not of its own Eq. 13. Sympy
+# on two responses, for any $f$:
+
+# %% tags=["check"]
+p1, p2, q1, q2, r1, r2, b, lam, e1, e2 = sp.symbols("p1 p2 q1 q2 r1 r2 beta lambda eta1 eta2", positive=True)
+f = sp.Function("f")
+constraint = -lam * (p1 + p2 - 1) + e1 * p1 + e2 * p2
+with_ref = p1 * r1 + p2 * r2 - b * (q1 * f(p1 / q1) + q2 * f(p2 / q2)) + constraint
+with_pi = p1 * r1 + p2 * r2 - b * (p1 * f(p1 / q1) + p2 * f(p2 / q2)) + constraint
+slope_at = sp.diff(f(w), w).subs(w, p1 / q1)
+eq14 = r1 - b * slope_at - lam + e1
+check.true("UPO Eq. 14 is the derivative with E_ref", sp.simplify((sp.diff(with_ref, p1) - eq14).doit()) == 0)
+check.true("and not of Eq. 13 as printed", sp.simplify((sp.diff(with_pi, p1) - eq14).doit()) != 0)
+
+# %% [markdown]
+# Solved for the reward this is UPO Eq. 15:
+#
+# $$r(x, y) = \beta f'\!\left(\frac{\pi(y|x)}{\pi_\text{ref}(y|x)}\right) + \lambda(x) - \eta(y)$$
+#
+# with the other three conditions: $\sum_y \pi(y|x) = 1$ for every $x$, $\eta \ge 0$, and $\pi(y|x)\, \eta(y) = 0$:
+# either the probability is zero or $\eta$ is (EP5: the paper drops "= 0", and asks the sum for all $y$). Where no
+# probability is zero $\eta$ vanishes, which is UPO Eq. 16, and written for $\pi^*$ it is Theorem 3.1, UPO Eq. 12.
+# Two things are to be read otherwise than printed there:
+#
+# - The left side is **not averaged over $y \sim \pi$ and $x$**. As printed it is one number, and the right side has one
+#   for each response (EP1).
+# - $\lambda$ is **one number per prompt** (EP2).
+#
+# So all that has to be found is $\lambda(x)$. The policy is $f'$ turned around, and its sum falls with $\lambda$:
+#
+# $$\pi_\lambda(y) = \pi_\text{ref}(y)\, (f')^{-1}\!\left(\frac{r(y) - \lambda}{\beta}\right), \qquad
+# \sum_y \pi_\lambda(y) = 1.$$
+
+
+# %%
+def solve(ref, r, beta, divergence):
+    """(π*, λ) of one prompt, by bisection. At λ = max r no response gains mass, at λ = min r none loses any."""
+    low, high = r.min(), r.max()
+    for _ in range(100):
+        lam = (low + high) / 2
+        pi = ref * divergence.inverse((r - lam) / beta).exp()
+        low, high = (lam, high) if pi.sum() > 1 else (low, lam)
+    return pi, lam
+
+
+SMOOTH = [name for name in DIVERGENCES if name != "tv"]
+print(f"{'':<12}λ(0)    λ(1)    π* of prompt 0")
+for name in SMOOTH:
+    solved = [solve(ref[x], rewards[x], beta, DIVERGENCES[name]) for x in range(2)]
+    print(f"{name:<12}{solved[0][1]:.4f}  {solved[1][1]:.4f}  {solved[0][0].numpy().round(4)}")
+
+# %% tags=["check"]
+for name in SMOOTH:
+    best, level = optimal_logps(ref_logps, rewards, beta, name), multiplier(ref_logps, rewards, beta, name)
+    mine = [solve(ref[x], rewards[x], beta, DIVERGENCES[name]) for x in range(2)]
+    check.close(f"{name}: optimal_logps() = bisection", best.exp(), torch.stack([pi for pi, _ in mine]), tol=1e-10)
+    check.close(f"{name}: multiplier()", level, torch.stack([lam for _, lam in mine]), tol=1e-10)
+
+# %% [markdown]
+# **UPO Eq. 12 and 16 in numbers**, for JS: $\beta f' + \lambda(x)$ gives back each reward. The printed left side does
+# not know which response it speaks of. And one $\lambda$ for both prompts gives no policy at all.
+
+# %% tags=["check"]
+best, level = optimal_logps(ref_logps, rewards, beta, "js"), multiplier(ref_logps, rewards, beta, "js")
+rebuilt = beta * DIVERGENCES["js"].slope(best - ref_logps) + level[:, None]
+print("β·f′(π*/π_ref) + λ(x):\n", rebuilt)
+print("printed left side, E_π* r:", expected_reward(best, rewards))
+check.close("UPO Eq. 12, 16: it is r(x, y)", rebuilt, rewards, tol=1e-9)
+check.differs("EP1: averaged over y it is not", rebuilt, expected_reward(best, rewards)[:, None].expand(2, 6), by=0.5)
+log_z = multiplier(ref_logps, rewards, beta)  # for the KL λ(x) is β·log Z(x)
+with_mean = ref * ((rewards - log_z.mean()) / beta).exp()
+print("the KL with one λ for both prompts: the probabilities sum to", with_mean.sum(-1))
+check.differs("EP2: one λ for both prompts gives no distribution", with_mean.sum(-1), 1.0, by=0.1)
+up = optimal_logps(ref_logps, rewards + 1, beta, "js"), multiplier(ref_logps, rewards + 1, beta, "js")
+check.close("r + 1: the same policy", up[0].exp(), best.exp(), tol=1e-10)
+check.close("r + 1: λ + 1", up[1], level + 1, tol=1e-10)
+
+# %% [markdown]
+# **A solver that knows nothing of this.** SLSQP gets the objective and its gradient, a sum that has to be one and
+# bounds, and no word of $\lambda$. Total variation has corners; with it the problem is a linear programme.
+
+
+# %%
+def general_solver(x, name):
+    """arg max of Eq. 11 on the simplex, by scipy."""
+    f = DIVERGENCES[name]
+
+    def loss(p):
+        u = torch.tensor(p, dtype=F64).clamp(min=1e-15).log() - ref_logps[x]
+        value = (ref[x] * u.exp() * rewards[x]).sum() - beta * (ref[x] * f.f(u)).sum()
+        return -float(value), (beta * f.slope(u) - rewards[x]).numpy()
+
+    sum_to_one = {"type": "eq", "fun": lambda p: p.sum() - 1, "jac": np.ones_like}
+    options = {"ftol": 1e-15, "maxiter": 500}
+    found = minimize(
+        loss, ref[x].numpy(), jac=True, method="SLSQP", bounds=[(1e-12, 1)] * 6, constraints=sum_to_one, options=options
+    )
+    return torch.tensor(found.x / found.x.sum(), dtype=F64)
+
+
+def linear_programme(x):
+    """The same for total variation: π = π_ref + gains − losses, and each of those costs β/2."""
+    r = rewards[x].numpy()
+    cost = np.concatenate([beta / 2 - r, beta / 2 + r])
+    bounds = [(0, None)] * 6 + [(0, q) for q in ref[x].tolist()]
+    found = linprog(cost, A_eq=np.concatenate([np.ones(6), -np.ones(6)])[None], b_eq=[0.0], bounds=bounds)
+    return ref[x] + torch.tensor(found.x[:6] - found.x[6:], dtype=F64)
+
+
+# %% tags=["check"]
+for name in DIVERGENCES:
+    theirs = torch.stack([linear_programme(x) if name == "tv" else general_solver(x, name) for x in range(2)])
+    mine = optimal_logps(ref_logps, rewards, beta, name)
+    gap = objective(mine, ref_logps, rewards, beta, name) - objective(theirs.log(), ref_logps, rewards, beta, name)
+    check.true(f"{name}: as high as the solver", gap.abs().max() < 1e-9, f"J apart by {gap.abs().max():.0e}")
+    check.close(f"{name}: and the same policy", mine.exp(), theirs, tol=1e-4)
+
+# %% [markdown]
+# ## 4. Zeros
+#
+# When does a divergence delete responses? The paper wants none, "for functions $f$ in which $0 \notin \text{dom}
+# (f')$". A convex $f$ on the positive numbers never has 0 in its domain, so that excludes nothing (EP4). What counts
+# is the price of the last bit of mass:
+#
+# $$\pi^*(y|x) = 0 \iff r(x, y) \le \lambda(x) + \beta f'(0^+).$$
+#
+# If $f'(0^+) = -\infty$ no reward is low enough. If it is finite, $\eta(y) = \lambda + \beta f'(0^+) - r$ says by how
+# much the reward would have to rise.
+
+# %% tags=["check"]
+small_ref = torch.tensor([[0.2, 0.3, 0.5]], dtype=F64).log()
+small_r, small_beta = torch.tensor([[1.0, 0.0, 0.5]], dtype=F64), 0.1
+best = optimal_logps(small_ref, small_r, small_beta, "chi2")
+eta = small_beta * DIVERGENCES["chi2"].slope(best - small_ref) - small_r
+eta = eta + multiplier(small_ref, small_r, small_beta, "chi2")[:, None]
+print("χ², r = (1, 0, ½), β = .1:  π* =", best.exp()[0], "  η =", eta[0])
+check.close(
+    "EP4: π* = (9/14, 0, 5/14), a zero, though 0 is not in dom f′", best.exp()[0], [9 / 14, 0, 5 / 14], tol=1e-9
+)
+check.close("UPO Eq. 15 with η", eta[0], [0, 5 / 14, 0], tol=1e-9)
+check.close("EP5: π·η = 0, everywhere", best.exp() * eta, 0.0)
+check.differs("without η Eq. 16 fails at the zero", eta, 0.0, by=0.3)
+just_enough = small_r + torch.tensor([[0.0, 5 / 14 + 1e-3, 0.0]])
+check.true(
+    "a reward higher by a little more than η", optimal_logps(small_ref, just_enough, small_beta, "chi2")[0, 1] > -20
+)
+
+# %% [markdown]
+# How many responses go, out of twelve? A world with rewards of sd 1, mean over eight prompts (CP2):
+
+# %%
+wide = TableWorld.random(0, prompts=8, responses=12)
+BETAS = (0.05, 0.1, 0.2, 0.5, 1.0, 2.0, 5.0)
+
+
+def zeros(name, beta):
+    best = optimal_logps(wide.ref_logps, wide.rewards, beta, name)
+    return float((best == -torch.inf).sum(-1).double().mean())
+
+
+print(f"{'β':<12}" + "".join(f"{beta:>6}" for beta in BETAS))
+for name in DIVERGENCES:
+    print(f"{name:<12}" + "".join(f"{zeros(name, beta):6.1f}" for beta in BETAS))
+
+# %% tags=["check"]
+strict = [name for name in DIVERGENCES if DIVERGENCES[name].slope_at_zero == -math.inf]
+check.true("f′(0+) = −∞: never", not any(zeros(n, beta) for n in strict for beta in BETAS), ", ".join(strict))
+check.true("χ² and total variation: many at small β", zeros("chi2", 0.05) > 5 and zeros("tv", 0.05) > 5)
+spread = float((wide.rewards.amax(-1) - wide.rewards.amin(-1)).max())
+stays = optimal_logps(wide.ref_logps, wide.rewards, spread + 1e-6, "tv")
+check.close("total variation: π* = π_ref for β above the range of rewards", stays.exp(), wide.ref_logps.exp())
+moves = optimal_logps(wide.ref_logps, wide.rewards, spread - 0.01, "tv")
+check.differs("and just below it is not", moves.exp(), wide.ref_logps.exp(), by=1e-3)
+
+# %% [markdown]
+# Total variation also shows that Theorem 3.1's "invertible" is needed: its $f'$ is flat, $\pm\frac12$, and a reward
+# says no more than up, down or stay.
+#
+# ## 5. f-DPO: the same from pairs
+#
+# $\lambda(x)$ cancels between two responses of one prompt, as $\beta \log Z(x)$ did. So with a Bradley–Terry labeller
+# f-DPO's loss needs nothing but $f'$ (UPO Eq. 5):
+#
+# $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta f'\!\left(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\right)
+# - \beta f'\!\left(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)\right)$$
+
+# %% tags=["check"]
+pair = a_pair(optimal_logps(ref_logps, rewards, beta, "js"))
+for name in SMOOTH:
+    slope = DIVERGENCES[name].slope
+    chosen, rejected = (slope(pair[f"{k}_logps"] - pair[f"ref_{k}_logps"]) for k in ("chosen", "rejected"))
+    by_hand = -torch.log(torch.sigmoid(beta * chosen - beta * rejected))
+    check.close(f"UPO Eq. 5, {name}", METHODS["f-dpo"].loss(**pair, beta=beta, divergence=name), by_hand)
+as_dpo = METHODS["f-dpo"].loss(**pair, beta=beta, divergence="reverse_kl")
+check.close("with the reverse KL it is UPO Eq. 4, DPO", as_dpo, METHODS["dpo"].loss(**pair, beta=beta))
+
+# %% [markdown]
+# Where does it end? Every pair is drawn from $\pi_\text{ref}$ and labelled with the right probability; `fixed_point`
+# minimises that population loss over all policies. With full support it is the optimum of section 3.
+
+
+# %%
+def population(divergence, beta):
+    """log π -> f-DPO's loss over all pairs, each as often as π_ref and Bradley–Terry make it."""
+    i, j = (~torch.eye(6, dtype=torch.bool)).nonzero(as_tuple=True)
+    weight = ref[:, i] * ref[:, j] * torch.sigmoid(rewards[:, i] - rewards[:, j])
+
+    def loss(logps):
+        four = {"chosen_logps": logps[:, i], "rejected_logps": logps[:, j]}
+        four |= {"ref_chosen_logps": ref_logps[:, i], "ref_rejected_logps": ref_logps[:, j]}
+        flat = {name: table.flatten() for name, table in four.items()}
+        return (weight.flatten() * METHODS["f-dpo"].loss(**flat, beta=beta, divergence=divergence)).sum()
+
+    return loss
+
+
+# %% tags=["check"]
+for name in ("reverse_kl", "js", "forward_kl", "hellinger"):
+    found = fixed_point(population(name, 0.8), ref_logps)
+    check.close(
+        f"f-DPO's minimiser is π*, {name}", found.exp(), optimal_logps(ref_logps, rewards, 0.8, name).exp(), 1e-8
+    )
+js_ends, kl_ends = (optimal_logps(ref_logps, rewards, 0.8, name).exp() for name in ("js", "reverse_kl"))
+check.differs("and JS's is not the KL's", js_ends, kl_ends, by=0.1)
+
+# %% [markdown]
+# Where $\pi^*$ has zeros it is not: a pair has no $\eta$ to make up for a price that cannot fall further. Notebook
+# 06 comes back to this (CP3).
+#
+# ## 6. The picture
+#
+# Turn $f'$ on its side and you have the optimal policy. On the left the price of the next bit of mass, divided by
+# $f''(1)$, so that all curves leave the origin alike. On the right the policies, reward across and log-ratio up, in
+# our first prompt, with $\beta$ chosen so that **all six earn the same expected reward**.
+
+
+# %%
+def with_reward(target, name, x=0):
+    """(β, log π*) at which the optimum of prompt x earns `target`: bisection on log β, as reward falls with β."""
+    low, high = math.log(1e-2), math.log(1e2)
+    for _ in range(45):
+        beta = math.exp((low + high) / 2)
+        best = optimal_logps(ref_logps[x : x + 1], rewards[x : x + 1], beta, name)
+        low, high = (
+            (math.log(beta), high) if expected_reward(best, rewards[x : x + 1]) > target else (low, math.log(beta))
+        )
+    return beta, best
+
+
+tv_beta = 1.7  # the two worst responses cost the best one more than this; total variation has no policy in between
+tv_best = optimal_logps(ref_logps[:1], rewards[:1], tv_beta, "tv")
+target = float(expected_reward(tv_best, rewards[:1]))
+matched = {name: with_reward(target, name) for name in ("reverse_kl", "forward_kl", "js", "hellinger", "chi2")}
+matched["tv"] = (tv_beta, tv_best)
+print(f"expected reward {target:.3f} (π_ref: {float(expected_reward(ref_logps[:1], rewards[:1])):.3f})")
+for name, (b_, best) in matched.items():
+    print(f"{name:<12}β {b_:.3f}   H {float(entropy(best)):.3f}   π* {best.exp()[0].numpy().round(3)}")
+
+# %% tags=["check"]
+earned = [float(expected_reward(best, rewards[:1])) for _, best in matched.values()]
+check.close("all earn the same", earned, target, tol=1e-9)
+gone = {name: int((best == -torch.inf).sum()) for name, (_, best) in matched.items()}
+check.true(
+    "at that reward total variation has deleted, the KL has not", gone["tv"] == 2 and gone["reverse_kl"] == 0, str(gone)
+)
+
+# %%
+LOOK = {
+    "reverse_kl": ("reverse KL", figures.INK, "the yardstick: the price\nis the log-ratio"),
+    "forward_kl": ("forward KL", figures.PALETTE["blue"], "forbids letting go;\nthe best is cheap"),
+    "js": ("Jensen–Shannon", figures.PALETTE["green"], "forbids zeros;\nthe best is cheap"),
+    "hellinger": ("Hellinger", figures.PALETTE["purple"], "forbids zeros;\nholds the worst tighter"),
+    "chi2": ("χ²", figures.PALETTE["vermilion"], "forbids large ratios;\nthe worst may go"),
+    "tv": ("total variation", figures.PALETTE["orange"], "the worst go, the best\ngains, the rest stay"),
+}
+TICKS = (-math.log(16), -math.log(4), 0, math.log(4), math.log(16))
+RATIOS = ("1/16", "1/4", "1", "4", "16")
+fig = plt.figure(figsize=(11.6, 5.1))
+price_side, policy_side = fig.subfigures(1, 2, width_ratios=(0.78, 1))
+
+ax = price_side.subplots()
+u = torch.linspace(-3.2, 3.2, 641, dtype=F64)
+for name, (_, colour, _) in LOOK.items():
+    at_one = 1.0 if name == "tv" else float(sp.diff(SLOPES[name], w).subs(w, 1))
+    ax.plot(u, DIVERGENCES[name].slope(u) / at_one, color=colour, linewidth=2.1)
+ends = {"reverse_kl": 3.2, "hellinger": 1.64, "js": 1.29, "forward_kl": 0.94, "tv": 0.5}
+for name, y in ends.items():
+    ax.text(3.3, y, LOOK[name][0], color=LOOK[name][1], va="center", fontsize=9.5)
+ax.text(1.28, 3.55, "χ²", color=LOOK["chi2"][1], ha="right", va="center", fontsize=11)
+ax.set_xticks(TICKS, RATIOS)
+ax.set_xlim(-3.2, 3.2)
+ax.set_ylim(-4, 4)
+ax.set_xlabel(r"ratio  $\pi\,/\,\pi_\mathrm{ref}$")
+ax.set_ylabel(r"price of the next bit of mass,  $f'/f''(1)$")
+price_side.suptitle("Each divergence is a price ...", x=0.02, ha="left", fontsize=12)
+
+axes = policy_side.subplots(2, 3, sharex=True, sharey=True)
+policy_side.suptitle("... and the policy it buys, all six at the same reward", x=0.02, ha="left", fontsize=12)
+line = torch.linspace(-1.15, 1.65, 561, dtype=F64)
+for ax, (name, (label, colour, what)) in zip(axes.flat, LOOK.items(), strict=True):
+    best = matched[name][1]
+    for drawn, tint, width in (("reverse_kl", figures.FAINT, 2.4), (name, colour, 1.8)):
+        own = matched[drawn][0]
+        level = float(multiplier(ref_logps[:1], rewards[:1], own, drawn))
+        ratio = DIVERGENCES[drawn].inverse((line - level) / own).clamp(min=-9, max=9)
+        if drawn == "tv":
+            ratio = torch.where(line > 1.5, torch.nan, ratio)
+            ax.plot([1.5, 1.5], [0, float((best - ref_logps[:1])[0, 5])], color=tint, linewidth=width, zorder=2)
+        ax.plot(line, ratio, color=tint, linewidth=width, zorder=2)
+    gap = (best - ref_logps[:1])[0]
+    alive = gap > -9
+    size = 30 + 260 * ref[0][alive].numpy()
+    ax.scatter(rewards[0][alive], gap[alive], s=size, color=colour, edgecolor=figures.CARD, zorder=4)
+    for x in rewards[0][~alive].tolist():
+        ax.scatter([x], [-3.72], s=64, marker="X", color=colour, zorder=4, edgecolor=figures.CARD)
+    if not bool(alive.all()):
+        ax.text(-1.0, -3.25, "gone", color=colour, fontsize=9, ha="center", va="bottom")
+    ax.set_title(label, color=colour, fontweight="bold", fontsize=10.5, pad=3)
+    ax.text(-1.22, 2.95, what, fontsize=8.5, va="top", linespacing=1.15)
+    ax.set_ylim(-4, 3.1)
+    ax.set_xlim(-1.3, 1.8)
+    ax.set_yticks(TICKS, RATIOS)
+    ax.set_xticks((-1, 0, 1), ("−1", "0", "1"))
+axes[1, 1].set_xlabel("reward of a response")
+for ax in axes[:, 0]:
+    ax.set_ylabel(r"$\pi^*/\,\pi_\mathrm{ref}$", labelpad=1)
+figures.save(fig, "05_f_divergences")
+plt.show()
+
+# %% [markdown]
+# A dot is a response, the larger the likelier under $\pi_\text{ref}$; grey is the KL's line. Read it so:
+#
+# - The **forward KL**'s price falls steeply towards zero and has a ceiling of 1. The worst responses keep their mass
+#   (as $1/\text{gap}$, not $e^{-\text{gap}}$), and past the ceiling a good one costs no more however often it is given.
+# - **Jensen–Shannon** and **Hellinger** lie between the two: bad responses fade, the best one is cheap.
+# - **χ²** is the reverse: large ratios are dear, zeros are not.
+# - **Total variation** has two prices and no policy in between.
+#
+# ## 7. Reward against diversity
+#
+# The survey of alignment that quotes f-DPO says that JS gives the KL's reward with more diversity, and the forward KL
+# more entropy for less reward. Diversity is entropy here. Such a sentence has to say at equal what.
+#
+# **At equal $\beta$** a divergence is as strong as its $f''(1)$. Near $\pi_\text{ref}$ all of them buy the same policy,
+#
+# $$\pi^* \approx \pi_\text{ref} \left(1 + \frac{r - \mathbb{E}_{\pi_\text{ref}} r}{\beta f''(1)}\right),$$
+#
+# so JS at $\beta$ is about the KL at $\beta / 2$, and "at equal $\beta$" compares two strengths.
+
+# %% tags=["check"]
+large = 200.0
+for name in ("reverse_kl", "forward_kl", "js", "chi2", "hellinger"):
+    strength = large * float(sp.diff(SLOPES[name], w).subs(w, 1))
+    centred = rewards - (ref * rewards).sum(-1, keepdim=True)
+    tilt = (optimal_logps(ref_logps, rewards, large, name) - ref_logps).expm1() * strength
+    check.close(f"{name}: small tilts are (r − E r) / (β·f″(1))", tilt, centred, tol=0.05)
+
+SEEDS, PROMPTS = 10, 6
+worlds = [TableWorld.random(seed, prompts=PROMPTS, responses=12) for seed in range(SEEDS)]
+r_all = torch.cat([world.rewards for world in worlds])
+refs = {"random π_ref": torch.cat([world.ref_logps for world in worlds])}
+refs["uniform π_ref"] = torch.full_like(r_all, -math.log(12))
+
+
+def by_world(values):
+    """(seeds,) means over prompts."""
+    return values.view(SEEDS, PROMPTS).mean(1)
+
+
+for beta_ in (0.2, 0.5):
+    print(f"\nβ = {beta_}: mean of ten worlds less the KL's, ± 95 %   reward             entropy")
+    for name in ("forward_kl", "js", "alpha", "hellinger", "chi2"):
+        best, kl_best_ = (optimal_logps(refs["random π_ref"], r_all, beta_, n) for n in (name, "reverse_kl"))
+        gains = expected_reward(best, r_all) - expected_reward(kl_best_, r_all), entropy(best) - entropy(kl_best_)
+        shown = "    ".join(f"{g.mean():+.3f} ± {2.262 * by_world(g).std() / math.sqrt(SEEDS):.3f}" for g in gains)
+        print(f"    {name:<48}{shown}")
+        if name == "js":
+            richer, narrower = (by_world(gains[0]) > 0).all(), (by_world(gains[1]) < 0).all()
+            check.true("equal β: JS has more reward and less entropy, in each world", richer and narrower)
+
+# %% [markdown]
+# **At equal reward**: each divergence gets the $\beta$ at which it earns what the KL earns at $\beta = .5$, world by
+# world. With a uniform $\pi_\text{ref}$ the outcome is a theorem. $\text{KL}(\pi \,\|\, \pi_\text{ref}) = \log Y -
+# H(\pi)$ there, so the KL's optimum *is* the policy of greatest entropy among all with its reward, and no other
+# divergence can have more.
+
+
+# %%
+def at_equal_reward(ref_logps, name, goal):
+    """log π* in every world, each at the β which earns `goal` (seeds,): bisection on log β, all worlds at once."""
+    low, high = torch.full((SEEDS,), -5.0, dtype=F64), torch.full((SEEDS,), 4.0, dtype=F64)
+    for _ in range(28):
+        own = ((low + high) / 2).exp().repeat_interleave(PROMPTS)[:, None]
+        best = optimal_logps(ref_logps, r_all / own, 1.0, name)
+        rich = by_world(expected_reward(best, r_all)) > goal
+        low, high = torch.where(rich, (low + high) / 2, low), torch.where(rich, high, (low + high) / 2)
+    return best
+
+
+more = {}
+for label, table in refs.items():
+    kl_policy = optimal_logps(table, r_all, 0.5)
+    goal = by_world(expected_reward(kl_policy, r_all))
+    for name in ("js", "forward_kl", "chi2"):
+        best = at_equal_reward(table, name, goal)
+        assert (by_world(expected_reward(best, r_all)) - goal).abs().max() < 1e-4
+        more[label, name] = by_world(entropy(best) - entropy(kl_policy))
+        mean, ci = more[label, name].mean(), 2.262 * more[label, name].std() / math.sqrt(SEEDS)
+        print(f"{label}, {name:<11} entropy less the KL's: {mean:+.3f} ± {ci:.3f} nats")
+
+# %% tags=["check"]
+check.true(
+    "uniform π_ref: the KL has most entropy, always",
+    all((gain < 0).all() for (label, _), gain in more.items() if label == "uniform π_ref"),
+)
+gain = more["random π_ref", "js"]
+check.true(
+    "random π_ref: JS has more in some worlds and less in others",
+    gain.max() > 0 > gain.min(),
+    str(gain.numpy().round(3)),
+)
+
+# %% [markdown]
+# So "more diversity" is a property of a divergence *and* of a reference, and at equal reward the differences are
+# hundredths of a nat where at equal $\beta$ they are tenths. They come from mass that $\pi_\text{ref}$ had piled up.
+#
+# ## What we learned
+#
+# - A divergence is its $f'$, and one number per prompt turns it into the optimal policy: *optimal_logps() = bisection*,
+#   *as high as the solver*. For the KL the number is $\beta \log Z(x)$.
+# - Theorem 3.1 is true per response and per prompt: *UPO Eq. 12, 16: it is r(x, y)*. As printed it equates one number
+#   with several (*EP1*) and takes one $\lambda$ for all prompts (*EP2*); its Lagrangian holds
+#   $\mathbb{E}_\pi f$ for $\mathbb{E}_{\pi_\text{ref}} f$ (*EP3*).
+# - No zeros if and only if $f'(0^+) = -\infty$: *f′(0+) = −∞: never*, against *EP4: a zero, though 0 is not in dom f′*.
+# - f-DPO needs nothing but $f'$, and ends at $\pi^*$ where that has full support: *f-DPO's minimiser is π\**.
+# - The papers' JS is $2 \cdot$ JSD (*EP10*), and equal $\beta$ is not equal strength: *small tilts are (r − E r) /
+#   (β·f″(1))*.
+# - At equal reward no divergence is more diverse than the KL if $\pi_\text{ref}$ is uniform: *uniform π_ref: the KL has
+#   most entropy, always*; else it depends: *random π_ref*.
+#
+# In the ledger:
+
+# %%
+HERE = [entry for entry in CLAIMS.values() if entry.notebook == "05_f_divergences"]
+display(Markdown(markdown(HERE)))
+
+# %% tags=["check"]
+ids = [entry.id for entry in HERE]
+check.true(
+    "the ledger has this notebook's claims",
+    {"EP1", "EP2", "EP3", "EP4", "EP5", "EP10", "CP1", "CP2"} <= set(ids),
+    str(ids),
+)
+
+# %% [markdown]
+# ## Limits
+#
+# - Tables of 6 and 12 responses, rewards of sd 1, exact optima. What a network trained on samples makes of a
+#   divergence, and whether the ceiling of a price makes training unstable, is not seen here.
+# - Entropy is one notion of diversity. Two responses that say the same in other words count as two.
+# - With total variation the optimum is not unique where rewards differ from the best by exactly $\beta$; the library
+#   shares such mass in proportion to $\pi_\text{ref}$.
+#
+# ## Exercises
+#
+# Put your answer in place of `...` and run the cell. The answers are folded below.
+#
+# **1.** Write $f'$ and its inverse, in the log-ratio, of the generator $f(w) = (w - 1)^2 / w$ (Neyman's χ²). Can its
+# optimum have zeros?
+
+# %%
+mine = ...  # (slope, inverse, whether zeros are possible): two functions of a tensor and a bool
+
+if mine is not ...:
+    truth = sp.lambdify(w, sp.diff((w - 1) ** 2 / w, w), "numpy")(u.exp().numpy())
+    check.close("exercise 1: f′", mine[0](u), truth, tol=1e-9)
+    check.close("exercise 1: its inverse", mine[1](mine[0](u)), u, tol=1e-9)
+    check.true("exercise 1: zeros", mine[2] is False)
+
+# %% [markdown]
+# **2.** In the first prompt, from which $\beta$ on does χ² keep all six responses? Give three digits.
+
+# %%
+mine = ...  # β
+
+if mine is not ...:
+    kept = [
+        bool((optimal_logps(ref_logps[:1], rewards[:1], mine * k, "chi2") > -torch.inf).all()) for k in (0.999, 1.001)
+    ]
+    check.true("exercise 2", kept == [False, True])
+
+# %% [markdown]
+# **3.** With the forward KL, what is the least probability that the optimum can give to a response with reward 1 below
+# $\lambda$, in parts of $\pi_\text{ref}$, at $\beta = .1$? And with the reverse KL?
+
+# %%
+mine = ...  # (forward, reverse)
+
+if mine is not ...:
+    truth = [
+        float(DIVERGENCES[n].inverse(torch.tensor([-1 / 0.1], dtype=F64)).exp()) for n in ("forward_kl", "reverse_kl")
+    ]
+    check.close("exercise 3", torch.tensor(mine, dtype=F64).log(), torch.tensor(truth, dtype=F64).log(), tol=1e-6)
+
+# %% [markdown]
+# <details>
+# <summary>Answers</summary>
+#
+# **1.** $f' = 1 - 1/w^2$: `(lambda u: -torch.expm1(-2 * u), lambda v: -torch.log1p(-v) / 2, False)`, as $f'(0^+) =
+# -\infty$.
+#
+# **2.** A zero needs $r \le \lambda - 2\beta$. While none is zero $\sum \pi_\text{ref} (r - \lambda) / (2 \beta) = 0$,
+# so $\lambda = \mathbb{E}_{\pi_\text{ref}} r = 0.215$ and $\beta = (0.215 + 1) / 2 = 0.6075$.
+#
+# **3.** `(1 / 11, math.exp(-10))`: $1/w = 1 - v$ with $v = -10$, against $w = e^v$.
+#
+# </details>
