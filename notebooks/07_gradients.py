@@ -1,0 +1,772 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # What does one example push, and how hard?
+#
+# All methods of this notebook train by descending on log-probabilities of whole responses. So all they can do with a
+# response is raise its log-probability or lower it, more or less hard. Twelve methods are twelve rules for one number.
+#
+# **Claim** (survey Eq. 11). DPO's number is $\beta\,\sigma(r_l - r_w)$: a pair that is ranked wrong is pushed hard, a
+# pair that is ranked right hardly at all. We ask the same of every other method: when does an example push, which way,
+# how hard, and where does it rest?
+#
+# Some equations are printed with a wrong sign, or with a factor that is not what the text says it is. Seen as a push,
+# such a slip cannot hide: the example pushes the wrong way, or for ever, or not at all.
+#
+# **Needs.** Notebook 00: the implicit reward $r = \beta u$ with $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6).
+
+# %%
+import inspect
+import math
+
+import torch
+
+from una_ref import METHODS, figures
+from una_ref.data import toysteer
+from una_ref.notebook import check
+from una_ref.theory.divergences import DIVERGENCES
+
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
+torch.manual_seed(0)
+plt = figures.pyplot()
+sigma = torch.sigmoid
+
+BETA = 0.1  # for every method, so that 10 nats of log-ratio are one unit of reward
+
+# %% [markdown]
+# ## 1. One number per response
+#
+# A loss sees the parameters $\theta$ only through log-probabilities. By the chain rule its gradient is
+#
+# $$-\nabla_\theta L = \sum_b p_b \, \nabla_\theta \log \pi(y_b), \qquad
+# p_b = -\frac{\partial L}{\partial \log \pi(y_b)}.$$
+#
+# We call $p_b$ the **push** on response $y_b$: positive, and descent raises $\log \pi(y_b)$; negative, and it lowers
+# it. SFT has $p = 1$ for every response. So each method is, at each moment, *SFT with weights*. Two helpers ask
+# autograd for the pushes of a library loss:
+
+# %%
+REF = {"chosen": -3.0, "rejected": -4.0}  # log π_ref: which numbers stand here matters to one form only, in section 3
+
+
+def push(loss, u, **given):
+    """(B,) the push on single responses with log-ratios u in nats."""
+    logps, ref = (u - 3.0).requires_grad_(), torch.full_like(u, -3.0)
+    available = {"logps": logps, "ref_logps": ref, "beta": BETA, **given}
+    named = {name: available[name] for name in inspect.signature(loss).parameters if name in available}
+    return -torch.autograd.grad(loss(**named).sum(), logps)[0]
+
+
+def pushes(loss, u_w, u_l, ref=REF, **given):
+    """(P,), (P,) the pushes on the chosen and the rejected response of pairs with these log-ratios."""
+    ref_w, ref_l = ref["chosen"] + 0 * u_w, ref["rejected"] + 0 * u_l
+    chosen, rejected = (ref_w + u_w).requires_grad_(), (ref_l + u_l).requires_grad_()
+    sides = {"chosen_logps": chosen, "rejected_logps": rejected, "ref_chosen_logps": ref_w, "ref_rejected_logps": ref_l}
+    slopes = torch.autograd.grad(loss(**sides, beta=BETA, **given).sum(), (chosen, rejected))
+    return -slopes[0], -slopes[1]
+
+
+u = torch.linspace(-60, 60, 121)  # nats; rewards from −6 to 6
+u_w, u_l = 20 * torch.randn(2, 300)
+r, h = BETA * u, u_w - u_l  # h: how far a pair has been moved apart, in nats
+m = BETA * h  # its margin r_w − r_l
+up, down = torch.ones_like(u), torch.zeros_like(u)
+
+# %% [markdown]
+# Is it true that nothing else reaches the parameters? A policy of five responses that share four parameters, three
+# methods on the same responses: the gradient of the method, and the gradient of SFT with the pushes as fixed weights.
+
+# %% tags=["check"]
+features, start = torch.randn(5, 4), torch.randn(4)
+for name in ("una-score", "una-binary-bce", "kto"):
+    theta = start.clone().requires_grad_()
+    logps = (features @ theta).log_softmax(-1)
+    ref_logps = torch.full((5,), 1 / 5).log()
+    feedback = {"scores": torch.rand(5), "labels": torch.tensor([1.0, 0, 1, 0, 1]), "kl": torch.tensor(0.2)}
+    given = {k: v for k, v in feedback.items() if k in inspect.signature(METHODS[name].loss).parameters}
+    losses = METHODS[name].loss(logps=logps, ref_logps=ref_logps, beta=BETA, **given)
+    (truth,) = torch.autograd.grad(losses.sum(), theta, retain_graph=True)
+    p = push(METHODS[name].loss, (logps - ref_logps).detach(), **given)
+    weighted_sft = (p * METHODS["sft"].loss(logps=logps)).sum()
+    check.close(f"{name} = SFT weighted by its pushes", torch.autograd.grad(weighted_sft, theta)[0], truth)
+check.close("sft: the push is 1 everywhere", push(METHODS["sft"].loss, u), 1.0)
+
+# %% [markdown]
+# ## 2. A pair
+#
+# Write $m = r_w - r_l$ for the margin. DPO's loss is $-\log\sigma(m)$, the derivative of that is $-\sigma(-m)$, and $m$
+# holds $\log\pi(y_w)$ with the factor $\beta$ and $\log\pi(y_l)$ with $-\beta$ (survey Eq. 11):
+#
+# $$p_w = \beta\,\sigma(-m), \qquad p_l = -p_w$$
+
+# %% tags=["check"]
+dpo = pushes(METHODS["dpo"].loss, u_w, u_l)
+check.close("dpo: p_w = β·σ(−m)", dpo[0], BETA * sigma(-m))
+check.close("dpo: p_l = −p_w", dpo[1], -dpo[0])
+for margin in (-6.0, 0.0, 6.0):
+    print(f"margin {margin:+.0f}: push {BETA * sigma(torch.tensor(-margin)):.5f}, of at most β = {BETA}")
+
+# %% [markdown]
+# UNA's Eq. 8 has no $\log\sigma$: it is printed as $-(r_w - r_l)$ and called equivalent to DPO. Its push is
+#
+# $$p_w = \beta, \qquad p_l = -\beta,$$
+#
+# whatever the margin. No pair is ever done, and the loss has no least value (EU7 in `una-ref methods una-pair`).
+
+# %% tags=["check"]
+printed = pushes(METHODS["una-pair"].printed, u_w, u_l)
+check.close("una-pair as printed: p_w = β", printed[0], BETA)
+check.close("una-pair as printed: p_l = −β", printed[1], -BETA)
+check.differs("so it is not DPO's", printed[0], dpo[0], by=0.09)
+
+# %% [markdown]
+# Label smoothing says that a share $\epsilon$ of the labels is wrong (cDPO, survey Eq. 12). A wrong label pushes the
+# other way with $\sigma(m) = 1 - \sigma(-m)$, and the mixture is DPO's push *less a constant*:
+#
+# $$p_w = \beta\left[(1 - \epsilon)\,\sigma(-m) - \epsilon\,\sigma(m)\right] = \beta\left[\sigma(-m) - \epsilon\right]$$
+#
+# It is zero at $m = \log\frac{1 - \epsilon}{\epsilon}$. A pair beyond that is pulled back.
+
+# %% tags=["check"]
+epsilon = 0.1
+cdpo = pushes(METHODS["cdpo"].loss, u_w, u_l, label_smoothing=epsilon)
+check.close("cdpo: p_w = β·[σ(−m) − ε]", cdpo[0], BETA * (sigma(-m) - epsilon))
+rest = torch.tensor([math.log((1 - epsilon) / epsilon)]) / BETA
+zero = torch.zeros(1)
+check.close("cdpo rests at margin log((1 − ε)/ε)", pushes(METHODS["cdpo"].loss, rest, zero)[0], 0.0)
+check.true("dpo does not", pushes(METHODS["dpo"].loss, rest, zero)[0] > 0.009, f"push {BETA * epsilon:.3f} there")
+print(f"{rest.item():.1f} nats of log-ratio gap for ε = {epsilon}, β = {BETA}")
+
+# %% [markdown]
+# IPO regresses the gap $h = m/\beta$, in nats, on $\frac{1}{2\beta}$ (survey Eq. 17, which prints a minus in front,
+# ES9):
+#
+# $$p_w = 2\left(\frac{1}{2\beta} - h\right)$$
+#
+# It is a spring: the further from its length, the harder, without bound and on both sides. With the printed sign the
+# spring pushes away from its length.
+
+# %% tags=["check"]
+ipo, ipo_printed = (pushes(form, u_w, u_l) for form in (METHODS["ipo"].loss, METHODS["ipo"].printed))
+check.close("ipo: p_w = 2·(1/(2β) − h)", ipo[0], 2 * (1 / (2 * BETA) - h))
+check.close("ipo: p_l = −p_w", ipo[1], -ipo[0])
+check.close("ipo as printed: the same with the other sign", ipo_printed[0], -ipo[0])
+check.differs("which is not the same thing", ipo_printed[0], ipo[0], by=100)
+centred = pushes(METHODS["una-centred"].losses["pairs"], u_w, u_l)
+check.close("una-centred on pairs is dpo", centred[0], dpo[0])
+
+# %% [markdown]
+# ## 3. A pair, with another divergence
+#
+# With an f-divergence in the place of the KL the reward is $\beta f'(\pi/\pi_\text{ref})$ (UPO Eq. 18) and DPO becomes
+# f-DPO (UPO Eq. 5). The chain rule has one factor more, how fast $f'$ moves with the log-ratio:
+#
+# $$\kappa(u) = \frac{d}{du} f'(e^u) = e^u f''(e^u)$$
+#
+# | divergence | reverse KL | forward KL | JS | $\chi^2$ | Hellinger | $\alpha$ | total variation |
+# | --- | --- | --- | --- | --- | --- | --- | --- |
+# | $\kappa(u)$ | $1$ | $e^{-u}$ | $\frac{1}{1 + e^u}$ | $2 e^u$ | $\frac12 e^{-u/2}$ | $e^{-\alpha u}$ | $0$ |
+
+# %% tags=["check"]
+KAPPA = {
+    "reverse_kl": torch.ones_like,
+    "forward_kl": lambda u: torch.exp(-u),
+    "js": lambda u: 1 / (1 + torch.exp(u)),
+    "jsd": lambda u: 0.5 / (1 + torch.exp(u)),
+    "chi2": lambda u: 2 * torch.exp(u),
+    "hellinger": lambda u: 0.5 * torch.exp(-u / 2),
+    "alpha": lambda u: torch.exp(-0.5 * u),  # the default, α = ½
+    "tv": torch.zeros_like,
+}
+small_w, small_l = u_w / 20, u_l / 20  # a few nats: e^u is then no astronomical number
+for name, kappa in KAPPA.items():
+    point = small_w.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(DIVERGENCES[name].slope(point).sum(), point)
+    check.close(f"κ of {name}", slope, kappa(small_w), tol=1e-11)
+check.true("that is all of them", set(KAPPA) == set(DIVERGENCES), f"{len(KAPPA)} divergences")
+
+# %% [markdown]
+# The two pushes of f-DPO, with $m_f = \beta f'_w - \beta f'_l$:
+#
+# $$p_w = \beta\,\sigma(-m_f)\,\kappa(u_w), \qquad p_l = -\beta\,\sigma(-m_f)\,\kappa(u_l)$$
+
+
+# %% tags=["check"]
+def reward_gap(name, u_w, u_l):
+    return DIVERGENCES[name].slope(u_w) - DIVERGENCES[name].slope(u_l)
+
+
+for name, kappa in KAPPA.items():
+    p_w, p_l = pushes(METHODS["f-dpo"].loss, small_w, small_l, divergence=name)
+    common = BETA * sigma(-BETA * reward_gap(name, small_w, small_l))
+    check.close(f"f-dpo, {name}: p_w", p_w, common * kappa(small_w), tol=1e-11)
+    check.close(f"f-dpo, {name}: p_l", p_l, -common * kappa(small_l), tol=1e-11)
+
+# %% [markdown]
+# Only with the reverse KL do the two pushes cancel. Take a pair that has been moved apart, $u_w = 2$ and $u_l = -2$.
+# JS pushes the rejected response down $(1 + e^2)/(1 + e^{-2}) = e^2$ times as hard as it pushes the chosen one up; with
+# the $\chi^2$ it is the other way round. A divergence decides *which of the two* keeps moving.
+
+# %% tags=["check"]
+apart = torch.tensor([2.0]), torch.tensor([-2.0])
+for name in ("reverse_kl", "js", "forward_kl", "chi2"):
+    p_w, p_l = pushes(METHODS["f-dpo"].loss, *apart, divergence=name)
+    print(f"{name:<11} chosen {p_w.item():+.4f}   rejected {p_l.item():+.4f}   ratio {(-p_l / p_w).item():.4f}")
+js_w, js_l = pushes(METHODS["f-dpo"].loss, *apart, divergence="js")
+check.close("js: the rejected one is pushed e² times as hard", -js_l / js_w, math.exp(2))
+check.differs("so the two do not cancel", js_w, -js_l, by=0.01)
+tv = pushes(METHODS["f-dpo"].loss, small_w, small_l, divergence="tv")
+check.close("total variation pushes nothing at all", torch.stack(tv), 0.0)
+
+# %% [markdown]
+# IUPO is IPO with a divergence. UPO's Theorem 3.1 asks for the rewards of the two responses, each against the
+# reference:
+#
+# $$p_w = 2\left(\tfrac{1}{2\beta} - \Delta\right)\kappa(u_w), \quad
+# p_l = -2\left(\tfrac{1}{2\beta} - \Delta\right)\kappa(u_l), \qquad
+# \Delta = f'\!\left(\tfrac{\pi_w}{\pi_{\text{ref},w}}\right) - f'\!\left(\tfrac{\pi_l}{\pi_{\text{ref},l}}\right)$$
+
+# %% tags=["check"]
+for name in ("reverse_kl", "js", "forward_kl", "chi2"):
+    p_w, p_l = pushes(METHODS["iupo"].loss, small_w, small_l, divergence=name)
+    spring = 2 * (1 / (2 * BETA) - reward_gap(name, small_w, small_l))
+    check.close(f"iupo, {name}: p_w", p_w, spring * KAPPA[name](small_w), tol=1e-9)
+    check.close(f"iupo, {name}: p_l", p_l, -spring * KAPPA[name](small_l), tol=1e-9)
+with_kl, _ = pushes(METHODS["iupo"].loss, u_w, u_l, divergence="reverse_kl")
+check.close("iupo with the reverse KL is ipo", with_kl, ipo[0])
+
+# %% [markdown]
+# The paper prints another one. It puts the *policy's own* ratio of the two responses into $f'$ (UPO Eq. 23 and 26).
+# With JS and $a = \log\frac{\pi_w}{\pi_l}$, and $U = f'(\pi_w/\pi_l) - f'(\pi_{\text{ref},w}/\pi_{\text{ref},l})$,
+#
+# $$p_w = 2\left(\tfrac{1}{2\beta} - U\right) \cdot \frac{1}{1 + \pi_w/\pi_l}, \qquad p_l = -p_w.$$
+#
+# The second factor is a gate. It asks which response is more probable, not what has been learned: a pair whose chosen
+# response is the more probable one, be it only because it is shorter, gets next to no push from the start.
+
+# %% tags=["check"]
+p_w, p_l = pushes(METHODS["iupo"].printed, u_w, u_l)
+a, a_ref = (REF["chosen"] + u_w) - (REF["rejected"] + u_l), torch.tensor(REF["chosen"] - REF["rejected"])
+gate = 1 / (1 + a.exp())
+U = DIVERGENCES["js"].slope(a) - DIVERGENCES["js"].slope(a_ref)
+check.close("iupo as printed: p_w", p_w, 2 * (1 / (2 * BETA) - U) * gate, tol=1e-11)
+check.close("iupo as printed: p_l = −p_w", p_l, -p_w)
+
+# %% [markdown]
+# How many pairs does that concern? The gate is below 0.01 where $a > \log 99 = 4.6$ nats. Log-probabilities of whole
+# responses differ by more than that as a rule. If the gaps are normal around 0 with a standard deviation $s$ (in nats),
+# the share of pairs with less than a hundredth of the push, all of them ranked right, is
+#
+# $$\Phi\left(-\frac{\log 99}{s}\right).$$
+
+# %% tags=["check"]
+at_start = torch.zeros(200_000)
+shares = {}
+for sd in (5.0, 20.0, 50.0):
+    gaps = sd * torch.randn(200_000)
+    apart_in_ref = {"chosen": gaps, "rejected": torch.zeros_like(gaps)}
+    first, _ = pushes(METHODS["iupo"].printed, at_start, at_start, apart_in_ref)
+    dead = (BETA * first < 0.01).double().mean()  # at the start U = 0, and the push is gate/β
+    shares[sd] = torch.special.ndtr(torch.tensor(-math.log(99) / sd))
+    check.close(
+        f"gap sd {sd:.0f}: {100 * shares[sd]:.0f} % of pairs have a gate below 0.01", dead, shares[sd], tol=0.006
+    )
+corrected, _ = pushes(METHODS["iupo"].loss, at_start, at_start, apart_in_ref)
+check.close("iupo, corrected, at the start: κ = ½ for every pair", BETA * corrected, 0.5)
+check.differs("as printed it is not", BETA * first, BETA * corrected, by=0.49)
+
+# %% [markdown]
+# ## 4. A thumb
+#
+# A label $y$ is 1 for a thumb up, 0 for a thumb down; $z = r + c$ is the implicit reward with whatever baseline there
+# is. UNA Eq. 9 leaves the measure open. With the cross-entropy the derivative of the log cancels that of $\sigma$:
+#
+# $$p = \beta\left(y - \sigma(z)\right)$$
+
+# %% tags=["check"]
+bce_up, bce_down = (push(METHODS["una-binary-bce"].loss, u, labels=y) for y in (up, down))
+check.close("una-binary-bce, up: p = β·(1 − σ)", bce_up, BETA * (1 - sigma(r)))
+check.close("una-binary-bce, down: p = −β·σ", bce_down, -BETA * sigma(r))
+shifted = push(METHODS["una-binary-bce"].loss, u, labels=up, baseline=0.7)
+check.close("with a baseline: at z = r + c", shifted, BETA * (1 - sigma(r + 0.7)))
+with_v = push(METHODS["una-centred"].losses["labels"], u, labels=up, baseline=0.7)
+check.close("una-centred on thumbs is that, with V(x)", with_v, shifted)
+
+# %% [markdown]
+# With the squared error $(\sigma(z) - y)^2$ nothing cancels, and a factor stays that is at most $\frac12$ and
+# vanishes at both ends:
+#
+# $$p = \beta\left(y - \sigma(z)\right) \cdot 2\,\sigma(z)\,\sigma(-z)$$
+#
+# At the right end that does no harm. At the wrong end it does: an example that the policy is *sure* about and *wrong*
+# about pushes next to nothing.
+
+# %% tags=["check"]
+mse_up, mse_down = (push(METHODS["una-binary-mse"].loss, u, labels=y) for y in (up, down))
+check.close("una-binary-mse, up: p = BCE's · 2σ(z)σ(−z)", mse_up, bce_up * 2 * sigma(r) * sigma(-r))
+check.close("una-binary-mse, down", mse_down, bce_down * 2 * sigma(r) * sigma(-r))
+sure = torch.tensor([-80.0])  # a thumb up, and r = −8
+bce, mse = (push(METHODS[f"una-binary-{g}"].loss, sure, labels=torch.ones(1)).item() / BETA for g in ("bce", "mse"))
+check.true("sure and wrong: BCE pushes with all it has", bce > 0.999, f"{bce:.4f}·β")
+check.true("sure and wrong: MSE does not", mse < 1e-3, f"{mse:.4f}·β")
+
+# %% [markdown]
+# The second line of Eq. 9 squares the measure $g$ once more and puts a minus in front (EU9). Since
+# $\frac{\partial (-g^2)}{\partial g} = -2g$,
+#
+# $$p^\text{printed} = -2g \cdot p :$$
+#
+# the wrong way, and the harder the worse the example is.
+
+# %% tags=["check"]
+for name, right in (("una-binary-bce", bce_up), ("una-binary-mse", mse_up)):
+    logps = u - 3.0
+    g = METHODS[name].loss(logps=logps, ref_logps=torch.full_like(u, -3.0), labels=up, beta=BETA)
+    wrong_way = push(METHODS[name].printed, u, labels=up)
+    check.close(f"{name} as printed: p = −2g·p", wrong_way, -2 * g * right)
+    check.true(f"{name} as printed: a thumb up pushes down, everywhere", (wrong_way < 0).all())
+
+# %% [markdown]
+# KTO's loss is the $\sigma$ itself (survey Eq. 32 and 34), so its push is the slope of $\sigma$, a bell. With
+# $x = r - \beta z_0$ and $\lambda$ the weight of the label's kind,
+#
+# $$p = \pm\,\beta\,\lambda\,\sigma(x)\,\sigma(-x).$$
+#
+# The label gives the sign, and nothing else can.
+
+# %% tags=["check"]
+z0 = torch.tensor(4.0)  # nats; β·z₀ = 0.4
+weights = {"desirable_weight": 1.5, "undesirable_weight": 0.5}
+kto_up, kto_down = (push(METHODS["kto"].loss, u, labels=y, kl=z0, **weights) for y in (up, down))
+bell = BETA * sigma(r - BETA * z0) * sigma(BETA * z0 - r)
+check.close("kto, up: p = β·λ_D·σ(x)σ(−x)", kto_up, 1.5 * bell)
+check.close("kto, down: p = −β·λ_U·σ(x)σ(−x)", kto_down, -0.5 * bell)
+
+# %% [markdown]
+# What follows shows when opinions differ. Let a share $q$ of the thumbs on a response be up. The mean pushes are
+#
+# $$\text{BCE: } \beta\,(q - \sigma(z)), \qquad
+# \text{KTO: } \beta\,\sigma(x)\,\sigma(-x)\left[q\lambda_D - (1 - q)\lambda_U\right].$$
+#
+# BCE rests at $\sigma(z) = q$, and so does MSE. KTO's bracket has no $x$ in it: the mean push has one sign for
+# *every* policy, and the response is driven to one end. It is bang-bang control, with the switch at $q = \frac12$ for
+# equal weights.
+
+# %% tags=["check"]
+plain = {"kl": torch.tensor(0.0)}
+for q in (0.3, 0.49, 0.51, 0.7):
+    means = {
+        "bce": q * bce_up + (1 - q) * bce_down,
+        "mse": q * mse_up + (1 - q) * mse_down,
+        "kto": q * push(METHODS["kto"].loss, u, labels=up, **plain)
+        + (1 - q) * push(METHODS["kto"].loss, u, labels=down, **plain),
+    }
+    signs = {name: set(p.sign().tolist()) for name, p in means.items()}
+    check.true(f"q = {q}: kto has one sign everywhere", signs["kto"] == {1.0 if q > 0.5 else -1.0}, str(signs["kto"]))
+    check.true(f"q = {q}: bce and mse have both", {1.0, -1.0} <= signs["bce"] & signs["mse"])
+logit = torch.tensor([math.log(0.3 / 0.7)]) / BETA
+for name in ("una-binary-bce", "una-binary-mse"):
+    mean = 0.3 * push(METHODS[name].loss, logit, labels=zero + 1) + 0.7 * push(METHODS[name].loss, logit, labels=zero)
+    check.close(f"{name} rests at σ = q", mean, 0.0)
+
+# %% [markdown]
+# DRO reads a thumb as a reward of $\pm 1$ and regresses on it, with a learned $V(x)$ (survey Eq. 37). It belongs to the
+# next section:
+#
+# $$p = \beta\left(\pm 1 - V(x) - r\right)$$
+
+# %% tags=["check"]
+dro_up, dro_down = (push(METHODS["dro"].losses["labels"], u, labels=y, baseline=0.2) for y in (up, down))
+check.close("dro, up: p = β·(1 − V − r)", dro_up, BETA * (1 - 0.2 - r))
+check.close("dro, down: p = β·(−1 − V − r)", dro_down, BETA * (-1 - 0.2 - r))
+
+# %% [markdown]
+# ## 5. A score
+#
+# UNA-score is a regression (UNA Eq. 10), its push the residual:
+#
+# $$p = 2\beta\,(s - c - r)$$
+#
+# Eq. 10 is printed with a minus in front of the square (EU12). Then $p = -2\beta\,(s - c - r)$: with $r = 0.2$ and
+# $s = 0.9$ descent lowers a response that should be raised, and the lower it is, the harder.
+
+# %% tags=["check"]
+s = torch.linspace(0, 1, len(u))
+raw, raw_printed = (push(form, u, scores=s) for form in (METHODS["una-score"].loss, METHODS["una-score"].printed))
+check.close("una-score: p = 2β·(s − r)", raw, 2 * BETA * (s - r))
+check.close("una-score as printed: p = −2β·(s − r)", raw_printed, -2 * BETA * (s - r))
+known = {"logps": torch.tensor([0.2]), "ref_logps": zero, "scores": torch.tensor([0.9]), "beta": 1.0}
+after = {}
+for form in ("loss", "printed"):
+    at = known["logps"].clone()
+    for _ in range(20):  # plain descent on one log-ratio, learning rate 0.1, β = 1
+        loss = getattr(METHODS["una-score"], form)(**known | {"logps": at.requires_grad_()})
+        at = (at - 0.1 * torch.autograd.grad(loss.sum(), at)[0]).detach()
+    after[form] = at.item()
+check.close("with its sign mended: r = 0.2 goes to the score, 0.9", after["loss"], 0.9, tol=0.01)
+check.true("as printed: it runs away", after["printed"] < -20, f"r = {after['printed']:.1f} after 20 steps")
+
+# %% [markdown]
+# The authors' code regresses $\sigma(r)$, not $r$ (EU11). That is the push of section 4's MSE with the score for a
+# label:
+#
+# $$p = 2\beta\,(s - \sigma(r))\,\sigma(r)\,\sigma(-r)$$
+
+# %% tags=["check"]
+released = push(METHODS["una-score"].released, u, scores=s)
+check.close("una-score.released", released, 2 * BETA * (s - sigma(r)) * sigma(r) * sigma(-r))
+as_label = push(METHODS["una-binary-mse"].loss, u, labels=s)
+check.close("is una-binary-mse with soft labels", released, as_label)
+
+# %% [markdown]
+# Centred UNA holds each score against a number for the prompt, $V(x)$; DRO does the same with half the loss. In the
+# survey DRO's gradient (Eq. 38) is printed without the factor $\beta$ (ES18):
+#
+# $$\text{una-centred: } 2\beta\,(s - V(x) - r), \qquad \text{dro: } \beta\,(s - V(x) - r), \qquad
+# \text{Eq. 38: } s - V(x) - r$$
+
+# %% tags=["check"]
+V = 0.6
+residual = s - V - r
+given = {"scores": s, "baseline": V}
+check.close("una-centred: 2β·(s − V − r)", push(METHODS["una-centred"].loss, u, **given), 2 * BETA * residual)
+check.close("dro: β·(s − V − r)", push(METHODS["dro"].loss, u, **given), BETA * residual)
+check.close("dro as printed: s − V − r", push(METHODS["dro"].printed, u, **given), residual)
+
+# %% [markdown]
+# ### The first step on scores is SFT
+#
+# Training starts at $\pi = \pi_\text{ref}$, where $r = 0$ for every response. What is pushed there?
+#
+# $$\text{una-score: } 2\beta \cdot s, \qquad \text{as released: } \tfrac{\beta}{2}\left(s - \tfrac12\right), \qquad
+# \text{una-centred: } 2\beta\,(s - V(x))$$
+#
+# The first raises *every* response with a positive score. The second raises every one above one half, the middle of the
+# scale. Neither asks what else there was for the prompt.
+
+# %% tags=["check"]
+begin = {
+    "una-score": push(METHODS["una-score"].loss, 0 * s, scores=s),
+    "released": push(METHODS["una-score"].released, 0 * s, scores=s),
+    "una-centred": push(METHODS["una-centred"].loss, 0 * s, scores=s, baseline=V),
+}
+check.close("una-score starts as SFT weighted by s", begin["una-score"], 2 * BETA * s)
+check.close("released: as SFT weighted by s − ½", begin["released"], BETA / 2 * (s - 0.5))
+check.close("una-centred: as SFT weighted by s − V", begin["una-centred"], 2 * BETA * (s - V))
+
+# %% [markdown]
+# How much of a first step is plain SFT then? Take responses as ToySteer's program writes them, right answers with
+# mistakes, and their scores. Split the weight $w$ of a response into the mean $\bar w$, which all of them get, and the
+# rest, which knows about the score:
+#
+# $$\mathbb E\,w^2 = \bar w^2 + \operatorname{Var} w$$
+
+# %%
+world = toysteer.ToySteer(seed=0, knobs=toysteer.Knobs(writer="program"))
+prompts, responses = world.draw(4000, torch.empty(0), seed=0, k=1).T  # nothing is drawn from a policy here
+scores = world.scores[prompts, responses]
+of_prompt = scores.view(-1, world.size).mean(0)  # the prompts come in turn
+first_steps = {
+    "una-score": scores,
+    "una-score.released": (scores - 0.5) / 4,
+    "una-centred": scores - of_prompt[prompts],
+}
+plain_sft = {name: (w.mean() ** 2 / (w**2).mean()).item() for name, w in first_steps.items()}
+print(f"{len(scores)} responses to {world.size} prompts, mean score {scores.mean():.3f}, sd {scores.std():.3f}")
+for name, share in plain_sft.items():
+    print(f"{name:<20} {100 * share:5.1f} % of the squared weight is the same for every response")
+
+# %% tags=["check"]
+for name, w in first_steps.items():
+    check.close(f"{name}: E w² = w̄² + Var w", w.mean() ** 2 + w.var(correction=0), (w**2).mean())
+check.true("una-score: nearly all of it is SFT", plain_sft["una-score"] > 0.85, f"{plain_sft['una-score']:.3f}")
+check.true("released: half of it", plain_sft["una-score.released"] > 0.45, f"{plain_sft['una-score.released']:.3f}")
+check.true("una-centred: nothing", plain_sft["una-centred"] < 1e-20, f"{plain_sft['una-centred']:.1g}")
+shuffle = torch.randperm(len(scores))
+for name, w in first_steps.items():
+    cosine = (w * w[shuffle]).mean() / (w**2).mean()
+    check.close(f"{name}: shuffled weights, cosine {cosine:.2f} with the true ones", cosine, plain_sft[name], tol=0.05)
+
+# %% [markdown]
+# The share that is plain SFT is what a run with *shuffled* scores keeps. That is why such a method needs the control:
+# on good responses it can look like learning from scores and be imitation.
+
+# %% [markdown]
+# ## 6. All of them
+#
+# One row a method: the push at the start, when the example is as wrong as can be and when it is right, in units of
+# $\beta$, and the gap or reward at which it rests. Pairs are moved apart by $h = \mp 100$ nats, a thumb up and a
+# score of 0.9 have $r = \mp 10$; $V = c = z_0 = 0$.
+
+
+# %%
+def chosen(form, **given):
+    def of(gap):
+        return pushes(form, gap / 2, -gap / 2, {"chosen": -3.0, "rejected": -3.0}, **given)[0]
+
+    return of
+
+
+def single(form, **given):
+    return lambda u: push(form, u, **{name: torch.full_like(u, value) for name, value in given.items()})
+
+
+thumb, rating = {"labels": 1.0}, {"scores": 0.9}
+RULES = {  # method, kind or form -> the push, as a function of nats
+    ("sft", "demos"): single(METHODS["sft"].loss),
+    ("una-pair", "pairs"): chosen(METHODS["una-pair"].loss),
+    ("una-pair", "printed"): chosen(METHODS["una-pair"].printed),
+    ("una-binary-mse", "labels"): single(METHODS["una-binary-mse"].loss, **thumb),
+    ("una-binary-mse", "printed"): single(METHODS["una-binary-mse"].printed, **thumb),
+    ("una-binary-bce", "labels"): single(METHODS["una-binary-bce"].loss, **thumb),
+    ("una-binary-bce", "printed"): single(METHODS["una-binary-bce"].printed, **thumb),
+    ("una-score", "scores"): single(METHODS["una-score"].loss, **rating),
+    ("una-score", "printed"): single(METHODS["una-score"].printed, **rating),
+    ("una-score", "released"): single(METHODS["una-score"].released, **rating),
+    ("una-centred", "scores"): single(METHODS["una-centred"].loss, **rating, baseline=0.0),
+    ("una-centred", "labels"): single(METHODS["una-centred"].losses["labels"], **thumb, baseline=0.0),
+    ("una-centred", "pairs"): chosen(METHODS["una-centred"].losses["pairs"]),
+    ("kto", "labels"): single(METHODS["kto"].loss, **thumb, kl=0.0),
+    ("ipo", "pairs"): chosen(METHODS["ipo"].loss),
+    ("ipo", "printed"): chosen(METHODS["ipo"].printed),
+    ("cdpo", "pairs"): chosen(METHODS["cdpo"].loss),
+    ("f-dpo", "pairs"): chosen(METHODS["f-dpo"].loss, divergence="js"),
+    ("iupo", "pairs"): chosen(METHODS["iupo"].loss),
+    ("iupo", "printed"): chosen(METHODS["iupo"].printed),
+    ("dro", "scores"): single(METHODS["dro"].loss, **rating, baseline=0.0),
+    ("dro", "labels"): single(METHODS["dro"].losses["labels"], **thumb, baseline=0.0),
+    ("dro", "printed"): single(METHODS["dro"].printed, **rating, baseline=0.0),
+}
+ends = torch.tensor([-100.0, 0.0, 100.0])
+nats = torch.linspace(-100, 100, 20_001)
+print(f"{'method':<27} {'very wrong':>11} {'at the start':>13} {'very right':>11}   at rest, nats")
+for (name, form), rule in RULES.items():
+    by_nats = rule(nats)
+    crossings = nats[:-1][(by_nats[:-1] > 0) & (by_nats[1:] <= 0)]
+    rests = f"{crossings[0]:.1f}" if len(crossings) else ("never" if (by_nats > -1e-12).all() else "runs away")
+    values = [f"{0.0 if abs(v) < 5e-5 else v:.4f}" for v in (rule(ends) / BETA).tolist()]
+    print(f"{name + ' ' + form:<27} {values[0]:>11} {values[1]:>13} {values[2]:>11}   {rests}")
+
+# %% tags=["check"]
+names = {name for name, _ in RULES}
+every = {(name, kind) for name in names for kind in METHODS[name].kinds}
+every |= {(name, form) for name in names for form in ("printed", "released") if getattr(METHODS[name], form)}
+complete = every == set(RULES)
+check.true("no loss of these methods is left out", complete, f"{len(RULES)} losses of {len(names)} methods")
+restless = {f"{name} {form}" for (name, form), rule in RULES.items() if rule(nats)[-1] > 0.5 * BETA}
+expected = {"sft demos", "una-pair printed", "ipo printed", "una-score printed"}
+check.true("still pushed up hard when it is right", restless == expected, ", ".join(sorted(restless)))
+
+# %% [markdown]
+# ## 7. The picture
+#
+# Solid lines are the methods as the library trains them, dashed lines are equations as printed. A dot is where the
+# example rests, or is left alone by the first step. In the shaded halves descent lowers what the feedback calls good.
+
+# %%
+colour = figures.PALETTE
+INK, GREY = figures.INK, colour["grey"]
+fig, axes = plt.subplots(2, 2, figsize=(10.4, 8.0))
+(pair_ax, gate_ax), (thumb_ax, score_ax) = axes
+
+
+def draw(ax, x, y, name, at, *, style="-", rests=None, **text):
+    ax.plot(x, y, style, color=colour[name[1]], zorder=3)
+    ax.annotate(name[0], at, color=colour[name[1]], fontsize=9, **text)
+    if rests is not None:
+        ax.plot(rests, 0, "o", color=colour[name[1]], markersize=7, markeredgecolor=figures.CARD, zorder=4)
+
+
+def against(ax, bottom, top):
+    ax.set_ylim(bottom, top)
+    ax.axhspan(bottom, 0, color=colour["vermilion"], alpha=0.07, linewidth=0, zorder=0)
+    ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
+    ax.grid(False)
+
+
+# A pair, reverse KL
+x = torch.linspace(-25, 45, 141)
+rule = {key: RULES[key](x) for key in RULES if key[0] in ("una-pair", "cdpo", "ipo")}
+relative = {key: p / abs(RULES[key](torch.zeros(1)).item()) for key, p in rule.items()}
+draw(pair_ax, x, relative["una-pair", "pairs"], ("DPO", "blue"), (-24, 1.56))
+draw(pair_ax, x, relative["cdpo", "pairs"], ("cDPO, ε = 0.1", "green"), (25.5, -0.33), rests=rest.item())
+draw(pair_ax, x, relative["ipo", "pairs"], ("IPO", "purple"), (-7.4, 2.17), rests=5, ha="right")
+draw(pair_ax, x, relative["una-pair", "printed"], ("UNA Eq. 8", "blue"), (44, 1.06), style="--", ha="right")
+draw(pair_ax, x, relative["ipo", "printed"], ("survey Eq. 17", "purple"), (17.6, 2.17), style="--")
+against(pair_ax, -1.3, 2.4)
+pair_ax.set_xlabel("nats by which the pair has been moved apart")
+pair_ax.set_ylabel("push on the chosen response\n(at the start: ±1)")
+pair_ax.set_title("A pair: who is ever done?")
+
+# A pair, Jensen-Shannon: the first step
+x = torch.linspace(-60, 60, 301)
+gaps_of = {"chosen": x, "rejected": torch.zeros_like(x)}
+zeros = torch.zeros_like(x)
+first, _ = pushes(METHODS["iupo"].printed, zeros, zeros, gaps_of)
+corrected, _ = pushes(METHODS["iupo"].loss, zeros, zeros, gaps_of)
+bell_curve = torch.exp(-((x / 20) ** 2) / 2)
+gate_ax.fill_between(x, 0.62 * bell_curve, color=colour["grey"], alpha=0.16, linewidth=0)
+right = x > math.log(99)
+gate_ax.fill_between(x[right], 0.62 * bell_curve[right], color=colour["orange"], alpha=0.38, linewidth=0)
+draw(gate_ax, x, BETA * first, ("UPO Eq. 26", "sky"), (-58, 1.03), style="--")
+draw(gate_ax, x, BETA * corrected, ("IUPO, corrected", "sky"), (-58, 0.53))
+gate_ax.annotate(f"{100 * shares[20.0]:.0f} % of the pairs:\nnext to no push", (21, 0.2), (27, 0.66), fontsize=9,
+                 arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
+gate_ax.text(-26, 0.1, "pairs, if gaps have\nsd 20 nats", color=GREY, fontsize=8.5, ha="center")
+gate_ax.set_ylim(0, 1.2)
+gate_ax.grid(False)
+gate_ax.set_xlabel(r"$\log\,\pi(y_w)/\pi(y_l)$ before training, nats")
+gate_ax.set_ylabel(r"first push on the chosen response, in $1/\beta$")
+gate_ax.set_title("The same pair, JS divergence: who gets in?")
+
+# A thumb up
+x = torch.linspace(-8, 8, 161)
+thumbs = {key: RULES[key](x / BETA) / BETA for key in RULES if key[1] in ("labels", "printed")}
+draw(thumb_ax, x, thumbs["una-binary-bce", "labels"], ("BCE", "blue"), (-7.8, 1.04))
+draw(thumb_ax, x, thumbs["una-binary-mse", "labels"], ("MSE of σ", "green"), (-3.5, 0.24), ha="right")
+draw(thumb_ax, x, thumbs["kto", "labels"], ("KTO", "vermilion"), (1.75, 0.2))
+draw(thumb_ax, x, thumbs["dro", "labels"], ("DRO", "purple"), (0.05, 1.33), rests=1)
+eq9 = thumbs["una-binary-bce", "printed"]
+draw(thumb_ax, x, eq9, ("UNA Eq. 9, BCE", "blue"), (-0.3, -0.62), style="--", ha="right")
+against(thumb_ax, -1.0, 1.5)
+thumb_ax.annotate("sure and wrong:\nnext to no push", (-6.3, 0.02), (-6.3, 0.42), ha="center", fontsize=9,
+                  arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
+thumb_ax.set_xlabel("implicit reward r of the response")
+thumb_ax.set_ylabel(r"push, in $\beta$")
+thumb_ax.set_title("A thumb up: who helps the worst?")
+
+# A score, the first step
+x = torch.linspace(0, 1, 21)
+mean = scores.mean().item()
+counts = torch.histc(scores, 20, 0, 1)
+score_ax.bar((torch.arange(20) + 0.5) / 20, counts / counts.max() * 0.8, 0.045, bottom=-1.1, color=GREY, alpha=0.3)
+score_ax.text(0.47, -0.93, "scores of 4,000 responses", color=GREY, fontsize=8.5, ha="center")
+draw(score_ax, x, x, ("UNA-score", "blue"), (0.3, 0.4), ha="right")
+draw(score_ax, x, (x - 0.5) / 4, ("as released", "green"), (0.6, 0.13), rests=0.5)
+draw(score_ax, x, x - mean, ("centred UNA", "vermilion"), (0.2, -0.78), rests=mean)
+draw(score_ax, x, -x, ("UNA Eq. 10", "blue"), (0.57, -0.52), style="--")
+score_ax.set_ylim(-1.1, 1.1)
+score_ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
+score_ax.grid(False)
+score_ax.set_xlabel("score s")
+score_ax.set_ylabel(r"first push, in $2\beta$")
+score_ax.set_title("A score: who is raised by the first step?")
+
+figures.save(fig, "07_gradients")
+plt.show()
+
+# %% [markdown]
+# Top left: DPO fades, IPO and cDPO come to rest, Eq. 8 as printed goes on and on. Top right: pairs whose chosen
+# response is the more probable one are shut out by Eq. 26. Bottom left: at a reward of $-6$ on a thumb up, BCE pushes
+# with all it has, MSE and KTO with nearly nothing. Bottom right: UNA-score raises every response, centred UNA those
+# above their prompt's mean.
+
+# %% [markdown]
+# ## What we learned
+#
+# - At each moment a method is SFT with weights, positive or negative: *= SFT weighted by its pushes*.
+# - DPO never rests, it fades. cDPO is DPO less a constant, and rests: *cdpo: p_w = β·[σ(−m) − ε]*, *dpo does not*.
+#   IPO is a spring: *ipo: p_w = 2·(1/(2β) − h)*.
+# - A divergence decides which of the two responses keeps moving: *js: the rejected one is pushed e² times as hard*.
+#   Total variation moves neither.
+# - UPO's Eq. 26 has a gate that asks which response is more probable. With gaps of 20 nats 41 % of the pairs, all of
+#   them ranked right, get less than a hundredth of the push: *gap sd 20*. UPO's own theorem gives every pair the same
+#   first push: *κ = ½*.
+# - BCE and the squared error on thumbs rest at the same place, and only BCE pushes an example about which the policy is
+#   sure and wrong: *sure and wrong*.
+# - KTO's mean push has one sign for every policy: *kto has one sign everywhere*. It does not learn how many thumbs were
+#   up, only which were more.
+# - UNA-score's first step is SFT weighted by the score, the released code's is SFT weighted by score less ½:
+#   *una-score starts as SFT weighted by s*, *released: as SFT weighted by s − ½*. On good responses most of that is
+#   plain SFT, which shuffled scores teach as well: *una-score: nearly all of it is SFT*, *shuffled weights*. A number
+#   per prompt takes that share away: *una-centred: nothing*.
+# - Three equations as printed push the wrong way (UNA Eq. 9 and 10, survey Eq. 17), one for ever (UNA Eq. 8), one
+#   differs by a factor $1/\beta$ (survey Eq. 38): *a thumb up pushes down, everywhere*, *as printed: it runs away*,
+#   *ipo as printed*, *una-pair as printed*, *dro as printed*.
+#
+# ## Limits
+#
+# - A push says what an example asks for, not what it gets. Probabilities sum to one and parameters are shared, so
+#   raising one response lowers others; Adam divides by the size of past gradients, so that a factor common to all
+#   pushes of a method ($\beta$, the 2 of a square) changes little. What remains are ratios and signs.
+# - Where many examples together come to rest is another question: notebook 00 for scores, `una_ref.theory` for all.
+# - The 41 % stands on gaps that are normal with 20 nats. How wide they are depends on the lengths of the responses.
+# - The share of plain SFT depends on the scores: it is high because ToySteer's program is right more often than not.
+#
+# ## Exercises
+#
+# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+#
+# **1.** *Robust* DPO divides out the label noise instead of smoothing:
+#
+# $$L = \frac{-(1 - \epsilon)\log\sigma(m) + \epsilon\log\sigma(-m)}{1 - 2\epsilon}$$
+#
+# Write its push on the chosen response as a function of $m$. Does it rest?
+
+# %%
+mine = ...  # a function of m
+
+
+def robust(m, e=epsilon):
+    return (-(1 - e) * m.sigmoid().log() + e * (-m).sigmoid().log()) / (1 - 2 * e)
+
+
+if mine is not ...:
+    margins = torch.linspace(-8, 8, 33).requires_grad_()
+    check.close("exercise 1", mine(margins), -BETA * torch.autograd.grad(robust(margins).sum(), margins)[0])
+
+# %% [markdown]
+# **2.** Which scalar baseline $c$ makes the mean push of UNA-score's first step zero on the 4,000 scores above? Which
+# share of the squared weight is then still the same for all responses *of a prompt*? (Compare `una-centred`, where it
+# is zero.)
+
+# %%
+mine = ...  # (c, the share)
+
+if mine is not ...:
+    w = push(METHODS["una-score"].loss, torch.zeros_like(scores), scores=scores, baseline=mine[0])
+    check.close("exercise 2: no common push", w.mean(), 0.0)
+    common = w.view(-1, world.size).mean(0)
+    check.close("exercise 2: what is left per prompt", (common**2).mean() / (w**2).mean(), mine[1], tol=1e-4)
+
+# %% [markdown]
+# **3.** At which implicit reward $r$ does the squared error push a thumb up hardest, and how hard, in units of $\beta$?
+
+# %%
+mine = ...  # (r, the push)
+
+if mine is not ...:
+    fine = torch.linspace(-3, 3, 60_001)
+    p = push(METHODS["una-binary-mse"].loss, fine / BETA, labels=torch.ones_like(fine)) / BETA
+    check.close("exercise 3", torch.tensor([fine[p.argmax()], p.max()]), torch.tensor(mine), tol=1e-3)
+
+# %% [markdown]
+# <details>
+# <summary>Answers</summary>
+#
+# **1.** `lambda m: BETA * ((1 - epsilon) * sigma(-m) + epsilon * sigma(m)) / (1 - 2 * epsilon)`. Both terms are
+# positive, so that it never rests; for a large margin it goes to $\beta\epsilon/(1 - 2\epsilon)$, a constant push. It
+# is right on average over flipped labels, not on each of them.
+#
+# **2.** $c = \bar s$: at $r = 0$ the push is $2\beta\,(s - c)$, zero on average.
+#
+# ```python
+# c = scores.mean()
+# mine = (c.item(), (((of_prompt - c) ** 2).mean() / ((scores - c) ** 2).mean()).item())
+# ```
+#
+# A few per cent. One number for all prompts takes off what the prompts share; where prompts differ in how hard they
+# are, $V(x)$ takes off the rest.
+#
+# **3.** `(-math.log(2), 8 / 27)`. With $q = \sigma(r)$ the push is $2\beta q(1 - q)^2$, whose derivative is zero at
+# $q = 1/3$.
+#
+# </details>
