@@ -13,7 +13,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from una_ref.theory.optimum import _check, log_partition
+from una_ref.theory.optimum import _check, _first, log_partition
 
 
 class NotConverged(RuntimeError):
@@ -31,8 +31,12 @@ def fixed_point(
 
     L-BFGS on the logits from `start_logps`, which ends where differences of the loss drown in rounding, then
     Newton steps on the gradient itself. Where the loss is not convex, the minimum that `start_logps` leads
-    to. Raises NotConverged when the largest gradient in a logit is still above `tolerance`.
+    to. Raises NotConverged when the largest gradient in a logit is still above `tolerance`, and ValueError where
+    `start_logps` is no table of positive probabilities.
     """
+    (start_logps,) = _check(start_logps=start_logps.detach())
+    if (bad := start_logps == -torch.inf).any():
+        raise ValueError(f"start_logps must be finite, got {_first(start_logps, bad)}: no logit leads back from zero")
 
     def of_logits(logits: Tensor) -> Tensor:
         return population_loss(logits.log_softmax(dim=-1))
@@ -41,7 +45,7 @@ def fixed_point(
         logits = logits.detach().requires_grad_()
         return torch.autograd.grad(of_logits(logits), logits)[0]
 
-    logits = _lbfgs(of_logits, start_logps.detach().to(torch.float64))
+    logits = _lbfgs(of_logits, start_logps)
     gradient = slope(logits)
     for _ in range(newton_steps):
         if gradient.abs().max() <= tolerance or not gradient.isfinite().all():
@@ -80,7 +84,7 @@ def una_regression(
     """log π (X, Y) -> the mean over prompts of E_{y~μ} (h(β·log π/π_ref + b) − r)²   (UNA Eq. 10, EU12).
 
     μ is `sampler_logps`, π_ref by default, and is not differentiated. The baseline b is a number (c; 0 is the paper's
-    default), a tensor that broadcasts to (X, 1) (f(x), V(x), or β·log Z(x), at which π* is the minimiser), or the best
+    default), a tensor (X, 1) (f(x), V(x), or β·log Z(x), at which π* is the minimiser), or the best
     one for each policy: "constant", one c for all prompts, or "prompt", one V(x) for each. The last is the population
     of leave-one-out baselines too: for K independent draws their expected gradient is that of Var_μ(r − β·log π/π_ref).
     h is the identity, or σ as in the authors' code (EU11); with σ a best baseline has no closed form and is refused.
@@ -88,23 +92,27 @@ def una_regression(
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
     weights = sampler.exp()
+    if (bad := (weights > 0) & (ref_logps == -torch.inf)).any():
+        raise ValueError(f"ref_logps must be finite where the sampler draws, got {_first(ref_logps, bad)}")
+    if normaliser not in ("identity", "sigmoid"):
+        raise ValueError(f"normaliser must be 'identity' or 'sigmoid', got {normaliser!r}")
     if isinstance(baseline, str) and (baseline not in ("constant", "prompt") or normaliser == "sigmoid"):
         raise ValueError(
             "baseline must be a number, a tensor, or (identity only) 'constant' or 'prompt'; "
             f"got {baseline!r} with the {normaliser}"
         )
+    given = None if isinstance(baseline, str) else _per_prompt(baseline, rewards)
 
     def population(logps: Tensor) -> Tensor:
+        if logps.shape != rewards.shape:
+            raise ValueError(f"logps must be {tuple(rewards.shape)} (prompts, responses), got {tuple(logps.shape)}")
         # A response that is never sampled is not in the sum, whatever its log-ratio.
         implicit = beta * torch.where(weights > 0, logps - ref_logps, 0.0)
-        b: Tensor | float
-        if baseline == "prompt":
-            b = (weights * (rewards - implicit)).sum(-1, keepdim=True)
-        elif baseline == "constant":
-            b = (weights * (rewards - implicit)).sum(-1).mean()
+        if given is not None:
+            b = given
         else:
-            assert not isinstance(baseline, str)
-            b = baseline
+            b = (weights * (rewards - implicit)).sum(-1, keepdim=True)
+            b = b if baseline == "prompt" else b.mean()
         learned = (implicit + b).sigmoid() if normaliser == "sigmoid" else implicit + b
         return (weights * (learned - rewards) ** 2).sum(-1).mean()
 
@@ -131,8 +139,9 @@ def una_fixed_point(
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
     if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
         raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
+    baseline = _per_prompt(baseline, rewards)
     above = log_partition(ref_logps, rewards - baseline, beta)
-    if (above < -1e-12).any():
+    if (above < -1e-12 * (rewards / beta).abs().amax(-1).clamp(min=1)).any():
         x = int(above.argmin())
         raise ValueError(
             f"rewards less baseline must have log Z >= 0 in each prompt, prompt {x} has {float(above[x]):.4g}: "
@@ -179,7 +188,7 @@ def una_minima(
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
     if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
         raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
-    responses = rewards.shape[-1]
+    baseline, responses = _per_prompt(baseline, rewards), rewards.shape[-1]
     a = ((rewards - baseline) / beta)[:, None, :]
     top = a + (ref_logps - sampler)[:, None, :]  # z = −e^(top − t) with t = −log(−ν/β)
     lower = torch.eye(responses + 1, responses, dtype=torch.bool)
@@ -228,7 +237,9 @@ def una_end(
     """
     ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
     sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
-    r = rewards - baseline
+    if which not in ("descent", "global"):
+        raise ValueError(f"which must be 'descent' or 'global', got {which!r}")
+    r = rewards - _per_prompt(baseline, rewards)
     below = log_partition(ref_logps, r, beta) < 0
     ends = torch.empty_like(r)
     if not below.all():
@@ -246,13 +257,15 @@ def una_end(
         rate = 1 / (beta * (2 * beta + r.abs().amax(-1, keepdim=True)))  # one over a bound of the loss's curvature
         chosen = there.long().argmax(-1)  # where there is only one, it is that
         going = there.sum(-1) > 1
-        logits = ref.clone()
+        logits, move = ref.clone(), torch.zeros_like(ref)
         for step in range(60_000):
             if not going.any():
                 break
             logps = logits.log_softmax(-1)
             slope = 2 * beta * mu * (beta * (logps - ref) - r)
-            logits = logits - rate * (slope - logps.exp() * slope.sum(-1, keepdim=True))
+            # Momentum only after a while: it leads through flat places, and from the start might lead elsewhere.
+            move = (0.95 if step > 3000 else 0.0) * move - rate * (slope - logps.exp() * slope.sum(-1, keepdim=True))
+            logits = logits + move
             if step % 500 == 499:
                 distance = (minima.exp() - logits.softmax(-1)[:, None]).abs().amax(-1).where(there, torch.inf)
                 arrived = going & (distance.amin(-1) < 0.02)
@@ -262,6 +275,17 @@ def una_end(
             raise NotConverged(f"descent has come to no minimum in {int(going.sum())} prompts")
     ends[below] = minima[torch.arange(len(r)), chosen]
     return ends
+
+
+def _per_prompt(baseline: Tensor | float, rewards: Tensor) -> Tensor:
+    """The baseline in float64; raises ValueError unless it is one finite number, or one for each prompt, (X, 1)."""
+    found = torch.as_tensor(baseline, dtype=torch.float64)
+    shape, expected = tuple(found.shape), (len(rewards), 1)
+    if shape not in ((), expected):
+        raise ValueError(f"baseline must be a number or {expected} (prompts, 1), got the shape {shape}")
+    if (bad := ~found.isfinite()).any():
+        raise ValueError(f"baseline must be finite, got {_first(found, bad)}")
+    return found
 
 
 def _log_lambert(z: Tensor) -> Tensor:
