@@ -387,9 +387,9 @@ if mine is not ...:
 # **2.** The gap of Eq. 11 is $a$ times a KL divergence, for any two lists. Between which two distributions?
 
 # %%
-mine = ...  # (p, q), two tensors (4,) for the lists below
-
 first, second = torch.tensor([2.0, 3.0, 5.0, 1.0]), torch.tensor([1.0, 4.0, 2.0, 3.0])
+mine = ...  # (p, q), two tensors (4,) for these two lists
+
 if mine is not ...:
     left, right = both_sides(first, second)
     check.close("exercise 2", first.sum() * kl(mine[0].log()[None], mine[1].log()[None])[0], left - right)
