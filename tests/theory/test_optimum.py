@@ -163,7 +163,7 @@ def test_lower_precision_is_computed_in_float64():
 
 def test_what_is_refused():
     ref, rewards = logs([0.5, 0.5]), torch.tensor([[1.0, 0.0]], dtype=F64)
-    with pytest.raises(ValueError, match=r"beta must be positive, got 0"):
+    with pytest.raises(ValueError, match=r"beta must be positive and finite, one number, got 0"):
         log_partition(ref, rewards, 0)
     with pytest.raises(ValueError, match=r"one shape .*'ref_logps': \(1, 2\), 'rewards': \(2,\)"):
         optimal_logps(ref, rewards[0], 1.0)

@@ -40,12 +40,12 @@ class Divergence:
     name
         As in `DIVERGENCES`.
     f
-        u -> f(e^u). Overflow is +inf.
+        u -> f(e^u), +inf where it overflows.
     slope
         u -> f′(e^u), dimensionless; β times it is a reward. Overflow is a signed infinity.
     inverse
-        v -> the u with f′(e^u) = v: −inf for v at or below f′(0+), +inf at or above f′(∞). Where f′ is
-        constant, the u nearest to 0.
+        v -> the u with f′(e^u) = v: −inf for v at or below f′(0+), +inf at or above f′(∞), and where f′ jumps
+        over v the u at which it does. Where f′ is constant in between, the u nearest to 0.
     slope_at_zero, slope_at_infinity
         f′(0+) and f′(∞).
     """
@@ -69,11 +69,14 @@ def _reverse_kl(u: Tensor) -> Tensor:
 
 
 def _js(u: Tensor) -> Tensor:
-    return _times_exp(_js_slope(u), u) + LOG2 - torch.nn.functional.softplus(u.clamp(max=1000.0))
+    # w·log(2w/(1 + w)) + log(2/(1 + w)); the second is −∞ at the end where the first is ∞.
+    return _times_exp(_js_slope(u), u) + _js_slope(-u.nan_to_num(posinf=0.0))
 
 
 def _js_slope(u: Tensor) -> Tensor:
-    return LOG2 + torch.nn.functional.logsigmoid(u)
+    # log(2w/(1 + w)), from the side where no digit is lost: exact at ±∞ and near 0.
+    low, high = u.clamp(max=0.0), u.clamp(min=0.0)
+    return torch.where(u < 0, low - torch.log1p(low.expm1() / 2), -torch.log1p(torch.expm1(-high) / 2))
 
 
 def _js_inverse(v: Tensor) -> Tensor:
@@ -84,14 +87,14 @@ def _js_inverse(v: Tensor) -> Tensor:
 def _alpha(u: Tensor, alpha: float) -> Tensor:
     low, high = u.clamp(max=1.0), u.clamp(min=1.0)
     near = (1 - alpha) * low.expm1() - ((1 - alpha) * low).expm1()
-    far = high.exp() * ((1 - alpha) - (-alpha * high).exp()) + alpha
+    far = _times_exp((1 - alpha) - (-alpha * high).exp(), high) + alpha
     return torch.where(u > 1, far, near) / (alpha * (1 - alpha))
 
 
 def _times_exp(x: Tensor, u: Tensor) -> Tensor:
-    """x·e^u, and 0 where e^u is 0 whatever x."""
+    """x·e^u: 0 where e^u is 0, whatever x is; where e^u overflows x is taken for constant, as its gradient is 0·∞."""
     w = u.exp()
-    return w * torch.where(w == 0, 0.0, x)
+    return w * torch.where(w == 0, 0.0, torch.where(w.isinf(), x.detach(), x))
 
 
 def _within(v: Tensor, low: float, high: float, inverse: Callable[[Tensor], Tensor]) -> Tensor:
@@ -201,8 +204,9 @@ def register(divergence: Divergence) -> Divergence:
 
     Checked on log-ratios from −30 to 30: f(1) = f′(1) = 0; f′ is the derivative of f and does not fall (f is
     convex); `inverse` undoes `slope`; f′ stays within `slope_at_zero` and `slope_at_infinity`, comes near
-    them where they are finite and grows beyond bounds where they are not. Raises ValueError saying which fails,
-    where and by how much, and for a name that is taken.
+    them where they are finite and grows beyond bounds where they are not; `inverse` is infinite at and beyond them.
+    No NaN anywhere, not at ±∞ either. Raises ValueError saying which fails, where and by how much, and for a name
+    that is taken.
     """
     name = divergence.name
     if name in _OWN:
@@ -217,8 +221,11 @@ def register(divergence: Divergence) -> Divergence:
             raise fail(f"{label} must be 0, got {value:.3g}")
     u = torch.linspace(-30, 30, 6001, dtype=torch.float64)
     slope, f = divergence.slope(u), divergence.f(u)
-    if (bad := slope.isnan() | f.isnan()).any():
-        raise fail(f"f or f' is NaN at log-ratio {float(u[bad][0]):.3g}")
+    ends = torch.tensor([-math.inf, -50_000.0, 50_000.0, math.inf], dtype=torch.float64)
+    everywhere = torch.cat([u, ends])
+    for label, function in (("f", divergence.f), ("f'", divergence.slope)):
+        if (bad := function(everywhere).isnan()).any():
+            raise fail(f"{label} is NaN at log-ratio {float(everywhere[bad][0]):.3g}")
     if (bad := slope.diff() < -1e-12 * slope[1:].abs().clamp(min=1)).any():
         raise fail(f"f is not convex: f' falls at log-ratio {float(u[1:][bad][0]):.3g}")
     # ∫ f′ dw between two points lies between the slopes at its ends, as f is convex.
@@ -244,5 +251,10 @@ def register(divergence: Divergence) -> Divergence:
     if (bad := ~((back - u[moving]).abs() <= 1e-5 * u[moving].abs().clamp(min=1))).any():
         at, got = float(u[moving][bad][0]), float(back[bad][0])
         raise fail(f"inverse does not undo f': at log-ratio {at:.3g} it gives {got:.3g}")
+    beyond = torch.tensor([-math.inf, low - 1, low, high, high + 1, math.inf], dtype=torch.float64)
+    expected = torch.tensor(3 * [-math.inf] + 3 * [math.inf], dtype=torch.float64)
+    if (bad := divergence.inverse(beyond) != expected).any():
+        at, got = float(beyond[bad][0]), float(divergence.inverse(beyond)[bad][0])
+        raise fail(f"inverse must be -inf up to f'(0+) and inf from f'(inf) on, but at {at:.3g} it gives {got:.3g}")
     _OWN[name] = divergence
     return divergence

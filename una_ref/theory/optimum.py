@@ -28,10 +28,11 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from una_ref.theory.divergences import Divergence, named
+from una_ref.theory.divergences import DIVERGENCES, Divergence, named
 
 ROW_SUM_TOLERANCE = 1e-4
 """How far a row may be from summing to one; sums of float32 log-softmaxes over a response stay within it."""
+REVERSE_KL = DIVERGENCES["reverse_kl"]
 EULER_GAMMA = 0.5772156649015329
 
 
@@ -74,7 +75,7 @@ def optimal_logps(
     For an f with a finite f′(0+) other responses may have probability zero too (EP4). Where the optimum is not
     unique (total variation), mass that all best responses may share is shared in proportion to π_ref.
     """
-    if named(divergence).name == "reverse_kl":
+    if named(divergence) is REVERSE_KL:
         ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
         return torch.log_softmax(ref_logps + rewards / beta, dim=-1)
     return _solve(ref_logps, rewards, beta, named(divergence))[1]
@@ -82,7 +83,7 @@ def optimal_logps(
 
 def multiplier(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl") -> Tensor:
     """λ(x), (X,), in the rewards' unit: r = β·f′(π*/π_ref) + λ(x) where π* > 0; β·log Z(x) for the KL (EP2)."""
-    if named(divergence).name == "reverse_kl":
+    if named(divergence) is REVERSE_KL:
         return beta * log_partition(ref_logps, rewards, beta)
     return _solve(ref_logps, rewards, beta, named(divergence))[0]
 
@@ -107,13 +108,14 @@ def f_divergence(logps: Tensor, other: Tensor, divergence: str | Divergence) -> 
     A response that `other` never gives adds π·f′(∞), the limit, which may be +inf.
     """
     divergence = named(divergence)
-    if divergence.name == "reverse_kl":
+    if divergence is REVERSE_KL:
         return kl(logps, other)
     logps, other = _check(logps=logps, other=other)
     absent = other == -torch.inf
     u = torch.where(absent, 0.0, logps - torch.where(absent, 0.0, other))
-    at_infinity = torch.where(absent & (logps > -torch.inf), logps.exp() * divergence.slope_at_infinity, 0.0)
-    return (other.exp() * divergence.f(u) + at_infinity).sum(dim=-1)
+    far = absent | (divergence.f(u.detach()).isinf() & (u > 0))  # where f overflows, it is as good as at the limit
+    at_infinity = torch.where(far & (logps > -torch.inf), logps.exp() * divergence.slope_at_infinity, 0.0)
+    return torch.where(far, at_infinity, other.exp() * divergence.f(torch.where(far, 0.0, u))).sum(dim=-1)
 
 
 def entropy(logps: Tensor) -> Tensor:
@@ -134,7 +136,7 @@ def regret(
     logps: Tensor, ref_logps: Tensor, rewards: Tensor, beta: float, divergence: str | Divergence = "reverse_kl"
 ) -> Tensor:
     """J(π*) − J(π) ≥ 0, (X,), in the rewards' unit; for the KL it is β·KL(π ‖ π*)."""
-    if named(divergence).name == "reverse_kl":
+    if named(divergence) is REVERSE_KL:
         return beta * log_partition(ref_logps, rewards, beta) - objective(logps, ref_logps, rewards, beta)
     best = optimal_logps(ref_logps, rewards, beta, divergence)
     return objective(best, ref_logps, rewards, beta, divergence) - objective(
@@ -144,6 +146,7 @@ def regret(
 
 def bradley_terry(rewards: Tensor) -> Tensor:
     """P(y ≻ y') = σ(r(y) − r(y')), (X, Y) -> (X, Y, Y), the winner first (UNA Eq. 1; UPO Eq. 2)."""
+    (rewards,) = _check(rewards=rewards)
     return (rewards[:, :, None] - rewards[:, None, :]).sigmoid()
 
 
@@ -157,8 +160,10 @@ def preference_rewards(
     number for each prompt (UPO Eq. 7).
     """
     opponent_logps = _check_preferences(preferences, opponent_logps)
-    values = psi(preferences.to(torch.float64))
-    return (values * opponent_logps.exp()[:, None, :]).sum(dim=-1)
+    values, weights = psi(preferences.to(torch.float64)), opponent_logps.exp()[:, None, :]
+    if values.shape != preferences.shape or values.isnan().any():
+        raise ValueError(f"psi must give a number for each preference, got NaN or the shape {tuple(values.shape)}")
+    return (torch.where(weights > 0, values, 0.0) * weights).sum(dim=-1)  # Ψ may be infinite at 0 and 1
 
 
 def nash_logps(preferences: Tensor, ref_logps: Tensor, beta: float, tolerance: float = 1e-12) -> Tensor:
@@ -173,8 +178,11 @@ def nash_logps(preferences: Tensor, ref_logps: Tensor, beta: float, tolerance: f
     if not torch.allclose(p + p.mT, torch.ones_like(p), rtol=0, atol=1e-9):
         worst = float((p + p.mT - 1).abs().max())
         raise ValueError(f"preferences: P(y over y') + P(y' over y) must be 1, off by up to {worst:.3g}")
-    if (ref_logps == -torch.inf).any():
-        raise ValueError("ref_logps must be finite: a Nash equilibrium is on the responses that π_ref gives")
+    if (bad := ref_logps == -torch.inf).any():
+        raise ValueError(
+            f"ref_logps must be finite, got {_first(ref_logps, bad)}: "
+            "a Nash equilibrium is on the responses that π_ref gives; leave out the others"
+        )
 
     # Unknowns log π and one multiplier a prompt: β·log(π/π_ref) − P·π + λ = 0, Σ π = 1. As P is antisymmetric but for
     # its ½, the equations are monotone, and Newton steps damped like a barrier's reach their root from anywhere.
@@ -212,7 +220,7 @@ def _solve(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: Divergen
     def logps_at(shift: Tensor) -> Tensor:
         return ref_logps + divergence.inverse(v + shift)
 
-    for _ in range(200):
+    for _ in range(100):
         shift = (low + high) / 2  # λ = best − β·shift; the sum grows with the shift
         short = logps_at(shift).logsumexp(-1, keepdim=True) < 0
         low, high = torch.where(short, shift, low), torch.where(short, high, shift)
@@ -229,15 +237,15 @@ def _solve(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: Divergen
 
 def _check(beta: float = 1.0, *, rewards: Tensor | None = None, **policies: Tensor) -> list[Tensor]:
     """The policies, then the rewards if any, in float64; raises ValueError unless all is as it should be."""
-    if not beta > 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    if torch.as_tensor(beta).numel() != 1 or not 0 < beta < math.inf:
+        raise ValueError(f"beta must be positive and finite, one number, got {beta}")
     tables = policies if rewards is None else policies | {"rewards": rewards}
     shapes = {name: tuple(table.shape) for name, table in tables.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(f"tables must share one shape (prompts, responses), got {shapes}")
     tables = {name: table.to(torch.float64) for name, table in tables.items()}
-    if rewards is not None and not torch.isfinite(rewards).all():
-        raise ValueError("rewards must be finite")
+    if rewards is not None and (bad := ~tables["rewards"].isfinite()).any():
+        raise ValueError(f"rewards must be finite, got {_first(tables['rewards'], bad)}")
     for name in policies:
         sums = tables[name].detach().exp().sum(dim=-1)
         row = int((sums - 1).abs().nan_to_num(nan=torch.inf).argmax())
@@ -252,6 +260,12 @@ def _check_preferences(preferences: Tensor, logps: Tensor, beta: float = 1.0) ->
     expected, shape = (*logps.shape, logps.shape[-1]), tuple(preferences.shape)
     if shape != expected:
         raise ValueError(f"preferences must be {expected} (prompts, winner, loser), got {shape}")
-    if not ((preferences >= 0) & (preferences <= 1)).all():
-        raise ValueError("preferences must be probabilities, between 0 and 1")
+    if (bad := ~((preferences >= 0) & (preferences <= 1))).any():
+        raise ValueError(f"preferences must be probabilities, between 0 and 1, got {_first(preferences, bad)}")
     return logps
+
+
+def _first(table: Tensor, bad: Tensor) -> str:
+    """The first bad entry and where it is."""
+    place = tuple(bad.nonzero()[0].tolist())
+    return f"{float(table[place]):.6g} at {place}"
