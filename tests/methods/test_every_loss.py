@@ -24,6 +24,8 @@ def test_is_a_plain_keyword_only_function(loss):
 
 
 def test_gradients_are_those_of_the_value(loss, draw):
+    if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):
+        return  # their value means nothing: see tests/methods/test_policy_gradient.py
     # With a given baseline: a leave-one-out one has, on purpose, no gradient.
     arguments = draw(loss, groups=False)
     values = per_example(arguments)

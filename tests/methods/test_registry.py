@@ -47,7 +47,7 @@ def test_a_wrong_name_suggests_the_near_one(wrong, near):
 
 
 def test_a_name_that_is_near_nothing_lists_all():
-    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, dro, dpo$"):
+    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, rloo, dpo$"):
         METHODS["zzzz"]
 
 
@@ -132,6 +132,9 @@ def test_the_defaults_of_the_papers():
         "f-dpo": 0.1,
         "iupo": 0.1,
         "dro": 1.0,
+        "una-online": 0.03,
+        "reinforce": 0.03,
+        "rloo": 0.03,
     }
     assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
     assert METHODS["iupo"].hyperparameters["divergence"] == "js"

@@ -78,6 +78,7 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
         "Kahneman–Tversky σ": lambda x, labels, kl, beta, desirable_weight=1.0, undesirable_weight=1.0: (
             shapes.kahneman_tversky(x - beta * kl, labels, desirable_weight, undesirable_weight)
         ),
+        "score function": shapes.score_function,
     }
 )
 REGULARISERS: Mapping[str, Callable[..., Tensor | float]] = MappingProxyType({"none": lambda: 0.0})

@@ -132,9 +132,7 @@ def una_centred_pairwise(
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **scores)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
-    return squared(
-        margin(chosen, rejected) - margin(chosen_scores, rejected_scores)
-    )  # UNA Eq. 10, of differences
+    return squared(margin(chosen, rejected) - margin(chosen_scores, rejected_scores))  # UNA Eq. 10, of differences
 
 
 def ipo(

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from una_ref.methods import pairs, singles
+from dataclasses import replace
+
+from una_ref.methods import pairs, policy_gradient, singles
 from una_ref.methods.method import AXES, Method
 
 UNA = "Wang et al. 2024, UNA"
@@ -48,9 +50,7 @@ UNA_PAIR = Method(
     errata=("EU7", "EU8"),
     reductions="DPO",
     printed=pairs.una_pair_printed,
-    axes=_axes(
-        "Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
-    ),
+    axes=_axes("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
 )
 
 UNA_BINARY_MSE = Method(
@@ -165,8 +165,7 @@ IPO = Method(
     reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
     printed=pairs.ipo_printed,
     axes=_axes(
-        "Implicit Preference Response Positive Preference Human Pair "
-        "Reference Uncontrol KL Off Offline Separate"
+        "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
     ),
 )
 
@@ -244,8 +243,54 @@ DRO = Method(
     axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
 )
 
+UNA_ONLINE = replace(
+    UNA_SCORE,
+    name="una-online",
+    title="online UNA",
+    samples_from="the current π",
+    equation="UNA Eq. 7 with g the MSE, Eq. 10",
+    reductions="its gradient is reinforce's times 2β, sample by sample",
+    released=None,
+)
+
+REINFORCE = Method(
+    name="reinforce",
+    title="REINFORCE on the regularised reward",
+    reward="β·log(π/π_ref) + c",
+    comparison="one response and a score",
+    shape="score function",
+    regulariser="none",
+    samples_from="the current π",
+    losses={"scores": policy_gradient.reinforce},
+    needs_reference=True,
+    shift_invariant=False,
+    paper=f"Williams 1992; {SURVEY}",
+    equation="survey Eq. 48 without its baseline",
+    errata=("ES24", "EU13"),
+    reductions="times 2β: una-online",
+)
+
+RLOO = Method(
+    name="rloo",
+    title="REINFORCE, leave-one-out",
+    reward="β·log(π/π_ref) + V(x)",
+    comparison="one response and a score",
+    shape="score function",
+    regulariser="none",
+    samples_from="the current π",
+    losses={"scores": policy_gradient.rloo},
+    needs_reference=True,
+    shift_invariant=True,
+    paper=f"Ahmadian et al. 2024, RLOO; {SURVEY}",
+    equation="survey Eq. 48",
+    errata=("ES24",),
+    reductions="times 2β: una-centred sampled from π",
+    axes=_axes("Explicit Point Response Positive Preference Human Pair Free Uncontrol KL On Offline Separate"),
+)
+
 RECORDS = (
     *(SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED),
     *(KTO, IPO, CDPO, F_DPO, IUPO, DRO),
+    *(UNA_ONLINE, REINFORCE, RLOO),
 )
 """Every method, in the order of the tables."""

@@ -56,3 +56,8 @@ def kahneman_tversky(
     """
     y = labels.to(x.dtype)
     return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()
+
+
+def score_function(x: Tensor, logps: Tensor) -> Tensor:
+    """x·log π with x held constant: a number that means nothing, whose gradient is REINFORCE's, x·∇log π."""
+    return x.detach() * logps

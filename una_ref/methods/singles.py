@@ -25,9 +25,7 @@ def una_binary_mse(
     Learns σ(r_θ + baseline) = P(up), and π* for labels drawn with P(up) = σ(r) if the baseline is β·log Z(x).
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline)
-    return mse(
-        implicit_reward(logps, ref_logps, beta) + baseline, labels
-    )  # UNA Eq. 9, first line, sign mended
+    return mse(implicit_reward(logps, ref_logps, beta) + baseline, labels)  # UNA Eq. 9, first line, sign mended
 
 
 def una_binary_bce(
@@ -39,27 +37,21 @@ def una_binary_bce(
     pair's two responses, labelled 1 and 0, the sum is TRL's `bco_pair`.
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline)
-    return bce(
-        implicit_reward(logps, ref_logps, beta) + baseline, labels
-    )  # UNA Eq. 9, first line, sign mended
+    return bce(implicit_reward(logps, ref_logps, beta) + baseline, labels)  # UNA Eq. 9, first line, sign mended
 
 
 def una_binary_mse_printed(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
     """−g² with g = [σ(r_θ + baseline) − y]²: UNA's Eq. 9, second line, as printed (EU9)."""
-    return -squared(
-        una_binary_mse(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
-    )
+    return -squared(una_binary_mse(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta))
 
 
 def una_binary_bce_printed(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float = 0.0, beta: float = 0.01
 ) -> Tensor:
     """−g² with g the cross-entropy: UNA's Eq. 9, second line, as printed; unbounded below (EU9)."""
-    return -squared(
-        una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
-    )
+    return -squared(una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta))
 
 
 def una_score(
@@ -110,9 +102,7 @@ def una_centred(
     is RLOO, sample by sample.
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, groups=groups, baseline=baseline)
-    return squared(
-        centred_reward(logps, ref_logps, scores, groups, baseline, beta) - scores
-    )  # UNA Eq. 10 and 23
+    return squared(centred_reward(logps, ref_logps, scores, groups, baseline, beta) - scores)  # UNA Eq. 10 and 23
 
 
 def una_centred_labels(
@@ -122,9 +112,7 @@ def una_centred_labels(
     return una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
 
 
-def dro(
-    *, logps: Tensor, ref_logps: Tensor, scores: Tensor, baseline: Tensor | float, beta: float = 1.0
-) -> Tensor:
+def dro(*, logps: Tensor, ref_logps: Tensor, scores: Tensor, baseline: Tensor | float, beta: float = 1.0) -> Tensor:
     """½·(s − V(x) − r_θ)², V(x) = `baseline`, learned together with the policy   (survey Eq. 37).
 
     One loss for both: its gradient in V(x) is the survey's Eq. 39, that in log π is β times the one printed in Eq.

@@ -1,0 +1,180 @@
+"""What scores a response: text in, number out.
+
+A source is called with `Answer`s and returns a number for each, in its own unit. It sees text, never the policy's token
+ids: a reward model has its own tokenizer and template.
+"""
+
+from __future__ import annotations
+
+import importlib
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from una_ref.data.toysteer import ToySteer
+from una_ref.errors import InputError
+
+Prompt = str | tuple[dict, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prompt (text, or messages), a response to it as text, and whether the response ended or was cut."""
+
+    prompt: Prompt
+    response: str
+    ended: bool = True
+
+
+RewardSource = Callable[[Sequence[Answer]], Sequence[float]]
+
+
+@dataclass(frozen=True)
+class Truth:
+    """A ToySteer world's own reward, exact: r = scale·(score − ½) + offset."""
+
+    world: ToySteer
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """In reward units. Raises InputError for a prompt that is not of the world."""
+        prompts = {prompt: x for x, prompt in enumerate(self.world.prompts)}
+        responses = {response: y for y, response in enumerate(self.world.responses)}
+        scores = []
+        for answer in answers:
+            if answer.prompt not in prompts:
+                raise InputError(f"reward toysteer: expected a prompt of the world, got {answer.prompt!r:.60}")
+            letters = answer.response.replace(" ", "")
+            scores.append(float(self.world.rewards[prompts[answer.prompt], responses[letters, answer.ended]]))
+        return scores
+
+
+class Classifier:
+    """A sequence-classification model with one output, read with its *own* tokenizer and chat template.
+
+    Args:
+        name: folder or hub name.
+        tokens: most tokens, pads included, in one forward pass.
+
+    Raises:
+        InputError: nothing loadable there, or it has more than one output.
+    """
+
+    def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "float32") -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            self.model = AutoModelForSequenceClassification.from_pretrained(
+                name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+            ).eval()
+        except Exception as error:  # no such folder, no network, damaged weights: each has a class of its own
+            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            raise InputError(f"reward {name!r}: expected a sequence-classification model, got: {reason}") from error
+        if self.model.config.num_labels != 1:
+            raise InputError(f"reward {name!r}: expected one output, got {self.model.config.num_labels}")
+        rows = self.model.get_input_embeddings().weight.shape[0]
+        if len(self.tokenizer) > rows:
+            raise InputError(
+                f"reward {name!r}: expected a tokenizer of at most {rows} ids, the rows of its embedding, got "
+                f"{len(self.tokenizer)}"
+            )
+        self.model.config.pad_token_id = self._pad()
+        self.tokens = tokens
+
+    def _pad(self) -> int:
+        pad = self.tokenizer.pad_token_id
+        return pad if pad is not None else self.tokenizer.eos_token_id or 0
+
+    def text(self, answer: Answer) -> list[int]:
+        """The ids that the model reads: prompt and response as a dialogue through its template, or one text."""
+        if self.tokenizer.chat_template:
+            turns = list(answer.prompt) if not isinstance(answer.prompt, str) else [_turn("user", answer.prompt)]
+            turns.append(_turn("assistant", answer.response))
+            return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+        prompt = answer.prompt if isinstance(answer.prompt, str) else "\n\n".join(m["content"] for m in answer.prompt)
+        return self.tokenizer(prompt + answer.response)["input_ids"]
+
+    @torch.no_grad()
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """The model's one logit for each answer."""
+        ids = [self.text(answer) for answer in answers]
+        scores = [math.nan] * len(ids)
+        some: list[int] = []
+        for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
+            if some and (len(some) + 1) * len(ids[i]) > self.tokens:
+                self._score(ids, some, scores)
+                some = []
+            some.append(i)
+        self._score(ids, some, scores)
+        return scores
+
+    def _score(self, ids: list[list[int]], some: list[int], scores: list[float]) -> None:
+        width = max(len(ids[i]) for i in some)
+        rows = torch.tensor([ids[i] + [self._pad()] * (width - len(ids[i])) for i in some])
+        mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in some])
+        # The model's own way to find the last token looks for pads by value; a hidden state is read here by length.
+        core = getattr(self.model, self.model.base_model_prefix)
+        hidden = core(input_ids=rows, attention_mask=mask, use_cache=False)[0]
+        last = hidden[torch.arange(len(some)), mask.sum(1) - 1]
+        for i, score in zip(some, self.model.score(last)[:, 0].tolist(), strict=True):
+            scores[i] = score
+
+
+def _turn(role: str, content: str) -> dict[str, str]:
+    return {"role": role, "content": content}
+
+
+@dataclass(frozen=True)
+class Ensemble:
+    """The mean of several sources."""
+
+    sources: tuple[RewardSource, ...]
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float]:
+        """The mean over sources, in their common unit."""
+        columns = [list(source(answers)) for source in self.sources]
+        return [sum(row) / len(row) for row in zip(*columns, strict=True)]
+
+
+def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
+    """The source that a run's `reward` names; several, separated by commas, are averaged.
+
+    Args:
+        name: "toysteer" (the truth of `world`), "module:function" (a Python function that takes a list of `Answer` and
+            returns numbers), or a folder or hub name of a sequence-classification model.
+        world: ToySteer's, where that is the data.
+
+    Raises:
+        InputError: nothing of that name, or no world for its truth.
+    """
+    if "," in name:
+        return Ensemble(tuple(named(part.strip(), world=world) for part in name.split(",")))
+    if name == "toysteer":
+        if world is None:
+            raise InputError("reward toysteer: expected ToySteer's prompts, got other data; name a reward source")
+        return Truth(world)
+    module, colon, function = name.partition(":")
+    if colon and not Path(name).exists():
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError) as error:
+            raise InputError(f"reward {name!r}: expected module:function, got: {error}") from error
+    return Classifier(name)
+
+
+def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float]:
+    """The scores as floats. Raises InputError unless there is one for each answer and all are finite."""
+    if len(scores) != len(answers):
+        raise InputError(f"reward {name}: expected {len(answers)} numbers, got {len(scores)}")
+    out = [float(score) for score in scores]
+    for answer, score in zip(answers, out, strict=True):
+        if not math.isfinite(score):
+            raise InputError(
+                f"reward {name}: expected a finite number, got {score} for the response {answer.response!r:.60} "
+                f"to {answer.prompt!r:.60}"
+            )
+    return out

@@ -1,0 +1,157 @@
+"""Responses drawn from the policy itself, from the very distribution that it is scored by.
+
+An `Engine` turns prompts into draws. The one built in is Hugging Face's `generate`, batched, with a KV cache and
+prompts padded on the left, at temperature 1 and with nothing cut off: what a model's generation config says of sampling
+is not used, but for the tokens that it suppresses, and those are left out of the scored distribution as well. A draw
+carries the log-prob that the sampler gave it. Training never uses that number: log-probs are computed again by the
+training forward, and the gap between the two is logged (a KV cache, another kernel, a merged adapter all show in it).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+
+from una_ref.errors import InputError
+from una_ref.policies.logprobs import _inner, _suppressed
+
+
+@dataclass(frozen=True, slots=True)
+class Draw:
+    """One response: its token ids (EOS is the last one if it ended), whether it ended, log-prob by the sampler."""
+
+    tokens: tuple[int, ...]
+    ended: bool
+    logp: float
+
+
+class Engine(Protocol):
+    """What makes responses; another one (vLLM, say) takes its place by being called alike."""
+
+    def __call__(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
+    ) -> list[list[Draw]]:
+        """`k` independent draws of at most `max_new` tokens for each prompt; the same for the same seed and model."""
+        ...
+
+
+@dataclass(frozen=True)
+class HuggingFace:
+    """`generate` of transformers.
+
+    Attributes:
+        eos: the token that ends a response.
+        tokens: most tokens of prompts and responses, pads included, in one call of `generate`.
+    """
+
+    eos: int
+    tokens: int = 32768
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
+    ) -> list[list[Draw]]:
+        """See `Engine`. Raises InputError for a prompt that leaves no room within the model's positions."""
+        inner = _inner(model)  # under PEFT the adapters stand in its layers, and act
+        positions = getattr(inner.config, "max_position_embeddings", None)
+        longest = max(map(len, prompts))
+        if positions is not None and longest + max_new > positions:
+            raise InputError(
+                f"rollout: expected prompt and response within the model's {positions} positions, got a prompt of "
+                f"{longest} tokens and responses of up to {max_new}"
+            )
+        drawn: dict[int, list[Draw]] = {}
+        # Prompts of like length together: fewer pads; the order of the answers is that of the prompts.
+        order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+        with _sampling(inner, self.eos, k, max_new), _seeded(seed, next(inner.parameters()).device):
+            for some in self._cut(prompts, order, k, max_new):
+                for i, draws in zip(some, self._draw(inner, [prompts[i] for i in some], k), strict=True):
+                    drawn[i] = draws
+        return [drawn[i] for i in range(len(prompts))]
+
+    def _cut(
+        self, prompts: Sequence[tuple[int, ...]], order: Sequence[int], k: int, max_new: int
+    ) -> Iterator[list[int]]:
+        some: list[int] = []
+        for i in order:
+            if some and (len(some) + 1) * k * (len(prompts[i]) + max_new) > self.tokens:
+                yield some
+                some = []
+            some.append(i)
+        yield some
+
+    def _draw(self, inner: Any, prompts: Sequence[tuple[int, ...]], k: int) -> list[list[Draw]]:
+        device = next(inner.parameters()).device
+        width = max(map(len, prompts))
+        ids = torch.tensor([[self.eos] * (width - len(p)) + list(p) for p in prompts], device=device)
+        mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        trace = _Trace(width)
+        out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=[trace])
+        logps = trace.finish(out)
+        draws = []
+        for row, terms in zip(out[:, width:].tolist(), logps.tolist(), strict=True):
+            ended = self.eos in row
+            length = row.index(self.eos) + 1 if ended else len(row)
+            draws.append(Draw(tuple(row[:length]), ended, sum(terms[:length])))
+        return [draws[i : i + k] for i in range(0, len(draws), k)]
+
+
+class _Trace:
+    """Stands last among the logits processors and notes each drawn token's log-prob, without keeping the logits."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        self.before: torch.Tensor | None = None
+        self.terms: list[torch.Tensor] = []
+
+    def __call__(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        self._note(ids)
+        self.before = logits.float().log_softmax(-1)
+        return logits
+
+    def _note(self, ids: torch.Tensor) -> None:
+        if self.before is not None:
+            self.terms.append(self.before.gather(-1, ids[:, -1:]).double())
+
+    def finish(self, ids: torch.Tensor) -> torch.Tensor:
+        """(rows, steps) log-probs of the tokens that follow the prompts in `ids`."""
+        self._note(ids)
+        return torch.cat(self.terms, -1)
+
+
+@contextmanager
+def _sampling(inner: Any, eos: int, k: int, max_new: int) -> Iterator[None]:
+    """The model in eval mode, with a generation config that samples from what is scored."""
+    from transformers import GenerationConfig
+
+    own, training = inner.generation_config, inner.training
+    # Put in the model's place rather than passed along: what is left open in one that is passed comes from the model's.
+    inner.generation_config = GenerationConfig(
+        do_sample=True,
+        temperature=1.0,
+        top_k=0,
+        top_p=1.0,
+        max_new_tokens=max_new,
+        num_return_sequences=k,
+        eos_token_id=eos,
+        pad_token_id=eos,  # behind a response's own EOS, where nothing is read
+        suppress_tokens=_suppressed(inner) or None,
+    )
+    inner.eval()
+    try:
+        yield
+    finally:
+        inner.generation_config = own
+        inner.train(training)
+
+
+@contextmanager
+def _seeded(seed: int, device: torch.device) -> Iterator[None]:
+    """torch's random numbers from `seed`, and as they were afterwards."""
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        yield
