@@ -1,0 +1,585 @@
+# ---
+# jupyter:
+#   kernelspec:
+#     display_name: Python 3
+#     language: python
+#     name: python3
+# ---
+
+# %% [markdown]
+# # When is β·log(π/π_ref) the reward?
+#
+# Notebook 02 ended with the reward read off the optimal policy,
+# $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z(x)$, and with $Z(x)$ being hard to know at small $\beta$.
+# UNA's answer is to leave it out. This notebook asks what is then claimed, when it is true, and what the two letters
+# $f(x)$ and $c$ of the general form can and cannot do.
+#
+# **Claim** (UNA Eq. 6, Sec. 3, App. C). "Given the classical RLHF objective, the optimal policy is induced by"
+#
+# $$r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)},$$
+#
+# a special case, $f(x) = c = 0$, of $r = \beta \log \frac{\pi}{\pi_\text{ref}} + f(x) + c$ with
+# $c = \beta \log \lambda$.
+#
+# **Needs.** Notebooks 01 and 02.
+
+# %%
+import math
+
+import sympy as sp
+import torch
+from IPython.display import Markdown
+
+from una_ref import figures
+from una_ref.claims import CLAIMS, markdown
+from una_ref.methods.rewards import implicit_reward
+from una_ref.notebook import check
+from una_ref.theory import TableWorld, fixed_point, log_partition, objective, una_regression
+
+torch.set_num_threads(1)
+torch.set_default_dtype(torch.float64)
+torch.set_printoptions(precision=4, sci_mode=False)
+plt = figures.pyplot()
+
+BETA = 0.3
+ref = torch.tensor([[0.30, 0.25, 0.20, 0.15, 0.10], [0.30, 0.10, 0.25, 0.20, 0.15], [0.35, 0.25, 0.20, 0.05, 0.15]])
+ratings = torch.tensor([[0.90, 0.80, 0.70, 0.95, 0.60], [0.20, 0.90, 0.50, 0.10, 0.70], [0.05, 0.10, 0.0, 0.30, 0.20]])
+world = TableWorld(ref.log(), ratings, BETA)  # an easy, a mixed and a hard prompt, rated from 0 to 1
+generator = torch.Generator().manual_seed(0)
+policies = [(3 * torch.randn(3, 5, generator=generator)).log_softmax(-1) for _ in range(200)]
+
+# %% [markdown]
+# ## What UNA Eq. 6 defines
+#
+# Any policy has an implicit reward, UNA Eq. 6. It says how far the policy has moved from its reference:
+#
+# $$r_\theta(x, y) = \beta \log \frac{\pi_\theta(y \mid x)}{\pi_\text{ref}(y \mid x)}.$$
+
+
+# %%
+def implicit(logps):
+    """UNA Eq. 6."""
+    return BETA * (logps - world.ref_logps)
+
+
+print("the implicit reward of π*\n", implicit(world.optimum))
+print("the ratings\n", ratings)
+
+# %% tags=["check"]
+check.close(
+    "UNA Eq. 6 by hand = implicit_reward", implicit(policies[0]), implicit_reward(policies[0], world.ref_logps, BETA)
+)
+mean = (policies[0].exp() * implicit(policies[0])).sum(-1)
+check.true("its mean under π itself is β·KL >= 0", (mean >= 0).all(), str([round(x, 3) for x in mean.tolist()]))
+
+# %% [markdown]
+# ## Two ways to read the claim, and the one that holds
+#
+# Section 3 sets out to "rigorously prove that $r = \beta \log (\pi_\theta / \pi_\text{ref})$ will maximize the
+# objective". Which $\pi$ is meant?
+#
+# **Reading 1: the reward is the implicit reward of whichever policy is judged.** Then
+#
+# $$
+# J(\pi) = \mathbb{E}_\pi \left[ \beta \log \frac{\pi}{\pi_\text{ref}} \right]
+# - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref}) = 0
+# $$
+#
+# for *every* policy. Nothing is maximised (EU2).
+
+# %% tags=["check"]
+p, q = sp.symbols("pi1:4", positive=True), sp.symbols("q1:4", positive=True)
+beta = sp.symbols("beta", positive=True)
+earned = sum(a * beta * sp.log(a / b) for a, b in zip(p, q, strict=True))
+paid = beta * sum(a * sp.log(a / b) for a, b in zip(p, q, strict=True))
+check.true("reading 1: J = 0, symbolically", sp.simplify(earned - paid) == 0, "sympy: 0")
+own = torch.stack([objective(p, world.ref_logps, implicit(p), BETA) for p in policies])
+check.close("reading 1: J = 0 for 200 policies", own, 0.0)
+given = torch.stack([objective(p, world.ref_logps, ratings, BETA) for p in policies])
+check.differs("with the ratings as the reward, policies do differ", given.amax(0), given.amin(0), by=0.5)
+
+# %% [markdown]
+# **Reading 2: the reward is given, and its optimum $\pi^*$ has it as implicit reward.** Notebook 02 says by how much
+# this fails: by $\beta \log Z(x)$, for every response of the prompt alike.
+
+# %%
+missing = ratings - implicit(world.optimum)
+print("r − β·log π*/π_ref\n", missing)
+print("β·log Z(x)", BETA * world.log_partition)
+
+# %% tags=["check"]
+check.close("reading 2: what is missing is β·log Z(x)", missing, (BETA * world.log_partition)[:, None].expand(3, 5))
+check.differs("reading 2: it is not 0", missing, 0.0, by=0.8)
+
+# %% [markdown]
+# **What holds: every policy is the best one for its own implicit reward.** Freeze a policy $\pi_0$, take
+# $r_0 = \beta \log \frac{\pi_0}{\pi_\text{ref}}$ as a *given* reward, and search. Since
+# $\pi_\text{ref}\, e^{r_0 / \beta} = \pi_0$, its $Z(x)$ is 1, its optimum is $\pi_0$, and its largest $J$ is 0. So the
+# claim is true of exactly the rewards with $Z(x) = 1$ (CU1).
+
+# %% tags=["check"]
+for name, frozen in (("a random policy", policies[0]), ("another", policies[1]), ("π*", world.optimum)):
+    its_own = TableWorld(world.ref_logps, implicit(frozen), BETA)
+    check.close(f"{name}: its implicit reward has Z(x) = 1", its_own.log_partition, 0.0)
+    check.close(f"{name}: and has it as the optimum", its_own.optimum, frozen)
+fits = TableWorld(world.ref_logps, ratings - (BETA * world.log_partition)[:, None], BETA)
+check.close("ratings − β·log Z(x) are the implicit reward of their optimum", implicit(fits.optimum), fits.rewards)
+
+# %% [markdown]
+# ## λ, and how likely it is to be 1
+#
+# UNA gets there from the equality condition, Eq. 14 (notebook 01):
+# $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r / \beta}$. Solved for $r$ this is UNA Eq. 15:
+#
+# $$r(x, y) = \beta \log \frac{\lambda\, \pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
+# = \beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)} + \beta \log \lambda,$$
+#
+# "$= \beta \log \frac{\pi}{\pi_\text{ref}}$ when $\lambda = 1$". But $\lambda$ is not ours to choose. It is $Z(x)$,
+# which the reward decides.
+
+# %%
+lam = (world.ref_logps + ratings / BETA - world.optimum).exp()
+print("λ = π_ref·e^(r/β)/π*\n", lam)
+
+# %% tags=["check"]
+check.close("UNA Eq. 14: λ(x) = Z(x), for every response", lam, world.log_partition.exp()[:, None].expand(3, 5))
+check.close("UNA Eq. 15 with λ(x): the ratings", implicit(world.optimum) + BETA * lam.log(), ratings)
+check.differs("UNA Eq. 15 with λ = 1: not", implicit(world.optimum), ratings, by=0.8)
+
+# %% [markdown]
+# With Eq. 14 put into the upper bound, UNA Eq. 16 reads
+#
+# $$
+# \beta\, \mathbb{E}_x \log \mathbb{E}_{\pi_\text{ref}} e^{r / \beta}
+# = \beta\, \mathbb{E}_x \log \mathbb{E}_{\pi_\text{ref}} \frac{\lambda\, \pi}{\pi_\text{ref}}
+# = \beta\, \mathbb{E}_x \log \mathbb{E}_{\pi} \lambda
+# = \beta\, \mathbb{E}_x \log \lambda
+# $$
+#
+# and ends with "$= \beta \log \lambda = 0$ when $\lambda = 1$". With $\lambda(x)$ the last line stays
+# $\mathbb{E}_x\, \beta \log Z(x)$ (EU4). To take $\lambda$ out of the expectation it would have to be one number.
+
+# %%
+best = world.optimum
+eq16 = [
+    BETA * (ref * (ratings / BETA).exp()).sum(-1).log(),
+    BETA * (ref * lam * best.exp() / ref).sum(-1).log(),
+    BETA * (best.exp() * lam).sum(-1).log(),
+    BETA * lam[:, 0].log(),
+]
+print("for each prompt  ", eq16[-1], "   mean", round(float(eq16[-1].mean()), 4))
+print("β·log of the mean Z", round(float(BETA * lam[:, 0].mean().log()), 4))
+
+# %% tags=["check"]
+check.close("UNA Eq. 16: its first four lines, for each prompt", torch.stack(eq16), eq16[0].expand(4, 3))
+reached = objective(best, world.ref_logps, ratings, BETA).mean()
+check.close("the bound that π* reaches is E β·log Z(x)", eq16[-1].mean(), reached)
+check.differs("it is not β·log of one λ = E Z(x)", BETA * lam[:, 0].mean().log(), reached, by=0.1)
+check.differs("and not 0", reached, 0.0, by=0.4)
+
+# %% [markdown]
+# **Can ratings between 0 and 1 have $\lambda = 1$?** No: with $r \ge 0$ each $e^{r / \beta}$ is at least 1, and their
+# mean is above 1 as soon as one rating is above 0. Some rewards have to be negative. (From notebook 02,
+# $\mathbb{E}_{\pi_\text{ref}} r \le \beta \log Z \le \max r$, so $Z = 1$ needs
+# $\mathbb{E}_{\pi_\text{ref}} r \le 0 \le \max r$.) For 200 prompts with random ratings:
+
+# %%
+many_ref = torch.randn(200, 8, generator=generator).log_softmax(-1)
+many = torch.rand(200, 8, generator=generator)
+print("β·log Z(x), by UNA Sec. 3 equal to 0")
+for b in (0.03, 0.3, 1.0):
+    value = b * log_partition(many_ref, many, b)
+    print(f"    β {b:<5} mean {value.mean():.2f}   from {value.min():.2f} to {value.max():.2f}")
+
+# %% tags=["check"]
+least = min(float((b * log_partition(many_ref, many, b)).min()) for b in (0.03, 0.1, 0.3, 1.0, 10.0))
+check.true("ratings in [0, 1]: β·log Z(x) > 0, at every β", least > 0.05, f"least {least:.3f}")
+signed = many - 0.5
+both = (0.3 * log_partition(many_ref, signed, 0.3)).sign()
+check.true(
+    "ratings − ½: some prompts above 0, some below",
+    both.min() < 0 < both.max(),
+    f"{int((both < 0).sum())} of 200 below",
+)
+
+# %% [markdown]
+# ## Does f(x) help?
+#
+# Appendix C repeats the derivation with a function $f(x)$ that nobody has specified. UNA Eq. 20 adds and takes off
+# $f(x)$:
+#
+# $$
+# J(\pi) = \beta\, \mathbb{E}_\pi \left[ -\log \frac{\pi}{\pi_\text{ref}\, e^{r / \beta}} \right]
+# = \beta \left\{ \mathbb{E}_\pi \left[ -\log \frac{\pi}{\pi_\text{ref}\, e^{(r - f) / \beta}} \right]
+# + \frac{f(x)}{\beta} \right\}.
+# $$
+
+# %%
+some_f = torch.tensor(
+    [[0.0, 0.0, 0.0], [0.5, -1.0, 2.0], [-3.0, 0.1, 0.7]]
+)  # three choices of f, each for three prompts
+pi = policies[0].exp()
+
+
+def eq20(f):
+    """The last line of UNA Eq. 20, for each prompt."""
+    b = ref * ((ratings - f[:, None]) / BETA).exp()
+    return BETA * ((pi * -(pi / b).log()).sum(-1) + f / BETA)
+
+
+for f in some_f:
+    print("f", f.tolist(), "  J", eq20(f))
+
+# %% tags=["check"]
+truth = objective(policies[0], world.ref_logps, ratings, BETA)
+check.close("UNA Eq. 20: J, whatever f is", torch.stack([eq20(f) for f in some_f]), truth.expand(3, 3))
+check.differs("UNA Eq. 20 without + f/β: not J", eq20(some_f[1]) - some_f[1], truth, by=1.0)
+
+# %% [markdown]
+# UNA Eq. 21 puts the log-sum inequality in. The bound has $f$ twice, and the two cancel:
+#
+# $$J(\pi) \;\le\; \beta \log \mathbb{E}_{\pi_\text{ref}} e^{(r - f) / \beta} + f(x) \;=\; \beta \log Z(x).$$
+
+# %%
+bounds = torch.stack([BETA * log_partition(world.ref_logps, ratings - f[:, None], BETA) + f for f in some_f])
+print("the bound for three choices of f\n", bounds)
+
+# %% tags=["check"]
+check.close("UNA Eq. 21: the bound is β·log Z(x), whatever f is", bounds, (BETA * world.log_partition).expand(3, 3))
+check.true("UNA Eq. 21: no policy is above it", all((given <= bound + 1e-12).all() for bound in bounds))
+
+# %% [markdown]
+# Equality is UNA Eq. 22,
+#
+# $$\frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)\, e^{(r(x, y) - f(x)) / \beta}} = \frac1\lambda,$$
+#
+# which solved for the reward is UNA Eq. 23:
+#
+# $$r(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)} + f(x) + \beta \log \lambda.$$
+
+# %%
+f = some_f[1]
+ratio = world.optimum.exp() / (ref * ((ratings - f[:, None]) / BETA).exp())
+lam_f = 1 / ratio[:, 0]
+print("π*/(π_ref·e^((r − f)/β))\n", ratio)
+
+# %% tags=["check"]
+check.close("UNA Eq. 22: one ratio in each prompt", ratio / ratio[:, :1], 1.0)
+check.differs("UNA Eq. 22: not one for all prompts", ratio[:, 0] / ratio[0, 0], 1.0, by=1.0)
+again = implicit(world.optimum) + f[:, None] + BETA * lam_f.log()[:, None]
+check.close("UNA Eq. 23 with λ(x): the ratings", again, ratings)
+
+# %% [markdown]
+# And UNA Eq. 24 is Eq. 16 with $f$:
+#
+# $$
+# \beta\, \mathbb{E}_x \left\{ \log \mathbb{E}_{\pi_\text{ref}} e^{(r - f) / \beta} + \frac{f(x)}{\beta} \right\}
+# = \mathbb{E}_x \left\{ \beta \log \lambda + f(x) \right\},
+# $$
+#
+# printed as $\beta \log \lambda + \mathbb{E}_x f(x)$. With $\lambda(x)$ the logarithm stays inside, and the sum is
+# again the mean of $\beta \log Z(x)$.
+
+# %% tags=["check"]
+left = (BETA * log_partition(world.ref_logps, ratings - f[:, None], BETA) + f).mean()
+check.close("UNA Eq. 24 with λ(x)", left, (BETA * lam_f.log() + f).mean())
+check.close("UNA Eq. 24: its value is E β·log Z(x)", left, (BETA * world.log_partition).mean())
+one = lam_f.mean()
+check.differs("UNA Eq. 24 with one λ, the mean: not", BETA * one.log() + f.mean(), left, by=0.1)
+
+# %% [markdown]
+# What ties $\lambda$ to $f$ is that probabilities sum to one, UNA Eq. 25:
+#
+# $$1 = \sum_y \pi(y \mid x) = \frac{\sum_y \pi_\text{ref}\, e^{r / \beta}}{\lambda\, e^{f(x) / \beta}}
+# = \frac{Z(x)}{\lambda\, e^{f(x) / \beta}}
+# \quad\Longrightarrow\quad f(x) + \beta \log \lambda = \beta \log Z(x).$$
+
+# %% tags=["check"]
+r_s, f_s, lam_s = sp.symbols("r1:4", real=True), sp.symbols("f", real=True), sp.symbols("lambda", positive=True)
+total = sum(b * sp.exp((r - f_s) / beta) for b, r in zip(q, r_s, strict=True)) / lam_s
+Z_s = sum(b * sp.exp(r / beta) for b, r in zip(q, r_s, strict=True))
+(solved,) = sp.solve(total - 1, lam_s)
+rest = sp.simplify(solved * sp.exp(f_s / beta) - Z_s)
+check.true("UNA Eq. 25: λ·e^(f/β) = Z(x), symbolically", rest == 0, "sympy: 0")
+check.close("UNA Eq. 25 in numbers", f + BETA * lam_f.log(), BETA * world.log_partition)
+
+# %% [markdown]
+# Here UNA meets DPO again: Eq. 23 with Eq. 25 *is* DPO's Eq. 4. The general form is right, as long as nothing in it is
+# free (CU2). With a constant $\lambda$ only one $f$ will do, $f(x) = \beta \log Z(x)$ less a constant; with an $f$ of
+# our choice $\lambda$ must vary with the prompt.
+#
+# ## What can be known
+#
+# **$f$ and $c$ apart: never.** Take $a$ from one and give it to the other: $(f + a,\; \lambda\, e^{-a / \beta})$ is the
+# same policy (EU5).
+
+# %%
+mixed = world.log_partition[1].exp()
+print("the mixed prompt")
+rows = []
+for f_, lam_ in ((0.0, mixed), (BETA * mixed.log(), 1.0), (2.0, mixed * math.exp(-2.0 / BETA))):
+    rows.append(ref[1] * ((ratings[1] - f_) / BETA).exp() / lam_)
+    both = float(f_ + BETA * math.log(lam_))
+    print(f"    f {float(f_):.4f}   λ {float(lam_):.5f}   f + β·log λ {both:.4f}   policy {rows[-1]}")
+
+# %% tags=["check"]
+check.close("three choices of (f, λ) are one policy, π*", torch.stack(rows), world.optimum[1].exp().expand(3, 5))
+check.differs("f = 0 and λ = 1 are no policy", (ref[1] * (ratings[1] / BETA).exp()).sum(), 1.0, by=1.0)
+
+# %% [markdown]
+# **The reward from the policy: up to a number per prompt.** UNA's App. A says that "rigorous proof cannot be provided"
+# that two rewards with the same optimum differ by an $f(x)$. It takes one line. If $r$ and $r'$ have the same $\pi^*$,
+# subtract Eq. 4 from Eq. 4:
+#
+# $$r - r' = \beta \log Z(x) - \beta \log Z'(x),$$
+#
+# in which no $y$ is left. The other way round, $r + f(x)$ has the same optimum, since $e^{f / \beta}$ cancels in it. So
+# policies with the support of $\pi_\text{ref}$ and rewards up to $f(x)$ are in one-to-one correspondence. What each
+# kind of feedback tells:
+#
+# | known | the reward is known | Z(x) is known |
+# | --- | --- | --- |
+# | the policy $\pi^*$ | up to $f(x)$ | no |
+# | pairs, however many | up to $f(x)$ | no |
+# | scores, or one score per prompt and $\pi^*$ | wholly | yes |
+#
+# The implicit reward of $\pi^*$ is the one reward among all $r + f(x)$ that has $Z(x) = 1$.
+
+# %% tags=["check"]
+shift = torch.randn(3, 1, generator=generator)
+moved = TableWorld(world.ref_logps, ratings + shift, BETA)
+check.close("r and r + f(x) have one optimum", moved.optimum, world.optimum)
+difference = moved.rewards - ratings
+check.close(
+    "one optimum: the rewards differ by β·log Z' − β·log Z",
+    difference,
+    BETA * (moved.log_partition - world.log_partition)[:, None].expand(3, 5),
+)
+bent = TableWorld(world.ref_logps, ratings + 0.1 * torch.randn(3, 5, generator=generator), BETA)
+check.differs("a change within a prompt moves the optimum", bent.optimum.exp(), world.optimum.exp(), by=0.02)
+
+# %% [markdown]
+# ## f(x) above the largest reward
+#
+# App. C adds a restriction: with infinitely many responses "$\sum_y \pi_\text{ref}\, e^{(r - f) / \beta}$ should be
+# finite. Then, $f(x)$ is further restricted to $f(x) > \max r(x, y)$". But $f$ is a factor $e^{-f / \beta}$ in front of
+# the sum. A factor makes no infinite sum finite (EU6).
+#
+# Take $\pi_\text{ref}(y) = 2^{-y}$ for $y = 1, 2, \dots$ and $r = y$. The terms are
+# $e^{-f / \beta}\, (e^{1 / \beta} / 2)^y$:
+#
+# - at $\beta = 1$ the sum is infinite for every $f$;
+# - at $\beta = 2$ it is finite for every $f$, also for $f = 0$, although $r$ has no maximum at all;
+# - and a reward that has a maximum has a finite sum, since $Z(x) \le e^{\max r / \beta}$.
+
+# %%
+y = torch.arange(1, 2001)
+for b in (1.0, 2.0):
+    for f_ in (0.0, 50.0):
+        log_terms = -y * math.log(2) + (y - f_) / b
+        partial = [float(log_terms[:n].logsumexp(0)) for n in (100, 500, 2000)]
+        print(f"β {b:g}  f {f_:4g}   log of the first 100, 500, 2000 terms: " + "  ".join(f"{v:9.3f}" for v in partial))
+
+# %% tags=["check"]
+k, f_s = sp.symbols("k", integer=True, positive=True), sp.symbols("f", real=True)
+term = sp.exp((k - f_s) / beta) / 2**k
+growth = sp.simplify(term.subs(k, k + 1) / term)
+check.true("the growth from term to term has no f in it", f_s not in growth.free_symbols, f"sympy: {growth}")
+check.true("at β = 1 it is above 1, at β = 2 below", growth.subs(beta, 1) > 1 > growth.subs(beta, 2))
+limit = math.exp(0.5) / 2 / (1 - math.exp(0.5) / 2)
+check.close("β = 2, f = 0: the sum is finite", (-y * math.log(2) + y / 2).exp().sum(), limit)
+check.true("Z(x) <= e^(max r/β)", (BETA * world.log_partition <= ratings.amax(-1)).all())
+
+# %% [markdown]
+# With $\lambda = 1$, which the rest of the paper uses, the restriction is worse than needless (CU3). Then $f(x)$ has to
+# be $\beta \log Z(x)$, and that is *below* $\max r$. The picture: what the "probabilities"
+# $\pi_\text{ref}\, e^{(r - f) / \beta}$ of a prompt sum to, against $f$. On a logarithmic axis each prompt is a
+# straight line of slope $-1/\beta$. It is a policy where the sum is 1.
+
+# %%
+INK = figures.INK
+colours = [figures.PALETTE[name] for name in ("blue", "vermilion", "green")]
+log_z, most = world.log_partition, ratings.amax(-1)
+at = torch.linspace(-0.3, 1.45, 200)
+round_mark = {"marker": "o", "markersize": 11, "markeredgecolor": figures.CARD, "linestyle": "none"}
+square_mark = round_mark | {"marker": "s", "markersize": 8.5}
+
+fig, ax = plt.subplots(figsize=(8.8, 4.8))
+ax.axhline(1.0, color=INK, linewidth=1.2)
+ax.axvline(0.0, color=figures.PALETTE["grey"], linewidth=1.2, linestyle="--")
+for x, (name, colour) in enumerate(zip(("easy", "mixed", "hard"), colours, strict=True)):
+    sums, allowed = (log_z[x] - at / BETA).exp(), at <= most[x]
+    ax.plot(at[allowed], sums[allowed], color=colour, linewidth=2.4)
+    ax.plot(at[~allowed], sums[~allowed], color=colour, linewidth=2.4, linestyle=":", alpha=0.8)
+    ax.plot(BETA * log_z[x], 1.0, color=colour, zorder=5, **round_mark)
+    ax.plot(0.0, log_z[x].exp(), color=colour, zorder=5, **square_mark)
+    ax.text(0.025, log_z[x].exp() * 1.06, f"{log_z[x].exp():.1f}", color=colour, va="bottom")
+    ax.text(BETA * log_z[x] + 0.015, 1.12, f"{BETA * log_z[x]:.2f}", color=colour, va="bottom")
+    ax.text(-0.17, (log_z[x] + 0.17 / BETA).exp() * 1.1, name, color=colour, va="bottom", fontweight="bold")
+ax.plot([], [], color=INK, label=r"$f = c = 0$, as in the paper's losses", **square_mark)
+ax.plot([], [], color=INK, label=r"$f = \beta\,\log\,Z(x)$: a policy", **round_mark)
+ax.plot([], [], color=INK, linewidth=2.4, linestyle=":", label=r"$f > \max\,r$, as in App. C")
+ax.legend(loc="upper right", fontsize=10)
+ax.set_yscale("log")
+ax.set_ylim(0.08, 60)
+ax.set_xlim(-0.3, 1.45)
+ax.set_yticks([0.1, 1, 10], ["0.1", "1", "10"])
+ax.minorticks_off()
+ax.set_xlabel(r"$f(x)$, in units of the rating")
+ax.set_ylabel(r"$\sum_y\;\pi_\mathrm{ref}\;e^{(r - f(x))/\beta}$")
+ax.text(1.43, 1.1, "probabilities", color=INK, ha="right", va="bottom")
+figures.save(fig, "03_implicit_reward")
+plt.show()
+
+# %% [markdown]
+# No line is at 1 where $f = 0$ (squares): for ratings between 0 and 1 the paper's special case is not a policy for any
+# prompt. Nor is any line at 1 where it is dotted. And the three dots are at three places, so that no constant $c$
+# serves all three.
+
+# %% tags=["check"]
+drawn = lambda f: (ref * ((ratings - f[:, None]) / BETA).exp()).sum(-1)  # noqa: E731
+check.close("the sum is 1 at f = β·log Z(x)", drawn(BETA * log_z), 1.0)
+check.true(
+    "at f = 0 it is above 1 in every prompt",
+    (drawn(torch.zeros(3)) > 1.3).all(),
+    str([round(v, 2) for v in drawn(torch.zeros(3)).tolist()]),
+)
+check.true(
+    "at f = max r it is below 1 in every prompt",
+    (drawn(most) < 0.9).all(),
+    str([round(v, 2) for v in drawn(most).tolist()]),
+)
+spread = BETA * (log_z.max() - log_z.min())
+check.true("the dots are apart: no constant serves all", spread > 0.5, f"by {spread:.2f}")
+
+# %% [markdown]
+# ## So when can f = c = 0 hold?
+#
+# When the rewards themselves have been moved so that $Z(x) = 1$. Four ways to try, each judged by where the regression
+# of UNA Eq. 10 on the moved rewards ends,
+# $\min_\pi \mathbb{E}_{y \sim \pi_\text{ref}} (\beta \log \frac{\pi}{\pi_\text{ref}} + b - r)^2$:
+#
+# - $b = 0$: the paper's special case;
+# - $b = c$: the best constant, which Sec. 7 wants to estimate by a moving average;
+# - $b = f(x) > \max r$: App. C;
+# - $b = \beta \log Z(x)$, or any $V(x)$ that is learned for each prompt.
+
+# %%
+ways = {
+    "b = 0": 0.0,
+    "b = c, the best one": "constant",
+    "b = max r + 0.1": most[:, None] + 0.1,
+    "b = β·log Z(x)": (BETA * log_z)[:, None],
+    "b = V(x), learned": "prompt",
+}
+ends = {"π_ref": world.ref_logps}
+for name, baseline in ways.items():
+    ends[name] = fixed_point(una_regression(world.ref_logps, ratings, BETA, baseline=baseline), world.ref_logps)
+behind = {name: world.regret(logps).abs() for name, logps in ends.items()}
+print(f"{'regret':<22} mean     easy     mixed    hard")
+for name, each in behind.items():
+    print(f"{name:<22} {each.mean():.4f}   " + "   ".join(f"{v:.4f}" for v in each))
+
+# %% tags=["check"]
+check.close("b = β·log Z(x) ends at π*", behind["b = β·log Z(x)"], 0.0, tol=1e-9)
+check.close("b = V(x) ends at π*, without knowing Z", behind["b = V(x), learned"], 0.0, tol=1e-9)
+for name in ("b = 0", "b = c, the best one", "b = max r + 0.1"):
+    check.differs(f"{name} does not", behind[name].mean(), 0.0, by=0.01)
+base, constant = behind["π_ref"], behind["b = c, the best one"]
+check.true("c helps the easy and the mixed prompt", (constant < behind["b = 0"])[:2].all())
+check.true(
+    "c leaves the hard one behind π_ref, and with it the mean", constant[2] > base[2] and constant.mean() > base.mean()
+)
+hard = ends["b = c, the best one"][2].exp()
+up = hard > ref[2]
+check.true(
+    "there one response is raised, the others are lowered",
+    up.sum() == 1,
+    f"from {ref[2][up].item()} to {hard.max():.2f}",
+)
+
+# %% [markdown]
+# One constant did more harm than none here. It helps the prompts that it fits. For the hard one it turns all ratings
+# negative, which says "lower everything". A policy cannot do that. It lowers all responses but one, and puts the mass
+# there. (Where the moved rewards have $Z(x) < 1$ the regression has several minima; these are the ones that
+# $\pi_\text{ref}$ leads to.)
+#
+# ## What we learned
+#
+# - If the reward is the judged policy's own implicit reward, $J = 0$ for every policy: *reading 1*. If the reward is
+#   given, it is the implicit reward of its optimum plus $\beta \log Z(x)$: *reading 2*.
+# - "$r = \beta \log \pi / \pi_\text{ref}$" is true of the rewards with $Z(x) = 1$ and no others: *its implicit reward
+#   has Z(x) = 1*. Ratings in $[0, 1]$ are not among them: *β·log Z(x) > 0, at every β*.
+# - The largest $J$ is $\mathbb{E}_x\, \beta \log Z(x)$; neither 0 nor the logarithm of one $\lambda$: *UNA Eq. 16*.
+# - $f(x)$ changes neither the objective nor the bound: *UNA Eq. 20*, *UNA Eq. 21*. Of $f$ and $\beta \log \lambda$ only
+#   the sum means something: *three choices of (f, λ)*.
+# - A policy, or any number of pairs, fixes the reward up to a number per prompt: *one optimum*.
+# - $f > \max r$ is not needed for a finite sum, and with $\lambda = 1$ it cannot be a policy: *the growth from term to
+#   term*, *at f = max r it is below 1*.
+# - $f = c = 0$ holds once a number per prompt has been taken off the rewards, $\beta \log Z(x)$, or is learned beside
+#   the policy: *b = V(x)*.
+
+# %%
+Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2", "CU3")]))
+
+# %% [markdown]
+# ## Limits
+#
+# - The last table is three prompts and one $\beta$. Where the losses end as the rewards' offset moves, with other
+#   samplers and with $\sigma$ around the reward, is the subject of notebook 04.
+# - One-to-one holds for policies with the support of $\pi_\text{ref}$ and the KL. For divergences that allow zeros, a
+#   reward below a threshold leaves no trace in the policy (notebook 05).
+# - UNA passes rewards through "some normalization function" before it compares them. What is said of $r$ here is then
+#   true of the normalised reward, whatever its range is.
+#
+# ## Exercises
+#
+# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+#
+# **1.** You know $\pi^*$, $\pi_\text{ref}$, $\beta$, and that the second response of the mixed prompt is rated 0.9.
+# What are its other ratings?
+
+# %%
+mine = ...  # a tensor (5,), from world.optimum, world.ref_logps, BETA and 0.9
+
+if mine is not ...:
+    check.close("exercise 1", mine, ratings[1])
+
+# %% [markdown]
+# **2.** One constant $c$ for all prompts makes the bound of Eq. 16, $\mathbb{E}_x\, \beta \log Z(x)$, equal to 0 for
+# the rewards $r - c$. Which? Is $\lambda = 1$ then, and the special case right?
+
+# %%
+mine = ...  # (c, whether λ(x) is 1 for every prompt)
+
+if mine is not ...:
+    log_z_c = log_partition(world.ref_logps, ratings - mine[0], BETA)
+    check.close("exercise 2", log_z_c.mean(), 0.0)
+    check.true("exercise 2, λ", mine[1] == bool((log_z_c.abs() < 1e-9).all()))
+
+# %% [markdown]
+# **3.** Thumbs: a response is rated 1 or $b$, and $\pi_\text{ref}$ gives a good one with probability $p$. For which $b$
+# is $Z(x) = 1$?
+
+# %%
+mine = ...  # a function of (p, beta); it may be nan where there is no such b
+
+if mine is not ...:
+    for p_ in (0.01, 0.02, 0.03):
+        thumbs = torch.tensor([[1.0, mine(p_, 0.3)]])
+        check.close("exercise 3", log_partition(torch.tensor([[p_, 1 - p_]]).log(), thumbs, 0.3), 0.0)
+
+# %% [markdown]
+# <details>
+# <summary>Answers</summary>
+#
+# **1.** `0.9 + implicit(world.optimum)[1] - implicit(world.optimum)[1, 1]`: one rating fixes the number that the policy
+# leaves open.
+#
+# **2.** `(BETA * world.log_partition.mean(), False)`. The mean is 0, its terms are not.
+#
+# **3.** `lambda p, beta: beta * math.log((1 - p * math.exp(1 / beta)) / (1 - p))`. It exists only for
+# $p < e^{-1 / \beta}$, 3.6 % at $\beta = 0.3$, and is below 0: for a prompt that is answered well now and then no
+# second rating, however low, makes $Z(x) = 1$.
+#
+# </details>
