@@ -99,7 +99,13 @@ def _parser() -> argparse.ArgumentParser:
     add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
     add("--output", help="folder of the result (runs/METHOD)")
     add("--steps", type=int, help="optimizer steps")
-    add("--seed", type=int, help="of adapter, order of data and dropout")
+    add("--seed", type=int, help="of adapter, order of data, dropout and draws")
+    add(
+        "--online",
+        action="store_true",
+        default=None,
+        help="draw the responses from the policy (una-online, rloo: always)",
+    )
     add("--dry-run", action="store_true", help="show config, sizes, and the first row through the pipe")
     add("--json", action="store_true", help="print the finished run's record")
 
@@ -222,6 +228,7 @@ def train(arguments: argparse.Namespace) -> int:
         output=arguments.output or f"runs/{arguments.what.replace('/', '-')}",
         steps=arguments.steps,
         seed=arguments.seed,
+        online=arguments.online,
     )
     logging.disable_progress_bar()  # a bar for weights that are written in no time
     if arguments.dry_run:

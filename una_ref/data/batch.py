@@ -77,6 +77,16 @@ class Example:
         return len(self.pairs) if self.pairs is not None else len(self.responses)
 
 
+@dataclass(frozen=True, slots=True)
+class Question:
+    """A prompt that is still to be answered: its token ids, and the text (or messages) that they are."""
+
+    prompt: tuple[int, ...]
+    text: str | tuple[dict, ...]
+    prompt_index: int = 0
+    source: str = ""
+
+
 class Encoder:
     """Turns a `Row` into an `Example`; what it had to cut or drop is counted in `counts`.
 
@@ -133,6 +143,16 @@ class Encoder:
         self.counts["rows"] += 1
         index = self._prompts.setdefault(tuple(prompt), len(self._prompts))
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
+
+    def question(self, row: Row, room: int) -> Question | None:
+        """The row's prompt alone; None, and counted, where it leaves no `room` (tokens) for a response."""
+        prompt = tuple(self.prompt(row))
+        if len(prompt) + room > self.max_length:
+            self.counts["prompts dropped: too long"] += 1
+            return None
+        self.counts["prompts"] += 1
+        index = self._prompts.setdefault(prompt, len(self._prompts))
+        return Question(prompt, row.prompt, index, row.source)
 
     def prompt(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.

@@ -31,6 +31,7 @@ RANGES = {
     "lora_dropout": (0, 1),
     "max_length": (2, math.inf),
     "max_response": (1, math.inf),
+    "draws": (1, math.inf),
     "value_lr": (0, math.inf),
     "log_every": (1, math.inf),
     "eval_every": (0, math.inf),
@@ -95,6 +96,11 @@ class Config:
         ties: what equal scores become when pairs are asked for.
         group: gather rows of one response by prompt: stored once, and its responses can be compared.
         shuffle: permute scores or labels over the data set (the placebo).
+        online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
+            methods whose samples are from the current policy, always.
+        draws: responses drawn of each prompt in a step, if online.
+        reward: what scores them: toysteer (its truth, for its own prompts), module:function, or a folder or hub
+            name of a sequence-classification model; several, comma-separated, are averaged.
         baseline: V(x) of methods that take one: default (the method's own), or learned (a number per prompt).
         value_lr: learning rate of a learned V(x).
         log_every: steps between lines of metrics.jsonl.
@@ -138,6 +144,9 @@ class Config:
     ties: Literal["drop", "keep-first"] = "drop"
     group: bool = True
     shuffle: bool = False
+    online: bool = False
+    draws: int = 4
+    reward: str = "toysteer"
     baseline: Literal["default", "learned"] = "default"
     value_lr: float = 0.05
     log_every: int = 10
@@ -155,6 +164,8 @@ class Config:
             if value is not None and not (low <= value <= high and math.isfinite(value)):
                 upto = "" if high == math.inf else f" to {high}"
                 raise InputError(f"{name}: expected a number from {low}{upto}, got {value!r}")
+        if self.on_policy and "scores" not in method.losses:
+            raise InputError(f"online: expected a method that learns from scores, got {self.method}")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
@@ -190,9 +201,16 @@ class Config:
         return float(self.hyper.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
 
     @property
+    def on_policy(self) -> bool:
+        """Whether the responses are drawn from the policy under training."""
+        return self.online or METHODS[self.method].samples_from == "the current π"
+
+    @property
     def losses(self) -> dict[str, Callable[..., Any]]:
         """The loss of each kind of feedback, in the form asked for."""
         method = METHODS[self.method]
+        if self.on_policy and self.form == "corrected":
+            return {"scores": method.losses["scores"]}
         if self.form == "corrected":
             return dict(method.losses)
         return {method.kinds[0]: getattr(method, self.form)}

@@ -24,7 +24,7 @@ def dry_run(config: Config) -> str:
         InputError: what a run would refuse as well.
     """
     rows = read_rows(config)
-    kept, _ = conform(rows, config)
+    kept = rows if config.on_policy else conform(rows, config)[0]
     lines = ["config", json.dumps(config.to_dict(), indent=1, ensure_ascii=False), ""]
     try:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
@@ -38,13 +38,16 @@ def dry_run(config: Config) -> str:
 
 def _sizes(job: Job) -> Iterator[str]:
     trainer, config = job.trainer, job.config
-    tokens = [e.tokens for e in job.examples]
+    tokens = [e.tokens if isinstance(e, Example) else len(e.prompt) for e in job.examples]
     total = sum(p.numel() for p in trainer.policy.parameters())
     trained = sum(p.numel() for p in trainer.trained.values())
     yield "sizes"
     yield f"  parameters   {total:,}, and {trained:,} numbers are trained"
     yield f"  rows         {len(job.examples)} to train on, {len(job.held_out)} held out"
-    yield f"  tokens       mean {sum(tokens) / len(tokens):.1f} a row, most {max(tokens)}, prompt stored once"
+    what = "a prompt" if job.rollouts else "a row"
+    yield f"  tokens       mean {sum(tokens) / len(tokens):.1f} {what}, most {max(tokens)}, prompt stored once"
+    if job.rollouts:
+        yield f"  responses    {config.draws} drawn of each prompt in a step, of {job.rollouts.max_new} tokens at most"
     yield f"  a step       {config.batch} rows, {trainer.accelerator.num_processes} process(es)"
     yield f"  a pass       at most {config.micro_tokens} tokens, layout {trainer.layout}"
     yield f"  the run      {config.steps} steps, {config.steps * config.batch / len(job.examples):.3g} epochs"
@@ -54,7 +57,8 @@ def _sizes(job: Job) -> Iterator[str]:
 
 @torch.no_grad()
 def _first_row(job: Job) -> Iterator[str]:
-    trainer, example = job.trainer, job.examples[0]
+    trainer = job.trainer
+    (example, *_), _ = job.answered(job.examples[:1], 0, record=False)
     trainer.policy.eval()
     batch = trainer.batch([example])
     logps = trainer.policy(batch)

@@ -13,12 +13,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Encoder, Example, Question
 from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
+from una_ref.training.online import Rollouts, measured
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
+HELD_OUT = 1_000_000
+"""The step whose random numbers answer held-out questions: the same ones in every evaluation."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -32,7 +35,8 @@ class Job:
     Attributes:
         config: with steps filled in.
         trainer: policy, losses, optimizer.
-        examples, held_out: what is trained on, what is only measured.
+        examples, held_out: what is trained on, what is only measured; questions, if online.
+        rollouts: what answers the questions; None if the responses are given.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
         notes: what was converted, dropped and cut, a sentence each.
@@ -40,12 +44,24 @@ class Job:
 
     config: Config
     trainer: Trainer
-    examples: list[Example]
-    held_out: list[Example]
+    examples: Sequence[Example | Question]
+    held_out: Sequence[Example | Question]
     tokenizer: Any = None
     encoder: Encoder | None = None
     own_base: bool = False
     notes: Sequence[str] = ()
+    rollouts: Rollouts | None = None
+
+    def answered(
+        self, picked: Sequence[Example | Question], step: int, *, record: bool
+    ) -> tuple[list[Example], dict[str, float]]:
+        """The rows of a step, and what is to be said of them: drawn now, if they are questions."""
+        questions = [one for one in picked if isinstance(one, Question)]
+        if self.rollouts is None or not questions:
+            return [one for one in picked if isinstance(one, Example)], {}
+        policy = self.trainer.policy
+        examples, drawn = self.rollouts(policy, questions, step)
+        return examples, measured(examples, drawn, self.trainer.logps(examples)) if record else {}
 
 
 def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
@@ -66,7 +82,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if start == 0 and job.held_out:
         log.write(0, _evaluation(job))
     if config.reference == "cache" and trainer.policy.anchored:
-        trainer.remember_reference(job.examples)
+        trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
     last: dict[str, float] = {}
     hide = None if progress and main else True  # None: hidden unless stderr is a terminal
     with (
@@ -78,7 +94,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             picked = [job.examples[i] for i in order(len(job.examples), step, config.batch, config.seed)]
             record = done % config.log_every == 0 or done == 1 or final
             try:
-                values = trainer.step(step, picked, record=record)
+                rows, drawn = job.answered(picked, step, record=record)
+                values = trainer.step(step, rows, record=record) | drawn
             except NonFinite as error:
                 raise _saved(error, done, job, output) from error
             bar.update()
@@ -103,14 +120,16 @@ def _every(interval: int, done: int) -> bool:
 
 
 def _evaluation(job: Job) -> dict[str, float]:
-    return {f"eval_{name}": value for name, value in job.trainer.evaluate(job.held_out).items()}
+    rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
+    return {f"eval_{name}": value for name, value in (job.trainer.evaluate(rows) | drawn).items()}
 
 
-def _digest(examples: Sequence[Example]) -> str:
+def _digest(examples: Sequence[Example | Question]) -> str:
     """A name for the data that a run trains on."""
     digest = hashlib.sha256()
     for e in examples:
-        digest.update(repr((e.prompt, e.responses, e.scores, e.labels, e.pairs)).encode())
+        own = (e.responses, e.scores, e.labels, e.pairs) if isinstance(e, Example) else ()
+        digest.update(repr((e.prompt, *own)).encode())
     return digest.hexdigest()[:16]
 
 

@@ -261,6 +261,12 @@ class Trainer:
         self.policy.train()
         return self._means(sums, kl)
 
+    @torch.no_grad()
+    def logps(self, examples: Sequence[Example]) -> Tensor:
+        """(B,) log π of every response of some examples, by the forward that trains."""
+        with self._autocast():
+            return torch.cat([self.policy(self.batch(micro)) for micro in self.micro_batches(examples)])
+
     def remember_reference(self, examples: Sequence[Example]) -> None:
         """Compute the reference's log-probs of these examples once, cut the same way wherever a run is resumed."""
         for micro in self.micro_batches(examples):

@@ -22,15 +22,17 @@ from una_ref.data.batch import Encoder, Example
 from una_ref.data.rows import Row, group_by_prompt, prompt_key, shuffled_scores, split
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.policies import loading
+from una_ref.policies import loading, reward_sources
 from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
+from una_ref.policies.rollout import HuggingFace
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.fit import Job, fit
 from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
+from una_ref.training.online import Rollouts
 
 # ---- ToySteer
 
@@ -176,7 +178,7 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
         InputError: whatever is wrong with data, model or config, before anything is trained.
     """
     rows = read_rows(config) if rows is None else rows
-    kept, notes = conform(rows, config)
+    kept, notes = (rows, []) if config.on_policy else conform(rows, config)
     own_base = False
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
@@ -185,6 +187,8 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
         notes.append(f"max_length: {longest}, the model's positions, in place of {config.max_length}")
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
     encoder = Encoder(tokenizer, max_length=longest, max_response=horizon)
+    if config.on_policy:
+        return _online(config, kept, model, tokenizer, encoder, own_base, notes)
     train_rows, held_rows = _held_out(kept, config)
     examples = encoder.encode(train_rows)
     prompts = encoder.prompts
@@ -204,6 +208,45 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples[: config.batch])[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
     return Job(config, trainer, examples, held_out, tokenizer, encoder, own_base, notes)
+
+
+def _online(
+    config: Config,
+    rows: list[Row],
+    model: Any,
+    tokenizer: Any,
+    encoder: Encoder,
+    own_base: bool,
+    notes: list[str],
+) -> Job:
+    """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
+    if processes().num_processes > 1:
+        raise InputError(f"online: expected one process, got {processes().num_processes}; rollouts are not shared out")
+    world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
+    reward = reward_sources.named(config.reward, world=world)
+    by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
+    train_rows, held_rows = (by_prompt, by_prompt) if world else _held_out(by_prompt, config)
+    room = encoder.max_response or min(256, encoder.max_length // 2)
+    questions, held_out = (
+        [q for row in some if (q := encoder.question(row, room)) is not None] for some in (train_rows, held_rows)
+    )
+    if not questions:
+        raise InputError(f"data {config.data}: expected a prompt that leaves room for {room} tokens, got none")
+    notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
+    if config.epochs:
+        config = replace(config, steps=max(1, round(config.epochs * len(questions) / config.batch)))
+    policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
+    trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
+    engine = HuggingFace(tokenizer.eos_token_id)
+    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed)
+    job = Job(config, trainer, questions, held_out, tokenizer, encoder, own_base, notes, rollouts)
+    examples, drawn = job.answered(questions[: config.batch], 0, record=True)
+    _check_batches(trainer, examples, [])
+    if policy.anchored:
+        gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
+        notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
+    notes.append(f"the sampler's log-probs at step 0: within {drawn['sampler_gap']:.2g} nats of the training forward's")
+    return job
 
 
 def _trainable(model: Any, config: Config) -> Any:

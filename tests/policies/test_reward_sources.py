@@ -1,0 +1,106 @@
+"""Reward sources see text: a truth, a function, a model with a tokenizer of its own, the mean of several."""
+
+import math
+
+import pytest
+import torch
+
+from una_ref.data.toysteer import Knobs, ToySteer, rate
+from una_ref.errors import InputError
+from una_ref.policies import loading
+from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, named
+
+
+def lengths(answers):
+    """A reward for the tests: characters of the response."""
+    return [len(answer.response) for answer in answers]
+
+
+ANSWERS = [Answer("Is it?", "Yes, it is."), Answer("Why?", "No"), Answer("Is it?", "")]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """A reward model of another vocabulary than any policy's, as a folder."""
+    from transformers import LlamaConfig, LlamaForSequenceClassification
+
+    tokenizer = loading.byte_pair_tokenizer(["Is it? Yes, it is.", "Why? No"], vocabulary=300)
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer),
+        hidden_size=16,
+        intermediate_size=32,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_labels=1,
+        pad_token_id=None,
+    )
+    LlamaForSequenceClassification(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_the_truth_is_the_worlds_reward():
+    world = ToySteer(seed=3, knobs=Knobs(offset=1.0))
+    prompt = world.prompts[2]
+    answers = [Answer(prompt, "a b", True), Answer(prompt, "a b c d e", False)]
+    weights = (0.65, 0.8, 0.45)
+    by_hand = []
+    for answer in answers:
+        ratings = rate(prompt, answer.response.replace(" ", ""), answer.ended)
+        score = sum(w * r for w, r in zip(weights, ratings[:3], strict=True)) / 7.6
+        by_hand.append(4 * (score - 0.5) + float(world.offsets[2]))
+    assert Truth(world)(answers) == pytest.approx(by_hand, abs=1e-12)
+    with pytest.raises(InputError, match="expected a prompt of the world"):
+        Truth(world)([Answer("sort a =", "a")])
+
+
+def test_a_classifiers_score_is_that_of_the_answer_alone(folder):
+    # Through the model's own forward, one answer at a time and so without pads; the batch has them.
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    with torch.no_grad():
+        alone = [
+            float(model(torch.tensor([tokenizer(a.prompt + a.response)["input_ids"]])).logits[0, 0]) for a in ANSWERS
+        ]
+    source = Classifier(str(folder))
+    assert source(ANSWERS) == pytest.approx(alone, abs=1e-5)
+    assert Classifier(str(folder), tokens=12)(ANSWERS) == pytest.approx(alone, abs=1e-5)
+
+
+def test_a_classifier_has_its_own_chat_template(folder):
+    source = Classifier(str(folder))
+    source.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"
+    read = source.tokenizer.decode(source.text(Answer("Why?", "No")))
+    assert read == "[user]Why?[assistant]No"
+    turns = ({"role": "system", "content": "Be."}, {"role": "user", "content": "Why?"})
+    assert source.tokenizer.decode(source.text(Answer(turns, "No"))) == "[system]Be.[user]Why?[assistant]No"
+
+
+def test_a_tokenizer_that_does_not_fit_is_refused(folder):
+    loading.byte_pair_tokenizer(["the quick brown fox jumps"] * 3, vocabulary=300)
+    wide = loading.byte_pair_tokenizer(["the quick brown fox", "a lazy dog"], vocabulary=400)
+    wide.add_tokens([f"<{i}>" for i in range(200)])
+    wide.save_pretrained(folder)
+    with pytest.raises(InputError, match="the rows of its embedding, got"):
+        Classifier(str(folder))
+
+
+def test_names():
+    assert named(f"{__name__}:lengths") is lengths or named(f"{__name__}:lengths")(ANSWERS) == lengths(ANSWERS)
+    both = named(f"{__name__}:lengths,{__name__}:lengths")
+    assert both(ANSWERS) == lengths(ANSWERS)
+    with pytest.raises(InputError, match="expected ToySteer's prompts"):
+        named("toysteer")
+    with pytest.raises(InputError, match="expected module:function"):
+        named("math:no_such_thing")
+    with pytest.raises(InputError, match="expected a sequence-classification model"):
+        named("no/such-model-anywhere")
+
+
+@pytest.mark.parametrize(("scores", "match"), [([1.0], "expected 3 numbers, got 1"), ([1.0, math.nan, 2.0], "finite")])
+def test_what_is_no_reward_is_refused(scores, match):
+    with pytest.raises(InputError, match=match):
+        checked(ANSWERS, scores, "mine")

@@ -1,0 +1,102 @@
+"""What is drawn is what is scored: the sampler's distribution, its log-probs, and what may not leak into it."""
+
+import pytest
+import torch
+from scipy import stats
+
+from una_ref.data.batch import Example, collate
+from una_ref.errors import InputError
+from una_ref.policies import loading
+from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.policies.rollout import HuggingFace
+
+EOS = 2
+PROMPTS = [(1, 5, 6, 7, 3), (1, 4), (1, 5, 6)]
+
+
+class Words:
+    """As much of a tokenizer as a small model asks for."""
+
+    bos_token_id, eos_token_id, pad_token_id = 1, EOS, 0
+
+    def __len__(self):
+        return 8
+
+
+@pytest.fixture(params=["plain", "lora"])
+def model(request):
+    made = loading.small_mistral(Words(), seed=3, num_hidden_layers=2, hidden_size=16, intermediate_size=32)
+    if request.param == "lora":
+        made = loading.with_lora(made, r=2, alpha=4, dropout=0.0, targets="all-linear", seed=0)
+        for name, weights in made.named_parameters():
+            if "lora_B" in name:
+                torch.nn.init.normal_(weights, std=0.3)
+    return made
+
+
+def logps(model, prompts, drawn):
+    examples = [Example(p, tuple(d.tokens for d in draws)) for p, draws in zip(prompts, drawn, strict=True)]
+    with torch.no_grad():
+        return sequence_logprobs(model.eval(), collate(examples, "packed"))
+
+
+def given(drawn):
+    return torch.tensor([draw.logp for draws in drawn for draw in draws])
+
+
+def test_the_samplers_log_probs_are_the_training_forwards(model):
+    drawn = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
+    torch.testing.assert_close(logps(model, PROMPTS, drawn), given(drawn), rtol=0, atol=1e-4)
+    assert [len(draws) for draws in drawn] == [5, 5, 5]
+    for draws in drawn:
+        for draw in draws:
+            assert draw.ended == (draw.tokens[-1] == EOS)
+            assert EOS not in draw.tokens[:-1]
+            assert draw.ended or len(draw.tokens) == 6
+
+
+def test_the_models_own_generation_config_changes_nothing_but_what_it_suppresses(model):
+    plain = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
+    own = loading_config(model)
+    own.top_k, own.top_p, own.temperature, own.repetition_penalty, own.min_new_tokens = 1, 0.1, 0.2, 9.0, 4
+    assert HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0) == plain
+    assert loading_config(model) is own, "the model's own config is back in its place"
+    own.suppress_tokens = [4, 5]
+    drawn = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
+    assert not {4, 5} & {token for draws in drawn for draw in draws for token in draw.tokens}
+    torch.testing.assert_close(logps(model, PROMPTS, drawn), given(drawn), rtol=0, atol=1e-4)
+
+
+def loading_config(model):
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).generation_config
+
+
+def test_one_token_is_drawn_as_often_as_its_probability_says(model):
+    (draws,) = HuggingFace(EOS)(model, PROMPTS[:1], k=4000, max_new=1, seed=0)
+    counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=8)
+    every = [[type(draws[0])((token,), False, 0.0) for token in range(8)]]
+    expected = logps(model, PROMPTS[:1], every).double().exp() * 4000
+    assert stats.chisquare(counts, expected * (4000 / expected.sum())).pvalue > 1e-3
+
+
+def test_the_same_seed_the_same_draws_and_nobody_elses_random_numbers(model):
+    torch.manual_seed(5)
+    before = torch.random.get_rng_state()
+    engine = HuggingFace(EOS)
+    first = engine(model, PROMPTS, k=3, max_new=6, seed=1)
+    assert torch.equal(before, torch.random.get_rng_state())
+    assert engine(model, PROMPTS, k=3, max_new=6, seed=1) == first
+    assert engine(model, PROMPTS, k=3, max_new=6, seed=2) != first
+    model.train()
+    engine(model, PROMPTS, k=3, max_new=6, seed=2)
+    assert all(module.training for module in model.modules())
+
+
+def test_padding_and_the_cut_into_calls_change_no_log_prob(model):
+    drawn = HuggingFace(EOS, tokens=30)(model, PROMPTS, k=3, max_new=6, seed=1)
+    torch.testing.assert_close(logps(model, PROMPTS, drawn), given(drawn), rtol=0, atol=1e-4)
+
+
+def test_a_prompt_beyond_the_models_positions_is_refused(model):
+    with pytest.raises(InputError, match=r"4096 positions, got a prompt of 4095 tokens and responses of up to 6"):
+        HuggingFace(EOS)(model, [(1,) * 4095], k=1, max_new=6, seed=0)
