@@ -24,8 +24,9 @@ EP2). Where f′(0+) is finite, π* may be zero (EP4).
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 
 import torch
 from torch import Tensor
@@ -175,28 +176,17 @@ _OWN: dict[str, Divergence] = {
 }
 
 
-class _Divergences(Mapping[str, Divergence]):
-    """The registered divergences by name, read-only; `register` adds one's own."""
-
-    def __getitem__(self, name: str) -> Divergence:
-        if name not in _OWN:
-            raise ValueError(f"divergence must be one of {', '.join(_OWN)}, got {name!r}")
-        return _OWN[name]
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(_OWN)
-
-    def __len__(self) -> int:
-        return len(_OWN)
-
-
-DIVERGENCES: Mapping[str, Divergence] = _Divergences()
-"""Every registered divergence by name; "alpha" is α = ½."""
+DIVERGENCES: Mapping[str, Divergence] = MappingProxyType(_OWN)
+"""Every registered divergence by name, read-only; `register` adds one's own. "alpha" is α = ½."""
 
 
 def named(divergence: str | Divergence) -> Divergence:
     """The divergence of that name, or the one given, as it is. Raises ValueError for an unknown name."""
-    return divergence if isinstance(divergence, Divergence) else DIVERGENCES[divergence]
+    if isinstance(divergence, Divergence):
+        return divergence
+    if divergence not in DIVERGENCES:
+        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}")
+    return DIVERGENCES[divergence]
 
 
 def register(divergence: Divergence) -> Divergence:
