@@ -184,8 +184,8 @@ check.true(
 )
 
 # %% [markdown]
-# J is strictly concave, so this point is the maximum and there is no other. In numbers, with plain ascent on logits
-# that knows nothing of $Z$:
+# $J$ is strictly concave, so this point is the maximum and there is no other. In numbers, with a search on logits that
+# knows nothing of $Z$:
 
 # %%
 b = ref_logps.exp() * (rewards / BETA).exp()
@@ -193,10 +193,10 @@ Z = b.sum(-1)
 optimum = (b / Z[:, None]).log()
 climbed = fixed_point(lambda logps: -J(logps).sum(), ref_logps)
 print("π*, by formula\n", optimum.exp())
-print("π, by ascent\n", climbed.exp())
+print("π, by search\n", climbed.exp())
 
 # %% tags=["check"]
-check.close("π* by formula = by ascent", optimum, climbed, tol=1e-9)
+check.close("π* by formula = by search", optimum, climbed, tol=1e-9)
 check.close("π* by formula = optimal_logps", optimum, optimal_logps(ref_logps, rewards, BETA))
 check.close("log Z by hand = log_partition", Z.log(), log_partition(ref_logps, rewards, BETA))
 check.differs("without e^(r/β), that is π_ref, it is not", optimum.exp(), ref_logps.exp(), by=0.1)
@@ -498,12 +498,12 @@ plt.show()
 
 # %% [markdown]
 # Every curve starts at the mean reward. (The band is one standard deviation of a single estimate, drawn for one
-# $\beta$.) At $\beta = 1$ a few dozen draws are enough. At $\beta = 0.03$, the value of UNA's offline experiments, the
-# curve follows the dotted line. Of $K$ numbers the mean is at most the largest and at least a $K$-th of it, so that
+# $\beta$.) At $\beta = 1$ a few dozen draws are enough. At $\beta = 0.03$ the curve follows the dotted line. Of $K$
+# numbers the mean is at most the largest and at least a $K$-th of it, so that
 #
 # $$\max_k r_k - \beta \log K \;\le\; \beta \log \hat Z \;\le\; \max_k r_k.$$
 #
-# At small $\beta$ the estimate is the best reward seen so far, and nothing else. It is right once the responses that
+# At small $\beta$ the estimate is the best reward seen so far, and little else. It is right once the responses that
 # $\pi^*$ gives have been seen, and that takes about $e^{\text{KL}(\pi^* \| \pi_\text{ref})}$ draws: the dots.
 
 # %% tags=["check"]
@@ -575,8 +575,9 @@ check.close("r + 10 moves log Z by 10", shifted.log_partition - small.log_partit
 #   maximum is $\beta \log Z(x)$ and regret is a KL: *UNA Eq. 13*, *J(π\*) − J(π)*.
 # - The reward is the implicit reward of $\pi^*$ plus $\beta \log Z(x)$: *UNA Eq. 4*. Without it, it is another number.
 #   In pairs it cancels: *UNA Eq. 5*.
-# - $Z$ can be estimated without bias: *E Ẑ = Z*. At $\beta = 1$ it is easy; at the $\beta$ of the paper 64 draws tell
-#   the best reward drawn: *β 0.03, up to 64 draws*. The price is about $e^{\text{KL}(\pi^* \| \pi_\text{ref})}$ draws.
+# - $Z$ can be estimated without bias: *E Ẑ = Z*. At $\beta = 1$ it is easy; at $\beta = 0.03$ 64 draws tell the best
+#   reward drawn: *β 0.03: at most β·log K below the best reward drawn*. The price is about
+#   $e^{\text{KL}(\pi^* \| \pi_\text{ref})}$ draws.
 # - KTO's reference point is not $Z$: *KTO's KL is not log Z*.
 
 # %%
@@ -585,9 +586,9 @@ Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "CU4", "CU28")])
 # %% [markdown]
 # ## Limits
 #
-# - The lists are short and the rewards are Gaussian with standard deviation 1. What matters is $r / \beta$: with
-#   rewards ten times as large, $\beta = 0.3$ is as hard as $\beta = 0.03$ here. Longer lists make small $\beta$ harder,
-#   since the best response is rarer.
+# - The lists are short and the rewards are Gaussian with standard deviation 1. What matters is $r / \beta$. UNA's
+#   offline $\beta$ is 0.03 for scores in $[0, 1]$. Their standard deviation is at most ½, so in the units used here it
+#   is 0.06 or more. Longer lists make small $\beta$ harder, since the best response is rarer.
 # - The estimate draws from $\pi_\text{ref}$, as the definition says. Draws from a better policy, with weights, need
 #   fewer; a policy near $\pi^*$ needs hardly any. That is one reason to learn $V(x)$ beside the policy (notebook 04).
 # - That $e^\text{KL}$ draws are needed and are about enough is a rule (Chatterjee and Diaconis, 2018), which the dots

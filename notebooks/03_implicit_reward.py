@@ -327,15 +327,14 @@ check.close("three choices of (f, λ) are one policy, π*", torch.stack(rows), w
 check.differs("f = 0 and λ = 1 are no policy", (ref[1] * (ratings[1] / BETA).exp()).sum(), 1.0, by=1.0)
 
 # %% [markdown]
-# **The reward from the policy: up to a number per prompt.** UNA's App. A says that "rigorous proof cannot be provided"
-# that two rewards with the same optimum differ by an $f(x)$. It takes one line. If $r$ and $r'$ have the same $\pi^*$,
-# subtract Eq. 4 from Eq. 4:
+# **The reward from the policy: up to a number per prompt.** DPO calls two rewards equivalent if and only if they differ
+# by an $f(x)$. UNA's App. A objects that a "rigorous proof cannot be provided", only that such rewards have the same
+# optimal policy. The converse takes one line. If $r$ and $r'$ have the same $\pi^*$, subtract Eq. 4 from Eq. 4:
 #
 # $$r - r' = \beta \log Z(x) - \beta \log Z'(x),$$
 #
-# in which no $y$ is left. The other way round, $r + f(x)$ has the same optimum, since $e^{f / \beta}$ cancels in it. So
-# policies with the support of $\pi_\text{ref}$ and rewards up to $f(x)$ are in one-to-one correspondence. What each
-# kind of feedback tells:
+# in which no $y$ is left. So policies with the support of $\pi_\text{ref}$ and rewards up to $f(x)$ are in one-to-one
+# correspondence. What each kind of feedback tells:
 #
 # | known | the reward is known | Z(x) is known |
 # | --- | --- | --- |
@@ -362,8 +361,8 @@ check.differs("a change within a prompt moves the optimum", bent.optimum.exp(), 
 # ## f(x) above the largest reward
 #
 # App. C adds a restriction: with infinitely many responses "$\sum_y \pi_\text{ref}\, e^{(r - f) / \beta}$ should be
-# finite. Then, $f(x)$ is further restricted to $f(x) > \max r(x, y)$". But $f$ is a factor $e^{-f / \beta}$ in front of
-# the sum. A factor makes no infinite sum finite (EU6).
+# finite. Then, $f(x)$ is further restricted to $f(x) > \max[r(x, y)]$". But $f$ is a factor $e^{-f / \beta}$ in front
+# of the sum. A factor makes no infinite sum finite (EU6).
 #
 # Take $\pi_\text{ref}(y) = 2^{-y}$ for $y = 1, 2, \dots$ and $r = y$. The terms are
 # $e^{-f / \beta}\, (e^{1 / \beta} / 2)^y$:
@@ -579,7 +578,7 @@ if mine is not ...:
 # **2.** `(BETA * world.log_partition.mean(), False)`. The mean is 0, its terms are not.
 #
 # **3.** `lambda p, beta: beta * math.log((1 - p * math.exp(1 / beta)) / (1 - p))`. It exists only for
-# $p < e^{-1 / \beta}$, 3.6 % at $\beta = 0.3$, and is below 0: for a prompt that is answered well now and then no
-# second rating, however low, makes $Z(x) = 1$.
+# $p < e^{-1 / \beta}$, 3.6 % at $\beta = 0.3$, and is below 0. For a prompt that $\pi_\text{ref}$ answers well more
+# often than that, no second rating, however low, makes $Z(x) = 1$.
 #
 # </details>
