@@ -58,7 +58,9 @@ def sampled_log_partition(ref_logps: Tensor, rewards: Tensor, beta: float, draws
     low, step = -36.0, 0.25  # e^−36 is nothing; the integrand is smooth, so that the trapezoid rule is exact
     points = int((-float(worth.min()) + math.log(draws) + 8 - low) / step)
     s = low + step * torch.arange(points, dtype=torch.float64)
-    above = torch.stack([torch.logsumexp(ref_logps - (at + worth - math.log(draws)).exp(), -1) for at in s], -1)
+    value = worth - math.log(draws)
+    parts = s[:, None, None].split(max(1, 2**20 // value.numel()))  # bounds the memory
+    above = torch.cat([torch.logsumexp(ref_logps - (part + value).exp(), -1) for part in parts]).T
     above = (draws * above).exp()  # (X, points), from 1 to 0
     above[:, 0] /= 2
     first = step * above.sum(-1)
@@ -170,8 +172,8 @@ def nash_logps(preferences: Tensor, ref_logps: Tensor, beta: float, tolerance: f
     """log of the policy (X, Y) that no other beats when both pay β·KL to π_ref: π ∝ π_ref·exp(Σ_y' P(y ≻ y')·π(y')/β).
 
     It is the optimum of ΨPO with the identity, against itself as the opponent: unique, and found by Newton's method.
-    Raises ValueError unless P(y ≻ y') + P(y' ≻ y) = 1 (the game is symmetric), RuntimeError if `tolerance` on the
-    log-probabilities is not met.
+    Raises ValueError unless P(y ≻ y') + P(y' ≻ y) = 1 (the game is symmetric), RuntimeError if `tolerance`, relative to
+    the log-probabilities, is not met.
     """
     ref_logps = _check_preferences(preferences, ref_logps, beta)
     p = preferences.to(torch.float64)
@@ -189,17 +191,17 @@ def nash_logps(preferences: Tensor, ref_logps: Tensor, beta: float, tolerance: f
     x, y = ref_logps.shape
     logps = ref_logps.log_softmax(-1)
     system = torch.ones(x, y + 1, y + 1, dtype=torch.float64)
-    for _ in range(500):
+    for _ in range(500 + math.ceil(4 / beta)):  # a step is at most 1 long, and the way may be 1/β
         force = (p @ logps.exp()[..., None]).squeeze(-1)
         gap = logps - (ref_logps + force / beta).log_softmax(-1)
-        if (largest := float(gap.abs().max())) <= tolerance:
+        if (largest := float((gap.abs() / (1 + logps.abs())).max())) <= tolerance:
             return logps
         system[:, :y, :y] = beta * torch.eye(y, dtype=torch.float64) - p * logps.exp()[:, None, :]
         system[:, y, :y], system[:, y, y] = logps.exp(), 0.0
         right = torch.cat([force - beta * (logps - ref_logps), torch.zeros(x, 1, dtype=torch.float64)], -1)
         step = torch.linalg.solve(system, right)[:, :y]
         logps = (logps + step / (1 + step.abs().amax(-1, keepdim=True))).log_softmax(-1)
-    raise RuntimeError(f"the largest gap in a log-probability is {largest:.3g}, above {tolerance:.3g}")
+    raise RuntimeError(f"the largest relative gap in a log-probability is {largest:.3g}, above {tolerance:.3g}")
 
 
 @torch.no_grad()
