@@ -345,7 +345,7 @@ def _cu2() -> Evidence:
     notebook="03_implicit_reward",
 )
 def _cu3() -> Evidence:
-    world = TableWorld.random(0, prompts=10, responses=8, beta=0.5)
+    world = TableWorld.random(0, prompts=4, responses=6, beta=0.5)
     f = world.rewards.amax(-1, keepdim=True) + 0.1
     mass = (world.ref_logps + (world.rewards - f) / world.beta).exp().sum(-1)
 
