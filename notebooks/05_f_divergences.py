@@ -85,7 +85,7 @@ check.close("UPO Eq. 3: optimal_logps() = the closed form", optimal_logps(ref_lo
 # $\beta \log Z(x)$, is the same for two responses of one prompt (UPO Eq. 4):
 #
 # $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta \log \frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}
-# - \beta \log \frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)$$
+# {} - \beta \log \frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)$$
 
 
 # %% tags=["check"]
@@ -224,8 +224,8 @@ for name in ("js", "chi2"):
 # not $D_f$ (EP3). Right is
 #
 # $$\mathcal{L} = \sum_y \pi(y)\, r(y)
-# - \beta \sum_y \pi_\text{ref}(y)\, f\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right)
-# - \lambda \Big[\sum_y \pi(y) - 1\Big] + \sum_y \eta(y)\, \pi(y).$$
+# {} - \beta \sum_y \pi_\text{ref}(y)\, f\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right)
+# {} - \lambda \Big[\sum_y \pi(y) - 1\Big] + \sum_y \eta(y)\, \pi(y).$$
 
 # %% tags=["check"]
 tilted = torch.tensor([[0.7, 0.3]], dtype=F64)
@@ -434,7 +434,7 @@ check.differs("and just below it is not", moves.exp(), wide.ref_logps.exp(), by=
 # f-DPO's loss needs nothing but $f'$ (UPO Eq. 5):
 #
 # $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta f'\!\left(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\right)
-# - \beta f'\!\left(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)\right)$$
+# {} - \beta f'\!\left(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)\right)$$
 
 # %% tags=["check"]
 pair = a_pair(optimal_logps(ref_logps, rewards, beta, "js"))
@@ -584,7 +584,8 @@ plt.show()
 #
 # - The **forward KL**'s price falls steeply towards zero and has a ceiling of 1. The worst responses keep their mass
 #   (as $1/\text{gap}$, not $e^{-\text{gap}}$), and past the ceiling a good one costs no more however often it is given.
-# - **Jensen–Shannon** and **Hellinger** lie between the two: bad responses fade, the best one is cheap.
+# - **Jensen–Shannon** and **Hellinger** lie between the forward and the reverse KL: bad responses fade, and the best
+#   one is cheap.
 # - **χ²** is the reverse: large ratios are dear, zeros are not.
 # - **Total variation** has two prices and no policy in between.
 #

@@ -13,8 +13,8 @@
 # whom. $\Psi$PO makes a reward of that, IPO is its safest case, and IUPO is the paper's attempt to have IPO with
 # any $f$-divergence.
 #
-# **Claim.** IPO is safe because it asks for a *finite* gap, $\frac{1}{2\beta}$, of a quantity that can reach it. By
-# Theorem 3.1 that quantity is
+# **Claim.** IPO is safe because it asks for a *finite* gap, $\frac{1}{2\beta}$, of a quantity that can reach it. With
+# an $f$-divergence that quantity is, by Theorem 3.1,
 #
 # $$f'\!\left(\frac{\pi_w}{\pi_{\text{ref},w}}\right) - f'\!\left(\frac{\pi_l}{\pi_{\text{ref},l}}\right).$$
 #
@@ -226,8 +226,8 @@ check.close(
 # \qquad u = \log \frac{\pi}{\pi_\text{ref}},$$
 #
 # a least-squares fit of differences, whose solution is the mean over opponents: $u(y) = \frac{1}{\beta}\,
-# \mathbb{E}_{y' \sim \mu}\, p^*(y \succeq y') + \text{const} = g(y)/\beta + \text{const}$. That is the optimum of Eq.
-# 6. (And not of Eq. 8, unless pairs are drawn from $\pi_\text{ref}$.)
+# \mathbb{E}_{y' \sim \mu}\, p^*(y \succeq y') + \text{const} = g(y)/\beta + \text{const}$. That is $\Psi$PO's
+# optimum (and not that of Eq. 8, unless pairs are drawn from $\pi_\text{ref}$).
 
 # %% tags=["check"]
 found = fixed_point(mean_over_pairs(ipo, P, mu, beta=beta), ref_logps)
@@ -244,8 +244,8 @@ check.close("that one needs pairs from π_ref", from_ref.exp(), eq8, tol=1e-9)
 # responses of one prompt frees it of $\lambda(x)$ (UPO Eq. 17):
 #
 # $$\mathbb{E}_{y'_w, y'_l \sim \mu}\big[\Psi(p^*(y_w \succeq y'_w|x)) - \Psi(p^*(y_l \succeq y'_l|x))\big]
-# = \beta \Big[ f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big) -
-# f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big) \Big]$$
+# = \beta \Big[ f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big)
+# {} - f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big) \Big]$$
 #
 # The paper also takes the mean over $y_w, y_l \sim \pi$ on the left, and both sides would then be one number (EP1). The
 # two opponents are harmless (EP11): each stands in a term of its own.
@@ -284,12 +284,12 @@ check.close("UPO Eq. 19: the loser's, with the same λ′", rating[0, 1:], R[0, 
 # The labeller's probability is then a function of the policy alone (UPO Eq. 20),
 #
 # $$p^*(y_w \succeq y_l|x) = \sigma\Big(\beta f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big)
-# - \beta f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big)\Big),$$
+# {} - \beta f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big)\Big),$$
 #
 # and its negative log-likelihood is f-DPO's loss, UPO Eq. 5 again (UPO Eq. 21):
 #
 # $$-\mathbb{E}_{\mathcal{D}} \log \sigma\Big(\beta f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big)
-# - \beta f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big)\Big)$$
+# {} - \beta f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big)\Big)$$
 
 # %% tags=["check"]
 margin = beta * DIVERGENCES["js"].slope(upo - ref_logps)[0]
@@ -358,11 +358,30 @@ for name in ("js", "hellinger", "forward_kl", "alpha"):
     check.differs("    which is not the KL's optimum", other, 0.0, by=1e-5)
 
 # %% [markdown]
+# As for f-DPO this wants an optimum without zeros. With χ² at $\beta = 0.05$ UPO's deletes two responses, and the loss,
+# which has no $\eta$ either, stops before that:
+
+# %% tags=["check"]
+deleted = optimal_logps(ref_logps, g, 0.05, "chi2")
+prices = DIVERGENCES["chi2"].slope(tables - ref_logps)  # the grid of policies from above
+often = 2 * mu[0, i] * mu[0, j] * P[0, i, j]
+values = (often * (prices[:, i] - prices[:, j] - 1 / (2 * 0.05)) ** 2).sum(-1)
+stops = tables[values.argmin()]
+print("χ², β = .05: UPO's optimum", deleted.exp()[0], "  IUPO's minimiser", stops.exp())
+check.close(
+    "the grid computes the same loss",
+    values[7],
+    mean_over_pairs(iupo, P, mu, beta=0.05, divergence="chi2")(tables[7][None]),
+    1e-10,
+)
+check.differs("with zeros it is not the optimum", stops.exp(), deleted.exp()[0], by=0.02)
+
+# %% [markdown]
 # The paper goes another way. It looks at $h_\pi$ as Eq. 9 writes it, a ratio of *policies* less a ratio of
 # *references*, and puts $f'$ where the logarithms are (UPO Eq. 23):
 #
 # $$\mathcal{U}h_\pi(x, y_w, y_l) = f'\!\Big(\frac{\pi(y_w|x)}{\pi(y_l|x)}\Big)
-# - f'\!\Big(\frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}\Big)$$
+# {} - f'\!\Big(\frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}\Big)$$
 #
 # and regresses that on the same number (UPO Eq. 24):
 #
@@ -440,9 +459,9 @@ check.true("with the forward KL it is worse than π_ref", shares["forward_kl", 0
 # With the paper's divergence the loss is (UPO Eq. 26)
 #
 # $$\mathbb{E}_{\mathcal{D}}\left[\left(\log \frac{2 \frac{\pi(y_w|x)}{\pi(y_l|x)}}{\frac{\pi(y_w|x)}{\pi(y_l|x)} + 1}
-# - \log \frac{2
-#   \frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}}{\frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)} + 1}
-# - \frac{1}{2\beta}\right)^2\right]$$
+# {} - \log \frac{2 \frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}}
+# {\frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)} + 1}
+# {} - \frac{1}{2\beta}\right)^2\right]$$
 
 # %% tags=["check"]
 q, q_ref = (drawn[0, 0] - drawn[0, 2]).exp(), (ref_logps[0, 0] - ref_logps[0, 2]).exp()
@@ -671,7 +690,7 @@ check.true("DPO: lower with every step too", (dpo_along.diff() < 0).all(), f"dow
 # ## 8. What the curves of the experiment can say
 #
 # The paper finds JS-IUPO's loss curves below IPO's, and its accuracy and margin above, and concludes that JS-IUPO is
-# better (Sec. 5.2; GPT-2, one seed).
+# better (Sec. 5.2; GPT-2, no seeds or intervals given).
 #
 # **Losses.** The two are different functions of a policy. Here is *one* policy, $\pi^*$ of a table world, and what both
 # say of it (EP9, CP8). The order turns with $\beta$, and the policy has not moved.
@@ -773,8 +792,9 @@ for lr in (1.0, 0.1):
 #   $\pi_\text{ref}$ (*EP6*).
 # - With $\Psi = \text{logit}$ UPO is f-DPO, if no response is deleted: *CP3: f-DPO ends at UPO's optimum*, and *ends
 #   elsewhere* with zeros.
-# - The right IUPO compares $f'(\pi/\pi_\text{ref})$ of two responses and ends at UPO's optimum for every divergence:
-#   *it ends at the optimum*. Eq. 23 is the same for the reverse KL alone: *φ is straight for one divergence only*.
+# - The right IUPO compares $f'(\pi/\pi_\text{ref})$ of two responses and ends at UPO's optimum for every divergence,
+#   zeros aside: *it ends at the optimum*. Eq. 23 is the same for the reverse KL alone: *φ is straight for one
+#   divergence only*.
 # - JS-IUPO as printed regresses a quantity that is at most $\log(1 + 1/\rho)$ on a target of 5: *EP8*. It has lost what
 #   IPO is for: *JS-IUPO as printed rises all the way*, where *IPO stops where it should*.
 # - It ignores pairs that the reference already ranks right: *CP7*; that costs accuracy: *CP9: unequal ones, a loss*.
