@@ -106,7 +106,7 @@ for name, population in (("Eq. 8 as printed", printed), ("with -log σ", dpo)):
 # %% tags=["check"]
 gaps = torch.tensor([0.5, -1.0])
 check.true("line below Eq. 8: no loss for a wrong order", (-gaps.log())[1].isnan(), f"{-gaps.log()}")
-check.close("with σ: 0.4741 and 1.3133", pair.loss(**ledger._pair(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
+check.close("with σ: 0.4741 and 1.3133", pair.loss(**ledger.pair_at(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
 check.close("−log σ ends at π*", fixed_point(dpo, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
 moved = ledger.pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
 check.close("and at any offset", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
@@ -311,8 +311,9 @@ check.true("and worse than no training", ratio > 2, f"regret {ratio:.2f} times t
 #
 # The paper proposes to estimate a constant $c$ "in advance or … through exponential moving average" (Discussion 3). A
 # constant in $r_\theta$ is a constant in the scores with the other sign, so all that $c$ can do is to undo an offset
-# that all prompts share. It slides along the curve below to its lowest point, and the lowest point is not 0, because
-# prompts differ in $\beta \log Z(x)$ (CU7).
+# that all prompts share. The best $c$ in hindsight slides along the curve below to its lowest point, and that is not
+# 0, because prompts differ in $\beta \log Z(x)$ (CU7). (A $c$ that is fitted along with the policy minimises the
+# loss, not the regret, and does no better; notebook 03 has a case where it does harm.)
 #
 # **Centred UNA** takes one number per prompt,
 #
@@ -394,7 +395,10 @@ plt.show()
 #
 # $$\nabla\, \frac{1}{K} \sum_k \big(r_\theta + V_{-k} - r\big)^2 = \nabla\, \frac{1}{K - 1} \sum_k (e_k - \bar e)^2 ,$$
 #
-# without gradient through $V_{-k}$ on the left, with all gradients on the right. The third: its gradient is **RLOO**,
+# without gradient through $V_{-k}$ on the left, with all gradients on the right.
+
+# %% [markdown]
+# The third: its gradient is, for samples of the policy, **RLOO**'s times $-2\beta$,
 #
 # $$\nabla L = -2\beta\, \frac{1}{K} \sum_k \Big(e_k - \frac{1}{K - 1} \sum_{j \ne k} e_j\Big) \nabla \log \pi(y_k) .$$
 #
@@ -461,7 +465,8 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 # 10, EU11), and use $\beta = 0.01$ and $0.03$. For a score $s$ they then ask for the log-ratio
 #
 # $$u = \frac{1}{\beta} \log \frac{s}{1 - s} .$$
-#
+
+# %% [markdown]
 # At $\beta = 0.03$ a score of 0.767 asks for 40 nats: $\pi = e^{40}\, \pi_\text{ref}$. Nothing like that fits into a
 # distribution, so the policy stays where $|\beta u|$ is small, and there the squared error is linear in $u$ but for a
 # constant:
@@ -473,7 +478,7 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 
 # %% tags=["check"]
 for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
-    world = ledger._released_world(beta)  # mean score .76
+    world = ledger.released_world(beta)  # mean score .76
     weights = world.ref_logps.exp()
     population = ledger.singles(score.released, world, weights, scores=world.rewards)
     end = fixed_point(population, world.ref_logps, tolerance=1e-9)
@@ -490,10 +495,11 @@ for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
 #
 # **A placebo works.** Shuffle the scores over all responses, so that they say nothing, and let the data be better
 # than $\pi_\text{ref}$, as data that one trains on tend to be. What remains is SFT on the data.
+# (Here without sampling; the study of notebook 11 has such a control.)
 
 # %%
-world = ledger._released_world(0.03)
-better = (world.ref_logps + 0.5 * ledger.TableWorld.random(0, responses=6).rewards).softmax(-1)  # the data's sampler
+world = ledger.released_world(0.03)
+better = (world.ref_logps + 0.5 * TableWorld.random(0, responses=6).rewards).softmax(-1)  # the data's sampler
 mean_score = (better * world.rewards).sum(-1).mean()
 of_ref = (world.ref_logps.exp() * world.rewards).sum(-1).mean()
 shuffled = torch.full_like(world.rewards, mean_score.item())  # (σ − s)² with a random s: its mean, and a constant
@@ -550,9 +556,10 @@ check.differs("without V(x): not", end.exp(), WORLD.optimum.exp(), by=0.05)
 # Scores are said to win because "more information is provided". How much information is Fisher's: with $n$ labels and
 # maximum likelihood, the regret that is left is
 #
-# $$\mathbb{E}[\text{regret}] \approx \frac{1}{2 \beta n}\, \text{tr}\big(\text{Cov}_{\pi^*}\, I^{-1}\big),$$
-#
-# where $I$ is the information of one label on the rewards of a prompt. A score with noise of variance $\tau^2$ has
+# $$\mathbb{E}[\text{regret}] \approx \frac{1}{2 \beta n}\, \text{tr}\big(\text{Cov}_{\pi^*}\, I^{-1}\big).$$
+
+# %% [markdown]
+# $I$ is the information of one label on the rewards of a prompt. A score with noise of variance $\tau^2$ has
 # $1 / \tau^2$ on its response; a thumb has $p(1 - p)$; a pair has $p(1 - p)$ on a *difference* of two. So a score
 # says as much as a pair at about (CU19)
 #
@@ -578,7 +585,7 @@ print(f"a score is worth a pair at noise {exact:.2f} (formula {formula:.2f}), a 
 # %% tags=["check"]
 for kind in ("score", "pair"):
     predicted = ledger.regret_per_label(rated, kind) / 4000
-    measured = ledger._measured(rated, kind, 4000, runs=400)
+    measured = ledger.measured_regret(rated, kind, 4000, runs=400)
     ratio = measured / predicted
     check.true(f"{kind}s: 400 fits on 4,000 labels", abs(ratio - 1) < 0.15, f"{measured:.5f}, theory {predicted:.5f}")
 check.close("the formula, within a fifth", formula / exact, 1.0, tol=0.2)
@@ -634,14 +641,14 @@ check.true("mixed as the paper has it: not", left > 0.05, f"{left:.0%} of π_ref
 # - The losses of Eq. 8–10 need their signs mended, Eq. 8 its $\log \sigma$ and Eq. 9 one square less: *Eq. 8 as printed
 #   still pulls there*, *without them it is not E g*, *Eq. 10 printed*.
 # - Online, if the sampler is not differentiated, UNA is REINFORCE without a baseline: *symbolically: E ∇e² + 2β∇J = 0*.
-#   If it is, $\pi^*$ becomes a maximum of the loss: *curvature at π\**.
+#   If it is, $\pi^*$ becomes a maximum of the loss: *curvature at …*, *so … is a maximum there*.
 # - Offline, without a baseline, an offset in the scores decides: upwards the sampler is learned (*the offset grows*),
 #   downwards one rare response is the best fit (*40 prompts*).
 # - A constant $c$ can only slide along that curve (*c = 2 at offset 1*). One number per prompt gives $\pi^*$ at every
 #   offset and from every sampler: *centred, y ~ …*.
 # - Centred UNA is the log-variance loss, and on-policy RLOO, sample by sample: *125 triples*.
 # - At the published $\beta$ the released loss is SFT weighted by $s - \frac12$: *β = 0.03*; most of a gain can be the
-#   data's: *the placebo*.
+#   data's: *the placebo keeps much of the gain*.
 # - UNA or KTO is a matter of the share of thumbs up: *few ups*, *many ups*. Scores or pairs is a matter of the scores'
 #   noise: *noise 0.5: scores; noise 4: pairs*.
 #

@@ -106,7 +106,7 @@ def _distance(a: Tensor, b: Tensor) -> float:
     return float((a - b).abs().max())
 
 
-def _pair(gap: Tensor | float) -> dict[str, Tensor]:
+def pair_at(gap: Tensor | float) -> dict[str, Tensor]:
     """A pair whose margin is `gap` at β = 1."""
     chosen = torch.as_tensor(gap, dtype=F64).reshape(-1)
     zero = torch.zeros_like(chosen)
@@ -131,7 +131,7 @@ def _eu7() -> Evidence:
     pair = METHODS["una-pair"]
     margins = torch.tensor([0.0, 1000.0], dtype=F64).requires_grad_()
     assert pair.printed is not None
-    printed, right = pair.printed(**_pair(margins), beta=1.0), pair.loss(**_pair(margins), beta=1.0)
+    printed, right = pair.printed(**pair_at(margins), beta=1.0), pair.loss(**pair_at(margins), beta=1.0)
     push, dpo = (torch.autograd.grad(loss.sum(), margins)[0] + 0.0 for loss in (printed, right))
     printed, margins = printed.detach() + 0.0, margins.detach()
     numbers = {
@@ -172,7 +172,7 @@ def _dpo_error() -> float:
 )
 def _eu8() -> Evidence:
     gaps = torch.tensor([0.5, -1.0], dtype=F64)
-    printed, right = -gaps.log(), METHODS["una-pair"].loss(**_pair(gaps), beta=1.0)
+    printed, right = -gaps.log(), METHODS["una-pair"].loss(**pair_at(gaps), beta=1.0)
     return Evidence(
         {"printed": float(printed[0]), "right": float(right[0]), "wrong_order": float(right[1])},
         {
@@ -319,13 +319,17 @@ def _eu11() -> Evidence:
     notebook=NOTEBOOK,
 )
 def _eu17() -> Evidence:
-    score = torch.tensor([0.7], dtype=F64)
+    score = torch.tensor(0.7, dtype=F64)
     r = torch.linspace(0.7, 1.0, 300_001, dtype=F64)
-    arguments = {"logps": r, "ref_logps": torch.zeros_like(r), "labels": score.expand_as(r), "beta": 1.0}
-    best = float(r[METHODS["una-binary-bce"].loss(**arguments).argmin()])
+    losses = METHODS["una-binary-bce"].loss(logps=r, ref_logps=torch.zeros_like(r), labels=score.expand_as(r), beta=1.0)
+    best = float(r[losses.argmin()])
+    least = torch.special.entr(score) + torch.special.entr(1 - score)
     return Evidence(
         {"best": best, "logit": float(score.logit())},
-        {"the minimiser is logit s": abs(best - float(score.logit())) < 2e-6},
+        {
+            "the minimiser is logit s": abs(best - float(score.logit())) < 2e-6,
+            "and the least value the entropy of s": abs(float(losses.min() - least)) < 1e-9,
+        },
     )
 
 
@@ -711,7 +715,7 @@ def _cu7() -> Evidence:
     )
 
 
-def _released_world(beta: float) -> TableWorld:
+def released_world(beta: float) -> TableWorld:
     """Scores σ(1.3 + 0.8·r) in (0, 1) as rewards; their mean is 0.76, few are below ½."""
     world = TableWorld.random(0, prompts=8, responses=6, beta=beta)
     return TableWorld(world.ref_logps, (1.3 + 0.8 * world.rewards).sigmoid(), beta)
@@ -733,7 +737,7 @@ def _cu14() -> Evidence:
     assert method.released is not None
     tv, share, away = {}, {}, {}
     for beta in (0.01, 0.03):
-        world = _released_world(beta)
+        world = released_world(beta)
         mu = world.ref_logps.exp()
         population = singles(method.released, world, mu, scores=world.rewards)
         found = fixed_point(population, world.ref_logps, tolerance=1e-9)
@@ -969,12 +973,13 @@ def _cu8() -> Evidence:
     world, beta = SMALL, SMALL.beta
     ref, scores, best = world.ref_logps[0], world.rewards[0], world.optimum[0]
     population = una_regression(world.ref_logps[:1], world.rewards[:1], beta, baseline="prompt")
-    wanted = slope(population, world.ref_logps[:1])[0]
+    policy = best.flip(-1)  # one that the responses were not drawn from
+    wanted = slope(population, policy[None])[0]
     unbiased = 0.0
     for k in (2, 3):
         drawn = tuples(5, k)
         probabilities = ref[drawn].sum(-1).exp()
-        found = centred_gradients(ref, scores, beta, ref, drawn, torch.zeros(drawn.shape, dtype=F64))
+        found = centred_gradients(ref, scores, beta, policy, drawn, torch.zeros(drawn.shape, dtype=F64))
         unbiased = max(unbiased, _distance((probabilities[:, None] * found).sum(0), wanted))
     # At π* with scores ± 1: every group and every noise, listed. Exact V(x): the residual is the noise alone.
     noise = {}
@@ -1117,7 +1122,7 @@ RATED = TableWorld(torch.full((1, 8), -math.log(8), dtype=F64), WORLD.rewards[:1
 """One prompt, eight equally likely responses, rewards of sd 1."""
 
 
-def _measured(world: TableWorld, kind: str, count: int, runs: int, noise: float = 1.0) -> float:
+def measured_regret(world: TableWorld, kind: str, count: int, runs: int, noise: float = 1.0) -> float:
     """The mean regret of maximum likelihood after `count` labels on a prompt, in `runs` simulations."""
     generator = torch.Generator().manual_seed(0)
     y = world.rewards.shape[1]
@@ -1168,7 +1173,7 @@ def _cu19() -> Evidence:
     }
     count = 4000
     predicted = {kind: regret_per_label(RATED, kind) / count for kind in ("score", "pair")}
-    measured = {kind: _measured(RATED, kind, count, runs=400) for kind in predicted}
+    measured = {kind: measured_regret(RATED, kind, count, runs=400) for kind in predicted}
     return Evidence(
         numbers,
         {
