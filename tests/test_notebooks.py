@@ -1,5 +1,8 @@
 """The committed notebooks: each source has its executed twin, each twin its source. nbmake runs them too."""
 
+import re
+
+import jupytext
 import pytest
 
 from una_ref import notebook
@@ -20,3 +23,21 @@ def test_every_twin_has_its_source():
 def test_numbers_are_the_reading_order():
     numbers = [source.name[:2] for source in SOURCES]
     assert all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
+
+
+def equations(paper: str, numbers: range) -> set[int]:
+    """The equations of a paper that markdown cells of the theory notebooks name, as in "UNA Eq. 3–5, 11 and 13"."""
+    named = set()
+    for number in numbers:
+        (source,) = FOLDER.glob(f"{number:02}_*.py")
+        for cell in jupytext.read(source, fmt="py:percent").cells:
+            for listed in re.findall(rf"{paper} Eq\.\s*([\d,–\-\s]+(?:and \d+)?)", cell.source):
+                for part in re.split(r",|and", listed):
+                    ends = [int(end) for end in re.findall(r"\d+", part)]
+                    named |= set(range(ends[0], ends[-1] + 1)) if ends else set()
+    return named
+
+
+@pytest.mark.parametrize(("paper", "last", "notebooks"), [("UNA", 25, range(1, 5)), ("UPO", 26, range(5, 7))])
+def test_every_numbered_equation_has_its_place(paper, last, notebooks):
+    assert set(range(1, last + 1)) - equations(paper, notebooks) == set()

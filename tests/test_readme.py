@@ -35,6 +35,19 @@ def test_links_and_pictures_lead_somewhere():
     assert [target for target in local if not (ROOT / target).exists()] == []
 
 
+def test_what_it_says_of_the_papers_is_the_ledger():
+    from una_ref.claims import CLAIMS, markdown
+
+    ids = re.findall(r"^\| ([EC][UP]\d+[ab]?) \|", readme(), flags=re.MULTILINE)
+    assert len(ids) >= 10
+    assert markdown([CLAIMS[id] for id in ids]) in readme()
+
+
+def test_it_lists_every_notebook():
+    sources = {f"notebooks/{path.stem}.ipynb" for path in (ROOT / "notebooks").glob("*.py")}
+    assert set(re.findall(r"\((notebooks/\w+\.ipynb)\)", readme())) == sources
+
+
 def test_make_targets_exist():
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
     named = {word for words in commands("make") for word in words[1:] if "=" not in word}
