@@ -627,11 +627,20 @@ for beta_ in (0.2, 0.5):
         gains = expected_reward(best, r_all) - expected_reward(kl_best_, r_all), entropy(best) - entropy(kl_best_)
         shown = "    ".join(f"{g.mean():+.3f} ± {2.262 * by_world(g).std() / math.sqrt(SEEDS):.3f}" for g in gains)
         print(f"    {name:<48}{shown}")
+        if name == "forward_kl":
+            poorer = bool((by_world(gains[0]) < 0).all() and (by_world(gains[1]) > 0).all())
+            check.true(
+                "equal β: the forward KL has less reward and more entropy, in each world: " + str(poorer),
+                poorer == (beta_ == 0.2),
+            )
         if name == "js":
             richer, narrower = (by_world(gains[0]) > 0).all(), (by_world(gains[1]) < 0).all()
             check.true("equal β: JS has more reward and less entropy, in each world", richer and narrower)
 
 # %% [markdown]
+# So "JS: the same reward" is untrue at equal $\beta$, and "forward KL: more entropy, less reward" is true at $\beta =
+# .2$ and not at $.5$; $\alpha$ changes sides as well.
+#
 # **At equal reward**: each divergence gets the $\beta$ at which it earns what the KL earns at $\beta = .5$, world by
 # world. With a uniform $\pi_\text{ref}$ the outcome is a theorem. $\text{KL}(\pi \,\|\, \pi_\text{ref}) = \log Y -
 # H(\pi)$ there, so the KL's optimum *is* the policy of greatest entropy among all with its reward, and no other
