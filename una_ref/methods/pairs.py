@@ -183,8 +183,8 @@ def iupo(
 
     The paper comes to its loss "by means of induction" from IPO's and puts the policy's ratio inside f′ (Eq. 23,
     `iupo_printed`); its own Theorem 3.1 asks for this one (EP7). Where the two responses are independent draws from
-    μ, its optimum is the policy that maximises E_y E_{y'~μ} P(y ≻ y') − β·D_f(π ‖ π_ref). IPO for the reverse KL;
-    the default is the paper's own divergence. Otherwise as `f_dpo`.
+    μ, its optimum is the policy that maximises E_y E_{y'~μ} P(y ≻ y') − β·D_f(π ‖ π_ref), if that has no zeros
+    (χ² may have). IPO for the reverse KL; the default is the paper's own divergence. Otherwise as `f_dpo`.
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = f_slope(chosen_logps, ref_chosen_logps, divergence, alpha)

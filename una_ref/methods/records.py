@@ -31,6 +31,7 @@ SFT = Method(
     paper="maximum likelihood",
     equation="−log π(y|x)",
     reductions="una-score while r_θ ≈ 0, if all scores are equal and positive",
+    notebook="07_gradients",
 )
 
 UNA_PAIR = Method(
@@ -51,6 +52,7 @@ UNA_PAIR = Method(
     reductions="DPO",
     printed=pairs.una_pair_printed,
     axes=_axes("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
+    notebook="04_una_losses",
 )
 
 UNA_BINARY_MSE = Method(
@@ -69,6 +71,7 @@ UNA_BINARY_MSE = Method(
     errata=("EU9", "EU10", "EU11"),
     reductions="una-score.released with the labels as scores",
     printed=singles.una_binary_mse_printed,
+    notebook="04_una_losses",
 )
 
 UNA_BINARY_BCE = Method(
@@ -87,6 +90,7 @@ UNA_BINARY_BCE = Method(
     errata=("EU9", "EU10", "EU11", "EU17"),
     reductions="summed over a pair, labels 1 and 0: TRL's bco_pair",
     printed=singles.una_binary_bce_printed,
+    notebook="04_una_losses",
 )
 
 UNA_SCORE = Method(
@@ -106,6 +110,7 @@ UNA_SCORE = Method(
     reductions="sampled from π without its gradient: REINFORCE on J without a baseline, times −2β",
     printed=singles.una_score_printed,
     released=singles.una_score_released,
+    notebook="04_una_losses",
 )
 
 UNA_CENTRED = Method(
@@ -128,6 +133,7 @@ UNA_CENTRED = Method(
     equation="UNA Eq. 10 with the f(x) + c of its Eq. 23 read as V(x)",
     errata=("EU3", "EU5", "EU14"),
     reductions="sampled from π, leave-one-out: RLOO; K = 2: regression of differences; V(x) learned: DRO",
+    notebook="04_una_losses",
 )
 
 KTO = Method(
@@ -146,6 +152,7 @@ KTO = Method(
     errata=("ES16", "ES17", "EU15"),
     reductions="kl = 0 and equal weights: APO-zero's terms, whose squares are una-binary-mse",
     axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
+    notebook="07_gradients",
 )
 
 IPO = Method(
@@ -167,6 +174,7 @@ IPO = Method(
     axes=_axes(
         "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
     ),
+    notebook="06_upo_and_iupo",
 )
 
 CDPO = Method(
@@ -184,6 +192,7 @@ CDPO = Method(
     equation="survey Eq. 12",
     errata=("ES4", "ES38"),
     reductions="label_smoothing = 0: dpo",
+    notebook="06_upo_and_iupo",
 )
 
 F_DPO = Method(
@@ -204,6 +213,7 @@ F_DPO = Method(
     axes=_axes(
         "Implicit Point Response Positive Preference Human Pair Reference Uncontrol Multiple Hybrid Offline Separate"
     ),
+    notebook="05_f_divergences",
 )
 
 IUPO = Method(
@@ -222,6 +232,7 @@ IUPO = Method(
     errata=("EP1", "EP2", "EP6", "EP7", "EP8", "EP9", "EP10"),
     reductions="reverse_kl: ipo, as corrected and as printed (Proposition 4.1)",
     printed=pairs.iupo_printed,
+    notebook="06_upo_and_iupo",
 )
 
 DRO = Method(
@@ -241,6 +252,7 @@ DRO = Method(
     reductions="twice it: una-centred with a learned V(x), at the same β",
     printed=singles.dro_printed,
     axes=_axes("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
+    notebook="07_gradients",
 )
 
 UNA_ONLINE = replace(
@@ -268,6 +280,7 @@ REINFORCE = Method(
     equation="survey Eq. 48 without its baseline",
     errata=("ES24", "EU13"),
     reductions="times 2β: una-online",
+    notebook="04_una_losses",
 )
 
 RLOO = Method(
@@ -286,6 +299,7 @@ RLOO = Method(
     errata=("ES24",),
     reductions="times 2β: una-centred sampled from π",
     axes=_axes("Explicit Point Response Positive Preference Human Pair Free Uncontrol KL On Offline Separate"),
+    notebook="04_una_losses",
 )
 
 RECORDS = (
