@@ -1,7 +1,14 @@
 """Exact mathematics in float64: tensors in, tensors out, nothing else of the package needed."""
 
 from una_ref.theory.divergences import DIVERGENCES, Divergence
-from una_ref.theory.fixed_points import NotConverged, fixed_point, una_fixed_point, una_regression
+from una_ref.theory.fixed_points import (
+    NotConverged,
+    fixed_point,
+    una_end,
+    una_fixed_point,
+    una_minima,
+    una_regression,
+)
 from una_ref.theory.optimum import (
     bradley_terry,
     entropy,
@@ -40,6 +47,8 @@ __all__ = [
     "preference_rewards",
     "regret",
     "sampled_log_partition",
+    "una_end",
     "una_fixed_point",
+    "una_minima",
     "una_regression",
 ]
