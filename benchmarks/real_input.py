@@ -4,22 +4,32 @@
 
 Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt) and hh_harmless_pairs.jsonl.gz (pairs
 of dialogues). First a small Mistral and its BPE tokenizer are made from them and fine-tuned on the better responses;
-then each run below starts from that. Held-out prompts are never trained on. Only numbers are written, none of the text.
+then each run below starts from that, at una-ref's default learning rate where it names no other. No run is measured on
+a prompt that it or the base was trained on. Only numbers are written, none of the text.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import math
 import os
+import random
 import sys
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from statistics import mean, median, stdev
+
+import torch
 
 from una_ref.training.card import versions
-from una_ref.training.config import resolve
-from una_ref.training.run import train
+from una_ref.training.config import Config, resolve
+from una_ref.training.fit import Job, fit
+from una_ref.training.loop import losses_of
+from una_ref.training.metrics import means, measure
+from una_ref.training.run import prepare, train
 
 SHAPE = [
     "shape.hidden_size=128",
@@ -29,21 +39,25 @@ SHAPE = [
     "shape.num_key_value_heads=2",
     "shape.max_position_embeddings=1024",
 ]
-COMMON = ["max_length=96", "eval_every=50", "log_every=10", "held_out=0.1"]
+BASE = [*SHAPE, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048", "held_out=0.3", "eval_every=50"]
+"""The base holds out more than the runs: which prompts are held out goes by their hash, so theirs are among these."""
+RUN = ["batch=4", "held_out=0.2", "eval_every=50", "log_every=10"]
 RUNS = {
-    # name: method, data, settings
-    "pairs from scores": ("dpo", "alpaca", ["beta=0.1", "lr=2e-4", "batch=8"]),
-    "pairs (HH)": ("dpo", "hh", ["beta=0.1", "lr=2e-4", "batch=8"]),
-    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1", "lr=2e-4", "batch=4"]),
-    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1", "lr=2e-4", "batch=4"]),
-    "scores": ("una-score", "alpaca", ["beta=0.03", "lr=2e-4", "batch=4"]),
-    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03", "lr=2e-4", "batch=4"]),
-    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03", "lr=2e-4", "batch=4"]),
-    "scores, pairs and labels mixed": (
-        "una-centred",
-        "alpaca,hh,labels",
-        ["beta=0.03", "lr=2e-4", "batch=4", "baseline=learned"],
-    ),
+    # name: method, data, its own settings
+    "pairs from scores": ("dpo", "alpaca", ["beta=0.1"]),
+    "pairs (HH)": ("dpo", "hh", ["beta=0.1"]),
+    "labels from scores": ("una-binary-bce", "alpaca", ["beta=0.1"]),
+    "labels from scores, kto": ("kto", "alpaca", ["beta=0.1"]),
+    "scores": ("una-score", "alpaca", ["beta=0.03"]),
+    "lists of scores, centred": ("una-centred", "alpaca", ["beta=0.03"]),
+    "scores and pairs mixed": ("una-centred", "alpaca,hh", ["beta=0.03"]),
+    "scores, pairs and labels mixed": ("una-centred", "alpaca,hh,labels", ["beta=0.03", "baseline=learned"]),
+    # what the first one owes to its responses and their length, and the HH pairs to the learning rate
+    "pairs from scores of four weak models": ("dpo", "weak", ["beta=0.1"]),
+    "pairs of the weak, cut at 96 tokens": ("dpo", "weak", ["beta=0.1", "max_length=96"]),
+    "pairs (HH), lr 2e-4": ("dpo", "hh", ["beta=0.1", "lr=2e-4"]),
+    "pairs of the weak, cut at 96 tokens, lr 2e-4": ("dpo", "weak", ["beta=0.1", "max_length=96", "lr=2e-4"]),
+    "pairs from scores, cut at 96 tokens": ("dpo", "alpaca", ["beta=0.1", "max_length=96"]),
 }
 
 
@@ -52,91 +66,135 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("figures/runs/real_input.json"))
     parser.add_argument("--steps", type=int, default=200)
-    parser.add_argument(
-        "--work", type=Path, help="folder for the runs themselves, to resume from (default: a temporary one)"
-    )
+    parser.add_argument("--lr", type=float, default=1e-3, help="of the runs that name none")
+    parser.add_argument("--max-length", type=int, default=192)
+    parser.add_argument("--only", nargs="*", default=[*RUNS], help="names of runs")
+    parser.add_argument("--work", type=Path, help="folder for the runs, to go on from (default: a temporary one)")
     arguments = parser.parse_args()
     if "UNA_REF_DATA" not in os.environ:
         print("real_input: set UNA_REF_DATA to the folder that holds the data files", file=sys.stderr)
         return 2
-    folder = Path(os.environ["UNA_REF_DATA"])
-    began = time.time()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        files = {name: work / f"{name}.jsonl" for name in ("alpaca", "labels", "hh")}
-        cut(folder, files)
-        sft = resolve(
-            "sft",
-            [*SHAPE, *COMMON, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048"],
-            data=f"{files['alpaca']},{files['hh']}",
-            output=str(work / "sft"),
-            steps=arguments.steps,
-        )
-        out = {"sft": {"method": "sft", "data": "alpaca,hh"} | summary(train(sft), work / "sft")}
-        for name, (method, data, settings) in RUNS.items():
-            output = work / name.replace(" ", "-").replace("(", "").replace(")", "").replace(",", "")
-            config = resolve(
-                method,
-                [*COMMON, *settings],
-                data=",".join(str(files[d]) for d in data.split(",")),
-                model=str(work / "sft"),
-                output=str(output),
-                steps=arguments.steps,
-            )
-            out[name] = {"method": method, "data": data, "settings": settings} | summary(train(config), output)
+        files = {name: work / f"{name}.jsonl" for name in ("alpaca", "weak", "labels", "hh")}
+        cut(Path(os.environ["UNA_REF_DATA"]), files)
+
+        def config(method: str, data: str, settings: Sequence[str], name: str, **more: str) -> Config:
+            paths = ",".join(str(files[d]) for d in data.split(","))
+            own = [f"max_length={arguments.max_length}", *settings]
+            return resolve(method, own, data=paths, output=str(work / name), steps=arguments.steps, **more)
+
+        sft = config("sft", "alpaca,hh", BASE, "sft")
+        trained = train(sft)
+        seen = {e.prompt for e in prepare(sft).examples}
+        out = {"base": {"method": "sft", "settings": BASE, "notes": trained["notes"], "loss": curve(work / "sft")}}
+        for name in arguments.only:
+            method, data, settings = RUNS[name]
+            settings = [*RUN, f"lr={arguments.lr}", *settings]
+            saved = work / f"{name}.json"
+            if not saved.exists():
+                job = prepare(config(method, data, settings, name, model=str(work / "sft")))
+                found = {"method": method, "data": data, "settings": settings} | measured(job, work / name)
+                found["held-out prompts that the base has seen"] = len({e.prompt for e in job.held_out} & seen)
+                saved.write_text(json.dumps(found))
+            out[name] = json.loads(saved.read_text())
             print(name, json.dumps(out[name]["held_out"]), file=sys.stderr)
     record = {
-        "command": " ".join(["python", *sys.argv]),
+        "command": "UNA_REF_DATA=… python benchmarks/real_input.py",
         "steps": arguments.steps,
+        "lr": arguments.lr,
+        "max_length": arguments.max_length,
         "runs": out,
         "versions": versions(),
         "hardware": f"{os.cpu_count()} CPU cores",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seconds": round(time.time() - began),
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=1) + "\n")
+    arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     return 0
 
 
 def cut(folder: Path, files: dict[str, Path]) -> None:
-    """Files small enough for a small model: four responses of each prompt with scores; thumbs on two others of every
-    second prompt, up where the judge's score is above 0.02; the pairs whose dialogue is short."""
+    """Files small enough for a small model.
+
+    Of each prompt with scores, four responses drawn from its sixteen; of every second prompt, thumbs on two others, up
+    above the median of all scores; the HH pairs whose dialogue is short. And, to be compared with the first, the four
+    responses that stand first in the data: they are the same four models' for each prompt, and the judge gave these
+    0.04 on average.
+    """
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
 
     grouped = group_by_prompt(read(folder / "alpaca_eval_scores.jsonl.gz", empty="drop"))
-    with files["alpaca"].open("w") as scores, files["labels"].open("w") as labels:
-        for i, row in enumerate(grouped):
-            judged = list(zip(row.responses, row.scores or (), strict=True))
-            few = {"completions": [y for y, _ in judged[:4]], "scores": [s for _, s in judged[:4]]}
-            scores.write(json.dumps({"prompt": row.prompt} | few) + "\n")
-            for text, score in judged[4:6] if i % 2 == 0 else ():
-                labels.write(json.dumps({"prompt": row.prompt, "completion": text, "label": score > 0.02}) + "\n")
-    with files["hh"].open("w") as pairs:
-        for row in read(folder / "hh_harmless_pairs.jsonl.gz", empty="drop"):
-            if len(row.prompt) < 200:
-                chosen, rejected = row.responses
-                pairs.write(json.dumps({"prompt": row.prompt, "chosen": chosen, "rejected": rejected}) + "\n")
+    middle = median(score for row in grouped for score in row.scores or ())
+    draw = random.Random(0)
+    scored, weak, labels, pairs = [], [], [], []  # type: list[dict], list[dict], list[dict], list[dict]
+    for i, row in enumerate(grouped):
+        judged = list(zip(row.responses, row.scores or (), strict=True))
+        drawn = draw.sample(judged, min(6, len(judged)))
+        for out, four in ((scored, drawn[:4]), (weak, judged[:4])):
+            out.append({"prompt": row.prompt, "completions": [y for y, _ in four], "scores": [s for _, s in four]})
+        for text, score in drawn[4:] if i % 2 == 0 else ():
+            labels.append({"prompt": row.prompt, "completion": text, "label": score > middle})
+    for row in read(folder / "hh_harmless_pairs.jsonl.gz", empty="drop"):
+        if len(row.prompt) < 200:
+            pairs.append({"prompt": row.prompt, "chosen": row.responses[0], "rejected": row.responses[1]})
+    for name, rows in {"alpaca": scored, "weak": weak, "labels": labels, "hh": pairs}.items():
+        files[name].write_text("".join(json.dumps(row) + "\n" for row in rows))
 
 
-def summary(record: dict, output: Path) -> dict:
-    """Held-out metrics before and after, what was converted and cut, and the curve of held-out loss."""
+def measured(job: Job, output: Path) -> dict:
+    """Train, and what was converted and cut, the held-out metrics before and after, and the curve of their loss."""
+    output.mkdir(parents=True, exist_ok=True)
+    before = by_prompt(job)
+    fit(job, output=output)
+    after = by_prompt(job)
+    return {
+        "notes": list(job.notes),
+        "held_out": {"prompts": len(after)} | {name: change(before, after, name) for name in after[0]},
+        "curve": curve(output),
+    }
+
+
+@torch.no_grad()
+def by_prompt(job: Job) -> list[dict[str, float]]:
+    """The metrics of each held-out row alone; an accuracy is whether its margin is above 0, half where it is 0."""
+    trainer, rows = job.trainer, []
+    kl = trainer.evaluate(job.held_out).get("kl")  # KTO's is of the whole set
+    trainer.policy.eval()
+    for example in job.held_out:
+        batch = trainer.batch([example])
+        logps, ref_logps = trainer.policy(batch), trainer.policy.reference(batch)
+        more = {"baseline": trainer.baseline(batch), "kl": None if kl is None else torch.tensor(kl)}
+        losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.hyper, **more)
+        found = means(measure(batch, losses, logps, ref_logps, job.config.beta))
+        row = {"loss": found["loss"], "reward": found["rewards/mean"]}
+        if "rewards/margins" in found:  # not where all scores or labels are equal
+            margin = found["rewards/margins"]
+            row |= {"margin": margin, "accuracy": 0.5 + 0.5 * ((margin > 0) - (margin < 0))}
+        rows.append(row)
+    trainer.policy.train()
+    return rows
+
+
+def change(before: list[dict[str, float]], after: list[dict[str, float]], name: str) -> dict[str, float]:
+    """A metric's mean over the rows that have it before and after, and the standard error of the change."""
+    both = [(b[name], a[name]) for b, a in zip(before, after, strict=True) if name in b and name in a]
+    error = stdev(a - b for b, a in both) / math.sqrt(len(both))
+    return {
+        "rows": len(both),
+        "before": round(mean(b for b, _ in both), 5),
+        "after": round(mean(a for _, a in both), 5),
+        "standard error of the change": round(error, 5),
+    }
+
+
+def curve(output: Path) -> dict[str, list[float]]:
+    """Held-out loss along the run."""
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     evaluated = [line for line in lines if "eval_loss" in line]
-    keep = (
-        "eval_loss",
-        "eval_rewards/margins",
-        "eval_rewards/accuracies",
-        "eval_rewards/chosen",
-        "eval_rewards/rejected",
-    )
-    return {
-        "notes": record["notes"],
-        "held_out": {k.removeprefix("eval_"): [evaluated[0][k], evaluated[-1][k]] for k in keep if k in evaluated[0]},
-        "curve": {"step": [line["step"] for line in evaluated], "loss": [line["eval_loss"] for line in evaluated]},
-    }
+    return {"step": [line["step"] for line in evaluated], "loss": [round(line["eval_loss"], 5) for line in evaluated]}
 
 
 if __name__ == "__main__":
