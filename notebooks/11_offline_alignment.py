@@ -221,9 +221,9 @@ check.true("and β·log Z(x) is not 0 here", BETA * small.log_partition > 0.5, f
 #
 # $$\big[\sigma(\beta\log\tfrac{\pi}{\pi_\text{ref}}) - r\big]^2, \qquad r \notin [0, 1].$$
 #
-# Only the sum of probabilities ends it. What is left is the greedy policy, the best response with probability one,
-# whatever its $\beta$. The regret of that is $-\beta\log\pi^*(\text{best})$, and on this world $\pi^*$ is nearly
-# greedy.
+# Only the sum of probabilities sets them against each other. In the limit what is left is the greedy policy, the best
+# response with probability one, whatever the loss's own $\beta$. The regret of that is
+# $-\beta\log\pi^*(\text{best})$, and on this world $\pi^*$ is nearly greedy.
 
 # %%
 paid = TableWorld(small.ref_logps, world.rewards[0, top][None], settings.beta)
@@ -335,9 +335,9 @@ check.close("of the grid, centred UNA chose the β that theory names", chosen, t
 #
 # Eight prompts a world, six worlds, one base policy, three passes over the data, a grid of three learning rates and
 # five βs. Most methods chose the middle learning rate; several chose the largest or the smallest β (see the table), and
-# a wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees the better half of the responses only.
-# Regret is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other things. Nothing here says how a 7B model
-# scores on a benchmark.
+# a wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees the better half of the responses
+# only. Regret is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other things. Nothing here says how a 7B
+# model scores on a benchmark.
 #
 # ## Exercises
 #
