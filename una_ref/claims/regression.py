@@ -23,10 +23,11 @@ from una_ref.theory import (
     fixed_point,
     kl,
     objective,
+    una_end,
     una_fixed_point,
+    una_minima,
     una_regression,
 )
-from una_ref.theory.fixed_points import una_end, una_minima
 
 F64 = torch.float64
 NOTEBOOK = "04_una_losses"
@@ -375,7 +376,7 @@ def _cu11() -> Evidence:
     "CU12",
     paper=UNA,
     place="Sec. 2.3.1 and 4.1, Eq. 9",
-    says="on labels MSE and BCE both measure the distance of r_θ to the label, and improve on KTO",
+    says="on labels the difference of implicit and explicit reward can be MSE or BCE",
     verdict=HOLDS,
     instead="both are proper scores: their target is logit P(up). KTO's target is ±∞, whichever side of ½ P(up) is on",
     shows="P(up) = 0.3: MSE {mse:.3f}, BCE {bce:.3f}, logit {logit:.3f}; KTO's slope has one sign on [−20, 20]",
@@ -460,7 +461,7 @@ def label_floors(offset: float) -> dict[str, float]:
     verdict="holds if V(x) = β·log Z(x) is added to r_θ",
     instead="thumbs with P(up) = σ(r): without V(x) the fixed point moves with the share of thumbs up",
     shows="regret over that of π_ref at mean logits −1.5, 0, 1.5: BCE {bce_low:.2f}, {bce_even:.2f}, {bce_high:.2f}; "
-    "with V(x) 0; KTO {kto_low:.2f}, {kto_even:.2f}, {kto_high:.2f}",
+    "with V(x) 0; KTO, 3,000 steps, {kto_low:.2f}, {kto_even:.2f}, {kto_high:.2f}",
     notebook=NOTEBOOK,
 )
 def _cu13() -> Evidence:
@@ -608,7 +609,7 @@ def _cu5() -> Evidence:
     "CU5a",
     paper=UNA,
     place="Sec. 2.3.1, Eq. 10",
-    says="… at a large positive offset",
+    says="regression on scores finds the RLHF optimum; here where they are high, and none is negative",
     verdict=FAILS,
     instead="in closed form log π/π_ref = r/β − W(κ·e^(r/β)), Lambert's W with one κ a prompt: it tends to the sampler",
     shows="KL(π‖π_ref) at offsets 0, 4, 16: {kl0:.3f}, {kl4:.3f}, {kl16:.4f}; π* has {best:.3f}",
@@ -640,7 +641,7 @@ def _cu5a() -> Evidence:
     "CU5b",
     paper=UNA,
     place="Sec. 2.3.1, Eq. 10",
-    says="… at a large negative offset",
+    says="regression on scores finds the RLHF optimum; here where all of them are low, and negative",
     verdict=FAILS,
     instead="the loss is not convex: its global minimum is one response alone, as a rule the rarest; descent from "
     "π_ref stops at another minimum",
@@ -1021,7 +1022,7 @@ def _cu8() -> Evidence:
     verdict="holds if the policy class contains π*",
     instead="with shared parameters that cannot express π* only sampling from the policy itself finds its best member",
     shows="regret above the best member of a 3-parameter class (π_ref {ref:.2f}): Eq. 10 offline {raw:.3f}, centred "
-    "offline {centred:.3f}, DPO {dpo:.3f}, centred on-policy {on:.1e}",
+    "offline {centred:.3f}, DPO {dpo:.3f}, centred on-policy 0",
     notebook=NOTEBOOK,
 )
 def _cu9() -> Evidence:
@@ -1062,12 +1063,12 @@ def _cu9() -> Evidence:
         "dpo": pairs(METHODS["dpo"].loss, world, mu, bradley_terry(world.rewards)),
     }
     numbers = {name: best - float(j(policy(minimise(loss)))) for name, loss in losses.items()}
-    numbers |= {"ref": best - float(j(world.ref_logps)), "on": best - float(j(policy(theta)))}
+    numbers["ref"] = best - float(j(world.ref_logps))
     return Evidence(
         numbers,
         {
             "π* is not in the class": world.metrics(policy(theta))["regret"] > 0.05,
-            "on-policy finds the best member": abs(numbers["on"]) < 1e-5,
+            "on-policy finds the best member": abs(best - float(j(policy(theta)))) < 1e-8,
             "no offline loss does": min(numbers[name] for name in losses) > 1e-3,
         },
     )
@@ -1196,7 +1197,8 @@ def _cu19() -> Evidence:
     verdict="holds if V(x) is fitted",
     instead="with unlimited feedback Eq. 9 and 10 as they stand stop at a floor; DPO and centred UNA do not",
     shows="regret left with unlimited feedback over that of π_ref, half and 90 % thumbs up: scores {score:.2f} and "
-    "{score_up:.2f}, labels {label:.2f} and {label_up:.2f}, KTO {kto:.2f} and {kto_up:.2f}; centred and DPO 0",
+    "{score_up:.2f}, labels {label:.2f} and {label_up:.2f}, KTO (3,000 steps) {kto:.2f} and {kto_up:.2f}; "
+    "centred and DPO 0",
     notebook=NOTEBOOK,
 )
 def _cu20() -> Evidence:
