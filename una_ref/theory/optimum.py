@@ -116,8 +116,8 @@ def f_divergence(logps: Tensor, other: Tensor, divergence: str | Divergence) -> 
     absent = other == -torch.inf
     u = torch.where(absent, 0.0, logps - torch.where(absent, 0.0, other))
     far = absent | (divergence.f(u.detach()).isinf() & (u > 0))  # where f overflows, it is as good as at the limit
-    at_infinity = torch.where(far & (logps > -torch.inf), logps.exp() * divergence.slope_at_infinity, 0.0)
-    return torch.where(far, at_infinity, other.exp() * divergence.f(torch.where(far, 0.0, u))).sum(dim=-1)
+    limit = torch.where(far & (logps > -torch.inf), other.new_tensor(divergence.slope_at_infinity), 0.0)
+    return (other.exp() * divergence.f(torch.where(far, 0.0, u)) + logps.exp() * limit).sum(dim=-1)
 
 
 def entropy(logps: Tensor) -> Tensor:
