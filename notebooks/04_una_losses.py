@@ -672,8 +672,8 @@ Markdown(markdown(HERE))
 #
 # - Everything here is at the end of training with unlimited feedback, but for section 7. How fast a method gets there,
 #   with how much noise, and what early stopping does, are other questions (notebook 11 asks them offline).
-# - "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow. Where
-#   the loss has several minima another optimiser may end at another one; the global minimum does not depend on it.
+# - "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
+#   Where the loss has several minima another optimiser may end at another; the global one does not depend on it.
 # - The worlds are random: rewards of sd 1, $\beta = 0.5$, 5 to 8 responses. What matters of an offset is its size in
 #   units of the rewards' spread and of $\beta$, so the same curve is wider or narrower elsewhere.
 # - KTO's end is measured after 3,000 steps. It has no finite minimiser, and its regret still moves in the second
