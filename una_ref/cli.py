@@ -188,10 +188,12 @@ def _counted(verdicts: Iterable[str]) -> str:
 
 
 def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
+    import torch
     from tqdm import tqdm
 
     from una_ref.claims import recompute
 
+    torch.set_num_threads(1)  # tables this small gain nothing from a second one, and lose on a busy machine
     decided = [entry for entry in entries if not entry.open]
     again = list(tqdm(recompute(decided), total=len(decided), desc="checking", unit="claim", disable=None))
     changed = {r.claim.id: r.faults for r in again if r.faults}
