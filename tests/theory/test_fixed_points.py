@@ -1,10 +1,27 @@
 """The minimiser finds minima that are known, and says so where there is none."""
 
+import itertools
+
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy.special import lambertw, wrightomega
 
-from una_ref.theory import NotConverged, TableWorld, fixed_point, kl, objective, una_fixed_point, una_regression
-from una_ref.theory.fixed_points import una_end, una_minima
+from una_ref.methods import METHODS
+from una_ref.theory import (
+    NotConverged,
+    TableWorld,
+    fixed_point,
+    kl,
+    log_partition,
+    objective,
+    optimal_logps,
+    una_fixed_point,
+    una_regression,
+)
+from una_ref.theory.fixed_points import _log_lambert, una_end, una_minima
 
 F64 = torch.float64
 
@@ -79,3 +96,265 @@ def test_where_the_una_regression_ends():
     assert (population(ends) - population(logits.log_softmax(-1))).abs() < 1e-6
     above = una_end(world.ref_logps, world.rewards + 9, 0.5, which="global")
     torch.testing.assert_close(above, una_fixed_point(world.ref_logps, world.rewards + 9, 0.5))
+
+
+# ------------------------------------------------------------------------------------------------ UNA as a regression
+
+
+def tables(seed=0, prompts=3, responses=4):
+    """π_ref, another sampler, rewards."""
+    ref, sampler, rewards = torch.randn(
+        3, prompts, responses, generator=torch.Generator().manual_seed(seed), dtype=F64
+    )
+    return ref.log_softmax(-1), sampler.log_softmax(-1), rewards
+
+
+def log_z(ref, rewards, beta):
+    return beta * log_partition(ref, rewards, beta)[:, None]
+
+
+@pytest.mark.parametrize("form", ["loss", "released"])
+def test_the_regression_is_the_mean_of_the_methods_own_losses(form):
+    ref, sampler, rewards = tables()
+    policy, scores, baseline = tables(1)[0], rewards.sigmoid(), torch.tensor([[0.3], [-1.0], [2.0]], dtype=F64)
+    method = METHODS["una-score"]
+    loss = method.loss if form == "loss" else method.released
+    for b in (0.0, 0.7, baseline):
+        each = loss(
+            logps=policy.flatten(),
+            ref_logps=ref.flatten(),
+            scores=scores.flatten(),
+            baseline=torch.as_tensor(b, dtype=F64).expand(3, 4).flatten() if torch.is_tensor(b) else b,
+            beta=0.3,
+        )
+        normaliser = "identity" if form == "loss" else "sigmoid"
+        for mu in (None, sampler):
+            weights = (ref if mu is None else mu).exp()
+            found = una_regression(ref, scores, 0.3, sampler_logps=mu, baseline=b, normaliser=normaliser)
+            torch.testing.assert_close(found(policy), (weights * each.view(3, 4)).sum() / 3)
+
+
+def test_the_best_baselines_are_the_best():
+    ref, sampler, rewards = tables()
+    policy = tables(1)[0]
+
+    def value(baseline):
+        return float(una_regression(ref, rewards, 0.3, sampler_logps=sampler, baseline=baseline)(policy))
+
+    residual = sampler.exp() * (rewards - 0.3 * (policy - ref))
+    per_prompt = residual.sum(-1, keepdim=True)
+    assert value("prompt") == pytest.approx(value(per_prompt)) and value("constant") == pytest.approx(
+        value(float(per_prompt.mean()))
+    )
+    step = torch.tensor([[0.1], [-0.2], [0.1]], dtype=F64)
+    assert value("prompt") < value("constant") < value(float(per_prompt.mean()) + 0.1)
+    assert value("prompt") < min(value(per_prompt + step), value(per_prompt - step))
+    # A variance: what a prompt adds to its rewards changes nothing.
+    moved = una_regression(ref, rewards + 10 * step, 0.3, sampler_logps=sampler, baseline="prompt")
+    assert float(moved(policy)) == pytest.approx(value("prompt"), rel=1e-12)
+
+
+@pytest.mark.parametrize("offset", [0.0, 5.0])
+def test_a_baseline_for_each_prompt_gives_the_optimum_and_one_for_all_does_not(offset):
+    ref, sampler, rewards = tables()
+    rewards = rewards + offset * torch.arange(3)[:, None]
+    best = optimal_logps(ref, rewards, 0.5)
+    for mu in (sampler, ref, torch.full_like(ref, 0.25).log()):
+        centred = fixed_point(una_regression(ref, rewards, 0.5, sampler_logps=mu, baseline="prompt"), ref)
+        torch.testing.assert_close(centred.exp(), best.exp(), rtol=0, atol=1e-9)
+    # One c for all prompts cannot be β·log Z of each. (Its loss may have other minima; π* is none of them.)
+    population = una_regression(ref, rewards, 0.5, sampler_logps=sampler, baseline="constant")
+    at_best = best.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(population(at_best.log_softmax(-1)), at_best)
+    assert slope.abs().max() > 0.01
+
+
+def test_leave_one_out_of_two_has_the_gradient_of_the_prompts_best_baseline():
+    # All K = 2 draws of each prompt, with their probabilities, through the method's own loss.
+    ref, sampler, rewards = tables()
+    logits = tables(1)[0].clone().requires_grad_()
+    logps = logits.log_softmax(-1)
+    total = torch.zeros((), dtype=F64)
+    for x in range(3):
+        for pair in itertools.product(range(4), repeat=2):
+            y = torch.tensor(pair)
+            losses = METHODS["una-centred"].loss(
+                logps=logps[x, y], ref_logps=ref[x, y], scores=rewards[x, y], groups=torch.tensor([x, x]), beta=0.3
+            )
+            total = total + sampler[x, y].sum().exp() * losses.mean() / 3
+    (found,) = torch.autograd.grad(total, logits, retain_graph=True)
+    centred = una_regression(ref, rewards, 0.3, sampler_logps=sampler, baseline="prompt")
+    (expected,) = torch.autograd.grad(centred(logps), logits, retain_graph=True)
+    torch.testing.assert_close(found, expected, rtol=1e-12, atol=1e-14)
+    (plain,) = torch.autograd.grad(una_regression(ref, rewards, 0.3, sampler_logps=sampler)(logps), logits)
+    assert (plain - expected).abs().max() > 0.01
+
+
+def test_a_response_that_is_never_sampled():
+    ref, _, rewards = tables()
+    sampler = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=F64).log().expand(3, 4)
+    rewards[:, 2:] = 1e6
+    gone = torch.where(sampler > -torch.inf, ref, -torch.inf).log_softmax(-1)
+    for normaliser, baseline in (("identity", "prompt"), ("identity", 0.2), ("sigmoid", 0.2)):
+        population = una_regression(
+            ref, rewards, 0.3, sampler_logps=sampler, baseline=baseline, normaliser=normaliser
+        )
+        logits = tables(1)[0].clone().requires_grad_()
+        (slope,) = torch.autograd.grad(population(logits.log_softmax(-1)), logits)
+        assert slope.isfinite().all() and population(gone).isfinite()
+    # π_ref may leave it out too; not what is sampled.
+    una_regression(gone, rewards, 0.3, sampler_logps=sampler)
+    with pytest.raises(ValueError, match=r"ref_logps must be finite where the sampler draws, got -inf at \(0, 2\)"):
+        una_regression(gone, rewards, 0.3, sampler_logps=ref)
+
+
+# ------------------------------------------------------------------------------------------------- the closed form
+
+
+@pytest.mark.parametrize("own_sampler", [True, False])
+@pytest.mark.parametrize("above", [0.05, 1.0, 20.0])
+def test_the_closed_form_is_the_fixed_point(own_sampler, above):
+    ref, sampler, rewards = tables()
+    sampler = sampler if own_sampler else ref
+    for baseline in (log_z(ref, rewards, 0.5) - above, float(log_z(ref, rewards, 0.5).min()) - above):
+        arguments = {"sampler_logps": sampler if own_sampler else None, "baseline": baseline}
+        closed = una_fixed_point(ref, rewards, 0.5, **arguments)
+        found = fixed_point(una_regression(ref, rewards, 0.5, **arguments), ref)
+        torch.testing.assert_close(closed.exp(), found.exp(), rtol=0, atol=1e-10)
+
+
+@pytest.mark.parametrize("beta", [0.01, 0.5, 30.0])
+def test_the_closed_form_is_lamberts(beta):
+    ref, sampler, rewards = tables(2, 5, 6)
+    baseline = log_z(ref, rewards, beta) - 0.8 * beta
+    closed = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=baseline)
+    a, u, tilt = (rewards - baseline) / beta, closed - ref, ref - sampler
+    # One multiplier for each prompt, from the response where it has most digits, and for all others the W of scipy.
+    at = closed.argmax(-1, keepdim=True)
+    log_nu = (a - u).gather(-1, at).log() - (u + tilt).gather(-1, at)  # log ν/β
+    z = (log_nu + tilt + a).numpy()
+    torch.testing.assert_close(u, a - torch.tensor(wrightomega(z)), rtol=1e-9, atol=1e-9)
+    small = torch.tensor(z < 600)
+    branch = torch.tensor(lambertw(np.exp(np.minimum(z, 600))).real)
+    torch.testing.assert_close(u[small], (a - branch)[small], rtol=1e-9, atol=1e-9)
+    torch.testing.assert_close(closed.exp().sum(-1), torch.ones(5, dtype=F64))
+
+
+def test_lamberts_w_in_logs():
+    z = torch.cat([torch.linspace(-700, 700, 5001, dtype=F64), torch.logspace(3, 12, 50, dtype=F64)])
+    torch.testing.assert_close(_log_lambert(z), torch.tensor(wrightomega(z.numpy())).log(), rtol=1e-14, atol=1e-14)
+
+
+def test_the_right_baseline_is_beta_log_z_and_a_great_offset_leads_to_the_sampler():
+    for beta, scale in ((0.5, 1.0), (0.01, 50.0), (20.0, 1.0)):
+        ref, sampler, rewards = tables()
+        rewards = scale * rewards
+        exact = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=log_z(ref, rewards, beta))
+        torch.testing.assert_close(exact.exp(), optimal_logps(ref, rewards, beta).exp(), rtol=0, atol=1e-9)
+    ref, sampler, rewards = tables()
+    distances = [
+        float(kl(una_fixed_point(ref, rewards + offset, 0.5, sampler_logps=sampler), sampler).max())
+        for offset in (5.0, 50.0, 5e3, 5e6)
+    ]
+    assert distances == sorted(distances, reverse=True) and distances[0] > 1e-2 and distances[-1] < 1e-10
+
+
+def test_below_log_z_zero_the_closed_form_is_refused():
+    ref, sampler, rewards = tables()
+    shift = torch.tensor([[0.01], [-0.01], [0.01]], dtype=F64)
+    for mu in (None, sampler):
+        with pytest.raises(ValueError, match=r"log Z >= 0 in each prompt, prompt 1 has -0.02"):
+            una_fixed_point(ref, rewards + shift, 0.5, sampler_logps=mu, baseline=log_z(ref, rewards, 0.5))
+    zero = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=F64).log().expand(3, 4)
+    for arguments in ({"sampler_logps": zero}, {"sampler_logps": zero, "ref_logps": zero}):
+        with pytest.raises(ValueError, match="sampler_logps and ref_logps must be finite"):
+            una_fixed_point(**{"ref_logps": ref, **arguments}, rewards=rewards + 9, beta=0.5)
+
+
+@settings(max_examples=40, deadline=None)
+@given(
+    seed=st.integers(0, 2**31),
+    prompts=st.integers(1, 4),
+    responses=st.integers(2, 6),
+    beta=st.floats(0.02, 20),
+    above=st.floats(0, 30),
+    sharp=st.sampled_from([0.3, 1.0, 4.0]),
+    t=st.floats(0.1, 10),
+)
+def test_closed_forms_of_any_world(seed, prompts, responses, beta, above, sharp, t):
+    ref, sampler, rewards = (sharp * x for x in tables(seed, prompts, responses))
+    ref, sampler = ref.log_softmax(-1), sampler.log_softmax(-1)
+    baseline = log_z(ref, rewards, beta) - above
+    found = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=baseline)
+    population = una_regression(ref, rewards, beta, sampler_logps=sampler, baseline=baseline)
+
+    def same(logps, other=found):
+        torch.testing.assert_close(logps.exp(), other.exp(), rtol=1e-6, atol=1e-9)
+
+    # No policy does better, and nothing pulls at it.
+    logits = found.clone().requires_grad_()
+    (slope,) = torch.autograd.grad(population(logits.log_softmax(-1)), logits)
+    assert slope.abs().max() <= 1e-10 * (1 + beta) * (1 + above + beta + rewards.abs().max())
+    for other in (ref, sampler, optimal_logps(ref, rewards, beta)):
+        assert population(found) <= population(other) * (1 + 1e-12) + 1e-12
+    # The offset of a prompt's rewards and its baseline are one number; the unit is free; order is free.
+    g = torch.randn(prompts, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
+    same(una_fixed_point(ref, rewards + g, beta, sampler_logps=sampler, baseline=baseline + g))
+    same(una_fixed_point(ref, t * rewards, t * beta, sampler_logps=sampler, baseline=t * baseline))
+    order = torch.arange(responses).flip(0)
+    flipped = una_fixed_point(
+        ref[:, order], rewards[:, order], beta, sampler_logps=sampler[:, order], baseline=baseline
+    )
+    same(flipped, found[:, order])
+    if above < 1e-3:
+        torch.testing.assert_close(found.exp(), optimal_logps(ref, rewards, beta).exp(), rtol=0, atol=0.05)
+
+
+# ---------------------------------------------------------------------------------------------------- what is refused
+
+SQUARE = tables(0, 4, 4)  # as many prompts as responses: (X,) would broadcast over the responses in silence
+WRONG = [
+    ("baseline", torch.zeros(4), r"baseline must be a number or \(4, 1\) \(prompts, 1\), got the shape \(4,\)"),
+    ("baseline", torch.zeros(1, 4), r"baseline .* got the shape \(1, 4\)"),
+    ("baseline", torch.zeros(4, 4), r"baseline .* got the shape \(4, 4\)"),
+    ("baseline", torch.tensor([[0.0], [torch.nan], [0.0], [0.0]]), r"baseline must be finite, got nan at \(1, 0\)"),
+    ("baseline", torch.inf, r"baseline must be finite, got inf"),
+    ("beta", 0.0, "beta must be positive and finite, one number, got 0.0"),
+    ("beta", torch.nan, "got nan"),
+    ("rewards", SQUARE[2] / 0, r"rewards must be finite, got -?inf at \(0, 0\)"),
+    ("rewards", SQUARE[2][:, :1], r"share one shape .*'rewards': \(4, 1\)"),
+    ("ref_logps", SQUARE[0] - 0.1, r"ref_logps: each row must sum to one, row \d sums to 0\.904"),
+    ("ref_logps", SQUARE[0][0], r"share one shape .*'ref_logps': \(4,\)"),
+    ("sampler_logps", SQUARE[0].exp(), "sampler_logps: each row must sum to one, row"),
+    ("sampler_logps", SQUARE[0][:1], r"share one shape .*'sampler_logps': \(1, 4\)"),
+]
+
+
+@pytest.mark.parametrize("function", [una_regression, una_fixed_point, una_minima, una_end])
+def test_bad_input_is_refused_by_all(function):
+    good = {"ref_logps": SQUARE[0], "rewards": SQUARE[2] + 20, "beta": 1.0, "sampler_logps": SQUARE[1], "baseline": 0.0}
+    function(**good)
+    function(**{**good, "baseline": torch.zeros(4, 1)})
+    for name, value, message in WRONG:
+        with pytest.raises(ValueError, match=message):
+            function(**{**good, name: value})
+
+
+def test_other_refusals():
+    ref, _, rewards = tables()
+    for wrong in ({"baseline": "best"}, {"baseline": "prompt", "normaliser": "sigmoid"}):
+        with pytest.raises(ValueError, match="baseline must be a number, a tensor, or .* 'constant' or 'prompt'; got"):
+            una_regression(ref, rewards, 1.0, **wrong)
+    with pytest.raises(ValueError, match="normaliser must be 'identity' or 'sigmoid', got 'softmax'"):
+        una_regression(ref, rewards, 1.0, normaliser="softmax")
+    with pytest.raises(ValueError, match="which must be 'descent' or 'global', got 'best'"):
+        una_end(ref, rewards, 1.0, which="best")
+    with pytest.raises(ValueError, match=r"logps must be \(3, 4\) \(prompts, responses\), got \(1, 4\)"):
+        una_regression(ref, rewards, 1.0)(ref[:1])
+    for wrong, message in (
+        (ref[0], r"share one shape \(prompts, responses\), got {'start_logps': \(4,\)}"),
+        (ref - 1, "start_logps: each row must sum to one, row 0"),
+        (torch.tensor([[0.5, 0.5, 0.0]]).log(), r"start_logps must be finite, got -inf at \(0, 2\)"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            fixed_point(lambda logps: logps.sum(), wrong)
