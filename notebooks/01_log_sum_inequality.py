@@ -20,9 +20,11 @@
 #
 # with equality if and only if all ratios $a_i / b_i$ are the same number $\lambda$. From this UNA concludes (Eq. 13,
 # 14) that the RLHF objective is largest where $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r/\beta}$, "where $\lambda$ is
-# a constant".
+# a constant". (The ratio that Prop. 1 calls $\lambda$ is $1/\lambda$ in Eq. 14.)
 #
-# **Needs.** Derivatives, and what a convex function is.
+# Codes like EU3 are entries of the ledger of what the papers say and what of it is true: `una-ref claims EU3`.
+#
+# **Needs.** Notebook 00 for $J$, $\pi_\text{ref}$ and $\pi^*$; derivatives, and what a convex function is.
 
 # %%
 import math
@@ -75,7 +77,7 @@ check.differs("other ratios: not", *both_sides(a, b), by=1.0)
 # ## First proof: two terms, then one more, then one more
 #
 # **Two terms.** Keep the sums $a$ and $b$ fixed. Write $a_1 = a\,t$ and $b_1 = b\,s$ with $t$ and $s$ between 0 and 1.
-# What the left side has more than the right side is
+# The left side less the right side is
 #
 # $$a\, G(t), \qquad G(t) = t \log \frac ts + (1 - t) \log \frac{1 - t}{1 - s}.$$
 
@@ -124,9 +126,9 @@ check.close("where two ratios are equal, merging them costs nothing", pair, sing
 # %% [markdown]
 # ## Second proof: a convex function (the paper's, App. B)
 #
-# Jensen's inequality, UNA Eq. 18, says it for any convex $\varphi$ and positive weights $w_i$ (UNA calls them $a_i$):
+# Jensen's inequality, UNA Eq. 18, says it for any convex $\varphi$ and positive weights $p_i$ (UNA calls them $a_i$):
 #
-# $$\frac{\sum_i w_i\, \varphi(x_i)}{\sum_i w_i} \;\ge\; \varphi\!\left( \frac{\sum_i w_i x_i}{\sum_i w_i} \right).$$
+# $$\frac{\sum_i p_i\, \varphi(x_i)}{\sum_i p_i} \;\ge\; \varphi\!\left( \frac{\sum_i p_i x_i}{\sum_i p_i} \right).$$
 #
 # Why is it true? A convex function lies above each of its tangents. Take the tangent at the mean $m$ of the $x_i$. The
 # mean of the tangent's values is $\varphi(m)$, and the function's values are above. For $\varphi(x) = x \log x$, which

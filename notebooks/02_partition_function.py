@@ -18,8 +18,9 @@
 #
 # $$r(x, y) = \beta \log \frac{\pi^*(y \mid x)}{\pi_\text{ref}(y \mid x)} + \beta \log Z(x),$$
 #
-# and $Z(x)$ "cannot be computed as it needed to be computed by summing all candidate responses". The first half is
-# true. The second half is true of computing and false of estimating, and how false depends on $\beta$.
+# and $Z(x)$ "cannot be computed as it needed to be computed by summing all candidate responses" (App. A), nor even "be
+# directly estimated" (Sec. 2.2). The first half is true. The second half is true of computing and false of estimating,
+# and how false depends on $\beta$.
 #
 # **Needs.** Notebook 01 for the inequality; Lagrange multipliers.
 
@@ -114,8 +115,8 @@ check.true("with P(y_w ≻ y_l) = 1, as Sec. 2.1 says, it falls for ever", falli
 
 # %% [markdown]
 # Keep two things in mind. With labels that are always certain the loss has no minimiser, so the data must disagree now
-# and then. And pairs say nothing about $f(x)$: **the reward that RLHF maximises has an arbitrary number per prompt in
-# it.**
+# and then. And pairs say nothing about a number $f(x)$ that is added to all rewards of a prompt: **the reward that RLHF
+# maximises has an arbitrary number per prompt in it.**
 #
 # ## The objective
 #
@@ -260,7 +261,8 @@ check.true("J = β·log Z − β·KL(π‖π*), symbolically", sp.simplify(rest)
 #
 # $$\max_\pi J(\pi; x) = \beta \log \mathbb{E}_{y \sim \pi_\text{ref}} e^{r(x, y) / \beta}.$$
 #
-# **The regret** is a KL. It is zero at $\pi^*$ and nowhere else (CU4):
+# **The regret** is a KL. It is zero at $\pi^*$ and nowhere else (CU4; TV is the total variation distance, half the sum
+# of $|\pi - \pi^*|$, and the bound is Pinsker's):
 #
 # $$J(\pi^*) - J(\pi) = \beta\, \text{KL}(\pi \,\|\, \pi^*) \;\ge\; 2\beta\, \text{TV}(\pi, \pi^*)^2.$$
 
@@ -279,8 +281,8 @@ check.differs("the KL the other way round is another number", to_optimum, other,
 
 # %% [markdown]
 # What kind of number is $\beta \log Z(x)$? A soft maximum of the rewards. It lies between the mean reward of
-# $\pi_\text{ref}$ ($\beta \to \infty$, nobody moves) and the largest reward ($\beta \to 0$, nothing holds), and moves
-# with a response's reward as often as $\pi^*$ gives that response:
+# $\pi_\text{ref}$ ($\beta \to \infty$, nobody moves) and the largest reward ($\beta \to 0$, nothing holds). Its slope
+# in a response's reward is the probability that $\pi^*$ gives that response:
 #
 # $$\mathbb{E}_{\pi_\text{ref}} r \;\le\; \beta \log Z(x) \;\le\; \max_y r(x, y), \qquad
 # \frac{\partial\, \beta \log Z(x)}{\partial r(x, y)} = \pi^*(y \mid x).$$
@@ -409,13 +411,14 @@ check.close("Var Ẑ/Z² = χ²(π*‖π_ref)/K, within 10 %", relative.var() / 
 
 # %% [markdown]
 # $\hat Z$ has no bias. Its logarithm has one: the logarithm is concave, so by the inequality of notebook 01 it is too
-# low. How much too low can be computed without drawing anything. Let $e$ be a standard exponential number. Then
+# low. How much too low can be computed without drawing anything. Let $T$ be a standard exponential number, drawn apart
+# from $\hat Z$. Then
 #
-# $$P\big(\log e - \log \hat Z > s\big) = \mathbb{E} \exp\big({-e^s \hat Z}\big)
+# $$P\big(\log T - \log \hat Z > s\big) = \mathbb{E} \exp\big({-e^s \hat Z}\big)
 # = \Big( \mathbb{E}_{y \sim \pi_\text{ref}} \exp\big({-e^s e^{r / \beta} / K}\big) \Big)^K,$$
 #
-# because the $K$ draws are independent. The integral of this over $s$ gives the mean of $\log e - \log \hat Z$, and the
-# mean of $\log e$ is $-\gamma = -0.5772$.
+# because the $K$ draws are independent. Integrated over $s$ (less 1 where $s < 0$) this is the mean of
+# $\log T - \log \hat Z$, and the mean of $\log T$ is $-\gamma = -0.5772$.
 
 
 # %%
@@ -548,9 +551,9 @@ check.true("at β 1 nobody need mind, at β 0.03 it is most of a sd", average[1.
 #
 # App. A ends: "KTO estimates $Z(x)$ by averaging over multiple samples". KTO's reference point is
 # $z_0 = \beta\, \text{KL}(\pi_\theta \,\|\, \pi_\text{ref})$ of the present policy. That is not $\beta \log Z$ (EU15).
-# The two are tied at $\pi^*$ only, and there they differ by the reward that $\pi^*$ earns:
+# The two are tied at $\pi^*$ only, where together they make up the reward that $\pi^*$ earns:
 #
-# $$\text{KL}(\pi^* \,\|\, \pi_\text{ref}) = \frac1\beta\, \mathbb{E}_{\pi^*} r - \log Z.$$
+# $$\mathbb{E}_{\pi^*} r = \beta\, \text{KL}(\pi^* \,\|\, \pi_\text{ref}) + \beta \log Z.$$
 
 # %%
 print("two responses, π_ref = (½, ½), r = (1, 0), β = 1")
@@ -590,7 +593,8 @@ Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "CU4", "CU28")])
 #   offline $\beta$ is 0.03 for scores in $[0, 1]$. Their standard deviation is at most ½, so in the units used here it
 #   is 0.06 or more. Longer lists make small $\beta$ harder, since the best response is rarer.
 # - The estimate draws from $\pi_\text{ref}$, as the definition says. Draws from a better policy, with weights, need
-#   fewer; a policy near $\pi^*$ needs hardly any. That is one reason to learn $V(x)$ beside the policy (notebook 04).
+#   fewer; a policy near $\pi^*$ needs hardly any. That is one reason to learn a number per prompt beside
+#   the policy (notebook 04).
 # - That $e^\text{KL}$ draws are needed and are about enough is a rule (Chatterjee and Diaconis, 2018), which the dots
 #   illustrate and do not prove.
 #
