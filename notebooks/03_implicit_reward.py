@@ -496,6 +496,8 @@ check.true(
     up.sum() == 1,
     f"from {ref[2][up].item()} to {hard.max():.2f}",
 )
+c = (ref * (ratings - implicit(ends["b = c, the best one"]))).sum(-1).mean()  # the c that fits this policy best
+check.true("less c the hard prompt's ratings are all negative", (ratings[2] < c).all(), f"c = {c:.2f}")
 
 # %% [markdown]
 # One constant did more harm than none here. It helps the prompts that it fits. For the hard one it turns all ratings
@@ -528,8 +530,9 @@ Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2
 #   samplers and with $\sigma$ around the reward, is the subject of notebook 04.
 # - One-to-one holds for policies with the support of $\pi_\text{ref}$ and the KL. For divergences that allow zeros, a
 #   reward below a threshold leaves no trace in the policy (notebook 05).
-# - UNA passes rewards through "some normalization function" before it compares them. What is said of $r$ here is then
-#   true of the normalised reward, whatever its range is.
+# - UNA normalises rewards before it compares them (Sec. 2.3). If it is the explicit reward that is normalised, what is
+#   said of $r$ here is true of the normalised one, whatever its range is. A $\sigma$ around the *implicit* reward makes
+#   another loss (notebook 04).
 #
 # ## Exercises
 #

@@ -18,9 +18,12 @@
 # $$r(x, y) = \beta f'\!\left(\frac{\pi^*(y|x)}{\pi_\text{ref}(y|x)}\right) + \lambda(x)
 # \qquad \text{wherever } \pi^*(y|x) > 0.$$
 #
+# (It is not UNA's $\lambda$: for the KL this $\lambda(x)$ is $\beta \log Z(x)$, and UNA's is $Z(x)$.)
+#
 # So one curve, $f'$, is all there is to a divergence. It is the price of the next bit of mass. Where the price is
-# finite at zero, responses can be deleted; where it is bounded at the top, a single response can take everything.
-# As the paper prints the theorem, four details are wrong, and this notebook shows each with a number.
+# finite at zero, responses can be deleted; where it is bounded at the top, a good response can take most of the mass
+# however rare it was. As the paper prints the theorem and its proof, five details are wrong, and this notebook shows
+# each with a number.
 #
 # **Needs.** Notebooks 02 and 03 (the optimum for the KL, $Z(x)$), a first course in Lagrange multipliers.
 
@@ -51,6 +54,7 @@ from una_ref.theory import (
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
+np.set_printoptions(suppress=True)
 plt = figures.pyplot()
 F64 = torch.float64
 
@@ -392,10 +396,9 @@ check.close(
 check.close("UPO Eq. 15 with η", eta[0], [0, 5 / 14, 0], tol=1e-9)
 check.close("EP5: π·η = 0, everywhere", best.exp() * eta, 0.0)
 check.differs("without η Eq. 16 fails at the zero", eta, 0.0, by=0.3)
-just_enough = small_r + torch.tensor([[0.0, 5 / 14 + 1e-3, 0.0]])
-check.true(
-    "a reward higher by a little more than η", optimal_logps(small_ref, just_enough, small_beta, "chi2")[0, 1] > -20
-)
+raised = [small_r + torch.tensor([[0.0, 5 / 14 + more, 0.0]]) for more in (-1e-3, 1e-3)]
+too_little, enough = (optimal_logps(small_ref, r, small_beta, "chi2")[0, 1].exp().item() for r in raised)
+check.true("η is what it lacks: less than η is too little, more is enough", too_little == 0 < enough, f"{enough:.4f}")
 
 # %% [markdown]
 # How many responses go, out of twelve? A world with rewards of sd 1, mean over eight prompts (CP2):
@@ -482,8 +485,9 @@ check.differs("and JS's is not the KL's", js_ends, kl_ends, by=0.1)
 # ## 6. The picture
 #
 # Turn $f'$ on its side and you have the optimal policy. On the left the price of the next bit of mass, divided by
-# $f''(1)$, so that all curves leave the origin alike. On the right the policies, reward across and log-ratio up, in
-# our first prompt, with $\beta$ chosen so that **all six earn the same expected reward**.
+# $f''(1)$, so that the smooth curves leave the origin alike (total variation has no $f''(1)$; it is drawn as it is).
+# On the right the policies, reward across and log-ratio up, in our first prompt, with $\beta$ chosen so that **all six
+# earn the same expected reward**.
 
 
 # %%
@@ -499,7 +503,7 @@ def with_reward(target, name, x=0):
     return beta, best
 
 
-tv_beta = 1.7  # the two worst responses cost the best one more than this; total variation has no policy in between
+tv_beta = 1.7  # the best reward is more than this above the two worst, and above no other: these two lose all they have
 tv_best = optimal_logps(ref_logps[:1], rewards[:1], tv_beta, "tv")
 target = float(expected_reward(tv_best, rewards[:1]))
 matched = {name: with_reward(target, name) for name in ("reverse_kl", "forward_kl", "js", "hellinger", "chi2")}
@@ -591,8 +595,9 @@ plt.show()
 #
 # ## 7. Reward against diversity
 #
-# The survey of alignment that quotes f-DPO says that JS gives the KL's reward with more diversity, and the forward KL
-# more entropy for less reward. Diversity is entropy here. Such a sentence has to say at equal what.
+# The survey of alignment reports of f-DPO's experiments that JS "achieved rewards comparable to RKL but with higher
+# diversity", and that the forward KL and $\alpha$ had "better entropy with lower rewards" (Sec. 3.12; RKL is the
+# reverse KL). Diversity is entropy here. Such a sentence has to say at equal what.
 #
 # **At equal $\beta$** a divergence is as strong as its $f''(1)$. Near $\pi_\text{ref}$ all of them buy the same policy,
 #
@@ -629,17 +634,17 @@ for beta_ in (0.2, 0.5):
         print(f"    {name:<48}{shown}")
         if name == "forward_kl":
             poorer = bool((by_world(gains[0]) < 0).all() and (by_world(gains[1]) > 0).all())
-            check.true(
-                "equal β: the forward KL has less reward and more entropy, in each world: " + str(poorer),
-                poorer == (beta_ == 0.2),
-            )
+            if beta_ == 0.2:
+                check.true("β = 0.2: the forward KL has less reward and more entropy, in each world", poorer)
+            else:
+                check.true("β = 0.5: that is not true of each world", not poorer)
         if name == "js":
             richer, narrower = (by_world(gains[0]) > 0).all(), (by_world(gains[1]) < 0).all()
             check.true("equal β: JS has more reward and less entropy, in each world", richer and narrower)
 
 # %% [markdown]
-# So "JS: the same reward" is untrue at equal $\beta$, and "forward KL: more entropy, less reward" is true at $\beta =
-# .2$ and not at $.5$; $\alpha$ changes sides as well.
+# So at equal $\beta$ JS is the *less* diverse one, for more reward. The forward KL's "better entropy with lower
+# rewards" is true at $\beta = .2$ and not at $.5$; $\alpha$ changes sides as well.
 #
 # **At equal reward**: each divergence gets the $\beta$ at which it earns what the KL earns at $\beta = .5$, world by
 # world. With a uniform $\pi_\text{ref}$ the outcome is a theorem. $\text{KL}(\pi \,\|\, \pi_\text{ref}) = \log Y -
@@ -683,8 +688,9 @@ check.true(
 )
 
 # %% [markdown]
-# So "more diversity" is a property of a divergence *and* of a reference, and at equal reward the differences are
-# hundredths of a nat where at equal $\beta$ they are tenths. They come from mass that $\pi_\text{ref}$ had piled up.
+# So "more diversity" is a property of a divergence *and* of a reference. Between JS and the KL, at equal reward, it is
+# on average a matter of hundredths of a nat, where at equal $\beta$ it was tenths. The forward KL and $\chi^2$ are
+# clearly less diverse than the KL where $\pi_\text{ref}$ is uniform.
 #
 # ## What we learned
 #
@@ -752,8 +758,8 @@ if mine is not ...:
     check.true("exercise 2", kept == [False, True])
 
 # %% [markdown]
-# **3.** With the forward KL, what is the least probability that the optimum can give to a response with reward 1 below
-# $\lambda$, in parts of $\pi_\text{ref}$, at $\beta = .1$? And with the reverse KL?
+# **3.** At $\beta = .1$, a response has a reward 1 below $\lambda$. Which share of its $\pi_\text{ref}$ does it keep in
+# the optimum for the forward KL? And for the reverse KL?
 
 # %%
 mine = ...  # (forward, reverse)
