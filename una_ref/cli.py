@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | compare``.
+"""The command line: ``una-ref methods | claims | train | score | compare``.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -108,6 +108,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="show config, sizes, and the first row through the pipe")
     add("--json", action="store_true", help="print the finished run's record")
+
+    add = command("score", score, "Stored responses scored by a reward: what una-score and una-centred train on.")
+    add("--reward", required=True, help="module:function, or a sequence-classification model; several, comma-separated")
+    add("--data", action="append", required=True, help="file, folder or hub name; repeat it for several")
+    add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
 
     add = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3).")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
@@ -246,6 +251,30 @@ def train(arguments: argparse.Namespace) -> int:
         for name, value in record["evaluation"].items():
             print(f"{name:<22} {value:.4f}")
         print(f"finished after {record['steps']} steps: {config.output}")
+    return 0
+
+
+def score(arguments: argparse.Namespace) -> int:
+    """Score stored responses and write them as ranked lists."""
+    from tqdm import tqdm
+
+    from una_ref.data.sources import read
+    from una_ref.policies.reward_sources import named, scored
+    from una_ref.training.checkpoints import replacing
+
+    output = Path(arguments.output)
+    if output.exists():
+        raise InputError(f"output {output}: expected a new file, got one that is there")
+    source = named(arguments.reward)
+    rows = (row for name in arguments.data for row in read(name))
+    output.parent.mkdir(parents=True, exist_ok=True)
+    count = 0
+    with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
+        for row in tqdm(scored(rows, source, arguments.reward), desc="scoring", unit="row", disable=None):
+            item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}
+            file.write(json.dumps(item, ensure_ascii=False) + "\n")
+            count += 1
+    print(f"{count} rows: {output}")
     return 0
 
 

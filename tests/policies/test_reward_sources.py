@@ -1,10 +1,13 @@
 """Reward sources see text: a truth, a function, a model with a tokenizer of its own, the mean of several."""
 
+import json
 import math
 
 import pytest
 import torch
 
+from una_ref import cli
+from una_ref.data.sources import read
 from una_ref.data.toysteer import Knobs, ToySteer, rate
 from una_ref.errors import InputError
 from una_ref.policies import loading
@@ -14,6 +17,11 @@ from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, 
 def lengths(answers):
     """A reward for the tests: characters of the response."""
     return [len(answer.response) for answer in answers]
+
+
+def nothing(answers):
+    """A reward for the tests: not a number."""
+    return [math.nan for _ in answers]
 
 
 ANSWERS = [Answer("Is it?", "Yes, it is."), Answer("Why?", "No"), Answer("Is it?", "")]
@@ -98,6 +106,26 @@ def test_names():
         named("math:no_such_thing")
     with pytest.raises(InputError, match="expected a sequence-classification model"):
         named("no/such-model-anywhere")
+
+
+def test_stored_responses_scored_are_rows_to_train_on(tmp_path, capsys):
+    data, output = tmp_path / "pairs.jsonl", tmp_path / "out" / "scored.jsonl"
+    lines = [{"prompt": f"q{i}", "chosen": "x" * i, "rejected": "yy"} for i in range(1, 151)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["score", "--reward", f"{__name__}:lengths", "--data", str(data), "--output", str(output)]
+    assert cli.main(command) == 0
+    rows = list(read(output))
+    assert [row.scores for row in rows] == [(i, 2.0) for i in range(1, 151)]
+    assert [row.responses for row in rows] == [(line["chosen"], line["rejected"]) for line in lines]
+    assert cli.main(command) == 2, "a file that is there is not written over"
+    assert "expected a new file" in capsys.readouterr().err
+
+
+def test_a_reward_that_fails_leaves_nothing_half_written(tmp_path):
+    data, output = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
+    data.write_text(json.dumps({"prompt": "q", "chosen": "x", "rejected": "y"}) + "\n")
+    assert cli.main(["score", "--reward", f"{__name__}:nothing", "--data", str(data), "--output", str(output)]) == 2
+    assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
 @pytest.mark.parametrize(("scores", "match"), [([1.0], "expected 3 numbers, got 1"), ([1.0, math.nan, 2.0], "finite")])

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import importlib
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 
@@ -164,6 +166,23 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
         except (ImportError, AttributeError) as error:
             raise InputError(f"reward {name!r}: expected module:function, got: {error}") from error
     return Classifier(name)
+
+
+def scored(rows: Iterable[Row], source: RewardSource, name: str, *, batch: int = 64) -> Iterator[Row]:
+    """Rows with the source's scores for their responses in the place of whatever was known of them.
+
+    So stored responses become UNA's offline distillation of a reward model. Streams, `batch` rows at a time.
+
+    Raises:
+        InputError: the source's answer is not one finite number for each response.
+    """
+    rows = iter(rows)
+    while some := list(islice(rows, batch)):
+        answers = [Answer(row.prompt, response) for row in some for response in row.responses]
+        scores = iter(checked(answers, source(answers), name))
+        for row in some:
+            own = tuple(islice(scores, len(row.responses)))
+            yield replace(row, scores=own, labels=None, pairs=None)
 
 
 def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float]:
