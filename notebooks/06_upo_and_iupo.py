@@ -19,8 +19,9 @@
 # $$f'\!\left(\frac{\pi_w}{\pi_{\text{ref},w}}\right) - f'\!\left(\frac{\pi_l}{\pi_{\text{ref},l}}\right).$$
 #
 # The paper puts another one in its loss (UPO Eq. 23), "by means of induction". With Jensen–Shannon, its own choice,
-# that one can never reach $\frac{1}{2\beta}$. So on preferences that nobody disagrees about, JS-IUPO as printed does
-# what IPO was made not to do: it runs away, as DPO does.
+# that one has a ceiling, and unless $\pi_\text{ref}$ strongly prefers the loser $\frac{1}{2\beta}$ is above it. So on
+# preferences that nobody disagrees about, JS-IUPO as printed does what IPO was made not to do: it runs away, as DPO
+# does.
 #
 # **Needs.** Notebook 05. From outside: what DPO is.
 
@@ -478,7 +479,8 @@ check.close(
 #
 # $$\mathcal{U}h_\pi < \log \frac{1 + \rho}{\rho}.$$
 #
-# For equal references that is $\log 2 = 0.69$. The target at the paper's $\beta = 0.1$ is 5. In
+# For equal references that is $\log 2 = 0.69$. The target at the paper's $\beta = 0.1$ is 5. It can be reached only in
+# pairs whose loser $\pi_\text{ref}$ finds more than $e^5 - 1 = 147$ times as likely as the winner. In
 # $f'(\pi_w/\pi_{\text{ref},w}) - f'(\pi_l/\pi_{\text{ref},l})$ the ceiling does no harm: the loser's price has no
 # floor.
 
@@ -490,6 +492,7 @@ check.true(
     "EP8: the limit is log((1 + ρ)/ρ)", sp.simplify(sp.expand_log(ceiling - sp.log((1 + rho) / rho), force=True)) == 0
 )
 check.true("and it is approached from below", sp.simplify(sp.diff(printed_form, ratio)).is_positive)
+check.close("it is 5 where ρ = 1/(e⁵ − 1)", float(ceiling.subs(rho, 1 / (sp.exp(5) - 1))), 5.0)
 s = sp.symbols("s", positive=True)  # two responses, equal references: π_w = s/(1 + s), so w = 2s/(1 + s)
 right_form = js_slope(2 * s / (1 + s)) - js_slope(2 / (1 + s))
 check.true("the right form has no ceiling", sp.limit(right_form, s, sp.oo) == sp.oo)
@@ -746,12 +749,13 @@ check.true(
 )
 
 # %% [markdown]
-# With equal references the two are level. The wider the references, the more pairs the factor $\frac{1}{1 + q}$
-# switches off, and the more accuracy it costs.
+# With equal references the two are level. The more a reference prefers one response of a pair, the more pairs the
+# factor $\frac{1}{1 + q}$ switches off, and the more accuracy it costs.
 #
 # **Which β?** The paper finds $\beta = 0.1$ best. In this class IPO's loss is a least-squares problem with the target
 # $\frac{1}{2\beta}$ on every row, so its minimiser is proportional to $1/\beta$ and *the order it gives to responses
-# is the same at every $\beta$* (CP10). What differs with $\beta$ on GPT-2 is how the training goes.
+# is the same at every $\beta$* (CP10). What differs with $\beta$ on GPT-2 has to come from the network or
+# from how the training goes.
 
 # %% tags=["check"]
 train, ref_gap, test = log_linear(0, 1.0)
@@ -795,9 +799,11 @@ for lr in (1.0, 0.1):
 # - The right IUPO compares $f'(\pi/\pi_\text{ref})$ of two responses and ends at UPO's optimum for every divergence,
 #   zeros aside: *it ends at the optimum*. Eq. 23 is the same for the reverse KL alone: *φ is straight for one
 #   divergence only*.
-# - JS-IUPO as printed regresses a quantity that is at most $\log(1 + 1/\rho)$ on a target of 5: *EP8*. It has lost what
-#   IPO is for: *JS-IUPO as printed rises all the way*, where *IPO stops where it should*.
-# - It ignores pairs that the reference already ranks right: *CP7*; that costs accuracy: *CP9: unequal ones, a loss*.
+# - JS-IUPO as printed regresses a quantity that is at most $\log(1 + 1/\rho)$, $\log 2$ for equal references, on a
+#   target of 5: *EP8*. It has lost what IPO is for: *JS-IUPO as printed rises all the way*, where *IPO stops where it
+#   should*.
+# - It ignores pairs whose winner is by far the likelier one already: *CP7*; that costs accuracy: *CP9: unequal ones, a
+#   loss*.
 # - Loss curves of two losses do not compare: *CP8*. That $\beta = 0.1$ is best is not in IPO's objective: *CP10*.
 #
 # In the ledger:
