@@ -15,10 +15,12 @@
 # feedback.
 #
 # **Claim** (UNA Eq. 7–10). Minimising the difference of implicit and explicit reward solves the RLHF problem, online
-# and offline, for pairs, labels and scores; "RL is transformed into supervised learning".
+# and offline, for pairs, labels and scores; "it transforms the original unstable RL problem into a stable supervised
+# learning problem" (Sec. 2.3.2).
 #
 # The notebook takes it in four steps: what the losses are once their signs are right; when the regression *is* policy
-# gradient; where it ends when it is not; and what one number per prompt changes. The last step is **centred UNA**.
+# gradient; where it ends when it is not; and what one number per prompt changes, which is **centred UNA**. Sections 5
+# to 8 apply that to the released code, to thumbs, to the choice between pairs and scores, and to mixtures.
 #
 # **Needs.** Notebooks 02 and 03: $\pi^*$, $Z(x)$, and regret $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$.
 
@@ -121,6 +123,7 @@ moved = ledger.pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
 check.close("and at any offset", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
 slope_early, slope_late = (ledger.slope(printed, at) for at in (WORLD.ref_logps, logits))
 check.differs("Eq. 8 as printed still pulls there", slope_late, 0 * slope_late, by=1e-3)
+check.close("and no less than at the start", slope_late, slope_early)
 
 # %% [markdown]
 # **Thumbs.** UNA Eq. 9 gives a thumb up the reward 1 and a thumb down 0:
@@ -207,7 +210,7 @@ check.differs("through the sampler it is not", literal, -2 * BETA * rl, by=0.1)
 #
 # It asks for $J = 0$, where RLHF asks for the largest $J$. At $\pi^*$, where $e = \beta \log Z$ for every response,
 # its curvature is $2\beta^2 (1 - \log Z)$ times the covariance of $\pi^*$: the optimum is a local *maximum* as soon
-# as $Z > e$ (EU13, CU6).
+# as $\log Z > 1$ (EU13, CU6).
 
 # %%
 for offset in (0.0, 4.0):
@@ -266,7 +269,8 @@ residual = BETA * (form - high.ref_logps) - high.rewards
 nu = -residual / (form - high.ref_logps).exp()  # μ = π_ref: the condition says −(βu − r)/e^u is one number a prompt
 check.close("one ν a prompt", nu, nu[:, :1].expand_as(nu), tol=1e-9)
 check.differs("and the policy is not π*", form.exp(), WORLD.optimum.exp(), by=0.1)
-told = una_fixed_point(high.ref_logps, high.rewards, BETA, baseline=BETA * high.log_partition[:, None] - 1e-13)
+just_below = BETA * high.log_partition[:, None] - 1e-13  # β·log Z(x); the closed form wants log Z(r − b) >= 0
+told = una_fixed_point(high.ref_logps, high.rewards, BETA, baseline=just_below)
 check.close("told β·log Z(x), it is π*", told.exp(), WORLD.optimum.exp(), tol=1e-8)
 
 # %% [markdown]
@@ -275,6 +279,7 @@ check.close("told β·log Z(x), it is π*", told.exp(), WORLD.optimum.exp(), tol
 # best by a large $r_\theta$ everywhere. That is not to be had, and what comes closest is the sampler itself:
 
 # %%
+# una_end: the minimum that gradient descent from π_ref ends at
 for offset in (0.0, 2.0, 8.0, 32.0, 128.0):
     ends = {name: una_end(WORLD.ref_logps, WORLD.rewards + offset, BETA, sampler_logps=s.log()) for name, s in
             (("π_ref", mu), ("uniform", uniform))}  # fmt: skip
