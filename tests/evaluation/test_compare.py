@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from una_ref.data import toysteer
 from una_ref.errors import InputError
 from una_ref.evaluation import compare as c
 from una_ref.evaluation import report
 from una_ref.methods import METHODS
+from una_ref.theory.worlds import coins
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = c.Settings(rows=32, steps=2, batch=8, seeds=(0,), tuning_seeds=(100,), lrs=(1e-3,), betas=(0.1,), held_out=64)
@@ -54,7 +54,7 @@ def test_all_entries_of_a_panel_see_the_same_responses():
 
 def test_coins_of_the_labeller_are_not_those_of_the_draw():
     # Fed the same seed, the stream of uniforms that draws responses and the one that labels them share no number.
-    drawn, labelled = torch.Generator().manual_seed(5), toysteer.coins(5)
+    drawn, labelled = torch.Generator().manual_seed(5), coins(5)
     first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (drawn, labelled))
     assert not set(first) & set(second)
 

@@ -20,8 +20,7 @@ import torch
 
 from una_ref.data.rows import Row
 from una_ref.data.sources import HELPSTEER2_WEIGHTS, read
-from una_ref.errors import InputError
-from una_ref.theory.worlds import PrefixTree, SequenceWorld
+from una_ref.theory.worlds import Knobs, Labelled, PrefixTree, SequenceWorld
 
 LETTERS = "abcde"
 LENGTH = 5
@@ -38,27 +37,6 @@ TASKS = {
 EOS, BOS, PAD, UNK = "</s>", "<s>", "<pad>", "<unk>"
 WORDS = (EOS, *LETTERS, BOS, PAD, UNK, "=", *TASKS)
 """The tokenizer's vocabulary in order of id; the first six are what a response is made of."""
-
-
-@dataclass(frozen=True)
-class Knobs:
-    """What the papers' claims turn on. Every default is off.
-
-    Attributes:
-        label_noise: probability that the labeller moves a rating by one; for labels and pairs, that it flips.
-        offset: sd of a constant that is added to each prompt's reward.
-        length_bias: what the labeller adds to the score of the longest response against the shortest.
-        trap: what the labeller adds to the score of a response with "e e" in it, and what the truth takes off.
-        thumbs_up: share of labels that are up under the reference; None leaves P(up) = σ(reward).
-        writer: who wrote the responses, "reference" (π_ref itself) or "program" (right answers with mistakes).
-    """
-
-    label_noise: float = 0.0
-    offset: float = 0.0
-    length_bias: float = 0.0
-    trap: float = 0.0
-    thumbs_up: float | None = None
-    writer: str = "reference"
 
 
 def answer(prompt: str) -> str:
@@ -144,14 +122,12 @@ def demonstrations(n: int, *, seed: int = 0, errors: float = 0.35) -> list[Row]:
     return rows
 
 
-def coins(seed: int) -> torch.Generator:
-    """The labeller's random stream, which shares no number with that of `ToySteer.draw` for the same seed."""
-    return torch.Generator().manual_seed(1_000_000_007 + seed)
-
-
 @dataclass(frozen=True)
-class ToySteer:
+class ToySteer(Labelled):
     """One world: some prompts, every response to them with its true rating, and a labeller who may err.
+
+    What the knobs do, `scores`, `rewards`, `draw` and the rest are `Labelled`'s; here is what they are said in. The
+    trap is a response with "e e" in it.
 
     Args:
         seed: which prompts (and offsets).
@@ -164,6 +140,7 @@ class ToySteer:
     knobs: Knobs = field(default_factory=Knobs)
     size: int = 8
     scale: float = 4.0
+    middle = 0.5
 
     @cached_property
     def prompts(self) -> list[str]:
@@ -183,75 +160,36 @@ class ToySteer:
         """(X, S, 5) the true ratings."""
         return torch.tensor([[rate(p, y, ended) for y, ended in self.responses] for p in self.prompts])
 
-    def _score(self, ratings: torch.Tensor) -> torch.Tensor:
+    @cached_property
+    def quality(self) -> torch.Tensor:
+        """(X, S) HelpSteer2's combination of the true ratings, in [0, 1]."""
         weights = torch.tensor([HELPSTEER2_WEIGHTS.get(m, 0.0) for m in METRICS], dtype=torch.float64)
-        return ratings.double() @ weights / (4 * weights.sum())
+        return self.ratings.double() @ weights / (4 * weights.sum())
 
     @cached_property
-    def offsets(self) -> torch.Tensor:
-        """(X, 1) the constant added to each prompt's reward."""
-        generator = torch.Generator().manual_seed(self.seed)
-        return self.knobs.offset * torch.randn(self.size, 1, generator=generator, dtype=torch.float64)
+    def fullness(self) -> torch.Tensor:
+        """(S,) letters, as a share of the most there can be."""
+        return PrefixTree.of(len(VOCABULARY), LENGTH).fullness
 
     @cached_property
-    def _trapped(self) -> torch.Tensor:
-        return torch.tensor(["ee" in y for y, _ in self.responses])
-
-    @cached_property
-    def scores(self) -> torch.Tensor:
-        """(X, S) the true score: HelpSteer2's combination in [0, 1], less the trap."""
-        return self._score(self.ratings) - self.knobs.trap * self._trapped
-
-    @cached_property
-    def rewards(self) -> torch.Tensor:
-        """(X, S) the reward that policies are judged by: scale · (score − ½) + offset."""
-        return self.scale * (self.scores - 0.5) + self.offsets
-
-    @cached_property
-    def labeller(self) -> torch.Tensor:
-        """(X, S) the reward that the labeller acts on; the truth where its knobs are off."""
-        length = torch.tensor([len(y) for y, _ in self.responses], dtype=torch.float64) / LENGTH
-        score = self._score(self.ratings) + self.knobs.length_bias * length + self.knobs.trap * self._trapped
-        return self.scale * (score - 0.5) + self.offsets
+    def trapped(self) -> torch.Tensor:
+        """(S,) whether "e e" is in it."""
+        return PrefixTree.of(len(VOCABULARY), LENGTH).doubled
 
     def world(self, ref_next_logps: torch.Tensor, beta: float) -> SequenceWorld:
         """The exact world around a reference policy, from its next-token log-probs (X, N, V)."""
         return SequenceWorld(ref_next_logps, self.rewards, beta, length=LENGTH)
 
-    def draw(self, n: int, logps: torch.Tensor, *, seed: int, k: int = 2, untied: bool = False) -> torch.Tensor:
-        """(n, 1 + k) prompt index and k response indices per row, prompts in turn.
+    @cached_property
+    def _column(self) -> dict[str, int]:
+        return {y: i for i, (y, ended) in enumerate(self.responses) if ended}
 
-        Responses are independent draws from the writer; with `untied` a row is drawn again while all its scores are
-        equal, so that each row says something to a method that needs pairs.
-        """
-        generator = torch.Generator().manual_seed(seed)
-        prompts = torch.arange(n) % self.size
-        if untied:
-            drawn = self.draw(8 * n, logps, seed=seed, k=k)
-            scores = self.scores[drawn[:, :1], drawn[:, 1:]]
-            drawn = drawn[scores.amax(1) > scores.amin(1)]
-            places = [drawn[drawn[:, 0] == x] for x in range(self.size)]
-            if min(map(len, places)) < -(-n // self.size):
-                raise InputError(
-                    f"ToySteer draw: expected a writer whose responses differ in score, got {len(drawn)} untied "
-                    f"rows of {8 * n}"
-                )
-            return torch.stack([places[i % self.size][i // self.size] for i in range(n)])
-        if self.knobs.writer == "program":
-            rng = random.Random(seed)
-            index = {y: i for i, (y, ended) in enumerate(self.responses) if ended}
-            chosen = [[index[self._written(self.prompts[x], rng)] for _ in range(k)] for x in prompts.tolist()]
-            return torch.cat([prompts[:, None], torch.tensor(chosen)], 1)
-        if self.knobs.writer != "reference":
-            raise InputError(f"knob writer: expected reference or program, got {self.knobs.writer!r}")
-        drawn = torch.multinomial(logps.exp()[prompts], k, True, generator=generator)
-        return torch.cat([prompts[:, None], drawn], 1)
-
-    def _written(self, prompt: str, rng: random.Random) -> str:
-        text = answer(prompt)
+    def _written(self, x: int, rng: random.Random) -> int:
+        """The right answer, and as often as not mistakes in it."""
+        text = answer(self.prompts[x])
         while rng.random() < 0.5:
             text = mistake(text, rng)
-        return text
+        return self._column[text]
 
     def text(self, response: int) -> str:
         """A response as text: letters with spaces between."""
@@ -277,44 +215,15 @@ class ToySteer:
         return list(read(list(self.helpsteer(drawn, seed=seed)), empty="keep"))
 
     def feedback(self, drawn: torch.Tensor, kind: str, *, seed: int) -> list[Row]:
-        """Drawn responses with feedback from the labeller's reward r itself.
-
-        scores: r. pairs: Bradley–Terry, P(first wins) = σ(r₁ − r₂) (UNA Eq. 1). labels: Bernoulli, P(up) = σ(r − c),
-        where c = 0 unless the knob `thumbs_up` sets the share.
-        """
-        generator = coins(seed)
-        prompts, ys = drawn[:, 0], drawn[:, 1:]
-        r = self.labeller[prompts[:, None], ys]
-        flips = torch.rand(r.shape, generator=generator) < self.knobs.label_noise
-        uniform = torch.rand(r.shape, generator=generator, dtype=torch.float64)
-        first = ((uniform[:, 0] < (r[:, 0] - r[:, 1]).sigmoid()) ^ flips[:, 0]) if r.shape[1] > 1 else None
-        up = (uniform < (r - self._threshold(r)).sigmoid()) ^ flips
+        """Drawn responses with feedback from the labeller's reward itself: scores, labels or pairs (`verdicts`)."""
+        said = self.verdicts(drawn, kind, seed=seed).tolist()
         rows = []
-        for i, (x, row) in enumerate(zip(prompts.tolist(), ys.tolist(), strict=True)):
-            texts = tuple(self.text(y) for y in row)
+        for i, (x, *ys) in enumerate(drawn.tolist()):
             made: dict[str, Any] = {"scores": None, "labels": None, "pairs": None}
-            if kind == "scores":
-                made[kind] = tuple(r[i].tolist())
-            elif kind == "labels":
-                made[kind] = tuple(float(v) for v in up[i])
-            elif kind == "pairs" and first is not None:
-                made[kind] = ((0, 1) if first[i] else (1, 0),)
-            else:
-                raise InputError(
-                    f"ToySteer feedback: expected scores, labels, or pairs of two responses, got {kind!r} "
-                    f"with {len(row)} a prompt"
-                )
+            made[kind] = ((0, 1) if said[i] else (1, 0),) if kind == "pairs" else tuple(map(float, said[i]))
+            texts = tuple(self.text(y) for y in ys)
             rows.append(Row(self.prompts[x], texts, source=f"toysteer(seed={self.seed})[{i}]", **made))
         return rows
-
-    def _threshold(self, r: torch.Tensor) -> float:
-        if self.knobs.thumbs_up is None:
-            return 0.0
-        low, high = -50.0, 50.0
-        for _ in range(60):
-            c = (low + high) / 2
-            low, high = (c, high) if (r - c).sigmoid().mean() > self.knobs.thumbs_up else (low, c)
-        return c
 
 
 def encoded_prompts(world: ToySteer, words: Any) -> Sequence[Sequence[int]]:

@@ -24,14 +24,17 @@ from una_ref.theory.optimum import (
     regret,
     sampled_log_partition,
 )
-from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
+from una_ref.theory.worlds import Knobs, PrefixMLP, PrefixTree, SequenceWorld, TablePolicy, TableWorld
 
 __all__ = [
     "DIVERGENCES",
     "Divergence",
+    "Knobs",
     "NotConverged",
+    "PrefixMLP",
     "PrefixTree",
     "SequenceWorld",
+    "TablePolicy",
     "TableWorld",
     "bradley_terry",
     "entropy",
