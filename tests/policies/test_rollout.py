@@ -79,6 +79,57 @@ def test_one_token_is_drawn_as_often_as_its_probability_says(model):
     assert stats.chisquare(counts, expected * (4000 / expected.sum())).pvalue > 1e-3
 
 
+class ManyWords(Words):
+    """More tokens than transformers' default top-k."""
+
+    def __len__(self):
+        return 80
+
+
+def test_the_sampler_neither_sharpens_nor_cuts_off():
+    # The trace stands before temperature and top-k and would not see them: counts do. The logits have sd 1.5, so that
+    # temperature .9 is 35 sd of chance away, and with 80 tokens top_k = 50 would leave 30 out.
+    model = loading.small_mistral(ManyWords(), seed=3, num_hidden_layers=1, hidden_size=16, intermediate_size=32)
+    with torch.no_grad():
+        torch.nn.init.normal_(model.lm_head.weight, std=0.4, generator=torch.Generator().manual_seed(0))
+    (draws,) = HuggingFace(EOS, tokens=10**6)(model, PROMPTS[:1], k=20_000, max_new=1, seed=0)
+    counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=80)
+    p = logps(model, PROMPTS[:1], [[type(draws[0])((token,), False, 0.0) for token in range(80)]]).double().exp()
+    assert 1.2 < p.log().std() < 2.0
+    often = p * 20_000 >= 5
+    observed = torch.cat([counts[often], counts[~often].sum()[None]]).double()
+    expected = torch.cat([p[often], p[~often].sum()[None]]) * 20_000
+    assert stats.chisquare(observed, expected * (20_000 / expected.sum())).pvalue > 1e-3
+    assert (counts[p * 20_000 >= 20] > 0).all()
+
+
+def test_dropout_has_no_part_in_the_draws(model):
+    # A model in training mode is sampled as it is scored: without dropout.
+    for module in model.modules():
+        if isinstance(module, torch.nn.Dropout):
+            module.p = 0.5
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    for layer in inner.model.layers:
+        layer.self_attn.attention_dropout = 0.5
+    model.train()
+    drawn = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
+    torch.testing.assert_close(logps(model, PROMPTS, drawn), given(drawn), rtol=0, atol=1e-4)
+
+
+def test_no_call_of_generate_holds_more_tokens_than_it_may(model, monkeypatch):
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    sizes, real = [], inner.generate
+
+    def generate(**more):
+        out = real(**more)
+        sizes.append(len(out) * (more["input_ids"].shape[1] + 6))
+        return out
+
+    monkeypatch.setattr(inner, "generate", generate)
+    HuggingFace(EOS, tokens=60)(model, PROMPTS * 2, k=3, max_new=6, seed=1)
+    assert max(sizes) <= 60 and len(sizes) < 6
+
+
 def test_the_same_seed_the_same_draws_and_nobody_elses_random_numbers(model):
     torch.manual_seed(5)
     before = torch.random.get_rng_state()

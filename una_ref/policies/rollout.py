@@ -101,7 +101,11 @@ class HuggingFace:
 
 
 class _Trace:
-    """Stands last among the logits processors and notes each drawn token's log-prob, without keeping the logits."""
+    """Notes each drawn token's log-prob, without keeping the logits.
+
+    `generate` puts it behind what suppresses tokens and before temperature, top-k and top-p, which it would not see:
+    that `_sampling` has them off is up to a test that counts draws.
+    """
 
     def __init__(self, width: int) -> None:
         self.width = width
