@@ -173,7 +173,7 @@ def _eu5() -> Evidence:
     "EU6",
     paper=UNA,
     place="App. C, “infinite dimension”",
-    says="with infinitely many responses f(x) > max r(x, y) makes Σ π_ref·exp((r − f)/β) finite",
+    says="with infinitely many responses f(x) > max r(x, y) is needed for a finite Σ π_ref·exp((r − f)/β)",
     verdict=FAILS,
     instead="f multiplies the sum by exp(−f/β) and changes no finiteness: E_ref exp(r/β) has to be finite, as it is "
     "for every r that is bounded above; and with λ = 1, f = β·log Z(x) lies below max r",
@@ -187,12 +187,16 @@ def _eu6() -> Evidence:
 
     growth = [terms(1.0, f)[1:] / terms(1.0, f)[:-1] for f in (0.0, 5.0, 50.0)]
     finite = float(terms(2.0, 0.0).sum())  # Σ (√e/2)^y
+    y = torch.arange(1, 400, dtype=F64)
+    bounded = (-y * math.log(2) + y.cos()).exp()  # r = cos y and f = 0, which is below max r
     worlds = [TableWorld.random(0, prompts=50, responses=6, beta=beta) for beta in (0.03, 0.3, 3.0)]
     gaps = [world.rewards.amax(-1) - world.beta * world.log_partition for world in worlds]
     numbers = {"grows": float(growth[0][0]), "finite": finite}
     stands = {
         "a reward without bound: the sum diverges whatever f is": all(bool((g > 1.3).all()) for g in growth),
         "or converges without any f": abs(finite - (q := math.exp(0.5) / 2) / (1 - q)) < 1e-9,
+        "with a bounded one it converges at f = 0 < max r too": float(bounded.sum()) < math.e
+        and float(bounded[-1]) < 1e-100,
         "with λ = 1, f = β·log Z(x) is below max r": min(float(gap.min()) for gap in gaps) > 0,
     }
     return Evidence(numbers, stands)
@@ -339,7 +343,7 @@ def _cu2() -> Evidence:
     place="App. C, last paragraphs",
     says="f(x) > max r(x, y) is a restriction that f has to satisfy",
     verdict=FAILS,
-    instead="no f is excluded while λ(x) goes with it; and with λ = 1 this f is worse than none, as β·log Z(x) ≤ max r",
+    instead="no f is excluded while λ(x) goes with it; with λ = 1 it has to be β·log Z(x), which is never above max r",
     shows="λ = 1, f = max r + 0.1, β = 0.5: rows sum to {mass:.3f} at most, a regression on r − f ends at regret "
     "{bad:.3f}; on r − β·log Z at 0",
     notebook="03_implicit_reward",

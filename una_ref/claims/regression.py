@@ -472,7 +472,7 @@ def _cu13() -> Evidence:
         {
             "with V(x) it is π*": max(abs(floors["told"]) for floors in found.values()) < 1e-12,
             "without it is not, least of all far from even": min(numbers["bce_low"], numbers["bce_high"])
-            > 2 * numbers["bce_even"]
+            > numbers["bce_even"]
             > 0.05,
             "nor is KTO": min(floors["kto"] for floors in found.values()) > 0.05,
             "the descent follows the method's own loss": _kto_slope_error(
@@ -913,10 +913,11 @@ def _cu6() -> Evidence:
         {
             "not differentiated: −2β·∇J at every policy and offset": exact < 1e-13,
             "not differentiated: it ends at π*": max(numbers["still0"], numbers["still4"]) < 1e-3,
-            "differentiated: it drives J to 0 where it can": abs(numbers["j0"]) < 0.1 < 0.5 < numbers["best0"],
-            "differentiated: it is worse than no training": min(numbers["through0"], numbers["through4"])
-            > 0.9 * numbers["ref"]
-            and numbers["through4"] > 3 * numbers["ref"],
+            "differentiated: it drives J towards 0": abs(numbers["j0"]) < 0.3 * numbers["best0"]
+            and numbers["j4"] < 0.6 * numbers["best4"],
+            "differentiated: it ends far from π*, with the offset worse than no training": numbers["through0"]
+            > 0.5 * numbers["ref"]
+            and numbers["through4"] > 2 * numbers["ref"],
             "differentiated: π* has curvature 2β²·(1 − log Z)·Cov, a maximum where log Z > 1": _distance(
                 curvature, expected
             )
@@ -1019,8 +1020,9 @@ def _cu8() -> Evidence:
     paper=UNA,
     place="Sec. 2.3.1, offline",
     says="offline regression and RL find the same policy",
-    verdict="holds if the policy class contains π*",
-    instead="with shared parameters that cannot express π* only sampling from the policy itself finds its best member",
+    verdict="holds if the policy class contains π* and V(x) is fitted",
+    instead="with shared parameters that cannot express π* only sampling from the policy itself finds its best member; "
+    "without V(x) the regression misses π* in any class (CU5)",
     shows="regret above the best member of a 3-parameter class (π_ref {ref:.2f}): Eq. 10 offline {raw:.3f}, centred "
     "offline {centred:.3f}, DPO {dpo:.3f}, centred on-policy 0",
     notebook=NOTEBOOK,
@@ -1069,7 +1071,11 @@ def _cu9() -> Evidence:
         {
             "π* is not in the class": world.metrics(policy(theta))["regret"] > 0.05,
             "on-policy finds the best member": abs(best - float(j(policy(theta)))) < 1e-8,
-            "no offline loss does": min(numbers[name] for name in losses) > 1e-3,
+            "no offline loss does": min(numbers[name] for name in losses) > 0.02 * numbers["ref"],
+            "in the class of all policies the centred one finds π*": _distance(
+                fixed_point(losses["centred"], world.ref_logps).exp(), world.optimum.exp()
+            )
+            < 1e-8,
         },
     )
 
@@ -1242,7 +1248,8 @@ def offset_for(share: float) -> float:
     says="on labels UNA “consistently outperforms KTO”",
     verdict="holds if thumbs down are the more frequent ones",
     instead="with more thumbs up than down KTO's floor is the lower one; with V(x) UNA has no floor at any share",
-    shows="regret left with unlimited labels over that of π_ref: 40 % thumbs up, UNA {una:.2f}, KTO {kto:.2f}; 90 % "
+    shows="regret left with unlimited labels over that of π_ref: 40 % thumbs up, UNA {una:.2f}, KTO (3,000 steps) "
+    "{kto:.2f}; 90 % "
     "up, UNA {una_up:.2f}, KTO {kto_up:.2f}",
     notebook=NOTEBOOK,
 )
