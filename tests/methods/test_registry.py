@@ -138,6 +138,7 @@ def test_the_defaults_of_the_papers():
     }
     assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
     assert METHODS["iupo"].hyperparameters["divergence"] == "js"
+    assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1
 
 
 def test_table_is_text():
@@ -167,4 +168,10 @@ def test_axes_of_the_survey():
     assert METHODS["ipo"].axes["RM2"] == "Preference"
     assert METHODS["kto"].axes["F1"] == "Binary"
     assert METHODS["f-dpo"].axes["RL3"] == "Multiple" and METHODS["dro"].axes["F1"] == "Binary"
+    assert {name for name, m in METHODS.items() if m.axes.get("RL4") == "On"} == {"rloo"}
     assert METHODS["una-score"].axes == {}
+
+
+def test_who_samples_from_the_policy_itself():
+    own = {name for name, method in METHODS.items() if method.samples_from == "the current π"}
+    assert own == {"una-online", "reinforce", "rloo"}

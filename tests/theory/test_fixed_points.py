@@ -358,3 +358,16 @@ def test_other_refusals():
     ):
         with pytest.raises(ValueError, match=message):
             fixed_point(lambda logps: logps.sum(), wrong)
+
+
+def test_the_global_minimum_is_that_of_the_samplers_loss():
+    # With a sampler that is far from uniform, the least of Σ μ·residual² is not that of Σ residual².
+    world = TableWorld.random(0, prompts=6, responses=4, beta=0.5, offset=-3.0)
+    sampler = (4 * world.rewards).log_softmax(-1)
+    minima = una_minima(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler)
+    residuals = (0.5 * (minima - world.ref_logps[:, None]) - world.rewards[:, None]) ** 2
+    weighted, plain = (sampler.exp()[:, None] * residuals).sum(-1), residuals.sum(-1)
+    best, other = (loss.nan_to_num(nan=torch.inf).argmin(-1) for loss in (weighted, plain))
+    assert (best != other).any()
+    found = una_end(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler, which="global")
+    torch.testing.assert_close(found, minima[torch.arange(6), best], rtol=0, atol=0)

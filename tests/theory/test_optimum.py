@@ -181,6 +181,9 @@ def test_what_is_refused():
         optimal_logps(ref, rewards[0], 1.0)
     with pytest.raises(ValueError, match=r"ref_logps: each row must sum to one, row 1 sums to 0.9"):
         log_partition(logs([0.5, 0.5], [0.5, 0.4]), rewards.expand(2, 2), 1.0)
+    with pytest.raises(ValueError, match=r"ref_logps: each row must sum to one, row 0 sums to 1.0003"):
+        log_partition(logs([0.5, 0.5003]), rewards, 1.0)
+    assert log_partition(logs([0.5, 0.50005]), rewards, 1.0).isfinite()  # what float32 may leave
     with pytest.raises(ValueError, match=r"logps: each row must sum to one, row 0 sums to nan"):
         regret(ref * math.nan, ref, rewards, 1.0)
     with pytest.raises(ValueError, match=r"rewards must be finite"):

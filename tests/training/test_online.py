@@ -6,10 +6,13 @@ import pytest
 import torch
 
 from una_ref.data import toysteer
+from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.exact import next_logps
+from una_ref.policies.rollout import Draw
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
+from una_ref.training.online import Rollouts, measured
 from una_ref.training.run import prepare, reference_logps, train
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
@@ -86,3 +89,36 @@ def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
     with pytest.raises(InputError, match="expected two or more responses of a prompt for rloo, got one"):
         prepare(resolve("rloo", [*ONLINE, "draws=1"], steps=2))
     prepare(resolve("una-online", [*ONLINE, "draws=1"], steps=2))
+
+
+def test_what_a_rollout_measures_by_hand():
+    # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
+    drawn = [[Draw((5, 2), True, -1.0), Draw((5, 6, 7), False, -2.0)], [Draw((2,), True, -4.0)]]
+    examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
+    assert measured(examples, drawn, torch.tensor([-1.0, -5.0, -3.0])) == {
+        "reward": 3.0,
+        "response_length": 2.0,
+        "ended": pytest.approx(2 / 3),
+        "sampler_gap": 3.0,
+    }
+
+
+def test_what_a_step_draws_depends_on_the_seed_and_the_step():
+    asked = []
+
+    def engine(model, prompts, *, k, max_new, seed):
+        asked.append(seed)
+        return [[Draw((5, 2), True, -1.0)] * k for _ in prompts]
+
+    class Words:
+        def decode(self, tokens):
+            return " ".join(map(str, tokens))
+
+    class Policy:
+        model = None
+
+    for seed in (0, 1):
+        rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
+        for step in (0, 1):
+            rollouts(Policy(), [Question((1,), "What?", 0)], step)
+    assert len(set(asked)) == 4
