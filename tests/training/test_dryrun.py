@@ -14,12 +14,18 @@ from una_ref.training.run import prepare
 KINDS = {"demos": "messages", "pairs": "pairs", "labels": "thumbs", "scores": "scores"}
 
 
+def letters(answers):
+    """A reward for online methods: characters of the response."""
+    return [len(answer.response) for answer in answers]
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
-    config = resolve(method, [*tiny, "held_out=0"], data=data(KINDS[METHODS[method].kinds[0]]))
+    settings = [*tiny, "held_out=0", f"reward={__name__}:letters"]
+    config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
     report = dry_run(config)
     job = prepare(config)
-    example, tokenizer = job.examples[0], job.tokenizer
+    ((example,), _), tokenizer = job.answered(job.examples[:1], 0, record=False), job.tokenizer
     assert f'"method": "{method}"' in report
     assert f"  prompt     {tokenizer.decode(list(example.prompt))!r}" in report
     assert f"    ids      {list(example.prompt)}" in report
