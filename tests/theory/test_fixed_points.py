@@ -371,3 +371,14 @@ def test_the_global_minimum_is_that_of_the_samplers_loss():
     assert (best != other).any()
     found = una_end(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler, which="global")
     torch.testing.assert_close(found, minima[torch.arange(6), best], rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("which", ["descent", "global"])
+def test_a_baseline_is_taken_off_the_rewards(which):
+    # Some prompts above log Z = 0 and some below, and a baseline that moves each to the other side.
+    world = TableWorld.random(1, prompts=4, responses=4, beta=0.5)
+    offset = torch.tensor([[-3.0], [2.0], [-3.0], [2.0]], dtype=F64)
+    told = una_end(world.ref_logps, world.rewards, 0.5, baseline=-offset, which=which)
+    moved = una_end(world.ref_logps, world.rewards + offset, 0.5, which=which)
+    torch.testing.assert_close(told, moved, rtol=0, atol=0)
+    assert (told - una_end(world.ref_logps, world.rewards, 0.5, which=which)).abs().amax(-1).min() > 0.1
