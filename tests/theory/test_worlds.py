@@ -327,9 +327,11 @@ def test_draws_follow_their_writer(writer):
 
 def test_draws_and_worlds_of_one_seed_share_no_number():
     # What made the world must not also draw from it, nor make its offsets.
-    world = TableWorld.random(5, prompts=4, responses=4, knobs=Knobs(offset=1.0))
-    made = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(5), dtype=F64).flatten().tolist()
-    assert not set(world.offsets.flatten().tolist()) & set(made)
+    for kind in (TableWorld, SequenceWorld):
+        world = kind.random(5, prompts=2, knobs=Knobs(offset=1.0))
+        made = torch.randn(2, generator=torch.Generator().manual_seed(5), dtype=F64).tolist()
+        assert not set(world.offsets.flatten().tolist()) & set(made)
+    world = TableWorld.random(5, prompts=4, responses=4)
     plain = torch.multinomial(
         world.ref_logps.exp()[torch.arange(64) % 4], 2, True, generator=torch.Generator().manual_seed(5)
     )
@@ -343,7 +345,7 @@ def test_rows_of_prefixes():
     tree = PrefixTree(4, 3)
     order = torch.randperm(len(tree.prefixes), generator=torch.Generator().manual_seed(0))
     assert torch.equal(tree.rows(tree.prefixes[order]), order)
-    for wrong in ([1, 2, 3], [0, -1, -1], [4, -1, -1], [-1, 1, -1], [1, -2, -1], [1, 0, -1]):
+    for wrong in ([1, 2, 3], [0, -1, -1], [4, -1, -1], [-1, 1, -1], [1, -2, -1], [1, 0, -1], [0, 4, -1]):
         with pytest.raises(ValueError, match="is no prefix of this tree: expected fewer than 3 tokens of 1..3"):
             tree.rows(torch.tensor([[1, -1, -1], wrong]))
     with pytest.raises(ValueError, match=r"prefixes must be \(any number, 3\), got \(1, 2\)"):
@@ -401,6 +403,7 @@ def test_a_table_starts_where_it_is_put_and_a_network_near_uniform():
     with torch.no_grad():
         table.logits += 1  # logits, not log-probs; and not the world's own
     torch.testing.assert_close(world.sequence_logps(table), world.ref_logps)
+    torch.testing.assert_close(world.sequence_logps(world.ref_next_logps), world.ref_logps)
     assert (PrefixMLP(world.tree, 3)(world.prefixes).exp() - 1 / 3).abs().max() < 0.2
     one, same, other = (PrefixMLP(world.tree, 3, seed=seed) for seed in (1, 1, 2))
     assert torch.equal(one.out.weight, same.out.weight) and not torch.equal(one.out.weight, other.out.weight)
