@@ -323,7 +323,7 @@ def _ep7() -> Evidence:
     says="JS-IUPO regresses U_h to 1/(2β), as IPO does",
     verdict=FAILS,
     instead="the printed U_h stays below log(1 + ref_l/ref_w), log 2 for equal references, and the target is 5 at "
-    "β = .1: the loss falls for ever as π_w/π_l grows",
+    "β = .1: wherever it is the larger of the two the loss falls for ever as π_w/π_l grows",
     shows="loss at log-ratio 0, 1, 5, 50: {at_0:.2f}, {at_1:.2f}, {at_5:.2f}, {at_50:.3f}, never below {floor:.3f}; "
     "the right form is least at {minimiser:.3f}, IPO at 5",
     notebook=METHOD,
@@ -665,7 +665,8 @@ def rising(loss: Callable[..., Tensor], beta: float, steps: int = 400, **setting
     place="Sec. 2.6, 4, 5",
     says="IUPO generalises IPO, and so keeps it from overfitting",
     verdict=FAILS,
-    instead="with certain preferences Eq. 26 has no finite minimiser, as DPO has none; the right form has",
+    instead="with certain preferences Eq. 26 has no finite minimiser wherever 1/(2β) > log(1 + ref_l/ref_w), as at the "
+    "paper's β and references near each other, and DPO has none; the right form has",
     shows="β = .5, log(π_best/π_worst) after 200 and 400 steps of Adam: DPO {dpo_half:.1f}, {dpo:.1f}; JS-IUPO as "
     "printed {printed_half:.1f}, {printed:.1f}; at the minimum: IPO {ipo:.2f}, right JS-IUPO {js:.2f}, cDPO {cdpo:.2f}",
     notebook=METHOD,

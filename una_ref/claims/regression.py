@@ -260,8 +260,9 @@ def _eu9() -> Evidence:
     paper=UNA,
     place="Eq. 9, second line",
     says="E_D[g] = E_{y_w}[g] + E_{y_l}[g]",
-    verdict=FAILS,
-    instead="E_D[g] = P(up)·E_{y_w}[g] + P(down)·E_{y_l}[g]; without the shares rare labels weigh more",
+    verdict="holds if both terms are sums over all of D",
+    instead="read as two class means it is P(up)·E_{y_w}[g] + P(down)·E_{y_l}[g]: without the shares rare labels weigh "
+    "more",
     shows="the same four labels: pooled {pooled:.4f}, by class {by_class:.4f}",
     notebook=NOTEBOOK,
 )
