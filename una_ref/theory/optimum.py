@@ -222,12 +222,29 @@ def _solve(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: Divergen
     def logps_at(shift: Tensor) -> Tensor:
         return ref_logps + divergence.inverse(v + shift)
 
+    def excess(shift: Tensor) -> Tensor:
+        return logps_at(shift).logsumexp(-1, keepdim=True)
+
+    # λ = best − β·shift; the sum grows with the shift. Chandrupatla's method: a is the newest point, b the bracket's
+    # other end, c the one before; inverse quadratic interpolation where it can be trusted, else bisection.
+    a, b, f_a, f_b = high, low, excess(high), excess(low)
+    t = torch.full_like(a, 0.5)
     for _ in range(100):
-        shift = (low + high) / 2  # λ = best − β·shift; the sum grows with the shift
-        short = logps_at(shift).logsumexp(-1, keepdim=True) < 0
-        low, high = torch.where(short, shift, low), torch.where(short, high, shift)
-        if not (high - low > 4e-16 * high).any():
+        width, least = (a - b).abs(), 4e-16 * torch.maximum(a, b)
+        if not (width > least).any():
             break
+        x = torch.where(width > least, a + t * (b - a), a)
+        f_x = excess(x)
+        same = (f_x < 0) == (f_a < 0)
+        c, f_c = torch.where(same, a, b), torch.where(same, f_a, f_b)
+        b, f_b = torch.where(same, b, a), torch.where(same, f_b, f_a)
+        a, f_a = x, f_x
+        place, value = (a - b) / (c - b), (f_a - f_b) / (f_c - f_b)
+        trusted = (value**2 < place) & ((1 - value) ** 2 < 1 - place)
+        quadratic = f_a / (f_b - f_a) * f_c / (f_b - f_c) + (c - a) / (b - a) * f_a / (f_c - f_a) * f_b / (f_c - f_b)
+        edge = (least / (2 * (a - b).abs())).clamp(max=0.5)
+        t = torch.where(trusted, quadratic, 0.5).clamp(min=edge, max=1 - edge)
+    low, high = torch.where(f_a < 0, a, b), torch.where(f_a < 0, b, a)
     logps, above = logps_at(low), logps_at(high)
     # Where f′ is constant the sum jumps past one: the responses that jump share what is missing.
     missing = 1 - logps.logsumexp(-1, keepdim=True).exp()
