@@ -110,7 +110,12 @@ def _parser() -> argparse.ArgumentParser:
     add("--json", action="store_true", help="print the finished run's record")
 
     add = command("score", score, "Stored responses scored by a reward: what una-score and una-centred train on.")
-    add("--reward", required=True, help="module:function, or a sequence-classification model; several, comma-separated")
+    add(
+        "--reward",
+        required=True,
+        help="a function, module:function, that takes answers (.prompt .response .ended) and returns "
+        "as many numbers, or a sequence-classification model; several, comma-separated, are averaged",
+    )
     add("--data", action="append", required=True, help="file, folder or hub name; repeat it for several")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
 

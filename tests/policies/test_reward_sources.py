@@ -2,6 +2,7 @@
 
 import json
 import math
+import sys
 
 import pytest
 import torch
@@ -121,6 +122,14 @@ def test_stored_responses_scored_are_rows_to_train_on(tmp_path, capsys):
     assert "expected a new file" in capsys.readouterr().err
 
 
+def test_a_module_in_the_current_folder_is_found(tmp_path, monkeypatch):
+    # As a console script has it: the script's own folder on the path in place of the current one.
+    (tmp_path / "my_rewards_here.py").write_text("def long(answers):\n    return [len(a.response) for a in answers]\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", [part for part in sys.path if part])
+    assert named("my_rewards_here:long")(ANSWERS) == lengths(ANSWERS)
+
+
 def test_a_reward_that_fails_leaves_nothing_half_written(tmp_path):
     data, output = tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
     data.write_text(json.dumps({"prompt": "q", "chosen": "x", "rejected": "y"}) + "\n")
@@ -128,7 +137,15 @@ def test_a_reward_that_fails_leaves_nothing_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
-@pytest.mark.parametrize(("scores", "match"), [([1.0], "expected 3 numbers, got 1"), ([1.0, math.nan, 2.0], "finite")])
+@pytest.mark.parametrize(
+    ("scores", "match"),
+    [
+        ([1.0], "expected 3 numbers, got 1"),
+        ([1.0, math.nan, 2.0], "finite"),
+        (1.0, "expected a list of 3 numbers, got: 'float' object"),
+        (["good", "bad", "ugly"], "expected a list of 3 numbers, got: could not convert"),
+    ],
+)
 def test_what_is_no_reward_is_refused(scores, match):
     with pytest.raises(InputError, match=match):
         checked(ANSWERS, scores, "mine")

@@ -154,14 +154,15 @@ def test_a_file_and_a_folder_of_somebody_else_s_are_refused_and_stay(tmp_path):
     assert [p.name for p in tmp_path.iterdir()] == ["thesis.txt"]
 
 
-def test_a_refused_run_leaves_no_folder(tmp_path):
+@pytest.mark.parametrize("error", [InputError, TypeError])  # refused; or a reward of one's own that breaks
+def test_a_run_that_never_began_leaves_no_folder(tmp_path, error):
     output = tmp_path / "runs" / "deep" / "out"
-    with pytest.raises(InputError, match="bad row"), claimed(output, {}):
-        raise InputError("bad row")
+    with pytest.raises(error, match="bad row"), claimed(output, {}):
+        raise error("bad row")
     assert list(tmp_path.iterdir()) == []
     output.mkdir(parents=True)
-    with pytest.raises(InputError, match="bad row"), claimed(output, {}):
-        raise InputError("bad row")
+    with pytest.raises(error, match="bad row"), claimed(output, {}):
+        raise error("bad row")
     assert list(output.iterdir()) == []  # what was there before is left
 
 

@@ -24,6 +24,8 @@ def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
     assert resolve("una-centred", online=True).on_policy
     with pytest.raises(InputError, match="expected a method that learns from scores, got una-pair"):
         resolve("una-pair", online=True)
+    with pytest.raises(InputError, match="draws: una-centred asks it online only; add --online"):
+        resolve("una-centred", ["draws=8"])
 
 
 def test_a_run_lowers_the_exact_regret(tmp_path):

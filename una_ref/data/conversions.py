@@ -45,9 +45,7 @@ class _Step:
     one: Callable[[Row, Counter], Row | None]
 
 
-def scores_to_pairs(
-    rows: Iterable[Row], *, which: str = "best-worst", ties: str = "drop"
-) -> tuple[list[Row], Report]:
+def scores_to_pairs(rows: Iterable[Row], *, which: str = "best-worst", ties: str = "drop") -> tuple[list[Row], Report]:
     """The higher score is chosen: `which` is "best-worst", "adjacent" (neighbours in the ranking) or "all".
 
     Tied pairs are dropped, and rows of which nothing remains; `ties="keep-first"` chooses what stands first.

@@ -294,10 +294,7 @@ def _convention(record: _Record) -> Convention:
 
     def likeness(convention: Convention) -> float:
         names = [record.name(column) for column in convention.required]
-        best = [
-            max((SequenceMatcher(None, name, column).ratio() for column in found), default=0)
-            for name in names
-        ]
+        best = [max((SequenceMatcher(None, name, column).ratio() for column in found), default=0) for name in names]
         return sum(best) / len(best)
 
     nearest = max(CONVENTIONS, key=likeness)

@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import importlib
 import math
+import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -147,7 +149,8 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
 
     Args:
         name: "toysteer" (the truth of `world`), "module:function" (a Python function that takes a list of `Answer` and
-            returns numbers), or a folder or hub name of a sequence-classification model.
+            returns as many numbers; the module may lie in the current folder), or a folder or hub name of a
+            sequence-classification model.
         world: ToySteer's, where that is the data.
 
     Raises:
@@ -161,6 +164,8 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
         return Truth(world)
     module, colon, function = name.partition(":")
     if colon and not Path(name).exists():
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # a console script's own folder stands there in its place
         try:
             return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
@@ -187,9 +192,12 @@ def scored(rows: Iterable[Row], source: RewardSource, name: str, *, batch: int =
 
 def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float]:
     """The scores as floats. Raises InputError unless there is one for each answer and all are finite."""
-    if len(scores) != len(answers):
-        raise InputError(f"reward {name}: expected {len(answers)} numbers, got {len(scores)}")
-    out = [float(score) for score in scores]
+    try:
+        out = [float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"reward {name}: expected a list of {len(answers)} numbers, got: {error}") from None
+    if len(out) != len(answers):
+        raise InputError(f"reward {name}: expected {len(answers)} numbers, got {len(out)}")
     for answer, score in zip(answers, out, strict=True):
         if not math.isfinite(score):
             raise InputError(

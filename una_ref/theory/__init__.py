@@ -1,6 +1,6 @@
 """Exact mathematics in float64: tensors in, tensors out, nothing else of the package needed."""
 
-from una_ref.theory.divergences import DIVERGENCES, Divergence
+from una_ref.theory.divergences import DIVERGENCES, Divergence, register
 from una_ref.theory.fixed_points import (
     NotConverged,
     fixed_point,
@@ -48,6 +48,7 @@ __all__ = [
     "objective",
     "optimal_logps",
     "preference_rewards",
+    "register",
     "regret",
     "sampled_log_partition",
     "una_end",

@@ -105,7 +105,7 @@ def load(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optim
 def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     """Hold an output folder for one run; yields whether that run is finished already.
 
-    If the run is refused (an InputError) before it leaves anything there, what this made is taken away again.
+    If the run fails before it leaves anything there, what this made is taken away again.
 
     Raises:
         InputError: a live run holds it, it belongs to another config, or it is somebody else's folder or a file.
@@ -130,7 +130,7 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
             write_text(record, json.dumps({"config": dict(config), "finished": False}, indent=1))
         try:
             yield finished
-        except InputError:
+        except Exception:
             if not begun and _visible(output) == [record]:
                 record.unlink()
                 lock.unlink()

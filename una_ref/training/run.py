@@ -199,6 +199,7 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
+        notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
 
     policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
     losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in examples)}
@@ -235,6 +236,7 @@ def _online(
     notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(questions) / config.batch)))
+        notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
     policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
     trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
     engine = HuggingFace(tokenizer.eos_token_id)
@@ -291,7 +293,7 @@ def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequ
         if e.kind in grouped and len(e.responses) == 1:
             raise InputError(
                 f"{e.source}: {e.kind}: expected two or more responses of a prompt for {config.method}, got one; "
-                "gather them (group=true), or learn V(x) (baseline=learned)"
+                f"learn V(x) instead (baseline=learned){'' if config.group else ', or gather them (group=true)'}"
             )
     if trainer.takes("kl"):
         for step in range(config.steps):
