@@ -16,9 +16,7 @@ def test_the_choices_compose_to_the_loss(method, draw):
         arguments = draw(method.loss, groups=groups)
         if "desirable_weight" in inspect.signature(method.loss).parameters:
             arguments |= {"desirable_weight": 0.7, "undesirable_weight": 1.3}
-        torch.testing.assert_close(
-            method.composition(**arguments), method.loss(**arguments), rtol=0, atol=1e-14
-        )
+        torch.testing.assert_close(method.composition(**arguments), method.loss(**arguments), rtol=0, atol=1e-14)
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)

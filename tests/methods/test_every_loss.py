@@ -12,9 +12,7 @@ F64 = torch.float64
 
 def per_example(arguments):
     """The floating arguments with one number per example, by name."""
-    return {
-        name: x for name, x in arguments.items() if torch.is_tensor(x) and x.is_floating_point() and x.dim()
-    }
+    return {name: x for name, x in arguments.items() if torch.is_tensor(x) and x.is_floating_point() and x.dim()}
 
 
 def test_is_a_plain_keyword_only_function(loss):
@@ -24,11 +22,14 @@ def test_is_a_plain_keyword_only_function(loss):
 
 
 def test_gradients_are_those_of_the_value(loss, draw):
-    if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):
-        return  # their value means nothing: see tests/methods/test_policy_gradient.py
     # With a given baseline: a leave-one-out one has, on purpose, no gradient.
     arguments = draw(loss, groups=False)
     values = per_example(arguments)
+    if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):  # the value is log π times what is held constant
+        logps = arguments["logps"].requires_grad_()
+        value = loss(**arguments)
+        torch.testing.assert_close(torch.autograd.grad(value.sum(), logps)[0], (value / logps).detach())
+        return
 
     def of_values(*tensors):
         return loss(**arguments | dict(zip(values, tensors, strict=True)))
@@ -88,9 +89,7 @@ def test_a_wrong_shape_is_refused_however_it_would_broadcast(loss, draw, size):
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])
 def test_any_float_dtype(loss, draw, dtype):
     low = draw(loss, dtype=dtype)
-    exact = {
-        name: x.to(F64) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in low.items()
-    }
+    exact = {name: x.to(F64) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in low.items()}
     values = loss(**low)
     assert values.dtype == dtype
     tolerance = 100 * torch.finfo(dtype).eps

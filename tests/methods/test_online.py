@@ -43,9 +43,7 @@ def test_expected_gradient_of_una_score_is_the_policy_gradient(world, policy, ba
     # is left is −2β·Σ_y π·(r − βu)·∇log π = −2β·∇J. The sampler has no gradient: that is online UNA read as
     # supervised.
     parameters, logps = policy
-    expected = (
-        logps.exp().detach() * per_response(METHODS["una-score"].loss, logps, world, baseline=baseline)
-    ).sum()
+    expected = (logps.exp().detach() * per_response(METHODS["una-score"].loss, logps, world, baseline=baseline)).sum()
     (una,) = torch.autograd.grad(expected, parameters, retain_graph=True)
     (j,) = torch.autograd.grad(objective(logps, world.ref_logps, world.rewards, BETA).sum(), parameters)
     torch.testing.assert_close(una, -2 * BETA * j, rtol=0, atol=1e-12)

@@ -92,9 +92,7 @@ def test_pairwise_and_leave_one_out_have_one_gradient(responses):
     torch.manual_seed(responses)
     logps = torch.randn(responses, dtype=F64, requires_grad=True)
     ref, scores = torch.randn(2, responses, dtype=F64)
-    singles = una_centred(
-        logps=logps, ref_logps=ref, scores=scores, groups=torch.zeros(responses, dtype=int), beta=0.3
-    )
+    singles = una_centred(logps=logps, ref_logps=ref, scores=scores, groups=torch.zeros(responses, dtype=int), beta=0.3)
     i, j = torch.tensor(list(itertools.combinations(range(responses), 2))).T
     pairs = una_centred_pairwise(
         chosen_logps=logps[i],

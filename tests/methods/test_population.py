@@ -92,9 +92,7 @@ def test_una_pair_learns_the_optimum(offset):
 def test_una_score_learns_the_optimum_if_it_is_told_log_z(offset):
     a_world, sampler = world(offset)
     baseline = BETA * a_world.log_partition[:, None]
-    population = singles(
-        METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards, baseline=baseline
-    )
+    population = singles(METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards, baseline=baseline)
     found = fixed_point(population, a_world.ref_logps)
     same(found, a_world.optimum)
     assert population(found) < 1e-20
@@ -154,9 +152,7 @@ def test_una_binary_learns_the_optimum_if_it_is_told_log_z(name):
         return fixed_point(lambda logps: yes(logps) + no(logps), a_world.ref_logps)
 
     same(learned(baseline), a_world.optimum)
-    assert (
-        a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01
-    )  # untold, it is biased
+    assert a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01  # untold, it is biased
 
 
 def test_una_score_by_hand():
@@ -302,9 +298,7 @@ def test_ipo_stops_where_dpo_does_not():
     a_world, sampler = world()
     certain = torch.where(bradley_terry(a_world.rewards) > 0.5, 1.0, 0.0).to(F64)
     ipo = fixed_point(pairs(METHODS["ipo"].loss, a_world, sampler, certain), a_world.ref_logps)
-    dpo = fixed_point(
-        pairs(METHODS["dpo"].loss, a_world, sampler, certain), a_world.ref_logps, tolerance=1e-6
-    )
+    dpo = fixed_point(pairs(METHODS["dpo"].loss, a_world, sampler, certain), a_world.ref_logps, tolerance=1e-6)
     assert (ipo - a_world.ref_logps).abs().max() < 2 / BETA
     assert (dpo - a_world.ref_logps).abs().max() > 10 / BETA
 

@@ -36,9 +36,7 @@ def tokenizer():
     words = {word: i for i, word in enumerate(["<unk>", "<pad>", "</s>", *"abcdef"])}
     backend = Tokenizer(models.WordLevel(words, unk_token="<unk>"))
     backend.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
-    return PreTrainedTokenizerFast(
-        tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>"
-    )
+    return PreTrainedTokenizerFast(tokenizer_object=backend, unk_token="<unk>", pad_token="<pad>", eos_token="</s>")
 
 
 @pytest.fixture
@@ -178,9 +176,7 @@ def test_kto(models, tokenizer, tmp_path, weights, clamped):
     from trl import KTOConfig, KTOTrainer
 
     # With these two models the estimate of the KL is negative, and positive if they change places.
-    policy, reference, plain_policy, plain_reference = (
-        models if clamped else [models[i] for i in (1, 0, 3, 2)]
-    )
+    policy, reference, plain_policy, plain_reference = models if clamped else [models[i] for i in (1, 0, 3, 2)]
     thumbs = [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
         for row in ROWS

@@ -167,7 +167,7 @@ class Config:
         if self.on_policy and "scores" not in method.losses:
             raise InputError(f"online: expected a method that learns from scores, got {self.method}")
         for name in () if self.on_policy else ("draws", "reward"):
-            if getattr(self, name) != type(self).__dataclass_fields__[name].default:
+            if getattr(self, name) != getattr(Config, name):
                 raise InputError(f"{name}: {self.method} asks it online only; add --online")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")

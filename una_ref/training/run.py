@@ -226,11 +226,12 @@ def _online(
     world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
     reward = reward_sources.named(config.reward, world=world)
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
-    train_rows, held_rows = (by_prompt, by_prompt) if world else _held_out(by_prompt, config)
+    train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
     room = encoder.max_response or min(256, encoder.max_length // 2)
     questions, held_out = (
         [q for row in some if (q := encoder.question(row, room)) is not None] for some in (train_rows, held_rows)
     )
+    held_out = questions if world else held_out  # a world has few prompts: new answers to the same ones
     if not questions:
         raise InputError(f"data {config.data}: expected a prompt that leaves room for {room} tokens, got none")
     notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
