@@ -34,7 +34,7 @@ from IPython.display import Markdown, display
 
 from una_ref import METHODS, figures
 from una_ref.claims import CLAIMS, markdown
-from una_ref.claims.preferences import fit, log_linear, over_pairs
+from una_ref.claims.preferences import fit, log_linear
 from una_ref.notebook import check
 from una_ref.theory import (
     DIVERGENCES,
@@ -48,6 +48,7 @@ from una_ref.theory import (
     preference_rewards,
     regret,
 )
+from una_ref.theory.populations import over_pairs
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
@@ -217,7 +218,7 @@ ipo = METHODS["ipo"].loss
 check.close("UPO Eq. 9, 10: METHODS['ipo'].loss", ipo(**four(drawn, [0], [2]), beta=beta)[0], by_hand)
 mine = mean_over_pairs(ipo, P, mu, beta=beta)(drawn)
 check.close(
-    "over all pairs = the ledger's over_pairs()", mine, over_pairs(ipo, P, mu.log(), ref_logps, beta=beta)(drawn)
+    "over all pairs = the library's over_pairs()", mine, over_pairs(ipo, P, mu.log(), ref_logps, beta=beta)(drawn)
 )
 
 # %% [markdown]

@@ -14,7 +14,8 @@ from scipy.optimize import brentq
 from scipy.special import lambertw
 
 from una_ref.methods import METHODS
-from una_ref.theory import TableWorld, fixed_point, kl, optimal_logps, preference_rewards
+from una_ref.theory import TableWorld, bradley_terry, fixed_point, kl, optimal_logps, preference_rewards
+from una_ref.theory.populations import pairs, singles
 
 F64 = torch.float64
 PROMPTS, RESPONSES, BETA = 3, 4, 0.5
@@ -27,45 +28,6 @@ def world(offset=0.0):
     ref, sampler = torch.randn(2, PROMPTS, RESPONSES, dtype=F64).log_softmax(-1)
     rewards = torch.randn(PROMPTS, RESPONSES, dtype=F64)
     return TableWorld(ref, rewards + offset, BETA), sampler.exp()
-
-
-def singles(loss, world, weights, **feedback):
-    """logps -> Σ_y weights(y)·loss(y), over all prompts; the feedback is (X, Y) like the weights."""
-    flat = {name: x.expand(PROMPTS, RESPONSES).flatten() for name, x in feedback.items()}
-    ref = world.ref_logps.flatten()
-
-    def population(logps):
-        return (weights.flatten() * loss(logps=logps.flatten(), ref_logps=ref, beta=BETA, **flat)).sum()
-
-    return population
-
-
-def pairs(loss, world, sampler, preference):
-    """logps -> Σ_{y,y'} sampler(y)·sampler(y')·P(y ≻ y')·loss(chosen y, rejected y')."""
-    weights = sampler[:, :, None] * sampler[:, None, :] * preference
-    sides = (PROMPTS, RESPONSES, RESPONSES)
-
-    def rows(table):
-        return table[:, :, None].expand(sides).flatten(), table[:, None, :].expand(sides).flatten()
-
-    def population(logps):
-        chosen, rejected = rows(logps)
-        ref_chosen, ref_rejected = rows(world.ref_logps)
-        values = loss(
-            chosen_logps=chosen,
-            rejected_logps=rejected,
-            ref_chosen_logps=ref_chosen,
-            ref_rejected_logps=ref_rejected,
-            beta=BETA,
-        )
-        return (weights.flatten() * values).sum()
-
-    return population
-
-
-def bradley_terry(rewards):
-    """P(y ≻ y') = σ(r(y) − r(y')), (X, Y, Y)."""
-    return (rewards[:, :, None] - rewards[:, None, :]).sigmoid()
 
 
 def same(logps, other):

@@ -103,9 +103,7 @@ def test_where_the_una_regression_ends():
 
 def tables(seed=0, prompts=3, responses=4):
     """π_ref, another sampler, rewards."""
-    ref, sampler, rewards = torch.randn(
-        3, prompts, responses, generator=torch.Generator().manual_seed(seed), dtype=F64
-    )
+    ref, sampler, rewards = torch.randn(3, prompts, responses, generator=torch.Generator().manual_seed(seed), dtype=F64)
     return ref.log_softmax(-1), sampler.log_softmax(-1), rewards
 
 
@@ -196,9 +194,7 @@ def test_a_response_that_is_never_sampled():
     rewards[:, 2:] = 1e6
     gone = torch.where(sampler > -torch.inf, ref, -torch.inf).log_softmax(-1)
     for normaliser, baseline in (("identity", "prompt"), ("identity", 0.2), ("sigmoid", 0.2)):
-        population = una_regression(
-            ref, rewards, 0.3, sampler_logps=sampler, baseline=baseline, normaliser=normaliser
-        )
+        population = una_regression(ref, rewards, 0.3, sampler_logps=sampler, baseline=baseline, normaliser=normaliser)
         logits = tables(1)[0].clone().requires_grad_()
         (slope,) = torch.autograd.grad(population(logits.log_softmax(-1)), logits)
         assert slope.isfinite().all() and population(gone).isfinite()

@@ -54,9 +54,7 @@ def test_two_responses_by_hand():
 def test_the_multiplier_is_one_per_prompt():
     # EU3, EU4: r(x1) = (1, 0), r(x2) = (2, 0): Z = (e + 1)/2 = 1.859 and (e² + 1)/2 = 4.195, and the
     # mean of log Z, (.6201 + 1.4338)/2 = 1.0269, is not the log of the mean, 1.1075.
-    log_z = log_partition(
-        logs([0.5, 0.5], [0.5, 0.5]), torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=F64), 1.0
-    )
+    log_z = log_partition(logs([0.5, 0.5], [0.5, 0.5]), torch.tensor([[1.0, 0.0], [2.0, 0.0]], dtype=F64), 1.0)
     assert log_z.exp().tolist() == pytest.approx([1.859, 4.195], abs=5e-4)
     assert log_z.mean().item() == pytest.approx(1.0269, abs=5e-5)
     assert log_z.exp().mean().log().item() == pytest.approx(1.1075, abs=5e-5)
@@ -67,9 +65,7 @@ def test_implicit_reward_is_the_reward_only_up_to_log_z():
     ref, rewards = logs([0.5, 0.5]), torch.tensor([[1.0, 0.0]], dtype=F64)
     implicit = optimal_logps(ref, rewards, 1.0) - ref
     assert implicit[0].tolist() == pytest.approx([0.380, -0.620], abs=5e-4)
-    torch.testing.assert_close(
-        implicit + log_partition(ref, rewards, 1.0)[:, None], rewards, rtol=0, atol=1e-15
-    )
+    torch.testing.assert_close(implicit + log_partition(ref, rewards, 1.0)[:, None], rewards, rtol=0, atol=1e-15)
 
 
 def test_regret_is_beta_kl_to_the_optimum():
@@ -77,9 +73,7 @@ def test_regret_is_beta_kl_to_the_optimum():
     logps = torch.randn_like(ref).log_softmax(-1)
     best = optimal_logps(ref, rewards, beta)
     torch.testing.assert_close(regret(logps, ref, rewards, beta), beta * kl(logps, best), rtol=0, atol=1e-12)
-    torch.testing.assert_close(
-        regret(best, ref, rewards, beta), torch.zeros(5, dtype=F64), rtol=0, atol=1e-12
-    )
+    torch.testing.assert_close(regret(best, ref, rewards, beta), torch.zeros(5, dtype=F64), rtol=0, atol=1e-12)
 
 
 def test_the_optimum_beats_a_thousand_policies():
@@ -97,9 +91,7 @@ def test_an_offset_moves_nothing_but_log_z():
     offset = torch.randn(5, 1, dtype=F64)
     policy = torch.randn_like(ref).log_softmax(-1)
     torch.testing.assert_close(optimal_logps(ref, rewards + offset, beta), optimal_logps(ref, rewards, beta))
-    torch.testing.assert_close(
-        regret(policy, ref, rewards + offset, beta), regret(policy, ref, rewards, beta)
-    )
+    torch.testing.assert_close(regret(policy, ref, rewards + offset, beta), regret(policy, ref, rewards, beta))
     moved = log_partition(ref, rewards + offset, beta) - log_partition(ref, rewards, beta)
     torch.testing.assert_close(moved, offset[:, 0] / beta)
 

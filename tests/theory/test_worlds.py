@@ -85,10 +85,7 @@ def test_sequence_logps_by_a_loop():
     policy = next_logps(tree, prompts=2)
     prefixes = words(tree.prefixes)
     slow = [
-        [
-            sum(table[prefixes.index(word[:t]), word[t]] for t in range(len(word)))
-            for word in words(tree.sequences)
-        ]
+        [sum(table[prefixes.index(word[:t]), word[t]] for t in range(len(word))) for word in words(tree.sequences)]
         for table in policy
     ]
     torch.testing.assert_close(tree.sequence_logps(policy), torch.tensor(slow, dtype=F64), rtol=0, atol=1e-14)
@@ -425,9 +422,7 @@ def test_the_network_of_the_embedded_worlds_size():
 @pytest.mark.parametrize("kind", ["table", "network"])
 def test_learning_lowers_regret(kind):
     world = SequenceWorld.random(0, prompts=4, vocabulary=4, length=4)
-    policy = (
-        TablePolicy(world.tree, world.ref_next_logps) if kind == "table" else PrefixMLP(world.tree, 4)
-    )
+    policy = TablePolicy(world.tree, world.ref_next_logps) if kind == "table" else PrefixMLP(world.tree, 4)
     before = world.metrics(world.sequence_logps(policy))["regret"]
     optimiser = torch.optim.Adam(policy.parameters(), lr=0.03 if kind == "table" else 0.01)
     for _ in range(300):

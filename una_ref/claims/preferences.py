@@ -25,6 +25,7 @@ from una_ref.theory import (
     preference_rewards,
     regret,
 )
+from una_ref.theory.populations import over_pairs
 
 F64 = torch.float64
 JS: dict[str, Any] = {"divergence": "js"}
@@ -44,29 +45,6 @@ def preferences_of(y: int, wins: dict[tuple[int, int], float]) -> Tensor:
     for (winner, loser), probability in wins.items():
         p[0, winner, loser], p[0, loser, winner] = probability, 1 - probability
     return p
-
-
-def over_pairs(
-    loss: Callable[..., Tensor], preferences: Tensor, sampler_logps: Tensor, ref_logps: Tensor, **settings: Any
-) -> Callable[[Tensor], Tensor]:
-    """log π (X, Y) -> the loss's mean over y, y' ~ μ, drawn one by one, of which P says who wins; summed over prompts.
-
-    Draws of the same response twice are left out: no loss here depends on the policy there.
-    """
-    w, lost = (~torch.eye(ref_logps.shape[-1], dtype=torch.bool)).nonzero(as_tuple=True)
-    weights = 2 * sampler_logps.exp()[:, w] * sampler_logps.exp()[:, lost] * preferences[:, w, lost]
-
-    def population(logps: Tensor) -> Tensor:
-        losses = loss(
-            chosen_logps=logps[:, w].flatten(),
-            rejected_logps=logps[:, lost].flatten(),
-            ref_chosen_logps=ref_logps[:, w].flatten(),
-            ref_rejected_logps=ref_logps[:, lost].flatten(),
-            **settings,
-        )
-        return (weights.flatten() * losses).sum()
-
-    return population
 
 
 def one_pair(loss: Callable[..., Tensor], gap: float | Tensor, ref_gap: float = 0.0, **settings: Any) -> Tensor:

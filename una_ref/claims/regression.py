@@ -28,6 +28,7 @@ from una_ref.theory import (
     una_minima,
     una_regression,
 )
+from una_ref.theory.populations import pairs, singles, thumbs
 
 F64 = torch.float64
 NOTEBOOK = "04_una_losses"
@@ -42,53 +43,6 @@ SMALL = TableWorld.random(0, prompts=4, responses=5, beta=0.5)
 def shifted(world: TableWorld, offset: float | Tensor) -> TableWorld:
     """The world with a constant added to its rewards, or one for each prompt (X, 1). π* and the regret stay."""
     return TableWorld(world.ref_logps, world.rewards + offset, world.beta)
-
-
-def singles(
-    loss: Callable[..., Tensor], world: TableWorld, weights: Tensor, **feedback: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """log π (X, Y) -> Σ weights·loss over all responses of all prompts: a method's own loss in expectation."""
-    shape = world.rewards.shape
-    flat = {name: value.expand(shape).flatten() for name, value in feedback.items()}
-    ref = world.ref_logps.flatten()
-
-    def population(logps: Tensor) -> Tensor:
-        return (weights.flatten() * loss(logps=logps.flatten(), ref_logps=ref, beta=world.beta, **flat)).sum()
-
-    return population
-
-
-def thumbs(
-    loss: Callable[..., Tensor], world: TableWorld, sampler: Tensor, up: Tensor, **more: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """The same for a loss on labels that are 1 with probability `up` (X, Y): both labels, by their probabilities."""
-    yes = singles(loss, world, sampler * up, labels=torch.ones_like(up), **more)
-    no = singles(loss, world, sampler * (1 - up), labels=torch.zeros_like(up), **more)
-    return lambda logps: yes(logps) + no(logps)
-
-
-def pairs(
-    loss: Callable[..., Tensor], world: TableWorld, sampler: Tensor, preferences: Tensor
-) -> Callable[[Tensor], Tensor]:
-    """The same for a loss on pairs: Σ μ(y)·μ(y')·P(y ≻ y')·loss(chosen y, rejected y')."""
-    weights = (sampler[:, :, None] * sampler[:, None, :] * preferences).flatten()
-    square = preferences.shape
-
-    def rows(table: Tensor) -> tuple[Tensor, Tensor]:
-        return table[:, :, None].expand(square).flatten(), table[:, None, :].expand(square).flatten()
-
-    def population(logps: Tensor) -> Tensor:
-        (chosen, rejected), (ref_chosen, ref_rejected) = rows(logps), rows(world.ref_logps)
-        values = loss(
-            chosen_logps=chosen,
-            rejected_logps=rejected,
-            ref_chosen_logps=ref_chosen,
-            ref_rejected_logps=ref_rejected,
-            beta=world.beta,
-        )
-        return (weights * values).sum()
-
-    return population
 
 
 def slope(population: Callable[[Tensor], Tensor], logps: Tensor) -> Tensor:
