@@ -19,8 +19,8 @@ Attention is paid for a row's length squared, and for what nobody sees as well; 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, fields, replace
 from typing import Any, Literal
 
 import torch
@@ -52,6 +52,8 @@ class Example:
     pairs: tuple[tuple[int, int], ...] | None = None
     prompt_index: int = 0
     source: str = ""
+    experience: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
+    """What is known of each token of each response since it was drawn, by a loss's name for it (old_token_logps, …)."""
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.responses or not all(self.responses):
@@ -258,6 +260,7 @@ class Batch:
         scored, scores: (S,) responses that have a score, and the scores.
         labelled, labels: (Q,) responses that have a label, and the labels in [0, 1].
         demos: (D,) responses to imitate.
+        experience: (N,) what all examples know of their tokens, by name.
         sources: where each prompt's row stood.
         layout: "packed" (for models that take a 4-D mask) or "padded" (a response a row, plain causal mask).
     """
@@ -277,6 +280,7 @@ class Batch:
     labelled: torch.Tensor
     labels: torch.Tensor
     demos: torch.Tensor
+    experience: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     layout: Layout = "packed"
 
@@ -289,7 +293,13 @@ class Batch:
         """The same batch on another device."""
         values = ((f.name, getattr(self, f.name)) for f in fields(self))
         moved: dict[str, Any] = {k: v.to(device) for k, v in values if isinstance(v, torch.Tensor)}
-        return replace(self, **moved)
+        return replace(self, **moved, experience={k: v.to(device) for k, v in self.experience.items()})
+
+    def by_response(self, values: torch.Tensor) -> torch.Tensor:
+        """(N,) -> (B, T): each response's tokens in a line, 0 behind its end."""
+        ends = self.lengths.cumsum(0)
+        at = torch.arange(len(values), device=values.device) - (ends - self.lengths)[self.response]
+        return values.new_zeros(len(ends), int(self.lengths.max())).index_put((self.response, at), values)
 
     def visible(self) -> torch.Tensor:
         """(R, L, L) bool: does position i (dim 1) see position j (dim 2)?"""
@@ -350,6 +360,8 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
     def of(kind: str) -> list[int]:
         return [b for g, e in enumerate(examples) if e.kind == kind for b in range(first[g], first[g + 1])]
 
+    drawn = [e.experience for e in examples if e.kind != "demos"]
+    known = sorted(set(drawn[0]).intersection(*drawn)) if drawn else []
     pairs = [
         (start + chosen, start + rejected)
         for start, e in zip(first, examples, strict=False)
@@ -371,9 +383,15 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
         labelled=ints(of("labels")),
         labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
+        experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
         sources=tuple(e.source for e in examples),
         layout=layout,
     )
+
+
+def _past(example: Example, name: str) -> Iterable[Sequence[float]]:
+    """What is known of the tokens; of a demonstration nothing, and no loss that sees it would ask."""
+    return example.experience.get(name) or ([0.0] * len(r) for r in example.responses)
 
 
 def _spans(example: Example, layout: Layout) -> list[range]:

@@ -60,7 +60,11 @@ class Method:
     reductions
         What it becomes in special cases.
     printed, released
-        The equation as printed and the authors' code, where these differ; with the arguments of `loss`.
+        The equation as printed and the authors' code, where these differ; with the arguments of `loss`, unless
+        what differs is which they are.
+    advantages
+        What a rollout is made into before its updates, where the loss is one of tokens: the (B, T) advantages and
+        returns that the loss names, from the rollout's log-probs, values and scores. None for all others.
     axes
         The survey's 13 axes, or empty where its Table 1 does not have the method.
     composes
@@ -85,6 +89,7 @@ class Method:
     reductions: str = ""
     printed: Loss | None = None
     released: Loss | None = None
+    advantages: Callable[..., tuple[Tensor, Tensor]] | None = None
     axes: Mapping[str, str] = field(default_factory=dict)
     composes: bool = True
     notebook: str | None = None
@@ -106,10 +111,11 @@ class Method:
 
     @property
     def hyperparameters(self) -> Mapping[str, float | str]:
-        """Hyper-parameters of its losses and their defaults, from the signatures."""
+        """Hyper-parameters of its losses and advantages and their defaults, from the signatures."""
+        functions = [*self.losses.values(), *([self.advantages] if self.advantages else [])]
         return {
             name: parameter.default
-            for loss in self.losses.values()
+            for loss in functions
             for name, parameter in inspect.signature(loss).parameters.items()
             if isinstance(parameter.default, (int, float, str)) and name not in SCALAR_OR_PER_EXAMPLE
         }

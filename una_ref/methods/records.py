@@ -262,7 +262,8 @@ UNA_ONLINE = replace(
     samples_from="the current π",
     equation="UNA Eq. 7 with g the MSE, Eq. 10",
     reductions="its gradient is reinforce's times 2β, sample by sample",
-    released=None,
+    released=singles.una_online_released,
+    notebook="13_online_alignment",
 )
 
 REINFORCE = Method(
@@ -302,9 +303,44 @@ RLOO = Method(
     notebook="04_una_losses",
 )
 
+PPO = Method(
+    name="ppo",
+    title="proximal policy optimisation (RLHF)",
+    reward="−β·log(π/π_ref) of a token, the score at the last",
+    comparison="a token and its advantage",
+    shape="clipped ratio",
+    regulariser="none",
+    samples_from="the current π",
+    losses={"scores": policy_gradient.ppo, "demos": policy_gradient.ptx},
+    advantages=policy_gradient.ppo_advantages,
+    needs_reference=True,
+    shift_invariant=False,
+    paper=f"Schulman et al. 2017, PPO; Ouyang et al. 2022, InstructGPT; {SURVEY}",
+    equation="survey Eq. 2",
+    errata=("ES2", "EU1"),
+    reductions="ratio 1, λ = 1, no critic, not whitened: reinforce",
+    composes=False,
+    notebook="13_online_alignment",
+)
+
+ITERATIVE_DPO = replace(
+    UNA_PAIR,
+    name="iterative-dpo",
+    aliases=(),
+    title="iterative DPO: the best and the worst drawn are a pair",
+    samples_from="the best and the worst of K",
+    paper=f"{SURVEY}; Xiong et al. 2023",
+    equation="survey Sec. 3.1.3 with Eq. 10",
+    errata=(),
+    reductions="dpo on its own rollouts; `replay` keeps earlier stages",
+    printed=None,
+    axes={},
+    notebook="13_online_alignment",
+)
+
 RECORDS = (
     *(SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED),
     *(KTO, IPO, CDPO, F_DPO, IUPO, DRO),
-    *(UNA_ONLINE, REINFORCE, RLOO),
+    *(UNA_ONLINE, REINFORCE, RLOO, PPO, ITERATIVE_DPO),
 )
 """Every method, in the order of the tables."""

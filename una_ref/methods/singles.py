@@ -85,6 +85,16 @@ def una_score_released(
     return mse(implicit_reward(logps, ref_logps, beta) + baseline, scores)  # the authors' released code
 
 
+def una_online_released(*, logps: Tensor, old_logps: Tensor, scores: Tensor, beta: float = 0.03) -> Tensor:
+    """[σ(β·log π/π_rollout) − σ(s)]²: what the authors' online script trains; `old_logps` are those of the rollout.
+
+    The anchor is the policy that drew the response, not π_ref, which is nowhere in this loss: in the first pass r is 0
+    and the gradient REINFORCE's on σ(s) − ½, and over many rollouts nothing holds π near π_ref. β is a step size.
+    """
+    per_example(beta, logps=logps, old_logps=old_logps, scores=scores)
+    return mse(implicit_reward(logps, old_logps, beta), scores.sigmoid())  # the authors' una_peft.py, l. 350
+
+
 def una_centred(
     *,
     logps: Tensor,

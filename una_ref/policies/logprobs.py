@@ -63,12 +63,11 @@ def additive_mask(batch: Batch, dtype: torch.dtype, window: int | None) -> torch
     return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
 
 
-def _hidden(model: Any, batch: Batch) -> torch.Tensor:
-    """(N, D) hidden state that predicts each scored token."""
-    core, _ = parts(model)
+def hidden_states(core: Any, batch: Batch) -> torch.Tensor:
+    """(N, D) what a transformer without its head makes of the position that predicts each scored token."""
     more: dict[str, torch.Tensor] = {}
     if batch.layout == "packed":
-        config: Any = getattr(model, "config", None)
+        config: Any = getattr(core, "config", None)
         window = config.sliding_window if "sliding_attention" in _attention(config) else None
         mask = additive_mask(batch, next(core.parameters()).dtype, window)
         more = {"attention_mask": mask, "position_ids": batch.positions}
@@ -82,10 +81,10 @@ def _suppressed(model: Any) -> list[int]:
     return list(getattr(getattr(_inner(model), "generation_config", None), "suppress_tokens", None) or ())
 
 
-def token_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """(N,) log-prob of every scored token, fp32 or better."""
-    hidden = _hidden(model, batch)
-    _, head = parts(model)
+def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:
+    """(N,) log-prob of every scored token, fp32 or better; from (N, D) `hidden` states, if they are known."""
+    core, head = parts(model)
+    hidden = hidden_states(core, batch) if hidden is None else hidden
     suppressed = torch.tensor(_suppressed(model), dtype=torch.int64, device=hidden.device)
 
     def logps(h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -104,12 +103,16 @@ def token_logprobs(model: Any, batch: Batch) -> torch.Tensor:
 
 
 def sequence_logprobs(model: Any, batch: Batch) -> torch.Tensor:
-    """(B,) log π(y|x) = Σ_t log π(y_t | x, y_<t) of every response, in fp32 or better.
+    """(B,) log π(y|x) = Σ_t log π(y_t | x, y_<t) of every response, in fp32 or better."""
+    return summed(token_logprobs(model, batch), batch)
+
+
+def summed(values: torch.Tensor, batch: Batch) -> torch.Tensor:
+    """(N,) -> (B,) the sum over each response's tokens.
 
     Added up in float64 and in the order of the tokens, so that equal terms give equal sums on any device.
     """
-    logps = token_logprobs(model, batch)
-    return torch.segment_reduce(logps.double(), "sum", lengths=batch.lengths).to(logps.dtype)
+    return torch.segment_reduce(values.double(), "sum", lengths=batch.lengths).to(values.dtype)
 
 
 @torch.no_grad()
@@ -129,7 +132,7 @@ def check_scorable(model: Any) -> None:
     device = next(model.parameters()).device
     batch = collate([Example(prompt, tuple(responses))], layouts(model)[0]).to(device)
     seen: list[torch.Tensor] = []
-    _, head = parts(model)
+    core, head = parts(model)
     hook = head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
     training = model.training
     model.eval()
@@ -138,7 +141,7 @@ def check_scorable(model: Any) -> None:
         logits = model(input_ids=ids, use_cache=False).logits
     finally:
         hook.remove()
-    hidden = _hidden(model, batch)[3:]  # what predicts the second response
+    hidden = hidden_states(core, batch)[3:]  # what predicts the second response
     model.train(training)
     raw = seen[1] if len(seen) == 2 else logits[..., :0]
     if logits.shape != raw.shape or not torch.allclose(logits.float(), raw.float(), 0, 0, equal_nan=True):

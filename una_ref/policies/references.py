@@ -12,7 +12,8 @@ from torch import nn
 
 from una_ref.data.batch import Batch, Layout
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import check_scorable, layouts, sequence_logprobs
+from una_ref.policies.critics import Critic
+from una_ref.policies.logprobs import check_scorable, hidden_states, layouts, parts, sequence_logprobs, token_logprobs
 
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """LoRA initialisations that change the base weights, so that adapters off is not the start policy."""
@@ -30,14 +31,20 @@ class Policy(nn.Module):
     The reference is the same model with its adapters off; without adapters (full fine-tuning, a table) it is a
     frozen copy; with ``anchored=False`` there is none, and none is held in memory.
 
+    Args:
+        model: under training.
+        anchored: whether there is a reference.
+        critic: what values tokens, if a loss asks for values.
+
     Raises:
         InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose
             initialisation changes the base, so that adapters off is not the start policy.
     """
 
-    def __init__(self, model: Any, *, anchored: bool = True) -> None:
+    def __init__(self, model: Any, *, anchored: bool = True, critic: Critic | None = None) -> None:
         super().__init__()
         check_scorable(model)
+        self.critic = critic
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
         for name, config in model.peft_config.items() if self.adapters and anchored else ():
@@ -65,6 +72,11 @@ class Policy(nn.Module):
         """(B,) log π(y|x)."""
         return sequence_logprobs(self.model, batch)
 
+    def tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
+        """(N,) log π of every scored token, and (N,) the critic's value of the position before it, if there is one."""
+        hidden = hidden_states(parts(self.model)[0], batch)
+        return token_logprobs(self.model, batch, hidden), self.critic(batch, hidden) if self.critic else None
+
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
         """The reference model, in eval mode and without gradient.
@@ -90,6 +102,11 @@ class Policy(nn.Module):
         """(B,) log π_ref(y|x)."""
         with self.as_reference() as model:
             return sequence_logprobs(model, batch)
+
+    def reference_tokens(self, batch: Batch) -> torch.Tensor:
+        """(N,) log π_ref of every scored token."""
+        with self.as_reference() as model:
+            return token_logprobs(model, batch)
 
     @torch.no_grad()
     def check_start(self, batch: Batch) -> float:

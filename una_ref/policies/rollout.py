@@ -46,16 +46,30 @@ class HuggingFace:
     Attributes:
         eos: the token that ends a response.
         tokens: most tokens of prompts and responses, pads included, in one call of `generate`.
+        temperature: other than 1, the draws are not from what is scored. (Their log-probs are still the policy's.)
+        every: of a prompt's draws, every so-manieth is at that temperature, the others at 1.
     """
 
     eos: int
     tokens: int = 32768
+    temperature: float = 1.0
+    every: int = 1
 
-    @torch.no_grad()
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
     ) -> list[list[Draw]]:
         """See `Engine`. Raises InputError for a prompt that leaves no room within the model's positions."""
+        other = k // self.every if self.temperature != 1 else 0
+        plain = self._drawn(model, prompts, k - other, max_new, seed, 1.0) if other < k else [[] for _ in prompts]
+        if not other:
+            return plain
+        hot = self._drawn(model, prompts, other, max_new, seed + 500_000_003, self.temperature)
+        return [[*some, *more] for some, more in zip(plain, hot, strict=True)]
+
+    @torch.no_grad()
+    def _drawn(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
+    ) -> list[list[Draw]]:
         inner = _inner(model)  # under PEFT the adapters stand in its layers, and act
         positions = getattr(inner.config, "max_position_embeddings", None)
         longest = max(map(len, prompts))
@@ -67,7 +81,7 @@ class HuggingFace:
         drawn: dict[int, list[Draw]] = {}
         # Prompts of like length together: fewer pads; the order of the answers is that of the prompts.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        with _sampling(inner, self.eos, k, max_new), _seeded(seed, next(inner.parameters()).device):
+        with _sampling(inner, self.eos, k, max_new, temperature), _seeded(seed, next(inner.parameters()).device):
             for some in self._cut(prompts, order, k, max_new):
                 for i, draws in zip(some, self._draw(inner, [prompts[i] for i in some], k), strict=True):
                     drawn[i] = draws
@@ -128,15 +142,15 @@ class _Trace:
 
 
 @contextmanager
-def _sampling(inner: Any, eos: int, k: int, max_new: int) -> Iterator[None]:
-    """The model in eval mode, with a generation config that samples from what is scored."""
+def _sampling(inner: Any, eos: int, k: int, max_new: int, temperature: float) -> Iterator[None]:
+    """The model in eval mode, with a generation config that samples from what is scored, at a temperature."""
     from transformers import GenerationConfig
 
     own, training = inner.generation_config, inner.training
     # Put in the model's place rather than passed along: what is left open in one that is passed comes from the model's.
     inner.generation_config = GenerationConfig(
         do_sample=True,
-        temperature=1.0,
+        temperature=temperature,
         top_k=0,
         top_p=1.0,
         max_new_tokens=max_new,

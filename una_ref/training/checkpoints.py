@@ -19,7 +19,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError
 
-FORMAT = "2"
+FORMAT = "3"
 """Version of the checkpoint's layout; another one is refused, not guessed at."""
 RECORD = "run.json"
 """The file that makes a folder a run's: its config, and whether it is finished."""
@@ -45,7 +45,13 @@ def write_text(path: Path, text: str) -> None:
 
 
 def save(
-    path: Path, step: int, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
+    path: Path,
+    step: int,
+    trained: Mapping[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    *,
+    data: str = "",
+    more: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the state after `step` steps, over an earlier one.
 
@@ -55,19 +61,23 @@ def save(
         trained: name -> parameter, in the optimizer's order.
         optimizer: of these parameters.
         data: what the examples were, see `load`.
+        more: what else the run goes on from (rollouts that are kept, β where it is steered), ready for JSON.
     """
     from safetensors.torch import save_file
 
     state = {f"trained/{name}": value.detach().contiguous() for name, value in trained.items()}
     for index, moments in optimizer.state_dict()["state"].items():
         state |= {f"optimizer/{index}/{key}": value.contiguous() for key, value in moments.items()}
+    state["more"] = torch.frombuffer(bytearray(json.dumps(more or {}).encode()), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
         save_file(state, beside, metadata={"format": FORMAT, "step": str(step), "data": data})
 
 
-def load(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = "") -> int:
-    """Restore what `save` wrote; returns the steps done, 0 where there is no such file.
+def load(
+    path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
+) -> tuple[int, dict[str, Any]]:
+    """Restore what `save` wrote; returns the steps done and what else was saved, (0, {}) where there is no such file.
 
     Raises:
         InputError: a checkpoint of another format, of other parameters, or of a run on other data.
@@ -76,7 +86,7 @@ def load(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optim
     from safetensors.torch import load_file
 
     if not path.exists():
-        return 0
+        return 0, {}
     with safe_open(path, "pt") as file:
         about = file.metadata() or {}
     for key, expected in (("format", FORMAT), ("data", data)):
@@ -98,7 +108,7 @@ def load(path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optim
             _, index, key = name.split("/")
             moments.setdefault(int(index), {})[key] = value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(about["step"])
+    return int(about["step"]), json.loads(bytes(state["more"].tolist()))
 
 
 @contextmanager

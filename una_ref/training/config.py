@@ -10,7 +10,7 @@ from importlib import resources
 from typing import Any, Literal
 
 from una_ref.errors import InputError
-from una_ref.methods import METHODS
+from una_ref.methods import METHODS, Method
 from una_ref.methods.rewards import divergence_of
 from una_ref.theory.divergences import DIVERGENCES
 
@@ -32,6 +32,14 @@ RANGES = {
     "max_length": (2, math.inf),
     "max_response": (1, math.inf),
     "draws": (1, math.inf),
+    "passes": (1, math.inf),
+    "minibatches": (1, math.inf),
+    "replay": (0, math.inf),
+    "temperature": (0.01, math.inf),
+    "missing_eos_penalty": (0, math.inf),
+    "kl_target": (0, math.inf),
+    "kl_horizon": (1, math.inf),
+    "patience": (0, math.inf),
     "value_lr": (0, math.inf),
     "log_every": (1, math.inf),
     "eval_every": (0, math.inf),
@@ -41,6 +49,12 @@ RANGES = {
 
 TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
 """What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
+
+ONLINE = (
+    *("draws", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
+    *("replay", "critic", "kl_target", "kl_horizon"),
+)
+"""The keys that only mean something if the responses are drawn."""
 
 SHAPE = (
     "hidden_size",
@@ -98,13 +112,23 @@ class Config:
         shuffle: permute scores or labels over the data set (the placebo).
         online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
             methods whose samples are from the current policy, always.
-        draws: responses drawn of each prompt in a step, if online.
+        draws: responses drawn of each prompt in a step, if online. (All keys from here to kl_horizon ask for that.)
         reward: what scores them: toysteer (its truth, for its own prompts), module:function, or a folder or hub
             name of a sequence-classification model; several, comma-separated, are averaged.
+        temperature: of the sampler; other than 1 only where samples of another policy do no harm. For iterative-dpo
+            that of the enhancer, which draws every second response.
+        missing_eos_penalty: taken from the score of a response that was cut before it ended.
+        passes: over each rollout; default: 4 for ppo, otherwise 1.
+        minibatches: optimizer steps in each pass.
+        replay: steps whose rows are kept and drawn from again; right where the policy class has the optimum in it.
+        critic: a transformer of its own, or a head on the policy's hidden states; for methods that value tokens.
+        kl_target: KL(π ‖ π_ref) in nats that β is steered to (PPO); 0 leaves β as it is.
+        kl_horizon: responses over which it is steered.
         baseline: V(x) of methods that take one: default (the method's own), or learned (a number per prompt).
-        value_lr: learning rate of a learned V(x).
+        value_lr: learning rate of a learned V(x), by default .05, or of a critic, by default lr.
         log_every: steps between lines of metrics.jsonl.
         eval_every: steps between evaluations on the held-out rows; 0: only before the first and after the last.
+        patience: evaluations without a better held-out reward (offline: loss) after which a run stops; 0: none.
         save_every: steps between checkpoints; 0: only when interrupted.
         hyper: the loss's own hyper-parameters, such as beta.
     """
@@ -147,10 +171,19 @@ class Config:
     online: bool = False
     draws: int = 4
     reward: str = "toysteer"
+    temperature: float = 1.0
+    missing_eos_penalty: float = 0.0
+    passes: int | None = None
+    minibatches: int = 1
+    replay: int = 0
+    critic: Literal["separate", "head"] = "separate"
+    kl_target: float = 0.0
+    kl_horizon: int = 10000
     baseline: Literal["default", "learned"] = "default"
-    value_lr: float = 0.05
+    value_lr: float | None = None
     log_every: int = 10
     eval_every: int = 0
+    patience: int = 0
     save_every: int = 100
     hyper: dict[str, float | str] = field(default_factory=dict)
 
@@ -164,11 +197,10 @@ class Config:
             if value is not None and not (low <= value <= high and math.isfinite(value)):
                 upto = "" if high == math.inf else f" to {high}"
                 raise InputError(f"{name}: expected a number from {low}{upto}, got {value!r}")
-        if self.on_policy and "scores" not in method.losses:
-            raise InputError(f"online: expected a method that learns from scores, got {self.method}")
-        for name in () if self.on_policy else ("draws", "reward"):
-            if getattr(self, name) != getattr(Config, name):
-                raise InputError(f"{name}: {self.method} asks it online only; add --online")
+        if self.online and not self.ranks and "scores" not in method.losses:
+            hint = "; iterative-dpo makes pairs of what it draws" if "pairs" in method.losses else ""
+            raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
+        self._check_online(method)
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
@@ -189,6 +221,31 @@ class Config:
         if "divergence" in known:
             self._check_divergence(**{name: self.hyper.get(name, known[name]) for name in ("divergence", "alpha")})
 
+    def _check_online(self, method: Method) -> None:
+        """Refuse what only online runs take, and what this method's samples must not be."""
+        changed = [name for name in ONLINE if getattr(self, name) != getattr(Config, name)]
+        if changed and not self.on_policy:
+            raise InputError(f"{changed[0]}: {self.method} asks it online only; add --online")
+        tokens = method.advantages is not None
+        for name in changed:
+            expected = {
+                "critic": tokens or "a method that values tokens, such as ppo",
+                "kl_target": tokens or "a method whose β stands outside its loss, such as ppo",
+                "temperature": method.samples_from != "the current π"
+                or f"1, since {self.method} is right on policy only",
+                "replay": not (tokens or self._policy_gradient) or "0, since its gradient is of the policy that drew",
+                "passes": not self._policy_gradient or "1, since its gradient is of the policy that drew",
+                "minibatches": not self._policy_gradient or "1, since its gradient is of the policy that drew",
+            }.get(name, True)
+            if expected is not True:
+                raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
+        if self.ranks and self.on_policy and self.draws < 2:
+            raise InputError(
+                f"draws: {self.method}: expected two or more, to have a best and a worst, got {self.draws}"
+            )
+        if self.patience and not self.eval_every:
+            raise InputError("patience: expected evaluations to count (eval_every), got none")
+
     @staticmethod
     def _check_divergence(divergence: Any, alpha: Any) -> None:
         try:
@@ -206,14 +263,30 @@ class Config:
     @property
     def on_policy(self) -> bool:
         """Whether the responses are drawn from the policy under training."""
-        return self.online or METHODS[self.method].samples_from == "the current π"
+        return self.online or METHODS[self.method].samples_from != "a fixed data set"
+
+    @property
+    def ranks(self) -> bool:
+        """Whether what is drawn becomes a pair, of the best and the worst response."""
+        return METHODS[self.method].samples_from == "the best and the worst of K"
+
+    @property
+    def updates(self) -> tuple[int, int]:
+        """Passes over a rollout, and optimizer steps in each."""
+        own = 4 if METHODS[self.method].advantages else 1
+        return self.passes or own, self.minibatches
+
+    @property
+    def _policy_gradient(self) -> bool:
+        return METHODS[self.method].shape == "score function"
 
     @property
     def losses(self) -> dict[str, Callable[..., Any]]:
         """The loss of each kind of feedback, in the form asked for."""
         method = METHODS[self.method]
         if self.on_policy and self.form == "corrected":
-            return {"scores": method.losses["scores"]}
+            kinds = ["pairs" if self.ranks else "scores", *(["demos"] if self.hyper.get("ptx") else [])]
+            return {kind: method.losses[kind] for kind in kinds}
         if self.form == "corrected":
             return dict(method.losses)
         return {method.kinds[0]: getattr(method, self.form)}

@@ -13,7 +13,6 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.training.config import Config
 from una_ref.training.fit import Job
-from una_ref.training.loop import losses_of
 from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows
 
 
@@ -60,11 +59,9 @@ def _first_row(job: Job) -> Iterator[str]:
     trainer = job.trainer
     (example, *_), _ = job.answered(job.examples[:1], 0, record=False)
     trainer.policy.eval()
-    batch = trainer.batch([example])
-    logps = trainer.policy(batch)
-    ref_logps = trainer.policy.reference(batch) if trainer.policy.anchored else None
-    baseline, kl = trainer.baseline(batch), logps.new_zeros(())  # the policy is its reference: their KL is 0
-    losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.hyper, baseline=baseline, kl=kl)
+    # The policy is its reference: KTO's KL of the two is 0.
+    kl = torch.zeros((), device=trainer.accelerator.device) if trainer.takes("kl") else None
+    batch, losses, logps, ref_logps = trainer.forward([example], kl)
     scored = [batch.target[batch.response == i].tolist() for i in range(len(example.responses))]
     yield "the first row through the pipe"
     yield from _text(example, job.tokenizer, scored)

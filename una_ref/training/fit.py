@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import signal
 import sys
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +20,8 @@ from una_ref.data.batch import Encoder, Example, Question
 from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
-from una_ref.training.online import Rollouts, measured
+from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
+from una_ref.training.stopping import Callback
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
 HELD_OUT = 1_000_000
@@ -37,6 +41,9 @@ class Job:
         trainer: policy, losses, optimizer.
         examples, held_out: what is trained on, what is only measured; questions, if online.
         rollouts: what answers the questions; None if the responses are given.
+        demos: demonstrations that are mixed into the updates, as many as there are responses (PPO-ptx).
+        callbacks: each is told of every evaluation and may stop the run.
+        seconds: spent in generation, scoring and learning.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
         notes: what was converted, dropped and cut, a sentence each.
@@ -51,6 +58,14 @@ class Job:
     own_base: bool = False
     notes: Sequence[str] = ()
     rollouts: Rollouts | None = None
+    demos: Sequence[Example] = ()
+    callbacks: Sequence[Callback] = ()
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def __post_init__(self) -> None:
+        self.pool = Pool(self.config.replay, self.config.seed)
+        if self.rollouts is not None:
+            self.rollouts = replace(self.rollouts, seconds=self.seconds)
 
     def answered(
         self, picked: Sequence[Example | Question], step: int, *, record: bool
@@ -59,9 +74,64 @@ class Job:
         questions = [one for one in picked if isinstance(one, Question)]
         if self.rollouts is None or not questions:
             return [one for one in picked if isinstance(one, Example)], {}
-        policy = self.trainer.policy
-        examples, drawn = self.rollouts(policy, questions, step)
-        return examples, measured(examples, drawn, self.trainer.logps(examples)) if record else {}
+        trainer, team = self.trainer, self.trainer.accelerator
+        own = trainer.share(questions)
+        answers = zip(*self.rollouts(trainer.policy, own, step, team.process_index), strict=True) if own else ()
+        whole = trainer.gathered(list(answers), len(questions))
+        examples, drawn = [example for example, _ in whole], [draws for _, draws in whole]
+        values = measured(examples, drawn, trainer.logps(examples)) if record else {}
+        if self.config.ranks:
+            return [pair for e in examples if (pair := best_and_worst(e))], values
+        if trainer.remembers:
+            began = time.perf_counter()
+            examples, kl = trainer.experience(examples)
+            self.seconds["learning"] += time.perf_counter() - began
+            if not math.isnan(kl):
+                values |= {"objective/kl": kl}
+        return examples, values
+
+    def step(self, step: int, *, record: bool) -> dict[str, float]:
+        """One step, counted from 0: its rows, the updates on them, and what is to be said of both."""
+        config, trainer = self.config, self.trainer
+        picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
+        rows, drawn = self.answered(picked, step, record=record or bool(config.kl_target))
+        values: dict[str, float] = {}
+        began = time.perf_counter()
+        for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
+            values = trainer.step(step, [*some, *self._demos(some, step, update)], update=update, record=record)
+        self.seconds["learning"] += time.perf_counter() - began
+        if config.kl_target:
+            responses = sum(len(e.responses) for e in rows)
+            beta = steered(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
+            trainer.hyper["beta"] = beta
+            drawn["objective/beta"] = beta
+        return values | drawn if record else {}
+
+    @property
+    def _beta(self) -> float:
+        return float(self.trainer.hyper.get("beta", self.config.beta))
+
+    def _demos(self, rows: Sequence[Example], step: int, update: int) -> list[Example]:
+        if not self.demos:
+            return []
+        wanted = sum(len(e.responses) for e in rows)
+        place = step * math.prod(self.config.updates) + update
+        return [self.demos[i] for i in order(len(self.demos), place, wanted, self.config.seed)]
+
+    def state(self) -> dict[str, Any]:
+        """What a run goes on from beside its weights, ready for JSON."""
+        return {
+            "pool": self.pool.state(),
+            "hyper": self.trainer.hyper,
+            "callbacks": [callback.state() for callback in self.callbacks],
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Go on from what `state` had."""
+        self.pool.restore(state["pool"])
+        self.trainer.hyper = state["hyper"]
+        for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.restore(own)
 
 
 def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
@@ -77,7 +147,9 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     main = trainer.accelerator.is_main_process
     state = output / CHECKPOINT if output else None
     data = _digest(job.examples) if state else ""
-    start = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else 0
+    start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    if start:
+        job.restore(more)
     log = _Log(output / METRICS if output and main else None, start)
     if start == 0 and job.held_out:
         log.write(0, _evaluation(job))
@@ -91,24 +163,31 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     ):
         for step in range(start, config.steps):
             done, final = step + 1, step + 1 == config.steps
-            picked = [job.examples[i] for i in order(len(job.examples), step, config.batch, config.seed)]
             record = done % config.log_every == 0 or done == 1 or final
             try:
-                rows, drawn = job.answered(picked, step, record=record)
-                values = trainer.step(step, rows, record=record) | drawn
+                values = job.step(step, record=record)
             except NonFinite as error:
                 raise _saved(error, done, job, output) from error
             bar.update()
-            if record:
+            if "loss" in values:
                 bar.set_postfix(loss=f"{values['loss']:.4f}")
+            enough = False
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)
                 values = values | last
+                enough = any([callback(last) for callback in job.callbacks])  # noqa: C419, each is told
             if values:
                 log.write(done, values)
+            if enough and not final:
+                job.config = replace(config, steps=done)
+                job.notes = [
+                    *job.notes,
+                    f"stopped after step {done} of {config.steps}: no better in held-out evaluations",
+                ]
+                break
             stop = trainer.anyone(bool(asked)) and not final
             if state and main and not final and (stop or _every(config.save_every, done)):
-                checkpoints.save(state, done, trainer.trained, trainer.optimizer, data=data)
+                checkpoints.save(state, done, trainer.trained, trainer.optimizer, data=data, more=job.state())
             if stop:
                 again = "; the same command goes on from there" if output else ""
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")

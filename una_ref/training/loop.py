@@ -11,8 +11,9 @@ import inspect
 import math
 import os
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import cache, lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
 from torch import Tensor, nn
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.policies.logprobs import summed
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
 from una_ref.training.metrics import NAMES, means, measure
@@ -27,6 +29,7 @@ from una_ref.training.metrics import NAMES, means, measure
 if TYPE_CHECKING:
     from accelerate import Accelerator
 
+T = TypeVar("T")
 Losses = Mapping[str, Callable[..., Tensor]]
 
 
@@ -69,6 +72,7 @@ def losses_of(
     ref_logps: Tensor | None,
     hyper: Mapping[str, Any],
     *,
+    tokens: Mapping[str, Tensor] | None = None,
     baseline: Tensor | None = None,
     kl: Tensor | None = None,
 ) -> Tensor:
@@ -82,6 +86,7 @@ def losses_of(
         logps: (B,) log π.
         ref_logps: (B,) log π_ref; None where no loss needs it.
         hyper: the losses' hyper-parameters.
+        tokens: (N,) each, what is known of the scored tokens; a loss that names it gets it as (B, T), with its `mask`.
         baseline: (B,) V(x) of each response's prompt, where it is learned.
         kl: KTO's estimate of KL(π ‖ π_ref) in nats.
     """
@@ -93,8 +98,15 @@ def losses_of(
             "lengths": batch.lengths,
             "groups": batch.groups,
             "baseline": baseline,
+            **lines,
         }
         return {name: value[index] for name, value in own.items() if value is not None}
+
+    lines = {name: batch.by_response(value) for name, value in (tokens or {}).items()}
+    if "old_token_logps" in batch.experience:
+        lines["old_logps"] = summed(batch.experience["old_token_logps"], batch).to(logps)
+    if lines:
+        lines["mask"] = batch.by_response(torch.ones_like(batch.target, dtype=torch.bool))
 
     def loss(kind: str, **available: Any) -> Tensor:
         available = {**hyper, **({} if kl is None else {"kl": kl}), **available}
@@ -150,6 +162,7 @@ class Trainer:
     Attributes:
         trained: name -> parameter, all that a step changes.
         values: (prompts,) V(x), or None where none is learned.
+        hyper: the losses' hyper-parameters; β may be steered.
         layout: of its batches.
         accelerator: the processes and the device.
 
@@ -179,8 +192,19 @@ class Trainer:
             start = torch.full((prompts,), value_start, dtype=dtype, device=self.accelerator.device)
             self.values = nn.Parameter(start)
             self.trained["V(x)"] = self.values
-            groups.append({"params": [self.values], "peak": config.value_lr, "weight_decay": 0.0})
+            rate = 0.05 if config.value_lr is None else config.value_lr
+            groups.append({"params": [self.values], "peak": rate, "weight_decay": 0.0})
+        critic = [p for name, p in self.trained.items() if name.startswith("critic.")]
+        if critic:
+            groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
+            groups.append({"params": critic, "peak": config.value_lr or config.lr, "weight_decay": config.weight_decay})
         self.optimizer = torch.optim.AdamW(groups)
+        # A critic of its own has large gradients of its own, by which the policy's would be cut; V(x) has always
+        # been measured together with the policy, and so is a head on the policy's hidden states.
+        own = critic if policy.critic and policy.critic.core is not None else []
+        held = {id(p) for p in own}
+        self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in held], own) if part]
+        self.hyper = dict(config.hyper)
         self._remembered: dict[int, Tensor] = {}
 
     def _learns_values(self) -> bool:
@@ -197,6 +221,16 @@ class Trainer:
         """Whether any of the losses names an argument."""
         return any(argument in arguments(loss) for loss in self.losses.values())
 
+    @property
+    def takes_reference(self) -> bool:
+        """Whether any of the losses asks for log π_ref; PPO's rewards hold it before the first update."""
+        return any(name.startswith("ref_") for loss in self.losses.values() for name in arguments(loss))
+
+    @property
+    def remembers(self) -> bool:
+        """Whether any of the losses asks for what was known of the tokens when they were drawn."""
+        return any("old_" in name or name == "advantages" for loss in self.losses.values() for name in arguments(loss))
+
     def rate(self, step: int) -> float:
         """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0, or constant."""
         c = self.config
@@ -207,12 +241,13 @@ class Trainer:
             return 1.0
         return 0.5 * (1 + math.cos(math.pi * (step - rise) / (c.steps - rise)))
 
-    def step(self, step: int, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
+    def step(self, step: int, examples: Sequence[Example], *, update: int = 0, record: bool = True) -> dict[str, float]:
         """One optimizer step, counted from 0, on a batch; returns its metrics if they are to be recorded.
 
         Args:
             step: which, and so the learning rate and the dropout.
             examples: the whole batch; every process is given the same and takes its share.
+            update: which of the step's optimizer steps.
             record: whether to measure.
 
         Raises:
@@ -220,9 +255,11 @@ class Trainer:
         """
         c, team = self.config, self.accelerator
         if c.lora_dropout:  # the masks depend on the seed, the step and the process, not on where a run was resumed
-            torch.manual_seed((c.seed * 1_000_003 + step) * team.num_processes + team.process_index)
+            place = c.seed * 1_000_003 + step + update * 1_000_000_007
+            torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
-        norm = float(nn.utils.clip_grad_norm_(self.trained.values(), c.clip or math.inf))
+        norms = [float(nn.utils.clip_grad_norm_(part, c.clip or math.inf)) for part in self._clipped]
+        norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient's norm is {norm:g}", examples)
         for group in self.optimizer.param_groups:
@@ -237,8 +274,8 @@ class Trainer:
         count = sum(e.count for e in examples)
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=team.device)
-        for micro in self.micro_batches(self._share(examples)):
-            batch, losses, logps, ref_logps = self._forward(micro, kl)
+        for micro in self.micro_batches(self.share(examples)):
+            batch, losses, logps, ref_logps = self.forward(micro, kl)
             if not torch.isfinite(losses).all():
                 raise NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
             (losses.sum() / count).backward()
@@ -256,8 +293,8 @@ class Trainer:
         self.policy.eval()
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self._share(examples)):
-            sums += measure(*self._forward(micro, kl), self.config.beta)
+        for micro in self.micro_batches(self.share(examples)):
+            sums += measure(*self.forward(micro, kl), self.config.beta)
         self.policy.train()
         return self._means(sums, kl)
 
@@ -266,6 +303,66 @@ class Trainer:
         """(B,) log π of every response of some examples, by the forward that trains."""
         with self._autocast():
             return torch.cat([self.policy(self.batch(micro)) for micro in self.micro_batches(examples)])
+
+    @torch.no_grad()
+    def experience(self, examples: Sequence[Example]) -> tuple[list[Example], float]:
+        """A rollout with what its losses will ask of its tokens, and the mean log π/π_ref of its responses in nats.
+
+        Log-probs, values and, by the method's `advantages`, the rest, all of the policy as it is; in eval mode, each
+        process for its share. The mean is NaN where no reference is asked for.
+        """
+        advantages = METHODS[self.config.method].advantages
+        found: list[dict[str, list[Tensor]]] = []
+        self.policy.eval()
+        for micro in self.micro_batches(self.share(examples)):
+            batch = self.batch(micro)
+            with self._autocast():
+                logps, values = self.policy.tokens(batch)
+                own = {"old_token_logps": logps}
+                if advantages:
+                    own["ref_token_logps"] = self.policy.reference_tokens(batch)
+                    own["old_values"] = torch.zeros_like(logps) if values is None else values
+            sizes = batch.lengths.tolist()
+            lines = {name: list(value.cpu().split(sizes)) for name, value in own.items()}
+            for e in micro:
+                k = len(e.responses)
+                found.append({name: value[:k] for name, value in lines.items()})
+                lines = {name: value[k:] for name, value in lines.items()}
+        self.policy.train()
+        found = self.gathered(found, len(examples))
+        known = {name: [line for one in found for line in one[name]] for name in found[0]}
+        kl = math.nan
+        if advantages:
+            padded = {name: nn.utils.rnn.pad_sequence(lines, batch_first=True) for name, lines in known.items()}
+            sizes = [len(line) for line in known["old_token_logps"]]
+            mask = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
+            scores = torch.tensor([score for e in examples for score in e.scores or ()])
+            names = arguments(advantages)
+            hyper = {name: value for name, value in self.hyper.items() if name in names}
+            made = advantages(**padded, scores=scores, mask=mask, **hyper)
+            for name, value in zip(("advantages", "returns"), made, strict=True):
+                known[name] = [line[:size] for line, size in zip(value, sizes, strict=True)]
+            gaps = known["old_token_logps"], known.pop("ref_token_logps")
+            kl = float(torch.stack([(new - ref).double().sum() for new, ref in zip(*gaps, strict=True)]).mean())
+        out, at = [], 0
+        for e in examples:
+            span = slice(at, at := at + len(e.responses))
+            lived = {name: tuple(tuple(line.tolist()) for line in lines[span]) for name, lines in known.items()}
+            out.append(replace(e, experience=lived))
+        return out, kl
+
+    def gathered(self, own: Sequence[T], total: int) -> list[T]:
+        """What every process has of its `share` of a whole of so many, in the order of the whole."""
+        team = self.accelerator
+        if team.num_processes == 1:
+            return list(own)
+        from accelerate.utils import gather_object
+
+        n, every = team.num_processes, gather_object(list(own))
+        starts = [0]
+        for rank in range(n):
+            starts.append(starts[-1] + len(range(rank, total, n)))
+        return [every[starts[i % n] + i // n] for i in range(total)]
 
     def remember_reference(self, examples: Sequence[Example]) -> None:
         """Compute the reference's log-probs of these examples once, cut the same way wherever a run is resumed."""
@@ -297,7 +394,8 @@ class Trainer:
             return flag
         return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
 
-    def _share(self, examples: Sequence[Example]) -> Sequence[Example]:
+    def share(self, examples: Sequence[T]) -> Sequence[T]:
+        """The part of something that this process takes: every n-th, n being the processes."""
         return examples[self.accelerator.process_index :: self.accelerator.num_processes]
 
     def _autocast(self) -> torch.autocast:
@@ -305,19 +403,28 @@ class Trainer:
         on = self.config.dtype == "bfloat16" and not self.config.lora_r
         return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=on)
 
-    def _forward(self, examples: Sequence[Example], kl: Tensor | None) -> tuple[Batch, Tensor, Tensor, Tensor | None]:
-        """A micro-batch with its losses, log π and log π_ref."""
+    def forward(
+        self, examples: Sequence[Example], kl: Tensor | None = None
+    ) -> tuple[Batch, Tensor, Tensor, Tensor | None]:
+        """A micro-batch with its losses, log π and log π_ref (None where no loss needs it)."""
         batch = self.batch(examples)
+        tokens = dict(batch.experience)
         with self._autocast():
-            logps = self.policy(batch)
-            if not self.policy.anchored:
+            if self.takes("token_logps"):
+                tokens["token_logps"], values = self.policy.tokens(batch)
+                tokens |= {} if values is None else {"values": values}
+                logps = summed(tokens["token_logps"], batch)
+            else:
+                logps = self.policy(batch)
+            if not self.policy.anchored or not self.takes_reference:
                 ref_logps = None
             elif all(id(e) in self._remembered for e in examples):
                 ref_logps = torch.cat([self._remembered[id(e)] for e in examples])
             else:
                 ref_logps = self.policy.reference(batch)
-        baseline, hyper = self.baseline(batch), self.config.hyper
-        losses = losses_of(self.losses, batch, logps, ref_logps, hyper, baseline=baseline, kl=kl)
+        tokens = {name: value.to(logps) for name, value in tokens.items()}
+        baseline = self.baseline(batch)
+        losses = losses_of(self.losses, batch, logps, ref_logps, self.hyper, tokens=tokens, baseline=baseline, kl=kl)
         return batch, losses, logps, ref_logps
 
     @torch.no_grad()
@@ -326,7 +433,7 @@ class Trainer:
         if not self.takes("kl"):
             return None
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self._share(mismatched(examples))):
+        for micro in self.micro_batches(self.share(mismatched(examples))):
             batch = self.batch(micro)
             with self._autocast():
                 gaps = (self.policy(batch) - self.policy.reference(batch)).double()

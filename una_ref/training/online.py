@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import math
 import statistics
-from collections.abc import Sequence
-from dataclasses import dataclass
+import time
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 import torch
 
 from una_ref.data.batch import Example, Question
+from una_ref.errors import InputError
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, checked
 from una_ref.policies.rollout import Draw, Engine
@@ -26,7 +30,9 @@ class Rollouts:
         tokenizer: the policy's.
         draws: responses to each question.
         max_new: most tokens of a response, EOS included.
-        seed: the run's; what a step draws is a function of it, the step and the policy.
+        seed: the run's; what a step draws is a function of it, the step, the process and the policy.
+        missing_eos_penalty: taken from the score of a response that did not end.
+        seconds: spent so far in generation and in scoring.
     """
 
     engine: Engine
@@ -36,31 +42,37 @@ class Rollouts:
     draws: int
     max_new: int
     seed: int
+    missing_eos_penalty: float = 0.0
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(
-        self, policy: Policy, questions: Sequence[Question], step: int
+        self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
     ) -> tuple[list[Example], list[list[Draw]]]:
         """Answers to the questions as examples, and the draws they were made of.
 
         Raises:
             InputError: the reward is not one finite number for each response.
         """
+        began = time.perf_counter()
         prompts = [q.prompt for q in questions]
-        seed = self.seed * 1_000_003 + step
+        seed = self.seed * 1_000_003 + step + process * 1_000_000_007
         drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
         answers = [
             Answer(question.text, self._text(draw), draw.ended)
             for question, draws in zip(questions, drawn, strict=True)
             for draw in draws
         ]
-        scores = checked(answers, self.reward(answers), self.name)
+        generated = time.perf_counter()
+        scores = iter(checked(answers, self.reward(answers), self.name))
         examples = []
-        for i, (question, draws) in enumerate(zip(questions, drawn, strict=True)):
+        for question, draws in zip(questions, drawn, strict=True):
             responses = tuple(draw.tokens for draw in draws)
-            own = tuple(scores[i * self.draws : (i + 1) * self.draws])
+            own = tuple(next(scores) - (0.0 if draw.ended else self.missing_eos_penalty) for draw in draws)
             examples.append(
                 Example(question.prompt, responses, own, prompt_index=question.prompt_index, source=question.source)
             )
+        self.seconds["generation"] += generated - began
+        self.seconds["scoring"] += time.perf_counter() - generated
         return examples, drawn
 
     def _text(self, draw: Draw) -> str:
@@ -79,3 +91,74 @@ def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps
         "ended": statistics.fmean(draw.ended for draw in draws),
         "sampler_gap": float(gaps.abs().max()),
     }
+
+
+def best_and_worst(example: Example) -> Example | None:
+    """The best and the worst response of an example with scores as a pair; None where all scores are equal."""
+    scores = example.scores or ()
+    best, worst = (scores.index(end(scores)) for end in (max, min))
+    if scores[best] == scores[worst]:
+        return None
+    responses = (example.responses[best], example.responses[worst])
+    return replace(example, responses=responses, scores=None, pairs=((0, 1),))
+
+
+@dataclass
+class Pool:
+    """The rows of the last rollouts, as far as they are kept, and what the updates of a step take of them.
+
+    Attributes:
+        keep: earlier rollouts that stay.
+        seed: the run's.
+        rollouts: those that are kept, the latest last.
+    """
+
+    keep: int
+    seed: int
+    rollouts: list[list[Example]] = field(default_factory=list)
+
+    def updates(self, fresh: Sequence[Example], step: int, passes: int, minibatches: int) -> Iterator[list[Example]]:
+        """The rows of each optimizer step, as many as make `passes` over the fresh ones; none if nothing is fresh.
+
+        Nothing kept: a pass goes once over the fresh rows. Otherwise every optimizer step draws from what is kept and
+        what is fresh, all alike.
+        """
+        self.rollouts = [*self.rollouts, list(fresh)][-1 - self.keep :]
+        rows = [row for rollout in self.rollouts for row in rollout]
+        size = math.ceil(len(fresh) / minibatches) or 1
+        starts = range(0, len(fresh), size)
+        for i in range(passes):
+            shuffled = self._order(len(rows), step, i) if minibatches > 1 else list(range(len(rows)))
+            for j, start in enumerate(starts):
+                kept = self._order(len(rows), step, i * len(starts) + j)[:size]
+                yield [rows[place] for place in (kept if self.keep else shuffled[start : start + size])]
+
+    def _order(self, rows: int, step: int, draw: int) -> list[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1009 + draw)
+        return torch.randperm(rows, generator=generator).tolist()
+
+    def state(self) -> list[list[dict[str, Any]]]:
+        """What is kept for the next step, ready for JSON."""
+        return [[asdict(row) for row in rollout] for rollout in self.rollouts[-self.keep :]] if self.keep else []
+
+    def restore(self, state: Sequence[Sequence[dict[str, Any]]]) -> None:
+        """Keep what `state` had."""
+        self.rollouts = [[_example(row) for row in rollout] for rollout in state]
+
+
+def _example(row: dict[str, Any]) -> Example:
+    """An example from JSON, whose lists are tuples."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    lived = {name: tuples(lines) for name, lines in row.pop("experience").items()}
+    return Example(**{name: tuples(value) for name, value in row.items()}, experience=lived)
+
+
+def steered(beta: float, kl: float, target: float, horizon: int, responses: int) -> float:
+    """β after a rollout of that KL: up where it is above the target, down below (Ziegler et al. 2019, Eq. 4)."""
+    if not math.isfinite(kl):
+        raise InputError(f"kl_target: expected a finite KL of the rollout to steer by, got {kl}")
+    error = max(-0.2, min(0.2, kl / target - 1))
+    return beta * (1 + error * responses / horizon)

@@ -23,6 +23,7 @@ from una_ref.data.rows import Row, group_by_prompt, prompt_key, shuffled_scores,
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading, reward_sources
+from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace
@@ -33,6 +34,7 @@ from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.fit import Job, fit
 from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
 from una_ref.training.online import Rollouts
+from una_ref.training.stopping import Patience
 
 # ---- ToySteer
 
@@ -208,7 +210,8 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     if policy.anchored:
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples[: config.batch])[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
-    return Job(config, trainer, examples, held_out, tokenizer, encoder, own_base, notes)
+    callbacks = [Patience(config.patience, "eval_loss", rising=False)] if config.patience else []
+    return Job(config, trainer, examples, held_out, tokenizer, encoder, own_base, notes, callbacks=callbacks)
 
 
 def _online(
@@ -221,8 +224,6 @@ def _online(
     notes: list[str],
 ) -> Job:
     """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
-    if processes().num_processes > 1:
-        raise InputError(f"online: expected one process, got {processes().num_processes}; rollouts are not shared out")
     world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
     reward = reward_sources.named(config.reward, world=world)
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
@@ -238,12 +239,18 @@ def _online(
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(questions) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
-    policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
+    demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if "demos" in config.losses else []
+    critic = _critic(model, config)
+    model = _trainable(model, config)
+    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
-    engine = HuggingFace(tokenizer.eos_token_id)
-    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed)
-    job = Job(config, trainer, questions, held_out, tokenizer, encoder, own_base, notes, rollouts)
+    engine = HuggingFace(tokenizer.eos_token_id, temperature=config.temperature, every=2 if config.ranks else 1)
+    penalty = config.missing_eos_penalty
+    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty)
+    callbacks = [Patience(config.patience, "eval_reward", rising=True)] if config.patience else []
+    job = Job(config, trainer, questions, held_out, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks)
     examples, drawn = job.answered(questions[: config.batch], 0, record=True)
+    job.seconds.clear()
     _check_batches(trainer, examples, [])
     if policy.anchored:
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
@@ -252,14 +259,24 @@ def _online(
     return job
 
 
-def _trainable(model: Any, config: Config) -> Any:
+def _critic(model: Any, config: Config) -> Critic | None:
+    """What values tokens, if the losses ask for values: on the model as it is before its adapters."""
+    if not any("values" in arguments(loss) for loss in config.losses.values()):
+        return None
+    if config.critic == "head":
+        return Critic(model)
+    return Critic(model, _trainable(own_core(model), config, headless=True))
+
+
+def _trainable(model: Any, config: Config, *, headless: bool = False) -> Any:
     """The model without dropout of its own, with what the config adds to it."""
     loading.disable_dropout(model)
     if config.lora_r:
         targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
         r, alpha, dropout = config.lora_r, config.lora_alpha, config.lora_dropout
         try:
-            model = loading.with_lora(model, r=r, alpha=alpha, dropout=dropout, targets=targets, seed=config.seed)
+            more: dict[str, Any] = {"targets": targets, "seed": config.seed, "headless": headless}
+            model = loading.with_lora(model, r=r, alpha=alpha, dropout=dropout, **more)
         except ValueError as error:
             reason = str(error).splitlines()[0]
             raise InputError(

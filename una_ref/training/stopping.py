@@ -1,0 +1,57 @@
+"""Stopping early: what looks at every held-out evaluation of a run and may end it (the survey's Sec. 4.6)."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+
+class Callback(Protocol):
+    """Told of every evaluation; what it remembers goes into the checkpoint."""
+
+    def __call__(self, evaluation: Mapping[str, float]) -> bool:
+        """Whether the run should end."""
+        ...
+
+    def state(self) -> Any:
+        """What it remembers, ready for JSON."""
+        ...
+
+    def restore(self, state: Any) -> None:
+        """Remember what `state` had."""
+        ...
+
+
+@dataclass
+class Patience:
+    """Ends a run after so many evaluations in a row without a better value of a metric.
+
+    Attributes:
+        evaluations: how many.
+        metric: as in metrics.jsonl.
+        rising: whether more of it is better.
+        best: the best value so far.
+        waited: evaluations since.
+    """
+
+    evaluations: int
+    metric: str
+    rising: bool
+    best: float | None = None
+    waited: int = 0
+
+    def __call__(self, evaluation: Mapping[str, float]) -> bool:
+        """Whether the run should end. Raises KeyError for an evaluation without the metric."""
+        value = evaluation[self.metric] if self.rising else -evaluation[self.metric]
+        better = self.best is None or value > self.best
+        self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
+        return self.waited >= self.evaluations
+
+    def state(self) -> list[Any]:
+        """The best value and the evaluations since."""
+        return [self.best, self.waited]
+
+    def restore(self, state: list[Any]) -> None:
+        """Remember them."""
+        self.best, self.waited = state
