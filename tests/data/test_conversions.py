@@ -122,9 +122,7 @@ def test_number_labels_are_up_at_the_number():
 
 @pytest.mark.parametrize("convert", [scores_to_labels, scores_to_pairs, scores_to_lists])
 def test_one_response_cannot_be_compared(convert):
-    with pytest.raises(
-        InputError, match=r"f.jsonl:1: responses: expected two or more of one prompt.*got one response"
-    ):
+    with pytest.raises(InputError, match=r"f.jsonl:1: responses: expected two or more of one prompt.*got one response"):
         convert([scored("p", 1)])
 
 
@@ -160,9 +158,7 @@ def test_labels_to_pairs_needs_an_up_and_a_down():
     (row,), report = labels_to_pairs([Row("p", ("a", "b", "c"), labels=(0, 1, 0.7))])
     assert pair_texts(row) == [("b", "a")] and report.counts == {"pairs": 1}
     for labels in ((1, 0.5), (0, 0.4)):
-        with pytest.raises(
-            InputError, match=r"f:2: labels: expected an up and a down of one prompt.* got \("
-        ):
+        with pytest.raises(InputError, match=r"f:2: labels: expected an up and a down of one prompt.* got \("):
             labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
 
 
@@ -195,9 +191,7 @@ def test_options_are_checked(options, field):
 
 
 def test_which_is_checked():
-    with pytest.raises(
-        InputError, match="options: which: expected best-worst or adjacent or all, got 'best' "
-    ):
+    with pytest.raises(InputError, match="options: which: expected best-worst or adjacent or all, got 'best' "):
         scores_to_pairs([scored("p", 1, 2)], which="best")
 
 
@@ -279,9 +273,7 @@ def test_conform_refuses_what_is_impossible(row, kinds, message):
 
 @pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
-    with pytest.raises(
-        InputError, match="options: kinds: expected some of scores, labels, pairs, demos, got"
-    ):
+    with pytest.raises(InputError, match="options: kinds: expected some of scores, labels, pairs, demos, got"):
         conform([scored("p", 1)], kinds)
 
 
@@ -300,9 +292,7 @@ def any_row(draw):
     if count > 1:
         some["pairs"] = st.just(((0, 1),))
     chosen = draw(st.sets(st.sampled_from(sorted(some))))
-    return Row(
-        draw(st.sampled_from("pqr")), ("y",) * count, source="f:1", **{k: draw(some[k]) for k in chosen}
-    )
+    return Row(draw(st.sampled_from("pqr")), ("y",) * count, source="f:1", **{k: draw(some[k]) for k in chosen})
 
 
 @given(

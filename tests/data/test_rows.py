@@ -70,9 +70,7 @@ def test_malformed_rows_are_named(fields, parts):
 
 
 def test_a_row_normalises_its_containers_and_numbers():
-    row = Row(
-        [{"role": "user", "content": "p"}], ["a", "b"], scores=[1, 0.5], labels=[True, 0], pairs=[[0, 1]]
-    )
+    row = Row([{"role": "user", "content": "p"}], ["a", "b"], scores=[1, 0.5], labels=[True, 0], pairs=[[0, 1]])
     assert row.prompt == ({"role": "user", "content": "p"},)
     assert row.responses == ("a", "b") and row.scores == (1.0, 0.5) and row.pairs == ((0, 1),)
     assert row.labels == (1.0, 0.0) and all(type(v) is float for v in row.labels + row.scores)
@@ -107,9 +105,7 @@ def test_gathering_keeps_every_response_with_its_score(rows):
     grouped = group_by_prompt(rows)
 
     def content(rows):
-        return Counter(
-            (str(row.prompt), y, s) for row in rows for y, s in zip(row.responses, row.scores, strict=True)
-        )
+        return Counter((str(row.prompt), y, s) for row in rows for y, s in zip(row.responses, row.scores, strict=True))
 
     assert content(grouped) == content(rows)
     assert len(grouped) == len({str(row.prompt) for row in rows})
@@ -140,9 +136,7 @@ def test_text_and_messages_are_different_prompts():
 def test_the_control_permutes_scores_over_all_responses(rows, seed):
     shuffled = shuffled_scores(rows, seed)
     assert [(row.prompt, row.responses) for row in shuffled] == [(row.prompt, row.responses) for row in rows]
-    assert Counter(s for row in shuffled for s in row.scores) == Counter(
-        s for row in rows for s in row.scores
-    )
+    assert Counter(s for row in shuffled for s in row.scores) == Counter(s for row in rows for s in row.scores)
     assert shuffled == shuffled_scores(rows, seed)
 
 
@@ -151,9 +145,7 @@ def test_the_control_leaves_no_correlation_and_depends_on_the_seed():
     shuffled = shuffled_scores(rows, 0)
     assert shuffled != rows and shuffled != shuffled_scores(rows, 1)
     still = sum(
-        a == b
-        for new, old in zip(shuffled, rows, strict=True)
-        for a, b in zip(new.scores, old.scores, strict=True)
+        a == b for new, old in zip(shuffled, rows, strict=True) for a, b in zip(new.scores, old.scores, strict=True)
     )
     assert still < 10  # a permutation of 400 has one fixed point on average
     crossed = [s for row in shuffled[:100] for s in row.scores if abs(s) >= 100]

@@ -284,9 +284,7 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
 def test_items_that_are_not_objects(tmp_path, item):
     path = write(tmp_path / "data.jsonl", [GOOD["pair"], item])
     refused(path, f"{path}:2: row", "an object", repr(item)[:10])
-    refused(
-        [item, GOOD["pair"]] if not isinstance(item, str) else iter([item]), "dataset[0]: row", "an object"
-    )
+    refused([item, GOOD["pair"]] if not isinstance(item, str) else iter([item]), "dataset[0]: row", "an object")
 
 
 def test_empty_responses_are_refused_dropped_or_kept(caplog):
@@ -299,9 +297,7 @@ def test_empty_responses_are_refused_dropped_or_kept(caplog):
 
 
 def test_a_dropped_response_does_not_break_helpsteer2_twos():
-    data = [rated("p", "a", 4, 4, 4, 0, 0), rated("p", "", 0, 0, 0, 4, 4)] + [
-        rated("q", "a", 1, 1, 1, 1, 1)
-    ] * 2
+    data = [rated("p", "a", 4, 4, 4, 0, 0), rated("p", "", 0, 0, 0, 4, 4)] + [rated("q", "a", 1, 1, 1, 1, 1)] * 2
     assert [row.prompt for row in read(data, empty="drop")] == ["q"]
 
 
@@ -352,14 +348,10 @@ def test_alpaca_eval_scores():
     assert len(rows) == 10_384 and all(0 <= row.scores[0] <= 1 for row in rows)
     grouped = group_by_prompt(rows)
     assert len(grouped) == 649 and {len(row.responses) for row in grouped} == {16}
-    assert [len(conform(rows, (kind,))[0]) for kind in ("scores", "pairs", "labels", "demos")] == [10_384] + [
-        649
-    ] * 3
+    assert [len(conform(rows, (kind,))[0]) for kind in ("scores", "pairs", "labels", "demos")] == [10_384] + [649] * 3
     train, held = split(rows, 0.1, 0)
     assert len(held) == 65 * 16 and len(train) + len(held) == len(rows)
-    assert sum(row.scores[0] for row in shuffled_scores(rows, 0)) == pytest.approx(
-        sum(row.scores[0] for row in rows)
-    )
+    assert sum(row.scores[0] for row in shuffled_scores(rows, 0)) == pytest.approx(sum(row.scores[0] for row in rows))
 
 
 @real_data

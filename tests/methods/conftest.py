@@ -19,6 +19,8 @@ LOSSES = {
     )
     if loss is not None
 } | {"una-centred-pairwise": una_centred_pairwise}
+TOKENS = ("token_logps", "old_token_logps", "advantages", "values", "old_values", "returns")
+"""Arguments of shape (B, T)."""
 
 
 @pytest.fixture(params=list(LOSSES))
@@ -35,7 +37,11 @@ def draw():
         torch.manual_seed(seed)
         arguments = {}
         for name, parameter in inspect.signature(loss).parameters.items():
-            if name.endswith("logps"):
+            if name in TOKENS:
+                arguments[name] = torch.randn(size, 3, dtype=dtype)
+            elif name == "mask":
+                arguments[name] = torch.arange(3) <= (torch.arange(size) % 3)[:, None]
+            elif name.endswith("logps"):
                 arguments[name] = -5 * torch.rand(size, dtype=dtype)
             elif name.endswith("scores"):
                 arguments[name] = torch.randn(size, dtype=dtype)

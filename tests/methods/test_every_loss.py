@@ -42,10 +42,10 @@ def test_gradients_are_those_of_the_value(loss, draw):
 def test_finite_at_the_extremes(loss, draw, scale, dtype):
     arguments = draw(loss, dtype=dtype)
     for name in per_example(arguments):
-        if name in ("logps", "chosen_logps"):
-            arguments[name] = torch.full((6,), scale, dtype=dtype).requires_grad_()
+        if name in ("logps", "chosen_logps", "token_logps"):
+            arguments[name] = torch.full_like(arguments[name], scale).requires_grad_()
         elif name.endswith("logps"):
-            arguments[name] = torch.full((6,), -scale, dtype=dtype)
+            arguments[name] = torch.full_like(arguments[name], -scale)
     values = loss(**arguments)
     values.sum().backward()
     assert values.isfinite().all()
@@ -62,7 +62,7 @@ def test_each_example_has_its_own_number(loss, draw):
 
 def test_a_copy_of_the_batch_doubles_nothing_but_the_count(loss, draw):
     arguments = draw(loss, groups=False)
-    twice = {name: x.repeat(2) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
+    twice = {name: torch.cat([x, x]) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
     torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=0, atol=0)
 
 
@@ -75,10 +75,11 @@ def test_one_number_per_example(loss, draw, size):
 def test_a_wrong_shape_is_refused_however_it_would_broadcast(loss, draw, size):
     arguments = draw(loss, size, groups=False)
     for name, x in per_example(arguments).items():
-        for wrong in (x[:, None], x[None, :], x[:, None].expand(size, size), x.repeat(2)):
+        square = () if x.dim() > 1 else (x[:, None].expand(size, size),)
+        for wrong in (x[:, None], x[None, :], *square, torch.cat([x, x])):
             changed = arguments | {name: wrong}
             if len(per_example(arguments)) == 1 and wrong.dim() == 1:
-                continue  # sft of another batch size
+                continue  # sft or ptx of another batch size
             with pytest.raises(
                 ValueError,
                 match=rf"must share one shape, got .*'{name}': \({', '.join(map(str, wrong.shape))}",
@@ -99,7 +100,9 @@ def test_any_float_dtype(loss, draw, dtype):
 @pytest.mark.parametrize("beta", [0, -0.1, float("nan")])
 def test_beta_must_be_positive(loss, draw, beta):
     arguments = draw(loss)
-    if loss is METHODS["sft"].loss:
-        return  # the only one without a reference to be weighed against
+    if "beta" not in inspect.signature(loss).parameters:
+        # Nothing to be weighed against: sft, ptx. PPO's rewards hold the reference.
+        assert loss in (METHODS["sft"].loss, *METHODS["ppo"].losses.values())
+        return
     with pytest.raises(ValueError, match="beta must be positive"):
         loss(**arguments | {"beta": beta})

@@ -1,11 +1,12 @@
-"""REINFORCE and RLOO: the gradient of J, sample by sample that of UNA, and in expectation exactly ∇J."""
+"""REINFORCE, RLOO and PPO: the gradient of J, sample by sample that of UNA, and in expectation exactly ∇J."""
 
 import itertools
+import math
 
 import pytest
 import torch
 
-from una_ref.methods import METHODS
+from una_ref.methods import METHODS, policy_gradient
 from una_ref.theory import TableWorld, objective
 
 F64 = torch.float64
@@ -75,3 +76,187 @@ def test_the_expected_gradient_of_rloo_is_that_of_minus_j():
     (up,) = torch.autograd.grad(j, logits)
     torch.testing.assert_close(expected(logits.softmax(-1)[0].detach()), -up, rtol=0, atol=1e-14)
     assert (expected(torch.full((4,), 0.25, dtype=F64)) + up).abs().max() > 0.05
+
+
+# ---- PPO
+
+
+def tokens(**rows):
+    """(1, T) tensors of the rows given."""
+    return {name: torch.tensor([row], dtype=F64) for name, row in rows.items()}
+
+
+def test_advantages_by_hand():
+    # r = (0, 1, 2), V = (3, 4, 5), γ = .5, λ = .8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −.5, −3), and backwards
+    # with γλ = .4: A_3 = −3, A_2 = −.5 − 1.2 = −1.7, A_1 = −1 − .68 = −1.68. A fourth position is behind the end.
+    x = tokens(rewards=[0, 1, 2, 9], values=[3, 4, 5, 7])
+    mask = torch.tensor([[True, True, True, False]])
+    advantages = policy_gradient.gae(x["rewards"] * mask, x["values"], mask, gamma=0.5, lam=0.8)
+    torch.testing.assert_close(advantages, torch.tensor([[-1.68, -1.7, -3.0, 0.0]], dtype=F64))
+
+
+def test_rewards_of_tokens_add_up_to_that_of_the_response():
+    torch.manual_seed(0)
+    logps, ref = -torch.rand(2, 3, dtype=F64), -torch.rand(2, 3, dtype=F64)
+    mask = torch.tensor([[True, True, True], [True, True, False]])
+    scores = torch.tensor([2.0, -1.0], dtype=F64)
+    rewards = policy_gradient.token_rewards(logps, ref, scores, mask, beta=0.5)
+    implicit = 0.5 * ((logps - ref) * mask).sum(1)
+    torch.testing.assert_close(rewards.sum(1), scores - implicit)
+    assert rewards[1, 2] == 0
+    # The score comes with the last token, not at the end of the row.
+    torch.testing.assert_close(rewards[1, 1], -0.5 * (logps - ref)[1, 1] - 1.0)
+
+
+def test_whitening_is_over_the_tokens_in_the_mask():
+    x = torch.tensor([[1.0, 3.0, 99.0], [5.0, 99.0, 99.0]], dtype=F64)
+    mask = x < 99
+    white = policy_gradient.whitened(x, mask)  # mean 3, standard deviation 2
+    torch.testing.assert_close(white, torch.tensor([[-1, 0, 0], [1, 0, 0]], dtype=F64), atol=1e-7, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("ratio", "advantage", "loss", "slope"),
+    [
+        (1.5, 2.0, -2.4, 0.0),
+        (1.5, -2.0, 3.0, 3.0),
+        (0.5, 2.0, -1.0, -1.0),
+        (0.5, -2.0, 1.6, 0.0),
+        (1.1, 2.0, -2.2, -2.2),
+    ],
+)
+def test_the_clipped_ratio_by_hand(ratio, advantage, loss, slope):
+    # max(−ρA, −clip(ρ, .8, 1.2)·A), and its derivative in log π, which is −ρA or 0.
+    logps = torch.tensor([[math.log(ratio)]], dtype=F64, requires_grad=True)
+    zero = torch.zeros(1, 1, dtype=F64)
+    arguments = {"old_token_logps": zero, "values": zero, "old_values": zero, "returns": zero}
+    value = METHODS["ppo"].loss(
+        token_logps=logps, advantages=zero + advantage, mask=torch.ones(1, 1, dtype=torch.bool), **arguments
+    )
+    torch.testing.assert_close(value, torch.tensor([loss], dtype=F64))
+    torch.testing.assert_close(torch.autograd.grad(value.sum(), logps)[0], torch.tensor([[slope]], dtype=F64))
+
+
+def test_the_clipped_value_by_hand():
+    # V_old = 0, R = 1: V = .1 is within ±.2, (.9)²/2; V = .5 is cut at .2, where the error is larger: (.8)²/2.
+    zero = torch.zeros(1, 1, dtype=F64)
+    for value, expected in ((0.1, 0.405), (0.5, 0.32)):
+        loss = METHODS["ppo"].loss(
+            token_logps=zero,
+            old_token_logps=zero,
+            advantages=zero,
+            values=zero + value,
+            old_values=zero,
+            returns=zero + 1,
+            mask=zero == 0,
+            value_weight=1.0,
+        )
+        torch.testing.assert_close(loss, torch.tensor([expected], dtype=F64))
+
+
+def test_what_stands_behind_a_response_does_not_count(draw):
+    arguments = draw(METHODS["ppo"].loss)
+    outside = {
+        n: x.masked_fill(~arguments["mask"], 50.0) for n, x in arguments.items() if torch.is_tensor(x) and x.dim() == 2
+    }
+    assert torch.equal(
+        METHODS["ppo"].loss(**arguments | outside | {"mask": arguments["mask"]}), METHODS["ppo"].loss(**arguments)
+    )
+
+
+@pytest.fixture
+def language():
+    """Two words, two places: logits of the first word (2,) and of the second after each (2, 2), and a score for all."""
+    torch.manual_seed(3)
+    first, second = (torch.randn(*size, dtype=F64, requires_grad=True) for size in ((2,), (2, 2)))
+    own = torch.randn(3, 2, dtype=F64).log_softmax(-1)
+    ref = torch.stack([own[0][:, None].expand(2, 2), own[1:]], -1).view(4, 2)
+    scores = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=F64)
+
+    def token_logps():
+        a, b = first.log_softmax(-1), second.log_softmax(-1)
+        return torch.stack([a[:, None].expand(2, 2), b], -1).view(4, 2)  # 00, 01, 10, 11
+
+    return (first, second), token_logps, ref, scores
+
+
+def slopes(value, parameters):
+    return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
+
+
+def test_its_expected_update_is_the_policy_gradient(language):
+    # At ratio 1, λ = 1, γ = 1, not whitened, Σ_y π(y)·∇loss = −∇J, whatever the critic says of a prefix: rewards to go
+    # leave out only what the past cannot change, and a value of the past is a baseline. The KL is that of sequences.
+    parameters, token_logps, ref, scores = language
+    beta, mask = 0.7, torch.ones(4, 2, dtype=torch.bool)
+    logps = token_logps()
+    sequence = logps.sum(1)
+    objective = (sequence.exp() * (scores - beta * (sequence - ref.sum(1)))).sum()
+    old = logps.detach()
+    # A critic sees the prompt before the first word and that word before the second.
+    values = torch.tensor([[0.3, -1.0], [0.3, -1.0], [0.3, 2.0], [0.3, 2.0]], dtype=F64)
+    more = {"ref_token_logps": ref, "old_values": values, "scores": scores, "mask": mask, "beta": beta}
+    advantages, returns = METHODS["ppo"].advantages(old_token_logps=old, **more, lam=1.0, whiten=0)
+    own = {"old_token_logps": old, "values": values, "old_values": values, "mask": mask, "value_weight": 0.0}
+    loss = METHODS["ppo"].loss(token_logps=token_logps(), advantages=advantages, returns=returns, **own)
+    expected = slopes((old.sum(1).exp() * loss).sum(), parameters)
+    torch.testing.assert_close(expected, -slopes(objective, parameters), rtol=0, atol=1e-12)
+
+
+def test_a_kl_estimate_in_the_loss_is_not_the_gradient_of_the_kl(language):
+    # E ∇(log π − log π_ref) = 0, and E ∇(ratio − 1 − log ratio) is the gradient of the *other* KL: hence in the reward.
+    parameters, token_logps, ref, _ = language
+    sequence, reference = token_logps().sum(1), ref.sum(1)
+    weight = sequence.detach().exp()
+    kl = slopes((sequence.exp() * (sequence - reference)).sum(), parameters)
+    sequence = token_logps().sum(1)
+    k1 = slopes((weight * (sequence - reference)).sum(), parameters)
+    sequence = token_logps().sum(1)
+    k3 = slopes((weight * ((reference - sequence).exp() - 1 - (reference - sequence))).sum(), parameters)
+    reverse = slopes((reference.exp() * (reference - token_logps().sum(1))).sum(), parameters)
+    assert k1.abs().max() < 1e-12 < 1e-2 < kl.abs().max()
+    torch.testing.assert_close(k3, reverse, rtol=0, atol=1e-12)
+    assert (k3 - kl).abs().max() > 1e-2
+
+
+def test_token_by_token_reinforce_loses_the_cross_terms_of_a_sequence_kl(language):
+    # Each token against its own log-ratio only (γ = 0 for the KL): the later tokens' KL does not reach the first word.
+    parameters, token_logps, ref, _ = language
+    logps = token_logps()
+    sequence = logps.sum(1)
+    kl = slopes((sequence.exp() * (sequence - ref.sum(1))).sum(), parameters)
+    gaps = (logps - ref).detach()
+    weight = sequence.detach().exp()[:, None]
+    alone = slopes((weight * gaps * token_logps()).sum(), parameters)
+    to_go = slopes((weight * gaps.flip(1).cumsum(1).flip(1) * token_logps()).sum(), parameters)
+    torch.testing.assert_close(to_go, kl, rtol=0, atol=1e-12)
+    assert (alone - kl).abs().max() > 1e-2
+
+
+def test_ppo_is_unchanged_by_an_offset_of_the_prompt_that_its_critic_knows():
+    torch.manual_seed(0)
+    mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
+    logps, ref, values = (torch.randn(3, 3, dtype=F64) for _ in range(3))
+    scores, offset = torch.randn(3, dtype=F64), 5.0
+    arguments = {"old_token_logps": logps, "ref_token_logps": ref, "mask": mask, "whiten": 0}
+    plain, _ = METHODS["ppo"].advantages(old_values=values, scores=scores, **arguments)
+    known, returns = METHODS["ppo"].advantages(old_values=values + offset, scores=scores + offset, **arguments)
+    unknown, _ = METHODS["ppo"].advantages(old_values=values, scores=scores + offset, **arguments)
+    assert METHODS["ppo"].shift_invariant
+    torch.testing.assert_close(known, plain, rtol=0, atol=1e-12)
+    assert (unknown - plain).abs().max() > 1
+    torch.testing.assert_close(returns, (known + values + offset) * mask)
+
+
+def test_ptx_is_a_weighed_likelihood():
+    logps = torch.tensor([-2.0, -3.0])
+    assert METHODS["ppo"].losses["demos"](logps=logps, ptx=0.5).tolist() == [1.0, 1.5]
+
+
+def test_the_authors_online_loss_is_anchored_at_the_rollout():
+    # In the first pass log π = log π_rollout: r = 0, and the gradient is 2·(½ − σ(s))·¼·β·∇log π; π_ref is nowhere.
+    logps = torch.tensor([-2.0, -5.0], dtype=F64, requires_grad=True)
+    scores = torch.tensor([0.0, 2.0], dtype=F64)
+    loss = METHODS["una-online"].released(logps=logps, old_logps=logps.detach(), scores=scores, beta=3.0)
+    expected = 2 * (0.5 - scores.sigmoid()) * 0.25 * 3.0
+    torch.testing.assert_close(torch.autograd.grad(loss.sum(), logps)[0], expected)

@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from una_ref.data.batch import Example
+from una_ref.policies.critics import Critic
 from una_ref.policies.loading import small_mistral, with_lora
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
@@ -87,9 +88,12 @@ def examples():
                 "labels": {"labels": tuple(draw.choice([0.0, 1.0, 0.25]) for _ in responses)},
                 "scores": {"scores": tuple(draw.random() for _ in responses)},
             }[kind]
-            out.append(
-                Example((1, *tokens(1, 6), i % 37 + 3), responses, prompt_index=i, source=f"row {i}", **feedback)
-            )
+            lived = {
+                name: tuple(tuple(draw.gauss(0, 1) for _ in response) for response in responses)
+                for name in ("old_token_logps", "advantages", "returns", "old_values")
+            }
+            more = {"prompt_index": i, "source": f"row {i}", "experience": lived if kind != "demos" else {}}
+            out.append(Example((1, *tokens(1, 6), i % 37 + 3), responses, **feedback, **more))
         return out
 
     return make
@@ -106,7 +110,7 @@ def trainer():
         if config.lora_r:
             model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2)
         generator = torch.Generator().manual_seed(3)
-        policy = Policy(model, anchored=method != "sft")
+        policy = Policy(model, anchored=method != "sft", critic=Critic(model) if method == "ppo" else None)
         for parameter in model.parameters() if moved else ():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)

@@ -38,7 +38,7 @@ def test_a_restored_state_makes_the_same_next_step(tmp_path, state):
     trained, optimizer = state(0, steps=3)
     save(path, 3, trained, optimizer, data="rows")
     other, its_optimizer = state(1, steps=0)
-    assert load(path, other, its_optimizer, data="rows") == 3
+    assert load(path, other, its_optimizer, data="rows") == (3, {})
     for _ in range(2):
         step(trained, optimizer)
         step(other, its_optimizer)
@@ -49,7 +49,7 @@ def test_a_restored_state_makes_the_same_next_step(tmp_path, state):
 
 
 def test_no_checkpoint_is_step_zero(tmp_path, state):
-    assert load(tmp_path / "checkpoint.safetensors", *state(0)) == 0
+    assert load(tmp_path / "checkpoint.safetensors", *state(0)) == (0, {})
 
 
 def test_a_checkpoint_holds_no_pickle_and_replaces_the_one_before(tmp_path, state):
@@ -58,20 +58,20 @@ def test_a_checkpoint_holds_no_pickle_and_replaces_the_one_before(tmp_path, stat
         save(path, done, *state(done))
     assert list(path.parent.iterdir()) == [path]
     assert set(safetensors.torch.load_file(path)) >= {"trained/weight", "trained/V(x)", "optimizer/0/exp_avg"}
-    assert load(path, *state(0)) == 2
+    assert load(path, *state(0)) == (2, {})
 
 
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "1"}, "format: expected '2', got '1'"),
-        ({"format": None}, "format: expected '2', got None"),
+        ({"format": "1"}, "format: expected '3', got '1'"),
+        ({"format": None}, "format: expected '3', got None"),
         ({"data": "others"}, "data: expected 'rows', got 'others'"),
     ],
 )
 def test_another_format_or_other_data_are_refused(change, message, tmp_path, state):
     path = tmp_path / "checkpoint.safetensors"
-    about = {"format": "2", "step": "3", "data": "rows"} | change
+    about = {"format": "3", "step": "3", "data": "rows"} | change
     tensors = {"trained/weight": torch.zeros(3, 2), "trained/V(x)": torch.zeros(4)}
     metadata = {key: value for key, value in about.items() if value}
     safetensors.torch.save_file(tensors, path, metadata=metadata)
@@ -104,7 +104,7 @@ def test_nothing_half_written_has_a_final_name(error, tmp_path, state, monkeypat
         save(path, 2, *state(0))
     assert list(tmp_path.iterdir()) == [path]
     monkeypatch.undo()
-    assert load(path, *state(0)) == 1
+    assert load(path, *state(0)) == (1, {})
     record = tmp_path / "run.json"
     write_text(record, "old")
     monkeypatch.setattr(checkpoints.os, "replace", lambda *names: (_ for _ in ()).throw(error))

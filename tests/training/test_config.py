@@ -6,7 +6,7 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.training.config import RANGES, Config, recipe, recipes, resolve
+from una_ref.training.config import ONLINE, RANGES, Config, recipe, recipes, resolve
 
 
 def test_settings_take_the_types_of_their_fields():
@@ -45,7 +45,7 @@ def test_a_divergence_is_a_hyper_parameter_in_words():
 
 @pytest.mark.parametrize("name", [*METHODS, "dpo"])
 def test_every_method_has_a_loss_for_each_of_its_kinds(name):
-    config = Config(method=name)
+    config = Config(method=name, hyper={"ptx": 0.1} if name == "ppo" else {})
     assert config.losses == dict(METHODS[name].losses)
     for form in ("printed", "released"):
         other = getattr(METHODS[name], form)
@@ -59,7 +59,7 @@ def test_every_method_has_a_loss_for_each_of_its_kinds(name):
 @pytest.mark.parametrize(
     ("what", "settings", "message"),
     [
-        ("dpp", [], "did you mean dpo?"),
+        ("dpoo", [], "did you mean dpo?"),
         ("una-scor", [], "did you mean una-score?"),
         ("DPO", [], "did you mean dpo?"),
         ("toysteer/bas", [], "did you mean toysteer/base?"),
@@ -108,7 +108,10 @@ def test_options_of_a_wrong_type_are_refused_too():
 @pytest.mark.parametrize("name", RANGES)
 def test_every_number_has_a_range(name):
     low, _ = RANGES[name]
-    method = "rloo" if name == "draws" else "dpo"  # what is asked online only is refused elsewhere
+    # What is asked online only, or of tokens only, is refused elsewhere.
+    method = "ppo" if name.startswith("kl_") else "iterative-dpo" if name in ONLINE else "dpo"
+    if name == "draws":
+        method = "una-online"
     Config(method=method, **{name: low})
     for bad in (low - 1, float("nan"), float("inf")):
         with pytest.raises(InputError, match=f"{name}: expected a number from {low}"):

@@ -21,12 +21,12 @@ def letters(answers):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
-    online = METHODS[method].samples_from == "the current π"
+    online = METHODS[method].samples_from != "a fixed data set"
     settings = [*tiny, "held_out=0", *([f"reward={__name__}:letters"] if online else [])]
     config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
     report = dry_run(config)
     job = prepare(config)
-    ((example,), _), tokenizer = job.answered(job.examples[:1], 0, record=False), job.tokenizer
+    ((example, *_), _), tokenizer = job.answered(job.examples[: config.batch], 0, record=False), job.tokenizer
     assert f'"method": "{method}"' in report
     assert f"  prompt     {tokenizer.decode(list(example.prompt))!r}" in report
     assert f"    ids      {list(example.prompt)}" in report
@@ -39,7 +39,7 @@ def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
         assert f"    scored   {tokenizer.decode(list(response))!r}" in report
         assert f"log π {logp:.4f} nats" in report
     rewards = re.findall(r"reward β·log\(π/π_ref\) (\S+)", report)
-    assert rewards == ([] if method == "sft" else ["0.0000"] * len(logps))
+    assert rewards == ([] if method in ("sft", "ppo") else ["0.0000"] * len(logps))
     losses = re.search(r"loss \((\w+)\): (.*)", report)
     assert losses[1] == METHODS[method].kinds[0]
     assert len(losses[2].split(", ")) == example.count

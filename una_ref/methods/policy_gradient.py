@@ -7,10 +7,12 @@ if the baseline does not depend on the response. PPO shares the reward out to th
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor
 
-from una_ref.methods.rewards import centred_reward, implicit_reward, per_example
+from una_ref.methods.rewards import centred_reward, implicit_reward, per_example, per_token
 from una_ref.methods.shapes import score_function
 
 
@@ -62,10 +64,10 @@ def ppo(
     `ppo_advantages`. Added up over a response's tokens, as J is: implementations that take the mean over all tokens
     divide by its mean length. At ρ = 1 the gradient of the first term is −Σ_t A_t·∇log π_t.
     """
-    shape = {tuple(x.shape) for x in (token_logps, old_token_logps, advantages, values, old_values, returns, mask)}
-    if len(shape) != 1 or token_logps.dim() != 2:
-        raise ValueError(f"token-level tensors must share one shape (B, T), got {sorted(shape)}")
-    ratio = (token_logps - old_token_logps).masked_fill(~mask, 0).exp()
+    past = {"old_token_logps": old_token_logps, "old_values": old_values, "advantages": advantages, "returns": returns}
+    per_token(token_logps=token_logps, values=values, mask=mask, **past)
+    far = math.log(torch.finfo(token_logps.dtype).max) / 3  # e^u beyond it overflows
+    ratio = (token_logps - old_token_logps).masked_fill(~mask, 0).clamp(-far, far).exp()
     policy = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
     near = old_values + (values - old_values).clamp(-value_clip, value_clip)
     value = torch.maximum((values - returns) ** 2, (near - returns) ** 2) / 2
@@ -90,6 +92,8 @@ def ppo_advantages(
     with gamma = 1 a response's rewards add up to s − r_θ. Returns are advantages + values; advantages are then
     whitened over the rollout's tokens, unless `whiten` is 0.
     """
+    per_example(beta, scores=scores)
+    per_token(old_token_logps=old_token_logps, ref_token_logps=ref_token_logps, old_values=old_values, mask=mask)
     rewards = token_rewards(old_token_logps, ref_token_logps, scores, mask, beta)
     advantages = gae(rewards, old_values, mask, gamma, lam)
     returns = (advantages + old_values) * mask
@@ -128,4 +132,5 @@ def whitened(x: Tensor, mask: Tensor) -> Tensor:
 
 def ptx(*, logps: Tensor, ptx: float = 0.0) -> Tensor:
     """−ptx·log π of a demonstration: what PPO-ptx mixes in, so that old skills stay (survey Eq. 2, its γ)."""
+    per_example(logps=logps)
     return -ptx * logps

@@ -314,11 +314,11 @@ PPO = Method(
     losses={"scores": policy_gradient.ppo, "demos": policy_gradient.ptx},
     advantages=policy_gradient.ppo_advantages,
     needs_reference=True,
-    shift_invariant=False,
+    shift_invariant=True,
     paper=f"Schulman et al. 2017, PPO; Ouyang et al. 2022, InstructGPT; {SURVEY}",
     equation="survey Eq. 2",
     errata=("ES2", "EU1"),
-    reductions="ratio 1, λ = 1, no critic, not whitened: reinforce",
+    reductions="ratio 1, λ = 1, no critic, not whitened: reinforce, in expectation",
     composes=False,
     notebook="13_online_alignment",
 )

@@ -36,6 +36,13 @@ def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
         raise ValueError(f"per-example tensors must share one shape, got {shapes}")
 
 
+def per_token(**tensors: Tensor) -> None:
+    """Raises ValueError unless all `tensors` have one and the same shape (B, T)."""
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        raise ValueError(f"per-token tensors must share one shape, got {shapes}")
+
+
 def log_likelihood(logps: Tensor) -> Tensor:
     """log π(y|x): the reward of methods that are anchored at nothing."""
     return logps

@@ -57,7 +57,11 @@ def _sizes(job: Job) -> Iterator[str]:
 @torch.no_grad()
 def _first_row(job: Job) -> Iterator[str]:
     trainer = job.trainer
-    (example, *_), _ = job.answered(job.examples[:1], 0, record=False)
+    rows, _ = job.answered(job.examples[: job.config.batch if job.rollouts else 1], 0, record=False)
+    if not rows:
+        yield "no row to show: in the first rollout all responses to a prompt have one score"
+        return
+    example = rows[0]
     trainer.policy.eval()
     # The policy is its reference: KTO's KL of the two is 0.
     kl = torch.zeros((), device=trainer.accelerator.device) if trainer.takes("kl") else None
