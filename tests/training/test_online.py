@@ -1,6 +1,9 @@
 """Online runs go through the same loop: rows are drawn, scored, and then rows like any others."""
 
 import json
+import os
+import signal
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,8 +15,10 @@ from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import Draw
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
-from una_ref.training.online import Rollouts, measured
+from una_ref.training.fit import Interrupted, fit
+from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
 from una_ref.training.run import prepare, reference_logps, train
+from una_ref.training.stopping import Patience
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
@@ -35,8 +40,6 @@ def test_a_run_lowers_the_exact_regret(tmp_path):
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
     exact = world.world(reference_logps(job.trainer.policy.model, world), 0.4)
-    from una_ref.training.fit import fit
-
     measured = fit(job)
     logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
     before, after = float(exact.regret(exact.ref_logps).mean()), float(exact.regret(logps).mean())
@@ -124,3 +127,268 @@ def test_what_a_step_draws_depends_on_the_seed_and_the_step():
         for step in (0, 1):
             rollouts(Policy(), [Question((1,), "What?", 0)], step)
     assert len(set(asked)) == 4
+
+
+# ---- PPO, replay and the rest
+
+
+def exact_regret(job, before=False):
+    """Mean exact regret at β = .4 of a ToySteer job's policy, or of where it started."""
+    world = toysteer.ToySteer(seed=0)
+    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    with job.trainer.policy.as_reference() as reference:
+        exact = world.world(reference_logps(reference, world), 0.4)
+    if before:
+        return float(exact.regret(exact.ref_logps).mean())
+    policy = next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY)
+    return float(exact.regret(tree.sequence_logps(policy)).mean())
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ppo", []),
+        ("ppo", ["critic=head", "minibatches=2", "passes=2"]),
+        ("ppo", ["ptx=0.05"]),
+        ("iterative-dpo", []),
+        ("iterative-dpo", ["temperature=1.5"]),
+        ("una-online", ["form=released", "beta=1"]),
+        ("una-centred", ["replay=8", "passes=2", "online=true"]),
+    ],
+    ids=str,
+)
+def test_every_online_method_lowers_the_exact_regret(method, settings):
+    job = prepare(resolve(method, [*ONLINE, *settings], steps=12))
+    fit(job)
+    assert exact_regret(job) < 0.9 * exact_regret(job, before=True)
+    assert set(job.seconds) == {"generation", "scoring", "learning"} and min(job.seconds.values()) > 0
+
+
+@pytest.mark.parametrize("critic", ["separate", "head"])
+def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
+    job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
+    rows, values = job.answered(job.examples[:8], 0, record=True)
+    batch = job.trainer.batch(rows)
+    logps, critics = job.trainer.policy.tokens(batch)
+    assert (logps - batch.experience["old_token_logps"]).abs().max() < 1e-5
+    assert critics.abs().max() == 0 == batch.experience["old_values"].abs().max()
+    assert abs(values["objective/kl"]) < 1e-5
+    # Returns with a critic that knows nothing and λ < 1: the last token's is its score, less its share of the KL.
+    last = batch.lengths.cumsum(0) - 1
+    scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
+    torch.testing.assert_close(batch.experience["returns"][last], scores, atol=1e-4, rtol=0)
+    white = batch.experience["advantages"]
+    assert abs(float(white.mean())) < 1e-5 and abs(float(white.std()) - 1) < 1e-3
+
+
+def test_a_separate_critic_has_adapters_of_its_own_and_no_part_in_the_policy_s_gradient():
+    job = prepare(resolve("ppo", [*ONLINE, "value_lr=0.02"], steps=3))
+    trainer = job.trainer
+    own = {name for name in trainer.trained if name.startswith("critic.")}
+    assert any("lora_" in name for name in own) and {"critic.head.weight", "critic.head.bias"} <= own
+    assert {group["peak"]: len(group["params"]) for group in trainer.optimizer.param_groups} == {
+        3e-3: len(trainer.trained) - len(own),
+        0.02: len(own),
+    }
+    rows, _ = job.answered(job.examples[:8], 0, record=False)
+    still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
+    trainer.accumulate(still)
+    moved = {name for name, p in trainer.trained.items() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved and moved <= own  # only the value's error is left, and it is the critic's
+
+
+def test_a_head_on_the_policy_moves_it():
+    job = prepare(resolve("ppo", [*ONLINE, "critic=head", "value_weight=1"], steps=3))
+    rows, _ = job.answered(job.examples[:8], 0, record=False)
+    still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
+    with torch.no_grad():
+        job.trainer.policy.critic.head.weight.fill_(0.1)
+    job.trainer.accumulate(still)
+    assert any(p.grad.abs().max() > 0 for name, p in job.trainer.trained.items() if "lora_B" in name)
+
+
+def zero(example):
+    return tuple(tuple(0.0 for _ in response) for response in example.responses)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ppo", ["kl_target=0.02", "kl_horizon=64", "ptx=0.1"]),
+        ("una-centred", ["online=true", "replay=2", "passes=2", "baseline=learned"]),
+        ("iterative-dpo", ["temperature=1.3", "minibatches=2", "replay=1"]),
+        ("una-online", ["form=released", "beta=1", "passes=2"]),
+    ],
+    ids=str,
+)
+def test_stopped_between_steps_it_ends_in_the_same_bytes_with_all_that_it_keeps(method, settings, tmp_path):
+    both = [resolve(method, [*ONLINE, *settings], steps=4, output=str(tmp_path / name)) for name in ("whole", "parts")]
+    train(both[0], progress=False)
+    from una_ref.training import fit as fit_module
+
+    real = fit_module.Job.step
+
+    def stops(self, step, *, record):
+        if step == 2 and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGINT)
+        return real(self, step, record=record)
+
+    stopped = []
+    fit_module.Job.step = stops
+    try:
+        with pytest.raises(Interrupted, match="stopped after step 3 of 4"):
+            train(both[1], progress=False)
+    finally:
+        fit_module.Job.step = real
+    train(both[1], progress=False)
+    one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "parts"))
+    assert one.read_bytes() == two.read_bytes()
+    one, two = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
+    assert one.read_text() == two.read_text()
+
+
+def rows(*tokens):
+    return [Example((1,), ((token, 2),), (float(token),)) for token in tokens]
+
+
+def drawn(pool, fresh, *more):
+    return [[e.responses[0][0] for e in some] for some in pool.updates(fresh, *more)]
+
+
+def test_a_pass_takes_each_fresh_row_once():
+    assert drawn(Pool(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
+    parts = drawn(Pool(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
+    assert [len(part) for part in parts] == [3, 2, 3, 2]
+    assert sorted(parts[0] + parts[1]) == sorted(parts[2] + parts[3]) == [5, 6, 7, 8, 9]
+    assert parts[0] != parts[2]
+    assert drawn(Pool(0, 0), [], 0, 2, 2) == []
+
+
+def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
+    pool = Pool(1, 0)
+    assert sorted(drawn(pool, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
+    seen = [token for some in drawn(pool, rows(7, 8), 1, 500, 1) for token in some]
+    assert len(seen) == 1000 and all(200 < seen.count(token) < 300 for token in (5, 6, 7, 8))
+    seen = {token for some in drawn(pool, rows(9), 2, 50, 1) for token in some}
+    assert seen == {7, 8, 9}
+
+
+def test_what_a_pool_keeps_goes_through_json():
+    pool = Pool(2, 0)
+    lived = {"old_token_logps": ((-1.5, -0.25),)}
+    kept = [
+        Example((1,), ((5, 2),), (0.5,), source="a", experience=lived),
+        Example((1,), ((5,), (6,)), pairs=((0, 1),)),
+    ]
+    list(pool.updates(kept, 0, 1, 1))
+    again = Pool(2, 0)
+    again.restore(json.loads(json.dumps(pool.state())))
+    assert again.rollouts == [kept]
+    assert Pool(0, 0, [kept]).state() == []
+
+
+def test_beta_is_steered_by_hand():
+    # KL .3 against .2 is 50 % above, cut at 20 %: β·(1 + .2·64/640); below it is the other way; at the target nothing.
+    assert steered(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
+    assert steered(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
+    assert steered(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="expected a finite KL of the rollout to steer by, got nan"):
+        steered(0.5, float("nan"), 0.2, 640, 64)
+
+
+def test_a_steered_run_says_so_and_ends_nearer_its_target(tmp_path):
+    config = resolve(
+        "ppo", [*ONLINE, "kl_target=0.02", "kl_horizon=100", "log_every=1"], steps=10, output=str(tmp_path / "run")
+    )
+    train(config, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    betas = [line["objective/beta"] for line in lines if "objective/beta" in line]
+    assert betas[0] < 0.4 < betas[-1]  # at step 0 the KL is 0: β falls; then it is above the target
+
+
+def test_the_best_and_the_worst_of_a_prompt_by_hand():
+    example = Example((1,), ((5,), (6,), (7,)), (0.0, 3.0, -1.0), source="a")
+    assert best_and_worst(example) == Example((1,), ((6,), (7,)), pairs=((0, 1),), source="a")
+    assert best_and_worst(Example((1,), ((5,), (6,)), (2.0, 2.0))) is None
+
+
+def test_a_rollout_without_a_pair_is_no_step(tmp_path):
+    config = resolve(
+        "iterative-dpo", [*ONLINE, f"reward={__name__}:indifferent"], steps=2, output=str(tmp_path / "run")
+    )
+    train(config, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["reward"] == 1.0 and "loss" not in lines[-1]
+
+
+def indifferent(answers):
+    return [1.0] * len(answers)
+
+
+def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
+    # The prompt has token 2, the EOS, in it; of its two responses one ended and one was cut.
+    def engine(model, prompts, *, k, max_new, seed):
+        return [[Draw((5, 2), True, -1.0), Draw((5, 6), False, -1.0)] for _ in prompts]
+
+    class Words:
+        def decode(self, tokens):
+            return " ".join(map(str, tokens))
+
+    class Policy:
+        model = None
+
+    rollouts = Rollouts(engine, indifferent, "mine", Words(), 2, 2, 0, missing_eos_penalty=3.0)
+    (example,), _ = rollouts(Policy(), [Question((1, 2, 7), "What?", 0)], 0)
+    assert example.scores == (1.0, -2.0)
+
+
+def test_a_run_stops_when_held_out_rows_are_no_better(tmp_path):
+    more = ["eval_every=1", "patience=2", f"reward={__name__}:indifferent"]
+    config = resolve("una-online", [*ONLINE, *more], steps=10, output=str(tmp_path / "run"))
+    record = train(config, progress=False)
+    assert record["steps"] == 3  # the first sets the mark, the second and third do not pass it
+    assert "stopped after step 3 of 10: no better in held-out evaluations" in record["notes"]
+    assert train(config, progress=False) == record
+
+
+def test_patience_by_hand():
+    patience = Patience(2, "eval_reward", rising=True)
+    told = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
+    assert told == [False, False, False, False, False, True]
+    other = Patience(2, "eval_reward", rising=True)
+    other.restore(json.loads(json.dumps(patience.state())))
+    assert other == patience
+    falling = Patience(1, "eval_loss", rising=False)
+    assert [falling({"eval_loss": value}) for value in (2.0, 1.0, 1.5)] == [False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("rloo", ["passes=2"], "passes: rloo: expected 1, since its gradient is of the policy that drew, got 2"),
+        ("reinforce", ["minibatches=2"], "minibatches: reinforce: expected 1"),
+        ("rloo", ["replay=3"], "replay: rloo: expected 0"),
+        ("ppo", ["replay=3"], "replay: ppo: expected 0"),
+        (
+            "una-online",
+            ["temperature=0.7"],
+            "temperature: una-online: expected 1, since una-online is right on policy only",
+        ),
+        ("ppo", ["temperature=0.7"], "temperature: ppo: expected 1"),
+        ("rloo", ["critic=head"], "critic: rloo: expected a method that values tokens"),
+        ("rloo", ["kl_target=3"], "kl_target: rloo: expected a method whose β stands outside its loss"),
+        ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
+        (
+            "dpo",
+            ["online=true"],
+            "online: expected a method that learns from scores, got dpo; iterative-dpo makes pairs",
+        ),
+        ("dpo", ["passes=2"], "passes: dpo asks it online only"),
+        ("rloo", ["patience=2"], r"patience: expected evaluations to count \(eval_every\)"),
+    ],
+)
+def test_what_would_be_wrong_online_is_refused(method, settings, message):
+    with pytest.raises(InputError, match=message):
+        resolve(method, settings)

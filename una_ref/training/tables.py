@@ -1,0 +1,74 @@
+"""An online run in a world that is a table: the smallest scale, through the same loop as a 7B model."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from una_ref.data.batch import Question
+from una_ref.methods import METHODS
+from una_ref.policies.critics import Critic, own_core
+from una_ref.policies.loading import TableLM
+from una_ref.policies.references import Policy
+from una_ref.policies.reward_sources import Answer
+from una_ref.policies.rollout import Draw
+from una_ref.theory.worlds import TableWorld
+from una_ref.training.config import Config
+from una_ref.training.fit import Job
+from una_ref.training.loop import Trainer, arguments
+from una_ref.training.online import Rollouts
+
+
+class Numbers:
+    """A tokenizer for tables: a prompt or a response is one token, written as its number."""
+
+    def decode(self, tokens: Sequence[int]) -> str:
+        """The tokens' numbers."""
+        return " ".join(map(str, tokens))
+
+
+@dataclass(frozen=True)
+class Multinomial:
+    """Draws from a `TableLM`, as an `Engine`: a response is one token, behind which there is nothing to end."""
+
+    @torch.no_grad()
+    def __call__(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
+    ) -> list[list[Draw]]:
+        """See `Engine`."""
+        generator = torch.Generator().manual_seed(seed)
+        logps = model.logps[[x for (x,) in prompts]]
+        drawn = logps.exp().multinomial(k, replacement=True, generator=generator)
+        terms = logps.gather(1, drawn).tolist()
+        # "Ended" would mean that the last token is no part of the text.
+        return [
+            [Draw((y,), False, u) for y, u in zip(*line, strict=True)]
+            for line in zip(drawn.tolist(), terms, strict=True)
+        ]
+
+
+def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = None) -> Job:
+    """An online run on a table, ready to `fit`: all its prompts are in the data, from π_ref on.
+
+    Args:
+        world: the prompts, π_ref and the rewards.
+        config: of an online method; its β is not taken from the world.
+        rewards: (X, Y) what the run is told in place of the world's rewards.
+    """
+    told = world.rewards if rewards is None else rewards
+    model = TableLM(world.ref_logps)
+    values = any("values" in arguments(loss) for loss in config.losses.values())
+    critic = Critic(model, own_core(model) if config.critic == "separate" else None) if values else None
+    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
+    trainer = Trainer(policy, config.losses, config, prompts=len(told))
+    questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
+    rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.draws, 1, config.seed)
+    return Job(config, trainer, questions, [], tokenizer=Numbers(), rollouts=rollouts)
+
+
+def _lookup(rewards: Tensor) -> Callable[[Sequence[Answer]], list[float]]:
+    return lambda answers: rewards[[int(str(a.prompt)) for a in answers], [int(a.response) for a in answers]].tolist()
