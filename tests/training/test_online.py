@@ -120,7 +120,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_the_step():
             return " ".join(map(str, tokens))
 
     class Policy:
-        model = None
+        model, device = None, torch.device("cpu")
 
     for seed in (0, 1):
         rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
@@ -337,7 +337,7 @@ def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
             return " ".join(map(str, tokens))
 
     class Policy:
-        model = None
+        model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, indifferent, "mine", Words(), 2, 2, 0, missing_eos_penalty=3.0)
     (example,), _ = rollouts(Policy(), [Question((1, 2, 7), "What?", 0)], 0)

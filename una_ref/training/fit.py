@@ -8,7 +8,6 @@ import math
 import signal
 import sys
 import threading
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +19,7 @@ from una_ref.data.batch import Encoder, Example, Question
 from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
+from una_ref.training.metrics import seconds
 from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
 from una_ref.training.stopping import Callback
 
@@ -43,7 +43,7 @@ class Job:
         rollouts: what answers the questions; None if the responses are given.
         demos: demonstrations that are mixed into the updates, as many as there are responses (PPO-ptx).
         callbacks: each is told of every evaluation and may stop the run.
-        seconds: spent in generation, scoring and learning.
+        seconds: spent in generation, scoring and learning: of the processor, or on a GPU by the clock.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
         notes: what was converted, dropped and cut, a sentence each.
@@ -83,9 +83,9 @@ class Job:
         if self.config.ranks:
             return [pair for e in examples if (pair := best_and_worst(e))], values
         if trainer.remembers:
-            began = time.perf_counter()
+            began = seconds(trainer.accelerator.device)
             examples, kl = trainer.experience(examples)
-            self.seconds["learning"] += time.perf_counter() - began
+            self.seconds["learning"] += seconds(trainer.accelerator.device) - began
             if not math.isnan(kl):
                 values |= {"objective/kl": kl}
         return examples, values
@@ -96,10 +96,10 @@ class Job:
         picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
         rows, drawn = self.answered(picked, step, record=record or bool(config.kl_target))
         values: dict[str, float] = {}
-        began = time.perf_counter()
+        began = seconds(trainer.accelerator.device)
         for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
             values = trainer.step(step, [*some, *self._demos(some, step, update)], update=update, record=record)
-        self.seconds["learning"] += time.perf_counter() - began
+        self.seconds["learning"] += seconds(trainer.accelerator.device) - began
         if config.kl_target:
             responses = sum(len(e.responses) for e in rows)
             beta = steered(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)

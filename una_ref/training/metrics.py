@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import time
+
 import torch
 from torch import Tensor
 
@@ -74,3 +76,11 @@ def _best_and_worst(batch: Batch) -> Tensor:
     worst, best = ascending[first], ascending[first.roll(-1)]  # a prompt ends where the next one begins
     differ = batch.scores[best] > batch.scores[worst]
     return torch.stack([batch.scored[best[differ]], batch.scored[worst[differ]]], dim=1)
+
+
+def seconds(device: torch.device) -> float:
+    """A time to take differences of: this process's on processors, where others may be at work; a GPU's by the clock."""
+    if device.type != "cuda":
+        return time.process_time()
+    torch.cuda.synchronize(device)
+    return time.perf_counter()

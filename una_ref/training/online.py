@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 import statistics
-import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -17,6 +16,7 @@ from una_ref.errors import InputError
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, checked
 from una_ref.policies.rollout import Draw, Engine
+from una_ref.training.metrics import seconds
 
 
 @dataclass(frozen=True)
@@ -53,7 +53,8 @@ class Rollouts:
         Raises:
             InputError: the reward is not one finite number for each response.
         """
-        began = time.perf_counter()
+        device = policy.device
+        began = seconds(device)
         prompts = [q.prompt for q in questions]
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
         drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
@@ -62,7 +63,7 @@ class Rollouts:
             for question, draws in zip(questions, drawn, strict=True)
             for draw in draws
         ]
-        generated = time.perf_counter()
+        generated = seconds(device)
         scores = iter(checked(answers, self.reward(answers), self.name))
         examples = []
         for question, draws in zip(questions, drawn, strict=True):
@@ -72,7 +73,7 @@ class Rollouts:
                 Example(question.prompt, responses, own, prompt_index=question.prompt_index, source=question.source)
             )
         self.seconds["generation"] += generated - began
-        self.seconds["scoring"] += time.perf_counter() - generated
+        self.seconds["scoring"] += seconds(device) - generated
         return examples, drawn
 
     def _text(self, draw: Draw) -> str:
