@@ -79,7 +79,7 @@ def _best_and_worst(batch: Batch) -> Tensor:
 
 
 def seconds(device: torch.device) -> float:
-    """A time to take differences of: this process's on processors, where others may be at work; a GPU's by the clock."""
+    """A time to take differences of: the process's own, since others may be at work; a GPU's by the clock."""
     if device.type != "cuda":
         return time.process_time()
     torch.cuda.synchronize(device)
