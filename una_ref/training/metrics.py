@@ -18,32 +18,34 @@ NAMES = (
     "rewards/accuracies",
 )
 """Chosen and rejected are those of pairs, labels up and down, the best and the worst scored of a prompt; an
-accuracy is of pairs and of best against worst, ties counting half. Rewards are β·log(π/π_ref)."""
+accuracy is of pairs and of best against worst, ties counting half. Rewards are β·log(π/π_ref), or a scorer's own."""
 
 
-def measure(batch: Batch, losses: Tensor, logps: Tensor, ref_logps: Tensor | None, beta: float) -> Tensor:
+def measure(
+    batch: Batch, losses: Tensor, logps: Tensor, ref_logps: Tensor | None, beta: float, *, gives: str = "logps"
+) -> Tensor:
     """(len(NAMES), 2) sum and count of each metric over a batch; add them up and take the `means`.
 
     Args:
         batch: B responses.
         losses: (batch.count,) what `losses_of` gives.
-        logps: (B,) log π.
+        logps: (B,) log π; or the rewards themselves.
         ref_logps: (B,) log π_ref; without one the rewards have a count of 0.
         beta: of the implicit reward.
+        gives: what `logps` are, logps or a scorer's rewards.
     """
     compared = torch.cat([batch.pairs, _best_and_worst(batch)])
     up = batch.labels >= 0.5
     chosen = torch.cat([compared[:, 0], batch.labelled[up]])
     rejected = torch.cat([compared[:, 1], batch.labelled[~up]])
     logps = logps.detach().double()
-    values = {
-        "loss": losses,
-        "logps": logps,
-        "logps/chosen": logps[chosen],
-        "logps/rejected": logps[rejected],
-    }
+    values = {"loss": losses}
+    rewards = logps if gives == "rewards" else None
+    if gives == "logps":
+        values |= {"logps": logps, "logps/chosen": logps[chosen], "logps/rejected": logps[rejected]}
     if ref_logps is not None:
         rewards = beta * (logps - ref_logps.double())
+    if rewards is not None:
         margins = rewards[compared[:, 0]] - rewards[compared[:, 1]]
         values |= {
             "rewards/mean": rewards,
