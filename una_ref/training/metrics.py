@@ -46,7 +46,7 @@ def measure(
     if ref_logps is not None:
         rewards = beta * (logps - ref_logps.double())
     if rewards is not None:
-        margins = rewards[compared[:, 0]] - rewards[compared[:, 1]]
+        margins = (rewards[compared[:, 0]] - rewards[compared[:, 1]]).masked_fill(_same(batch, compared), 0.0)
         values |= {
             "rewards/mean": rewards,
             "rewards/chosen": rewards[chosen],
@@ -56,6 +56,12 @@ def measure(
     nothing = logps.new_zeros(0)
     found = [values.get(name, nothing).detach() for name in NAMES]
     return torch.stack([torch.stack([v.double().sum(), v.new_tensor(len(v), dtype=torch.float64)]) for v in found])
+
+
+def _same(batch: Batch, compared: Tensor) -> Tensor:
+    """(P,) whether the two are one response: a tie, though in other places of a row they differ by rounding."""
+    tokens = [part.tolist() for part in batch.target.split(batch.lengths.tolist())]
+    return torch.tensor([tokens[a] == tokens[b] for a, b in compared.tolist()], dtype=torch.bool).to(compared.device)
 
 
 def means(sums: Tensor) -> dict[str, float]:
