@@ -317,7 +317,7 @@ def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
     assert batch.lengths.tolist() == [3, 1, 1, 9]
     responses = batch.target.split(batch.lengths.tolist())
     assert [r.tolist() for r in responses] == [[5, 6, 2], [7], [2], [5] * 9]
-    visible, (rows, width) = batch.visible(), batch.tokens.shape
+    visible, width = batch.visible(), batch.tokens.shape[1]
     prompts = [e.prompt for e in examples for _ in e.responses]
     ends = batch.predictor[batch.lengths.cumsum(0) - 1].tolist()
     for end, prompt, response in zip(ends, prompts, responses, strict=True):

@@ -115,7 +115,8 @@ def moved(model):
 def test_with_lora_the_head_is_trained_and_the_transformer_is_not(scorer):
     model = with_lora(scorer(), r=4, task="SEQ_CLS")
     trained = {name for name, p in model.named_parameters() if p.requires_grad}
-    assert {name for name in trained if "lora_" not in name} == {"base_model.model.score.modules_to_save.default.weight"}
+    head = "base_model.model.score.modules_to_save.default.weight"
+    assert {name for name in trained if "lora_" not in name} == {head}
     assert any("lora_A" in name for name in trained) and not any("score" in name for name in trained if "lora" in name)
 
 
