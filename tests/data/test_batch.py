@@ -307,3 +307,33 @@ def test_a_prefix_tree_shows_every_prefix_its_own_past(size, length):
         assert positions == list(range(len(before)))
     assert batch.target.tolist() == vocabulary * (len(prompts) * len(prefixes))
     assert batch.groups.tolist() == [x for x in range(2) for _ in range(len(prefixes) * size)]
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
+    examples = [Example((1, 9), ((5, 6, 2), (7,), (2,)), pairs=((0, 1),)), Example((1, 8, 8), ((5,) * 9,))]
+    batch = collate(examples, layout, whole=True)
+    assert batch.whole and torch.equal(batch.tokens.flatten()[batch.predictor], batch.target)
+    assert batch.lengths.tolist() == [3, 1, 1, 9]
+    responses = batch.target.split(batch.lengths.tolist())
+    assert [r.tolist() for r in responses] == [[5, 6, 2], [7], [2], [5] * 9]
+    visible, width = batch.visible(), batch.tokens.shape[1]
+    prompts = [e.prompt for e in examples for _ in e.responses]
+    ends = batch.predictor[batch.lengths.cumsum(0) - 1].tolist()
+    for end, prompt, response in zip(ends, prompts, responses, strict=True):
+        row, at = divmod(end, width)
+        seen = visible[row, at].nonzero()[:, 0]
+        assert batch.tokens[row][seen].tolist() == [*prompt, *response.tolist()]
+        assert batch.positions[row][seen].tolist() == list(range(len(prompt) + len(response)))
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_whole_micro_batches_keep_to_their_tokens(layout):
+    examples = [Example((1, 9), ((5, 6, 2), (7, 2))) for _ in range(20)]
+    for tokens in (7, 14, 20, 35):
+        cut = list(microbatches(examples, tokens, layout, whole=True))
+        assert [e for some in cut for e in some] == examples
+        sizes = [collate(some, layout, whole=True).tokens.numel() for some in cut]
+        assert all(size <= tokens or len(some) == 1 for size, some in zip(sizes, cut, strict=True))
+        fuller = collate([*cut[0], examples[0]], layout, whole=True)
+        assert len(cut) == 1 or fuller.tokens.numel() > tokens

@@ -43,7 +43,7 @@ def draw():
                 arguments[name] = torch.arange(3) <= (torch.arange(size) % 3)[:, None]
             elif name.endswith("logps"):
                 arguments[name] = -5 * torch.rand(size, dtype=dtype)
-            elif name.endswith("scores"):
+            elif name.endswith(("scores", "rewards")):
                 arguments[name] = torch.randn(size, dtype=dtype)
             elif name == "labels":
                 arguments[name] = torch.rand(size, dtype=dtype)

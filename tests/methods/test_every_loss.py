@@ -42,9 +42,9 @@ def test_gradients_are_those_of_the_value(loss, draw):
 def test_finite_at_the_extremes(loss, draw, scale, dtype):
     arguments = draw(loss, dtype=dtype)
     for name in per_example(arguments):
-        if name in ("logps", "chosen_logps", "token_logps"):
+        if name in ("logps", "chosen_logps", "token_logps", "chosen_rewards"):
             arguments[name] = torch.full_like(arguments[name], scale).requires_grad_()
-        elif name.endswith("logps"):
+        elif name.endswith(("logps", "rewards")):
             arguments[name] = torch.full_like(arguments[name], -scale)
     values = loss(**arguments)
     values.sum().backward()
@@ -101,8 +101,8 @@ def test_any_float_dtype(loss, draw, dtype):
 def test_beta_must_be_positive(loss, draw, beta):
     arguments = draw(loss)
     if "beta" not in inspect.signature(loss).parameters:
-        # Nothing to be weighed against: sft, ptx. PPO's rewards hold the reference.
-        assert loss in (METHODS["sft"].loss, *METHODS["ppo"].losses.values())
+        # Nothing to be weighed against: sft, ptx, a scorer. PPO's rewards hold the reference.
+        assert loss in (METHODS["sft"].loss, METHODS["reward-model"].loss, *METHODS["ppo"].losses.values())
         return
     with pytest.raises(ValueError, match="beta must be positive"):
         loss(**arguments | {"beta": beta})

@@ -14,9 +14,10 @@ from una_ref.theory import DIVERGENCES
 F64 = torch.float64
 BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
-POLICY = ("logps", "chosen_logps", "rejected_logps")
+TRAINED = ("logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
 VOCABULARY = {
     *("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
+    *("chosen_rewards", "rejected_rewards"),
     *("logps", "ref_logps", "labels", "scores", "groups", "baseline", "kl"),
     *("beta", "label_smoothing", "divergence", "alpha", "desirable_weight", "undesirable_weight"),
     *("token_logps", "old_token_logps", "advantages", "mask", "values", "old_values", "returns", "old_logps"),
@@ -49,7 +50,7 @@ def test_a_wrong_name_suggests_the_near_one(wrong, near):
 
 
 def test_a_name_that_is_near_nothing_lists_all():
-    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, iterative-dpo, dpo$"):
+    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, reward-model, dpo$"):
         METHODS["zzzz"]
 
 
@@ -87,7 +88,8 @@ def test_needs_reference(method):
 @BY_NAME
 def test_shift_invariant(method, draw):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards; with another
-    # divergence it does not, see below. Rows 2i and 2i + 1 are responses of one prompt, and so are the two of a pair.
+    # divergence it does not, see below. A scorer's rewards are there to be added to. Rows 2i and 2i + 1 are responses
+    # of one prompt, and so are the two of a pair.
     if method.advantages:
         return  # a test of its own, with the rewards of its tokens
     arguments = draw(method.loss)
@@ -96,13 +98,14 @@ def test_shift_invariant(method, draw):
     torch.manual_seed(1)
     offset = torch.randn(3, dtype=F64).repeat_interleave(2)
     shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
+    shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
 
     def gradients(arguments):
         if method.reward.endswith("V(x)") and "groups" not in arguments:  # learned: the best for these rewards
             gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
             arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
-        policy = [x.requires_grad_() for name, x in arguments.items() if name in POLICY]
-        return torch.cat(torch.autograd.grad(method.loss(**arguments).sum(), policy))
+        trained = [x.requires_grad_() for name, x in arguments.items() if name in TRAINED]
+        return torch.cat(torch.autograd.grad(method.loss(**arguments).sum(), trained))
 
     unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
     assert method.shift_invariant == unchanged
@@ -127,7 +130,9 @@ def test_shift_invariant_with_another_divergence(name, divergence, draw, monkeyp
 
 
 def test_the_defaults_of_the_papers():
-    defaults = {name: method.hyperparameters["beta"] for name, method in METHODS.items() if name != "sft"}
+    assert not METHODS["sft"].hyperparameters and not METHODS["reward-model"].hyperparameters
+    anchored = {name: method for name, method in METHODS.items() if method.needs_reference}
+    defaults = {name: method.hyperparameters["beta"] for name, method in anchored.items()}
     assert defaults == {
         "una-pair": 0.1,
         "una-binary-mse": 0.01,

@@ -37,9 +37,10 @@ def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
     for response, logp in zip(example.responses, logps, strict=True):
         assert f"    ids      {list(response)}" in report
         assert f"    scored   {tokenizer.decode(list(response))!r}" in report
-        assert f"log π {logp:.4f} nats" in report
+        assert (f"reward {logp:.4f}" if METHODS[method].scorer else f"log π {logp:.4f} nats") in report
     rewards = re.findall(r"reward β·log\(π/π_ref\) (\S+)", report)
-    assert rewards == ([] if method in ("sft", "ppo") else ["0.0000"] * len(logps))
+    anchored = METHODS[method].needs_reference and method != "ppo"
+    assert rewards == (["0.0000"] * len(logps) if anchored else [])
     losses = re.search(r"loss \((\w+)\): (.*)", report)
     assert losses[1] == METHODS[method].kinds[0]
     assert len(losses[2].split(", ")) == example.count

@@ -24,6 +24,7 @@ RUNS = {
     "kto": ("thumbs", ["save_every=1", "reference=cache"]),
     "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
     "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
+    "reward-model": ("pairs", ["lora_dropout=0.3", "save_every=2"]),
 }
 
 

@@ -51,3 +51,26 @@ def test_what_was_not_counted_is_left_out():
     out = means(measured(demos, LOGPS[:2], None))
     assert out == {"loss": 0.5, "logps": -1.5}
     assert list(means(torch.ones(len(NAMES), 2))) == [*NAMES, "rewards/margins"]
+
+
+def test_a_scorers_output_is_the_reward_itself():
+    pairs = [e for e in GIVEN if e.pairs]
+    batch, given = collate(pairs, whole=True), torch.tensor([1.0, -2.0, 3.0, 5.0])
+    out = means(measure(batch, torch.zeros(2), given, None, beta=0.5, gives="rewards"))
+    assert out == {
+        "loss": 0,
+        "rewards/mean": 7 / 4,
+        "rewards/chosen": (1 + 5) / 2,
+        "rewards/rejected": (-2 + 3) / 2,
+        "rewards/accuracies": 1,
+        "rewards/margins": 2.5,
+    }
+
+
+@pytest.mark.parametrize("gives", ["logps", "rewards"])
+def test_the_same_response_twice_is_a_tie_whatever_rounding_makes_of_it(gives):
+    batch = collate([Example((1,), ((5, 6, 2), (5, 6, 2), (5, 7, 2)), pairs=((0, 1), (2, 0)))])
+    values = torch.tensor([-1.0, -1.0 - 1e-7, -3.0])
+    ref = torch.zeros(3) if gives == "logps" else None
+    out = means(measure(batch, torch.zeros(2), values, ref, beta=0.5, gives=gives))
+    assert out["rewards/accuracies"] == (0.5 + 0) / 2

@@ -10,7 +10,8 @@ with K responses, a padded row, a prefix tree and the pads are all that one rule
 
 What a position predicts is named by (predictor, target): the log-prob of a response token is read at the
 token before it, and for the first response token that is the last token of the prompt, stored once. A
-response's last token predicts nothing and is not laid out.
+response's last token predicts nothing and is not laid out. For a model that says something of what it has read, a
+scorer, it is: such a batch is `whole`, and what is said of a response token is read at that token itself.
 
 Attention is paid for a row's length squared, and for what nobody sees as well; so responses that fill more than
 `ROOM` tokens go behind their prompt in several rows.
@@ -250,7 +251,8 @@ class Batch:
 
     Attributes:
         tokens, positions, until: (R, L) int64; see the module's first lines.
-        predictor: (N,) flat index into R·L of the position whose output predicts the scored token.
+        predictor: (N,) flat index into R·L of the position whose output predicts the scored token; of the token's own
+            position, if `whole`.
         target: (N,) id of the scored token.
         response: (N,) which response, 0 … B−1, the scored token belongs to; ascending.
         groups: (B,) which prompt, 0 … G−1, each response answers.
@@ -263,6 +265,7 @@ class Batch:
         experience: (N,) what all examples know of their tokens, by name.
         sources: where each prompt's row stood.
         layout: "packed" (for models that take a 4-D mask) or "padded" (a response a row, plain causal mask).
+        whole: whether responses stand in it to their last token.
     """
 
     tokens: torch.Tensor
@@ -283,6 +286,7 @@ class Batch:
     experience: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     layout: Layout = "packed"
+    whole: bool = False
 
     @property
     def count(self) -> int:
@@ -307,19 +311,19 @@ class Batch:
         return (here <= here[:, None]) & (here[:, None] < self.until[:, None, :])
 
 
-def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
+def collate(examples: Sequence[Example], layout: Layout = "packed", *, whole: bool = False) -> Batch:
     """Lay examples out. Responses keep the order of the examples, whatever the layout.
 
     Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first; a prompt has a
     second block where its responses fill more than `ROOM`. Padded: a row a response, padded on the right; the
-    yardstick, and the way for models that take no such mask.
+    yardstick, and the way for models that take no such mask. Whole: for a scorer, see the module's first lines.
     """
     responses = [(g, r) for g, e in enumerate(examples) for r in e.responses]
     first = [0]
     for e in examples:
         first.append(first[-1] + len(e.responses))
-    blocks = [(g, span) for g, e in enumerate(examples) for span in _spans(e, layout)]
-    sizes = [_size(examples[g], span) for g, span in blocks]
+    blocks = [(g, span) for g, e in enumerate(examples) for span in _spans(e, layout, whole)]
+    sizes = [_size(examples[g], span, whole) for g, span in blocks]
     rows = _rows(sizes, layout)
     width = max(sum(sizes[i] for i in row) for row in rows)
 
@@ -337,9 +341,10 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
             row_until += [len(row_until) + sizes[i]] * len(prompt)
             last = r * width + len(row_tokens) - 1
             for k in span:
-                b, body = first[g] + k, examples[g].responses[k][:-1]
+                b, response = first[g] + k, examples[g].responses[k]
+                body = response if whole else response[:-1]
                 start = r * width + len(row_tokens)
-                predictor[b] = [last, *range(start, start + len(body))]
+                predictor[b] = [*(() if whole else (last,)), *range(start, start + len(body))]
                 row_tokens += body
                 row_positions += range(len(prompt), len(prompt) + len(body))
                 row_until += [len(row_until) + len(body)] * len(body)
@@ -386,6 +391,7 @@ def collate(examples: Sequence[Example], layout: Layout = "packed") -> Batch:
         experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
         sources=tuple(e.source for e in examples),
         layout=layout,
+        whole=whole,
     )
 
 
@@ -394,20 +400,21 @@ def _past(example: Example, name: str) -> Iterable[Sequence[float]]:
     return example.experience.get(name) or ([0.0] * len(r) for r in example.responses)
 
 
-def _spans(example: Example, layout: Layout) -> list[range]:
+def _spans(example: Example, layout: Layout, whole: bool) -> list[range]:
     """The responses that stand behind the prompt, for each time that it is laid out."""
     room = max(ROOM, len(example.prompt))
     spans, start, used = [], 0, 0
     for k, response in enumerate(example.responses):
-        if k > start and (layout == "padded" or used + len(response) - 1 > room):
+        size = len(response) if whole else len(response) - 1
+        if k > start and (layout == "padded" or used + size > room):
             spans.append(range(start, k))
             start, used = k, 0
-        used += len(response) - 1
+        used += size
     return [*spans, range(start, len(example.responses))]
 
 
-def _size(example: Example, span: range) -> int:
-    return len(example.prompt) + sum(len(example.responses[k]) - 1 for k in span)
+def _size(example: Example, span: range, whole: bool) -> int:
+    return len(example.prompt) + sum(len(example.responses[k]) for k in span) - (0 if whole else len(span))
 
 
 def _rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
@@ -429,7 +436,9 @@ def _rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
     return rows
 
 
-def microbatches(examples: Sequence[Example], tokens: int, layout: Layout = "packed") -> Iterator[list[Example]]:
+def microbatches(
+    examples: Sequence[Example], tokens: int, layout: Layout = "packed", *, whole: bool = False
+) -> Iterator[list[Example]]:
     """Split into runs whose (R, L) rows hold at most `tokens`, pads and repeated prompts included.
 
     No example is split; a longer one stands alone.
@@ -437,7 +446,7 @@ def microbatches(examples: Sequence[Example], tokens: int, layout: Layout = "pac
     run: list[Example] = []
     sizes: list[int] = []
     for e in examples:
-        own = [_size(e, span) for span in _spans(e, layout)]
+        own = [_size(e, span, whole) for span in _spans(e, layout, whole)]
         both = sizes + own
         if run and len(_rows(both, layout)) * max(both) > tokens:
             yield run

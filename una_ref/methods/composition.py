@@ -46,6 +46,7 @@ def _two_responses(reward: Reward, arguments: Arguments) -> Tensor:
 
 REWARDS: Mapping[str, Callable[..., Tensor]] = MappingProxyType(
     {
+        "a scalar head": rewards.scalar_head,
         "log π": rewards.log_likelihood,
         "log(π/π_ref)": rewards.log_ratio,
         "β·log(π/π_ref)": rewards.implicit_reward,

@@ -50,11 +50,11 @@ class Method:
         Kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
         returns one number per example.
     shift_invariant
-        True if the gradient of `loss`, summed over a batch, in the policy's log-probabilities does not change
-        when one number g(x) is added to the implicit reward, β·log(π/π_ref) or β·f′(π/π_ref), of all responses
-        of a prompt, everything else held but a V(x) that is learned, which is at its best. A prompt's unknown
-        β·log Z(x) is such a number, and so is an offset −g(x) in its scores: what a method learns that is not
-        invariant depends on them.
+        True if the gradient of `loss`, summed over a batch, in the policy's log-probabilities (a scorer's rewards)
+        does not change when one number g(x) is added to the reward, β·log(π/π_ref) or β·f′(π/π_ref) or the scorer's
+        own, of all responses of a prompt, everything else held but a V(x) that is learned, which is at its best. A
+        prompt's unknown β·log Z(x) is such a number, and so is an offset −g(x) in its scores: what a method learns
+        that is not invariant depends on them.
     equation, errata
         The implemented equation, as numbered in `paper`, and the ids of the errata that bear on it.
     reductions
@@ -108,6 +108,11 @@ class Method:
     def kinds(self) -> tuple[str, ...]:
         """The kinds of feedback it learns from, its own first."""
         return tuple(self.losses)
+
+    @property
+    def scorer(self) -> bool:
+        """Whether what it trains is a scorer, text in and a number out, and no policy."""
+        return self.reward == "a scalar head"
 
     @property
     def hyperparameters(self) -> Mapping[str, float | str]:

@@ -214,6 +214,17 @@ def iupo_printed(
     return squared(margin(own, ref), target=1 / (2 * beta))  # UPO Eq. 23, 24
 
 
+def reward_model(*, chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
+    """−log σ(r_φ(y_w) − r_φ(y_l)), the Bradley–Terry likelihood of a reward model   (UNA Eq. 2; survey Eq. 1).
+
+    r_φ is what a scorer says, not a policy's log-ratio. The survey's Eq. 1 divides by the number of a prompt's pairs
+    what is a mean over pairs already (ES1). Its population optimum under Bradley–Terry preferences is the reward
+    itself on the responses that were compared, up to a number for each prompt that no pair can see.
+    """
+    per_example(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
+    return logistic(margin(chosen_rewards, rejected_rewards))  # UNA Eq. 2
+
+
 def _check_pair(
     beta: float, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, **more: Tensor
 ) -> None:

@@ -338,9 +338,27 @@ ITERATIVE_DPO = replace(
     notebook="13_online_alignment",
 )
 
+REWARD_MODEL = Method(
+    name="reward-model",
+    title="a Bradley–Terry reward model",
+    reward="a scalar head",
+    comparison="two responses of a prompt",
+    shape="logistic",
+    regulariser="none",
+    samples_from="a fixed data set",
+    losses={"pairs": pairs.reward_model},
+    needs_reference=False,
+    shift_invariant=True,
+    paper=f"Bradley & Terry 1952; {UNA}; {SURVEY}",
+    equation="UNA Eq. 2 with Eq. 1; survey Eq. 1",
+    errata=("ES1",),
+    reductions="with β·log(π/π_ref) in the head's place: una-pair",
+)
+
 RECORDS = (
     *(SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED),
     *(KTO, IPO, CDPO, F_DPO, IUPO, DRO),
     *(UNA_ONLINE, REINFORCE, RLOO, PPO, ITERATIVE_DPO),
+    REWARD_MODEL,
 )
 """Every method, in the order of the tables."""

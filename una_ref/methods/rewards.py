@@ -43,6 +43,11 @@ def per_token(**tensors: Tensor) -> None:
         raise ValueError(f"per-token tensors must share one shape, got {shapes}")
 
 
+def scalar_head(rewards: Tensor) -> Tensor:
+    """r_φ(x, y): the number that a scorer gives the response, a reward of its own and no policy's."""
+    return rewards
+
+
 def log_likelihood(logps: Tensor) -> Tensor:
     """log π(y|x): the reward of methods that are anchored at nothing."""
     return logps

@@ -157,17 +157,17 @@ def with_lora(
     dropout: float = 0.0,
     targets: str | list[str] = "all-linear",
     seed: int = 0,
-    headless: bool = False,
+    task: str = "CAUSAL_LM",
 ) -> Any:
     """The model with a fresh LoRA adapter (B = 0, so it starts as the base exactly), in eval mode.
 
-    `headless` says that it is a transformer without a vocabulary projection.
+    `task` is peft's name for what the model is: CAUSAL_LM; FEATURE_EXTRACTION, a transformer without a head; SEQ_CLS, a
+    scorer, whose head is trained in full beside the adapter.
     """
     from peft import LoraConfig, get_peft_model
 
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
-        task = "FEATURE_EXTRACTION" if headless else "CAUSAL_LM"
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=task)
         return get_peft_model(model, config).eval()
 

@@ -25,7 +25,9 @@ def _inner(model: Any) -> Any:
 
 
 def parts(model: Any) -> tuple[Any, Any]:
-    """The transformer without its head, and the head, of a causal LM (a PEFT model included)."""
+    """The transformer without its head, and the head, of a causal LM (a PEFT model included); a scorer has no such
+    head, None.
+    """
     inner = _inner(model)
     return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
 
@@ -120,7 +122,8 @@ def check_scorable(model: Any) -> None:
     """Refuse a causal LM that this module would score wrongly; two forwards over a few tokens tell.
 
     Its logits must be its head's output to the bit (no soft cap, no scale), and the hidden states of a batch in the
-    model's first layout those of a plain forward. What is no transformers model (a table) has neither to check.
+    model's first layout those of a plain forward; of a model without logits, a scorer, the second is asked. What is
+    no transformers model (a table) has neither to check.
 
     Raises:
         InputError: says which of the two does not hold.
@@ -131,28 +134,36 @@ def check_scorable(model: Any) -> None:
     prompt, *responses = (tuple(t % model.config.vocab_size for t in part) for part in ((1, 2, 3), (4, 5, 6), (7, 8)))
     device = next(model.parameters()).device
     batch = collate([Example(prompt, tuple(responses))], layouts(model)[0]).to(device)
-    seen: list[torch.Tensor] = []
     core, head = parts(model)
-    hook = head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+    ids = torch.tensor([[*prompt, *responses[1]]], device=device)
     training = model.training
     model.eval()
     try:
-        ids = torch.tensor([[*prompt, *responses[1]]], device=device)
-        logits = model(input_ids=ids, use_cache=False).logits
+        plain = core(input_ids=ids, use_cache=False)[0] if head is None else _given_to(head, model, ids)
+        hidden = hidden_states(core, batch)[3:]  # what predicts the second response
     finally:
-        hook.remove()
-    hidden = hidden_states(core, batch)[3:]  # what predicts the second response
-    model.train(training)
-    raw = seen[1] if len(seen) == 2 else logits[..., :0]
-    if logits.shape != raw.shape or not torch.allclose(logits.float(), raw.float(), 0, 0, equal_nan=True):
-        raise InputError(
-            f"model {name}: expected logits as its head gives them, got them transformed (a soft cap or a scale, "
-            "say), which the log-probs here would leave out"
-        )
-    plain = seen[0][0, 2:4]
+        model.train(training)
+    plain = plain[0, 2:4]
     gap = float((hidden - plain).norm() / plain.norm())
     if not gap < torch.finfo(plain.dtype).eps ** 0.5:
         raise InputError(
             f"model {name}: expected the hidden states of a plain forward in the {batch.layout} layout as well, got "
             f"a relative gap of {gap:.2g}"
         )
+
+
+def _given_to(head: Any, model: Any, ids: torch.Tensor) -> torch.Tensor:
+    """What the head was given in a plain forward; InputError if the logits are not what it made of that."""
+    seen: list[torch.Tensor] = []
+    hook = head.register_forward_hook(lambda _, inputs, output: seen.extend((inputs[0], output)))
+    try:
+        logits = model(input_ids=ids, use_cache=False).logits
+    finally:
+        hook.remove()
+    raw = seen[1] if len(seen) == 2 else logits[..., :0]
+    if logits.shape != raw.shape or not torch.allclose(logits.float(), raw.float(), 0, 0, equal_nan=True):
+        raise InputError(
+            f"model {type(_inner(model)).__name__}: expected logits as its head gives them, got them transformed (a "
+            "soft cap or a scale, say), which the log-probs here would leave out"
+        )
+    return seen[0]

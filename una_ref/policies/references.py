@@ -41,6 +41,9 @@ class Policy(nn.Module):
             initialisation changes the base, so that adapters off is not the start policy.
     """
 
+    gives = "logps"
+    """What calling it gives, by the name that losses have for it."""
+
     def __init__(self, model: Any, *, anchored: bool = True, critic: Critic | None = None) -> None:
         super().__init__()
         check_scorable(model)

@@ -18,9 +18,11 @@ from typing import Any
 
 import torch
 
+from una_ref.data.batch import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
+from una_ref.policies.scorers import READS
 
 Prompt = str | tuple[dict, ...]
 
@@ -59,6 +61,8 @@ class Truth:
 class Classifier:
     """A sequence-classification model with one output, read with its *own* tokenizer and chat template.
 
+    One that `una-ref train reward-model` made says in its config how it was given text, and reads it so again.
+
     Args:
         name: folder or hub name.
         tokens: most tokens, pads included, in one forward pass.
@@ -88,19 +92,39 @@ class Classifier:
             )
         self.model.config.pad_token_id = self._pad()
         self.tokens = tokens
+        limits = getattr(self.model.config, READS, None)
+        self.encoder = Encoder(self.tokenizer, **limits) if limits else None
 
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
         return pad if pad is not None else self.tokenizer.eos_token_id or 0
 
     def text(self, answer: Answer) -> list[int]:
-        """The ids that the model reads: prompt and response as a dialogue through its template, or one text."""
+        """The ids that the model reads: as in its training, if that was here; else prompt and response as a dialogue
+        through its template, or one text.
+
+        Raises:
+            InputError: the prompt leaves no room for a response within what the model was trained on.
+        """
+        if self.encoder:
+            return self._as_trained(answer, self.encoder)
         if self.tokenizer.chat_template:
             turns = list(answer.prompt) if not isinstance(answer.prompt, str) else [_turn("user", answer.prompt)]
             turns.append(_turn("assistant", answer.response))
             return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
         prompt = answer.prompt if isinstance(answer.prompt, str) else "\n\n".join(m["content"] for m in answer.prompt)
         return self.tokenizer(prompt + answer.response)["input_ids"]
+
+    def _as_trained(self, answer: Answer, encoder: Encoder) -> list[int]:
+        example = encoder(Row(answer.prompt, (answer.response,)))
+        if example is None:
+            raise InputError(
+                f"reward: expected a prompt that leaves room for a response in {encoder.max_length} tokens, got "
+                f"{answer.prompt!r:.60}"
+            )
+        ids = [*example.prompt, *example.responses[0]]
+        eos = self.tokenizer.eos_token_id
+        return ids[:-1] if ids[-1] == eos and not answer.ended else ids
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:

@@ -9,6 +9,13 @@ from typing import Any
 
 from una_ref.methods import METHODS
 
+_SCORER = (
+    "",
+    "`AutoModelForSequenceClassification` loads it whole, adapters merged into the weights. Its one output is the",
+    "reward of a response, read at the last token: the EOS, if the response ended. Only differences between the",
+    "responses of one prompt were trained.",
+)
+
 
 def versions() -> dict[str, str]:
     """Versions of what a number depends on."""
@@ -26,8 +33,8 @@ def card(record: dict[str, Any]) -> str:
     hyper = "".join(f", {name} = {value}" for name, value in {**method.hyperparameters, **config["hyper"]}.items())
     used = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     head = {
-        "library_name": "peft" if config["lora_r"] else "transformers",
-        "pipeline_tag": "text-generation",
+        "library_name": "peft" if config["lora_r"] and not method.scorer else "transformers",
+        "pipeline_tag": "text-classification" if method.scorer else "text-generation",
         "tags": ["una_ref", config["method"]],
     }
     measured = [f"| {name} | {value:.4f} |" for name, value in record["evaluation"].items()]
@@ -40,6 +47,7 @@ def card(record: dict[str, Any]) -> str:
         "",
         f"Trained with `una_ref` by **{config['method']}**{form}{hyper} ({method.paper}: {method.equation}),",
         f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows.",
+        *(_SCORER if method.scorer else ()),
         "",
         "## Data",
         "",

@@ -70,7 +70,8 @@ def _first_row(job: Job) -> Iterator[str]:
     yield "the first row through the pipe"
     yield from _text(example, job.tokenizer, scored)
     for i, logp in enumerate(logps.tolist()):
-        line = f"  response {i}: log π {logp:.4f} nats"
+        given = f"log π {logp:.4f} nats" if trainer.policy.gives == "logps" else f"reward {logp:.4f}"
+        line = f"  response {i}: {given}"
         if ref_logps is not None:
             reward = job.config.beta * (logp - float(ref_logps[i]))
             line += f", log π_ref {float(ref_logps[i]):.4f}, reward β·log(π/π_ref) {reward:.4f}"

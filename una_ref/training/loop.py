@@ -75,6 +75,7 @@ def losses_of(
     tokens: Mapping[str, Tensor] | None = None,
     baseline: Tensor | None = None,
     kl: Tensor | None = None,
+    gives: str = "logps",
 ) -> Tensor:
     """(batch.count,) every loss of a batch: pairs, scored, labelled and imitated responses, in this order.
 
@@ -83,17 +84,18 @@ def losses_of(
     Args:
         losses: the loss for each kind of feedback.
         batch: B responses.
-        logps: (B,) log π.
+        logps: (B,) what the model gives: log π, or a scorer's rewards.
         ref_logps: (B,) log π_ref; None where no loss needs it.
         hyper: the losses' hyper-parameters.
         tokens: (N,) each, what is known of the scored tokens; a loss that names it gets it as (B, T), with its `mask`.
         baseline: (B,) V(x) of each response's prompt, where it is learned.
         kl: KTO's estimate of KL(π ‖ π_ref) in nats.
+        gives: the name that losses have for what the model gives.
     """
 
     def responses(index: Tensor) -> dict[str, Any]:
         own = {
-            "logps": logps,
+            gives: logps,
             "ref_logps": ref_logps,
             "lengths": batch.lengths,
             "groups": batch.groups,
@@ -164,6 +166,7 @@ class Trainer:
         values: (prompts,) V(x), or None where none is learned.
         hyper: the losses' hyper-parameters; β may be steered.
         layout: of its batches.
+        whole: whether they hold responses to the last token, as a scorer reads them.
         accelerator: the processes and the device.
 
     Raises:
@@ -182,6 +185,7 @@ class Trainer:
         self.config, self.losses = config, losses
         self.policy = policy.to(self.accelerator.device).train()
         self.layout = policy.layout if config.layout == "auto" else config.layout
+        self.whole = policy.gives == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
         self.values: nn.Parameter | None = None
@@ -280,7 +284,7 @@ class Trainer:
                 raise NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
             (losses.sum() / count).backward()
             if record:
-                sums += measure(batch, losses, logps, ref_logps, self.config.beta)
+                sums += measure(batch, losses, logps, ref_logps, self.config.beta, gives=self.policy.gives)
         if team.num_processes > 1:
             for parameter in self.trained.values():
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -294,7 +298,7 @@ class Trainer:
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
         for micro in self.micro_batches(self.share(examples)):
-            sums += measure(*self.forward(micro, kl), self.config.beta)
+            sums += measure(*self.forward(micro, kl), self.config.beta, gives=self.policy.gives)
         self.policy.train()
         return self._means(sums, kl)
 
@@ -374,11 +378,11 @@ class Trainer:
 
     def micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
         """Examples cut into runs of at most `micro_tokens`."""
-        return list(microbatches(examples, self.config.micro_tokens, self.layout))
+        return list(microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""
-        return collate(examples, self.layout).to(self.accelerator.device)
+        return collate(examples, self.layout, whole=self.whole).to(self.accelerator.device)
 
     def baseline(self, batch: Batch) -> Tensor | None:
         """(B,) the learned V(x) of each response; prompts that are not trained on have the others' mean."""
@@ -423,8 +427,8 @@ class Trainer:
             else:
                 ref_logps = self.policy.reference(batch)
         tokens = {name: value.to(logps) for name, value in tokens.items()}
-        baseline = self.baseline(batch)
-        losses = losses_of(self.losses, batch, logps, ref_logps, self.hyper, tokens=tokens, baseline=baseline, kl=kl)
+        more: dict[str, Any] = {"tokens": tokens, "baseline": self.baseline(batch), "gives": self.policy.gives}
+        losses = losses_of(self.losses, batch, logps, ref_logps, self.hyper, kl=kl, **more)
         return batch, losses, logps, ref_logps
 
     @torch.no_grad()

@@ -20,33 +20,35 @@ NAMES = (
     "rewards/accuracies",
 )
 """Chosen and rejected are those of pairs, labels up and down, the best and the worst scored of a prompt; an
-accuracy is of pairs and of best against worst, ties counting half. Rewards are β·log(π/π_ref)."""
+accuracy is of pairs and of best against worst, ties counting half. Rewards are β·log(π/π_ref), or a scorer's own."""
 
 
-def measure(batch: Batch, losses: Tensor, logps: Tensor, ref_logps: Tensor | None, beta: float) -> Tensor:
+def measure(
+    batch: Batch, losses: Tensor, logps: Tensor, ref_logps: Tensor | None, beta: float, *, gives: str = "logps"
+) -> Tensor:
     """(len(NAMES), 2) sum and count of each metric over a batch; add them up and take the `means`.
 
     Args:
         batch: B responses.
         losses: (batch.count,) what `losses_of` gives.
-        logps: (B,) log π.
+        logps: (B,) log π; or the rewards themselves.
         ref_logps: (B,) log π_ref; without one the rewards have a count of 0.
         beta: of the implicit reward.
+        gives: what `logps` are, logps or a scorer's rewards.
     """
     compared = torch.cat([batch.pairs, _best_and_worst(batch)])
     up = batch.labels >= 0.5
     chosen = torch.cat([compared[:, 0], batch.labelled[up]])
     rejected = torch.cat([compared[:, 1], batch.labelled[~up]])
     logps = logps.detach().double()
-    values = {
-        "loss": losses,
-        "logps": logps,
-        "logps/chosen": logps[chosen],
-        "logps/rejected": logps[rejected],
-    }
+    values = {"loss": losses}
+    rewards = logps if gives == "rewards" else None
+    if gives == "logps":
+        values |= {"logps": logps, "logps/chosen": logps[chosen], "logps/rejected": logps[rejected]}
     if ref_logps is not None:
         rewards = beta * (logps - ref_logps.double())
-        margins = rewards[compared[:, 0]] - rewards[compared[:, 1]]
+    if rewards is not None:
+        margins = (rewards[compared[:, 0]] - rewards[compared[:, 1]]).masked_fill(_same(batch, compared), 0.0)
         values |= {
             "rewards/mean": rewards,
             "rewards/chosen": rewards[chosen],
@@ -56,6 +58,12 @@ def measure(batch: Batch, losses: Tensor, logps: Tensor, ref_logps: Tensor | Non
     nothing = logps.new_zeros(0)
     found = [values.get(name, nothing).detach() for name in NAMES]
     return torch.stack([torch.stack([v.double().sum(), v.new_tensor(len(v), dtype=torch.float64)]) for v in found])
+
+
+def _same(batch: Batch, compared: Tensor) -> Tensor:
+    """(P,) whether the two are one response: a tie, though in other places of a row they differ by rounding."""
+    tokens = [part.tolist() for part in batch.target.split(batch.lengths.tolist())]
+    return torch.tensor([tokens[a] == tokens[b] for a, b in compared.tolist()], dtype=torch.bool).to(compared.device)
 
 
 def means(sums: Tensor) -> dict[str, float]:

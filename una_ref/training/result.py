@@ -1,4 +1,8 @@
-"""What a finished run leaves in its folder: adapter or weights, tokenizer, model card, record."""
+"""What a finished run leaves in its folder: adapter or weights, tokenizer, model card, record.
+
+A reward model is used frozen and whole, by anybody's `AutoModelForSequenceClassification`: its weights are saved with
+the adapter merged into them.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +12,7 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, versions
 from una_ref.training.checkpoints import RECORD
@@ -26,6 +31,8 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
         evaluation: its last metrics on the held-out rows.
     """
     policy = job.trainer.policy
+    if isinstance(policy, Scorer):
+        policy.merge()
     record = {
         "config": config,
         "finished": True,

@@ -22,11 +22,12 @@ from una_ref.data.batch import Encoder, Example
 from una_ref.data.rows import Row, group_by_prompt, prompt_key, shuffled_scores, split
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.policies import loading, reward_sources
+from una_ref.policies import loading, reward_sources, scorers
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace
+from una_ref.policies.scorers import Scorer
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
@@ -203,7 +204,7 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
 
-    policy = Policy(_trainable(model, config), anchored=METHODS[config.method].needs_reference)
+    policy = _policy(model, config, encoder)
     losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in examples)}
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=_value_start(examples))
     _check_batches(trainer, examples, held_out)
@@ -265,17 +266,25 @@ def _critic(model: Any, config: Config) -> Critic | None:
         return None
     if config.critic == "head":
         return Critic(model)
-    return Critic(model, _trainable(own_core(model), config, headless=True))
+    return Critic(model, _trainable(own_core(model), config, task="FEATURE_EXTRACTION"))
 
 
-def _trainable(model: Any, config: Config, *, headless: bool = False) -> Any:
+def _policy(model: Any, config: Config, encoder: Encoder) -> Policy:
+    """What is trained: a policy with its reference, or a scorer."""
+    method = METHODS[config.method]
+    if not method.scorer:
+        return Policy(_trainable(model, config), anchored=method.needs_reference)
+    return Scorer(_trainable(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
+
+
+def _trainable(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:
     """The model without dropout of its own, with what the config adds to it."""
     loading.disable_dropout(model)
     if config.lora_r:
         targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
         r, alpha, dropout = config.lora_r, config.lora_alpha, config.lora_dropout
         try:
-            more: dict[str, Any] = {"targets": targets, "seed": config.seed, "headless": headless}
+            more: dict[str, Any] = {"targets": targets, "seed": config.seed, "task": task}
             model = loading.with_lora(model, r=r, alpha=alpha, dropout=dropout, **more)
         except ValueError as error:
             reason = str(error).splitlines()[0]

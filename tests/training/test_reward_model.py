@@ -1,0 +1,222 @@
+"""A reward model from pairs to `reward=FOLDER`: what it read in training is what it reads when it scores."""
+
+import json
+import shutil
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+from una_ref.cli import main
+from una_ref.data.batch import Encoder, Question, collate
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
+from una_ref.policies.references import Policy
+from una_ref.policies.reward_sources import Answer, Classifier
+from una_ref.policies.rollout import HuggingFace
+from una_ref.policies.scorers import Scorer
+from una_ref.training.config import Config
+from una_ref.training.fit import fit
+from una_ref.training.online import Rollouts
+from una_ref.training.run import conform, prepare, read_rows
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture
+def made(tmp_path, tiny):
+    """made(data, *settings): the folder of a reward model after a few steps."""
+
+    def command(data, *settings, output="rm"):
+        folder = tmp_path / output
+        words = ["--data", data, "--output", str(folder)]
+        assert main(["train", "reward-model", *words, *tiny, "steps=6", "held_out=0", "lr=0.02", *settings]) == 0
+        return folder
+
+    return command
+
+
+def job_of(folder):
+    return prepare(Config(**json.loads((folder / "run.json").read_text())["config"]))
+
+
+def trained(folder):
+    """The rewards of all training responses by the training forward, and the answers that they are."""
+    job = job_of(folder)
+    fit(job)
+    rows = {row.source: row for row in conform(read_rows(job.config), job.config)[0]}
+    job.trainer.policy.eval()
+    with torch.no_grad():
+        rewards = job.trainer.logps(job.examples)
+    eos = job.tokenizer.eos_token_id
+    answers = [
+        Answer(rows[e.source].prompt, text, ids[-1] == eos)
+        for e in job.examples
+        for text, ids in zip(rows[e.source].responses, e.responses, strict=True)
+    ]
+    return rewards, answers
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+@pytest.mark.parametrize("kind", ["pairs", "scores"])
+def test_the_source_gives_the_rewards_of_training(rank, kind, made, data):
+    folder = made(data(kind), f"lora_r={rank}")
+    rewards, answers = trained(folder)
+    assert rewards.std() > 1e-3
+    assert Classifier(str(folder))(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
+
+
+def test_so_it_does_on_toysteer_with_and_without_an_end(made, toysteer_base):
+    # Of the base's 80 draws some reach the horizon of five letters, and are cut there.
+    folder = made("toysteer/pairs", "rows=1024", "shape={}", "seed=0")
+    rewards, answers = trained(folder)
+    assert {answer.ended for answer in answers} == {True, False}
+    source = Classifier(str(folder))
+    assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
+    said = next(a for a in answers if a.ended)
+    assert source.text(said)[-1] == source.tokenizer.eos_token_id
+    assert source.text(Answer(said.prompt, said.response, False)) == source.text(said)[:-1]
+
+
+@pytest.mark.parametrize("template", [None, CHATML])
+def test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut(template, made, data, tmp_path):
+    path = data("pairs")
+    texts = [text for row in read_rows(Config("dpo", data=path)) for text in (row.prompt, *row.responses)]
+    tokenizer = byte_pair_tokenizer(texts, 290)
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = template
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_attention_heads": 2, "num_key_value_heads": 1}
+    small_mistral(tokenizer, **shape, num_hidden_layers=1).save_pretrained(tmp_path / "base")
+    tokenizer.save_pretrained(tmp_path / "base")
+    folder = made(path, f"model={tmp_path / 'base'}", "max_response=6")
+    notes = json.loads((folder / "run.json").read_text())["notes"]
+    assert any(note.startswith("responses cut") for note in notes)
+    rewards, answers = trained(folder)
+    source = Classifier(str(folder))
+    assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
+    # The golden text of one: what training read, template and all.
+    read = source.tokenizer.decode(source.text(Answer("red cat", " now")))
+    golden = "<|im_start|>user\nred cat<|im_end|>\n<|im_start|>assistant\n now<|im_end|></s>"
+    assert read == (golden if template else "<s>red cat now</s>")
+
+
+def test_messages_are_read_as_in_training(made, data):
+    source = Classifier(str(made(data("pairs"))))
+    turns = ({"role": "user", "content": "red cat"},)
+    encoder = Encoder(source.tokenizer)
+    example = encoder(Row(turns, ("now",)))
+    assert source.text(Answer(turns, "now")) == [*example.prompt, *example.responses[0]]
+    assert source.tokenizer.decode(example.prompt) == "<s>User: red cat\n\nAssistant: "
+
+
+def test_a_model_from_elsewhere_is_read_its_own_way(made, data):
+    folder = made(data("pairs"))
+    about = json.loads((folder / "config.json").read_text())
+    del about["una_ref"]
+    (folder / "config.json").write_text(json.dumps(about))
+    source = Classifier(str(folder))
+    assert source.tokenizer.decode(source.text(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
+
+
+def test_a_prompt_that_leaves_no_room_is_refused(made, data):
+    source = Classifier(str(made(data("pairs"), "shape.max_position_embeddings=32")))
+    with pytest.raises(InputError, match="leaves room for a response in 32 tokens"):
+        source([Answer("red cat " * 40, "now")])
+
+
+def test_it_sees_text_whatever_the_policy_s_ids_are(made, data):
+    # Trap 36: two policies with other tokenizers say the same; the ids differ, the text and so the score do not.
+    path = data("pairs")
+    source = Classifier(str(made(path)))
+    texts = ["red green blue cat dog bird runs sleeps eats now"]
+    own = [source.tokenizer, byte_pair_tokenizer(texts, 262), byte_pair_tokenizer(texts * 5, 300)]
+    ids = [tuple(t(" red cat now", add_special_tokens=False)["input_ids"]) for t in own]
+    assert len(set(ids)) == 3
+    scores = {source([Answer("green dog", t.decode(i))])[0] for t, i in zip(own, ids, strict=True)}
+    assert len(scores) == 1
+    # Through a rollout: what it is scored for is the text that was drawn.
+    policy = own[1]
+    model = small_mistral(policy, hidden_size=16, intermediate_size=32, num_hidden_layers=1, num_attention_heads=2,
+                          num_key_value_heads=1)  # fmt: skip
+    rollouts = Rollouts(HuggingFace(policy.eos_token_id), source, "mine", policy, 4, 6, 0)
+    prompt = tuple(policy("green dog", add_special_tokens=False)["input_ids"])
+    (example,), ((*draws,),) = rollouts(Policy(model, anchored=False), [Question(prompt, "green dog")], 0)[:2]
+    said = [policy.decode(d.tokens[:-1] if d.ended else d.tokens) for d in draws]
+    assert list(example.scores) == pytest.approx(
+        source([Answer("green dog", text, d.ended) for text, d in zip(said, draws, strict=True)]), abs=1e-6
+    )
+
+
+@pytest.mark.parametrize("rank", [0, 4])
+def test_stock_transformers_loads_it_whole(rank, made, data):
+    folder = made(data("pairs"), f"lora_r={rank}")
+    model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
+    assert not any(report.values()), report
+    assert {p.name for p in folder.iterdir()} == {
+        *("README.md", "config.json", "metrics.jsonl", "model.safetensors", "run.json", ".lock"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    rewards, answers = trained(folder)
+    source, tokenizer = Classifier(str(folder)), AutoTokenizer.from_pretrained(folder)
+    with torch.no_grad():
+        alone = [model.eval()(torch.tensor([source.text(a)])).logits[0, 0].item() for a in answers]
+        rows = tokenizer.pad({"input_ids": [source.text(a) for a in answers]}, return_tensors="pt")
+        together = model(**rows).logits[:, 0].tolist()
+    assert alone == pytest.approx(rewards.tolist(), abs=1e-5)
+    assert together == pytest.approx(rewards.tolist(), abs=1e-5)
+    card = (folder / "README.md").read_text()
+    assert card.startswith('---\nlibrary_name: "transformers"\npipeline_tag: "text-classification"')
+
+
+def test_it_learns_who_won(made, data):
+    # Chosen responses end with "now" and rejected ones with "cat", so that all can be told apart.
+    folder = made(data("pairs", 40), "steps=60", "held_out=0.25")
+    lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
+    assert lines[0]["eval_loss"] == pytest.approx(0.6931, abs=0.02)
+    assert lines[-1]["eval_rewards/accuracies"] == 1 and lines[-1]["eval_loss"] < 0.1
+    assert lines[-1]["eval_rewards/margins"] > 2
+    assert not [name for line in lines for name in line if "logps" in name]
+
+
+def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, data):
+    folder = made(data("pairs"))
+    job = job_of(folder)
+    start = job.trainer.policy
+    assert isinstance(start, Scorer) and start.adapters and not start.anchored
+    with torch.no_grad():
+        before = start(collate(job.examples, whole=True))
+    loaded = Scorer(Classifier(str(folder)).model)
+    head = start.model.base_model.model.score.modules_to_save.default.weight
+    assert not torch.equal(loaded.model.score.weight, head)
+    assert (loaded(collate(job.examples, whole=True)) - before).abs().max() > 1e-2
+    assert not (folder / "base").exists() and not (folder / "adapter_model.safetensors").exists()
+
+
+def test_an_online_run_is_rewarded_by_it(made, data, tmp_path, tiny):
+    folder = made(data("pairs"))
+    words = ["train", "una-online", "--data", data("pairs"), "--output", str(tmp_path / "online"), *tiny]
+    assert main([*words, "steps=2", "draws=2", f"reward={folder}", "max_response=6"]) == 0
+    line = json.loads((tmp_path / "online" / "metrics.jsonl").read_text().splitlines()[-1])
+    assert abs(line["reward"]) < 20
+
+
+def test_it_moves_with_its_config(made, data, tmp_path):
+    # What it read is in config.json, not in the record of the run: a copy without that is read the same.
+    folder = made(data("pairs"))
+    for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / "moved").mkdir(exist_ok=True)
+        shutil.copy(folder / name, tmp_path / "moved" / name)
+    answers = [Answer("red", " cat"), Answer("blue", " now", False)]
+    assert Classifier(str(tmp_path / "moved"))(answers) == Classifier(str(folder))(answers)
+
+
+def test_it_wants_no_other_way_of_learning(made, data, capsys):
+    words = ["train", "reward-model", "--data", data("pairs"), "--dry-run"]
+    assert main([*words, "--online"]) == 2
+    assert "expected a method that learns from scores" in capsys.readouterr().err
+    assert main([*words, "beta=0.1"]) == 2
+    assert "beta: unknown key" in capsys.readouterr().err
