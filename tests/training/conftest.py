@@ -6,10 +6,12 @@ import random
 import pytest
 import torch
 
-from una_ref.data.batch import Example
+from una_ref.data.batch import Encoder, Example
+from una_ref.methods import METHODS
 from una_ref.policies.critics import Critic
 from una_ref.policies.loading import small_mistral, with_lora
 from una_ref.policies.references import Policy
+from una_ref.policies.scorers import Scorer, with_scalar_head
 from una_ref.training.config import Config
 from una_ref.training.loop import Trainer
 
@@ -107,10 +109,15 @@ def trainer():
         config = Config(method=method, **{"lora_r": 4, "steps": 4, "micro_tokens": 10**6, "lr": 1e-2} | config)
         sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
         model = small_mistral(Tokenizer(), seed=1, num_key_value_heads=1, **sizes)
+        scorer = METHODS[method].scorer
+        if scorer:
+            model = with_scalar_head(model, Encoder(Tokenizer()), seed=2)
         if config.lora_r:
-            model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2)
+            task = "SEQ_CLS" if scorer else "CAUSAL_LM"
+            model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2, task=task)
         generator = torch.Generator().manual_seed(3)
-        policy = Policy(model, anchored=method != "sft", critic=Critic(model) if method == "ppo" else None)
+        critic = Critic(model) if method == "ppo" else None
+        policy = Scorer(model) if scorer else Policy(model, anchored=method != "sft", critic=critic)
         for parameter in model.parameters() if moved else ():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
