@@ -230,6 +230,7 @@ def train(arguments: argparse.Namespace) -> int:
     from una_ref.training.config import resolve
     from una_ref.training.dryrun import dry_run
     from una_ref.training.loop import NonFinite
+    from una_ref.training.online import Unrewarded
     from una_ref.training.run import train as run
 
     config = resolve(
@@ -248,7 +249,7 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     try:
         record = run(config)
-    except NonFinite as error:
+    except (NonFinite, Unrewarded) as error:
         return _said(1, f"failed: {error}")
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
@@ -273,13 +274,19 @@ def score(arguments: argparse.Namespace) -> int:
     source = named(arguments.reward)
     rows = (row for name in arguments.data for row in read(name))
     output.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
-        for row in tqdm(scored(rows, source, arguments.reward), desc="scoring", unit="row", disable=None):
+        scores = scored(rows, source, arguments.reward, counts=counts)
+        for row in tqdm(scores, desc="scoring", unit="row", disable=None):
             item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
             count += 1
+        if not count:
+            raise InputError(f"reward {arguments.reward}: expected answers, got none for any response")
     print(f"{count} rows: {output}")
+    for what, number in counts.items():
+        if number:
+            print(f"{what}: {number}")
     return 0
 
 
