@@ -20,6 +20,7 @@ from una_ref.errors import InputError
 
 if TYPE_CHECKING:
     from una_ref.claims import Claim
+    from una_ref.data.rows import Row
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -114,7 +115,8 @@ def _parser() -> argparse.ArgumentParser:
         "--reward",
         required=True,
         help="a function, module:function, that takes answers (.prompt .response .ended) and returns "
-        "as many numbers, or a sequence-classification model; several, comma-separated, are averaged",
+        "as many numbers, a sequence-classification model, or judge:MODEL@http://host:port/v1 (an LLM that compares "
+        "the responses to a prompt); several, comma-separated, are averaged",
     )
     add("--data", action="append", required=True, help="file, folder or hub name; repeat it for several")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
@@ -264,6 +266,7 @@ def score(arguments: argparse.Namespace) -> int:
     """Score stored responses and write them as ranked lists."""
     from tqdm import tqdm
 
+    from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
     from una_ref.policies.reward_sources import named, scored
     from una_ref.training.checkpoints import replacing
@@ -272,7 +275,9 @@ def score(arguments: argparse.Namespace) -> int:
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that is there")
     source = named(arguments.reward)
-    rows = (row for name in arguments.data for row in read(name))
+    rows: Iterable[Row] = (row for name in arguments.data for row in read(name))
+    if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
+        rows = group_by_prompt(rows)
     output.parent.mkdir(parents=True, exist_ok=True)
     count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:

@@ -31,11 +31,15 @@ Prompt = str | tuple[dict, ...]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A prompt (text, or messages), a response to it as text, and whether the response ended or was cut."""
+    """A prompt (text, or messages), a response to it as text, and whether the response ended or was cut.
+
+    Those of one `group` and prompt are alternatives, to be compared by a source that compares.
+    """
 
     prompt: Prompt
     response: str
     ended: bool = True
+    group: int = 0
 
 
 RewardSource = Callable[[Sequence[Answer]], Sequence[float | None]]
@@ -164,6 +168,11 @@ class Ensemble:
 
     sources: tuple[tuple[str, RewardSource], ...]
 
+    @property
+    def pairwise(self) -> bool:
+        """Whether any of them compares the answers to a prompt."""
+        return any(getattr(source, "pairwise", False) for _, source in self.sources)
+
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         """The mean over sources, in their common unit; None where any of them has no answer.
 
@@ -184,19 +193,23 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
 
     Args:
         name: "toysteer" (the truth of `world`), "module:function" (a Python function that takes a list of `Answer` and
-            returns as many numbers; the module may lie in the current folder), or a folder or hub name of a
-            sequence-classification model.
+            returns as many numbers; the module may lie in the current folder), "judge:MODEL@http://host:port/v1" (an
+            LLM, see `una_ref.policies.judge`), or a folder or hub name of a sequence-classification model.
         world: ToySteer's, where that is the data.
 
     Raises:
         InputError: nothing of that name, or no world for its truth.
     """
+    from una_ref.policies.judge import judge
+
     if "," in name:
         return Ensemble(tuple((part.strip(), named(part.strip(), world=world)) for part in name.split(",")))
     if name == "toysteer":
         if world is None:
             raise InputError("reward toysteer: expected ToySteer's prompts, got other data; name a reward source")
         return Truth(world)
+    if found := judge(name):
+        return found
     module, colon, function = name.partition(":")
     if colon and not Path(name).exists():
         if "" not in sys.path and os.getcwd() not in sys.path:
@@ -204,7 +217,8 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
         try:
             return getattr(importlib.import_module(module), function)
         except (ImportError, AttributeError) as error:
-            raise InputError(f"reward {name!r}: expected module:function, got: {error}") from error
+            expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
+            raise InputError(f"reward {name!r}: expected {expected}, got: {error}") from error
     return Classifier(name)
 
 
@@ -221,7 +235,7 @@ def scored(
     """
     rows, counts = iter(rows), Counter() if counts is None else counts
     while some := list(islice(rows, batch)):
-        answers = [Answer(row.prompt, response) for row in some for response in row.responses]
+        answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(some) for response in row.responses]
         scores = iter(checked(answers, source(answers), name))
         for row in some:
             own = islice(scores, len(row.responses))

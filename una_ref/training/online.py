@@ -67,8 +67,8 @@ class Rollouts:
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
         drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
         answers = [
-            Answer(question.text, self._text(draw), draw.ended)
-            for question, draws in zip(questions, drawn, strict=True)
+            Answer(question.text, self._text(draw), draw.ended, group=i)
+            for i, (question, draws) in enumerate(zip(questions, drawn, strict=True))
             for draw in draws
         ]
         generated = seconds(device)
