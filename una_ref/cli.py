@@ -99,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
     add("--output", help="folder of the result (runs/METHOD)")
+    add("--reward", help="what scores the responses of an online run, see reward=")
     add("--steps", type=int, help="optimizer steps")
     add("--seed", type=int, help="of adapter, order of data, dropout and draws")
     add(
@@ -241,6 +242,7 @@ def train(arguments: argparse.Namespace) -> int:
         data=",".join(arguments.data) if arguments.data else None,
         model=arguments.model,
         output=arguments.output or f"runs/{arguments.what.replace('/', '-')}",
+        reward=arguments.reward,
         steps=arguments.steps,
         seed=arguments.seed,
         online=arguments.online,

@@ -24,6 +24,7 @@ from una_ref.data.batch import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
+from una_ref.policies.loading import missing
 from una_ref.policies.scorers import READS
 
 Prompt = str | tuple[dict, ...]
@@ -80,6 +81,8 @@ class Classifier:
     def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "float32") -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        if missing(name):
+            raise InputError(f"reward {name!r}: expected a sequence-classification model, got a path where nothing is")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             self.model = AutoModelForSequenceClassification.from_pretrained(
@@ -216,7 +219,7 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
             sys.path.insert(0, os.getcwd())  # a console script's own folder stands there in its place
         try:
             return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
             expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
             raise InputError(f"reward {name!r}: expected {expected}, got: {error}") from error
     return Classifier(name)
@@ -231,10 +234,13 @@ def scored(
     without an answer is left out, and a row that has no other; `counts` says how many.
 
     Raises:
-        InputError: the source's answer is not one finite number, or None, for each response.
+        InputError: a row without responses, or the source's answer is not one finite number, or None, for each.
     """
     rows, counts = iter(rows), Counter() if counts is None else counts
     while some := list(islice(rows, batch)):
+        for row in some:
+            if not row.responses:
+                raise InputError(f"{row.source}: responses: expected at least one to score, got a prompt alone")
         answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(some) for response in row.responses]
         scores = iter(checked(answers, source(answers), name))
         for row in some:

@@ -123,6 +123,7 @@ def read_rows(config: Config) -> list[Row]:
     from una_ref.data.sources import read
 
     options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
+    options["prompts"] = config.on_policy
     return [row for name in config.data.split(",") for row in read(name, **options)]
 
 
