@@ -8,11 +8,12 @@ import pytest
 import torch
 
 from una_ref import cli
+from una_ref.data.rows import Row
 from una_ref.data.sources import read
 from una_ref.data.toysteer import Knobs, ToySteer, rate
 from una_ref.errors import InputError
 from una_ref.policies import loading
-from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, named
+from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, named, scored
 
 
 def lengths(answers):
@@ -117,6 +118,19 @@ def test_names():
         named("math:no_such_thing")
     with pytest.raises(InputError, match="expected a sequence-classification model"):
         named("no/such-model-anywhere")
+    with pytest.raises(InputError, match=r"expected module:function, got"):
+        named("./rewards.py:mine")
+
+
+@pytest.mark.parametrize("name", ["/no/where", "./rewards", "../rewards", "~/rewards", "runs/my/rewards"])
+def test_a_misspelt_folder_is_no_hub_name(name, monkeypatch):
+    # Nobody is asked for it: what would have to is taken away.
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
+    with pytest.raises(InputError, match=f"reward '{name}': .*, got a path where nothing is"):
+        named(name)
+    with pytest.raises(InputError, match=f"model '{name}': .*, got a path where nothing is"):
+        loading.load(name)
 
 
 def test_stored_responses_scored_are_rows_to_train_on(tmp_path, capsys):
@@ -207,3 +221,8 @@ def test_the_row_of_a_bad_number_is_named():
 def test_what_is_no_reward_is_refused(scores, match):
     with pytest.raises(InputError, match=match):
         checked(ANSWERS, scores, "mine")
+
+
+def test_a_prompt_alone_has_nothing_to_score():
+    with pytest.raises(InputError, match="f:1: responses: expected at least one to score, got a prompt alone"):
+        list(scored([Row("p", (), source="f:1")], lengths, "mine"))
