@@ -37,7 +37,7 @@ def rolled(answers, least=1, draws=3):
             return " ".join(map(str, tokens))
 
     class Policy:
-        model = None
+        model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), draws, 8, 0, least=least)
     return rollouts(Policy(), [Question((1,), "What?", 0), Question((1, 4), "Why?", 1)], 0)
