@@ -20,6 +20,7 @@ from una_ref.errors import InputError
 
 if TYPE_CHECKING:
     from una_ref.claims import Claim
+    from una_ref.data.rows import Row
 
 Command = Callable[[argparse.Namespace], int]
 
@@ -98,6 +99,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
     add("--output", help="folder of the result (runs/METHOD)")
+    add("--reward", help="what scores the responses of an online run, see reward=")
     add("--steps", type=int, help="optimizer steps")
     add("--seed", type=int, help="of adapter, order of data, dropout and draws")
     add(
@@ -114,7 +116,8 @@ def _parser() -> argparse.ArgumentParser:
         "--reward",
         required=True,
         help="a function, module:function, that takes answers (.prompt .response .ended) and returns "
-        "as many numbers, or a sequence-classification model; several, comma-separated, are averaged",
+        "as many numbers, a sequence-classification model, or judge:MODEL@http://host:port/v1 (an LLM that compares "
+        "the responses to a prompt); several, comma-separated, are averaged",
     )
     add("--data", action="append", required=True, help="file, folder or hub name; repeat it for several")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
@@ -230,6 +233,7 @@ def train(arguments: argparse.Namespace) -> int:
     from una_ref.training.config import resolve
     from una_ref.training.dryrun import dry_run
     from una_ref.training.loop import NonFinite
+    from una_ref.training.online import Unrewarded
     from una_ref.training.run import train as run
 
     config = resolve(
@@ -238,6 +242,7 @@ def train(arguments: argparse.Namespace) -> int:
         data=",".join(arguments.data) if arguments.data else None,
         model=arguments.model,
         output=arguments.output or f"runs/{arguments.what.replace('/', '-')}",
+        reward=arguments.reward,
         steps=arguments.steps,
         seed=arguments.seed,
         online=arguments.online,
@@ -248,7 +253,7 @@ def train(arguments: argparse.Namespace) -> int:
         return 0
     try:
         record = run(config)
-    except NonFinite as error:
+    except (NonFinite, Unrewarded) as error:
         return _said(1, f"failed: {error}")
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
@@ -263,6 +268,7 @@ def score(arguments: argparse.Namespace) -> int:
     """Score stored responses and write them as ranked lists."""
     from tqdm import tqdm
 
+    from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
     from una_ref.policies.reward_sources import named, scored
     from una_ref.training.checkpoints import replacing
@@ -271,15 +277,23 @@ def score(arguments: argparse.Namespace) -> int:
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that is there")
     source = named(arguments.reward)
-    rows = (row for name in arguments.data for row in read(name))
+    rows: Iterable[Row] = (row for name in arguments.data for row in read(name))
+    if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
+        rows = group_by_prompt(rows)
     output.parent.mkdir(parents=True, exist_ok=True)
-    count = 0
+    count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
-        for row in tqdm(scored(rows, source, arguments.reward), desc="scoring", unit="row", disable=None):
+        scores = scored(rows, source, arguments.reward, counts=counts)
+        for row in tqdm(scores, desc="scoring", unit="row", disable=None):
             item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
             count += 1
+        if not count:
+            raise InputError(f"reward {arguments.reward}: expected answers, got none for any response")
     print(f"{count} rows: {output}")
+    for what, number in counts.items():
+        if number:
+            print(f"{what}: {number}")
     return 0
 
 

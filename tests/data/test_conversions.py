@@ -317,3 +317,9 @@ def test_conform_is_independent_of_row_order_within_a_kind():
     mixed = random.Random(0).sample(rows, len(rows))
     pairs = [{(row.prompt, *row.responses) for row in conform(some, ("pairs",))[0]} for some in (rows, mixed)]
     assert pairs[0] == pairs[1] and len(group_by_prompt(mixed)) == 2
+
+
+@pytest.mark.parametrize("kinds", [("pairs",), ("scores",), ("labels", "pairs"), ("demos",)])
+def test_a_prompt_alone_is_feedback_of_no_kind(kinds):
+    with pytest.raises(InputError, match=r"f:1: feedback: expected .*, got a prompt alone, which is for online runs"):
+        conform([Row("p", (), source="f:1")], kinds)

@@ -280,6 +280,22 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
     )
 
 
+def test_prompts_alone_where_they_will_do():
+    rows = list(read([{"prompt": "p", "id": 1}, {"prompt": "q", "id": 2}], prompts=True))
+    assert [(row.prompt, row.responses, row.kinds) for row in rows] == [("p", (), ()), ("q", (), ())]
+    (row,) = read([{"prompt": [USER]}], prompts=True)
+    assert row.prompt == (USER,) and row.source == "dataset[0]"
+    (row,) = read([{"question_id": 81, "turns": ["Why?", "And now?"], "reference": ["x"]}], prompts=True)
+    assert (row.prompt, row.responses) == ("Why?", ())
+    (row,) = read([GOOD["pair"]], prompts=True)
+    assert row.pairs == ((0, 1),), "with the columns of feedback it is feedback"
+    refused([{"prompt": " "}], "dataset[0]: prompt", "an empty prompt", prompts=True)
+    refused([{"turns": []}], "dataset[0]: turns", "a list of questions", prompts=True)
+    refused([{"turns": [3]}], "dataset[0]: turns[0]", "text", "3 (int)", prompts=True)
+    for rows in ([{"prompt": "p"}], [{"turns": ["p"]}]):
+        refused(rows, "columns", "(prompts alone are for online runs)")
+
+
 @pytest.mark.parametrize("item", [3, "text", ["prompt"], None])
 def test_items_that_are_not_objects(tmp_path, item):
     path = write(tmp_path / "data.jsonl", [GOOD["pair"], item])

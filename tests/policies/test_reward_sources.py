@@ -8,16 +8,27 @@ import pytest
 import torch
 
 from una_ref import cli
+from una_ref.data.rows import Row
 from una_ref.data.sources import read
 from una_ref.data.toysteer import Knobs, ToySteer, rate
 from una_ref.errors import InputError
 from una_ref.policies import loading
-from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, named
+from una_ref.policies.reward_sources import Answer, Classifier, Truth, checked, named, scored
 
 
 def lengths(answers):
     """A reward for the tests: characters of the response."""
     return [len(answer.response) for answer in answers]
+
+
+def but_the_long(answers):
+    """A reward for the tests: none for a response of more than two characters."""
+    return [len(answer.response) if len(answer.response) < 3 else None for answer in answers]
+
+
+def silent(answers):
+    """A reward for the tests: no answer at all."""
+    return [None] * len(answers)
 
 
 def nothing(answers):
@@ -107,6 +118,19 @@ def test_names():
         named("math:no_such_thing")
     with pytest.raises(InputError, match="expected a sequence-classification model"):
         named("no/such-model-anywhere")
+    with pytest.raises(InputError, match=r"expected module:function, got"):
+        named("./rewards.py:mine")
+
+
+@pytest.mark.parametrize("name", ["/no/where", "./rewards", "../rewards", "~/rewards", "runs/my/rewards"])
+def test_a_misspelt_folder_is_no_hub_name(name, monkeypatch):
+    # Nobody is asked for it: what would have to is taken away.
+    monkeypatch.setattr("transformers.AutoTokenizer.from_pretrained", None)
+    monkeypatch.setattr("transformers.AutoModelForCausalLM.from_pretrained", None)
+    with pytest.raises(InputError, match=f"reward '{name}': .*, got a path where nothing is"):
+        named(name)
+    with pytest.raises(InputError, match=f"model '{name}': .*, got a path where nothing is"):
+        loading.load(name)
 
 
 def test_stored_responses_scored_are_rows_to_train_on(tmp_path, capsys):
@@ -137,6 +161,54 @@ def test_a_reward_that_fails_leaves_nothing_half_written(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["pairs.jsonl"]
 
 
+def test_no_answer_is_left_out_and_counted_never_scored(tmp_path, capsys):
+    data, output = tmp_path / "lists.jsonl", tmp_path / "scored.jsonl"
+    lists = [["a", "xxx", "bb"], ["xxx", "xxxx"], ["d", "xxx", "c"]]
+    lines = [{"prompt": f"q{i}", "completions": some, "scores": [9] * len(some)} for i, some in enumerate(lists)]
+    data.write_text("".join(json.dumps(line) + "\n" for line in lines))
+    command = ["score", "--data", str(data), "--output", str(output), "--reward"]
+    assert cli.main([*command, f"{__name__}:but_the_long"]) == 0
+    assert [(row.responses, row.scores) for row in read(output)] == [
+        (("a", "bb"), (1.0, 2.0)),
+        (("d", "c"), (1.0, 1.0)),
+    ]
+    printed = capsys.readouterr().out
+    assert "responses dropped: no answer: 4\n" in printed
+    assert "rows dropped: no answer for any response: 1\n" in printed
+    output.unlink()
+    assert cli.main([*command, f"{__name__}:silent"]) == 2
+    assert "expected answers, got none for any response" in capsys.readouterr().err
+    assert not output.exists()
+
+
+def test_an_ensemble_has_no_answer_where_one_of_it_has_none():
+    mean = named(f"{__name__}:but_the_long,{__name__}:twice")
+    assert mean([Answer("q", ""), Answer("q", "xxx"), Answer("q", "xx")]) == [0.0, None, 3.0]
+
+
+def twice(answers):
+    """A reward for the tests: twice the length."""
+    return [2 * len(answer.response) for answer in answers]
+
+
+def short(answers):
+    """A reward for the tests: one number too few."""
+    return [1.0] * (len(answers) - 1)
+
+
+@pytest.mark.parametrize(("other", "match"), [("short", "expected 3 numbers, got 2"), ("nothing", "a finite number")])
+def test_an_ensemble_names_the_one_that_is_wrong(other, match):
+    with pytest.raises(InputError, match=f":{other}: expected {match.removeprefix('expected ')}"):
+        named(f"{__name__}:lengths,{__name__}:{other}")(ANSWERS)
+
+
+def test_the_row_of_a_bad_number_is_named():
+    for bad in (math.nan, math.inf, -math.inf):
+        with pytest.raises(InputError, match=rf"got {bad} for the response 'No' to 'Why\?'"):
+            checked(ANSWERS, [1.0, bad, None], "mine")
+    assert checked(ANSWERS, [1, None, 2.5], "mine") == [1.0, None, 2.5]
+
+
 @pytest.mark.parametrize(
     ("scores", "match"),
     [
@@ -149,3 +221,8 @@ def test_a_reward_that_fails_leaves_nothing_half_written(tmp_path):
 def test_what_is_no_reward_is_refused(scores, match):
     with pytest.raises(InputError, match=match):
         checked(ANSWERS, scores, "mine")
+
+
+def test_a_prompt_alone_has_nothing_to_score():
+    with pytest.raises(InputError, match="f:1: responses: expected at least one to score, got a prompt alone"):
+        list(scored([Row("p", (), source="f:1")], lengths, "mine"))

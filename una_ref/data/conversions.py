@@ -105,7 +105,8 @@ def conform(
         conversions = ((has, kind) for kind in kinds for has in row.kinds if (has, kind) in steps)
         route = next(chain(natives, conversions), None)
         if route is None:
-            raise refusal(row.source, "feedback", " or ".join(kinds), "a row of " + " and ".join(row.kinds))
+            got = "a row of " + " and ".join(row.kinds) if row.kinds else "a prompt alone, which is for online runs"
+            raise refusal(row.source, "feedback", " or ".join(kinds), got)
         if route not in steps and len(row.kinds) > 1:
             counts.setdefault(route, Counter())["rows"] += 1
         gathered = route in steps and steps[route].gathered and len(row.responses) == 1

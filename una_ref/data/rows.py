@@ -2,8 +2,8 @@
 
 A row is a prompt, its responses and what is known about them. There are four kinds of feedback: "scores"
 (a number per response; a ranked list is several scored responses), "labels" (thumbs), "pairs" (indices of a
-chosen and a rejected response) and "demos" (none of these: every response is imitated). A row is checked when
-it is made.
+chosen and a rejected response) and "demos" (none of these: every response is imitated). A prompt alone is a row
+as well, for runs that draw the responses. A row is checked when it is made.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt, K >= 1 responses and the feedback about them; `InputError` names what is malformed.
+    """A prompt, K responses (none: a prompt alone) and the feedback about them; `InputError` names what is malformed.
 
     A response may be empty: to say nothing (end of sequence at once) is something that models do and judges
     score. Files are stricter by default, see `una_ref.data.sources.read`.
@@ -52,7 +52,7 @@ class Row:
             object.__setattr__(self, field, value)
 
         put("prompt", _checked_prompt(self.prompt, self.source))
-        put("responses", self._sequence("responses"))
+        put("responses", self._sequence("responses", at_least=1 if self._feedback() else 0))
         for i, response in enumerate(self.responses):
             checked_text(response, self.source, f"responses[{i}]")
         if self.scores is not None:
@@ -64,8 +64,8 @@ class Row:
 
     @property
     def kinds(self) -> tuple[str, ...]:
-        """The kinds of feedback that the row carries; ("demos",) if it carries no other."""
-        return tuple(kind for kind in KINDS[:3] if getattr(self, kind) is not None) or ("demos",)
+        """The kinds of feedback that the row carries; ("demos",) if it carries no other, () for a prompt alone."""
+        return self._feedback() or (("demos",) if self.responses else ())
 
     def only(self, kind: str) -> Row:
         """The same row with one kind of feedback, the others left out."""
@@ -73,11 +73,14 @@ class Row:
         left_out: dict[str, Any] = dict.fromkeys(others)
         return replace(self, **left_out) if others else self
 
-    def _sequence(self, field: str) -> tuple:
+    def _feedback(self) -> tuple[str, ...]:
+        return tuple(kind for kind in KINDS[:3] if getattr(self, kind) is not None)
+
+    def _sequence(self, field: str, at_least: int = 1) -> tuple:
         values = getattr(self, field)
         if not isinstance(values, tuple | list):
             raise refusal(self.source, field, "a list", shown(values))
-        if not values:
+        if len(values) < at_least:
             raise refusal(self.source, field, "at least one", "none")
         return tuple(values)
 
@@ -185,7 +188,7 @@ def shuffled_scores(rows: Iterable[Row], seed: int) -> list[Row]:
     """The control, feedback that says nothing: scores and labels are permuted over all responses of the data,
     and a pair swaps its sides at a fair coin."""
     rows = list(rows)
-    if all(row.kinds == ("demos",) for row in rows):
+    if all(set(row.kinds) <= {"demos"} for row in rows):
         raise refusal("data", "feedback", "scores, labels or pairs to shuffle", "none")
     draw = random.Random(seed)
     pools = {kind: [v for row in rows for v in getattr(row, kind) or ()] for kind in ("scores", "labels")}

@@ -42,6 +42,7 @@ def read(
     split: str = "train",
     helpsteer_weights: str = "code",
     empty: str = "error",
+    prompts: bool = False,
 ) -> Iterator[Row]:
     """Stream rows of feedback.
 
@@ -55,6 +56,7 @@ def read(
             scores in [0, 1]; "paper" weights rating / 4, which fills [0, 1.9] (UNA Sec. 4.1 says [0, 1]).
         empty: a response without text is an "error", or its row is left out ("drop", counted in the log), or
             it stays ("keep"): a model ended at once, and somebody judged that.
+        prompts: whether prompts alone will do (`PROMPTS`), as for runs that draw the responses.
 
     Raises:
         InputError: at once for what can be seen at once, else when the row is reached.
@@ -67,11 +69,12 @@ def read(
             raise refusal("options", field, " or ".join(allowed), shown(value))
     if limit is not None and (not isinstance(limit, int) or isinstance(limit, bool) or limit < 1):
         raise refusal("options", "limit", "a whole number of at least 1", shown(limit))
-    known = {column for convention in CONVENTIONS for column in convention.required + convention.optional}
+    conventions = CONVENTIONS + PROMPTS if prompts else CONVENTIONS
+    known = {column for convention in conventions for column in convention.required + convention.optional}
     for column in columns or {}:
         if column not in known:
             raise refusal("options", "columns", "one of " + ", ".join(sorted(known)), shown(column))
-    options = _Options(dict(columns or {}), helpsteer_weights, empty)
+    options = _Options(dict(columns or {}), helpsteer_weights, empty, conventions)
     return islice(_rows(items(data, split), options), limit)
 
 
@@ -80,6 +83,7 @@ class _Options:
     names: Mapping[str, str]
     helpsteer_weights: str
     empty: str
+    conventions: tuple[Convention, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,6 +185,18 @@ def _ranked(record: _Record) -> Row:
     return Row(record.get("prompt"), responses, record.get("scores"), source=record.source)
 
 
+def _prompt(record: _Record) -> Row:
+    return Row(record.get("prompt"), (), source=record.source)
+
+
+def _turns(record: _Record) -> Row:
+    """The first turn: what is asked next depends on an answer that is not there."""
+    turns = record.get("turns")
+    if not isinstance(turns, list | tuple) or not turns:
+        raise record.refusal("turns", "a list of questions", shown(turns))
+    return Row(checked_text(turns[0], record.source, f"{record.name('turns')}[0]"), (), source=record.source)
+
+
 def _pair(record: _Record) -> Row:
     if record.has("prompt"):
         prompt, responses = record.get("prompt"), (record.response("chosen"), record.response("rejected"))
@@ -263,6 +279,12 @@ CONVENTIONS = (
 )
 """In the order in which they are tried."""
 
+PROMPTS = (
+    Convention("prompt", ("prompt",), (), _prompt),
+    Convention("MT-Bench questions", ("turns",), (), _turns),
+)
+"""What is tried after these where prompts alone will do."""
+
 
 def _rows(found: Iterator[Item], options: _Options) -> Iterator[Row]:
     first = next(found, None)
@@ -287,7 +309,8 @@ def _record(source: str, item: object, options: _Options) -> _Record:
 
 
 def _convention(record: _Record) -> Convention:
-    for convention in CONVENTIONS:
+    conventions = record.options.conventions
+    for convention in conventions:
         if all(map(record.has, convention.required)):
             return convention
     found = record.columns()
@@ -297,10 +320,12 @@ def _convention(record: _Record) -> Convention:
         best = [max((SequenceMatcher(None, name, column).ratio() for column in found), default=0) for name in names]
         return sum(best) / len(best)
 
-    nearest = max(CONVENTIONS, key=likeness)
+    nearest = max(conventions, key=likeness)
     missing = [record.name(column) for column in nearest.required if not record.has(column)]
-    expected = "the columns of a convention (" + "; ".join(map(str, CONVENTIONS)) + ")"
+    expected = "the columns of a convention (" + "; ".join(map(str, conventions)) + ")"
     got = f"{', '.join(found) or 'none'}; nearest is {nearest.name}, which lacks {', '.join(missing)}"
+    if any(all(map(record.has, convention.required)) for convention in PROMPTS):
+        got += " (prompts alone are for online runs)"
     raise refusal(record.source, "columns", expected, got)
 
 

@@ -95,6 +95,11 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
 
 
+def missing(name: str) -> bool:
+    """Whether a name can only be a path (it begins with . / or ~, or has several slashes), and nothing is there."""
+    return (name[:1] in (".", "/", "~") or name.count("/") > 1) and not Path(name).exists()
+
+
 def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
     """Model and tokenizer from a local folder or a hub name.
 
@@ -107,6 +112,8 @@ def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
     """
     from transformers.utils import logging
 
+    if missing(name):  # and no name for the hub to be asked about
+        raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is")
     logging.disable_progress_bar()
     try:
         model, tokenizer = _loaded(name, getattr(torch, dtype))

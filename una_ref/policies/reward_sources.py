@@ -1,7 +1,8 @@
 """What scores a response: text in, number out.
 
-A source is called with `Answer`s and returns a number for each, in its own unit. It sees text, never the policy's token
-ids: a reward model has its own tokenizer and template.
+A source is called with `Answer`s and returns a number for each, in its own unit, or None for one that it has no answer
+for: a response without a score is left out and counted, never scored 0. It sees text, never the policy's token ids: a
+reward model has its own tokenizer and template.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ import importlib
 import math
 import os
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -22,6 +24,7 @@ from una_ref.data.batch import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
+from una_ref.policies.loading import missing
 from una_ref.policies.scorers import READS
 
 Prompt = str | tuple[dict, ...]
@@ -29,14 +32,18 @@ Prompt = str | tuple[dict, ...]
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A prompt (text, or messages), a response to it as text, and whether the response ended or was cut."""
+    """A prompt (text, or messages), a response to it as text, and whether the response ended or was cut.
+
+    Those of one `group` and prompt are alternatives, to be compared by a source that compares.
+    """
 
     prompt: Prompt
     response: str
     ended: bool = True
+    group: int = 0
 
 
-RewardSource = Callable[[Sequence[Answer]], Sequence[float]]
+RewardSource = Callable[[Sequence[Answer]], Sequence[float | None]]
 
 
 @dataclass(frozen=True)
@@ -74,6 +81,8 @@ class Classifier:
     def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "float32") -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        if missing(name):
+            raise InputError(f"reward {name!r}: expected a sequence-classification model, got a path where nothing is")
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             self.model = AutoModelForSequenceClassification.from_pretrained(
@@ -158,14 +167,28 @@ def _turn(role: str, content: str) -> dict[str, str]:
 
 @dataclass(frozen=True)
 class Ensemble:
-    """The mean of several sources."""
+    """The mean of several sources, each with its name."""
 
-    sources: tuple[RewardSource, ...]
+    sources: tuple[tuple[str, RewardSource], ...]
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """The mean over sources, in their common unit."""
-        columns = [list(source(answers)) for source in self.sources]
-        return [sum(row) / len(row) for row in zip(*columns, strict=True)]
+    @property
+    def pairwise(self) -> bool:
+        """Whether any of them compares the answers to a prompt."""
+        return any(getattr(source, "pairwise", False) for _, source in self.sources)
+
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        """The mean over sources, in their common unit; None where any of them has no answer.
+
+        Raises:
+            InputError: names the source whose answer is not one finite number, or None, for each.
+        """
+        columns = [checked(answers, source(answers), name) for name, source in self.sources]
+        return [_mean(row) for row in zip(*columns, strict=True)]
+
+
+def _mean(scores: Sequence[float | None]) -> float | None:
+    known = [score for score in scores if score is not None]
+    return sum(known) / len(known) if len(known) == len(scores) else None
 
 
 def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
@@ -173,57 +196,78 @@ def named(name: str, *, world: ToySteer | None = None) -> RewardSource:
 
     Args:
         name: "toysteer" (the truth of `world`), "module:function" (a Python function that takes a list of `Answer` and
-            returns as many numbers; the module may lie in the current folder), or a folder or hub name of a
-            sequence-classification model.
+            returns as many numbers; the module may lie in the current folder), "judge:MODEL@http://host:port/v1" (an
+            LLM, see `una_ref.policies.judge`), or a folder or hub name of a sequence-classification model.
         world: ToySteer's, where that is the data.
 
     Raises:
         InputError: nothing of that name, or no world for its truth.
     """
+    from una_ref.policies.judge import judge
+
     if "," in name:
-        return Ensemble(tuple(named(part.strip(), world=world) for part in name.split(",")))
+        return Ensemble(tuple((part.strip(), named(part.strip(), world=world)) for part in name.split(",")))
     if name == "toysteer":
         if world is None:
             raise InputError("reward toysteer: expected ToySteer's prompts, got other data; name a reward source")
         return Truth(world)
+    if found := judge(name):
+        return found
     module, colon, function = name.partition(":")
     if colon and not Path(name).exists():
         if "" not in sys.path and os.getcwd() not in sys.path:
             sys.path.insert(0, os.getcwd())  # a console script's own folder stands there in its place
         try:
             return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError) as error:
-            raise InputError(f"reward {name!r}: expected module:function, got: {error}") from error
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
+            expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
+            raise InputError(f"reward {name!r}: expected {expected}, got: {error}") from error
     return Classifier(name)
 
 
-def scored(rows: Iterable[Row], source: RewardSource, name: str, *, batch: int = 64) -> Iterator[Row]:
+def scored(
+    rows: Iterable[Row], source: RewardSource, name: str, *, batch: int = 64, counts: Counter[str] | None = None
+) -> Iterator[Row]:
     """Rows with the source's scores for their responses in the place of whatever was known of them.
 
-    So stored responses become UNA's offline distillation of a reward model. Streams, `batch` rows at a time.
+    So stored responses become UNA's offline distillation of a reward model. Streams, `batch` rows at a time. A response
+    without an answer is left out, and a row that has no other; `counts` says how many.
 
     Raises:
-        InputError: the source's answer is not one finite number for each response.
+        InputError: a row without responses, or the source's answer is not one finite number, or None, for each.
     """
-    rows = iter(rows)
+    rows, counts = iter(rows), Counter() if counts is None else counts
     while some := list(islice(rows, batch)):
-        answers = [Answer(row.prompt, response) for row in some for response in row.responses]
+        for row in some:
+            if not row.responses:
+                raise InputError(f"{row.source}: responses: expected at least one to score, got a prompt alone")
+        answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(some) for response in row.responses]
         scores = iter(checked(answers, source(answers), name))
         for row in some:
-            own = tuple(islice(scores, len(row.responses)))
-            yield replace(row, scores=own, labels=None, pairs=None)
+            own = islice(scores, len(row.responses))
+            given = [(r, s) for r, s in zip(row.responses, own, strict=True) if s is not None]
+            counts["responses dropped: no answer"] += len(row.responses) - len(given)
+            if given:
+                responses, known = zip(*given, strict=True)
+                yield replace(row, responses=responses, scores=known, labels=None, pairs=None)
+            else:
+                counts["rows dropped: no answer for any response"] += 1
 
 
-def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float]:
-    """The scores as floats. Raises InputError unless there is one for each answer and all are finite."""
+def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float | None]:
+    """The scores as floats, None where there is no answer.
+
+    Raises:
+        InputError: there is not one for each answer, or one is neither None nor a finite number.
+    """
     try:
-        out = [float(score) for score in scores]
+        out = [None if score is None else float(score) for score in scores]
     except (TypeError, ValueError) as error:
         raise InputError(f"reward {name}: expected a list of {len(answers)} numbers, got: {error}") from None
     if len(out) != len(answers):
         raise InputError(f"reward {name}: expected {len(answers)} numbers, got {len(out)}")
     for answer, score in zip(answers, out, strict=True):
-        if not math.isfinite(score):
+        if score is not None and not math.isfinite(score):
             raise InputError(
                 f"reward {name}: expected a finite number, got {score} for the response {answer.response!r:.60} "
                 f"to {answer.prompt!r:.60}"

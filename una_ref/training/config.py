@@ -76,7 +76,7 @@ class Config:
         method: a name in `METHODS`.
         form: the corrected loss, or the one `printed` in the paper or `released` by its authors, if they differ.
         data: files, folders or hub names (comma-separated), or toysteer (ratings), toysteer/pairs,
-            toysteer/labels, toysteer/scores, toysteer/demonstrations.
+            toysteer/labels, toysteer/scores, toysteer/demonstrations. Online, prompts alone will do.
         split: split of a hub data set.
         rows: most rows to read of each file or data set; for ToySteer how many to draw.
         empty: what a response without text is: an error, a row to drop, or one to keep (it ended at once).
@@ -113,8 +113,9 @@ class Config:
         online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
             methods whose samples are from the current policy, always.
         draws: responses drawn of each prompt in a step, if online. (All keys from here to kl_horizon ask for that.)
-        reward: what scores them: toysteer (its truth, for its own prompts), module:function, or a folder or hub
-            name of a sequence-classification model; several, comma-separated, are averaged.
+        reward: what scores them: toysteer (its truth, for its own prompts), module:function, a folder or hub name
+            of a sequence-classification model, or judge:MODEL@http://host:port/v1, an LLM that compares them; several,
+            comma-separated, are averaged.
         temperature: of the sampler; other than 1 only where samples of another policy do no harm. For iterative-dpo
             that of the enhancer, which draws every second response.
         missing_eos_penalty: taken from the score of a response that was cut before it ended.

@@ -104,7 +104,11 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         encoder = Encoder(tokenizer, max_length=config.max_length, max_response=config.max_response)
-        yield from _text(encoder.encode([row])[0], tokenizer)
+        if row.responses:
+            yield from _text(encoder.encode([row])[0], tokenizer)
+        else:
+            yield f"  prompt     {row.prompt!r}"
+            yield f"    ids      {encoder.prompt(row)}"
     except (OSError, ValueError):
         missing = ["ids", *missing]
         yield f"  from       {row.source}"

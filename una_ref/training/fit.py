@@ -16,14 +16,17 @@ from pathlib import Path
 from typing import Any
 
 from una_ref.data.batch import Encoder, Example, Question
+from una_ref.errors import InputError
 from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
 from una_ref.training.metrics import seconds
-from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
+from una_ref.training.online import Pool, Rollouts, Unrewarded, best_and_worst, measured, steered
 from una_ref.training.stopping import Callback
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
+DROPPED = ("dropped", "dropped_prompts")
+"""Responses, and prompts, that a step went without, for want of an answer from the reward."""
 HELD_OUT = 1_000_000
 """The step whose random numbers answer held-out questions: the same ones in every evaluation."""
 
@@ -70,7 +73,10 @@ class Job:
     def answered(
         self, picked: Sequence[Example | Question], step: int, *, record: bool
     ) -> tuple[list[Example], dict[str, float]]:
-        """The rows of a step, and what is to be said of them: drawn now, if they are questions."""
+        """The rows of a step, and what is to be said of them: drawn now, if they are questions.
+
+        Responses dropped for want of an answer are always said, since they are counted over the whole run.
+        """
         questions = [one for one in picked if isinstance(one, Question)]
         if self.rollouts is None or not questions:
             return [one for one in picked if isinstance(one, Example)], {}
@@ -78,8 +84,14 @@ class Job:
         own = trainer.share(questions)
         answers = zip(*self.rollouts(trainer.policy, own, step, team.process_index), strict=True) if own else ()
         whole = trainer.gathered(list(answers), len(questions))
-        examples, drawn = [example for example, _ in whole], [draws for _, draws in whole]
-        values = measured(examples, drawn, trainer.logps(examples)) if record else {}
+        examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
+        lost = len(questions) * self.rollouts.draws - sum(len(e.responses) for e in examples)
+        dropped = zip(DROPPED, (lost, len(questions) - len(examples)), strict=True)
+        values: dict[str, float] = {name: count for name, count in dropped if count or record}
+        if not examples:
+            return [], values
+        if record:
+            values |= measured(examples, drawn, trainer.logps(examples))
         if self.config.ranks:
             return [pair for e in examples if (pair := best_and_worst(e))], values
         if trainer.remembers:
@@ -91,10 +103,19 @@ class Job:
         return examples, values
 
     def step(self, step: int, *, record: bool) -> dict[str, float]:
-        """One step, counted from 0: its rows, the updates on them, and what is to be said of both."""
+        """One step, counted from 0: its rows, the updates on them, and what is to be said of both.
+
+        Raises:
+            Unrewarded: before anything has changed.
+        """
         config, trainer = self.config, self.trainer
         picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
-        rows, drawn = self.answered(picked, step, record=record or bool(config.kl_target))
+        try:
+            rows, drawn = self.answered(picked, step, record=record or bool(config.kl_target))
+        except InputError as error:
+            raise Unrewarded(str(error)) from error
+        if drawn.get("dropped_prompts") == len(picked):
+            raise Unrewarded(f"reward {config.reward}: expected answers, got none for any response")
         values: dict[str, float] = {}
         began = seconds(trainer.accelerator.device)
         for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
@@ -105,7 +126,7 @@ class Job:
             beta = steered(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
             trainer.hyper["beta"] = beta
             drawn["objective/beta"] = beta
-        return values | drawn if record else {}
+        return values | drawn if record else {name: drawn[name] for name in DROPPED if drawn.get(name)}
 
     @property
     def _beta(self) -> float:
@@ -140,6 +161,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     Raises:
         NonFinite: a loss or gradient was not finite; the rows are in the output's nonfinite.json.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Unrewarded: the reward of a step is no number, or it has no answer for any response; the state is saved.
     """
     from tqdm import tqdm
 
@@ -166,6 +188,10 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             record = done % config.log_every == 0 or done == 1 or final
             try:
                 values = job.step(step, record=record)
+            except Unrewarded as error:  # nothing has changed in this step yet
+                if state and main and step:
+                    checkpoints.save(state, step, trainer.trained, trainer.optimizer, data=data, more=job.state())
+                raise Unrewarded(f"step {done}: {error}") from error
             except NonFinite as error:
                 raise _saved(error, done, job, output) from error
             bar.update()
@@ -175,7 +201,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)
                 values = values | last
-                enough = any([callback(last) for callback in job.callbacks])  # noqa: C419, each is told
+                told = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
+                enough = any([callback(last) for callback in told])  # noqa: C419, each is told
             if values:
                 log.write(done, values)
             if enough and not final:
@@ -191,6 +218,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             if stop:
                 again = "; the same command goes on from there" if output else ""
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
+    if log.dropped:
+        job.notes = [*job.notes, f"responses dropped, because the reward had no answer: {log.dropped:g}"]
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
@@ -200,7 +229,8 @@ def _every(interval: int, done: int) -> bool:
 
 def _evaluation(job: Job) -> dict[str, float]:
     rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
-    return {f"eval_{name}": value for name, value in (job.trainer.evaluate(rows) | drawn).items()}
+    values = job.trainer.evaluate(rows) | drawn if rows else drawn
+    return {f"eval_{name}": value for name, value in values.items()}
 
 
 def _digest(examples: Sequence[Example | Question]) -> str:
@@ -213,15 +243,23 @@ def _digest(examples: Sequence[Example | Question]) -> str:
 
 
 class _Log:
-    """metrics.jsonl, a line a step, cut back to the step that a run resumes from; nothing without a path."""
+    """metrics.jsonl, a line a step, cut back to the step that a run resumes from; nothing without a path.
+
+    Attributes:
+        dropped: responses without an answer in all these steps.
+    """
 
     def __init__(self, path: Path | None, start: int) -> None:
         self.path = path
+        self.dropped: float = 0
         if path:
             lines = path.read_text("utf-8").splitlines() if path.exists() and start else []
-            checkpoints.write_text(path, "".join(f"{line}\n" for line in lines if _step_of(line) <= start))
+            kept = [line for line in lines if _step_of(line) <= start]
+            self.dropped = sum(json.loads(line).get("dropped", 0) for line in kept)
+            checkpoints.write_text(path, "".join(f"{line}\n" for line in kept))
 
     def write(self, step: int, values: dict[str, float]) -> None:
+        self.dropped += values.get("dropped", 0)
         if self.path:
             with open(self.path, "a", encoding="utf-8") as file:
                 file.write(json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()}) + "\n")

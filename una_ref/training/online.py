@@ -19,6 +19,10 @@ from una_ref.policies.rollout import Draw, Engine
 from una_ref.training.metrics import seconds
 
 
+class Unrewarded(RuntimeError):
+    """The reward left a step with nothing to learn from: no answer for any response, or no number. The run stops."""
+
+
 @dataclass(frozen=True)
 class Rollouts:
     """Questions in, examples with scores out.
@@ -32,6 +36,7 @@ class Rollouts:
         max_new: most tokens of a response, EOS included.
         seed: the run's; what a step draws is a function of it, the step, the process and the policy.
         missing_eos_penalty: taken from the score of a response that did not end.
+        least: responses without which a prompt is of no use: two, where they are compared with each other.
         seconds: spent so far in generation and in scoring.
     """
 
@@ -43,15 +48,18 @@ class Rollouts:
     max_new: int
     seed: int
     missing_eos_penalty: float = 0.0
+    least: int = 1
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(
         self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
-    ) -> tuple[list[Example], list[list[Draw]]]:
-        """Answers to the questions as examples, and the draws they were made of.
+    ) -> tuple[list[Example | None], list[list[Draw]]]:
+        """For each question its answers as an example, and the draws that it was made of.
+
+        What the reward has no answer for is in neither; a question left with fewer than `least` has no example.
 
         Raises:
-            InputError: the reward is not one finite number for each response.
+            InputError: the reward is not one finite number, or None, for each response.
         """
         device = policy.device
         began = seconds(device)
@@ -59,22 +67,28 @@ class Rollouts:
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
         drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
         answers = [
-            Answer(question.text, self._text(draw), draw.ended)
-            for question, draws in zip(questions, drawn, strict=True)
+            Answer(question.text, self._text(draw), draw.ended, group=i)
+            for i, (question, draws) in enumerate(zip(questions, drawn, strict=True))
             for draw in draws
         ]
         generated = seconds(device)
         scores = iter(checked(answers, self.reward(answers), self.name))
-        examples = []
+        examples: list[Example | None] = []
+        kept = []
         for question, draws in zip(questions, drawn, strict=True):
-            responses = tuple(draw.tokens for draw in draws)
-            own = tuple(next(scores) - (0.0 if draw.ended else self.missing_eos_penalty) for draw in draws)
+            own = [(draw, score) for draw, score in zip(draws, scores, strict=False) if score is not None]
+            kept.append([draw for draw, _ in own])
+            if len(own) < self.least:
+                examples.append(None)
+                continue
+            responses = tuple(draw.tokens for draw, _ in own)
+            known = tuple(score - (0.0 if draw.ended else self.missing_eos_penalty) for draw, score in own)
             examples.append(
-                Example(question.prompt, responses, own, prompt_index=question.prompt_index, source=question.source)
+                Example(question.prompt, responses, known, prompt_index=question.prompt_index, source=question.source)
             )
         self.seconds["generation"] += generated - began
         self.seconds["scoring"] += seconds(device) - generated
-        return examples, drawn
+        return examples, kept
 
     def _text(self, draw: Draw) -> str:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)

@@ -123,6 +123,7 @@ def read_rows(config: Config) -> list[Row]:
     from una_ref.data.sources import read
 
     options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
+    options["prompts"] = config.on_policy
     return [row for name in config.data.split(",") for row in read(name, **options)]
 
 
@@ -247,10 +248,14 @@ def _online(
     trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
     engine = HuggingFace(tokenizer.eos_token_id, temperature=config.temperature, every=2 if config.ranks else 1)
     penalty = config.missing_eos_penalty
-    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty)
+    least = min(_least(trainer), config.draws)  # too few draws are refused below
+    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
     callbacks = [Patience(config.patience, "eval_reward", rising=True)] if config.patience else []
     job = Job(config, trainer, questions, held_out, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks)
-    examples, drawn = job.answered(questions[: config.batch], 0, record=True)
+    first = questions[: config.batch]
+    examples, drawn = job.answered(first, 0, record=True)
+    if drawn["dropped_prompts"] == len(first):
+        raise InputError(f"reward {config.reward}: expected answers, got none for {len(first)} prompts")
     job.seconds.clear()
     _check_batches(trainer, examples, [])
     if policy.anchored and examples:  # no pair, where all scores of a prompt are equal
@@ -325,6 +330,11 @@ def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequ
     if trainer.takes("kl"):
         for step in range(config.steps):
             mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)])
+
+
+def _least(trainer: Trainer) -> int:
+    """Responses that a prompt has to have: two where they are ranked, or the others' mean is a loss's baseline."""
+    return 2 if trainer.config.ranks or (trainer.values is None and trainer.takes("groups")) else 1
 
 
 def _value_start(examples: Sequence[Example]) -> float:

@@ -1,0 +1,279 @@
+"""Online runs meet rewards without answers, endpoints that fail, prompts too long, models that never end, and kills."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from una_ref import cli
+from una_ref.data import toysteer
+from una_ref.data.batch import Question
+from una_ref.errors import InputError
+from una_ref.policies import reward_sources
+from una_ref.policies.rollout import Draw
+from una_ref.training.config import resolve
+from una_ref.training.fit import fit
+from una_ref.training.online import Rollouts
+from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
+
+ROOT = Path(__file__).resolve().parents[2]
+ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
+
+
+def rolled(answers, least=1, draws=3):
+    """A rollout of two questions with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
+
+    def engine(model, prompts, *, k, max_new, seed):
+        return [[Draw((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
+
+    class Words:
+        def decode(self, tokens):
+            return " ".join(map(str, tokens))
+
+    class Policy:
+        model, device = None, torch.device("cpu")
+
+    rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), draws, 8, 0, least=least)
+    return rollouts(Policy(), [Question((1,), "What?", 0), Question((1, 4), "Why?", 1)], 0)
+
+
+def test_a_response_without_an_answer_is_in_no_example_and_no_measure():
+    examples, drawn = rolled([1.0, None, 3.0, None, None, 6.0])
+    assert [(len(e.responses), e.scores) for e in examples] == [(2, (1.0, 3.0)), (1, (6.0,))]
+    assert [e.prompt_index for e in examples] == [0, 1]
+    assert [[draw.logp for draw in draws] for draws in drawn] == [[-0.0, -2.0], [-2.0]]
+    assert [[d.tokens for d in draws] for draws in drawn] == [list(e.responses) for e in examples]
+
+
+def test_a_prompt_left_with_too_few_responses_is_dropped():
+    answers = [1.0, None, 3.0, None, None, 6.0]
+    (example, none), _ = rolled(answers, least=2)
+    assert example.prompt_index == 0 and len(example.responses) == 2 and none is None
+    assert rolled([None] * 6) == ([None, None], [[], []])
+    with pytest.raises(InputError, match="reward mine: expected a finite number, got inf"):
+        rolled([1.0, None, float("inf"), 1.0, 1.0, 1.0], least=2)
+
+
+class Sometimes:
+    """ToySteer's truth, but no answer in some calls for some of the responses."""
+
+    def __init__(self, seed=0, of=lambda call, place: None):
+        self.truth, self.of, self.calls = reward_sources.Truth(toysteer.ToySteer(seed=seed)), of, 0
+
+    def __call__(self, answers):
+        self.calls += 1
+        return [None if self.of(self.calls, i) else s for i, s in enumerate(self.truth(answers))]
+
+
+def running(monkeypatch, of):
+    """Have runs on ToySteer's truth meet a reward that does not answer (call, place)."""
+    source = Sometimes(of=of)
+    monkeypatch.setattr(reward_sources, "named", lambda name, world=None: source)
+    return source
+
+
+def test_no_evaluation_without_answers_is_held_against_a_run(monkeypatch):
+    # Patience asks for a held-out reward; the evaluation in the middle has none.
+    running(monkeypatch, lambda call, place: call == 4)
+    job = prepare(resolve("rloo", [*ONLINE, "eval_every=1", "patience=3"], steps=3))
+    evaluations = fit(job)
+    assert {"reward", "loss"} <= evaluations.keys() and job.callbacks[0].waited <= 2
+
+
+@pytest.mark.parametrize(("method", "prompts"), [("rloo", 1), ("una-online", 0), ("ppo", 0)])
+def test_what_had_no_answer_is_counted_step_by_step_and_over_the_run(method, prompts, tmp_path, monkeypatch):
+    # Call 1 is prepare's look, 2 the evaluation before the first step, 3 … 7 the steps, 8 the evaluation at the end.
+    # In step 2 (call 4) three of the first prompt's four draws: a leave-one-out baseline is left with nothing there.
+    running(monkeypatch, lambda call, place: call == 4 and place < 3)
+    output = tmp_path / "run"
+    record = train(resolve(method, [*ONLINE, "log_every=10"], steps=5, output=str(output)), progress=False)
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    by_step = {line["step"]: line for line in lines}
+    assert by_step[2] == {"step": 2, "dropped": 3 + prompts} | ({"dropped_prompts": 1} if prompts else {})
+    assert by_step[1]["dropped"] == by_step[5]["dropped"] == 0
+    assert record["notes"][-1] == f"responses dropped, because the reward had no answer: {3 + prompts}"
+
+
+def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, monkeypatch, capsys):
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    train(resolve("rloo", ONLINE, steps=4, output=str(whole)), progress=False)
+    running(monkeypatch, lambda call, place: call == 5)
+    command = ["train", "rloo", *ONLINE, "--steps", "4", "--output", str(parts)]
+    assert cli.main(command) == 1
+    said = "failed: step 3: reward toysteer: expected answers, got none for any response"
+    assert said in capsys.readouterr().err
+    running(monkeypatch, lambda call, place: False)
+    assert cli.main(command) == 0
+    one, two = ((folder / "adapter_model.safetensors").read_bytes() for folder in (whole, parts))
+    assert one == two
+
+
+def test_a_reward_that_answers_nothing_is_refused_before_the_first_step(tmp_path, monkeypatch):
+    running(monkeypatch, lambda call, place: True)
+    output = tmp_path / "run"
+    with pytest.raises(InputError, match="reward toysteer: expected answers, got none for 8 prompts"):
+        train(resolve("rloo", ONLINE, steps=4, output=str(output)), progress=False)
+    assert not output.exists()
+
+
+def test_an_evaluation_without_answers_is_empty_and_the_run_goes_on(tmp_path, monkeypatch):
+    running(monkeypatch, lambda call, place: call in (2, 5))
+    output = tmp_path / "run"
+    record = train(resolve("rloo", ONLINE, steps=2, output=str(output)), progress=False)
+    prompts = len(toysteer.ToySteer(seed=0).prompts)
+    assert record["evaluation"] == {"dropped": 4 * prompts, "dropped_prompts": prompts}
+
+
+@pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
+def test_a_reward_that_is_no_number_stops_the_run_and_names_the_row(bad, tmp_path, monkeypatch, capsys):
+    source = running(monkeypatch, lambda call, place: False)
+    world = toysteer.ToySteer(seed=0)
+    truth = source.truth
+    source.truth = lambda answers: [bad if source.calls == 4 and i == 5 else s for i, s in enumerate(truth(answers))]
+    output = tmp_path / "run"
+    assert cli.main(["train", "rloo", *ONLINE, "--steps", "4", "--output", str(output)]) == 1
+    said = capsys.readouterr().err
+    assert f"failed: step 2: reward toysteer: expected a finite number, got {bad} for the response '" in said
+    assert any(f"to {prompt!r:.60}" in said for prompt in world.prompts)
+    assert (output / "checkpoint.safetensors").exists() and not (output / "adapter_model.safetensors").exists()
+
+
+def test_pairs_are_ranked_among_the_answers_there_are(monkeypatch):
+    # Iterative DPO: a prompt with one answer left has no pair; one whose answers are equal has none either.
+    running(monkeypatch, lambda call, place: call == 2 and place < 3)
+    job = prepare(resolve("iterative-dpo", ["batch=8", "draws=4"], steps=2))
+    rows, drawn = job.answered(job.examples[:8], 0, record=True)
+    assert drawn["dropped"] == 4 and drawn["dropped_prompts"] == 1
+    assert job.examples[0].prompt not in [row.prompt for row in rows]
+
+
+# ---- text
+
+
+def prompts(path, texts):
+    path.write_text("".join(json.dumps({"prompt": text}) + "\n" for text in texts))
+    return str(path)
+
+
+def by_length(answers):
+    """A reward for the tests: characters of the response."""
+    SEEN.extend(answers)
+    return [len(answer.response) for answer in answers]
+
+
+SEEN = []
+
+
+def test_prompts_alone_are_data_for_an_online_run(tiny, tmp_path, capsys):
+    data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(9)])
+    own = ["max_response=4", "draws=2", "held_out=0.3"]
+    words = ["--data", data, "--reward", f"{__name__}:by_length", "--steps", "2", *tiny, *own]
+    SEEN.clear()
+    assert cli.main(["train", "rloo", *words, "--output", str(tmp_path / "run")]) == 0
+    assert {answer.prompt for answer in SEEN} == {f"red cat {i}" for i in range(9)}
+    capsys.readouterr()
+    assert cli.main(["train", "rloo", *words, "--dry-run"]) == 0
+    assert "6 to train on, 3 held out" in capsys.readouterr().out
+    for method in ("dpo", "sft", "una-score"):
+        assert cli.main(["train", method, "--data", data, *tiny, "--output", str(tmp_path / method)]) == 2
+        assert "prompts alone are for online runs" in capsys.readouterr().err
+    score = ["score", "--data", data, "--reward", f"{__name__}:by_length", "--output", str(tmp_path / "scored.jsonl")]
+    assert cli.main(score) == 2
+    assert "prompts alone are for online runs" in capsys.readouterr().err
+
+
+@pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA is not set: no real data to read")
+def test_mt_bench_is_data_for_an_online_run(tiny):
+    data = f"{os.environ['UNA_REF_DATA']}/mt_bench_questions.jsonl"
+    own = ["max_response=4", "draws=2", "held_out=0", "max_length=120"]
+    job = prepare(resolve("una-online", [*tiny, *own], data=data, reward=f"{__name__}:by_length", steps=1))
+    kept = {note.partition(": ")[0]: note for note in job.notes}
+    assert "prompts dropped" in kept, "one is longer than 120 tokens of the small tokenizer made here"
+    first = job.examples[0].text
+    assert first.startswith("Compose an engaging travel blog post about a recent trip to Hawaii")
+
+
+def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refused(tiny, tmp_path):
+    texts = ["red cat", "blue dog " * 40, "green bird", "runs now " * 50, "sleeps"]
+    own = [*tiny, "max_response=4", "draws=2", "max_length=40", "held_out=0"]
+    reward = f"{__name__}:by_length"
+    data = prompts(tmp_path / "some.jsonl", texts)
+    job = prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
+    assert "prompts dropped: too long: 2" in job.notes
+    assert {question.text for question in job.examples} == {"red cat", "green bird", "sleeps"}
+    data = prompts(tmp_path / "none.jsonl", texts[1::2])
+    with pytest.raises(InputError, match="expected a prompt that leaves room for 4 tokens, got none"):
+        prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
+
+
+def test_a_model_that_never_ends_is_cut_and_training_goes_on(tiny, tmp_path):
+    data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
+    own = [*tiny, "max_response=5", "draws=3", "held_out=0"]
+    config = resolve("rloo", own, data=data, reward=f"{__name__}:by_length", steps=2)
+    model, tokenizer, _ = model_and_tokenizer(config, read_rows(config))
+    model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
+    SEEN.clear()
+    job = prepare(config, model=model, tokenizer=tokenizer)
+    before = {name: weights.detach().clone() for name, weights in job.trainer.trained.items()}
+    (tmp_path / "run").mkdir()
+    fit(job, output=tmp_path / "run")
+    assert SEEN and not any(answer.ended or tokenizer.eos_token in answer.response for answer in SEEN)
+    for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines():
+        values = json.loads(line)
+        assert values["ended"] == 0 and values["response_length"] == 5
+        assert values["grad_norm"] > 0
+    assert any(not torch.equal(before[name], weights) for name, weights in job.trainer.trained.items())
+
+
+@pytest.mark.slow
+def test_killed_in_the_middle_of_a_rollout_it_resumes_to_the_same_bytes(tiny, tmp_path):
+    # A real process; its reward says that it has been asked for step 3's scores and then never comes back.
+    data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
+    (tmp_path / "stalling.py").write_text(
+        "import os, pathlib, time\n"
+        "calls = 0\n"
+        "def lengths(answers):\n"
+        "    global calls\n"
+        "    calls += 1\n"
+        "    if os.environ.get('STALL') == str(calls):\n"
+        "        pathlib.Path('stalled').touch()\n"
+        "        time.sleep(600)\n"
+        "    return [len(answer.response) for answer in answers]\n"
+    )
+    own = [*tiny, "max_response=5", "draws=3", "held_out=0", "save_every=1"]
+
+    def start(name, **more):
+        words = [
+            "train",
+            "rloo",
+            "--data",
+            data,
+            "--reward",
+            "stalling:lengths",
+            "--steps",
+            "5",
+            "--output",
+            name,
+            *own,
+        ]
+        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
+        return subprocess.Popen([sys.executable, "-m", "una_ref", *words], cwd=tmp_path, env=environment)
+
+    assert start("straight").wait(300) == 0
+    process = start("broken", STALL="4")  # the first call is prepare's
+    try:
+        while not (tmp_path / "stalled").exists() and process.poll() is None:
+            time.sleep(0.05)
+    finally:
+        process.kill()
+    assert process.wait(60) == -signal.SIGKILL
+    assert not (tmp_path / "broken" / "adapter_model.safetensors").exists()
+    assert start("broken").wait(300) == 0
+    for name in ("adapter_model.safetensors", "metrics.jsonl"):
+        assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
