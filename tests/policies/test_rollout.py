@@ -151,3 +151,25 @@ def test_padding_and_the_cut_into_calls_change_no_log_prob(model):
 def test_a_prompt_beyond_the_models_positions_is_refused(model):
     with pytest.raises(InputError, match=r"4096 positions, got a prompt of 4095 tokens and responses of up to 6"):
         HuggingFace(EOS)(model, [(1,) * 4095], k=1, max_new=6, seed=0)
+
+
+def test_a_temperature_changes_the_draws_and_not_what_they_are_scored_by(model):
+    # One token after one prompt: at temperature τ its odds are π^(1/τ), and its log-prob is still the policy's.
+    prompt, k = (1, 5, 6), 20_000
+    (draws,) = HuggingFace(EOS, temperature=0.5)(model, [prompt], k=k, max_new=1, seed=0)
+    with torch.no_grad():
+        own = model(torch.tensor([prompt])).logits[0, -1].double().log_softmax(-1)
+    counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=len(own))
+    cold = (own / 0.5).softmax(-1)
+    assert stats.chisquare(counts.numpy(), (cold * k).numpy()).pvalue > 1e-3
+    assert stats.chisquare(counts.numpy(), (own.exp() * k).numpy()).pvalue < 1e-6
+    assert all(draw.logp == pytest.approx(float(own[draw.tokens[0]]), abs=1e-4) for draw in draws[:100])
+
+
+def test_an_enhancer_draws_every_second_response(model):
+    mixed = HuggingFace(EOS, temperature=50.0, every=2)(model, [(1, 5), (1, 4)], k=4, max_new=3, seed=0)
+    plain = HuggingFace(EOS)(model, [(1, 5), (1, 4)], k=2, max_new=3, seed=0)
+    assert [len(draws) for draws in mixed] == [4, 4]
+    assert [draws[:2] for draws in mixed] == plain
+    (hot,) = HuggingFace(EOS, temperature=50.0, every=2)(model, [(1, 5)], k=2, max_new=1, seed=0)
+    assert len(hot) == 2

@@ -1,0 +1,177 @@
+"""Online methods on real prompts: a reward model trained on real pairs, a small Mistral, a few hundred updates.
+
+    UNA_REF_DATA=/path/to/data python benchmarks/online_on_text.py --output figures/runs/online_on_text.json
+
+Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt). A small Mistral and its BPE tokenizer
+are made from it and fine-tuned on the better responses. The prompts fall into two halves; a reward model is trained on
+the pairs of each: the first is what the methods are given, the second only judges them (train and test reward model).
+Every method starts from the same base and draws as many responses. Curves are of held-out prompts that neither the base
+nor the reward models nor the methods were trained on. Only numbers are written, none of the text.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import math
+import os
+import random
+import sys
+import tempfile
+import time
+from pathlib import Path
+from statistics import fmean, stdev
+
+from una_ref.data.batch import Question
+from una_ref.policies.reward_sources import Answer, Classifier
+from una_ref.training.card import versions
+from una_ref.training.config import resolve
+from una_ref.training.fit import HELD_OUT, Job, fit
+from una_ref.training.run import prepare, train
+
+SHAPE = [
+    "shape.hidden_size=128",
+    "shape.intermediate_size=384",
+    "shape.num_hidden_layers=2",
+    "shape.num_attention_heads=4",
+    "shape.num_key_value_heads=2",
+    "shape.max_position_embeddings=1024",
+]
+BASE = [*SHAPE, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048", "held_out=0", "max_length=192"]
+JUDGE = ["lora_r=0", "lr=3e-4", "batch=16", "held_out=0.1", "max_length=192", "eval_every=50"]
+RUN = ["batch=8", "draws=4", "max_length=192", "max_response=48", "held_out=0.2", "log_every=10", "eval_every=20"]
+RUNS = {
+    "rloo": ("rloo", []),
+    "centred UNA": ("una-centred", ["online=true"]),
+    "centred UNA, replay": ("una-centred", ["online=true", "replay=8", "passes=2"]),
+    "online UNA (Eq. 10)": ("una-online", []),
+    "PPO": ("ppo", []),
+}
+
+
+def main() -> int:
+    """Run all and write the record."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--output", type=Path, default=Path("figures/runs/online_on_text.json"))
+    parser.add_argument("--steps", type=int, default=200, help="rollouts of each run")
+    parser.add_argument("--lr", type=float, default=1e-3)
+    parser.add_argument("--beta", type=float, default=0.1)
+    parser.add_argument("--only", nargs="*", default=[*RUNS], help="names of runs")
+    parser.add_argument("--work", type=Path, help="folder for the runs, to go on from (default: a temporary one)")
+    arguments = parser.parse_args()
+    if "UNA_REF_DATA" not in os.environ:
+        print("online_on_text: set UNA_REF_DATA to the folder that holds the data files", file=sys.stderr)
+        return 2
+    with tempfile.TemporaryDirectory() as temporary:
+        work = arguments.work or Path(temporary)
+        work.mkdir(parents=True, exist_ok=True)
+        cut(Path(os.environ["UNA_REF_DATA"]), work)
+        base = str(work / "sft")
+        train(resolve("sft", BASE, data=str(work / "first.jsonl"), output=base, steps=300))
+        judges = {}
+        for half in ("first", "second"):
+            more = {"data": str(work / f"{half}.jsonl"), "model": base, "output": str(work / half)}
+            judges[half] = train(resolve("reward-model", JUDGE, steps=200, **more))["evaluation"]
+            print(half, judges[half], file=sys.stderr)
+        out = {}
+        for name in arguments.only:
+            method, settings = RUNS[name]
+            own = [*RUN, f"lr={arguments.lr:g}", f"beta={arguments.beta:g}", f"reward={work / 'first'}", *settings]
+            saved = work / f"{name}.json"
+            if not saved.exists():
+                more = {"data": str(work / "prompts.jsonl"), "model": base, "steps": arguments.steps}
+                job = prepare(resolve(method, own, output=str(work / name), **more))
+                shown = [s for s in own if not s.startswith("reward=")]
+                saved.write_text(json.dumps({"method": method, "settings": shown} | measured(job, work, work / name)))
+            out[name] = json.loads(saved.read_text())
+            print(name, json.dumps(out[name]["held_out"]), file=sys.stderr)
+    record = {
+        "command": "UNA_REF_DATA=… python benchmarks/online_on_text.py",
+        "steps": arguments.steps,
+        "lr": arguments.lr,
+        "beta": arguments.beta,
+        "reward models": judges,
+        "runs": out,
+        "versions": versions(),
+        "hardware": f"{os.cpu_count()} CPU cores",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+    }
+    arguments.output.parent.mkdir(parents=True, exist_ok=True)
+    arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    return 0
+
+
+def cut(folder: Path, work: Path) -> None:
+    """Three files of different prompts: two halves with four judged responses each, and prompts to answer.
+
+    Pairs are of the best and the worst of the four, by the judge.
+    """
+    from una_ref.data.rows import group_by_prompt
+    from una_ref.data.sources import read
+
+    draw = random.Random(0)
+    grouped = group_by_prompt(read(folder / "alpaca_eval_scores.jsonl.gz", empty="drop"))
+    draw.shuffle(grouped)
+    third = len(grouped) // 3
+    files: dict[str, list[dict]] = {"first": [], "second": [], "prompts": []}
+    for i, row in enumerate(grouped):
+        name = [*files][min(i // third, 2)]
+        judged = list(zip(row.responses, row.scores or (), strict=True))
+        four = draw.sample(judged, min(4, len(judged)))
+        item = {"prompt": row.prompt, "completions": [y for y, _ in four], "scores": [s for _, s in four]}
+        files[name].append(item)
+    for name, rows in files.items():
+        (work / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+
+def measured(job: Job, work: Path, output: Path) -> dict:
+    """Train; what both reward models say of answers to held-out prompts before and after, and the curves."""
+    output.mkdir(parents=True, exist_ok=True)
+    before = judged(job, work)
+    fit(job, output=output, progress=True)
+    lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
+    curve = [
+        {
+            "step": line["step"],
+            "train reward": line["eval_reward"],
+            "log π/π_ref": line.get("eval_rewards/mean", math.nan) / job.config.beta,
+            "length": line["eval_response_length"],
+        }
+        for line in lines
+        if "eval_reward" in line
+    ]
+    steps = job.config.steps
+    return {
+        "held_out": {"prompts": len(job.held_out), "before": before, "after": judged(job, work)},
+        "curve": curve,
+        "seconds a step": {phase: round(spent / steps, 4) for phase, spent in job.seconds.items()},
+        "notes": list(job.notes),
+    }
+
+
+def judged(job: Job, work: Path) -> dict[str, dict[str, float]]:
+    """The mean and standard error over held-out prompts of four answers' rewards by each model, and their length."""
+    questions = [q for q in job.held_out if isinstance(q, Question)]
+    assert job.rollouts is not None
+    engine, max_new = job.rollouts.engine, job.rollouts.max_new
+    drawn = engine(job.trainer.policy.model, [q.prompt for q in questions], k=4, max_new=max_new, seed=HELD_OUT + 1)
+    answers = [
+        Answer(q.text, job.tokenizer.decode(d.tokens[:-1] if d.ended else d.tokens), d.ended)
+        for q, draws in zip(questions, drawn, strict=True)
+        for d in draws
+    ]
+    out = {}
+    for name, half in (("train reward", "first"), ("test reward", "second")):
+        scores = Classifier(str(work / half))(answers)
+        out[name] = summary([fmean(scores[i : i + 4]) for i in range(0, len(scores), 4)])
+    out["length"] = summary([fmean(len(d.tokens) for d in draws) for draws in drawn])
+    return out
+
+
+def summary(values: list[float]) -> dict[str, float]:
+    """Mean and standard error."""
+    return {"mean": round(fmean(values), 4), "se": round(stdev(values) / len(values) ** 0.5, 4)}
+
+
+if __name__ == "__main__":
+    sys.exit(main())

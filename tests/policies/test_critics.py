@@ -1,0 +1,69 @@
+"""Values of positions: zero at first, one for each scored token, from the position before it."""
+
+import pytest
+import torch
+
+from una_ref.data.batch import Example, collate
+from una_ref.policies.critics import Critic, own_core
+from una_ref.policies.loading import TableLM, small_mistral
+from una_ref.policies.logprobs import token_logprobs
+from una_ref.policies.references import Policy
+
+
+class Words:
+    bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+
+    def __len__(self):
+        return 12
+
+
+@pytest.fixture
+def model():
+    return small_mistral(Words(), seed=3, num_hidden_layers=2, hidden_size=16, intermediate_size=32)
+
+
+EXAMPLES = [Example((1, 5, 6), ((7, 8, 2), (9, 2)), (1.0, 2.0)), Example((1, 4), ((3, 2),), (0.0,))]
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+@pytest.mark.parametrize("separate", [True, False])
+def test_a_value_is_that_of_the_position_before_the_token(model, layout, separate):
+    critic = Critic(model, own_core(model) if separate else None)
+    policy = Policy(model, critic=critic)
+    batch = collate(EXAMPLES, layout)
+    logps, values = policy.tokens(batch)
+    assert values.shape == logps.shape == (7,) and values.abs().max() == 0
+    torch.testing.assert_close(logps, token_logprobs(model, batch))
+    with torch.no_grad():
+        critic.head.weight.normal_()
+        critic.head.bias.fill_(0.5)
+        if separate:
+            for parameter in critic.core.parameters():
+                parameter.mul_(1.1)
+    _, values = policy.tokens(batch)
+    core = critic.core if separate else model.model
+    expected = []
+    for example in EXAMPLES:
+        for response in example.responses:
+            hidden = core(input_ids=torch.tensor([[*example.prompt, *response]]))[0][0]
+            said = critic.head(hidden)[:, 0]
+            expected.append(said[len(example.prompt) - 1 : -1])
+    torch.testing.assert_close(values, torch.cat(expected), rtol=1e-4, atol=1e-5)
+
+
+def test_values_are_float32_at_least(model):
+    assert Critic(model.to(torch.bfloat16)).head.weight.dtype == torch.float32
+    assert Critic(TableLM(torch.zeros(2, 3, dtype=torch.float64))).head.weight.dtype == torch.float64
+
+
+def test_a_core_of_its_own_is_a_copy(model):
+    core = own_core(model)
+    assert {p.data_ptr() for p in core.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())
+    assert not any("lm_head" in name for name, _ in core.named_parameters())
+
+
+def test_a_table_can_be_valued():
+    model = TableLM(torch.randn(2, 3, dtype=torch.float64))
+    policy = Policy(model, critic=Critic(model, own_core(model)))
+    _, values = policy.tokens(collate([Example((1,), ((0,), (2,)), (1.0, 2.0))]))
+    assert values.tolist() == [0.0, 0.0]
