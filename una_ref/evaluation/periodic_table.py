@@ -25,7 +25,10 @@ def draw(folder: str | Path | None = None) -> Path:
     cells: dict[tuple[str, str], list[Method]] = {}
     for method in METHODS.values():
         cells.setdefault((method.reward, method.comparison), []).append(method)
-    rows = [reward for reward in REWARDS if any(reward == r for r, _ in cells)]
+    # First those that losses are composed of, in their order; PPO's are its own.
+    rows = [
+        reward for reward in dict.fromkeys([*REWARDS, *(r for r, _ in cells)]) if any(reward == r for r, _ in cells)
+    ]
     columns = [comparison for comparison in COMPARISONS if any(comparison == c for _, c in cells)]
     across = {c: max(-(-len(m) // _down(rows, cells, r)) for (r, k), m in cells.items() if k == c) for c in columns}
     widths = [across[c] * (TILE[0] + GAP) - GAP + 2 * MARGIN for c in columns]

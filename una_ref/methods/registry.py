@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import difflib
 import inspect
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from una_ref.errors import InputError
-from una_ref.methods.method import Loss, Method
+from una_ref.methods.method import Method
 from una_ref.methods.records import RECORDS
 
 
@@ -68,7 +68,7 @@ def table() -> list[dict[str, str]]:
 def describe(method: Method) -> dict[str, Any]:
     """The whole record, ready for JSON: its row of the table, the arguments of each form, what is known."""
     row = next(row for row, known in zip(table(), METHODS.values(), strict=True) if known is method)
-    forms = {**method.losses, "printed": method.printed, "released": method.released}
+    forms = {**method.losses, "printed": method.printed, "released": method.released, "advantages": method.advantages}
     return {
         **row,
         "paper": method.paper,
@@ -81,7 +81,7 @@ def describe(method: Method) -> dict[str, Any]:
     }
 
 
-def _arguments(loss: Loss) -> list[str]:
-    """The arguments of a loss as text, with their defaults: "logps", "beta=0.03"."""
-    parameters = inspect.signature(loss).parameters.values()
+def _arguments(function: Callable[..., Any]) -> list[str]:
+    """The arguments of a function as text, with their defaults: "logps", "beta=0.03"."""
+    parameters = inspect.signature(function).parameters.values()
     return [p.name if p.default is p.empty else f"{p.name}={p.default}" for p in parameters]
