@@ -51,7 +51,7 @@ TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "sc
 """What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
 
 ONLINE = (
-    *("draws", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
+    *("draws", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
     *("replay", "critic", "kl_target", "kl_horizon"),
 )
 """The keys that only mean something if the responses are drawn."""
@@ -113,6 +113,8 @@ class Config:
         online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
             methods whose samples are from the current policy, always.
         draws: responses drawn of each prompt in a step, if online. (All keys from here to kl_horizon ask for that.)
+        merge: the adapter is merged into its weights while responses are drawn: auto, where that keeps the
+            log-probs (bfloat16 rounds a young adapter away) and responses are long enough for it to pay; or never.
         reward: what scores them: toysteer (its truth, for its own prompts), module:function, a folder or hub name
             of a sequence-classification model, or judge:MODEL@http://host:port/v1, an LLM that compares them; several,
             comma-separated, are averaged.
@@ -171,6 +173,7 @@ class Config:
     shuffle: bool = False
     online: bool = False
     draws: int = 4
+    merge: Literal["auto", "never"] = "auto"
     reward: str = "toysteer"
     temperature: float = 1.0
     missing_eos_penalty: float = 0.0

@@ -246,7 +246,8 @@ def _online(
     model = _trainable(model, config)
     policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
-    engine = HuggingFace(tokenizer.eos_token_id, temperature=config.temperature, every=2 if config.ranks else 1)
+    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
+    engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     penalty = config.missing_eos_penalty
     least = min(_least(trainer), config.draws)  # too few draws are refused below
     rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
