@@ -262,6 +262,7 @@ def _online(
     if policy.anchored and examples:  # no pair, where all scores of a prompt are equal
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
+    notes.append(engine.merging.why)
     notes.append(f"the sampler's log-probs at step 0: within {drawn['sampler_gap']:.2g} nats of the training forward's")
     return job
 
