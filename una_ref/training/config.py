@@ -31,6 +31,7 @@ RANGES = {
     "lora_dropout": (0, 1),
     "max_length": (2, math.inf),
     "max_response": (1, math.inf),
+    "max_prompt": (1, math.inf),
     "draws": (1, math.inf),
     "passes": (1, math.inf),
     "minibatches": (1, math.inf),
@@ -106,6 +107,7 @@ class Config:
         gradient_checkpointing: recompute activations in the backward pass.
         max_length: most tokens of a prompt with one response (or the model's positions, if fewer).
         max_response: most tokens of a response, if fewer.
+        max_prompt: prompts of more tokens are left out, with all that is said of them.
         threshold: score that makes a label up, or median (per prompt).
         ties: what equal scores become when pairs are asked for.
         group: gather rows of one response by prompt: stored once, and its responses can be compared.
@@ -167,6 +169,7 @@ class Config:
     gradient_checkpointing: bool = False
     max_length: int = 2048
     max_response: int | None = None
+    max_prompt: int | None = None
     threshold: str = "median"
     ties: Literal["drop", "keep-first"] = "drop"
     group: bool = True
@@ -263,6 +266,13 @@ class Config:
     def beta(self) -> float:
         """The β that implicit rewards are reported with: the one set, or the loss's default."""
         return float(self.hyper.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
+
+    @property
+    def weights_dtype(self) -> str:
+        """What the model is loaded in: without adapters the weights are trained, and bfloat16 is too coarse to add
+        small steps in.
+        """
+        return "float32" if self.dtype == "bfloat16" and not self.lora_r else self.dtype
 
     @property
     def on_policy(self) -> bool:
