@@ -1,6 +1,7 @@
 """The config: what is typed becomes what is run, and what could not run is refused with the near name."""
 
 from dataclasses import FrozenInstanceError, fields
+from importlib import resources
 
 import pytest
 
@@ -29,6 +30,45 @@ def test_every_recipe_resolves(name):
     values = recipe(name)
     config = resolve(name)
     assert {key: getattr(config, key) for key in values} == values
+
+
+PAPERS = [name for name in recipes() if name.startswith("una-online/")]
+
+
+def test_the_papers_online_runs_are_recipes():
+    assert PAPERS == ["una-online/ppo", "una-online/rloo", "una-online/una-centred", "una-online/una-online"]
+    configs = {config.method: config for config in map(resolve, PAPERS)}
+    assert {name: config.beta for name, config in configs.items()} == {
+        "una-online": 30.0,
+        "una-centred": 30.0,
+        "ppo": 10.0,
+        "rloo": 10.0,
+    }
+    for config in configs.values():
+        assert config.on_policy and (config.lr, config.steps, config.lora_r) == (3e-6, 20000, 32)
+        assert config.batch * config.draws == 64, "as many reward calls in a step for each"
+        assert config.max_prompt + config.max_response == config.max_length
+
+
+@pytest.mark.parametrize("name", PAPERS)
+def test_every_number_of_a_papers_recipe_says_where_it_is_from(name):
+    text = (resources.files("una_ref.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
+    body = text.split("\nmethod:")[1].splitlines()
+    for line in ["method:" + body[0], *body[1:]]:
+        key, _, comment = line.partition("#")
+        if key.strip() not in ("", "hyper:", "gamma: 1.0", "lam: 0.95"):  # these two under "the next five"
+            origins = (
+                "paper",
+                "notebook",
+                "ours",
+                "authors",
+                "the two together",
+                "drawn",
+                "cliprange",
+                "coef",
+                "rewards",
+            )
+            assert any(origin in comment for origin in origins), line
 
 
 def test_a_loss_s_own_keys_go_to_its_hyper_parameters():

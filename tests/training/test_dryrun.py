@@ -69,17 +69,48 @@ def test_conversions_are_said(data, tiny):
 
 
 def test_without_the_model_it_says_what_it_could_not_show(data, tiny):
+    report = dry_run(resolve("dpo", tiny, data=data("pairs"), model="somebody/some-7B"))
+    assert "  prompt     '" in report and "  response 1 '" in report
+    missing = "ids, parameter counts, memory, mask, log-probs, rewards, loss"
+    assert f"not shown, because the model is not at hand: {missing} (model 'somebody/some-7B': " in report
+
+
+def test_the_sizes_of_a_recipes_model_it_knows_without_it(data, tiny):
     report = dry_run(resolve("dpo", tiny, data=data("pairs"), model="mistralai/Mistral-7B-v0.1"))
     assert "  prompt     '" in report and "  response 1 '" in report
-    missing = "not shown, because the model is not at hand: ids, parameter counts, mask, log-probs, rewards, loss"
-    assert f"{missing} (model 'mistralai/Mistral-7B-v0.1': " in report
+    assert "  mistralai/Mistral-7B-v0.1: sizes from the shipped table; its own config is not at hand" in report
+    trained = 83_886_080 * 4 // 32  # LoRA's rank is 4 here
+    assert f"  parameters   {7_241_732_096 + trained:,}, and {trained:,} numbers are trained" in report
+    assert "\n  weights                  28.967  7,241,732,096 × 4 bytes, frozen\n" in report
+    assert "not shown, because the model is not at hand: ids, mask, log-probs, rewards, loss (model " in report
+
+
+def test_a_recipe_is_planned_from_its_config_alone(tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", "una-online/ppo", "--dry-run"]) == 0
+    report = capsys.readouterr().out
+    for name in ("mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"):
+        assert f"  {name}: sizes from the shipped table" in report
+    assert "  the run      20000 steps\n" in report
+    assert re.search(r"\n  critic +\d+\.\d{3}  .*7,110,660,096 × 2 bytes", report)
+    assert re.search(r"\n  reward model +12.851  3,212,752,896 × 4 bytes\n", report)
+    assert re.search(r"\n  at most +\d+\.\d{3}\n", report)
+    assert "not shown, because the data are not at hand: rows, and what becomes of them (nvidia/HelpSteer2: " in report
+    assert not list(tmp_path.iterdir())
+
+
+def test_data_that_are_nowhere_are_refused_as_a_run_would(tmp_path, capsys):
+    assert main(["train", "una-online/ppo", "--dry-run", "--data", str(tmp_path / "no.jsonl")]) == 2
+    assert "expected a file, a folder or a hub name" in capsys.readouterr().err
+    assert main(["train", "rloo", "--dry-run", "--data", "nobody/nothing"]) == 2  # a model would be made from it
+    assert "nobody/nothing: data: expected a data set that loads" in capsys.readouterr().err
 
 
 def test_with_the_tokenizer_alone_it_shows_the_ids(data, tiny, tmp_path):
     prepare(resolve("dpo", tiny, data=data("pairs"))).tokenizer.save_pretrained(tmp_path / "tokenizer")
     report = dry_run(resolve("dpo", tiny, data=data("pairs"), model=str(tmp_path / "tokenizer")))
     assert re.search(r"    ids      \[1, \d+", report)
-    assert "not at hand: parameter counts, mask, log-probs, rewards, loss" in report
+    assert "not at hand: parameter counts, memory, mask, log-probs, rewards, loss" in report
 
 
 def test_what_a_run_would_refuse_is_refused_here_too(data, tiny, tmp_path, capsys):

@@ -90,6 +90,27 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
     assert {"reward", "sampler_gap", "response_length", "ended"} <= lines[-1].keys()
 
 
+def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
+    whole = prepare(resolve("rloo", ONLINE, steps=1))
+    longest = max(len(q.prompt) for q in whole.examples)
+    job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
+    assert [q.prompt for q in job.examples] == [q.prompt for q in whole.examples if len(q.prompt) < longest]
+    assert f"prompts dropped: too long: {len(whole.examples) - len(job.examples)}" in job.notes
+    assert 0 < len(job.examples) < len(whole.examples)
+
+
+def test_a_run_says_whether_its_adapter_was_merged_for_decoding(data, tiny):
+    settings = [*tiny, f"reward={__name__}:letters", "draws=2", "held_out=0"]
+    for more, said in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
+        job = prepare(resolve("rloo", [*settings, more], data=data("pairs")))
+        assert sum(note.startswith(said) for note in job.notes) == 1
+        assert job.answered(job.examples[:2], 0, record=True)[1]["merged"] == (said == "decoding merged: ")
+
+
+def letters(answers):
+    return [len(answer.response) for answer in answers]
+
+
 def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
     with pytest.raises(InputError, match="expected two or more responses of a prompt for rloo, got one"):
         prepare(resolve("rloo", [*ONLINE, "draws=1"], steps=2))

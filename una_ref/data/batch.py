@@ -104,17 +104,26 @@ class Encoder:
         max_length: most tokens of prompt and response together. A longer response is cut and then has no EOS;
             a row whose prompt leaves no room is dropped.
         max_response: most tokens of a response (EOS included), if fewer.
+        max_prompt: a row whose prompt has more tokens is dropped.
 
     Raises:
         InputError: the tokenizer has no EOS, so that no response could end.
     """
 
-    def __init__(self, tokenizer: Any, *, max_length: int = 2048, max_response: int | None = None) -> None:
+    def __init__(
+        self,
+        tokenizer: Any,
+        *,
+        max_length: int = 2048,
+        max_response: int | None = None,
+        max_prompt: int | None = None,
+    ) -> None:
         if tokenizer.eos_token_id is None:
             raise InputError("tokenizer: expected one with an EOS token, got none")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_response = max_response
+        self.max_prompt = max_prompt
         self.counts: Counter[str] = Counter()
         self._prompts: dict[tuple[int, ...], int] = {}
 
@@ -129,10 +138,10 @@ class Encoder:
         return self.tokenizer.chat_template or PLAIN_TEMPLATE
 
     def __call__(self, row: Row) -> Example | None:
-        """The row as token ids; None, and counted, where its prompt leaves no room for a response."""
+        """The row as token ids; None, and counted, where its prompt is too long or leaves no room for a response."""
         prompt = self.prompt(row)
         room = self.max_length - len(prompt)
-        if room < 1:
+        if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["rows dropped: prompt too long"] += 1
             return None
         room = min(room, self.max_response or room)
@@ -148,9 +157,9 @@ class Encoder:
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 
     def question(self, row: Row, room: int) -> Question | None:
-        """The row's prompt alone; None, and counted, where it leaves no `room` (tokens) for a response."""
+        """The row's prompt alone; None, and counted, where it is too long or leaves no `room` (tokens) to respond."""
         prompt = tuple(self.prompt(row))
-        if len(prompt) + room > self.max_length:
+        if len(prompt) + room > self.max_length or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["prompts dropped: too long"] += 1
             return None
         self.counts["prompts"] += 1

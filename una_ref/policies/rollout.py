@@ -10,14 +10,18 @@ training forward, and the gap between the two is logged (a KV cache, another ker
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any, Protocol
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from typing import Any, Literal, Protocol
 
 import torch
 
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import _inner, _suppressed
+from una_ref.policies.merging import Merging, merged
+
+SHORT = 16
+"""Tokens: merging costs what it saves over about as many; responses that may not be longer are drawn unmerged."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,7 +43,7 @@ class Engine(Protocol):
         ...
 
 
-@dataclass(frozen=True)
+@dataclass
 class HuggingFace:
     """`generate` of transformers.
 
@@ -48,12 +52,17 @@ class HuggingFace:
         tokens: most tokens of prompts and responses, pads included, in one call of `generate`.
         temperature: other than 1, the draws are not from what is scored. (Their log-probs are still the policy's.)
         every: of a prompt's draws, every so-manieth is at that temperature, the others at 1.
+        merge: whether a LoRA adapter is merged while it decodes: "auto", where that keeps to the tolerance (see
+            `una_ref.policies.merging`) and responses may be longer than `SHORT` tokens; or "never".
+        merging: what the last call did about the adapter.
     """
 
     eos: int
     tokens: int = 32768
     temperature: float = 1.0
     every: int = 1
+    merge: Literal["auto", "never"] = "auto"
+    merging: Merging = field(default=Merging(False, ""), init=False, compare=False)
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -81,7 +90,13 @@ class HuggingFace:
         drawn: dict[int, list[Draw]] = {}
         # Prompts of like length together: fewer pads; the order of the answers is that of the prompts.
         order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-        with _sampling(inner, self.eos, k, max_new, temperature), _seeded(seed, next(inner.parameters()).device):
+        merge = self.merge == "auto" and max_new > SHORT
+        unmerged = nullcontext(Merging(False, f"decoding unmerged: merge={self.merge}, {max_new} tokens at most"))
+        with (
+            _sampling(inner, self.eos, k, max_new, temperature),  # eval mode: an adapter's dropout is off
+            _seeded(seed, next(inner.parameters()).device),
+            merged(model, prompts) if merge else unmerged as self.merging,
+        ):
             for some in self._cut(prompts, order, k, max_new):
                 for i, draws in zip(some, self._draw(inner, [prompts[i] for i in some], k), strict=True):
                     drawn[i] = draws

@@ -31,6 +31,7 @@ RANGES = {
     "lora_dropout": (0, 1),
     "max_length": (2, math.inf),
     "max_response": (1, math.inf),
+    "max_prompt": (1, math.inf),
     "draws": (1, math.inf),
     "passes": (1, math.inf),
     "minibatches": (1, math.inf),
@@ -51,7 +52,7 @@ TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "sc
 """What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
 
 ONLINE = (
-    *("draws", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
+    *("draws", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
     *("replay", "critic", "kl_target", "kl_horizon"),
 )
 """The keys that only mean something if the responses are drawn."""
@@ -106,6 +107,7 @@ class Config:
         gradient_checkpointing: recompute activations in the backward pass.
         max_length: most tokens of a prompt with one response (or the model's positions, if fewer).
         max_response: most tokens of a response, if fewer.
+        max_prompt: prompts of more tokens are left out, with all that is said of them.
         threshold: score that makes a label up, or median (per prompt).
         ties: what equal scores become when pairs are asked for.
         group: gather rows of one response by prompt: stored once, and its responses can be compared.
@@ -113,6 +115,8 @@ class Config:
         online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
             methods whose samples are from the current policy, always.
         draws: responses drawn of each prompt in a step, if online. (All keys from here to kl_horizon ask for that.)
+        merge: the adapter is merged into its weights while responses are drawn: auto, where that keeps the
+            log-probs (bfloat16 rounds a young adapter away) and responses are long enough for it to pay; or never.
         reward: what scores them: toysteer (its truth, for its own prompts), module:function, a folder or hub name
             of a sequence-classification model, or judge:MODEL@http://host:port/v1, an LLM that compares them; several,
             comma-separated, are averaged.
@@ -165,12 +169,14 @@ class Config:
     gradient_checkpointing: bool = False
     max_length: int = 2048
     max_response: int | None = None
+    max_prompt: int | None = None
     threshold: str = "median"
     ties: Literal["drop", "keep-first"] = "drop"
     group: bool = True
     shuffle: bool = False
     online: bool = False
     draws: int = 4
+    merge: Literal["auto", "never"] = "auto"
     reward: str = "toysteer"
     temperature: float = 1.0
     missing_eos_penalty: float = 0.0
@@ -260,6 +266,13 @@ class Config:
     def beta(self) -> float:
         """The β that implicit rewards are reported with: the one set, or the loss's default."""
         return float(self.hyper.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
+
+    @property
+    def weights_dtype(self) -> str:
+        """What the model is loaded in: without adapters the weights are trained, and bfloat16 is too coarse to add
+        small steps in.
+        """
+        return "float32" if self.dtype == "bfloat16" and not self.lora_r else self.dtype
 
     @property
     def on_policy(self) -> bool:

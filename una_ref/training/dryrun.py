@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -13,18 +13,26 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.training.config import Config
 from una_ref.training.fit import Job
-from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows
+from una_ref.training.loop import processes
+from una_ref.training.memory import Models, largest, memory, models
+from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows, room_for
 
 
 def dry_run(config: Config) -> str:
-    """The report as text; what needs a model that is not at hand is named instead of shown.
+    """The report as text; what needs data or a model that are not at hand is named instead of shown.
 
     Raises:
         InputError: what a run would refuse as well.
     """
-    rows = read_rows(config)
-    kept = rows if config.on_policy else conform(rows, config)[0]
     lines = ["config", json.dumps(config.to_dict(), indent=1, ensure_ascii=False), ""]
+    try:
+        rows = read_rows(config)
+    except InputError as error:
+        if not (config.model and isinstance(error.__cause__, ConnectionError)):
+            raise
+        missing = f"not shown, because the data are not at hand: rows, and what becomes of them ({error})"
+        return "\n".join([*lines, *_planned(config), "", missing])
+    kept = rows if config.on_policy else conform(rows, config)[0]
     try:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
@@ -45,13 +53,64 @@ def _sizes(job: Job) -> Iterator[str]:
     yield f"  rows         {len(job.examples)} to train on, {len(job.held_out)} held out"
     what = "a prompt" if job.rollouts else "a row"
     yield f"  tokens       mean {sum(tokens) / len(tokens):.1f} {what}, most {max(tokens)}, prompt stored once"
-    if job.rollouts:
-        yield f"  responses    {config.draws} drawn of each prompt in a step, of {job.rollouts.max_new} tokens at most"
-    yield f"  a step       {config.batch} rows, {trainer.accelerator.num_processes} process(es)"
+    yield from _steps(config, job.rollouts.max_new if job.rollouts else None)
     yield f"  a pass       at most {config.micro_tokens} tokens, layout {trainer.layout}"
     yield f"  the run      {config.steps} steps, {config.steps * config.batch / len(job.examples):.3g} epochs"
     yield f"  device       {trainer.accelerator.device}, dtype {config.dtype}"
     yield from (f"  {note}" for note in job.notes)
+    yield ""
+    yield from _memory(config, models(config, trainer.policy.model.config), _largest_of(job))
+
+
+def _largest_of(job: Job) -> Example:
+    """The row that takes the most tokens; of questions, the longest with responses as long as they may be."""
+    longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.prompt))
+    if isinstance(longest, Example) or job.rollouts is None:
+        return cast(Example, longest)
+    return Example(longest.prompt, ((0,) * job.rollouts.max_new,) * (2 if job.config.ranks else job.config.draws))
+
+
+def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
+    count = processes().num_processes
+    yield f"memory of each of {count} process(es) in GB (10⁹ bytes), every row as long as the longest may be"
+    yield from memory(config, held, row, processes=count).lines()
+
+
+def _steps(config: Config, response: int | None) -> Iterator[str]:
+    """What a step does; `response` is the most tokens of one that is drawn."""
+    if response is not None:
+        yield f"  responses    {config.draws} drawn of each prompt in a step, of {response} tokens at most"
+    yield f"  a step       {config.batch} rows, {processes().num_processes} process(es)"
+    if response is not None:
+        passes, minibatches = config.updates
+        yield f"  updates      {passes * minibatches} in a step: {passes} pass(es) of {minibatches}"
+
+
+def _planned(config: Config) -> Iterator[str]:
+    """Sizes, steps and memory from the config alone.
+
+    Raises:
+        InputError: a model whose sizes are nowhere at hand.
+    """
+    held = models(config)
+    own = [*held.policy.parameters(), *(held.critic.parameters() if held.critic else ())]
+    positions = held.policy.config.max_position_embeddings
+    response = room_for(config.max_response, min(config.max_length, positions))
+    row = largest(config, positions, response)
+    trained = sum(p.numel() for p in own if p.requires_grad)
+    yield "sizes"
+    yield from (f"  {source}" for source in held.sources)
+    yield f"  parameters   {sum(p.numel() for p in own):,}, and {trained:,} numbers are trained"
+    yield f"  tokens       at most {len(row.prompt)} a prompt, {response} a response"
+    yield from _steps(config, response if config.on_policy else None)
+    yield f"  a pass       at most {config.micro_tokens} tokens"
+    yield f"  the run      {f'{config.epochs:g} epochs' if config.epochs else f'{config.steps} steps'}"
+    if config.on_policy and not config.epochs:
+        passes, minibatches = config.updates
+        drawn = config.steps * config.batch * config.draws
+        yield f"               {drawn:,} responses drawn and scored, {config.steps * passes * minibatches:,} updates"
+    yield ""
+    yield from _memory(config, held, row)
 
 
 @torch.no_grad()
@@ -96,10 +155,10 @@ def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = Non
 
 
 def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str]:
-    """The row's text and, where the tokenizer is at hand, its ids."""
+    """The row's text and, where the tokenizer is at hand, its ids; sizes and memory where the architecture is known."""
     from transformers import AutoTokenizer
 
-    missing = ["parameter counts", "mask", "log-probs", "rewards", "loss"]
+    missing = []
     yield "the first row"
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
@@ -110,9 +169,14 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
             yield f"  prompt     {row.prompt!r}"
             yield f"    ids      {encoder.prompt(row)}"
     except (OSError, ValueError):
-        missing = ["ids", *missing]
+        missing.append("ids")
         yield f"  from       {row.source}"
         yield f"  prompt     {row.prompt!r}"
         yield from (f"  response {i} {response!r}" for i, response in enumerate(row.responses))
     yield ""
+    try:
+        yield from [*_planned(config), ""]
+    except InputError:
+        missing += ["parameter counts", "memory"]
+    missing += ["mask", "log-probs", "rewards", "loss"]
     yield f"not shown, because the model is not at hand: {', '.join(missing)} ({reason})"

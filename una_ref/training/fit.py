@@ -17,6 +17,7 @@ from typing import Any
 
 from una_ref.data.batch import Encoder, Example, Question
 from una_ref.errors import InputError
+from una_ref.policies.rollout import HuggingFace
 from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
@@ -92,6 +93,8 @@ class Job:
             return [], values
         if record:
             values |= measured(examples, drawn, trainer.logps(examples))
+            if isinstance(self.rollouts.engine, HuggingFace):
+                values["merged"] = float(self.rollouts.engine.merging.merged)
         if self.config.ranks:
             return [pair for e in examples if (pair := best_and_worst(e))], values
         if trainer.remembers:

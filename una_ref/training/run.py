@@ -144,8 +144,7 @@ def conform(rows: list[Row], config: Config) -> tuple[list[Row], list[str]]:
 
 def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
     """The model to start from, its tokenizer, and whether the model exists nowhere else."""
-    # Without adapters the weights are trained, and bfloat16 is too coarse to add small steps in.
-    dtype = "float32" if config.dtype == "bfloat16" and not config.lora_r else config.dtype
+    dtype = config.weights_dtype
     if config.model:
         from transformers.utils import find_adapter_config_file
 
@@ -190,7 +189,7 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     if longest < config.max_length:
         notes.append(f"max_length: {longest}, the model's positions, in place of {config.max_length}")
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
-    encoder = Encoder(tokenizer, max_length=longest, max_response=horizon)
+    encoder = Encoder(tokenizer, max_length=longest, max_response=horizon, max_prompt=config.max_prompt)
     if config.on_policy:
         return _online(config, kept, model, tokenizer, encoder, own_base, notes)
     train_rows, held_rows = _held_out(kept, config)
@@ -230,7 +229,7 @@ def _online(
     reward = reward_sources.named(config.reward, world=world)
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
     train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
-    room = encoder.max_response or min(256, encoder.max_length // 2)
+    room = room_for(encoder.max_response, encoder.max_length)
     questions, held_out = (
         [q for row in some if (q := encoder.question(row, room)) is not None] for some in (train_rows, held_rows)
     )
@@ -246,7 +245,8 @@ def _online(
     model = _trainable(model, config)
     policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
-    engine = HuggingFace(tokenizer.eos_token_id, temperature=config.temperature, every=2 if config.ranks else 1)
+    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
+    engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     penalty = config.missing_eos_penalty
     least = min(_least(trainer), config.draws)  # too few draws are refused below
     rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
@@ -261,8 +261,14 @@ def _online(
     if policy.anchored and examples:  # no pair, where all scores of a prompt are equal
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
+    notes.append(engine.merging.why)
     notes.append(f"the sampler's log-probs at step 0: within {drawn['sampler_gap']:.2g} nats of the training forward's")
     return job
+
+
+def room_for(max_response: int | None, max_length: int) -> int:
+    """Most tokens that are drawn of a response."""
+    return max_response or min(256, max_length // 2)
 
 
 def _critic(model: Any, config: Config) -> Critic | None:

@@ -1,0 +1,224 @@
+"""The memory report: known models' counts by hand, and a tiny run's parts against the bytes that it really holds."""
+
+import re
+from dataclasses import replace
+from functools import cache
+
+import pytest
+import torch
+from transformers import AutoModelForSequenceClassification, MistralConfig
+
+from una_ref.data.batch import Example, collate
+from una_ref.errors import InputError
+from una_ref.policies.logprobs import parts
+from una_ref.policies.reward_sources import Classifier
+from una_ref.training.config import Config, resolve
+from una_ref.training.dryrun import dry_run
+from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
+from una_ref.training.run import prepare
+
+MISTRAL, GRM = "mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"
+
+
+def letters(answers):
+    """A reward: characters of the response."""
+    return [len(answer.response) for answer in answers]
+
+
+def count(parameters):
+    return sum(p.numel() for p in parameters)
+
+
+@cache
+def seven_billion(**more):
+    """A config of a run at 7B, and its models, which take seconds to be laid out."""
+    config = Config(method="ppo", model=MISTRAL, reward=GRM, dtype="bfloat16", **more)
+    return config, models(config)
+
+
+def parts_of(config, held, prompt=5, response=20):
+    """name -> part, and the memory itself."""
+    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.draws)))
+    return {part.name: part for part in whole.parts}, whole
+
+
+def test_the_recipes_models_have_the_known_numbers_of_parameters():
+    config, held = seven_billion()
+    found, _ = parts_of(config, held)
+    # 2·32000·4096 embeddings and head, 32 layers of 4096·(4096 + 1024)·2 + 3·4096·14336 + 2 norms, one norm.
+    assert count(p for p in held.policy.parameters() if not p.requires_grad) == 7_241_732_096
+    # r·(in + out) of seven products in 32 layers.
+    assert count(p for p in held.policy.parameters() if p.requires_grad) == 83_886_080
+    # Llama-3.2-3B's 3,212,749,824 (embeddings tied) and one row of 3072.
+    assert count(held.rewards[0].parameters()) == 3_212_749_824 + 3072
+    trunk = 7_241_732_096 - 32000 * 4096
+    assert found["weights"].bytes == 2 * 7_241_732_096
+    assert found["adapters"].bytes == 4 * 83_886_080
+    assert found["critic"].bytes == 2 * trunk + 4 * (83_886_080 + 4096 + 1)
+    assert found["gradients"].bytes == 4 * (2 * 83_886_080 + 4096 + 1)
+    assert found["optimizer moments"].bytes == 2 * found["gradients"].bytes
+    assert found["reference"].bytes == 0
+    assert found["reward model"].bytes == 4 * 3_212_752_896
+    assert all("shipped table" in source for source in held.sources) and len(held.sources) == 2
+
+
+def test_a_head_on_the_policy_is_a_critic_of_a_row():
+    separate, head = (parts_of(*seven_billion(**more))[0] for more in ({}, {"critic": "head"}))
+    assert head["critic"].bytes == 4 * 4097
+    assert "critic's activations" in separate and "critic's activations" not in head
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize(
+    ("method", "more"),
+    [
+        ("rloo", []),
+        ("rloo", ["lora_r=0"]),
+        ("ppo", []),
+        ("ppo", ["critic=head"]),
+        ("ppo", ["lora_r=0"]),
+        ("dpo", []),
+        ("dpo", ["lora_r=0"]),
+        ("sft", ["lora_r=0"]),
+    ],
+)
+def test_a_tiny_run_holds_what_the_report_says(method, more, dtype, data, tiny):
+    online = method in ("rloo", "ppo")
+    reward = [f"reward={__name__}:letters", "max_response=4"] if online else []
+    config = resolve(method, [*tiny, *reward, *more, f"dtype={dtype}", "held_out=0"], data=data("pairs"))
+    job = prepare(config)
+    trainer, policy = job.trainer, job.trainer.policy
+    job.step(0, record=False) if online else trainer.accumulate(job.examples[:4])
+    found, _ = parts_of(config, models(config, policy.model.config))
+    adapters = [p for p in policy.model.parameters() if p.requires_grad] if config.lora_r else []
+    assert found["adapters"].bytes == nbytes(adapters)
+    assert found["weights"].bytes == nbytes(policy.model.parameters()) - nbytes(adapters) > 10_000
+    assert found["reference"].bytes == sum(nbytes(copy.parameters()) for copy in policy.copy)
+    assert found["critic"].bytes == (nbytes(policy.critic.parameters()) if policy.critic else 0)
+    if not online:
+        assert found["gradients"].bytes == nbytes(p.grad for p in trainer.trained.values()) > 0
+        trainer.optimizer.step()
+    state = trainer.optimizer.state.values()
+    moments = nbytes(value for own in state for value in own.values() if value.dim())
+    assert found["optimizer moments"].bytes == moments == 2 * found["gradients"].bytes > 0
+
+
+def test_a_reward_model_holds_what_the_report_says(data, tiny, tmp_path):
+    job = prepare(resolve("dpo", tiny, data=data("pairs")))
+    shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    own = MistralConfig(vocab_size=len(job.tokenizer), num_key_value_heads=1, num_labels=1, **shape)
+    AutoModelForSequenceClassification.from_config(own).to(torch.bfloat16).save_pretrained(tmp_path / "reward")
+    job.tokenizer.save_pretrained(tmp_path / "reward")
+    config = resolve("rloo", [*tiny, f"reward={tmp_path / 'reward'}"], data=data("pairs"))
+    held = models(config, job.trainer.policy.model.config)
+    found, _ = parts_of(config, held)
+    assert found["reward model"].bytes == nbytes(Classifier(str(tmp_path / "reward")).model.parameters())
+    assert held.sources == [f"{tmp_path / 'reward'}: sizes from its own config"]
+
+
+def test_the_parts_add_up():
+    _, whole = parts_of(*seven_billion())
+    by = {phase: sum(p.bytes for p in whole.parts if p.phase == phase) for phase in ("always", "decoding", "learning")}
+    assert sum(by.values()) == sum(p.bytes for p in whole.parts)
+    assert whole.peak == by["always"] + max(by["decoding"], by["learning"]) > by["always"] > 0
+    numbers = [float(re.search(r"\d+\.\d{3}", line)[0]) for line in whole.lines()]
+    assert len(numbers) == len(whole.parts) + 4
+    assert numbers[-1] == pytest.approx(whole.peak / 1e9, abs=1e-3)
+    # Within each block the parts stand above their sum.
+    at = 0
+    for phase in ("always", "decoding", "learning"):
+        n = sum(p.phase == phase for p in whole.parts)
+        assert sum(numbers[at : at + n]) == pytest.approx(numbers[at + n], abs=1e-3 * n)
+        at += n + 1
+
+
+def test_the_cache_is_what_generate_caches(tiny, data):
+    config = resolve("rloo", [*tiny, f"reward={__name__}:letters", "max_response=9", "draws=3"], data=data("pairs"))
+    job = prepare(config)
+    inner = job.trainer.policy.model.get_base_model()
+    ids = torch.ones(4, 6, dtype=torch.int64)  # the batch's four prompts
+    out = inner.generate(ids, max_new_tokens=9, min_new_tokens=9, num_return_sequences=3, do_sample=True, **CACHE)
+    cached = nbytes(t for layer in out.past_key_values.layers for t in (layer.keys, layer.values))
+    found, _ = parts_of(config, models(config, inner.config), prompt=6, response=9)
+    assert found["KV cache"].bytes * 14 == cached * 15, "the last of 6 + 9 tokens is drawn and not read"
+    assert found["KV cache"].how.startswith("12 rows × 15 tokens × 1 layers × 2 × 1 heads × 8 × 4 bytes")
+
+
+CACHE = {"return_dict_in_generate": True, "pad_token_id": 0}
+
+
+def test_no_more_rows_are_cached_than_the_sampler_takes_at_once_nor_than_a_share_has():
+    config, held = replace(seven_billion()[0], batch=64, draws=4), seven_billion()[1]
+    row = Example((0,) * 512, ((0,) * 256,) * 4)
+    rows = {
+        n: int(next(p for p in memory(config, held, row, processes=n).parts if p.name == "KV cache").how.split()[0])
+        for n in (1, 8)
+    }
+    assert rows == {1: 4 * (32768 // (4 * 768)), 8: 4 * 8}
+
+
+def test_a_window_bounds_the_cache():
+    assert " 4096 tokens " in parts_of(*seven_billion(), prompt=6000, response=500)[0]["KV cache"].how
+
+
+def test_what_the_meta_device_keeps_is_what_a_real_forward_pass_keeps(data, tiny):
+    config = resolve("dpo", tiny, data=data("pairs"))
+    job = prepare(config)
+    held = models(config, job.trainer.policy.model.config)
+    batch = collate(job.examples[:4], "packed")
+    real, _ = parts(job.trainer.policy.model)
+    empty, _ = parts(held.policy)
+    on_meta = _kept(empty.train(), batch.to("meta"))
+    kept: dict[int, torch.UntypedStorage] = {}
+    own = {p.untyped_storage().data_ptr() for p in real.parameters()}
+
+    def pack(value):
+        if value.untyped_storage().data_ptr() not in own:
+            kept[value.untyped_storage().data_ptr()] = value.untyped_storage()
+        return value
+
+    from una_ref.policies.logprobs import hidden_states
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        hidden = hidden_states(real.train(), batch)
+    assert hidden.requires_grad
+    assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(on_meta, rel=0.05)
+
+
+def test_with_checkpointing_a_layer_keeps_its_input():
+    shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
+    policy = MistralConfig(vocab_size=40, num_key_value_heads=2, **shape)
+
+    def kept(**more):
+        config = Config(method="dpo", model="made here", dtype="bfloat16", micro_tokens=1, **more)
+        return parts_of(config, models(config, policy))[0]["activations"]
+
+    plain, less = kept(), kept(gradient_checkpointing=True)
+    # A row of 5 + 4·19 tokens: 4 inputs of 64 numbers of 2 bytes; the last norm's in float32, with its scale; and the
+    # indices (8 bytes) of the positions that predict the 80 tokens of four responses.
+    less_kept = 81 * (4 * 64 * 2 + 64 * 4 + 4) + 80 * 8
+    assert less.how.startswith(f"81 tokens × {less_kept / 81:,.0f} bytes ")
+    assert less.bytes - less_kept == pytest.approx(plain.bytes / 4, rel=0.02)
+
+
+def test_sizes_that_are_nowhere_are_refused():
+    with pytest.raises(InputError, match="'mistralai/Mistral-8B': expected its config at hand or one of mistralai"):
+        architecture("mistralai/Mistral-8B")
+
+
+def test_the_largest_row_is_as_long_as_the_config_lets_it_be():
+    def lengths(**more):
+        row = largest(Config(method="rloo", **more), 4096, 100)
+        return len(row.prompt), [len(r) for r in row.responses]
+
+    assert lengths(max_length=1000) == (900, [100] * 4)
+    assert lengths(max_length=9000, draws=2) == (3996, [100] * 2)
+    assert lengths(max_prompt=512) == (512, [100] * 4)
+
+
+def test_a_dry_run_of_a_real_job_ends_in_the_same_table(data, tiny):
+    config = resolve("dpo", [*tiny, "held_out=0"], data=data("pairs"))
+    job = prepare(config)
+    row = max(job.examples, key=lambda e: e.tokens)
+    lines = memory(config, models(config, job.trainer.policy.model.config), row).lines()
+    assert "\n".join(lines) in dry_run(config)

@@ -1,0 +1,289 @@
+"""What a run holds in memory, part by part, from its config alone: its models are built without their numbers.
+
+Parameters are counted on the meta device, from the code that builds the real models; so is what a forward pass keeps
+for the backward one. Left out: what allocator and kernels take for themselves, passing results of forward passes
+without gradient, and the casts of autocast. Bytes; GB are 10⁹ of them.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from importlib import resources
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import nn
+
+from una_ref.data.batch import Example, collate, microbatches
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
+from una_ref.policies.rollout import SHORT, HuggingFace
+from una_ref.training.config import Config
+from una_ref.training.run import _critic, _trainable
+
+Phase = Literal["always", "decoding", "learning"]
+REWARD_DTYPE = torch.float32
+"""What a classifier is loaded in (`Classifier`'s default)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """Bytes of one part, how they come about, and when they are held."""
+
+    name: str
+    bytes: int
+    how: str
+    phase: Phase = "always"
+
+
+@dataclass(frozen=True)
+class Models:
+    """The models of a run, on the meta device.
+
+    Attributes:
+        policy: with its adapters; what is trained requires a gradient.
+        critic: what values tokens, if the method asks for it.
+        rewards: the reward models.
+        sources: where their sizes are from, a line each.
+    """
+
+    policy: Any
+    critic: Any
+    rewards: Sequence[nn.Module]
+    sources: Sequence[str]
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The parts that one process holds, and their sums."""
+
+    parts: Sequence[Part]
+
+    def total(self, phase: Phase) -> int:
+        """Bytes of the parts of a phase alone."""
+        return sum(part.bytes for part in self.parts if part.phase == phase)
+
+    @cached_property
+    def peak(self) -> int:
+        """Bytes at most: what is always held and the larger of decoding and learning, which take turns."""
+        return self.total("always") + max(self.total("decoding"), self.total("learning"))
+
+    def lines(self) -> Iterator[str]:
+        """As a table in GB."""
+        labels: dict[Phase, str] = {"always": "always held", "decoding": "+ decoding", "learning": "+ learning"}
+        for phase, label in labels.items():
+            own = [part for part in self.parts if part.phase == phase]
+            for part in own:
+                yield f"  {part.name:<22}{part.bytes / 1e9:>9.3f}  {part.how}"
+            if own:
+                yield f"  {label:<22}{self.total(phase) / 1e9:>9.3f}"
+        yield f"  {'at most':<22}{self.peak / 1e9:>9.3f}"
+
+
+def architecture(name: str) -> tuple[Any, str]:
+    """A model's config, and where it is from: a folder or the hub's cache, else the table that is shipped here.
+
+    Raises:
+        InputError: in neither.
+    """
+    import yaml
+    from transformers import AutoConfig
+
+    try:
+        found = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+        return found, f"{name}: sizes from its own config"
+    except (OSError, ValueError):
+        table = yaml.safe_load((resources.files(__package__) / "architectures.yaml").read_text("utf-8"))
+        if name not in table:
+            known = ", ".join(table)
+            raise InputError(f"model {name!r}: expected its config at hand or one of {known}, got neither") from None
+        values = dict(table[name])
+        found = AutoConfig.for_model(values.pop("model_type"), **values)
+        return found, f"{name}: sizes from the shipped table; its own config is not at hand"
+
+
+def models(config: Config, policy: Any = None) -> Models:
+    """The models that a config names.
+
+    Args:
+        config: of the run.
+        policy: the config of the policy's architecture, where it is known already.
+
+    Raises:
+        InputError: a model whose sizes are nowhere at hand.
+    """
+    from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
+
+    sources = []
+    if policy is None:
+        policy, source = architecture(config.model)
+        sources.append(source)
+    rewards = []
+    with torch.device("meta"):
+        dtype = getattr(torch, config.weights_dtype)
+        model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
+        critic = _critic(model, config)
+        model = _trainable(model, config)
+        for name in _classifiers(config):
+            found, source = architecture(name)
+            found.num_labels = 1
+            sources.append(source)
+            kind = AutoModelForSequenceClassification
+            rewards.append(kind.from_config(found, dtype=REWARD_DTYPE, trust_remote_code=False))
+    return Models(model, critic, rewards, sources)
+
+
+def _classifiers(config: Config) -> list[str]:
+    """The names in `reward` that are models, not functions, the truth or addresses."""
+    names = [name.strip() for name in config.reward.split(",")] if config.on_policy else []
+    return [name for name in names if Path(name).exists() or not (name == "toysteer" or ":" in name)]
+
+
+def largest(config: Config, positions: int, response: int) -> Example:
+    """The largest row that the config allows: a prompt as long as may be, and its responses (offline: two).
+
+    Args:
+        config: of the run.
+        positions: the model's.
+        response: most tokens of a response.
+    """
+    longest = min(config.max_length, positions)
+    prompt = max(1, min(longest - response, config.max_prompt or longest))
+    count = config.draws if config.on_policy and not config.ranks else 2
+    return Example((0,) * prompt, ((0,) * response,) * count)
+
+
+def memory(config: Config, held: Models, row: Example, *, processes: int = 1) -> Memory:
+    """What one process holds.
+
+    Args:
+        config: of the run.
+        held: its models.
+        row: the largest of its rows.
+        processes: that share the batch.
+    """
+    return Memory([*_always(config, held), *_decoding(config, held, row, processes), *_learning(config, held, row)])
+
+
+def nbytes(parameters: Iterable[torch.Tensor]) -> int:
+    """Bytes of some tensors, each counted once."""
+    return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
+
+
+def _count(parameters: Iterable[torch.Tensor]) -> str:
+    """Such as 7,241,732,096 × 2 bytes, with a term for each size of number."""
+    sizes: dict[int, int] = {}
+    for p in parameters:
+        sizes[p.element_size()] = sizes.get(p.element_size(), 0) + p.numel()
+    return " + ".join(f"{count:,} × {size} bytes" for size, count in sorted(sizes.items())) or "none"
+
+
+def _always(config: Config, held: Models) -> Iterator[Part]:
+    adapted = hasattr(held.policy, "disable_adapter")
+    every = list(held.policy.parameters())
+    adapters = [p for p in every if p.requires_grad] if adapted else []
+    weights = [p for p in every if not (adapted and p.requires_grad)]
+    critic = list(held.critic.parameters()) if held.critic else []
+    trained = [p for p in (*every, *critic) if p.requires_grad]
+    yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
+    yield Part("adapters", nbytes(adapters), _count(adapters))
+    yield Part("gradients", nbytes(trained), _count(trained))
+    yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
+    anchored = METHODS[config.method].needs_reference
+    copied = anchored and not adapted
+    how = "a frozen copy" if copied else "the adapters off" if anchored else "none"
+    yield Part("reference", nbytes(weights) if copied else 0, how)
+    shares = held.critic is not None and held.critic.core is None
+    how = f"{_count(critic)}{', a head on the policy' if shares else ''}"
+    yield Part("critic", nbytes(critic), how)
+    for model in held.rewards:
+        own = list(model.parameters())
+        yield Part("reward model", nbytes(own), _count(own))
+
+
+def _decoding(config: Config, held: Models, row: Example, processes: int) -> Iterator[Part]:
+    if not config.on_policy:
+        return
+    of, size = held.policy.config, next(held.policy.parameters()).element_size()
+    prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.draws
+    own = [row.prompt] * math.ceil(config.batch / processes)
+    rows = draws * len(next(HuggingFace(0)._cut(own, range(len(own)), draws, response)))
+    length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)
+    heads = getattr(of, "num_key_value_heads", None) or of.num_attention_heads
+    width = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
+    how = f"{rows} rows × {length} tokens × {of.num_hidden_layers} layers × 2 × {heads} heads × {width} × {size} bytes"
+    yield Part("KV cache", rows * length * of.num_hidden_layers * 2 * heads * width * size, how, "decoding")
+    how = f"{rows} rows × {of.vocab_size:,} × ({size} + 3 × 4 bytes): logits, log-probs, probabilities"
+    yield Part("next-token logits", rows * of.vocab_size * (size + 12), how, "decoding")
+    adapted = [m.base_layer.weight for m in held.policy.modules() if hasattr(m, "lora_A")]
+    if config.merge == "auto" and response > SHORT and adapted:
+        yield Part("merged weights", nbytes(adapted), f"{_count(adapted)}, beside the base", "decoding")
+
+
+def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
+    layout = layouts(held.policy)[0] if config.layout == "auto" else config.layout
+    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout))
+    batch = collate(micro, layout).to("meta")
+    tokens = batch.tokens.numel()
+    cores = [parts(held.policy)[0]]
+    if held.critic is not None and held.critic.core is not None:
+        cores.append(held.critic.core)
+    for name, core in zip(("activations", "critic's activations"), cores, strict=False):
+        core.train()
+        kept = _kept(core, batch)
+        how = f"{tokens} tokens × {kept / tokens:,.0f} bytes kept for the backward pass"
+        if config.gradient_checkpointing:
+            core.eval()  # in which nothing is recomputed
+            layers = core.config.num_hidden_layers
+            again = _kept(core, batch) // layers
+            how += f" + {again / tokens:,.0f} for the layer that is computed again"
+            kept += again
+        yield Part(name, kept, how, "learning")
+    vocabulary, size = held.policy.config.vocab_size, next(held.policy.parameters()).element_size()
+    chunk = min(len(batch.target), max(1, CHUNK_ELEMENTS // vocabulary))
+    wide = 2 * size + (8 if size < 4 else 0)
+    how = f"{chunk} tokens at once × {vocabulary:,} × {wide} bytes: logits and their gradient"
+    yield Part("logits", chunk * vocabulary * wide, how, "learning")
+
+
+class _Fused(torch.overrides.TorchFunctionMode):
+    """Attention keeps what a fused kernel keeps; on the meta device it would keep (L, L) weights."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is torch.nn.functional.scaled_dot_product_attention:
+            return _Attention.apply(*args[:3], (kwargs or {}).get("attn_mask"))
+        return func(*args, **(kwargs or {}))
+
+
+class _Attention(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
+        out = torch.empty_like(q)
+        ctx.save_for_backward(q, k, v, mask, out, torch.empty(q.shape[:-1], device=q.device))
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Any) -> Any:
+        raise NotImplementedError
+
+
+def _kept(core: nn.Module, batch: Any) -> int:
+    """Bytes that autograd keeps of a transformer's forward pass, its parameters aside, each storage once."""
+    own = {p.untyped_storage()._cdata for p in core.parameters()}
+    kept: dict[int, torch.UntypedStorage] = {}
+
+    def pack(value: torch.Tensor) -> torch.Tensor:
+        storage = value.untyped_storage()
+        if storage._cdata not in own:
+            kept[storage._cdata] = storage  # held, so that its address is not given to another
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), _Fused():
+        hidden = hidden_states(core, batch)
+    del hidden
+    return sum(storage.nbytes() for storage in kept.values())
