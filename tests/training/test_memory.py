@@ -80,6 +80,8 @@ def test_a_head_on_the_policy_is_a_critic_of_a_row():
         ("dpo", []),
         ("dpo", ["lora_r=0"]),
         ("sft", ["lora_r=0"]),
+        ("reward-model", []),
+        ("reward-model", ["lora_r=0"]),
     ],
 )
 def test_a_tiny_run_holds_what_the_report_says(method, more, dtype, data, tiny):

@@ -7,6 +7,7 @@ without gradient, and the casts of autocast. Bytes; GB are 10⁹ of them.
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -123,18 +124,27 @@ def models(config: Config, policy: Any = None) -> Models:
     if policy is None:
         policy, source = architecture(config.model)
         sources.append(source)
-    rewards = []
+
+    def classifier(of: Any, dtype: torch.dtype) -> Any:
+        one = copy.deepcopy(of)
+        one.num_labels = 1
+        return AutoModelForSequenceClassification.from_config(one, dtype=dtype, trust_remote_code=False)
+
+    rewards, critic = [], None
     with torch.device("meta"):
         dtype = getattr(torch, config.weights_dtype)
-        model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
-        critic = _critic(model, config)
-        model = _trainable(model, config)
+        if METHODS[config.method].scorer:
+            model = classifier(policy, dtype)
+            model.score.to(torch.promote_types(dtype, torch.float32))
+            model = _trainable(model, config, task="SEQ_CLS")
+        else:
+            model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
+            critic = _critic(model, config)
+            model = _trainable(model, config)
         for name in _classifiers(config):
             found, source = architecture(name)
-            found.num_labels = 1
             sources.append(source)
-            kind = AutoModelForSequenceClassification
-            rewards.append(kind.from_config(found, dtype=REWARD_DTYPE, trust_remote_code=False))
+            rewards.append(classifier(found, REWARD_DTYPE))
     return Models(model, critic, rewards, sources)
 
 
@@ -227,8 +237,9 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
 
 def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
     layout = layouts(held.policy)[0] if config.layout == "auto" else config.layout
-    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout))
-    batch = collate(micro, layout).to("meta")
+    whole = METHODS[config.method].scorer
+    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout, whole=whole))
+    batch = collate(micro, layout, whole=whole).to("meta")
     tokens = batch.tokens.numel()
     cores = [parts(held.policy)[0]]
     if held.critic is not None and held.critic.core is not None:
@@ -244,6 +255,8 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
             how += f" + {again / tokens:,.0f} for the layer that is computed again"
             kept += again
         yield Part(name, kept, how, "learning")
+    if whole:
+        return
     vocabulary, size = held.policy.config.vocab_size, next(held.policy.parameters()).element_size()
     chunk = min(len(batch.target), max(1, CHUNK_ELEMENTS // vocabulary))
     wide = 2 * size + (8 if size < 4 else 0)
