@@ -8,11 +8,14 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
-ASKED = {*range(1, 18), *range(24, 30), 31, 35, 40, 41, *range(43, 48)}
+ASKED = {*range(1, 22), *range(24, 30), 31, *range(32, 42), *range(43, 48)}
 
 BATCH, LOOP = "tests/data/test_batch.py::", "tests/training/test_loop.py::"
 LOGPROBS, REFERENCES = "tests/policies/test_logprobs.py::", "tests/policies/test_references.py::"
 EVERY, SOURCES = "tests/methods/test_every_loss.py::", "tests/data/test_sources.py::"
+ROLLOUT, ONLINE = "tests/policies/test_rollout.py::", "tests/training/test_online.py::"
+TABLES, GRADIENT = "tests/training/test_tables.py::", "tests/methods/test_policy_gradient.py::"
+SCORERS, REWARD_MODEL = "tests/policies/test_scorers.py::", "tests/training/test_reward_model.py::"
 METRICS, CONVERSIONS = "tests/training/test_metrics.py::", "tests/data/test_conversions.py::"
 
 # number: (the trap, its tests) or (the trap, why it cannot occur)
@@ -107,6 +110,39 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "A response's log-prob depends on what else is in its micro-batch.",
         (LOGPROBS + "test_the_company_in_a_batch_makes_no_difference",),
     ),
+    18: (
+        "Responses are drawn at one temperature and scored at another, so the first ratio is not 1.",
+        (
+            ROLLOUT + "test_the_sampler_neither_sharpens_nor_cuts_off",
+            ROLLOUT + "test_a_temperature_changes_the_draws_and_not_what_they_are_scored_by",
+            ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
+            ONLINE + "test_what_would_be_wrong_online_is_refused",
+        ),
+    ),
+    19: (
+        "The sampler cuts off unlikely tokens and its log-probs are of what is left.",
+        (
+            ROLLOUT + "test_the_sampler_neither_sharpens_nor_cuts_off",
+            ROLLOUT + "test_the_models_own_generation_config_changes_nothing_but_what_it_suppresses",
+        ),
+    ),
+    20: (
+        "The cache, the engine or a merged adapter gives other log-probs than the training forward.",
+        (
+            ROLLOUT + "test_the_samplers_log_probs_are_the_training_forwards",
+            ROLLOUT + "test_padding_and_the_cut_into_calls_change_no_log_prob",
+            ONLINE + "test_what_a_rollout_measures_by_hand",
+            "tests/policies/test_merging.py::test_each_of_the_two_bounds_is_one",
+        ),
+    ),
+    21: (
+        "The rollout stands where the reference belongs: rewards are 0 in the first pass, and nothing holds π.",
+        (
+            TABLES + "test_they_reach_the_optimum_of_a_table",
+            TABLES + "test_the_authors_loss_leaves_the_optimum_behind",
+            GRADIENT + "test_the_authors_online_loss_is_anchored_at_the_rollout",
+        ),
+    ),
     24: (
         "log(sigmoid(x)) and its kin overflow where they saturate.",
         (EVERY + "test_finite_at_the_extremes", "tests/methods/test_shapes.py::test_far_out_nothing_is_lost"),
@@ -143,12 +179,59 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Log-probs are summed here and averaged there, and β means two things.",
         (LOGPROBS + "test_the_sum_over_tokens_not_their_mean", "tests/methods/test_trl_parity.py::test_pairs"),
     ),
+    32: (
+        "A head for values or scores begins large, or is lost when the model is loaded again.",
+        (
+            SCORERS + "test_the_head_begins_small_and_is_its_seed_s",
+            SCORERS + "test_saved_and_loaded_it_gives_the_same_rewards",
+            REWARD_MODEL + "test_stock_transformers_loads_it_whole",
+            ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
+        ),
+    ),
+    33: (
+        "A reward is read at a pad, or one token before the last.",
+        (
+            SCORERS + "test_packed_is_padded_is_the_model_s_own_forward",
+            SCORERS + "test_the_last_token_counts_and_what_a_neighbour_says_does_not",
+            GRADIENT + "test_rewards_of_tokens_add_up_to_that_of_the_response",
+        ),
+    ),
+    34: (
+        "The penalty for a missing EOS finds one in the prompt.",
+        (ONLINE + "test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt",),
+    ),
     35: (
         "Padding without position ids shifts every position.",
         (
             LOGPROBS + "test_equal_to_a_plain_forward_in_float64",
             BATCH + "test_every_token_is_predicted_from_its_prompt_and_its_past",
         ),
+    ),
+    36: (
+        "A reward model is given the policy's token ids.",
+        (
+            REWARD_MODEL + "test_it_sees_text_whatever_the_policy_s_ids_are",
+            "tests/policies/test_reward_sources.py::test_a_tokenizer_that_does_not_fit_is_refused",
+        ),
+    ),
+    37: (
+        "A reward model reads another template than in its training.",
+        (
+            REWARD_MODEL + "test_the_source_gives_the_rewards_of_training",
+            REWARD_MODEL + "test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut",
+            "tests/policies/test_reward_sources.py::test_a_classifier_has_its_own_chat_template",
+        ),
+    ),
+    38: (
+        "An estimate of the KL stands in the loss, where its gradient is not that of the KL.",
+        (
+            GRADIENT + "test_a_kl_estimate_in_the_loss_is_not_the_gradient_of_the_kl",
+            GRADIENT + "test_its_expected_update_is_the_policy_gradient",
+        ),
+    ),
+    39: (
+        "Each token answers for its own KL only, and the cross terms of the sequence's are lost.",
+        (GRADIENT + "test_token_by_token_reinforce_loses_the_cross_terms_of_a_sequence_kl",),
     ),
     40: (
         "Metrics are means over padding, of one process, or of micro-batches.",
