@@ -11,6 +11,7 @@ import torch
 from una_ref.errors import InputError
 from una_ref.evaluation import compare as c
 from una_ref.evaluation import report
+from una_ref.evaluation import runs as runs_module
 from una_ref.methods import METHODS
 from una_ref.theory.worlds import coins
 
@@ -98,12 +99,23 @@ def test_a_run_learns_and_repeats_itself():
 
 
 def test_another_study_in_the_folder_is_refused(tmp_path):
-    c.Runs(tmp_path, TINY, 1)
+    c.study(tmp_path, TINY, 1)
     with pytest.raises(InputError, match="choose another output"):
-        c.Runs(tmp_path, dataclasses.replace(TINY, steps=3), 1)
+        c.study(tmp_path, dataclasses.replace(TINY, steps=3), 1)
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder, got a file"):
         c.compare(tmp_path / "file")
+
+
+def test_the_committed_runs_are_those_of_this_study(tmp_path):
+    # Opened here, the committed file is taken up as it is, byte for byte, and has every run that the table needs.
+    text = (ROOT / "figures" / "runs" / "compare" / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text)
+    head = json.loads(text.splitlines()[0])
+    runs = runs_module.Runs(tmp_path, c.Settings(), c.one, free=c.FREE, base=head["base"])
+    assert (tmp_path / "runs.jsonl").read_text() == text
+    chosen = c.committed()["ratings/dpo"]
+    assert c.Run("ratings", "dpo", 0, chosen["lr"], chosen["beta"]).key in runs.done and len(runs.done) > 600
 
 
 @pytest.mark.slow
@@ -117,9 +129,9 @@ def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
     (tmp_path / "runs.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
     done, was = [], c.Runs.of
 
-    def counted(self, runs, what):
+    def counted(self, runs, what, **options):
         done.extend(r.key for r in runs if r.key not in self.done)
-        return was(self, runs, what)
+        return was(self, runs, what, **options)
 
     monkeypatch.setattr(c.Runs, "of", counted)
     c.compare(tmp_path, settings=TINY, workers=2)

@@ -18,10 +18,8 @@ import math
 import os
 import platform
 import statistics
-import sys
 import time
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import cache
 from importlib import resources
@@ -34,6 +32,7 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.evaluation.report import PANELS, draw, summary, table
+from una_ref.evaluation.runs import Runs
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
@@ -184,78 +183,16 @@ def measure(logps: torch.Tensor, seed: int, settings: Settings) -> dict[str, flo
     return out
 
 
-def _worker_start() -> None:
-    import warnings
-
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-
-
-def _worker(run: Run, settings: Settings) -> tuple[Run, dict[str, Any]]:
-    return run, one(run, settings)
-
-
 # ---------------------------------------------------------------------------------------------------------- the study
 
 
-class Runs:
-    """Finished runs, a line each in runs.jsonl; asked for again, they are not run again.
+FREE = ("seeds", "tuning_seeds", "lrs", "betas")
+"""Settings that say which runs there are, and not what a run is."""
 
-    Args:
-        folder: the study's.
-        settings: what the runs there must have in common.
-        workers: processes, one thread each.
 
-    Raises:
-        InputError: the folder holds runs of other settings or another base policy.
-    """
-
-    def __init__(self, folder: Path, settings: Settings, workers: int) -> None:
-        self.path, self.settings, self.workers = folder / "runs.jsonl", settings, workers
-        self.done: dict[str, dict[str, Any]] = {}
-        common = {k: v for k, v in asdict(settings).items() if "seeds" not in k and k not in ("lrs", "betas")}
-        head = json.loads(json.dumps({"settings": common, "base": toysteer_base().name}))
-        lines = self.path.read_text().splitlines() if self.path.exists() else []
-        if lines:
-            if (had := json.loads(lines[0])) != head:
-                raise InputError(f"{self.path}: expected runs of {head}, got {had}; choose another output")
-            for line in lines[1:]:
-                try:
-                    row = json.loads(line)
-                except ValueError:  # the line that a killed study left unfinished
-                    continue
-                self.done[row["key"]] = row
-        else:
-            folder.mkdir(parents=True, exist_ok=True)
-        write_text(self.path, "".join(json.dumps(x) + "\n" for x in [head, *self.done.values()]))
-
-    def of(self, runs: Sequence[Run], what: str) -> list[dict[str, Any]]:
-        """The results of runs, in their order; those that are missing are run first, with a progress bar."""
-        from multiprocessing import get_context
-
-        from tqdm import tqdm
-
-        missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
-        # Workers are new processes: one thread each, so that runs do not fight over the cores.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
-        with (
-            ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start) as pool,
-            tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
-            open(self.path, "a", encoding="utf-8") as file,
-        ):
-            futures = [pool.submit(_worker, run, self.settings) for run in missing]
-            try:
-                for future in as_completed(futures):
-                    run, measured = future.result()
-                    row = {"key": run.key, **asdict(run), **measured}
-                    self.done[run.key] = row
-                    file.write(json.dumps(row) + "\n")
-                    file.flush()
-                    bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
-        return [self.done[r.key] for r in runs]
+def study(folder: Path, settings: Settings, workers: int) -> Runs:
+    """The runs in a folder. Raises InputError where they are of other settings or another base policy."""
+    return Runs(folder, settings, one, free=FREE, base=toysteer_base().name, workers=workers)
 
 
 def grid(panel: str, entry: Entry, settings: Settings) -> list[tuple[float, float | None]]:
@@ -320,7 +257,7 @@ def compare(
     if quick:
         s = replace(s, seeds=s.seeds[:2])
     began = time.time()
-    runs = Runs(folder, s, workers or torch.multiprocessing.cpu_count())
+    runs = study(folder, s, workers or torch.multiprocessing.cpu_count())
     chosen = committed() if quick else tune(runs)
     asked = {}
     for panel in PANELS:

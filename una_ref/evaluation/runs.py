@@ -1,0 +1,110 @@
+"""A study's runs on disk: a line each, made by worker processes, never made twice."""
+
+from __future__ import annotations
+
+import json
+import os
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor, as_completed
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, ClassVar, Protocol
+
+import torch
+
+from una_ref.errors import InputError
+from una_ref.training.checkpoints import write_text
+
+
+class Run(Protocol):
+    """A frozen dataclass, all that a study's settings leave open of a run, with a name in runs.jsonl."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def key(self) -> str:
+        """Its name, one for each run."""
+        ...
+
+
+One = Callable[[Any, Any], dict[str, Any]]
+"""Does a run: (run, settings) -> what was measured, a function of the two alone but for times. Found by its name."""
+
+
+class Runs:
+    """Finished runs, a line each in runs.jsonl; asked for again, they are not run again.
+
+    Args:
+        folder: the study's.
+        settings: a dataclass, what the runs there must have in common.
+        one: does a run, in a worker process.
+        free: fields of the settings in which runs may differ: they say which runs there are, not what a run is.
+        base: the name of the base policy, which the runs must have in common too.
+        workers: processes, one thread each.
+
+    Raises:
+        InputError: the folder holds runs of other settings or another base policy.
+    """
+
+    def __init__(
+        self, folder: Path, settings: Any, one: One, *, free: Iterable[str] = (), base: str, workers: int = 1
+    ) -> None:
+        self.path, self.settings, self.one, self.workers = folder / "runs.jsonl", settings, one, workers
+        self.done: dict[str, dict[str, Any]] = {}
+        common = {k: v for k, v in asdict(settings).items() if k not in free}
+        head = json.loads(json.dumps({"settings": common, "base": base}))
+        lines = self.path.read_text().splitlines() if self.path.exists() else []
+        if lines:
+            if (had := json.loads(lines[0])) != head:
+                raise InputError(f"{self.path}: expected runs of {head}, got {had}; choose another output")
+            for line in lines[1:]:
+                try:
+                    row = json.loads(line)
+                except ValueError:  # the line that a killed study left unfinished
+                    continue
+                self.done[row["key"]] = row
+        else:
+            folder.mkdir(parents=True, exist_ok=True)
+        write_text(self.path, "".join(json.dumps(x) + "\n" for x in [head, *self.done.values()]))
+
+    def of(self, runs: Sequence[Run], what: str, *, workers: int | None = None) -> list[dict[str, Any]]:
+        """The results of runs, in their order; those that are missing are run first, with a progress bar."""
+        from multiprocessing import get_context
+
+        from tqdm import tqdm
+
+        missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
+        # Workers are new processes: one thread each, so that runs do not fight over the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        with (
+            ProcessPoolExecutor(
+                workers or self.workers, mp_context=get_context("spawn"), initializer=_worker_start
+            ) as pool,
+            tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
+            open(self.path, "a", encoding="utf-8") as file,
+        ):
+            futures = [pool.submit(_worker, self.one, run, self.settings) for run in missing]
+            try:
+                for future in as_completed(futures):
+                    run, measured = future.result()
+                    row = {"key": run.key, **asdict(run), **measured}
+                    self.done[run.key] = row
+                    file.write(json.dumps(row) + "\n")
+                    file.flush()
+                    bar.update()
+            except BaseException:
+                pool.shutdown(wait=False, cancel_futures=True)
+                raise
+        return [self.done[r.key] for r in runs]
+
+
+def _worker_start() -> None:
+    import warnings
+
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+
+
+def _worker(one: One, run: Run, settings: Any) -> tuple[Any, dict[str, Any]]:
+    return run, one(run, settings)
