@@ -123,8 +123,10 @@ def _parser() -> argparse.ArgumentParser:
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
 
     add = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3).")
+    add("--online", action="store_true", help="of the online methods, with one reward model for all (Tables 4-6)")
+    add("--axis", choices=("methods", "offset", "proxy"), help="of --online, one alone (all, one after the other)")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
-    add("--output", help="the study's folder (runs/compare, or runs/compare-quick)")
+    add("--output", help="the study's folder (runs/compare, -online, -quick)")
     add("--workers", type=int, help="processes (one a core)")
     add("--json", action="store_true", help="print results.json")
     return parser
@@ -298,16 +300,25 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Run the study and say where its table and figure are."""
-    from una_ref.evaluation.compare import compare as run
+    """Run a study and say where its table and figures are."""
+    from una_ref.evaluation import compare as offline
+    from una_ref.evaluation import online
 
-    output = arguments.output or ("runs/compare-quick" if arguments.quick else "runs/compare")
-    results = run(output, quick=arguments.quick, workers=arguments.workers)
+    if arguments.axis and not arguments.online:
+        raise InputError(f"axis {arguments.axis}: expected with --online, which has axes; got without")
+    name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
+    output, options = arguments.output or f"runs/{name}", {"quick": arguments.quick, "workers": arguments.workers}
+    if arguments.online:
+        axes = (arguments.axis,) if arguments.axis else tuple(online.AXES)
+        results = online.compare(output, axes=axes, **options)
+    else:
+        axes, results = ("compare",), offline.compare(output, **options)
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
     else:
         print(Path(output, "table.md").read_text("utf-8"))
-        print(f"table: {output}/table.md   figure: {output}/compare.svg   numbers: {output}/results.json")
+        drawn = ", ".join(f"{output}/{axis}.svg" for axis in axes)
+        print(f"table: {output}/table.md   figure: {drawn}   numbers: {output}/results.json")
     return 0
 
 

@@ -15,8 +15,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
-import platform
 import statistics
 import time
 from collections.abc import Iterable
@@ -32,12 +30,11 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.evaluation.report import PANELS, draw, summary, table
-from una_ref.evaluation.runs import Runs
+from una_ref.evaluation.runs import Runs, made
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
 from una_ref.theory.worlds import PrefixTree
-from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
 from una_ref.training.run import fit, prepare, reference_logps, toysteer_base
@@ -288,12 +285,7 @@ def compare(
         "settings": asdict(s),
         "chosen": chosen,
         "rows": rows,
-        "versions": versions(),
-        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
-        "seconds_this_time": round(time.time() - began),
-        "seconds_of_runs": round(sum(r["seconds"] for r in runs.done.values())),
-    }
+    } | made(runs, began)
     write_text(folder / "results.json", json.dumps(results, indent=1, ensure_ascii=False) + "\n")
     write_text(folder / "table.md", table(results))
     draw(results, folder)

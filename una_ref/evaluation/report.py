@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,11 +35,18 @@ def interval(values: Sequence[float]) -> tuple[float, float]:
     return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 
 
-def summary(measured: Sequence[dict[str, float]], base: Sequence[dict[str, float]]) -> dict[str, Any]:
+def summary(
+    measured: Sequence[dict[str, Any]], base: Sequence[dict[str, Any]], measures: Iterable[str] = MEASURES
+) -> dict[str, Any]:
     """Each measure over seeds, and the paired difference in regret from the base policy: mean, ci95, values."""
-    values = {m: [r[m] for r in measured] for m in MEASURES}
+    values = {m: [r[m] for r in measured] for m in measures}
     values["regret_against_base"] = [r["regret"] - b["regret"] for r, b in zip(measured, base, strict=True)]
-    return {m: dict(zip(("mean", "ci95"), interval(v), strict=True)) | {"values": v} for m, v in values.items()}
+    return {m: over(v) for m, v in values.items()}
+
+
+def over(values: Sequence[float]) -> dict[str, Any]:
+    """Numbers over seeds as mean, ci95, values."""
+    return dict(zip(("mean", "ci95"), interval(values), strict=True)) | {"values": list(values)}
 
 
 def table(results: dict[str, Any]) -> str:

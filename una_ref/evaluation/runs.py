@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import platform
 import sys
+import time
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
@@ -14,6 +16,7 @@ from typing import Any, ClassVar, Protocol
 import torch
 
 from una_ref.errors import InputError
+from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
 
 
@@ -43,6 +46,10 @@ class Runs:
         base: the name of the base policy, which the runs must have in common too.
         workers: processes, one thread each.
 
+    Attributes:
+        done: what was measured, by the runs' keys.
+        asked: the keys of the runs that were asked for here.
+
     Raises:
         InputError: the folder holds runs of other settings or another base policy.
     """
@@ -52,6 +59,7 @@ class Runs:
     ) -> None:
         self.path, self.settings, self.one, self.workers = folder / "runs.jsonl", settings, one, workers
         self.done: dict[str, dict[str, Any]] = {}
+        self.asked: set[str] = set()
         common = {k: v for k, v in asdict(settings).items() if k not in free}
         head = json.loads(json.dumps({"settings": common, "base": base}))
         lines = self.path.read_text().splitlines() if self.path.exists() else []
@@ -74,6 +82,7 @@ class Runs:
 
         from tqdm import tqdm
 
+        self.asked.update(r.key for r in runs)
         missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
         # Workers are new processes: one thread each, so that runs do not fight over the cores.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -97,6 +106,17 @@ class Runs:
                 pool.shutdown(wait=False, cancel_futures=True)
                 raise
         return [self.done[r.key] for r in runs]
+
+
+def made(runs: Runs, began: float) -> dict[str, Any]:
+    """What stands beside a study's numbers: versions, hardware, date, and the seconds since `began` and of all runs."""
+    return {
+        "versions": versions(),
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seconds_this_time": round(time.time() - began),
+        "seconds_of_runs": round(sum(runs.done[key]["seconds"] for key in runs.asked)),
+    }
 
 
 def _worker_start() -> None:

@@ -26,6 +26,7 @@ from una_ref.policies import loading, reward_sources, scorers
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
+from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.theory.worlds import PrefixTree
@@ -46,29 +47,38 @@ def cache_folder() -> Path:
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
 
 
-def toysteer_base(*, progress: bool = True) -> Path:
-    """ToySteer's base policy as a folder; made by its recipe the first time, about a minute, and then cached.
+def made_once(config: Config, *, progress: bool = True) -> Path:
+    """A config's folder with its finished run: made there the first time, by whoever comes first.
 
     Raises:
         InputError: several processes would have to make it; one has to have done so before.
     """
-    folder = _base_folder()
+    folder = Path(config.output)
     folder.parent.mkdir(parents=True, exist_ok=True)
     with open(folder.with_suffix(".lock"), "w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first and finds it made
         if not _finished(folder):
             if processes().num_processes > 1:
                 raise InputError(
-                    "ToySteer's base: expected it in the cache, got none; make it by one run without torchrun"
+                    f"{folder.name}: expected it in the cache, got none; make it by one run without torchrun"
                 )
             shutil.rmtree(folder, ignore_errors=True)
             threads = torch.get_num_threads()
             torch.set_num_threads(1)  # matrices this small gain nothing from a second one, and lose on a busy machine
             try:
-                train(resolve("toysteer/base", output=str(folder)), progress=progress)
+                train(config, progress=progress)
             finally:
                 torch.set_num_threads(threads)
     return folder
+
+
+def toysteer_base(*, progress: bool = True) -> Path:
+    """ToySteer's base policy as a folder; made by its recipe the first time, about a minute, and then cached.
+
+    Raises:
+        InputError: several processes would have to make it; one has to have done so before.
+    """
+    return made_once(resolve("toysteer/base", output=str(_base_folder())), progress=progress)
 
 
 @cache
@@ -171,8 +181,15 @@ def _texts(rows: Iterable[Row]) -> Iterable[str]:
         yield from row.responses
 
 
-def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None, tokenizer: Any = None) -> Job:
-    """Everything up to the first step. Rows, model and tokenizer may be given in place of what the config names.
+def prepare(
+    config: Config,
+    *,
+    rows: list[Row] | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    reward: RewardSource | None = None,
+) -> Job:
+    """Everything up to the first step. Rows, model, tokenizer and reward may be given for what the config names.
 
     Of rows that are given, `config.data` only says whether they are ToySteer's (it is so by default): then responses
     are cut at its horizon, and the held-out rows are of the same prompts.
@@ -191,7 +208,7 @@ def prepare(config: Config, *, rows: list[Row] | None = None, model: Any = None,
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
     encoder = Encoder(tokenizer, max_length=longest, max_response=horizon, max_prompt=config.max_prompt)
     if config.on_policy:
-        return _online(config, kept, model, tokenizer, encoder, own_base, notes)
+        return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward)
     train_rows, held_rows = _held_out(kept, config)
     examples = encoder.encode(train_rows)
     prompts = encoder.prompts
@@ -223,10 +240,11 @@ def _online(
     encoder: Encoder,
     own_base: bool,
     notes: list[str],
+    reward: RewardSource | None = None,
 ) -> Job:
     """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
     world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
-    reward = reward_sources.named(config.reward, world=world)
+    reward = reward or reward_sources.named(config.reward, world=world)
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
     train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
     room = room_for(encoder.max_response, encoder.max_length)
