@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 MEASURES = {
@@ -223,25 +222,21 @@ def _draw_methods(fig: Figure, result: Mapping[str, Any]) -> None:
     """Regret by both objectives; gradient noise; where a step's time goes. A row a method."""
     from una_ref import figures
 
-    rows = sorted((r for r in result["rows"] if "lr" in r), key=lambda r: -r["regret"]["mean"])
-    known = {r["name"]: r for r in result["rows"]}
+    s, rows = result["settings"], sorted((r for r in result["rows"] if "lr" in r), key=lambda r: -r["regret"]["mean"])
+    base = next(r for r in result["rows"] if r["name"] == "base")["regret"]["mean"]
     places = range(len(rows))
-    fig.set_size_inches(10.4, 0.42 * len(rows) + 1.5)
+    fig.set_size_inches(10.4, 0.46 * len(rows) + 1.6)
     regret, noise, time = fig.subplots(1, 3, sharey=True, width_ratios=(5, 3, 4))
+    right = min(2.2 * base, 1.15 * max(max(r[m]["values"]) for r in rows for m in ("regret", "true_regret")))
     for y, r in zip(places, rows, strict=True):
-        look = _look(r["name"])
-        regret.plot(
-            r["regret"]["values"],
-            [y + 0.14] * len(r["regret"]["values"]),
-            "o",
-            alpha=0.35,
-            ms=3.5,
-            mew=0,
-            color=look["color"],
-        )
-        _bar(regret, r["regret"], y + 0.14, fmt="o", color=look["color"])
-        _bar(regret, r["true_regret"], y - 0.16, fmt="o", color=look["color"], mfc="none")
-        _bar(noise, r["noise"], y, fmt="o", color=look["color"])
+        colour = figures.PALETTE[COLOURS[r["name"]]]
+        for measure, at, fill in (("regret", y + 0.15, colour), ("true_regret", y - 0.17, "none")):
+            value = r[measure]
+            regret.plot(value["values"], [at] * len(value["values"]), "o", color=colour, alpha=0.3, ms=3, mew=0)
+            regret.errorbar(value["mean"], at, xerr=value["ci95"], fmt="o", color=colour, mfc=fill)
+            if value["mean"] > right:
+                regret.annotate(f"{value['mean']:.2f} →", (right, at), (-3, 0), **_beside, ha="right", color=colour)
+        noise.errorbar(r["noise"]["mean"], y, xerr=r["noise"]["ci95"], fmt="o", color=colour)
     shades = dict(zip(PHASES, ("sky", "orange", "blue"), strict=True))
     left = [0.0] * len(rows)
     for phase in PHASES:
@@ -249,49 +244,47 @@ def _draw_methods(fig: Figure, result: Mapping[str, Any]) -> None:
         time.barh(places, width, 0.55, left, color=figures.PALETTE[shades[phase]], label=phase)
         left = [a + b for a, b in zip(left, width, strict=True)]
     for y, r, end in zip(places, rows, left, strict=True):
-        time.annotate(
-            f"{r['updates']}×" if r["updates"] > 1 else "", (end, y), (4, 0), textcoords="offset points", va="center"
-        )
-    regret.axvline(known["base"]["regret"]["mean"], color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
-    regret.annotate(
-        "π_ref",
-        (known["base"]["regret"]["mean"], 1),
-        (-4, 2),
-        xycoords=("data", "axes fraction"),
-        textcoords="offset points",
-        ha="right",
-        fontsize=8,
-    )
+        time.annotate(f"{r['updates']} updates" if r["updates"] > 1 else "", (end, y), (4, 0), **_beside, fontsize=8)
+    regret.axvline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
+    regret.annotate("π_ref", (base, len(rows) - 0.62), (3, 0), **_beside, fontsize=8, color=figures.PALETTE["grey"])
     regret.set_yticks(places, [r["name"] for r in rows])
-    regret.set_xlim(left=0)
-    time.set_xlim(right=max(left) * 1.12)
-    regret.set_title("regret: proxy (filled), true (open)")
+    regret.set_ylim(-0.6, len(rows) - 0.4)
+    regret.set_xlim(0, right)
+    time.set_xlim(right=max(left) * 1.3)
+    regret.set_title("regret by the proxy (filled), truly (open)")
     regret.set_xlabel("J(π*) − J(π), exact")
-    noise.set_title("gradient noise")
-    noise.set_xlabel("E‖g − E g‖² / (E g · u)², at π_ref")
+    noise.set_title("gradient noise at π_ref")
+    noise.set_xlabel("E‖g − E g‖² / (E g · u)²")
     noise.set_xlim(left=0)
-    time.set_title("a step, ms")
-    time.set_xlabel("for 64 responses; ×: updates on them")
-    time.legend(loc="lower right")
+    time.set_title("a step")
+    time.set_xlabel(f"ms for {s['batch'] * s['draws']} responses")
+    fig.legend(*time.get_legend_handles_labels(), loc="outside lower right", ncols=3)
+
+
+_beside = {"textcoords": "offset points", "va": "center"}
 
 
 def _draw_offset(fig: Figure, result: Mapping[str, Any]) -> None:
     """Regret and gradient noise by the number added to every score."""
     from una_ref import figures
 
-    fig.set_size_inches(9.6, 4.0)
+    fig.set_size_inches(9.6, 4.3)
     regret, noise = fig.subplots(1, 2)
     names = list(dict.fromkeys((r["name"], r["retuned"]) for r in result["rows"]))
+    methods = list(dict.fromkeys(name for name, _ in names))
     for name, again in names:
         rows = [r for r in result["rows"] if (r["name"], r["retuned"]) == (name, again)]
-        x, look = [r["offset"] for r in rows], _look(name)
-        line = {"linestyle": ":" if again else "-", "label": "" if again else name}
-        panels = [(regret, "regret")] if again else [(regret, "regret"), (noise, "noise")]
-        for axes, what in panels:
-            mean, half = ([r[what][k] for r in rows] for k in ("mean", "ci95"))
-            axes.errorbar(x, mean, yerr=half, **look | line | ({"mfc": "none"} if again else {}))
+        # Side by side, so that what is equal can be seen to be.
+        x = [r["offset"] + 0.12 * (methods.index(name) - (len(methods) - 1) / 2) for r in rows]
+        line = {"linestyle": ":", "mfc": "none", "label": "_"} if again else {"label": name}
+        for axes, what in ((regret, "regret"), (noise, "noise")):
+            if what == "regret" or not again:
+                mean, half = ([r[what][k] for r in rows] for k in ("mean", "ci95"))
+                axes.errorbar(x, mean, yerr=half, **_look(name) | line, linewidth=1.4)
+                axes.set_ylim(bottom=0.6 * min(r[what]["mean"] for r in result["rows"]))
     base = result["base"]["regret"]["mean"]
     regret.axhline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
+    regret.annotate("π_ref", (1, base), (-2, 6), xycoords=("axes fraction", "data"), **_beside, ha="right", fontsize=8)
     regret.set_title("regret (dotted: learning rate chosen at each offset)")
     regret.set_ylabel("J(π*) − J(π), exact, by the proxy")
     noise.set_title("gradient noise at π_ref")
@@ -300,43 +293,38 @@ def _draw_offset(fig: Figure, result: Mapping[str, Any]) -> None:
         axes.set_yscale("log")
         axes.set_xlabel("added to every score")
         axes.set_xticks(sorted({r["offset"] for r in result["rows"]}))
-    noise.legend(loc="best")
+    fig.legend(*noise.get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
 
 
 def _draw_proxy(fig: Figure, result: Mapping[str, Any]) -> None:
     """What is gained along KL, truly and by the proxy, for each reward model."""
+    from matplotlib.lines import Line2D
+
     from una_ref import figures
 
-    rewards = result["rewards"]
-    fig.set_size_inches(2.9 * len(rewards) + 0.6, 3.9)
+    rewards, ink, grey = result["rewards"], figures.INK, figures.PALETTE["grey"]
+    fig.set_size_inches(2.7 * len(rewards) + 0.6, 4.2)
     panels = fig.subplots(1, len(rewards), sharex=True, sharey=True, squeeze=False)[0]
-    far = max(point["kl"]["mean"] for r in result["rows"] for point in r["curve"])
+    far = 1.15 * max(point["kl"]["mean"] for r in result["rows"] for point in r["curve"])
+    dashes = {"proxy_gain": "--", "true_gain": "-"}
     for axes, said in zip(panels, rewards, strict=True):
-        for what, dash in (("proxy_gain", "--"), ("true_gain", "-")):
-            near = [p for p in said["frontier"] if p["kl"]["mean"] < 1.6 * far]
-            axes.plot(
-                [0, *(p["kl"]["mean"] for p in near)],
-                [0, *(p[what]["mean"] for p in near)],
-                dash,
-                color=figures.PALETTE["grey"],
-                linewidth=1,
-            )
+        for what, dash in dashes.items():
+            x, y = ([0.0, *(point[k]["mean"] for point in said["frontier"])] for k in ("kl", what))
+            axes.plot(x, y, dash, color=grey, linewidth=1)
             for r in (r for r in result["rows"] if r["reward"] == said["reward"]):
-                look = _look(r["name"])
+                look = _look(r["name"]) | ({"mfc": "none"} if dash == "--" else {})
                 x, y = ([point[k]["mean"] for point in r["curve"]] for k in ("kl", what))
-                axes.plot(x, y, dash, color=look["color"], linewidth=1.4, label=r["name"] if dash == "-" else "")
-                axes.plot(
-                    x[-1:], y[-1:], look["marker"], color=look["color"], mfc=look["color"] if dash == "-" else "none"
-                )
-        test = said["test_accuracy"]["mean"]
-        axes.set_title(f"{_short(said['reward'])} (test {100 * test:.0f} %)")
-        axes.axhline(0, color=figures.INK, linewidth=0.6)
+                axes.plot(x, y, dash, **look, linewidth=1.4, markevery=[len(x) - 1])
+        axes.set_title(f"{_short(said['reward'])}: right on {100 * said['test_accuracy']['mean']:.0f} %", fontsize=10)
+        axes.axhline(0, color=ink, linewidth=0.6)
         axes.set_xlabel("KL(π ‖ π_ref), nats")
-    panels[0].set_xlim(0, 1.25 * far)
+    panels[0].set_xlim(0, far)
     panels[0].set_ylabel("reward above π_ref's")
-    panels[-1].legend(loc="lower right")
-
-
-def _bar(axes: Axes, value: Mapping[str, float], y: float, **look: Any) -> None:
-    half = value["ci95"] if value["ci95"] == value["ci95"] else 0
-    axes.errorbar(value["mean"], y, xerr=half, markersize=5, **look)
+    names = list(dict.fromkeys(r["name"] for r in result["rows"]))
+    lines = [Line2D([], [], **_look(name), label=name) for name in names]
+    lines += [
+        Line2D([], [], color=ink, linestyle="-", label="true"),
+        Line2D([], [], color=ink, linestyle="--", label="by the proxy"),
+        Line2D([], [], color=grey, linewidth=1, label="best by the proxy, exact"),
+    ]
+    fig.legend(handles=lines, loc="outside lower center", ncols=len(lines))

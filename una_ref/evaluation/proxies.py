@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from una_ref.data import toysteer
-from una_ref.data.batch import Example, collate
+from una_ref.data.batch import Batch, Example, collate
 from una_ref.policies import loading
 from una_ref.policies.reward_sources import Answer, Classifier, RewardSource, Truth
 from una_ref.policies.scorers import Scorer
@@ -127,7 +127,7 @@ def reward_model(seed: int, pairs: int) -> Path:
 def scores(seed: int, pairs: int) -> torch.Tensor:
     """(X, S) what a reward model says of every response of its world; computed the first time, and then cached.
 
-    A prompt is read once, with all its responses behind it; the text that a source is given makes the same numbers.
+    Responses stand packed behind their prompt, a few at a time; the text that a source is given makes the same numbers.
     """
     from safetensors.torch import load_file, save_file
 
@@ -139,12 +139,17 @@ def scores(seed: int, pairs: int) -> torch.Tensor:
         tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
         responses = tuple(tuple(token for token in row if token >= 0) for row in tree.sequences.tolist())
         prompts = toysteer.encoded_prompts(base(seed)[0], classifier.tokenizer)
-        batches = (collate([Example(tuple(prompt), responses)], whole=True) for prompt in prompts)
         with torch.no_grad():
-            table = torch.stack([scorer(batch).double() for batch in batches])
+            table = torch.stack([scorer(_packed(tuple(prompt), responses)).double() for prompt in prompts])
         with replacing(file) as beside:
             save_file({"scores": table}, beside)
     return load_file(file)["scores"]
+
+
+def _packed(prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], some: int = 32) -> Batch:
+    """A prompt with its responses in rows that are short, since attention costs the square of their length."""
+    rows = [Example(prompt, tuple(responses[i : i + some])) for i in range(0, len(responses), some)]
+    return collate(rows, whole=True)
 
 
 def accuracy(proxy: torch.Tensor, world: toysteer.ToySteer, ref: torch.Tensor, pairs: int, seed: int) -> float:

@@ -26,11 +26,11 @@ MEASURES = {
 
 
 def interval(values: Sequence[float]) -> tuple[float, float]:
-    """Mean and half the width of its 95 % interval (Student's t over seeds); NaN for one value."""
+    """Mean and half the width of its 95 % interval (Student's t over seeds); NaN for one value, or an infinite one."""
     from scipy import stats
 
     mean = statistics.fmean(values)
-    if len(values) < 2:
+    if len(values) < 2 or not math.isfinite(mean):
         return mean, math.nan
     return mean, float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
 

@@ -122,7 +122,10 @@ def made(runs: Runs, began: float) -> dict[str, Any]:
 def _worker_start() -> None:
     import warnings
 
+    from transformers.utils import logging
+
     warnings.filterwarnings("ignore")
+    logging.disable_progress_bar()
     torch.set_num_threads(1)
 
 
