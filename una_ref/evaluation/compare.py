@@ -254,14 +254,14 @@ def compare(
     if quick:
         s = replace(s, seeds=s.seeds[:2])
     began = time.time()
-    runs = study(folder, s, workers or torch.multiprocessing.cpu_count())
-    chosen = committed() if quick else tune(runs)
-    asked = {}
-    for panel in PANELS:
-        for e in ENTRIES:
-            at = chosen[f"{panel}/{e.tuned_as or e.name}"]
-            asked[panel, e.name] = [Run(panel, e.name, seed, at["lr"], at["beta"]) for seed in s.seeds]
-    runs.of([r for several in asked.values() for r in several], "comparing")
+    with study(folder, s, workers or torch.multiprocessing.cpu_count()) as runs:
+        chosen = committed() if quick else tune(runs)
+        asked = {}
+        for panel in PANELS:
+            for e in ENTRIES:
+                at = chosen[f"{panel}/{e.tuned_as or e.name}"]
+                asked[panel, e.name] = [Run(panel, e.name, seed, at["lr"], at["beta"]) for seed in s.seeds]
+        runs.of([r for several in asked.values() for r in several], "comparing")
     rows: list[dict[str, Any]] = []
     for panel in PANELS:
         base = [measure(_world(seed, s.scale)[2], seed, s) for seed in s.seeds]

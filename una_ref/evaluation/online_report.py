@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -235,7 +236,13 @@ def _draw_methods(fig: Figure, result: Mapping[str, Any]) -> None:
             regret.plot(value["values"], [at] * len(value["values"]), "o", color=colour, alpha=0.3, ms=3, mew=0)
             regret.errorbar(value["mean"], at, xerr=value["ci95"], fmt="o", color=colour, mfc=fill)
             if value["mean"] > right:
-                regret.annotate(f"{value['mean']:.2f} →", (right, at), (-3, 0), **_beside, ha="right", color=colour)
+                far = {
+                    "ha": "right",
+                    "color": colour,
+                    "fontsize": 8,
+                    "bbox": {"fc": figures.CARD, "ec": "none", "pad": 1},
+                }
+                regret.annotate(f"{value['mean']:.2f} →", (right, at), (-3, 0), **_beside, **far)
         noise.errorbar(r["noise"]["mean"], y, xerr=r["noise"]["ci95"], fmt="o", color=colour)
     shades = dict(zip(PHASES, ("sky", "orange", "blue"), strict=True))
     left = [0.0] * len(rows)
@@ -281,7 +288,6 @@ def _draw_offset(fig: Figure, result: Mapping[str, Any]) -> None:
             if what == "regret" or not again:
                 mean, half = ([r[what][k] for r in rows] for k in ("mean", "ci95"))
                 axes.errorbar(x, mean, yerr=half, **_look(name) | line, linewidth=1.4)
-                axes.set_ylim(bottom=0.6 * min(r[what]["mean"] for r in result["rows"]))
     base = result["base"]["regret"]["mean"]
     regret.axhline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
     regret.annotate("π_ref", (1, base), (-2, 6), xycoords=("axes fraction", "data"), **_beside, ha="right", fontsize=8)
@@ -289,8 +295,10 @@ def _draw_offset(fig: Figure, result: Mapping[str, Any]) -> None:
     regret.set_ylabel("J(π*) − J(π), exact, by the proxy")
     noise.set_title("gradient noise at π_ref")
     noise.set_ylabel("E‖g − E g‖² / (E g · u)²")
-    for axes in (regret, noise):
+    for axes, what in ((regret, "regret"), (noise, "noise")):
+        means = [r[what]["mean"] for r in result["rows"] if math.isfinite(r[what]["mean"])]
         axes.set_yscale("log")
+        axes.set_ylim(0.6 * min(means), 2.5 * max(means))
         axes.set_xlabel("added to every score")
         axes.set_xticks(sorted({r["offset"] for r in result["rows"]}))
     fig.legend(*noise.get_legend_handles_labels(), loc="outside lower center", ncols=len(methods))
@@ -305,7 +313,11 @@ def _draw_proxy(fig: Figure, result: Mapping[str, Any]) -> None:
     rewards, ink, grey = result["rewards"], figures.INK, figures.PALETTE["grey"]
     fig.set_size_inches(2.7 * len(rewards) + 0.6, 4.2)
     panels = fig.subplots(1, len(rewards), sharex=True, sharey=True, squeeze=False)[0]
-    far = 1.15 * max(point["kl"]["mean"] for r in result["rows"] for point in r["curve"])
+    reached = [point for r in result["rows"] for point in r["curve"]]
+    far = 1.15 * max(point["kl"]["mean"] for point in reached)
+    shown = [*reached, *(p for said in rewards for p in said["frontier"] if p["kl"]["mean"] <= far)]
+    heights = [p[what]["mean"] for p in shown for what in ("proxy_gain", "true_gain")]
+    room = 0.06 * (max(heights) - min(0.0, *heights))
     dashes = {"proxy_gain": "--", "true_gain": "-"}
     for axes, said in zip(panels, rewards, strict=True):
         for what, dash in dashes.items():
@@ -319,6 +331,7 @@ def _draw_proxy(fig: Figure, result: Mapping[str, Any]) -> None:
         axes.axhline(0, color=ink, linewidth=0.6)
         axes.set_xlabel("KL(π ‖ π_ref), nats")
     panels[0].set_xlim(0, far)
+    panels[0].set_ylim(min(0.0, *heights) - room, max(heights) + room)
     panels[0].set_ylabel("reward above π_ref's")
     names = list(dict.fromkeys(r["name"] for r in result["rows"]))
     lines = [Line2D([], [], **_look(name), label=name) for name in names]
@@ -327,4 +340,4 @@ def _draw_proxy(fig: Figure, result: Mapping[str, Any]) -> None:
         Line2D([], [], color=ink, linestyle="--", label="by the proxy"),
         Line2D([], [], color=grey, linewidth=1, label="best by the proxy, exact"),
     ]
-    fig.legend(handles=lines, loc="outside lower center", ncols=len(lines))
+    fig.legend(handles=lines, loc="outside lower center", ncols=4)

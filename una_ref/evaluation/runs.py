@@ -36,7 +36,7 @@ One = Callable[[Any, Any], dict[str, Any]]
 
 
 class Runs:
-    """Finished runs, a line each in runs.jsonl; asked for again, they are not run again.
+    """Finished runs, a line each in runs.jsonl; asked for again, they are not run again. A context: its workers' time.
 
     Args:
         folder: the study's.
@@ -76,35 +76,41 @@ class Runs:
             folder.mkdir(parents=True, exist_ok=True)
         write_text(self.path, "".join(json.dumps(x) + "\n" for x in [head, *self.done.values()]))
 
-    def of(self, runs: Sequence[Run], what: str, *, workers: int | None = None) -> list[dict[str, Any]]:
-        """The results of runs, in their order; those that are missing are run first, with a progress bar."""
+    def __enter__(self) -> Runs:
         from multiprocessing import get_context
 
+        # Workers are new processes: one thread each, so that runs do not fight over the cores.
+        os.environ.setdefault("OMP_NUM_THREADS", "1")
+        self.pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.pool.shutdown(wait=False, cancel_futures=True)
+
+    def of(self, runs: Sequence[Run], what: str, *, alone: bool = False) -> list[dict[str, Any]]:
+        """The results of runs, in their order; those that are missing are run first, with a progress bar.
+
+        Args:
+            runs: which.
+            what: of the bar.
+            alone: one at a time, so that none is in another's way.
+        """
         from tqdm import tqdm
 
         self.asked.update(r.key for r in runs)
         missing = [r for r in dict.fromkeys(runs) if r.key not in self.done]
-        # Workers are new processes: one thread each, so that runs do not fight over the cores.
-        os.environ.setdefault("OMP_NUM_THREADS", "1")
         with (
-            ProcessPoolExecutor(
-                workers or self.workers, mp_context=get_context("spawn"), initializer=_worker_start
-            ) as pool,
             tqdm(total=len(missing), desc=what, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
             open(self.path, "a", encoding="utf-8") as file,
         ):
-            futures = [pool.submit(_worker, self.one, run, self.settings) for run in missing]
-            try:
-                for future in as_completed(futures):
+            for some in [[run] for run in missing] if alone else [missing]:
+                for future in as_completed([self.pool.submit(_worker, self.one, run, self.settings) for run in some]):
                     run, measured = future.result()
                     row = {"key": run.key, **asdict(run), **measured}
                     self.done[run.key] = row
                     file.write(json.dumps(row) + "\n")
                     file.flush()
                     bar.update()
-            except BaseException:
-                pool.shutdown(wait=False, cancel_futures=True)
-                raise
         return [self.done[r.key] for r in runs]
 
 
