@@ -48,9 +48,9 @@ class Shifted:
     source: RewardSource
     by: float
 
-    def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """In the source's unit."""
-        return [score + self.by for score in self.source(answers)]
+    def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
+        """In the source's unit; None where it has no answer."""
+        return [None if score is None else score + self.by for score in self.source(answers)]
 
 
 class Judge:
