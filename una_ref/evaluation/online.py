@@ -114,7 +114,7 @@ class Settings:
     batch: int = 8
     draws: int = 8
     beta: float = 0.4
-    every: int = 8
+    every: int = 6
     rollouts: int = 16
     timed: int = 16
     test: int = 4096
