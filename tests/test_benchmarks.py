@@ -73,11 +73,12 @@ def test_the_policy_of_the_fixture_fills_every_response_with_text(tiny):
 def test_ratios_are_within_a_round():
     lines = []
     for turn, (ours, theirs) in enumerate([(1.0, 2.0), (3.0, 4.0), (2.0, 8.0)]):
-        lines.append({"round": turn, "case": "rates", "flops": 10.0 * (turn + 1), "bytes": 1.0})
+        rates = {"flops": 10.0 * (turn + 1), "best_flops": 20.0 * (turn + 1), "bytes": 1.0}
         for case, seconds in (("una-centred", ours), ("trl rloo", theirs)):
-            own = {"cpu_s_per_step": seconds, "peak_mb": 10 * seconds, "loaded_mb": 5, "floor": {"all": [10, 0]}}
+            own = {"cpu_s_per_step": seconds, "peak_mb": 10 * seconds, "loaded_mb": 5, "floor": {"all": [10, 0]}, "rates": rates}
             lines.append({"round": turn, "case": case, **own})
     found = online.compared(lines)
     assert found["time of a step"] == {"una-centred / trl rloo": {"median": 0.5, "least": 0.25, "largest": 0.75}}
     assert found["time over the floor"]["una-centred"] == {"median": 6.0, "least": 1.0, "largest": 6.0}
+    assert found["time over the floor, at the quickest product"]["una-centred"]["median"] == 12.0
     assert found["peak memory beyond the loaded models"]["una-centred / trl rloo"]["least"] == 0.2

@@ -307,6 +307,7 @@ def test_microbatches_keep_order_and_budget(layout, examples, budget):
 def test_many_long_responses_stand_behind_their_prompt_in_several_rows(monkeypatch):
     given = [Example((1, 2), ((3,) * 5,) * 5), Example((1,) * 20, ((4,) * 9,) * 4), Example((1,), ((5,) * 30,))]
     monkeypatch.setattr("una_ref.data.batch.ROOM", 8)
+    monkeypatch.setattr("una_ref.data.batch.LINEAR", 0)  # in rows this short attention would count for nothing
     batch = collate(given)
     # Behind the short prompt two, two and one of four tokens; behind the long one, as many tokens as it has: twice
     # two of eight; and one that alone is too long. Blocks of 36, 36, 30 + 6, 10 + 10.
