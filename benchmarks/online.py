@@ -233,25 +233,18 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter)
     settings = [f"beta={BETA}", f"lr={LR}", f"lora_r={R}", f"lora_alpha={ALPHA}", f"batch={BATCH}", "held_out=0", *more]
     settings += [f"draws={DRAWS}", f"max_response={MAX_NEW}", f"reward={folder / 'reward'}", f"dtype={arguments.dtype}"]
     config = resolve(method, [*settings, "schedule=constant", "warmup=0"], online=True, data="prompts", steps=total)
-    rows = [Row(prompt, (" ",)) for prompt in json.loads((folder / "prompts.json").read_text())]
+    rows = [Row(prompt, ()) for prompt in json.loads((folder / "prompts.json").read_text())]
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)
     job = prepare(config, rows=rows, model=model, tokenizer=tokenizer)
-    rollouts = job.rollouts
-
-    def noted(*args: Any, **more: Any) -> Any:
-        examples, drawn = rollouts(*args, **more)
-        meter.lengths.append(([len(e.prompt) for e in examples], [[len(r) for r in e.responses] for e in examples]))
-        meter.rewards.extend(score for e in examples for score in e.scores)
-        return examples, drawn
-
-    noted.draws = rollouts.draws
-    job.rollouts = noted
     meter.start()
     for step in range(total):
         values = job.step(step, record=step + 1 == total)
         for phase in ("generation", "scoring"):
             meter.add(phase, job.seconds.pop(phase))
         meter.stop()
+        drawn = job.pool.rollouts[-1]
+        meter.lengths.append(([len(e.prompt) for e in drawn], [[len(r) for r in e.responses] for e in drawn]))
+        meter.rewards.extend(score for e in drawn for score in e.scores)
     meter.losses.append(values["loss"])
 
 
