@@ -32,9 +32,11 @@ def make(folder: Path, preset: str = "balanced", *, prompts: int = 128, seed: in
     """Write policy/ and reward/ (weights and tokenizer) and prompts.json (a list of texts) into a folder."""
     import torch
     from transformers import MistralForSequenceClassification
+    from transformers.utils import logging
 
     from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
 
+    logging.disable_progress_bar()
     draw = random.Random(seed)
     words = _words(draw, 4000)
     corpus = [" " + " ".join(draw.choices(words, weights=_zipf(len(words)), k=200)) for _ in range(500)]
@@ -61,7 +63,7 @@ def never_emitted(tokenizer: object) -> list[int]:
 
 
 def _words(draw: random.Random, count: int) -> list[str]:
-    onset, vowel, coda = "b c d f g h k l m n p r s t v st tr pl ch".split(), "a e i o u ai ou".split(), ["", "n", "r"]
+    onset, vowel, coda = (*"bcdfghklmnprstv", "st", "tr", "pl", "ch"), (*"aeiou", "ai", "ou"), ("", "n", "r")
     words: dict[str, None] = {}
     while len(words) < count:
         syllables = range(draw.choice((1, 2, 2, 3)))

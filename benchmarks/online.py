@@ -3,18 +3,18 @@
     python benchmarks/online.py --output figures/runs/online_speed.json
 
 Like for like: the same base, LoRA (r = 32 on all linear layers), prompts in the same order, draws, length of response,
-reward model (text in), precision, allocator and threads; no gradient checkpointing; a reference on both sides. Each case
-runs in a process of its own, all cases once a round. A line of JSON for each, then one with the ratios: the median over
-rounds of what stood in the same round, the least and the largest. On a CPU seconds are the processor's (others may be at
-work there), on a GPU the clock's; they move with what else runs, so only ratios within a round are compared. PPO has no peer in TRL 1.16, which has dropped it; it is set against what it has to
-compute (`floor.py`), as the rest is.
+reward model (text in), precision, allocator and threads; no gradient checkpointing; a reference on both sides. Each
+case runs in a process of its own, all cases once a round. A line of JSON for each, then one with the ratios: the median
+over rounds of what stood in the same round, the least and the largest. On a CPU seconds are the processor's, on a GPU
+the clock's; they move with what else runs, so that only ratios within a round say something.
+
+PPO has no peer in TRL 1.16, which has dropped it. It is set against what it has to compute (`floor.py`), as all are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import re
 import subprocess
@@ -195,10 +195,13 @@ class Meter:
         shape = floor.Shape(**fixture.PRESETS[arguments.preset], r=R, width=4 if arguments.dtype == "float32" else 2)
         passes = int(found[0]) if (found := re.findall(r"(\d) pass", case)) else 1
         least = [floor.update(shape, *own, passes=passes, ppo=case.startswith("ppo")) for own in lengths]
-        work = {name: [mean(numbers) for numbers in zip(*(one[name] for one in least))] for name in least[0]}
+        work = {
+            name: [mean(numbers) for numbers in zip(*(one[name] for one in least), strict=True)] for name in least[0]
+        }
+        clock = "gpu" if self.device.type == "cuda" else "cpu"
         return {
             "s_per_step": round(mean(step["wall"] for step in steps), 4),
-            f"{'gpu' if self.device.type == 'cuda' else 'cpu'}_s_per_step": round(mean(step["seconds"] for step in steps), 4),
+            f"{clock}_s_per_step": round(mean(step["seconds"] for step in steps), 4),
             **{phase: round(mean(step[phase] for step in steps), 4) for phase in PHASES},
             "loaded_mb": round(self.loaded / 2**20),
             "peak_mb": round(memory(self.device, peak=True) / 2**20),

@@ -4,7 +4,6 @@ import sys
 from pathlib import Path
 
 import pytest
-import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from una_ref.data.batch import Example, collate
@@ -75,8 +74,8 @@ def test_ratios_are_within_a_round():
     for turn, (ours, theirs) in enumerate([(1.0, 2.0), (3.0, 4.0), (2.0, 8.0)]):
         rates = {"flops": 10.0 * (turn + 1), "best_flops": 20.0 * (turn + 1), "bytes": 1.0}
         for case, seconds in (("una-centred", ours), ("trl rloo", theirs)):
-            own = {"cpu_s_per_step": seconds, "peak_mb": 10 * seconds, "loaded_mb": 5, "floor": {"all": [10, 0]}, "rates": rates}
-            lines.append({"round": turn, "case": case, **own})
+            own = {"cpu_s_per_step": seconds, "peak_mb": 10 * seconds, "loaded_mb": 5, "floor": {"all": [10, 0]}}
+            lines.append({"round": turn, "case": case, "rates": rates, **own})
     found = online.compared(lines)
     assert found["time of a step"] == {"una-centred / trl rloo": {"median": 0.5, "least": 0.25, "largest": 0.75}}
     assert found["time over the floor"]["una-centred"] == {"median": 6.0, "least": 1.0, "largest": 6.0}

@@ -90,7 +90,6 @@ def test_a_classifiers_score_is_that_of_the_answer_alone(folder):
     assert Classifier(str(folder), tokens=12)(ANSWERS) == pytest.approx(alone, abs=1e-5)
 
 
-
 def test_a_classifier_reads_what_answers_open_with_once(folder):
     source = Classifier(str(folder))
     read = []

@@ -14,7 +14,7 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby, islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
@@ -152,12 +152,11 @@ class Classifier:
         return scores
 
     def _examples(self, answers: Sequence[Answer]) -> Iterator[Example]:
-        """The answers' ids, those to one prompt together, with a token more at the end, which is predicted by the last."""
+        """The answers' ids, with a token more, which their last one predicts; answers to one prompt are together."""
         for _, same in groupby(answers, key=lambda answer: answer.prompt):
             ids = [self.text(answer) for answer in same]
-            opening = len(os.path.commonprefix(ids))
-            shared = [(ids[0][:opening], ids)] if opening else [(own, [own]) for own in ids]
-            for start, texts in shared:
+            opening = [column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*ids, strict=False))]
+            for start, texts in [(opening, ids)] if opening else [(own, [own]) for own in ids]:
                 yield Example(tuple(start), tuple((*text[len(start) :], 0) for text in texts))
 
 

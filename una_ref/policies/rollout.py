@@ -121,7 +121,7 @@ class HuggingFace:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.eos] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
-        more = {"past_key_values": _read(inner, ids, mask, k)} if k > 1 and READ <= width and _plain(inner) else {}
+        more = {"past_key_values": _read(inner, ids, mask, k)} if k > 1 and width >= READ and _plain(inner) else {}
         ids, mask = ids.repeat_interleave(k, 0), mask.repeat_interleave(k, 0)
         trace = _Trace(width)
         out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=[trace], **more)

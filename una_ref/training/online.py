@@ -99,9 +99,7 @@ def remembered(examples: Sequence[Example]) -> list[float]:
     return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
 
 
-def measured(
-    examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]
-) -> dict[str, float]:
+def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]) -> dict[str, float]:
     """What a rollout is like: mean reward, length and share that ended; and the largest gap, in nats, between the
     sampler's log-probs and `logps`, those of the training forward.
     """
