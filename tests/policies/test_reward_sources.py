@@ -90,6 +90,21 @@ def test_a_classifiers_score_is_that_of_the_answer_alone(folder):
     assert Classifier(str(folder), tokens=12)(ANSWERS) == pytest.approx(alone, abs=1e-5)
 
 
+def test_a_classifier_reads_what_answers_open_with_once(folder):
+    source = Classifier(str(folder))
+    read = []
+    source.model.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(kwargs["input_ids"].numel()), with_kwargs=True
+    )
+    prompt = "Is it? " * 20
+    answers = [Answer(prompt, response) for response in ("Yes, it is.", "No", "Yes")]
+    scores = source(answers)
+    apart = [score for answer in answers for score in source([answer])]
+    assert scores == pytest.approx(apart, abs=1e-5)
+    assert read[0] < sum(read[1:]) / 2
+    assert len(set(scores)) == 3
+
+
 def test_a_classifier_has_its_own_chat_template(folder):
     source = Classifier(str(folder))
     source.tokenizer.chat_template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}{% endfor %}"

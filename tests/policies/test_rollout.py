@@ -6,7 +6,7 @@ from scipy import stats
 
 from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
-from una_ref.policies import loading
+from una_ref.policies import loading, rollout
 from una_ref.policies.logprobs import sequence_logprobs
 from una_ref.policies.rollout import HuggingFace
 
@@ -173,3 +173,19 @@ def test_an_enhancer_draws_every_second_response(model):
     assert [draws[:2] for draws in mixed] == plain
     (hot,) = HuggingFace(EOS, temperature=50.0, every=2)(model, [(1, 5)], k=2, max_new=1, seed=0)
     assert len(hot) == 2
+
+
+def test_a_prompt_that_is_read_once_has_the_draws_of_one_that_is_read_for_each(model, monkeypatch):
+    draw = {"k": 3, "max_new": 5, "seed": 0}
+    apart = HuggingFace(EOS)(model, PROMPTS, **draw)
+    read = []
+    inner = model.get_base_model() if hasattr(model, "get_base_model") else model
+    hook = inner.model.register_forward_pre_hook(
+        lambda _, args, kwargs: read.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    monkeypatch.setattr(rollout, "READ", 2)
+    once = HuggingFace(EOS)(model, PROMPTS, **draw)
+    hook.remove()
+    assert read[:2] == [(3, 4), (9, 1)], "the prompts without their last tokens, and then those of every draw"
+    assert [[d.tokens for d in draws] for draws in once] == [[d.tokens for d in draws] for draws in apart]
+    torch.testing.assert_close(given(once), given(apart), rtol=0, atol=1e-4)

@@ -121,7 +121,7 @@ def test_what_a_rollout_measures_by_hand():
     # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
     drawn = [[Draw((5, 2), True, -1.0), Draw((5, 6, 7), False, -2.0)], [Draw((2,), True, -4.0)]]
     examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
-    assert measured(examples, drawn, torch.tensor([-1.0, -5.0, -3.0])) == {
+    assert measured(examples, drawn, [-1.0, -5.0, -3.0]) == {
         "reward": 3.0,
         "response_length": 2.0,
         "ended": pytest.approx(2 / 3),

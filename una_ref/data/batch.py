@@ -19,6 +19,8 @@ Attention is paid for a row's length squared, and for what nobody sees as well; 
 
 from __future__ import annotations
 
+import heapq
+import math
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
@@ -34,6 +36,10 @@ Layout = Literal["packed", "padded"]
 ROOM = 1024
 """Most tokens of responses behind a prompt in a packed row; or as many as a longer prompt has, so that rows hold
 no more of prompts than of responses."""
+
+LINEAR = 2048
+"""Tokens of a row at which attention costs as much as all else: 6 times a transformer's width, so for a large model
+many more; but then rows are long already."""
 
 PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
@@ -323,9 +329,10 @@ class Batch:
 def collate(examples: Sequence[Example], layout: Layout = "packed", *, whole: bool = False) -> Batch:
     """Lay examples out. Responses keep the order of the examples, whatever the layout.
 
-    Packed: blocks of (prompt, its responses) fill rows as long as the longest block, largest first; a prompt has a
-    second block where its responses fill more than `ROOM`. Padded: a row a response, padded on the right; the
-    yardstick, and the way for models that take no such mask. Whole: for a scorer, see the module's first lines.
+    Packed: blocks of (prompt, its responses) fill rows as long as the longest block or, where that leaves many pads,
+    longer ones; a prompt has a second block where its responses fill more than `ROOM`. Padded: a row a response, padded
+    on the right; the yardstick, and the way for models that take no such mask. Whole: for a scorer, see the module's
+    first lines.
     """
     responses = [(g, r) for g, e in enumerate(examples) for r in e.responses]
     first = [0]
@@ -334,7 +341,7 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, whole: bo
     blocks = [(g, span) for g, e in enumerate(examples) for span in _spans(e, layout, whole)]
     sizes = [_size(examples[g], span, whole) for g, span in blocks]
     rows = _rows(sizes, layout)
-    width = max(sum(sizes[i] for i in row) for row in rows)
+    width = _width(sizes, rows)
 
     tokens, positions, until = [], [], []  # type: list[list[int]], list[list[int]], list[list[int]]
     predictor: list[list[int]] = [[] for _ in responses]
@@ -427,21 +434,54 @@ def _size(example: Example, span: range, whole: bool) -> int:
 
 
 def _rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
-    """Which blocks share a row. Packed: first-fit decreasing into rows as long as the longest block."""
+    """Which blocks share a row. Packed: first-fit decreasing into rows as long as the longest block or, where that
+    leaves many pads, evenly into rows of up to four such blocks, whichever costs least.
+    """
     if layout == "padded":
         return [[i] for i in range(len(sizes))]
-    width, rows, room = max(sizes), [], []  # type: int, list[list[int]], list[int]
+    order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
+    rows = _first_fit(sizes, order)
+    total, longest = sum(sizes), sizes[order[0]]
+    if len(rows) * longest < 1.1 * total:
+        return rows
+    counts = sorted({math.ceil(total / (longest * blocks)) for blocks in (1, 1.5, 2, 3, 4)})
+    tried = [rows, *(_evenly(sizes, order, count) for count in counts)]
+    return min(tried, key=lambda rows: _cells(sizes, rows) * (_width(sizes, rows) + LINEAR))
+
+
+def _width(sizes: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    return max(sum(sizes[i] for i in row) for row in rows)
+
+
+def _cells(sizes: Sequence[int], rows: Sequence[Sequence[int]]) -> int:
+    """Tokens of rows laid out, pads included."""
+    return len(rows) * _width(sizes, rows)
+
+
+def _first_fit(sizes: Sequence[int], order: Sequence[int]) -> list[list[int]]:
+    rows, room = [], []  # type: list[list[int]], list[int]
     r, size = 0, 0
-    for i in sorted(range(len(sizes)), key=lambda i: -sizes[i]):
+    for i in order:
         if sizes[i] != size:  # where one block did not fit, another of its size does not
             r, size = 0, sizes[i]
         while r < len(rows) and room[r] < size:
             r += 1
         if r == len(rows):
             rows.append([])
-            room.append(width)
+            room.append(sizes[order[0]])
         rows[r].append(i)
         room[r] -= size
+    return rows
+
+
+def _evenly(sizes: Sequence[int], order: Sequence[int], count: int) -> list[list[int]]:
+    """Each block into the row that is the shortest so far."""
+    rows: list[list[int]] = [[] for _ in range(count)]
+    filled = [(0, r) for r in range(count)]
+    for i in order:
+        size, r = heapq.heappop(filled)
+        rows[r].append(i)
+        heapq.heappush(filled, (size + sizes[i], r))
     return rows
 
 
@@ -457,7 +497,7 @@ def microbatches(
     for e in examples:
         own = [_size(e, span, whole) for span in _spans(e, layout, whole)]
         both = sizes + own
-        if run and len(_rows(both, layout)) * max(both) > tokens:
+        if run and _cells(both, _rows(both, layout)) > tokens:
             yield run
             run, both = [], own
         run.append(e)

@@ -14,17 +14,18 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
-from itertools import islice
+from itertools import groupby, islice, takewhile
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from una_ref.data.batch import Encoder
+from una_ref.data.batch import Encoder, Example, collate, microbatches
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.policies.loading import missing
+from una_ref.policies.logprobs import check_scorable, hidden_states, layouts
 from una_ref.policies.scorers import READS
 
 Prompt = str | tuple[dict, ...]
@@ -75,7 +76,8 @@ class Classifier:
         tokens: most tokens, pads included, in one forward pass.
 
     Raises:
-        InputError: nothing loadable there, or it has more than one output.
+        InputError: nothing loadable there, it has more than one output, or its hidden states are not to be had in a
+            batch's layout.
     """
 
     def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "float32") -> None:
@@ -100,7 +102,9 @@ class Classifier:
                 f"{len(self.tokenizer)}"
             )
         self.model.config.pad_token_id = self._pad()
-        self.tokens = tokens
+        check_scorable(self.model)
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokens, self.layout = tokens, layouts(self.model)[0]
         limits = getattr(self.model.config, READS, None)
         self.encoder = Encoder(self.tokenizer, **limits) if limits else None
 
@@ -137,28 +141,23 @@ class Classifier:
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
-        """The model's one logit for each answer."""
-        ids = [self.text(answer) for answer in answers]
-        scores = [math.nan] * len(ids)
-        some: list[int] = []
-        for i in sorted(range(len(ids)), key=lambda i: len(ids[i])):
-            if some and (len(some) + 1) * len(ids[i]) > self.tokens:
-                self._score(ids, some, scores)
-                some = []
-            some.append(i)
-        self._score(ids, some, scores)
+        """The model's one logit for each answer. What answers to one prompt open with is read once."""
+        core, device = getattr(self.model, self.model.base_model_prefix), self.model.device
+        scores = []
+        for some in microbatches(list(self._examples(answers)), self.tokens, self.layout):
+            batch = collate(some, self.layout).to(device)
+            # The model's own way to find the last token looks for pads by value; a hidden state is read here by length.
+            last = hidden_states(core, batch)[batch.lengths.cumsum(0) - 1]
+            scores += self.model.score(last)[:, 0].tolist()
         return scores
 
-    def _score(self, ids: list[list[int]], some: list[int], scores: list[float]) -> None:
-        width = max(len(ids[i]) for i in some)
-        rows = torch.tensor([ids[i] + [self._pad()] * (width - len(ids[i])) for i in some])
-        mask = torch.tensor([[1] * len(ids[i]) + [0] * (width - len(ids[i])) for i in some])
-        # The model's own way to find the last token looks for pads by value; a hidden state is read here by length.
-        core = getattr(self.model, self.model.base_model_prefix)
-        hidden = core(input_ids=rows, attention_mask=mask, use_cache=False)[0]
-        last = hidden[torch.arange(len(some)), mask.sum(1) - 1]
-        for i, score in zip(some, self.model.score(last)[:, 0].tolist(), strict=True):
-            scores[i] = score
+    def _examples(self, answers: Sequence[Answer]) -> Iterator[Example]:
+        """The answers' ids, with a token more, which their last one predicts; answers to one prompt are together."""
+        for _, same in groupby(answers, key=lambda answer: answer.prompt):
+            ids = [self.text(answer) for answer in same]
+            opening = [column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*ids, strict=False))]
+            for start, texts in [(opening, ids)] if opening else [(own, [own]) for own in ids]:
+                yield Example(tuple(start), tuple((*text[len(start) :], 0) for text in texts))
 
 
 def _turn(role: str, content: str) -> dict[str, str]:

@@ -17,11 +17,14 @@ from typing import Any, Literal, Protocol
 import torch
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, _suppressed
+from una_ref.policies.logprobs import _inner, _suppressed, layouts, parts
 from una_ref.policies.merging import Merging, merged
 
 SHORT = 16
 """Tokens: merging costs what it saves over about as many; responses that may not be longer are drawn unmerged."""
+
+READ = 32
+"""Tokens: prompts from here on are read once, whatever is drawn of them; shorter ones not, a call costs more."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,7 +96,7 @@ class HuggingFace:
         merge = self.merge == "auto" and max_new > SHORT
         unmerged = nullcontext(Merging(False, f"decoding unmerged: merge={self.merge}, {max_new} tokens at most"))
         with (
-            _sampling(inner, self.eos, k, max_new, temperature),  # eval mode: an adapter's dropout is off
+            _sampling(inner, self.eos, max_new, temperature),  # eval mode: an adapter's dropout is off
             _seeded(seed, next(inner.parameters()).device),
             merged(model, prompts) if merge else unmerged as self.merging,
         ):
@@ -118,8 +121,10 @@ class HuggingFace:
         width = max(map(len, prompts))
         ids = torch.tensor([[self.eos] * (width - len(p)) + list(p) for p in prompts], device=device)
         mask = torch.tensor([[0] * (width - len(p)) + [1] * len(p) for p in prompts], device=device)
+        more = {"past_key_values": _read(inner, ids, mask, k)} if k > 1 and width >= READ and _plain(inner) else {}
+        ids, mask = ids.repeat_interleave(k, 0), mask.repeat_interleave(k, 0)
         trace = _Trace(width)
-        out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=[trace])
+        out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=[trace], **more)
         logps = trace.finish(out)
         draws = []
         for row, terms in zip(out[:, width:].tolist(), logps.tolist(), strict=True):
@@ -127,6 +132,23 @@ class HuggingFace:
             length = row.index(self.eos) + 1 if ended else len(row)
             draws.append(Draw(tuple(row[:length]), ended, sum(terms[:length])))
         return [draws[i : i + k] for i in range(0, len(draws), k)]
+
+
+def _plain(inner: Any) -> bool:
+    """Whether the cache is keys and values, whose rows can be repeated."""
+    return "packed" in layouts(inner)
+
+
+def _read(inner: Any, ids: torch.Tensor, mask: torch.Tensor, k: int) -> Any:
+    """The cache of the prompts without their last tokens, each k times: what `generate` goes on from."""
+    from transformers import DynamicCache
+
+    cache = DynamicCache(config=inner.config)
+    positions = (mask.cumsum(-1) - 1).clamp(min=0)
+    seen = {"attention_mask": mask[:, :-1], "position_ids": positions[:, :-1]}
+    parts(inner)[0](input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, **seen)
+    cache.batch_repeat_interleave(k)
+    return cache
 
 
 class _Trace:
@@ -157,7 +179,7 @@ class _Trace:
 
 
 @contextmanager
-def _sampling(inner: Any, eos: int, k: int, max_new: int, temperature: float) -> Iterator[None]:
+def _sampling(inner: Any, eos: int, max_new: int, temperature: float) -> Iterator[None]:
     """The model in eval mode, with a generation config that samples from what is scored, at a temperature."""
     from transformers import GenerationConfig
 
@@ -169,7 +191,6 @@ def _sampling(inner: Any, eos: int, k: int, max_new: int, temperature: float) ->
         top_k=0,
         top_p=1.0,
         max_new_tokens=max_new,
-        num_return_sequences=k,
         eos_token_id=eos,
         pad_token_id=eos,  # behind a response's own EOS, where nothing is read
         suppress_tokens=_suppressed(inner) or None,

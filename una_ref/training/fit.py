@@ -22,7 +22,7 @@ from una_ref.training import checkpoints
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite, Trainer, order
 from una_ref.training.metrics import seconds
-from una_ref.training.online import Pool, Rollouts, Unrewarded, best_and_worst, measured, steered
+from una_ref.training.online import Pool, Rollouts, Unrewarded, best_and_worst, measured, remembered, steered
 from una_ref.training.stopping import Callback
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
@@ -91,18 +91,18 @@ class Job:
         values: dict[str, float] = {name: count for name, count in dropped if count or record}
         if not examples:
             return [], values
-        if record:
-            values |= measured(examples, drawn, trainer.logps(examples))
-            if isinstance(self.rollouts.engine, HuggingFace):
-                values["merged"] = float(self.rollouts.engine.merging.merged)
-        if self.config.ranks:
-            return [pair for e in examples if (pair := best_and_worst(e))], values
         if trainer.remembers:
             began = seconds(trainer.accelerator.device)
             examples, kl = trainer.experience(examples)
             self.seconds["learning"] += seconds(trainer.accelerator.device) - began
             if not math.isnan(kl):
                 values |= {"objective/kl": kl}
+        if record:
+            values |= measured(examples, drawn, remembered(examples) or trainer.logps(examples).tolist())
+            if isinstance(self.rollouts.engine, HuggingFace):
+                values["merged"] = float(self.rollouts.engine.merging.merged)
+        if self.config.ranks:
+            return [pair for e in examples if (pair := best_and_worst(e))], values
         return examples, values
 
     def step(self, step: int, *, record: bool) -> dict[str, float]:
@@ -114,7 +114,7 @@ class Job:
         config, trainer = self.config, self.trainer
         picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
         try:
-            rows, drawn = self.answered(picked, step, record=record or bool(config.kl_target))
+            rows, drawn = self.answered(picked, step, record=record)
         except InputError as error:
             raise Unrewarded(str(error)) from error
         if drawn.get("dropped_prompts") == len(picked):

@@ -94,17 +94,21 @@ class Rollouts:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)
 
 
-def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: torch.Tensor) -> dict[str, float]:
+def remembered(examples: Sequence[Example]) -> list[float]:
+    """log π of every response as it was when they were drawn; nothing where that was not kept."""
+    return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
+
+
+def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]) -> dict[str, float]:
     """What a rollout is like: mean reward, length and share that ended; and the largest gap, in nats, between the
-    sampler's log-probs and `logps` (B,), those of the training forward.
+    sampler's log-probs and `logps`, those of the training forward.
     """
     draws = [draw for some in drawn for draw in some]
-    gaps = logps.detach().double().cpu() - torch.tensor([draw.logp for draw in draws], dtype=torch.float64)
     return {
         "reward": statistics.fmean(score for e in examples for score in e.scores or ()),
         "response_length": statistics.fmean(len(draw.tokens) for draw in draws),
         "ended": statistics.fmean(draw.ended for draw in draws),
-        "sampler_gap": float(gaps.abs().max()),
+        "sampler_gap": max(abs(own - draw.logp) for own, draw in zip(logps, draws, strict=True)),
     }
 
 
