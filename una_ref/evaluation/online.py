@@ -106,25 +106,25 @@ class Settings:
         entries, offset_entries, proxy_entries: of each axis.
         retuned: entries that the axis offset has a second time, at the best learning rate of each offset.
         seeds: worlds of the tables. tuning_seeds: worlds on which learning rates are chosen.
-        timed_seeds: worlds on which steps are timed, one run at a time.
+        timed_seeds: worlds on which steps are timed, one run at a time, and on which noise is measured along offsets.
         lrs: the grid.
     """
 
-    steps: int = 48
+    steps: int = 32
     batch: int = 8
     draws: int = 8
     beta: float = 0.4
-    every: int = 6
-    rollouts: int = 16
+    every: int = 8
+    rollouts: int = 32
     timed: int = 16
     test: int = 4096
     reward: str = "1024"
-    rewards: tuple[str, ...] = ("64", "256", "1024", TRUTH)
+    rewards: tuple[str, ...] = ("64", "1024", TRUTH)
     offsets: tuple[float, ...] = (-4.0, -2.0, 0.0, 2.0, 4.0)
     entries: tuple[str, ...] = tuple(BY_NAME)
-    offset_entries: tuple[str, ...] = ("ppo", "una-online", "una-online.released", "una-centred")
+    offset_entries: tuple[str, ...] = ("ppo", "rloo", "una-online", "una-centred")
     retuned: tuple[str, ...] = ("una-online",)
-    proxy_entries: tuple[str, ...] = ("ppo", "rloo", "una-centred", "una-centred.replay")
+    proxy_entries: tuple[str, ...] = ("ppo", "rloo", "una-centred.replay")
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
     timed_seeds: tuple[int, ...] = (0, 1, 2)
@@ -464,7 +464,9 @@ def offset(runs: Runs, chosen: Chosen) -> dict[str, Any]:
         for e in entries
         for by in s.offsets
     }
-    noises = {(e, by): [Noise(e, s.reward, by, seed) for seed in s.seeds] for e in s.offset_entries for by in s.offsets}
+    noises = {
+        (e, by): [Noise(e, s.reward, by, seed) for seed in s.timed_seeds] for e in s.offset_entries for by in s.offsets
+    }
     runs.of([*chain(*asked.values()), *chain(*noises.values())], "comparing")
     rows = [
         _row(runs, e, some, base) | {"offset": by, "retuned": again} | _noise(runs, noises[e, by])
