@@ -279,7 +279,6 @@ def test_a_curve_goes_on_level_where_its_run_broke():
     assert [o._at(curve, step)["kl"] for step in (0, 2, 3, 9)] == [0.0, 0.0, 1.0, 1.0]
 
 
-@pytest.mark.skipif(not COMMITTED.exists(), reason="the study is not committed yet")
 def test_the_shipped_settings_are_the_committed_study_s():
     results = json.loads(COMMITTED.read_text())
     assert o.committed() == {name: at for result in results.values() for name, at in result["chosen"].items()}

@@ -128,7 +128,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
     timed_seeds: tuple[int, ...] = (0, 1, 2)
-    lrs: tuple[float, ...] = (1e-3, 3e-3, 1e-2, 3e-2)
+    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
     @property
     def quick(self) -> Settings:
