@@ -17,6 +17,7 @@ import argparse
 import json
 import os
 import re
+import shlex
 import subprocess
 import sys
 import tempfile
@@ -70,26 +71,23 @@ def main() -> int:
     if arguments.child:
         print(json.dumps(child(*arguments.child, arguments)))
         return 0
-    load = [os.getloadavg()]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         fixture.make(Path(folder), arguments.preset)
         for turn in range(arguments.rounds):
             for case in arguments.cases:
-                lines.append({"round": turn, **started(case, folder, arguments)})
+                lines.append({"round": turn, **started(case, folder, arguments), "load": os.getloadavg()[0]})
                 print(json.dumps(lines[-1]), flush=True)
-    load.append(os.getloadavg())
     found = compared(lines)
     print(json.dumps(found))
     if arguments.output:
-        own = [f"--{name} {getattr(arguments, name)}" for name in ("rounds", "steps", "preset", "device", "dtype")]
         record = {
-            "command": f"python benchmarks/online.py {' '.join(own)} --threads {arguments.threads}",
+            "command": f"python benchmarks/online.py {shlex.join(sys.argv[1:])}",
             "ratios": found,
             "update": {"prompts": BATCH, "draws": DRAWS, "max_new": MAX_NEW, "lora_r": R},
             "hardware": f"{os.cpu_count()} CPU cores",
-            "load average": {"before": load[0], "after": load[1]},
-            "versions": lines[-1]["versions"],
+            "load average": {"least": min(own["load"] for own in lines), "largest": max(own["load"] for own in lines)},
+            "versions": {name: version for line in lines for name, version in line["versions"].items()},
             "date": time.strftime("%Y-%m-%d", time.gmtime()),
             "lines": [{name: value for name, value in line.items() if name != "versions"} for line in lines],
         }
