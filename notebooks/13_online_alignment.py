@@ -710,7 +710,8 @@ for name in ("rloo", "una-centred"):
 spread = [by["una-online", offset] for offset in (-4.0, 0.0, 4.0)]
 check.true("Eq. 10: an offset does", min(spread[0], spread[2]) > 1.3 * spread[1], f"{[round(x, 3) for x in spread]}")
 check.true("PPO holds one model more", len(of["ppo"]["models"]) == len(of["una-online"]["models"]) + 1)
-check.true("the authors' code is behind PPO", of["una-online.released"]["regret"]["mean"] > 2 * of["ppo"]["regret"]["mean"])
+mine, theirs = of["ppo"]["regret"]["mean"], of["una-online.released"]["regret"]["mean"]
+check.true("the authors' code is behind PPO", theirs > 1.5 * mine, f"{theirs:.3f}, PPO {mine:.3f}")
 
 # %% [markdown]
 # ## 9. What of simpler, steadier, faster, smaller holds?
@@ -720,8 +721,8 @@ check.true("the authors' code is behind PPO", of["una-online.released"]["regret"
 # - **Steadier: no, not as printed.** An offset in the rewards is noise to Eq. 10 and nothing to PPO (sections 5 and 8).
 #   With a leave-one-out baseline, yes: as steady as PPO, at any offset, and without noise at the optimum. That is RLOO.
 # - **Faster: an update, yes; to a good policy, no.** PPO's step is longer by its critic and by its further passes
-#   (section 8). For one number of reward calls it comes out ahead all the same, by these passes. 8 hours against 6.5
-#   are one run each, and 1.23 times.
+#   (section 8). For one number of reward calls it comes out first all the same, with four passes over each rollout;
+#   centred UNA with replay, which makes four as well, is not told apart from it. 8 hours against 6.5 are one run each.
 # - **Smaller: by the value model**, if that is a model of its own: three models instead of four. RLOO saves as much,
 #   and so does a value head on the policy. The authors' script loads the value model and runs it all the same.
 #

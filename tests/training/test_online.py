@@ -12,10 +12,10 @@ from una_ref.data import toysteer
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.exact import next_logps
-from una_ref.policies.rollout import Draw
+from una_ref.policies.rollout import Draw, HuggingFace
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
-from una_ref.training.fit import Interrupted, fit
+from una_ref.training.fit import HELD_OUT, Interrupted, fit
 from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
 from una_ref.training.run import prepare, reference_logps, train
 from una_ref.training.stopping import Patience
@@ -374,6 +374,37 @@ def test_a_run_stops_when_held_out_rows_are_no_better(tmp_path):
     assert train(config, progress=False) == record
 
 
+def test_held_out_prompts_are_answered_at_temperature_one():
+    job = prepare(resolve("iterative-dpo", [*ONLINE, "temperature=30"], steps=2))
+    assert job.rollouts.engine.temperature == 30.0
+    job.rollouts = replace(job.rollouts, engine=Temperatures(2, temperature=30.0))
+    for step in (0, HELD_OUT):
+        job.answered(job.examples[:2], step, record=False)
+    assert ASKED == [30.0, 1.0]
+
+
+class Temperatures(HuggingFace):
+    """An engine that notes the temperature it is asked at."""
+
+    def __call__(self, model, prompts, *, k, max_new, seed):
+        ASKED.append(self.temperature)
+        return [[Draw((5, 2), True, -1.0)] * k for _ in prompts]
+
+
+ASKED = []
+
+
+def test_a_learned_value_of_a_prompt_that_is_only_held_out_is_the_others_mean(data, tiny):
+    more = ["online=true", "baseline=learned", "held_out=0.4", f"reward={__name__}:indifferent"]
+    job = prepare(resolve("una-centred", [*tiny, *more, "max_response=4"], data=data("pairs", 10)))
+    assert len(job.trainer.values) == len(job.examples) < len(job.examples) + len(job.held_out) == 10
+    with torch.no_grad():
+        job.trainer.values.copy_(torch.arange(1.0, len(job.examples) + 1))
+    rows, _ = job.answered(job.held_out, HELD_OUT, record=False)
+    known = job.trainer.baseline(job.trainer.batch(rows))
+    torch.testing.assert_close(known, torch.full_like(known, float(job.trainer.values.detach().mean())))
+
+
 def test_patience_by_hand():
     patience = Patience(2, "eval_reward", rising=True)
     told = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
@@ -383,6 +414,8 @@ def test_patience_by_hand():
     assert other == patience
     falling = Patience(1, "eval_loss", rising=False)
     assert [falling({"eval_loss": value}) for value in (2.0, 1.0, 1.5)] == [False, False, True]
+    odd = Patience(2, "eval_reward", rising=True)
+    assert [odd({"eval_reward": value}) for value in (float("nan"), 1.0, 0.5, 0.4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(
@@ -407,6 +440,11 @@ def test_patience_by_hand():
             "online: expected a method that learns from scores, got dpo; iterative-dpo makes pairs",
         ),
         ("dpo", ["passes=2"], "passes: dpo asks it online only"),
+        (
+            "ppo",
+            ["kl_target=1", "kl_horizon=6", "batch=4", "draws=8"],
+            "kl_horizon: expected 7 or more for 32 responses",
+        ),
         ("rloo", ["patience=2"], r"patience: expected evaluations to count \(eval_every\)"),
     ],
 )

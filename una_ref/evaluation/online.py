@@ -68,7 +68,8 @@ ENTRIES = (
     Entry("ppo", "PPO, a critic of its own, 4 passes", "ppo", config={"passes": 4}),
     Entry("rloo", "RLOO", "rloo"),
     Entry("una-online", "online UNA (Eq. 10)", "una-online"),
-    # Its β is a step size only, which the learning rate is already; passes as in the authors' script.
+    # Passes as in the authors' script. In the first pass its β is a step size only, which the learning rate is already;
+    # in later ones it says where the σ saturates. It is not tuned.
     Entry(
         "una-online.released",
         "online UNA, the authors' code, 4 passes",
@@ -128,7 +129,7 @@ class Settings:
     seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     tuning_seeds: tuple[int, ...] = (100, 101)
     timed_seeds: tuple[int, ...] = (0, 1, 2)
-    lrs: tuple[float, ...] = (3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
+    lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
 
     @property
     def quick(self) -> Settings:
@@ -298,8 +299,9 @@ def noise(run: Noise, settings: Settings) -> dict[str, Any]:
     """E‖g − E g‖² / (E g · u)² of the gradient g of a step's first update in the adapter's weights, at the base policy.
 
     u is the direction of the exact gradient of the objective: what of E g points elsewhere moves the policy, but not
-    towards what is asked for, and is no signal. Where E g is in proportion to it this is noise over signal². The
-    expectations are over independent rollouts. `cosine` is that of E g and u; infinite where a step goes nowhere up.
+    towards what is asked for, and is no signal. `expected` is E g · u where it is known, 2β‖∇J‖ for UNA's forms and
+    ‖∇J‖ for RLOO; elsewhere it is estimated. The expectations are over independent rollouts, `signal` is the mean of
+    g · u over them with its standard error. NaN where the signal is not known and below three of these.
     """
     by, it = judge(run.seed, run.reward, settings.beta), ready(run, settings)
     trainer = it.trainer
@@ -313,11 +315,24 @@ def noise(run: Noise, settings: Settings) -> dict[str, Any]:
         trainer.accumulate(rows, record=False)
         gradients.append(_gradient(it))
     drawn = torch.stack(gradients)
-    mean = drawn.mean(0)
-    variance = float((drawn - mean).square().sum() / (len(drawn) - 1))
-    signal = float(mean @ exact / exact.norm())
-    length = math.sqrt(max(float(mean.square().sum()) - variance / len(drawn), signal**2))
-    return {"noise": variance / signal**2 if signal > 0 else math.inf, "cosine": signal / length}
+    variance = float((drawn - drawn.mean(0)).square().sum() / (len(drawn) - 1))
+    along = drawn @ exact / exact.norm()
+    signal, error = float(along.mean()), float(along.std() / math.sqrt(len(along)))
+    expected = UNBIASED.get(run.entry, lambda _: math.nan)(settings.beta) * float(exact.norm())
+    if not math.isnan(expected):
+        squared = expected**2
+    else:
+        squared = signal**2 - error**2 if signal > 3 * error else math.nan  # without what chance adds to the square
+    return {"noise": variance / squared, "signal": signal, "signal_error": error, "expected": expected}
+
+
+UNBIASED: Mapping[str, Callable[[float], float]] = {
+    "una-online": lambda beta: 2 * beta,
+    "una-centred": lambda beta: 2 * beta,
+    "una-centred.replay": lambda beta: 2 * beta,
+    "rloo": lambda beta: 1.0,
+}
+"""Of the entries whose expected gradient is one number times −∇J, that number, from β."""
 
 
 def objective(job: Job, by: Judge) -> torch.Tensor:

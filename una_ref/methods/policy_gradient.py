@@ -124,10 +124,10 @@ def gae(rewards: Tensor, values: Tensor, mask: Tensor, gamma: float = 1.0, lam: 
 
 
 def whitened(x: Tensor, mask: Tensor) -> Tensor:
-    """x at mean 0 and variance 1 over the tokens in the mask, 0 elsewhere; only at mean 0 where there is one token."""
-    inside = x[mask]
+    """x at mean 0 and variance 1 over the tokens in the mask, 0 elsewhere; only at mean 0 where all are equal."""
+    inside = x[mask].double()  # or rounding would be the spread of equal values, and be blown up to 1
     spread = inside.std() if len(inside) > 1 else inside.new_ones(())
-    return (x - inside.mean()) / (spread + 1e-8) * mask
+    return ((x.double() - inside.mean()) / (spread + 1e-8) * mask).to(x.dtype)
 
 
 def ptx(*, logps: Tensor, ptx: float = 0.0) -> Tensor:

@@ -125,7 +125,8 @@ class Config:
         missing_eos_penalty: taken from the score of a response that was cut before it ended.
         passes: over each rollout; default: 4 for ppo, otherwise 1.
         minibatches: optimizer steps in each pass.
-        replay: steps whose rows are kept and drawn from again; right where the policy class has the optimum in it.
+        replay: steps whose rows are kept and drawn from again. Right for losses with V(x), where the policy class has
+            the optimum in it, or the buffer forgets; Eq. 10 (una-online) is wrong off policy, in later passes as well.
         critic: a transformer of its own, or a head on the policy's hidden states; for methods that value tokens.
         kl_target: KL(π ‖ π_ref) in nats that β is steered to (PPO); 0 leaves β as it is.
         kl_horizon: responses over which it is steered.
@@ -246,6 +247,12 @@ class Config:
             }.get(name, True)
             if expected is not True:
                 raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
+        if self.kl_target and self.batch * self.draws >= 5 * self.kl_horizon:
+            least = self.batch * self.draws // 5 + 1
+            raise InputError(
+                f"kl_horizon: expected {least} or more for {self.batch * self.draws} responses a step, or β could fall "
+                f"below 0, got {self.kl_horizon}"
+            )
         if self.ranks and self.on_policy and self.draws < 2:
             raise InputError(
                 f"draws: {self.method}: expected two or more, to have a best and a worst, got {self.draws}"

@@ -46,7 +46,7 @@ class Job:
         examples, held_out: what is trained on, what is only measured; questions, if online.
         rollouts: what answers the questions; None if the responses are given.
         demos: demonstrations that are mixed into the updates, as many as there are responses (PPO-ptx).
-        callbacks: each is told of every evaluation and may stop the run.
+        callbacks: each is told of every evaluation after a step and may stop the run.
         seconds: spent in generation, scoring and learning: of the processor, or on a GPU by the clock.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
@@ -83,8 +83,17 @@ class Job:
             return [one for one in picked if isinstance(one, Example)], {}
         trainer, team = self.trainer, self.trainer.accelerator
         own = trainer.share(questions)
-        answers = zip(*self.rollouts(trainer.policy, own, step, team.process_index), strict=True) if own else ()
-        whole = trainer.gathered(list(answers), len(questions))
+        # What is measured is the policy itself, also where training draws at another temperature.
+        rollouts = self.rollouts.plain if step == HELD_OUT else self.rollouts
+        answers, refused = [], ""
+        try:
+            if own:
+                answers = list(zip(*rollouts(trainer.policy, own, step, team.process_index), strict=True))
+        except InputError as error:
+            refused = str(error)
+        if trainer.anyone(bool(refused)):  # none of the processes may wait for one that has stopped
+            raise InputError(refused or "a reward was refused in another process, which says why")
+        whole = trainer.gathered(answers, len(questions))
         examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
         lost = len(questions) * self.rollouts.draws - sum(len(e.responses) for e in examples)
         dropped = zip(DROPPED, (lost, len(questions) - len(examples)), strict=True)

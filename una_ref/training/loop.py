@@ -278,13 +278,17 @@ class Trainer:
         count = sum(e.count for e in examples)
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=team.device)
+        bad: NonFinite | None = None
         for micro in self.micro_batches(self.share(examples)):
             batch, losses, logps, ref_logps = self.forward(micro, kl)
             if not torch.isfinite(losses).all():
-                raise NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
+                bad = NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
+                break
             (losses.sum() / count).backward()
             if record:
                 sums += measure(batch, losses, logps, ref_logps, self.config.beta, gives=self.policy.gives)
+        if self.anyone(bad is not None):  # none of the processes may wait for one that has stopped
+            raise bad or NonFinite("a loss of another process is not finite", examples)
         if team.num_processes > 1:
             for parameter in self.trained.values():
                 own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
@@ -340,7 +344,7 @@ class Trainer:
             padded = {name: nn.utils.rnn.pad_sequence(lines, batch_first=True) for name, lines in known.items()}
             sizes = [len(line) for line in known["old_token_logps"]]
             mask = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-            scores = torch.tensor([score for e in examples for score in e.scores or ()])
+            scores = torch.tensor([score for e in examples for score in e.scores or ()], dtype=torch.float64)
             names = arguments(advantages)
             hyper = {name: value for name, value in self.hyper.items() if name in names}
             made = advantages(**padded, scores=scores, mask=mask, **hyper)

@@ -15,7 +15,7 @@ from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, checked
-from una_ref.policies.rollout import Draw, Engine
+from una_ref.policies.rollout import Draw, Engine, HuggingFace
 from una_ref.training.metrics import seconds
 
 
@@ -89,6 +89,12 @@ class Rollouts:
         self.seconds["generation"] += generated - began
         self.seconds["scoring"] += seconds(device) - generated
         return examples, kept
+
+    @property
+    def plain(self) -> Rollouts:
+        """The same at temperature 1."""
+        at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, HuggingFace) else self.engine
+        return replace(self, engine=at_one)
 
     def _text(self, draw: Draw) -> str:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)

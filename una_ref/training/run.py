@@ -248,9 +248,9 @@ def _online(
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
     train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
     room = room_for(encoder.max_response, encoder.max_length)
-    questions, held_out = (
-        [q for row in some if (q := encoder.question(row, room)) is not None] for some in (train_rows, held_rows)
-    )
+    questions = [q for row in train_rows if (q := encoder.question(row, room)) is not None]
+    prompts = encoder.prompts  # of these a V(x) can be learned
+    held_out = [q for row in held_rows if (q := encoder.question(row, room)) is not None]
     held_out = questions if world else held_out  # a world has few prompts: new answers to the same ones
     if not questions:
         raise InputError(f"data {config.data}: expected a prompt that leaves room for {room} tokens, got none")
@@ -262,7 +262,7 @@ def _online(
     critic = _critic(model, config)
     model = _trainable(model, config)
     policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
-    trainer = Trainer(policy, config.losses, config, prompts=encoder.prompts)
+    trainer = Trainer(policy, config.losses, config, prompts=prompts)
     hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
     engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     penalty = config.missing_eos_penalty

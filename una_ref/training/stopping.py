@@ -8,7 +8,7 @@ from typing import Any, Protocol
 
 
 class Callback(Protocol):
-    """Told of every evaluation; what it remembers goes into the checkpoint."""
+    """Told of every evaluation after a step; what it remembers goes into the checkpoint."""
 
     def __call__(self, evaluation: Mapping[str, float]) -> bool:
         """Whether the run should end."""
@@ -44,7 +44,7 @@ class Patience:
     def __call__(self, evaluation: Mapping[str, float]) -> bool:
         """Whether the run should end. Raises KeyError for an evaluation without the metric."""
         value = evaluation[self.metric] if self.rising else -evaluation[self.metric]
-        better = self.best is None or value > self.best
+        better = value == value and (self.best is None or value > self.best)  # a NaN is no better than anything
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return self.waited >= self.evaluations
 
