@@ -343,7 +343,7 @@ def test_the_tables_by_regret_and_by_time():
     first = next(i for i, line in enumerate(lines) if line.startswith("| the "))
     assert lines[first].startswith("| the ppo | 0.150 ± 0.248 |") and lines[first + 1].startswith("| the rloo | 0.200")
     assert "| 2: policy = reference, critic | 190 | 4 | 150 ± 635 | 150 ± 635 | 150 ± 635 | 450 | 5.5 ± 6.4 |" in text
-    assert "3,072 reward calls for each method; a reward model of 1,024 pairs" in text
+    assert "2,048 reward calls for each method; a reward model of 1,024 pairs" in text
     assert "| regret (proxy) at offset | -4 | -2 | 0 | +2 | +4 | diverged |" in text
     assert "the una-online, lr chosen at each offset |" in text
     assert "| the truth | 0.900 | 0.700 | π̂\\*, its optimum |" in text
