@@ -277,3 +277,13 @@ def test_killed_in_the_middle_of_a_rollout_it_resumes_to_the_same_bytes(tiny, tm
     assert start("broken").wait(300) == 0
     for name in ("adapter_model.safetensors", "metrics.jsonl"):
         assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+
+
+def broken(answers):
+    """A reward that fails as somebody's service would."""
+    raise RuntimeError("service down")
+
+
+def test_a_reward_that_raises_is_named_and_the_run_is_refused_before_its_first_step():
+    with pytest.raises(InputError, match=r"reward .*broken: raised RuntimeError: service down"):
+        prepare(resolve("rloo", ["batch=4", "draws=2", f"reward={__name__}:broken"], steps=2))

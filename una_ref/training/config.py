@@ -233,7 +233,8 @@ class Config:
         """Refuse what only online runs take, and what this method's samples must not be."""
         changed = [name for name in ONLINE if getattr(self, name) != getattr(Config, name)]
         if changed and not self.on_policy:
-            raise InputError(f"{changed[0]}: {self.method} asks it online only; add --online")
+            how = "add --online" if "scores" in method.losses else "iterative-dpo and others draw theirs"
+            raise InputError(f"{changed[0]}: {self.method} asks it online only; {how}")
         tokens = method.advantages is not None
         for name in changed:
             expected = {

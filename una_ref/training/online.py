@@ -72,7 +72,13 @@ class Rollouts:
             for draw in draws
         ]
         generated = seconds(device)
-        scores = iter(checked(answers, self.reward(answers), self.name))
+        try:
+            found = self.reward(answers)
+        except InputError:
+            raise
+        except Exception as error:  # of the user's own function, a service: the run is saved, and goes on later
+            raise InputError(f"reward {self.name}: raised {type(error).__name__}: {error}") from error
+        scores = iter(checked(answers, found, self.name))
         examples: list[Example | None] = []
         kept = []
         for question, draws in zip(questions, drawn, strict=True):

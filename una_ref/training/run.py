@@ -399,7 +399,11 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         if progress and team.is_main_process:
             for note in job.notes:
                 print(note, file=sys.stderr)
+        said = len(job.notes)
         evaluation = fit(job, output=output, progress=progress)
+        if progress and team.is_main_process:
+            for note in job.notes[said:]:
+                print(note, file=sys.stderr)
         return result.save(job, told, output, evaluation) if team.is_main_process else {}
 
 
