@@ -287,3 +287,37 @@ def broken(answers):
 def test_a_reward_that_raises_is_named_and_the_run_is_refused_before_its_first_step():
     with pytest.raises(InputError, match=r"reward .*broken: raised RuntimeError: service down"):
         prepare(resolve("rloo", ["batch=4", "draws=2", f"reward={__name__}:broken"], steps=2))
+
+
+ONE_BAD = """
+import os
+calls = []
+def bad(answers):
+    calls.append(len(answers))
+    broken = os.environ["RANK"] == "1" and len(calls) > 3
+    return [float("nan") if broken else float(len(a.response)) for a in answers]
+"""
+
+
+@pytest.mark.slow
+def test_two_processes_share_a_rollout_out_and_stop_together(tmp_path):
+    # Half of the prompts each: PPO ends, with four responses to each of eight prompts; and where one process gets a
+    # reward that is none, the other does not wait for it, and what was done is saved.
+    (tmp_path / "one_bad.py").write_text(ONE_BAD)
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "una_ref"]
+    more = ["batch=8", "draws=4", "beta=0.4", "held_out=0", "log_every=1"]
+    environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"}
+
+    def run(*words):
+        asked = [*launch, "train", *words, *more]
+        return subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+
+    done = run("ppo", "steps=2", "--output", "whole")
+    assert done.returncode == 0, done.stderr
+    assert (tmp_path / "whole/adapter_model.safetensors").exists()
+    last = json.loads((tmp_path / "whole/metrics.jsonl").read_text().splitlines()[-1])
+    assert last["dropped"] == 0 == last["dropped_prompts"]  # all 32 responses came together
+    done = run("rloo", "steps=8", "reward=one_bad:bad", "--output", "broken")
+    assert done.returncode != 0
+    assert "expected a finite number, got nan" in done.stderr and "refused in another process" in done.stderr
+    assert (tmp_path / "broken/checkpoint.safetensors").exists()

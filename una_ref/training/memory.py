@@ -274,6 +274,8 @@ class _Fused(torch.overrides.TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
+    """What a fused kernel saves, without its arithmetic: only counted, on the meta device, and never run backwards."""
+
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
         out = torch.empty_like(q)
