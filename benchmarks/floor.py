@@ -1,4 +1,4 @@
-"""What an online update has to compute: its FLOPs, and the seconds that they take at rates measured in the same run.
+"""What an update has to compute: its FLOPs, and the seconds that they take at rates measured in the same run.
 
 Counted are matrix products. Each prompt stands once before its responses and there are no pads; attention is over the
 pairs of tokens that see each other; the head is at response tokens only; LoRA's weights have gradients and the frozen
@@ -97,10 +97,25 @@ class Shape:
         return flops, size
 
 
+def offline(shape: Shape, prompts: Sequence[int], responses: Sequence[Sequence[int]]) -> dict[str, tuple[int, int]]:
+    """(FLOPs, bytes) of one update on responses that are given, the reference's log-probs known.
+
+    Of the last layer only what is read: no query, output or MLP for the positions of a prompt before its last.
+    """
+    own = work(prompts, responses)
+    unread = sum(p - 1 for p in prompts)
+    kept, kept_lora = 2 * shape.hidden * shape._kv, shape.r * 2 * (shape.hidden + shape._kv)  # k and v
+    weights, lora = shape.layer - kept, shape.adapter - kept_lora
+    pairs = sum(_causal(p - 1) for p in prompts)
+    spared = unread * 2 * (weights + lora) + 4 * pairs * shape.hidden
+    spared_back = unread * (2 * weights + 4 * lora) + 8 * pairs * shape.hidden
+    return {"forward": (shape.forward(own) - spared, 0), "backward": (shape.backward(own) - spared_back, 0)}
+
+
 def update(
     shape: Shape, prompts: Sequence[int], responses: Sequence[Sequence[int]], *, passes: int = 1, ppo: bool = False
 ) -> dict[str, tuple[int, int]]:
-    """(FLOPs, bytes) by part; bytes only where they can be what it waits for.
+    """(FLOPs, bytes) of an online update by part; bytes only where they can be what it waits for.
 
     The reward model has the policy's shape and no adapter. UNA: a reference pass and, in each of the passes, the policy
     forward and backward. PPO has a critic, a transformer of the policy's shape, which goes with it: before the first

@@ -1,5 +1,8 @@
 """What the benchmarks' own numbers rest on: FLOPs as torch counts them, and a policy that never ends a response."""
 
+import json
+import os
+import subprocess
 import sys
 from pathlib import Path
 
@@ -14,6 +17,9 @@ from una_ref.policies.rollout import HuggingFace
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
 import fixture
 import floor
+import gpu
+import harness
+import offline
 import online
 
 TINY = floor.Shape(**fixture.PRESETS["tiny"], r=4)
@@ -81,3 +87,60 @@ def test_ratios_are_within_a_round():
     assert found["time over the floor"]["una-centred"] == {"median": 6.0, "least": 1.0, "largest": 6.0}
     assert found["time over the floor, at the quickest product"]["una-centred"]["median"] == 12.0
     assert found["peak memory beyond the loaded models"]["una-centred / trl rloo"]["least"] == 0.2
+
+
+def test_offline_the_last_layer_is_paid_for_where_it_is_read():
+    prompts, responses = [4, 3], [[2, 3], [5]]
+    read, tokens = [1 + 1 + 2, 1 + 4], [4 + 1 + 2, 3 + 4]  # a prompt's last token, and responses but for their last
+    seen = [4 + 5 + 5 + 6, 3 + 4 + 5 + 6 + 7]  # by each position that is read
+    all_seen = [1 + 2 + 3 + seen[0], 1 + 2 + seen[1]]
+    h, kv = TINY.hidden, TINY.kv_heads * TINY.hidden // TINY.heads
+    own = {"kv": 2 * h * kv, "rest": 2 * h * h + 3 * h * TINY.inter}
+    lora = {"kv": TINY.r * 2 * (h + kv), "rest": TINY.r * (4 * h + 3 * (h + TINY.inter))}
+    forward = 2 * (own["kv"] + lora["kv"]) * TINY.layers * sum(tokens)
+    forward += 2 * (own["rest"] + lora["rest"]) * ((TINY.layers - 1) * sum(tokens) + sum(read))
+    forward += 4 * h * ((TINY.layers - 1) * sum(all_seen) + sum(seen)) + 2 * 10 * TINY.head
+    made = floor.offline(TINY, prompts, responses)
+    assert made["forward"][0] == forward
+    alone = floor.offline(TINY, [1], [[5]])  # nothing of such a prompt is left unread
+    assert alone["backward"][0] == TINY.backward(floor.work([1], [[5]]))
+    assert made["backward"][0] < TINY.backward(floor.work(prompts, responses))
+
+
+def test_the_gate_holds_only_for_the_same_losses_in_less_time_and_memory():
+    def lines(loss=0.5, seconds=0.5, peak=40):
+        rates, work = {"flops": 10.0, "best_flops": 10.0, "bytes": 1.0}, {"all": [4, 0]}
+        own = {"rates": rates, "floor": work, "loaded_mb": 5, "round": 0}
+        trl = {"case": "trl dpo, cached", "cpu_s_per_step": 1.0, "peak_mb": 100, "losses": [0.7, 0.5]}
+        una = {"case": "dpo, cached", "cpu_s_per_step": seconds, "peak_mb": peak, "losses": [0.7, loss]}
+        return [trl | own, una | own]
+
+    def failing(**changed):
+        found = lines(**changed)
+        gate = offline.gate(found, harness.compared(found, offline.RATIOS))
+        return [name for name, part in gate.items() if not part["holds"]]
+
+    assert failing() == []
+    assert failing(loss=0.5002) == ["loss"]
+    assert failing(seconds=0.64) == ["time"]
+    assert failing(seconds=0.7) == ["time", "floor"]
+    assert failing(peak=51) == ["memory"]
+
+
+def test_the_fixture_has_pairs_of_the_lengths_it_names(tiny):
+    _, tokenizer = load(str(tiny / "policy"))
+    pairs = json.loads((tiny / "pairs.json").read_text())
+    sizes = [len(tokenizer(pair[key])["input_ids"]) for pair in pairs for key in ("prompt", "chosen", "rejected")]
+    _, _, least, most = fixture.LENGTHS["short"]["prompt"]
+    assert all(least <= size <= most + 4 for size in sizes)  # whole words
+    assert all(pair["chosen_score"] > pair["rejected_score"] for pair in pairs)
+
+
+@pytest.mark.slow
+def test_where_there_is_no_gpu_the_script_for_one_says_what_it_does_not_show(tmp_path):
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, gpu.__file__, "--parts", "una", "--output", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True, check=True)
+    assert gpu.NOT_SHOWN in done.stdout
+    cases = json.loads((tmp_path / "gpu.json").read_text())["parts"]["una"]["cases"]
+    assert list(cases) == gpu.PARTS["una"][2] and all(case["tokens_per_s"] > 0 for case in cases.values())

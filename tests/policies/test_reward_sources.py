@@ -90,6 +90,18 @@ def test_a_classifiers_score_is_that_of_the_answer_alone(folder):
     assert Classifier(str(folder), tokens=12)(ANSWERS) == pytest.approx(alone, abs=1e-5)
 
 
+def test_a_bfloat16_classifier_stays_one_and_its_scores_are_finer_than_that(folder):
+    from transformers import AutoModelForSequenceClassification
+
+    fine = Classifier(str(folder))(ANSWERS)
+    AutoModelForSequenceClassification.from_pretrained(folder).bfloat16().save_pretrained(folder)
+    source = Classifier(str(folder))
+    scores = source(ANSWERS)
+    assert source.model.get_input_embeddings().weight.dtype == torch.bfloat16
+    assert scores == pytest.approx(fine, abs=0.02)
+    assert torch.tensor(scores).bfloat16().tolist() != scores
+
+
 def test_a_classifier_reads_what_answers_open_with_once(folder):
     source = Classifier(str(folder))
     read = []

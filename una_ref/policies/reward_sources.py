@@ -74,13 +74,14 @@ class Classifier:
     Args:
         name: folder or hub name.
         tokens: most tokens, pads included, in one forward pass.
+        dtype: of its weights; by default what they were saved in. The output is fp32 or better in any case.
 
     Raises:
         InputError: nothing loadable there, it has more than one output, or its hidden states are not to be had in a
             batch's layout.
     """
 
-    def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "float32") -> None:
+    def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "auto") -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
         if missing(name):
@@ -88,7 +89,7 @@ class Classifier:
         try:
             self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
             self.model = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=getattr(torch, dtype), use_safetensors=True, trust_remote_code=False
+                name, dtype=getattr(torch, dtype, dtype), use_safetensors=True, trust_remote_code=False
             ).eval()
         except Exception as error:  # no such folder, no network, damaged weights: each has a class of its own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
@@ -102,6 +103,8 @@ class Classifier:
                 f"{len(self.tokenizer)}"
             )
         self.model.config.pad_token_id = self._pad()
+        if self.model.score.weight.dtype in (torch.bfloat16, torch.float16):  # one number of 8 bits would be coarse
+            self.model.score.float()
         check_scorable(self.model)
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokens, self.layout = tokens, layouts(self.model)[0]
@@ -148,7 +151,7 @@ class Classifier:
             batch = collate(some, self.layout).to(device)
             # The model's own way to find the last token looks for pads by value; a hidden state is read here by length.
             last = hidden_states(core, batch)[batch.lengths.cumsum(0) - 1]
-            scores += self.model.score(last)[:, 0].tolist()
+            scores += self.model.score(last.to(self.model.score.weight.dtype))[:, 0].tolist()
         return scores
 
     def _examples(self, answers: Sequence[Answer]) -> Iterator[Example]:
