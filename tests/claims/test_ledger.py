@@ -44,7 +44,7 @@ def test_its_notebooks_are_there():
     assert {claim.notebook for claim in CLAIMS.values()} - {None} <= notebooks
 
 
-@pytest.mark.parametrize("id", ["EU4", "EU12", "EU13", "EP3", "EP7", "CU5", "CU18", "CU22a", "CU24", "CP2"])
+@pytest.mark.parametrize("id", ["EU4", "EU12", "EU13", "EP3", "EP7", "CU5", "CU18", "CU22a", "CU24", "CU25", "CP2"])
 def test_computed_again_it_is_the_same(id):
     (again,) = recompute([CLAIMS[id]])
     assert again.faults == []

@@ -9,6 +9,7 @@ training forward, and the gap between the two is logged (a KV cache, another ker
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
@@ -37,7 +38,7 @@ class Draw:
 
 
 class Engine(Protocol):
-    """What makes responses; another one (vLLM, say) takes its place by being called alike."""
+    """What makes responses: transformers' `generate` here, vLLM in `una_ref.policies.vllm`, or what is called alike."""
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -47,25 +48,18 @@ class Engine(Protocol):
 
 
 @dataclass
-class HuggingFace:
-    """`generate` of transformers.
+class Sampler(ABC):
+    """An engine with a temperature, of which some or all draws are.
 
     Attributes:
         eos: the token that ends a response.
-        tokens: most tokens of prompts and responses, pads included, in one call of `generate`.
         temperature: other than 1, the draws are not from what is scored. (Their log-probs are still the policy's.)
         every: of a prompt's draws, every so-manieth is at that temperature, the others at 1.
-        merge: whether a LoRA adapter is merged while it decodes: "auto", where that keeps to the tolerance (see
-            `una_ref.policies.merging`) and responses may be longer than `SHORT` tokens; or "never".
-        merging: what the last call did about the adapter.
     """
 
     eos: int
-    tokens: int = 32768
     temperature: float = 1.0
     every: int = 1
-    merge: Literal["auto", "never"] = "auto"
-    merging: Merging = field(default=Merging(False, ""), init=False, compare=False)
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -77,6 +71,28 @@ class HuggingFace:
             return plain
         hot = self._drawn(model, prompts, other, max_new, seed + 500_000_003, self.temperature)
         return [[*some, *more] for some, more in zip(plain, hot, strict=True)]
+
+    @abstractmethod
+    def _drawn(
+        self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
+    ) -> list[list[Draw]]:
+        """`k` draws for each prompt, all at one temperature."""
+
+
+@dataclass
+class HuggingFace(Sampler):
+    """`generate` of transformers. See `Sampler` for the other attributes.
+
+    Attributes:
+        tokens: most tokens of prompts and responses, pads included, in one call of `generate`.
+        merge: whether a LoRA adapter is merged while it decodes: "auto", where that keeps to the tolerance (see
+            `una_ref.policies.merging`) and responses may be longer than `SHORT` tokens; or "never".
+        merging: what the last call did about the adapter.
+    """
+
+    tokens: int = 32768
+    merge: Literal["auto", "never"] = "auto"
+    merging: Merging = field(default=Merging(False, ""), init=False, compare=False)
 
     @torch.no_grad()
     def _drawn(

@@ -52,7 +52,7 @@ TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "sc
 """What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
 
 ONLINE = (
-    *("draws", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
+    *("draws", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
     *("replay", "critic", "kl_target", "kl_horizon"),
 )
 """The keys that only mean something if the responses are drawn."""
@@ -115,7 +115,9 @@ class Config:
         online: draw the responses from the policy as it is, in every step, and have `reward` score them; so do the
             methods whose samples are from the current policy, always.
         draws: responses drawn of each prompt in a step, if online. (All keys from here to kl_horizon ask for that.)
-        merge: the adapter is merged into its weights while responses are drawn: auto, where that keeps the
+        engine: what draws: hf, the model in hand by transformers' generate; or vllm, a second copy of its base with
+            the adapter as it is, on a GPU.
+        merge: with hf, the adapter is merged into its weights while responses are drawn: auto, where that keeps the
             log-probs (bfloat16 rounds a young adapter away) and responses are long enough for it to pay; or never.
         reward: what scores them: toysteer (its truth, for its own prompts), module:function, a folder or hub name
             of a sequence-classification model, or judge:MODEL@http://host:port/v1, an LLM that compares them; several,
@@ -177,6 +179,7 @@ class Config:
     shuffle: bool = False
     online: bool = False
     draws: int = 4
+    engine: Literal["hf", "vllm"] = "hf"
     merge: Literal["auto", "never"] = "auto"
     reward: str = "toysteer"
     temperature: float = 1.0

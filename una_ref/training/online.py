@@ -15,7 +15,7 @@ from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, checked
-from una_ref.policies.rollout import Draw, Engine, HuggingFace
+from una_ref.policies.rollout import Draw, Engine, Sampler
 from una_ref.training.metrics import seconds
 
 
@@ -99,7 +99,7 @@ class Rollouts:
     @property
     def plain(self) -> Rollouts:
         """The same at temperature 1."""
-        at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, HuggingFace) else self.engine
+        at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, Sampler) else self.engine
         return replace(self, engine=at_one)
 
     def _text(self, draw: Draw) -> str:

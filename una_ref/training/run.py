@@ -27,8 +27,9 @@ from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.exact import next_logps
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import RewardSource
-from una_ref.policies.rollout import HuggingFace
+from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.scorers import Scorer
+from una_ref.policies.vllm import VLLM
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
@@ -264,7 +265,15 @@ def _online(
     policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=prompts)
     hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
-    engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
+    engine: Sampler
+    if config.engine == "vllm":
+        if own_base:
+            raise InputError(
+                "engine=vllm: expected a base on disk that vLLM can load, got one that is made or merged here"
+            )
+        engine = VLLM(tokenizer.eos_token_id, positions=encoder.max_length, **hot)
+    else:
+        engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     penalty = config.missing_eos_penalty
     least = min(_least(trainer), config.draws)  # too few draws are refused below
     rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
@@ -279,7 +288,7 @@ def _online(
     if policy.anchored and examples:  # no pair, where all scores of a prompt are equal
         gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
         notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
-    notes.append(engine.merging.why)
+    notes += [engine.merging.why] if isinstance(engine, HuggingFace) else []
     notes.append(f"the sampler's log-probs at step 0: within {drawn['sampler_gap']:.2g} nats of the training forward's")
     return job
 
