@@ -95,7 +95,8 @@ def _parser() -> argparse.ArgumentParser:
     add(
         "--data",
         action="append",
-        help="file (JSONL, .gz too), folder or hub name; repeat it to mix (ToySteer)",
+        help="file (JSON Lines, .gz too; Parquet), a quoted pattern such as 'data/*.jsonl', - (standard input), folder "
+        "or hub name; repeat it to mix (ToySteer)",
     )
     add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
     add("--output", help="folder of the result (runs/METHOD)")
@@ -119,7 +120,7 @@ def _parser() -> argparse.ArgumentParser:
         "as many numbers, a sequence-classification model, or judge:MODEL@http://host:port/v1 (an LLM that compares "
         "the responses to a prompt); several, comma-separated, are averaged",
     )
-    add("--data", action="append", required=True, help="file, folder or hub name; repeat it for several")
+    add("--data", action="append", required=True, help="as of train")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
 
     add = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3).")
@@ -270,6 +271,7 @@ def score(arguments: argparse.Namespace) -> int:
     """Score stored responses and write them as ranked lists."""
     from tqdm import tqdm
 
+    from una_ref.data.items import files
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
     from una_ref.policies.reward_sources import named, scored
@@ -279,7 +281,7 @@ def score(arguments: argparse.Namespace) -> int:
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that is there")
     source = named(arguments.reward)
-    rows: Iterable[Row] = (row for name in arguments.data for row in read(name))
+    rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
     if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
         rows = group_by_prompt(rows)
     output.parent.mkdir(parents=True, exist_ok=True)

@@ -1,11 +1,12 @@
 """Files, folders, data sets and hub names: what is read, in which order, and how the rest is refused."""
 
 import gzip
+import io
 import json
 
 import pytest
 
-from una_ref.data.items import items
+from una_ref.data.items import files, items
 from una_ref.errors import InputError
 
 ROWS = [{"n": i} for i in range(3)]
@@ -126,6 +127,60 @@ def test_other_things_are_refused(data):
 def test_folders_without_files(tmp_path):
     (tmp_path / "data" / "deep").mkdir(parents=True)
     refused(tmp_path / "data", "data: data", "a folder with data files", "a folder without files")
+
+
+@pytest.fixture
+def parquet(tmp_path):
+    """parquet(rows, name): a Parquet file of several row groups."""
+
+    def write(rows, name="a.parquet"):
+        from pyarrow import Table
+        from pyarrow.parquet import write_table
+
+        write_table(Table.from_pylist(rows), tmp_path / name, row_group_size=2)
+        return tmp_path / name
+
+    return write
+
+
+def test_parquet(parquet):
+    nested = [{"n": i, "m": [{"role": "user", "content": "é"}], "none": None} for i in range(5)]
+    path = parquet(nested)
+    assert list(items(path, "train")) == [(f"{path}[{i}]", row) for i, row in enumerate(nested)]
+    refused(parquet([]), "at least one row", "an empty table")
+
+
+def test_a_damaged_parquet_file(parquet):
+    path = parquet([{"n": str(i) * 50} for i in range(5)])
+    whole = path.read_bytes()
+    for content in (whole[:-9], b"", b'{"n": 1}\n'):
+        path.write_bytes(content)
+        refused(path, f"{path}[0]: file", "a whole, readable Parquet file")
+    path.write_bytes(whole[:6] + b"\xff" * 40 + whole[46:])
+    refused(path, f"{path}[", "a whole, readable Parquet file")
+
+
+def test_standard_input(monkeypatch):
+    def given(content):
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
+
+    given(LINES.encode())
+    assert list(items("-", "train")) == [(f"stdin:{i + 1}", {"n": i}) for i in range(3)]
+    given(LINES.encode() + b"broken")
+    refused("-", "stdin:4: line", "JSON")
+    given(b"")
+    refused("-", "stdin: file", "at least one row", "an empty file")
+
+
+def test_a_pattern_is_its_files_in_order(tmp_path):
+    for name in ("b.jsonl", "a.jsonl", "a.txt"):
+        (tmp_path / name).write_text(LINES)
+    assert files(f"{tmp_path}/*.jsonl") == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
+    (tmp_path / "[x].jsonl").write_text(LINES)
+    for name in (f"{tmp_path}/[x].jsonl", f"{tmp_path}/no.jsonl", "-", "org/name"):
+        assert files(name) == [name]
+    with pytest.raises(InputError, match=r"\*.parquet: data: expected a pattern that some file has, got none"):
+        files(f"{tmp_path}/*.parquet")
 
 
 def test_mappings_are_splits():

@@ -202,6 +202,137 @@ def test_helpsteer2_refusals(tmp_path, rows, line, parts):
     refused(path, f"{path}:{line}: ", *parts)
 
 
+def completion(response, score, **others):
+    """As UltraFeedback has it, with the columns that are not read."""
+    annotations = {"helpfulness": {"Rating": "4", "Rationale": "r", "Type": ["1"], "Rationale For Rating": "r"}}
+    return {
+        "annotations": annotations,
+        "custom_system_prompt": "As an AI assistant …",
+        "model": "alpaca-7b",
+        "principle": "helpfulness",
+        "response": response,
+        "critique": "c",
+        "overall_score": score,
+        "fine-grained_score": 4.25,
+    } | others
+
+
+def ultrafeedback(*completions):
+    return {
+        "source": "evol_instruct",
+        "instruction": "p",
+        "models": ["alpaca-7b"] * len(completions),
+        "completions": list(completions),
+        "correct_answers": ["None"],
+        "incorrect_answers": ["None"],
+    }
+
+
+BINARIZED = {
+    "prompt": "p",
+    "prompt_id": "f0e3",
+    "chosen": [USER, says("a")],
+    "rejected": [USER, says("b")],
+    "messages": [USER, says("a")],
+    "score_chosen": 8.5,
+    "score_rejected": 5.0,
+}
+SHP = {
+    "post_id": "qt3nxl",
+    "domain": "askculinary_train",
+    "upvote_ratio": 0.98,
+    "history": "a post",
+    "c_root_id_A": "hkh25sc",
+    "c_root_id_B": "hkh25lp",
+    "created_at_utc_A": 1636822112,
+    "created_at_utc_B": 1636822110,
+    "score_A": 340,
+    "score_B": 166,
+    "human_ref_A": "a",
+    "human_ref_B": "b",
+    "labels": 1,
+    "seconds_difference": 2.0,
+    "score_ratio": 2.0481927711,
+}
+
+
+def test_ultrafeedback_is_a_list_with_its_overall_scores():
+    row = one(**ultrafeedback(completion("a", 7.5), completion("b", 3.0), completion("c", 9)))
+    assert (row.prompt, row.responses, row.scores, row.pairs) == ("p", ("a", "b", "c"), (7.5, 3.0, 9.0), None)
+
+
+def test_ultrafeedback_binarized_is_a_pair_with_scores():
+    row = one(**BINARIZED)
+    assert (row.prompt, row.responses, row.pairs) == ((USER,), ("a", "b"), ((0, 1),))
+    assert row.scores == (8.5, 5.0)
+
+
+def test_shp_is_a_pair_and_label_1_prefers_a():
+    row = one(**SHP)
+    assert (row.prompt, row.responses, row.pairs, row.scores) == ("a post", ("a", "b"), ((0, 1),), None)
+    assert one(**SHP | {"labels": 0, "score_B": 341}).pairs == ((1, 0),)
+    assert one(**SHP | {"score_B": 340}).pairs == ((0, 1),), "as many votes, and written later"
+    assert one(**{k: SHP[k] for k in ("history", "human_ref_A", "human_ref_B", "labels")}).pairs == ((0, 1),)
+
+
+def test_shp_s_pairs_of_a_post_stay_on_one_side_of_a_split():
+    rows = list(read([SHP | {"history": f"post {i % 5}", "human_ref_A": f"a {i}"} for i in range(40)]))
+    train, held = split(rows, 0.4, 0)
+    assert (len(train), len(held)) == (24, 16)
+    assert not {row.prompt for row in train} & {row.prompt for row in held}
+
+
+def test_parquet_rows_are_those_of_json_lines(tmp_path):
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
+
+    for i, row in enumerate((BINARIZED, SHP, ultrafeedback(completion("a", 1.0), completion("b", 2.0)))):
+        path = tmp_path / f"{i}.parquet"
+        write_table(Table.from_pylist([row, row]), path)
+        first, second = read(path)
+        (same,) = read([row])
+        assert (first.prompt, first.responses, first.scores, first.pairs) == (
+            *(same.prompt, same.responses, same.scores, same.pairs),
+        )
+        assert second.source == f"{path}[1]"
+    write_table(Table.from_pylist([SHP, SHP | {"labels": 2}]), path)
+    refused(path, f"{path}[1]: labels", "1 (A is preferred) or 0 (B is)", "2 (int)")
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        (SHP | {"labels": None}, ["labels", "a value, as in"]),
+        (SHP | {"labels": "1"}, ["labels", "1 (A is preferred)", "'1' (str)"]),
+        (SHP | {"labels": 0}, ["labels", "as many votes or more", "score_A is 340 and score_B 166"]),
+        (SHP | {"score_A": "340"}, ["score_A", "a finite number", "'340' (str)"]),
+        (SHP | {"human_ref_B": ""}, ["human_ref_B", "text (or set empty", "empty ''"]),
+        (SHP | {"history": " "}, ["prompt", "an empty prompt"]),
+        (BINARIZED | {"score_chosen": "8"}, ["score_chosen", "a finite number", "'8' (str)"]),
+        (BINARIZED | {"prompt": "q"}, ["prompt", "what both conversations ask last", "'q' (str)"]),
+        (BINARIZED | {"chosen": [OTHER, says("a")]}, ["rejected", "the same messages as chosen", "others"]),
+        (BINARIZED | {"rejected": [USER, says("")]}, ["rejected[1]", "text", "empty"]),
+        (BINARIZED | {"rejected": [USER]}, ["rejected", "end with an assistant's answer", "user"]),
+        (ultrafeedback(), ["responses", "at least one", "none"]),
+        (ultrafeedback() | {"completions": "a"}, ["completions", "a list", "'a' (str)"]),
+        (ultrafeedback("a"), ["completions[0]", "an object with response", "'a' (str)"]),
+        (ultrafeedback(completion("a", 1), completion("", 1)), ["completions[1].response", "text", "empty"]),
+        (ultrafeedback(completion("a", 1), completion(None, 1)), ["completions[1].response", "text", "None"]),
+        (ultrafeedback(completion("a", float("nan"))), ["completions[0].overall_score", "a finite number", "nan"]),
+        (ultrafeedback(completion("a", "7")), ["completions[0].overall_score", "a finite number", "'7' (str)"]),
+    ],
+)
+def test_bad_rows_of_published_sets_are_named(tmp_path, row, parts):
+    whole = SHP if "history" in row else BINARIZED if "chosen" in row else ultrafeedback(completion("a", 1))
+    path = write(tmp_path / "data.jsonl", [whole, row])
+    refused(path, f"{path}:2: ", *parts)
+
+
+def test_an_instruction_without_completions_is_dropped_where_empty_ones_are():
+    rows = [ultrafeedback(completion("a", 1)), ultrafeedback()]
+    assert len(list(read(rows, empty="drop"))) == 1
+
+
 GOOD = {
     "pair": {"prompt": "p", "chosen": "a", "rejected": "b"},
     "scored": {"prompt": "p", "chosen": "a", "rejected": "b", "chosen_score": 1, "rejected_score": 0},

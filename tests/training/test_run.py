@@ -94,6 +94,32 @@ def test_files_of_different_kinds_mix(run, data):
     assert [note for note in notes if note.startswith("labels -> pairs")]
 
 
+def test_a_pattern_s_files_may_have_different_columns(run, data, tmp_path):
+    for kind in ("pairs", "thumbs", "scores"):
+        data(kind)
+    notes = record(run("una-centred", f"{tmp_path}/*.jsonl", "batch=40"))["notes"]
+    assert "rows: 36" in notes, "pairs; thumbs and scores gathered by prompt"
+    run("una-centred", f"{tmp_path}/*.parquet", output="none", code=2)
+
+
+def test_rows_come_on_standard_input(data, tiny, tmp_path):
+    words = [sys.executable, "-m", "una_ref", "train", "dpo", "--data", "-", "--output", str(tmp_path / "out")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def piped(text):
+        options = {"capture_output": True, "text": True, "check": False, "env": environment}
+        return subprocess.run([*words, *tiny, "steps=2", "save_every=1"], input=text, **options)
+
+    done = piped(Path(data("pairs")).read_text())
+    assert done.returncode == 0, done.stderr
+    assert "rows: 12" in record(tmp_path / "out")["notes"]
+    bad = '{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": "p", "chosen": 3, "rejected": "b"}\n'
+    words[-1] = str(tmp_path / "new")
+    done = piped(bad)
+    assert done.returncode == 2 and "stdin:2: chosen: expected text, got 3 (int)" in done.stderr
+    assert not (tmp_path / "new").exists()
+
+
 def test_no_data_is_toysteer(run, toysteer_base):
     shapes = ["shape={}"]
     folder = run("dpo", None, "rows=40", *shapes)

@@ -1,4 +1,4 @@
-"""What stands in a file, a folder, a data set or on the hub, one item at a time and with its place.
+"""What stands in a file, a folder, a data set, on standard input or on the hub, one item at a time and with its place.
 
 Items are streamed (only a `.json` list is read whole) and not yet known to be rows, see `sources`.
 JSON Lines go through the standard library, because `datasets` cannot say on which line an error stands.
@@ -6,20 +6,40 @@ JSON Lines go through the standard library, because `datasets` cannot say on whi
 
 from __future__ import annotations
 
+import glob
 import gzip
 import json
 import os
+import sys
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 from una_ref.data.rows import refusal, shown
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+STDIN = "-"
+"""The name of standard input, which holds JSON Lines."""
 
 Item = tuple[str, object]
 """("file:line", "file[i]" or "dataset[i]", whatever stands there)."""
+
+
+def files(name: str) -> list[str]:
+    """The names that one stands for: of a pattern such as ``data/*.jsonl`` the files, sorted; of others itself.
+
+    Raises:
+        InputError: a pattern that no file has.
+    """
+    if os.path.exists(name) or not glob.has_magic(name):
+        return [name]
+    found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
+    if not found:
+        raise refusal(name, "data", "a pattern that some file has", "none with such a name")
+    return found
 
 
 def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
@@ -38,7 +58,9 @@ def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
 
 
 def _named(name: str | Path, split: str) -> Iterator[Item]:
-    """A file, a folder, or a data set on the hub."""
+    """A file, a folder, standard input, or a data set on the hub."""
+    if name == STDIN:
+        return _json_lines(Path("stdin"), lambda _: nullcontext(sys.stdin.buffer))
     path = Path(name).expanduser()
     if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):
@@ -47,6 +69,8 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
     if os.path.exists(path):
         if not path.name.endswith(SUFFIXES):
             raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name)
+        if path.suffix == ".parquet":
+            return _parquet(path)
         return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
     hub = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
     if hub and not str(name).endswith(SUFFIXES):
@@ -69,11 +93,18 @@ def _dataset(name: str | Path, split: str) -> Iterator[Item]:
     return items(loaded, split, str(name))
 
 
-def _lines(path: Path) -> Iterator[tuple[int, str]]:
+def _unpacked(path: Path) -> AbstractContextManager[Any]:
+    return gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb")
+
+
+Opener = Callable[[Path], AbstractContextManager[Any]]
+
+
+def _lines(path: Path, opened: Opener = _unpacked) -> Iterator[tuple[int, str]]:
     """(number, text) of each line; only a line feed ends one."""
     number = 0
     try:
-        with gzip.open(path, "rb") if path.suffix == ".gz" else path.open("rb") as handle:
+        with opened(path) as handle:
             for number, line in enumerate(handle, 1):
                 yield number, line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r\n")
     except UnicodeDecodeError as error:
@@ -94,9 +125,9 @@ def _parsed(text: str, path: Path, number: int) -> object:
         raise refusal(f"{path}:{number}", "line", "JSON", f"{type(error).__name__}: {error}") from None
 
 
-def _json_lines(path: Path) -> Iterator[Item]:
+def _json_lines(path: Path, opened: Opener = _unpacked) -> Iterator[Item]:
     empty = True
-    for number, text in _lines(path):
+    for number, text in _lines(path, opened):
         if text.strip():
             empty = False
             yield f"{path}:{number}", _parsed(text, path, number)
@@ -113,3 +144,21 @@ def _json_list(path: Path) -> Iterator[Item]:
         raise refusal(str(path), "file", "at least one row", "an empty file")
     for i, row in enumerate(rows):
         yield f"{path}[{i}]", row
+
+
+def _parquet(path: Path) -> Iterator[Item]:
+    from pyarrow import ArrowException
+    from pyarrow.parquet import ParquetFile
+
+    i = 0
+    try:
+        with ParquetFile(path) as table:
+            for batch in table.iter_batches(batch_size=1024):
+                for row in batch.to_pylist():
+                    yield f"{path}[{i}]", row
+                    i += 1
+    except (OSError, ArrowException) as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise refusal(f"{path}[{i}]", "file", "a whole, readable Parquet file", f"{reason:.200}") from error
+    if not i:
+        raise refusal(str(path), "file", "at least one row", "an empty table")

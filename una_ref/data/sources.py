@@ -47,8 +47,9 @@ def read(
     """Stream rows of feedback.
 
     Args:
-        data: a file (.jsonl or .json, also .gz), a folder or hub name that `datasets` loads, a `Dataset` or
-            `DatasetDict`, any iterable of dicts, or a list of files, folders and names.
+        data: a file (.jsonl or .json, also .gz; .parquet), "-" (JSON Lines on standard input), a folder or hub name
+            that `datasets` loads, a `Dataset` or `DatasetDict`, any iterable of dicts, or a list of files, folders and
+            names.
         columns: a convention's column -> the data's, where they differ: {"completion": "output"}.
         limit: at most so many rows.
         split: which split of a data set; files have none.
@@ -208,6 +209,47 @@ def _pair(record: _Record) -> Row:
     return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
 
 
+def _ultrafeedback_pair(record: _Record) -> Row:
+    """The sides are whole conversations, and the prompt stands in them again: as it is asked last."""
+    prompt, responses = _implicit_prompt(record)
+    asked = prompt[-1]["content"] if isinstance(prompt, tuple) else prompt
+    if asked.strip() != checked_text(record.get("prompt"), record.source, record.name("prompt")).strip():
+        raise record.refusal("prompt", "what both conversations ask last", shown(record.get("prompt")))
+    scores = (record.score("score_chosen"), record.score("score_rejected"))
+    return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
+
+
+def _ultrafeedback(record: _Record) -> Row:
+    """Responses of several models with GPT-4's overall score, 1 to 10: the one that the binarized form is made of."""
+    completions, name = record.get("completions"), record.name("completions")
+    if not isinstance(completions, list | tuple):
+        raise record.refusal("completions", "a list", shown(completions))
+    if not completions and record.options.empty == "drop":
+        return Row(record.get("instruction"), ("",), source=record.source)
+    responses, scores = [], []
+    for i, completion in enumerate(completions):
+        if not isinstance(completion, Mapping):
+            raise refusal(record.source, f"{name}[{i}]", "an object with response and overall_score", shown(completion))
+        responses.append(record.response_text(completion.get("response"), f"{name}[{i}].response"))
+        scores.append(checked_score(completion.get("overall_score"), record.source, f"{name}[{i}].overall_score"))
+    return Row(record.get("instruction"), tuple(responses), tuple(scores), source=record.source)
+
+
+def _shp(record: _Record) -> Row:
+    """Two comments under a post; label 1 prefers A. The votes are no scores: an older comment has had more time for
+    them, which is why the set says which comment is preferred. But the preferred one never has fewer.
+    """
+    label = record.get("labels")
+    if label not in (0, 1):
+        raise record.refusal("labels", "1 (A is preferred) or 0 (B is)", shown(label))
+    best, other = ("score_A", "score_B") if label else ("score_B", "score_A")
+    if record.has(best) and record.has(other) and record.score(best) < record.score(other):
+        got = f"{label}, while score_A is {record.get('score_A')} and score_B {record.get('score_B')}"
+        raise record.refusal("labels", "the comment with as many votes or more", got)
+    responses = record.response("human_ref_A"), record.response("human_ref_B")
+    return Row(record.get("history"), responses, pairs=((0, 1) if label else (1, 0),), source=record.source)
+
+
 def _implicit_prompt(record: _Record) -> tuple[Any, tuple[str, str]]:
     """Prompt and responses of two whole conversations, which must share all but their last turn."""
     chosen, rejected = record.get("chosen"), record.get("rejected")
@@ -272,6 +314,14 @@ def _two_by_two(rows: Iterator[Row]) -> Iterator[Row]:
 CONVENTIONS = (
     Convention("HelpSteer2", ("prompt", "response", *_RATINGS), (), _helpsteer2, _two_by_two),
     Convention("ranked list", ("prompt", "completions", "scores"), (), _ranked),
+    Convention("UltraFeedback", ("instruction", "completions"), (), _ultrafeedback),
+    Convention(
+        "UltraFeedback binarized",
+        ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
+        (),
+        _ultrafeedback_pair,
+    ),
+    Convention("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), ("score_A", "score_B"), _shp),
     Convention("pair", ("chosen", "rejected"), ("prompt", "chosen_score", "rejected_score"), _pair),
     Convention("completion", ("prompt", "completion"), ("label", "score"), _completion),
     Convention("response", ("prompt", "response"), ("label", "score"), _response),

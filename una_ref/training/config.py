@@ -76,8 +76,9 @@ class Config:
     Attributes:
         method: a name in `METHODS`.
         form: the corrected loss, or the one `printed` in the paper or `released` by its authors, if they differ.
-        data: files, folders or hub names (comma-separated), or toysteer (ratings), toysteer/pairs,
-            toysteer/labels, toysteer/scores, toysteer/demonstrations. Online, prompts alone will do.
+        data: files, patterns of files, folders, hub names or - for standard input (comma-separated), or toysteer
+            (ratings), toysteer/pairs, toysteer/labels, toysteer/scores, toysteer/demonstrations. Online, prompts alone
+            will do.
         split: split of a hub data set.
         rows: most rows to read of each file or data set; for ToySteer how many to draw.
         empty: what a response without text is: an error, a row to drop, or one to keep (it ended at once).

@@ -131,11 +131,15 @@ def read_rows(config: Config) -> list[Row]:
     """All rows that the config names, whatever columns each file has."""
     if _toy(config):
         return toysteer_rows(config)
+    from una_ref.data.items import STDIN, files
     from una_ref.data.sources import read
 
+    names = [file for name in config.data.split(",") for file in files(name)]
+    if STDIN in names and processes().num_processes > 1:
+        raise InputError("data: expected files, since several processes read them, got standard input")
     options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
     options["prompts"] = config.on_policy
-    return [row for name in config.data.split(",") for row in read(name, **options)]
+    return [row for name in names for row in read(name, **options)]
 
 
 def conform(rows: list[Row], config: Config) -> tuple[list[Row], list[str]]:
