@@ -93,7 +93,10 @@ class Config:
         batch: rows (prompts with their responses) a step, over all processes.
         micro_tokens: most tokens in one forward pass, pads included; the gradient does not depend on it.
         layout: packed, padded, or what the model takes best.
-        reference: log-probs of the reference in every step, or once for all rows before the first (cache).
+        reference: log-probs of the reference in every step, or once for all rows before the first and for all runs
+            (cache): kept in the cache folder, by the content of model, tokenizer, template and row.
+        reference_model: a second model as the reference, a folder or hub name with the same vocabulary; empty: the
+            model that training starts from.
         lr: peak learning rate.
         warmup: share of the steps in which it rises.
         schedule: how it falls.
@@ -157,6 +160,7 @@ class Config:
     micro_tokens: int = 4096
     layout: Literal["auto", "packed", "padded"] = "auto"
     reference: Literal["step", "cache"] = "step"
+    reference_model: str = ""
     lr: float = 1e-3
     warmup: float = 0.1
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -209,6 +213,8 @@ class Config:
             hint = "; iterative-dpo makes pairs of what it draws" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
         self._check_online(method)
+        if self.reference_model and not method.needs_reference:
+            raise InputError(f"reference_model: expected none, as {self.method} has no reference, got one")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:

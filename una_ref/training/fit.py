@@ -185,10 +185,10 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if start:
         job.restore(more)
     log = _Log(output / METRICS if output and main else None, start)
+    if trainer.cache:
+        trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
     if start == 0 and job.held_out:
         log.write(0, _evaluation(job))
-    if config.reference == "cache" and trainer.policy.anchored:
-        trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
     last: dict[str, float] = {}
     hide = None if progress and main else True  # None: hidden unless stderr is a terminal
     with (
@@ -232,6 +232,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
     if log.dropped:
         job.notes = [*job.notes, f"responses dropped, because the reward had no answer: {log.dropped:g}"]
+    if trainer.cache:
+        job.notes = [*job.notes, trainer.cache.note()]
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
