@@ -139,6 +139,7 @@ class Config:
         eval_every: steps between evaluations on the held-out rows; 0: only before the first and after the last.
         patience: evaluations without a better held-out reward (offline: loss) after which a run stops; 0: none.
         save_every: steps between checkpoints; 0: only when interrupted.
+        tracker: what is given the lines of metrics.jsonl as well; its package is to be installed (una_ref[trackers]).
         hyper: the loss's own hyper-parameters, such as beta.
     """
 
@@ -197,6 +198,7 @@ class Config:
     eval_every: int = 0
     patience: int = 0
     save_every: int = 100
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     hyper: dict[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

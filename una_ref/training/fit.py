@@ -24,6 +24,7 @@ from una_ref.training.loop import NonFinite, Trainer, order
 from una_ref.training.metrics import seconds
 from una_ref.training.online import Pool, Rollouts, Unrewarded, best_and_worst, measured, remembered, steered
 from una_ref.training.stopping import Callback
+from una_ref.training.trackers import tracking
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
 DROPPED = ("dropped", "dropped_prompts")
@@ -187,14 +188,16 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     log = _Log(output / METRICS if output and main else None, start)
     if trainer.cache:
         trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
-    if start == 0 and job.held_out:
-        log.write(0, _evaluation(job))
+    first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
     hide = None if progress and main else True  # None: hidden unless stderr is a terminal
     with (
         _stop_signals() as asked,
+        tracking(config, output if main else None, start) as log.tracker,
         tqdm(total=config.steps, initial=start, desc=config.method, unit="step", disable=hide, file=sys.stderr) as bar,
     ):
+        if first:
+            log.write(0, first)
         for step in range(start, config.steps):
             done, final = step + 1, step + 1 == config.steps
             record = done % config.log_every == 0 or done == 1 or final
@@ -261,11 +264,13 @@ class _Log:
 
     Attributes:
         dropped: responses without an answer in all these steps.
+        tracker: is given the same lines, if there is one.
     """
 
     def __init__(self, path: Path | None, start: int) -> None:
         self.path = path
         self.dropped: float = 0
+        self.tracker: Any = None
         if path:
             lines = path.read_text("utf-8").splitlines() if path.exists() and start else []
             kept = [line for line in lines if _step_of(line) <= start]
@@ -274,9 +279,12 @@ class _Log:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.dropped += values.get("dropped", 0)
+        values = {name: round(value, 10) for name, value in values.items()}
         if self.path:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()}) + "\n")
+                file.write(json.dumps({"step": step} | values) + "\n")
+        if self.tracker:
+            self.tracker.log(values, step=step)
 
 
 def _step_of(line: str) -> float:

@@ -31,7 +31,7 @@ from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.theory.worlds import PrefixTree
-from una_ref.training import result
+from una_ref.training import result, trackers
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.fit import Job, fit
@@ -200,6 +200,7 @@ def prepare(
     Raises:
         InputError: whatever is wrong with data, model or config, before anything is trained.
     """
+    trackers.check(config)
     rows = read_rows(config) if rows is None else rows
     kept, notes = (rows, []) if config.on_policy else conform(rows, config)
     own_base = False
