@@ -166,3 +166,37 @@ def test_no_number_is_left_without_a_range():
 def test_a_config_does_not_change():
     with pytest.raises(FrozenInstanceError):
         Config(method="dpo").steps = 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["dpo"],
+        [
+            "dpo",
+            "beta=0.03",
+            "lr=5e-06",
+            "lora_dropout=0.1",
+            "group=false",
+            "epochs=2",
+            "dtype=bfloat16",
+            "shape.hidden_size=16",
+        ],
+        [
+            "f-dpo",
+            "divergence=js",
+            "beta=1e-05",
+            "max_prompt=3",
+            "data=a b.jsonl,c.jsonl",
+            "model=x/y",
+            "threshold=2.5",
+        ],
+        ["ppo", "kl_target=6", "passes=2", "critic=head"],
+        ["toysteer/base"],
+        ["una-online/ppo"],
+    ],
+)
+def test_a_config_s_settings_make_it_again(given):
+    config = resolve(given[0], given[1:])
+    assert resolve(config.method, config.settings()) == config
+    assert resolve("dpo").settings() == []

@@ -325,6 +325,18 @@ class Config:
         """Plain values, as saved in `run.json`."""
         return asdict(self)
 
+    def settings(self) -> list[str]:
+        """All that differs from the method's defaults as key=value; `resolve(method, settings)` is this config."""
+        out = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, dict):
+                prefix = "" if f.name == "hyper" else f"{f.name}."
+                out += [f"{prefix}{name}={own}" for name, own in value.items()]
+            elif f.name != "method" and value != f.default:
+                out.append(f"{f.name}={value}")
+        return out
+
 
 def near(name: str, known: Iterable[str]) -> str:
     """A hint at the known name that looks most like this one; empty where none does."""

@@ -181,7 +181,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     config, trainer = job.config, job.trainer
     main = trainer.accelerator.is_main_process
     state = output / CHECKPOINT if output else None
-    data = _digest(job.examples) if state else ""
+    data = digest(job.examples) if state else ""
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
     if start:
         job.restore(more)
@@ -250,13 +250,13 @@ def _evaluation(job: Job) -> dict[str, float]:
     return {f"eval_{name}": value for name, value in values.items()}
 
 
-def _digest(examples: Sequence[Example | Question]) -> str:
+def digest(examples: Sequence[Example | Question]) -> str:
     """A name for the data that a run trains on."""
-    digest = hashlib.sha256()
+    name = hashlib.sha256()
     for e in examples:
         own = (e.responses, e.scores, e.labels, e.pairs) if isinstance(e, Example) else ()
-        digest.update(repr((e.prompt, *own)).encode())
-    return digest.hexdigest()[:16]
+        name.update(repr((e.prompt, *own)).encode())
+    return name.hexdigest()[:16]
 
 
 class _Log:
