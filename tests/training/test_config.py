@@ -200,3 +200,18 @@ def test_a_config_s_settings_make_it_again(given):
     config = resolve(given[0], given[1:])
     assert resolve(config.method, config.settings()) == config
     assert resolve("dpo").settings() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["dpo", "load_in_4bit=true"], "got no model"),
+        (["dpo", "load_in_4bit=true", "model=x/y", "lora_r=0"], "got lora_r=0"),
+        (["reward-model", "load_in_4bit=true", "model=x/y"], "than reward-model"),
+        (["ppo", "load_in_4bit=true", "model=x/y"], "critic is a copy"),
+        (["sft", "reference_model=x/y"], "sft has no reference"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(given[0], given[1:])

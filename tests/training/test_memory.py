@@ -105,6 +105,18 @@ def test_a_tiny_run_holds_what_the_report_says(method, more, dtype, data, tiny):
     assert found["optimizer moments"].bytes == moments == 2 * found["gradients"].bytes > 0
 
 
+def test_frozen_weights_in_4_bits_take_half_a_byte_and_their_scales():
+    given = [
+        Config(method="dpo", model=MISTRAL, dtype="bfloat16", lora_targets="q_proj", load_in_4bit=on)
+        for on in (False, True)
+    ]
+    plain, four = (parts_of(config, models(config))[0]["weights"] for config in given)
+    layers = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    rest = 2 * 32000 * 4096 + 65 * 4096
+    assert plain.bytes == 2 * (layers + rest)
+    assert four.bytes == pytest.approx(layers * (0.5 + 1 / 64 + 1 / 4096) + 4 * rest, abs=2)
+
+
 def test_a_second_model_as_the_reference_is_held_whole(data, tiny, tmp_path):
     config = resolve("sft", [*tiny, "lora_r=0", "steps=1"], data=data("pairs"), output=str(tmp_path / "sft"))
     train(config, progress=False)

@@ -103,6 +103,8 @@ class Config:
         weight_decay: AdamW's.
         clip: largest gradient norm; 0 turns clipping off.
         dtype: of the frozen weights; what is trained is float32 at least.
+        load_in_4bit: QLoRA: the frozen weights in 4 bits (NF4), by bitsandbytes on CUDA (una_ref[qlora]); dtype is then
+            what computes.
         lora_r: rank; 0 trains every weight.
         lora_alpha: LoRA's scale is alpha / r.
         lora_dropout: on LoRA's input. The model's own dropout is off.
@@ -168,6 +170,7 @@ class Config:
     weight_decay: float = 0.0
     clip: float = 1.0
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    load_in_4bit: bool = False
     lora_r: int = 32
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -215,6 +218,12 @@ class Config:
             hint = "; iterative-dpo makes pairs of what it draws" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
         self._check_online(method)
+        if self.load_in_4bit and not (self.model and self.lora_r):
+            got = "no model" if self.lora_r else "lora_r=0"
+            raise InputError(f"load_in_4bit: expected a model to load, and adapters to train beside it, got {got}")
+        if self.load_in_4bit and (method.scorer or method.advantages):
+            why = "whose adapters are merged at the end" if method.scorer else "whose critic is a copy of the model"
+            raise InputError(f"load_in_4bit: expected another method than {self.method}, {why}")
         if self.reference_model and not method.needs_reference:
             raise InputError(f"reference_model: expected none, as {self.method} has no reference, got one")
         if not 0 <= self.held_out < 1:

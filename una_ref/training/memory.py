@@ -199,6 +199,16 @@ def _count(parameters: Iterable[torch.Tensor]) -> str:
     return " + ".join(f"{count:,} × {size} bytes" for size, count in sorted(sizes.items())) or "none"
 
 
+def _four_bit(model: Any, weights: Sequence[torch.Tensor]) -> tuple[int, str]:
+    """Bytes of QLoRA's frozen weights: layers in blocks of 64 with a scale of a byte each, these in blocks of 256 with
+    another of four; what is no layer of the transformer is float32.
+    """
+    layers = {id(m.weight): m.weight for m in parts(model)[0].modules() if isinstance(m, nn.Linear)}
+    own = sum(p.numel() for p in weights if id(p) in layers)
+    rest = sum(p.numel() for p in weights if id(p) not in layers)
+    return round(own * (1 / 2 + 1 / 64 + 4 / 64 / 256)) + 4 * rest, f"{own:,} × .516 bytes + {rest:,} × 4 bytes, frozen"
+
+
 def _always(config: Config, held: Models) -> Iterator[Part]:
     adapted = hasattr(held.policy, "disable_adapter")
     every = list(held.policy.parameters())
@@ -206,7 +216,10 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     weights = [p for p in every if not (adapted and p.requires_grad)]
     critic = list(held.critic.parameters()) if held.critic else []
     trained = [p for p in (*every, *critic) if p.requires_grad]
-    yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
+    if config.load_in_4bit:
+        yield Part("weights", *_four_bit(held.policy, weights))
+    else:
+        yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
     yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")

@@ -159,7 +159,7 @@ def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, 
     if config.model:
         from transformers.utils import find_adapter_config_file
 
-        model, tokenizer = loading.load(config.model, dtype)
+        model, tokenizer = loading.load(config.model, dtype, load_in_4bit=config.load_in_4bit)
         return model, tokenizer, find_adapter_config_file(config.model) is not None  # merged into its base, then
     if _toy(config) and not config.shape:
         return *loading.load(str(toysteer_base()), dtype), True
