@@ -10,6 +10,7 @@ from safetensors.torch import load_file, save_file
 from una_ref.data.batch import Encoder, Example, collate
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.policies import loading
 from una_ref.policies.loading import byte_pair_tokenizer, disable_dropout, load, small_mistral, with_lora
 from una_ref.policies.logprobs import sequence_logprobs
 from una_ref.policies.references import Policy
@@ -200,3 +201,33 @@ def test_text_to_log_probs(folder):
     examples = Encoder(words).encode([Row("hello", (" world", ""))])
     logps = sequence_logprobs(model, collate(examples))
     assert logps.shape == (2,) and (logps < 0).all()
+
+
+# ---- QLoRA, which runs on CUDA alone: here, what it would be told
+
+
+def test_4_bits_are_refused_without_cuda_and_without_bitsandbytes(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(InputError, match="load_in_4bit: expected a CUDA device, .* got none"):
+        loading.load("somebody/model", load_in_4bit=True)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(loading, "find_spec", lambda name: None)
+    with pytest.raises(InputError, match=r"expected the package bitsandbytes, got none; pip install una_ref\[qlora\]"):
+        loading.load("somebody/model", load_in_4bit=True)
+
+
+def test_the_frozen_weights_are_nf4_with_quantised_scales_on_this_process_s_gpu(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: 3)
+    monkeypatch.setattr(loading, "find_spec", lambda name: name)
+    told = loading.four_bit("bfloat16")
+    config = told["quantization_config"]
+    assert config.load_in_4bit and (config.bnb_4bit_quant_type, config.bnb_4bit_use_double_quant) == ("nf4", True)
+    assert config.bnb_4bit_compute_dtype == torch.bfloat16 and told["device_map"] == {"": 3}
+
+
+def test_what_is_not_quantised_is_float32_beside_4_bits(tokenizer):
+    model = small_mistral(tokenizer, **SHAPE).bfloat16()
+    model.is_loaded_in_4bit = True  # as transformers says of such a model
+    names = {name for name, p in with_lora(model, r=4).named_parameters() if p.dtype == torch.bfloat16}
+    assert not names and not any(p.requires_grad for name, p in model.named_parameters() if "lora_" not in name)

@@ -94,6 +94,46 @@ def test_initialisations_that_change_the_base_are_refused(tiny, start):
         assert (sequence_logprobs(model, BATCH) - expected).abs().max() > 1e-2
 
 
+# ------------------------------------------------------------------------------------------------------ a second model
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_a_second_model_is_the_reference_and_rewards_need_not_start_at_zero(tiny, adapted):
+    other = tiny()
+    other.lm_head.weight.data *= 1.5
+    expected = sequence_logprobs(copy.deepcopy(other), BATCH)
+    policy = Policy(with_lora(tiny(), r=4) if adapted else tiny(), second=other)
+    assert torch.equal(policy.reference(BATCH), expected)
+    assert policy.check_start(BATCH) > 0.1
+    assert policy.copy == [other] and not any(p.requires_grad for p in other.parameters())
+    train(policy)
+    assert torch.equal(policy.reference(BATCH), expected)
+
+
+def test_a_second_model_without_a_number_is_found_too(tiny):
+    other = tiny()
+    other.lm_head.weight.data[7] = torch.nan
+    with pytest.raises(InputError, match="got nan"):
+        Policy(tiny(), second=other).check_start(BATCH)
+
+
+def test_a_second_model_is_scored_in_a_layout_that_it_takes(tiny):
+    assert Policy(tiny(), second=tiny("GPT2")).layout == "packed"
+    mixed = tiny("Gemma3Text", head_dim=8, layer_types=["sliding_attention", "full_attention"])
+    assert Policy(tiny(), second=mixed).layout == "padded"
+
+
+@pytest.mark.parametrize("start", ["pissa", "olora"])
+def test_beside_a_second_model_adapters_may_change_the_base(tiny, start):
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=start, task_type="CAUSAL_LM")
+    base = tiny(tie_word_embeddings=False)
+    before = copy.deepcopy(base)
+    policy = Policy(get_peft_model(base, config).eval(), second=before)
+    assert policy.check_start(BATCH) <= 1e-4  # the start policy is the base still, only otherwise written
+    train(policy)
+    assert torch.equal(policy.reference(BATCH), sequence_logprobs(before, BATCH))
+
+
 # ----------------------------------------------------------------------------------------------------- after training
 
 

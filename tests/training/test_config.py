@@ -166,3 +166,52 @@ def test_no_number_is_left_without_a_range():
 def test_a_config_does_not_change():
     with pytest.raises(FrozenInstanceError):
         Config(method="dpo").steps = 3
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        ["dpo"],
+        [
+            "dpo",
+            "beta=0.03",
+            "lr=5e-06",
+            "lora_dropout=0.1",
+            "group=false",
+            "epochs=2",
+            "dtype=bfloat16",
+            "shape.hidden_size=16",
+        ],
+        [
+            "f-dpo",
+            "divergence=js",
+            "beta=1e-05",
+            "max_prompt=3",
+            "data=a b.jsonl,c.jsonl",
+            "model=x/y",
+            "threshold=2.5",
+        ],
+        ["ppo", "kl_target=6", "passes=2", "critic=head"],
+        ["toysteer/base"],
+        ["una-online/ppo"],
+    ],
+)
+def test_a_config_s_settings_make_it_again(given):
+    config = resolve(given[0], given[1:])
+    assert resolve(config.method, config.settings()) == config
+    assert resolve("dpo").settings() == []
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["dpo", "load_in_4bit=true"], "got no model"),
+        (["dpo", "load_in_4bit=true", "model=x/y", "lora_r=0"], "got lora_r=0"),
+        (["reward-model", "load_in_4bit=true", "model=x/y"], "than reward-model"),
+        (["ppo", "load_in_4bit=true", "model=x/y"], "critic is a copy"),
+        (["sft", "reference_model=x/y"], "sft has no reference"),
+    ],
+)
+def test_what_does_not_go_together_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(given[0], given[1:])

@@ -15,6 +15,7 @@ from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.loading import TableLM
+from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
 from una_ref.theory.optimum import optimal_logps
 from una_ref.theory.worlds import TableWorld
@@ -355,6 +356,7 @@ def test_dropout_depends_on_seed_and_step_alone(trainer, examples, gradient):
 def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
     given, held = examples("pairs"), examples("pairs", seed=1)
     one, two = trainer("dpo", given), trainer("dpo", given, micro_tokens=20)
+    two.cache = ReferenceCache()
     two.remember_reference(given)
     two.policy.reference = lambda batch: pytest.fail("asked again")
     assert two.accumulate(given) == pytest.approx(one.accumulate(given), rel=1e-4, abs=1e-6)
@@ -365,6 +367,7 @@ def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
 def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
     given = examples("pairs")
     one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
+    one.cache = ReferenceCache()
     one.remember_reference(given)
     one.policy.reference = lambda batch: pytest.fail("asked again")
     found = one.evaluate(given)

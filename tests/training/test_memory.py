@@ -15,7 +15,7 @@ from una_ref.policies.reward_sources import Classifier
 from una_ref.training.config import Config, resolve
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
-from una_ref.training.run import prepare
+from una_ref.training.run import prepare, train
 
 MISTRAL, GRM = "mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"
 
@@ -103,6 +103,28 @@ def test_a_tiny_run_holds_what_the_report_says(method, more, dtype, data, tiny):
     state = trainer.optimizer.state.values()
     moments = nbytes(value for own in state for value in own.values() if value.dim())
     assert found["optimizer moments"].bytes == moments == 2 * found["gradients"].bytes > 0
+
+
+def test_frozen_weights_in_4_bits_take_half_a_byte_and_their_scales():
+    given = [
+        Config(method="dpo", model=MISTRAL, dtype="bfloat16", lora_targets="q_proj", load_in_4bit=on)
+        for on in (False, True)
+    ]
+    plain, four = (parts_of(config, models(config))[0]["weights"] for config in given)
+    layers = 32 * (2 * 4096 * 4096 + 2 * 4096 * 1024 + 3 * 4096 * 14336)
+    rest = 2 * 32000 * 4096 + 65 * 4096
+    assert plain.bytes == 2 * (layers + rest)
+    assert four.bytes == pytest.approx(layers * (0.5 + 1 / 64 + 1 / 4096) + 4 * rest, abs=2)
+
+
+def test_a_second_model_as_the_reference_is_held_whole(data, tiny, tmp_path):
+    config = resolve("sft", [*tiny, "lora_r=0", "steps=1"], data=data("pairs"), output=str(tmp_path / "sft"))
+    train(config, progress=False)
+    config = resolve("dpo", [f"reference_model={tmp_path / 'sft'}"], data=data("pairs"), model=str(tmp_path / "sft"))
+    policy = prepare(config).trainer.policy
+    found, _ = parts_of(config, models(config))
+    assert found["reference"].bytes == nbytes(policy.copy[0].parameters()) > 10_000
+    assert "sft" in found["reference"].how
 
 
 def test_a_reward_model_holds_what_the_report_says(data, tiny, tmp_path):

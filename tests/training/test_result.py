@@ -1,8 +1,12 @@
 """What a finished folder holds, and that a failure while writing it leaves nothing half-written."""
 
+import hashlib
 import json
+import shlex
+from pathlib import Path
 
 import pytest
+import torch
 
 from una_ref.cli import main
 
@@ -38,11 +42,64 @@ def test_the_card_has_the_template_the_data_and_the_numbers(words, tmp_path):
     assert main(words) == 0
     card, record = (tmp_path / "out" / "README.md").read_text(), json.loads((tmp_path / "out" / "run.json").read_text())
     assert card.startswith('---\nlibrary_name: "peft"\n')
-    for part in ("**dpo**", "beta = 0.1", "pairs.jsonl", record["template"], "2 steps of 4 rows", *record["notes"]):
-        assert part in card
+    digest = hashlib.sha256((tmp_path / "pairs.jsonl").read_bytes()).hexdigest()
+    for part in (
+        *("**dpo**", "beta = 0.1", "pairs.jsonl", record["template"], "2 steps of 4 rows", "seed 0", digest),
+        *(*record["notes"], "LoRA: r 4, alpha 16.0", "8 rows to train on, 4 held out", record["rows"]["digest"]),
+        *(record["hardware"], f"torch {torch.__version__}", "una_ref 0."),
+    ):
+        assert part in card, part
     for name, value in record["evaluation"].items():
         assert f"| {name} | {value:.4f} |" in card
     assert set(record["versions"]) == {"python", "una_ref", "torch", "transformers", "peft", "accelerate"}
+
+
+def fenced(card, language):
+    """The card's lines in that language."""
+    return card.split(f"```{language}\n")[1].split("\n```")[0]
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("dpo", "pairs", ["beta=0.3", "held_out=0.3", "group=false", "reference=cache", "seed=3"]),
+        ("una-centred", "scores", ["baseline=learned", "lora_dropout=0.2", "lora_targets=q_proj,v_proj", "epochs=1.5"]),
+        ("una-score", "scores", ["form=released", "beta=0.5", "lora_r=0", "rows=20"]),
+        ("reward-model", "pairs", ["lr=0.003"]),
+    ],
+)
+def test_the_card_s_command_makes_the_same_bytes_elsewhere(method, kind, settings, data, tiny, tmp_path, monkeypatch):
+    path = data(kind)  # with a name that a shell would take apart
+    odd = tmp_path / "it's my data.jsonl"
+    odd.write_bytes(Path(path).read_bytes())
+    folders = [tmp_path / "here", tmp_path / "there"]
+    given = ["train", method, "--data", str(odd), "--output", "runs/out", *tiny, "steps=3", *settings]
+    for folder in folders:
+        folder.mkdir()
+        monkeypatch.chdir(folder)
+        monkeypatch.setenv("UNA_REF_CACHE", str(folder / "cache"))
+        assert main(given) == 0
+        given = shlex.split(fenced((folder / "runs/out/README.md").read_text(), "sh"))
+        assert given.pop(0) == "una-ref"
+    here, there = ({p.name: p.read_bytes() for p in (f / "runs/out").glob("*.safetensors")} for f in folders)
+    assert here == there and len(here) == 1
+    assert (folders[0] / "runs/out/metrics.jsonl").read_text() == (folders[1] / "runs/out/metrics.jsonl").read_text()
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [("dpo", "pairs", []), ("sft", "pairs", ["lora_r=0"]), ("reward-model", "pairs", [])],
+)
+def test_the_card_s_lines_load_the_result_and_ask_it(method, kind, settings, data, tiny, tmp_path, monkeypatch, capsys):
+    out = tmp_path / "out"
+    assert main(["train", method, "--data", data(kind), "--output", str(out), *tiny, "steps=2", *settings]) == 0
+    lines = fenced((out / "README.md").read_text(), "python")
+    assert "<s>What is 2 + 2?" in lines
+    monkeypatch.chdir(out)
+    capsys.readouterr()
+    exec(lines, {})
+    said = capsys.readouterr().out
+    assert "tensor([[" in said if method == "reward-model" else said.startswith("What is 2 + 2?")
 
 
 @pytest.mark.parametrize("part", ["base", "adapter", "tokenizer", "card", "record"])

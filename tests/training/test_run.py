@@ -236,6 +236,85 @@ def test_a_fresh_run_begins_with_rewards_of_zero(run, data):
     assert any("implicit rewards at step 0" in note for note in record(folder)["notes"])
 
 
+# ---- the reference
+
+
+def counted(monkeypatch):
+    """How often a reference has been computed since."""
+    from una_ref.policies.references import Policy
+
+    calls, true = [], Policy.reference
+    monkeypatch.setattr(Policy, "reference", lambda self, batch: calls.append(1) or true(self, batch))
+    return calls
+
+
+@pytest.mark.parametrize(("method", "kind"), [("dpo", "pairs"), ("kto", "thumbs")])
+@pytest.mark.parametrize("rank", [4, 0])
+def test_a_second_run_on_the_same_model_and_data_computes_no_reference(
+    method, kind, rank, run, data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNA_REF_CACHE", str(tmp_path / "cache"))
+    calls = counted(monkeypatch)
+    settings = ["reference=cache", "held_out=0.3", f"lora_r={rank}", "steps=3"]
+    first = run(method, data(kind), *settings, output="first")
+    computed = len(calls)
+    second = run(method, data(kind), *settings, output="second")
+    assert computed > 0 == len(calls) - computed
+    weights = "adapter_model.safetensors" if rank else "model.safetensors"
+    assert (first / weights).read_bytes() == (second / weights).read_bytes()
+    assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
+    said = [next(n for n in record(f)["notes"] if n.startswith("reference log-probs")) for f in (first, second)]
+    assert " 0 computed" not in said[0] and " 0 computed" in said[1]
+    run(method, data(kind), *settings, "seed=1", output="third")  # another small Mistral, and another name
+    assert len(calls) > computed and len(list((tmp_path / "cache" / "references").iterdir())) == 2
+
+
+def test_another_rank_or_rate_finds_the_same_reference(run, data, tmp_path, monkeypatch):
+    monkeypatch.setenv("UNA_REF_CACHE", str(tmp_path / "cache"))
+    calls = counted(monkeypatch)
+    run("dpo", data("pairs"), "reference=cache", output="first")
+    before = len(calls)
+    run("dpo", data("pairs"), "reference=cache", "lora_r=2", "lr=0.1", "beta=0.5", "layout=padded", output="second")
+    assert len(calls) == before
+
+
+def test_a_second_model_may_be_the_reference(run, data):
+    from transformers import AutoModelForCausalLM
+
+    sft = run("sft", data("messages"), "steps=5", "lr=0.05", "lora_r=0", output="sft")
+    folder = run("dpo", data("pairs"), f"model={sft}", f"reference_model={sft}", "held_out=0.3", "shape={}")
+    first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+    assert first["eval_rewards/chosen"] == first["eval_rewards/rejected"] == 0
+    other = run("sft", data("messages"), "steps=9", "lr=0.05", "lora_r=0", f"model={sft}", "shape={}", output="other")
+    for name in ("step", "cache"):
+        folder = run(
+            *("dpo", data("pairs"), f"model={sft}", f"reference_model={other}", "held_out=0.3", "shape={}"),
+            *(f"reference={name}",),
+            output=name,
+        )
+        first = json.loads((folder / "metrics.jsonl").read_text().splitlines()[0])
+        assert abs(first["eval_rewards/chosen"]) > 1e-3
+        assert any(note.startswith(f"the reference is {other}: ") for note in record(folder)["notes"])
+    job = prepare(resolve("dpo", [f"reference_model={other}"], data=data("pairs"), model=str(sft)))
+    expected = AutoModelForCausalLM.from_pretrained(other).state_dict()
+    assert all(torch.equal(value, expected[name]) for name, value in job.trainer.policy.copy[0].state_dict().items())
+
+
+def test_a_second_model_of_another_vocabulary_is_refused(run, data, capsys):
+    sft = run("sft", data("messages"), output="sft", code=0)
+    other = run("sft", data("messages", 13), "lora_r=0", "vocabulary=280", output="other")
+    said = capsys.readouterr()
+    folder = run("dpo", data("pairs"), f"model={sft}", f"reference_model={other}", "shape={}", code=2)
+    said = capsys.readouterr().err
+    assert "reference_model" in said and "expected the policy's vocabulary, where" in said
+    assert not folder.exists()
+
+
+def test_a_method_without_a_reference_takes_no_second_model(run, data, capsys):
+    run("sft", data("messages"), "reference_model=x", code=2)
+    assert "reference_model: expected none, as sft has no reference" in capsys.readouterr().err
+
+
 # ---- several processes
 
 

@@ -6,6 +6,7 @@ Weights load as safetensors only and remote code stays off.
 from __future__ import annotations
 
 from collections.abc import Iterable
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -100,7 +101,29 @@ def missing(name: str) -> bool:
     return (name[:1] in (".", "/", "~") or name.count("/") > 1) and not Path(name).exists()
 
 
-def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
+def four_bit(dtype: str) -> dict[str, Any]:
+    """What `from_pretrained` is told for QLoRA's frozen weights (Dettmers et al. 2023): NF4 with its scales quantised
+    as well, arithmetic in `dtype`, on this process's GPU.
+
+    Raises:
+        InputError: there is no CUDA, or no bitsandbytes.
+    """
+    if not torch.cuda.is_available():
+        raise InputError("load_in_4bit: expected a CUDA device, which bitsandbytes quantises for, got none")
+    if find_spec("bitsandbytes") is None:
+        raise InputError("load_in_4bit: expected the package bitsandbytes, got none; pip install una_ref[qlora]")
+    from transformers import BitsAndBytesConfig
+
+    config = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=getattr(torch, dtype),
+    )
+    return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
+
+
+def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer from a local folder or a hub name.
 
     What holds a LoRA adapter is merged into its base, so that the policy it stands for is also the reference of
@@ -108,15 +131,17 @@ def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
 
     Raises:
         InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids
-            that the model has no embedding for.
+            that the model has no embedding for; 4 bits where they cannot be had (see `four_bit`), or for an adapter,
+            which merging into them would round away.
     """
     from transformers.utils import logging
 
     if missing(name):  # and no name for the hub to be asked about
         raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is")
     logging.disable_progress_bar()
+    more = four_bit(dtype) if load_in_4bit else {}
     try:
-        model, tokenizer = _loaded(name, getattr(torch, dtype))
+        model, tokenizer = _loaded(name, getattr(torch, dtype), **more)
     except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each has a class of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
@@ -134,13 +159,15 @@ def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
     return model, tokenizer
 
 
-def _loaded(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
+def _loaded(name: str, dtype: torch.dtype, **more: Any) -> tuple[Any, Any]:
     import json
 
     from transformers import AutoModelForCausalLM, AutoTokenizer
     from transformers.utils import cached_file, find_adapter_config_file
 
     config = find_adapter_config_file(name)
+    if config is not None and more:
+        raise ValueError("an adapter, which 4 bits would round away; merge it into its base and name that")
     if config is not None:
         from peft import PeftModel
 
@@ -149,7 +176,7 @@ def _loaded(name: str, dtype: torch.dtype) -> tuple[Any, Any]:
             tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
     model, report = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True
+        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
     )
     if report["missing_keys"]:
         raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
@@ -171,8 +198,10 @@ def with_lora(
     `task` is peft's name for what the model is: CAUSAL_LM; FEATURE_EXTRACTION, a transformer without a head; SEQ_CLS, a
     scorer, whose head is trained in full beside the adapter.
     """
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    if getattr(model, "is_loaded_in_4bit", False):  # what is not quantised is computed in float32, as peft advises
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         config = LoraConfig(r=r, lora_alpha=alpha, lora_dropout=dropout, target_modules=targets, task_type=task)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -29,28 +30,32 @@ class Policy(nn.Module):
     """A causal LM under training, with its reference. Calling it gives (B,) log-probs of a batch, with gradient.
 
     The reference is the same model with its adapters off; without adapters (full fine-tuning, a table) it is a
-    frozen copy; with ``anchored=False`` there is none, and none is held in memory.
+    frozen copy; with ``anchored=False`` there is none, and none is held in memory. Or it is a second model.
 
     Args:
         model: under training.
         anchored: whether there is a reference.
         critic: what values tokens, if a loss asks for values.
+        second: the reference, if it is another model; of the same vocabulary, token by token.
 
     Raises:
         InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose
-            initialisation changes the base, so that adapters off is not the start policy.
+            initialisation changes the base, so that adapters off is not the start policy. Beside a second model such
+            adapters are right.
     """
 
     gives = "logps"
     """What calling it gives, by the name that losses have for it."""
 
-    def __init__(self, model: Any, *, anchored: bool = True, critic: Critic | None = None) -> None:
+    def __init__(self, model: Any, *, anchored: bool = True, critic: Critic | None = None, second: Any = None) -> None:
         super().__init__()
-        check_scorable(model)
+        for one in (model,) if second is None else (model, second):
+            check_scorable(one)
         self.critic = critic
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
-        for name, config in model.peft_config.items() if self.adapters and anchored else ():
+        off = anchored and self.adapters and second is None  # the adapters, for the reference
+        for name, config in model.peft_config.items() if off else ():
             start = str(getattr(config, "init_lora_weights", True)).lower()
             if start.startswith(REWRITES_BASE):
                 raise InputError(
@@ -58,13 +63,14 @@ class Policy(nn.Module):
                     "adapters off would not be the start policy"
                 )
         self.anchored = anchored
-        frozen = anchored and not self.adapters
-        self.copy = [copy.deepcopy(model).eval().requires_grad_(False)] if frozen else []  # a list: not a submodule
+        self.second = second is not None
+        other = second if self.second else copy.deepcopy(model) if anchored and not self.adapters else None
+        self.copy = [] if other is None else [other.eval().requires_grad_(False)]  # a list: not a submodule
 
     @property
     def layout(self) -> Layout:
-        """The batch layout that the model takes best."""
-        return layouts(self.model)[0]
+        """The batch layout that the model takes best, and a reference of its own takes as well."""
+        return next(one for one in layouts(self.model) if all(one in layouts(other) for other in self.copy))
 
     @property
     def device(self) -> torch.device:
@@ -112,17 +118,27 @@ class Policy(nn.Module):
             return token_logprobs(model, batch)
 
     @torch.no_grad()
-    def check_start(self, batch: Batch) -> float:
+    def check_start(self, batch: Batch, ref_logps: torch.Tensor | None = None) -> float:
         """Largest |log π − log π_ref| over a batch before the first step, with the policy as it will be trained.
 
+        Args:
+            batch: B responses.
+            ref_logps: (B,) log π_ref, where they are known.
+
         Raises:
-            InputError: it is beyond `AT_START`: the reference is not the policy that training starts from.
+            InputError: it is beyond `AT_START`: the reference is not the policy that training starts from; of a second
+                model only that it is no number.
         """
         training = self.model.training
         self.model.train()  # so that dropout in the model itself is found as well
-        gap = float((self(batch) - self.reference(batch)).abs().max())
+        ref_logps = self.reference(batch) if ref_logps is None else ref_logps
+        gap = float((self(batch) - ref_logps.to(self.device)).abs().max())
         self.model.train(training)
-        limit = AT_START[next(self.model.parameters()).dtype]
+        kind = self.device.type
+        cast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        limit = AT_START[cast or next(self.model.parameters()).dtype]
+        if self.second and math.isfinite(gap):
+            return gap
         if not gap <= limit:
             raise InputError(
                 f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}; the "

@@ -3,11 +3,18 @@
 from __future__ import annotations
 
 import json
+import os
 import platform
+import shlex
+import subprocess
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
+import torch
+
 from una_ref.methods import METHODS
+from una_ref.training.config import Config
 
 _SCORER = (
     "",
@@ -25,19 +32,49 @@ def versions() -> dict[str, str]:
     return {"python": platform.python_version(), "una_ref": __version__} | {name: version(name) for name in names}
 
 
+def commit() -> str:
+    """The git commit of this package, with a + where files have changed since; empty where it is no checkout."""
+
+    def git(*words: str) -> str:
+        command = ["git", "-C", str(Path(__file__).parent), *words]
+        try:
+            done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=10)
+        except (OSError, subprocess.SubprocessError):
+            return ""
+        return done.stdout.strip()
+
+    if not git("ls-files", "--", Path(__file__).name):  # installed below somebody else's checkout
+        return ""
+    head = git("rev-parse", "HEAD")
+    return f"{head}{'+' if git('status', '--porcelain', '--', '..') else ''}"
+
+
+def hardware(device: torch.device, processes: int) -> str:
+    """What a run computed on."""
+    if device.type == "cuda":
+        return f"{processes} × {torch.cuda.get_device_name(device)}"
+    threads = torch.get_num_threads()
+    return f"{processes} process(es) of {threads} thread(s) on {os.cpu_count()} CPU cores, {platform.machine()}"
+
+
+def command(config: Config) -> str:
+    """The command line of a run."""
+    return shlex.join(["una-ref", "train", config.method, *config.settings()])
+
+
 def card(record: dict[str, Any]) -> str:
     """The card as Markdown, from a run's record."""
     config = record["config"]
     method = METHODS[config["method"]]
     form = "" if config["form"] == "corrected" else f", as {config['form']}"
     hyper = "".join(f", {name} = {value}" for name, value in {**method.hyperparameters, **config["hyper"]}.items())
-    used = ", ".join(f"{name} {version}" for name, version in record["versions"].items())
     head = {
         "library_name": "peft" if config["lora_r"] and not method.scorer else "transformers",
         "pipeline_tag": "text-classification" if method.scorer else "text-generation",
         "tags": ["una_ref", config["method"]],
     }
     measured = [f"| {name} | {value:.4f} |" for name, value in record["evaluation"].items()]
+    rows = record["rows"]
     lines = [
         "---",
         *(f"{key}: {json.dumps(value)}" for key, value in head.items()),
@@ -46,14 +83,17 @@ def card(record: dict[str, Any]) -> str:
         f"# {method.title}",
         "",
         f"Trained with `una_ref` by **{config['method']}**{form}{hyper} ({method.paper}: {method.equation}),",
-        f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows.",
+        f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows over all processes.",
+        _trained(config),
         *(_SCORER if method.scorer else ()),
         "",
-        "## Data",
+        "## Use",
         "",
-        f"`{config['data']}`",
+        "In this folder:",
         "",
-        *(f"- {note}" for note in record["notes"]),
+        "```python",
+        *_use(config, record["opening"], scorer=method.scorer),
+        "```",
         "",
         "Messages go through this template:",
         "",
@@ -61,16 +101,67 @@ def card(record: dict[str, Any]) -> str:
         record["template"],
         "```",
         "",
+        "## Data",
+        "",
+        f"`{config['data']}`: {rows['trained']} rows to train on, {rows['held_out']} held out. Digest of what was",
+        f"trained on, as token ids with their feedback: `{rows['digest']}`.",
+        "",
+        *(f"- `{name}`: sha256 `{digest}`" for name, digest in record["files"].items()),
+        *(f"- {note}" for note in record["notes"]),
+        "",
         "## Held-out rows",
         "",
         *(["| metric | value |", "| --- | --- |", *measured] if measured else ["None were held out."]),
         "",
         "## Make it again",
         "",
-        f"The whole config is in `run.json`. Versions: {used}.",
+        "```sh",
+        command(Config(**config)),
+        "```",
+        "",
+        f"- seed {config['seed']}; everything that this was told is in `run.json`, what it measured in `metrics.jsonl`",
+        f"- versions: {', '.join(f'{name} {version}' for name, version in record['versions'].items())}",
+        *([f"- una_ref's commit: `{record['code']}`"] if record["code"] else []),
+        f"- on {record['hardware']}; the same bytes are to be expected of the same versions on a CPU of the same kind",
+        "",
+        "## Limits",
+        "",
+        "This card knows what was computed. The licences of data and base model, and what the result is fit for, are",
+        "not in it: whoever passes the model on has to say.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _trained(config: dict[str, Any]) -> str:
+    if not config["lora_r"]:
+        return "Every weight was trained."
+    values = ", ".join(f"{name} {config[f'lora_{name}']}" for name in ("r", "alpha", "dropout", "targets"))
+    return f"LoRA: {values}; the model itself in {config['dtype']}."
+
+
+def _use(config: dict[str, Any], opening: str, *, scorer: bool) -> list[str]:
+    """Lines of Python that load the result and ask it something."""
+    package, name = "transformers", "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
+    if config["lora_r"] and not scorer:
+        package, name = "peft", "AutoPeftModelForCausalLM"
+    asked = "a prompt and its response" if scorer else "the prompt"
+    lines = [
+        *([f"from {package} import {name}", "from transformers import AutoTokenizer"] if package == "peft" else []),
+        *([] if package == "peft" else [f"from transformers import {name}, AutoTokenizer"]),
+        "",
+        f'model, tokenizer = {name}.from_pretrained("."), AutoTokenizer.from_pretrained(".")',
+    ]
+    if not opening:
+        return lines
+    return [
+        *lines,
+        f"text = {opening!r}  # {asked}, as the model was given it{'; EOS at the end' if scorer else ''}",
+        'ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]',
+        "print(model(ids).logits)"
+        if scorer
+        else "print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_tokens=True))",
+    ]
 
 
 def _start(config: dict[str, Any]) -> str:

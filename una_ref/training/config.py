@@ -94,13 +94,18 @@ class Config:
         batch: rows (prompts with their responses) a step, over all processes.
         micro_tokens: most tokens in one forward pass, pads included; the gradient does not depend on it.
         layout: packed, padded, or what the model takes best.
-        reference: log-probs of the reference in every step, or once for all rows before the first (cache).
+        reference: log-probs of the reference in every step, or once for all rows before the first and for all runs
+            (cache): kept in the cache folder, by the content of model, tokenizer, template and row.
+        reference_model: a second model as the reference, a folder or hub name with the same vocabulary; empty: the
+            model that training starts from.
         lr: peak learning rate.
         warmup: share of the steps in which it rises.
         schedule: how it falls.
         weight_decay: AdamW's.
         clip: largest gradient norm; 0 turns clipping off.
         dtype: of the frozen weights; what is trained is float32 at least.
+        load_in_4bit: QLoRA: the frozen weights in 4 bits (NF4), by bitsandbytes on CUDA (una_ref[qlora]); dtype is then
+            what computes.
         lora_r: rank; 0 trains every weight.
         lora_alpha: LoRA's scale is alpha / r.
         lora_dropout: on LoRA's input. The model's own dropout is off.
@@ -139,6 +144,7 @@ class Config:
         eval_every: steps between evaluations on the held-out rows; 0: only before the first and after the last.
         patience: evaluations without a better held-out reward (offline: loss) after which a run stops; 0: none.
         save_every: steps between checkpoints; 0: only when interrupted.
+        tracker: what is given the lines of metrics.jsonl as well; its package is to be installed (una_ref[trackers]).
         hyper: the loss's own hyper-parameters, such as beta.
     """
 
@@ -160,12 +166,14 @@ class Config:
     micro_tokens: int = 4096
     layout: Literal["auto", "packed", "padded"] = "auto"
     reference: Literal["step", "cache"] = "step"
+    reference_model: str = ""
     lr: float = 1e-3
     warmup: float = 0.1
     schedule: Literal["cosine", "constant"] = "cosine"
     weight_decay: float = 0.0
     clip: float = 1.0
     dtype: Literal["float32", "bfloat16", "float64"] = "float32"
+    load_in_4bit: bool = False
     lora_r: int = 32
     lora_alpha: float = 16.0
     lora_dropout: float = 0.0
@@ -197,6 +205,7 @@ class Config:
     eval_every: int = 0
     patience: int = 0
     save_every: int = 100
+    tracker: Literal["none", "tensorboard", "trackio", "wandb"] = "none"
     hyper: dict[str, float | str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -213,6 +222,14 @@ class Config:
             hint = "; iterative-dpo makes pairs of what it draws" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
         self._check_online(method)
+        if self.load_in_4bit and not (self.model and self.lora_r):
+            got = "no model" if self.lora_r else "lora_r=0"
+            raise InputError(f"load_in_4bit: expected a model to load, and adapters to train beside it, got {got}")
+        if self.load_in_4bit and (method.scorer or method.advantages):
+            why = "whose adapters are merged at the end" if method.scorer else "whose critic is a copy of the model"
+            raise InputError(f"load_in_4bit: expected another method than {self.method}, {why}")
+        if self.reference_model and not method.needs_reference:
+            raise InputError(f"reference_model: expected none, as {self.method} has no reference, got one")
         if not 0 <= self.held_out < 1:
             raise InputError(f"held_out: expected a share in [0, 1), got {self.held_out!r}")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
@@ -320,6 +337,18 @@ class Config:
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as saved in `run.json`."""
         return asdict(self)
+
+    def settings(self) -> list[str]:
+        """All that differs from the method's defaults as key=value; `resolve(method, settings)` is this config."""
+        out = []
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if isinstance(value, dict):
+                prefix = "" if f.name == "hyper" else f"{f.name}."
+                out += [f"{prefix}{name}={own}" for name, own in value.items()]
+            elif f.name != "method" and value != f.default:
+                out.append(f"{f.name}={value}")
+        return out
 
 
 def near(name: str, known: Iterable[str]) -> str:

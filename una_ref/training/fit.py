@@ -24,6 +24,7 @@ from una_ref.training.loop import NonFinite, Trainer, order
 from una_ref.training.metrics import seconds
 from una_ref.training.online import Pool, Rollouts, Unrewarded, best_and_worst, measured, remembered, steered
 from una_ref.training.stopping import Callback
+from una_ref.training.trackers import tracking
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
 DROPPED = ("dropped", "dropped_prompts")
@@ -180,21 +181,23 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     config, trainer = job.config, job.trainer
     main = trainer.accelerator.is_main_process
     state = output / CHECKPOINT if output else None
-    data = _digest(job.examples) if state else ""
+    data = digest(job.examples) if state else ""
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
     if start:
         job.restore(more)
     log = _Log(output / METRICS if output and main else None, start)
-    if start == 0 and job.held_out:
-        log.write(0, _evaluation(job))
-    if config.reference == "cache" and trainer.policy.anchored:
+    if trainer.cache:
         trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
+    first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
     hide = None if progress and main else True  # None: hidden unless stderr is a terminal
     with (
         _stop_signals() as asked,
+        tracking(config, output if main else None, start) as log.tracker,
         tqdm(total=config.steps, initial=start, desc=config.method, unit="step", disable=hide, file=sys.stderr) as bar,
     ):
+        if first:
+            log.write(0, first)
         for step in range(start, config.steps):
             done, final = step + 1, step + 1 == config.steps
             record = done % config.log_every == 0 or done == 1 or final
@@ -232,6 +235,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
     if log.dropped:
         job.notes = [*job.notes, f"responses dropped, because the reward had no answer: {log.dropped:g}"]
+    if trainer.cache:
+        job.notes = [*job.notes, trainer.cache.note()]
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
@@ -245,13 +250,13 @@ def _evaluation(job: Job) -> dict[str, float]:
     return {f"eval_{name}": value for name, value in values.items()}
 
 
-def _digest(examples: Sequence[Example | Question]) -> str:
+def digest(examples: Sequence[Example | Question]) -> str:
     """A name for the data that a run trains on."""
-    digest = hashlib.sha256()
+    name = hashlib.sha256()
     for e in examples:
         own = (e.responses, e.scores, e.labels, e.pairs) if isinstance(e, Example) else ()
-        digest.update(repr((e.prompt, *own)).encode())
-    return digest.hexdigest()[:16]
+        name.update(repr((e.prompt, *own)).encode())
+    return name.hexdigest()[:16]
 
 
 class _Log:
@@ -259,11 +264,13 @@ class _Log:
 
     Attributes:
         dropped: responses without an answer in all these steps.
+        tracker: is given the same lines, if there is one.
     """
 
     def __init__(self, path: Path | None, start: int) -> None:
         self.path = path
         self.dropped: float = 0
+        self.tracker: Any = None
         if path:
             lines = path.read_text("utf-8").splitlines() if path.exists() and start else []
             kept = [line for line in lines if _step_of(line) <= start]
@@ -272,9 +279,12 @@ class _Log:
 
     def write(self, step: int, values: dict[str, float]) -> None:
         self.dropped += values.get("dropped", 0)
+        values = {name: round(value, 10) for name, value in values.items()}
         if self.path:
             with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()}) + "\n")
+                file.write(json.dumps({"step": step} | values) + "\n")
+        if self.tracker:
+            self.tracker.log(values, step=step)
 
 
 def _step_of(line: str) -> float:

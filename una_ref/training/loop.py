@@ -22,6 +22,7 @@ from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.logprobs import summed
+from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
 from una_ref.training.metrics import NAMES, means, measure
@@ -168,6 +169,7 @@ class Trainer:
         layout: of its batches.
         whole: whether they hold responses to the last token, as a scorer reads them.
         accelerator: the processes and the device.
+        cache: of the reference's log-probs, or None: then they are computed in every step.
 
     Raises:
         InputError: the config asks for what these losses or processes cannot do.
@@ -209,7 +211,7 @@ class Trainer:
         held = {id(p) for p in own}
         self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in held], own) if part]
         self.hyper = dict(config.hyper)
-        self._remembered: dict[int, Tensor] = {}
+        self.cache: ReferenceCache | None = None
 
     def _learns_values(self) -> bool:
         """Whether V(x) is learned: asked for, or in the method's reward and not to be had from the group."""
@@ -373,12 +375,32 @@ class Trainer:
         return [every[starts[i % n] + i // n] for i in range(total)]
 
     def remember_reference(self, examples: Sequence[Example]) -> None:
-        """Compute the reference's log-probs of these examples once, cut the same way wherever a run is resumed."""
-        for micro in self.micro_batches(examples):
+        """Have the reference's log-probs of these examples in the cache, cut the same way wherever a run is resumed."""
+        for micro in self.share(self.micro_batches(examples)):
+            self.reference(micro, self.batch(micro))
+        self.accelerator.wait_for_everyone()
+
+    @torch.no_grad()
+    def reference(self, examples: Sequence[Example], batch: Batch) -> Tensor:
+        """(B,) log π_ref of a micro-batch: out of the cache where there is one, and in it from then on."""
+
+        def compute() -> Tensor:
             with self._autocast():
-                logps = self.policy.reference(self.batch(micro))
-            parts = logps.split([len(e.responses) for e in micro])
-            self._remembered |= {id(e): part for e, part in zip(micro, parts, strict=True)}
+                return self.policy.reference(batch)
+
+        return self.cache(examples, compute).to(self.accelerator.device) if self.cache else compute()
+
+    def check_start(self, examples: Sequence[Example]) -> float:
+        """`Policy.check_start` of the first micro-batch of some examples, by the reference that trains."""
+        first = self.micro_batches(examples)[0]
+        batch = self.batch(first)
+        with self._autocast():
+            return self.policy.check_start(batch, self.reference(first, batch))
+
+    @property
+    def arithmetic(self) -> str:
+        """What computes, where it is not the weights' own dtype."""
+        return "bfloat16" if self._casts else ""
 
     def micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
         """Examples cut into runs of at most `micro_tokens`."""
@@ -408,8 +430,11 @@ class Trainer:
 
     def _autocast(self) -> torch.autocast:
         """In bfloat16 without adapters the weights stay float32 and the arithmetic is cast."""
-        on = self.config.dtype == "bfloat16" and not self.config.lora_r
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=on)
+        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._casts)
+
+    @property
+    def _casts(self) -> bool:
+        return self.config.dtype == "bfloat16" and not self.config.lora_r
 
     def forward(
         self, examples: Sequence[Example], kl: Tensor | None = None
@@ -426,10 +451,8 @@ class Trainer:
                 logps = self.policy(batch)
             if not self.policy.anchored or not self.takes_reference:
                 ref_logps = None
-            elif all(id(e) in self._remembered for e in examples):
-                ref_logps = torch.cat([self._remembered[id(e)] for e in examples])
             else:
-                ref_logps = self.policy.reference(batch)
+                ref_logps = self.reference(examples, batch).to(logps)
         tokens = {name: value.to(logps) for name, value in tokens.items()}
         more: dict[str, Any] = {"tokens": tokens, "baseline": self.baseline(batch), "gives": self.policy.gives}
         losses = losses_of(self.losses, batch, logps, ref_logps, self.hyper, kl=kl, **more)
@@ -444,7 +467,7 @@ class Trainer:
         for micro in self.micro_batches(self.share(mismatched(examples))):
             batch = self.batch(micro)
             with self._autocast():
-                gaps = (self.policy(batch) - self.policy.reference(batch)).double()
+                gaps = self.policy(batch).double() - self.reference(micro, batch)
             sums += torch.stack([gaps.sum(), gaps.new_tensor(len(gaps))])
         total, count = self.accelerator.reduce(sums)
         return (total / count).clamp(min=0).float()

@@ -49,12 +49,14 @@ class Models:
     Attributes:
         policy: with its adapters; what is trained requires a gradient.
         critic: what values tokens, if the method asks for it.
+        second: the model that is the reference, if it is another one.
         rewards: the reward models.
         sources: where their sizes are from, a line each.
     """
 
     policy: Any
     critic: Any
+    second: Any
     rewards: Sequence[nn.Module]
     sources: Sequence[str]
 
@@ -130,7 +132,7 @@ def models(config: Config, policy: Any = None) -> Models:
         one.num_labels = 1
         return AutoModelForSequenceClassification.from_config(one, dtype=dtype, trust_remote_code=False)
 
-    rewards, critic = [], None
+    rewards, critic, second = [], None, None
     with torch.device("meta"):
         dtype = getattr(torch, config.weights_dtype)
         if METHODS[config.method].scorer:
@@ -141,11 +143,15 @@ def models(config: Config, policy: Any = None) -> Models:
             model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
             critic = _critic(model, config)
             model = _trainable(model, config)
+        if config.reference_model:
+            found, source = architecture(config.reference_model)
+            sources.append(source)
+            second = AutoModelForCausalLM.from_config(found, dtype=dtype, trust_remote_code=False)
         for name in _classifiers(config):
             found, source = architecture(name)
             sources.append(source)
             rewards.append(classifier(found, REWARD_DTYPE))
-    return Models(model, critic, rewards, sources)
+    return Models(model, critic, second, rewards, sources)
 
 
 def _classifiers(config: Config) -> list[str]:
@@ -193,6 +199,16 @@ def _count(parameters: Iterable[torch.Tensor]) -> str:
     return " + ".join(f"{count:,} × {size} bytes" for size, count in sorted(sizes.items())) or "none"
 
 
+def _four_bit(model: Any, weights: Sequence[torch.Tensor]) -> tuple[int, str]:
+    """Bytes of QLoRA's frozen weights: layers in blocks of 64 with a scale of a byte each, these in blocks of 256 with
+    another of four; what is no layer of the transformer is float32.
+    """
+    layers = {id(m.weight): m.weight for m in parts(model)[0].modules() if isinstance(m, nn.Linear)}
+    own = sum(p.numel() for p in weights if id(p) in layers)
+    rest = sum(p.numel() for p in weights if id(p) not in layers)
+    return round(own * (1 / 2 + 1 / 64 + 4 / 64 / 256)) + 4 * rest, f"{own:,} × .516 bytes + {rest:,} × 4 bytes, frozen"
+
+
 def _always(config: Config, held: Models) -> Iterator[Part]:
     adapted = hasattr(held.policy, "disable_adapter")
     every = list(held.policy.parameters())
@@ -200,14 +216,18 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     weights = [p for p in every if not (adapted and p.requires_grad)]
     critic = list(held.critic.parameters()) if held.critic else []
     trained = [p for p in (*every, *critic) if p.requires_grad]
-    yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
+    if config.load_in_4bit:
+        yield Part("weights", *_four_bit(held.policy, weights))
+    else:
+        yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
     yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
     anchored = METHODS[config.method].needs_reference
     copied = anchored and not adapted
     how = "a frozen copy" if copied else "the adapters off" if anchored else "none"
-    yield Part("reference", nbytes(weights) if copied else 0, how)
+    own = list(held.second.parameters()) if held.second else weights if copied else []
+    yield Part("reference", nbytes(own), f"{_count(own)}, {config.reference_model}" if held.second else how)
     shares = held.critic is not None and held.critic.core is None
     how = f"{_count(critic)}{', a head on the policy' if shares else ''}"
     yield Part("critic", nbytes(critic), how)

@@ -6,17 +6,21 @@ the adapter merged into them.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 from pathlib import Path
 from typing import Any
 
+from una_ref.data.batch import Encoder
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
-from una_ref.training.card import card, versions
+from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD
-from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job
+from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job, digest
 
 CARD, BASE = "README.md", "base"
 
@@ -37,10 +41,15 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
         "config": config,
         "finished": True,
         "steps": job.config.steps,
+        "rows": {"trained": len(job.examples), "held_out": len(job.held_out), "digest": digest(job.examples)},
+        "files": {name: _sha256(name) for name in config["data"].split(",") if Path(name).is_file()},
         "notes": list(job.notes),
         "evaluation": evaluation,
         "versions": versions(),
+        "code": commit(),
+        "hardware": hardware(job.trainer.accelerator.device, job.trainer.accelerator.num_processes),
         "template": job.encoder.template if job.encoder else "",
+        "opening": _opening(job.encoder) if job.encoder else "",
     }
     beside = output / ".result.partial"
     shutil.rmtree(beside, ignore_errors=True)
@@ -60,6 +69,19 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
     for left in (output / CHECKPOINT, output / NON_FINITE, *unfinished):
         left.unlink(missing_ok=True)
     return record
+
+
+def _sha256(name: str) -> str:
+    with open(name, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _opening(encoder: Encoder) -> str:
+    """A prompt as the model is given it, as text; empty where the template takes no lone question."""
+    try:
+        return encoder.tokenizer.decode(encoder.prompt(Row("What is 2 + 2?", ("",))))
+    except InputError:
+        return ""
 
 
 def _move(beside: Path, output: Path) -> None:

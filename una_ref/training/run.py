@@ -25,13 +25,14 @@ from una_ref.methods import METHODS
 from una_ref.policies import loading, reward_sources, scorers
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.exact import next_logps
+from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.scorers import Scorer
 from una_ref.policies.vllm import VLLM
 from una_ref.theory.worlds import PrefixTree
-from una_ref.training import result
+from una_ref.training import result, trackers
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config, recipe, resolve
 from una_ref.training.fit import Job, fit
@@ -163,7 +164,7 @@ def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, 
     if config.model:
         from transformers.utils import find_adapter_config_file
 
-        model, tokenizer = loading.load(config.model, dtype)
+        model, tokenizer = loading.load(config.model, dtype, load_in_4bit=config.load_in_4bit)
         return model, tokenizer, find_adapter_config_file(config.model) is not None  # merged into its base, then
     if _toy(config) and not config.shape:
         return *loading.load(str(toysteer_base()), dtype), True
@@ -193,15 +194,18 @@ def prepare(
     model: Any = None,
     tokenizer: Any = None,
     reward: RewardSource | None = None,
+    references: Path | None = None,
 ) -> Job:
     """Everything up to the first step. Rows, model, tokenizer and reward may be given for what the config names.
 
     Of rows that are given, `config.data` only says whether they are ToySteer's (it is so by default): then responses
-    are cut at its horizon, and the held-out rows are of the same prompts.
+    are cut at its horizon, and the held-out rows are of the same prompts. The log-probs of ``reference=cache`` are
+    kept in the folder `references`, or for this job alone.
 
     Raises:
         InputError: whatever is wrong with data, model or config, before anything is trained.
     """
+    trackers.check(config)
     rows = read_rows(config) if rows is None else rows
     kept, notes = (rows, []) if config.on_policy else conform(rows, config)
     own_base = False
@@ -213,7 +217,7 @@ def prepare(
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
     encoder = Encoder(tokenizer, max_length=longest, max_response=horizon, max_prompt=config.max_prompt)
     if config.on_policy:
-        return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward)
+        return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward, references)
     train_rows, held_rows = _held_out(kept, config)
     examples = encoder.encode(train_rows)
     prompts = encoder.prompts
@@ -230,9 +234,7 @@ def prepare(
     losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in examples)}
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=_value_start(examples))
     _check_batches(trainer, examples, held_out)
-    if policy.anchored:
-        gap = policy.check_start(trainer.batch(trainer.micro_batches(examples[: config.batch])[0]))
-        notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
+    notes += _start(trainer, encoder, examples[: config.batch], references)
     callbacks = [Patience(config.patience, "eval_loss", rising=False)] if config.patience else []
     return Job(config, trainer, examples, held_out, tokenizer, encoder, own_base, notes, callbacks=callbacks)
 
@@ -246,6 +248,7 @@ def _online(
     own_base: bool,
     notes: list[str],
     reward: RewardSource | None = None,
+    references: Path | None = None,
 ) -> Job:
     """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
     world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
@@ -266,7 +269,8 @@ def _online(
     demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if "demos" in config.losses else []
     critic = _critic(model, config)
     model = _trainable(model, config)
-    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
+    second = _second(config, tokenizer)
+    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic, second=second)
     trainer = Trainer(policy, config.losses, config, prompts=prompts)
     hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
     engine: Sampler
@@ -289,9 +293,8 @@ def _online(
         raise InputError(f"reward {config.reward}: expected answers, got none for {len(first)} prompts")
     job.seconds.clear()
     _check_batches(trainer, examples, [])
-    if policy.anchored and examples:  # no pair, where all scores of a prompt are equal
-        gap = policy.check_start(trainer.batch(trainer.micro_batches(examples)[0]))
-        notes.append(f"implicit rewards at step 0: |log π − log π_ref| ≤ {gap:.2g} nats")
+    if examples:  # no pair, where all scores of a prompt are equal
+        notes += _start(trainer, encoder, examples, references)
     notes += [engine.merging.why] if isinstance(engine, HuggingFace) else []
     notes.append(f"the sampler's log-probs at step 0: within {drawn['sampler_gap']:.2g} nats of the training forward's")
     return job
@@ -315,8 +318,43 @@ def _policy(model: Any, config: Config, encoder: Encoder) -> Policy:
     """What is trained: a policy with its reference, or a scorer."""
     method = METHODS[config.method]
     if not method.scorer:
-        return Policy(_trainable(model, config), anchored=method.needs_reference)
+        second = _second(config, encoder.tokenizer)
+        return Policy(_trainable(model, config), anchored=method.needs_reference, second=second)
     return Scorer(_trainable(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
+
+
+def _second(config: Config, tokenizer: Any) -> Any:
+    """The second model that is the reference, or None.
+
+    Raises:
+        InputError: it has other ids for the policy's tokens.
+    """
+    if not config.reference_model:
+        return None
+    model, own = loading.load(config.reference_model, config.weights_dtype)
+    ids = own.get_vocab()
+    for token, i in tokenizer.get_vocab().items():
+        if ids.get(token) != i:
+            raise InputError(
+                f"reference_model {config.reference_model!r}: expected the policy's vocabulary, where {token!r} has "
+                f"id {i}, got {ids.get(token, 'no such token')}"
+            )
+    loading.disable_dropout(model)
+    return model
+
+
+def _start(trainer: Trainer, encoder: Encoder, examples: Sequence[Example], references: Path | None) -> list[str]:
+    """What is to be said of the reference before the first step; from here on its log-probs are cached, if asked."""
+    policy, config = trainer.policy, trainer.config
+    if not policy.anchored:
+        return []
+    if config.reference == "cache":
+        reference = policy.copy[0] if policy.copy else policy.model
+        key = fingerprint(reference, encoder, arithmetic=trainer.arithmetic) if references else ""
+        trainer.cache = ReferenceCache(references, key)
+    gap = trainer.check_start(examples)
+    what = f"the reference is {config.reference_model}: " if policy.second else "implicit rewards at step 0: "
+    return [f"{what}|log π − log π_ref| ≤ {gap:.2g} nats{' at step 0' if policy.second else ''}"]
 
 
 def _trainable(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:
@@ -408,7 +446,7 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
             if progress and team.is_main_process:
                 print(f"{output}: finished already; nothing was trained", file=sys.stderr)
             return record
-        job = prepare(config)
+        job = prepare(config, references=cache_folder() / "references")
         if progress and team.is_main_process:
             for note in job.notes:
                 print(note, file=sys.stderr)
