@@ -273,8 +273,8 @@ class _Log:
     def write(self, step: int, values: dict[str, float]) -> None:
         self.dropped += values.get("dropped", 0)
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()}) + "\n")
+            line = json.dumps({"step": step} | {k: round(v, 10) for k, v in values.items()})
+            checkpoints.append_text(self.path, f"{line}\n")
 
 
 def _step_of(line: str) -> float:
@@ -327,6 +327,9 @@ def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFin
             for e in error.examples
         ]
         text = json.dumps({"error": message, "rows": rows}, indent=1, ensure_ascii=False)
-        checkpoints.write_text(output / NON_FINITE, text)
-        message += f"; the rows are in {output / NON_FINITE}"
+        try:
+            checkpoints.write_text(output / NON_FINITE, text)
+            message += f"; the rows are in {output / NON_FINITE}"
+        except OSError as full:
+            message += f"; {full}"
     return NonFinite(message, error.examples)
