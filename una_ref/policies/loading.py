@@ -5,14 +5,15 @@ Weights load as safetensors only and remote code stays off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
-from una_ref.errors import InputError
+from una_ref.errors import InputError, near_path
 
 SPECIALS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
@@ -100,6 +101,20 @@ def missing(name: str) -> bool:
     return (name[:1] in (".", "/", "~") or name.count("/") > 1) and not Path(name).exists()
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No bars and no reports of transformers: weights that are missing are refused here, by name."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
     """Model and tokenizer from a local folder or a hub name.
 
@@ -110,18 +125,16 @@ def load(name: str, dtype: str = "float32") -> tuple[Any, Any]:
         InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids
             that the model has no embedding for.
     """
-    from transformers.utils import logging
-
     if missing(name):  # and no name for the hub to be asked about
-        raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is")
-    logging.disable_progress_bar()
+        raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is{near_path(name)}")
     try:
-        model, tokenizer = _loaded(name, getattr(torch, dtype))
+        with quietly():
+            model, tokenizer = _loaded(name, getattr(torch, dtype))
     except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each has a class of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model {name!r}: expected a folder or hub name with config, safetensors weights and tokenizer, "
-            f"got: {reason}"
+            f"got: {reason}{near_path(name) if not Path(name).exists() else ''}"
         ) from error
     rows = model.get_input_embeddings().weight.shape[0]
     # A pad token of its own never reaches the model: batches are padded with 0 under a mask.

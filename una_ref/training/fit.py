@@ -182,18 +182,23 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     state = output / CHECKPOINT if output else None
     data = _digest(job.examples) if state else ""
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    told = progress and main
     if start:
         job.restore(more)
+        if told:
+            print(f"going on from step {start} of {config.steps}", file=sys.stderr)
     log = _Log(output / METRICS if output and main else None, start)
     if start == 0 and job.held_out:
         log.write(0, _evaluation(job))
     if config.reference == "cache" and trainer.policy.anchored:
         trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
     last: dict[str, float] = {}
-    hide = None if progress and main else True  # None: hidden unless stderr is a terminal
+    terminal = sys.stderr.isatty()
     with (
         _stop_signals() as asked,
-        tqdm(total=config.steps, initial=start, desc=config.method, unit="step", disable=hide, file=sys.stderr) as bar,
+        tqdm(
+            total=config.steps, initial=start, desc=config.method, unit="step", disable=not (told and terminal)
+        ) as bar,
     ):
         for step in range(start, config.steps):
             done, final = step + 1, step + 1 == config.steps
@@ -208,13 +213,16 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 raise _saved(error, done, job, output) from error
             bar.update()
             if "loss" in values:
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
+                loss = f"{values['loss']:.4f}"
+                bar.set_postfix(loss=loss)
+                if told and not terminal:  # a log has no use for a bar
+                    print(f"{config.method}: step {done} of {config.steps}, loss {loss}", file=sys.stderr, flush=True)
             enough = False
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)
                 values = values | last
-                told = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
-                enough = any([callback(last) for callback in told])  # noqa: C419, each is told
+                hear = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
+                enough = any([callback(last) for callback in hear])  # noqa: C419, each is told
             if values:
                 log.write(done, values)
             if enough and not final:
