@@ -69,11 +69,13 @@ def test_help(command, parts, capsys):
 def test_every_key_of_a_run_is_explained(capsys):
     from dataclasses import fields
 
-    from una_ref.training.config import Config
+    from una_ref.training.config import GROUPS, Config
 
     with pytest.raises(SystemExit):
         main(["train", "--help"])
     lines = capsys.readouterr().out.splitlines()
+    groups = [line[:-1] for line in lines if line.endswith(":") and line[0] != " "]
+    assert set(GROUPS.values()) <= set(groups)
     for f in fields(Config):
         if f.name not in ("method", "hyper"):
             line = next(line for line in lines if line.startswith(f"  {f.name}="))
@@ -111,7 +113,7 @@ def test_one_method_has_arguments_defaults_equation_erratum_notebook_and_reducti
     for part in (method.equation, method.reductions, *method.errata, method.notebook or ""):
         assert part in said
     for argument, default in method.hyperparameters.items():
-        assert f"{argument}={default}" in said
+        assert f"{argument}={default}: " in said  # what it means is said too
     assert ("printed: " in said, "released: " in said) == (method.printed is not None, method.released is not None)
     assert main(["methods", name, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
@@ -160,7 +162,7 @@ def test_libraries_keep_quiet_and_a_process_says_only_what_it_did(tmp_path):
     assert done.returncode == 0
     assert done.stdout == "finished after 1 steps: out\n"
     notes = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
-    assert done.stderr.splitlines() == notes
+    assert done.stderr.splitlines() == [*notes, "dpo: step 1 of 1, loss 0.6931"]  # no terminal: lines, and no bar
     assert notes[0] == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
 
 

@@ -13,6 +13,7 @@ import sys
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -134,16 +135,18 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _keys() -> str:
-    """Every key of a config with its default and its line of the docstring."""
+    """Every key of a config with its default and its line of the docstring, in groups."""
     from dataclasses import MISSING, fields
 
     from docstring_parser import parse
 
-    from una_ref.training.config import Config, recipes
+    from una_ref.training.config import GROUPS, Config, recipes
 
     about = {p.arg_name: " ".join((p.description or "").split()) for p in parse(Config.__doc__ or "").params}
-    lines = ["keys and their defaults:"]
+    lines = ["keys and their defaults (a method's own, such as beta: una-ref methods NAME)"]
     for f in fields(Config):
+        if f.name in GROUPS:
+            lines += ["", f"{GROUPS[f.name]}:"]
         if f.name not in ("method", "hyper"):
             default = "{}" if f.default is MISSING else f.default
             lines.append(f"  {f'{f.name}={default}':<30} {about[f.name]}")
@@ -160,7 +163,8 @@ def methods(arguments: argparse.Namespace) -> int:
     elif isinstance(found, dict):
         width = max(map(len, found))
         for key, value in found.items():
-            print(f"{key:<{width}}  {_shown(value)}".rstrip())
+            for first, line in enumerate(_shown(value)):
+                print(f"{'' if first else key:<{width}}  {line}".rstrip())
     else:
         columns = ("name", "feedback", "reward", "shape", "unchanged by r → r + g(x)", "equation")
         rows = [dict(zip(columns, columns, strict=True)), *found]
@@ -223,10 +227,11 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
     return 1 if changed else 0
 
 
-def _shown(value: object) -> str:
+def _shown(value: object) -> list[str]:
+    """The lines of a value of a method's record."""
     if isinstance(value, dict):
-        return "; ".join(f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items())
-    return str(value)
+        return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()] or [""]
+    return [str(value)]
 
 
 def train(arguments: argparse.Namespace) -> int:
@@ -280,11 +285,16 @@ def score(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that is there")
-    source = named(arguments.reward)
     rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
+    first = next(iter(rows))  # what is wrong with the data is said before a reward model is loaded
+    rows = chain([first], rows)
+    source = named(arguments.reward)
     if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
         rows = group_by_prompt(rows)
-    output.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"output {output}: expected a file in a folder, got: {error.strerror}") from error
     count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
         scores = scored(rows, source, arguments.reward, counts=counts)

@@ -2,6 +2,24 @@
 
 from __future__ import annotations
 
+import difflib
+from collections.abc import Iterable
+from pathlib import Path
+
 
 class InputError(ValueError):
     """Bad input, named: where it stands, what was expected and what came. The command line exits 2 on it."""
+
+
+def near(name: str, known: Iterable[str]) -> str:
+    """A hint at the known name that looks most like this one; empty where none does."""
+    close = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def near_path(name: str, *known: str) -> str:
+    """The same among what lies where the name points to, and the names that are known beside."""
+    try:
+        return near(name, [*known, *(str(path) for path in Path(name).expanduser().parent.iterdir())])
+    except (OSError, ValueError):  # no such folder, no such name
+        return near(name, known)

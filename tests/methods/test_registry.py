@@ -9,6 +9,7 @@ import torch
 
 from una_ref.errors import InputError
 from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, composition, describe, table
+from una_ref.methods.method import HYPERPARAMETERS
 from una_ref.theory import DIVERGENCES
 
 F64 = torch.float64
@@ -193,3 +194,7 @@ def test_who_samples_from_the_policy_itself():
     own = {name for name, method in METHODS.items() if method.samples_from == "the current π"}
     assert own == {"una-online", "reinforce", "rloo", "ppo"}
     assert METHODS["iterative-dpo"].samples_from == "the best and the worst of K"
+
+
+def test_every_hyperparameter_is_explained_and_no_other():
+    assert set(HYPERPARAMETERS) == {name for method in METHODS.values() for name in method.hyperparameters}

@@ -1,5 +1,6 @@
 """The dry run shows the first row through the whole pipe, and says what it could not show."""
 
+import json
 import re
 
 import pytest
@@ -62,6 +63,15 @@ def test_it_trains_and_writes_nothing(data, tiny, tmp_path, capsys):
     assert main(words) == 0
     assert "the first row through the pipe" in capsys.readouterr().out
     assert [p.name for p in tmp_path.iterdir()] == ["pairs.jsonl"]
+
+
+def test_of_the_config_it_shows_what_differs_from_the_defaults(data, tiny):
+    path = data("pairs")
+    report = dry_run(resolve("dpo", ["lora_r=4", "batch=4", "beta=0.2", *tiny[:6]], data=path))
+    told = json.loads(report[report.index("{") : report.index("\n}") + 2])
+    shape = {s.split("=")[0].removeprefix("shape."): int(s.split("=")[1]) for s in tiny[:6] if "shape" in s}
+    expected = {"method": "dpo", "data": path, "shape": shape, "batch": 4, "lora_r": 4, "hyper": {"beta": 0.2}}
+    assert told == expected | {"vocabulary": 300}
 
 
 def test_conversions_are_said(data, tiny):

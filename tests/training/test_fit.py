@@ -1,8 +1,10 @@
 """Training on disk: a run stopped at any moment goes on to the same bytes, and says what it measured once."""
 
+import io
 import json
 import os
 import random
+import re
 import signal
 import subprocess
 import sys
@@ -88,7 +90,9 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
         assert main(una(method, "broken")) == 130
     assert not (tmp_path / "broken" / ADAPTER).exists()
     torch.manual_seed(random.randrange(1000))
+    capsys.readouterr()
     assert main(una(method, "broken")) == 0
+    assert "going on from step 6 of 7\n" in capsys.readouterr().err
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert weights(straight) == weights(broken)
     assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
@@ -120,6 +124,23 @@ def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_sav
     monkeypatch.setattr(Trainer, "step", lambda self, n, *a, **k: steps.append(n) or step(self, n, *a, **k))
     assert main([*una("dpo", "out"), "save_every=1"]) == 0
     assert steps == [2, 3, 4, 5, 6]
+
+
+class Terminal(io.StringIO):
+    """A stderr that somebody looks at."""
+
+    def isatty(self):
+        return True
+
+
+def test_a_terminal_has_a_bar_and_a_log_has_lines(una, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    assert main(una("dpo", "seen")) == 0
+    assert "7/7" in terminal.getvalue() and "dpo: step" not in terminal.getvalue()
+    monkeypatch.undo()
+    assert main([*una("dpo", "logged"), "log_every=3"]) == 0
+    said = capsys.readouterr().err
+    assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", said) == ["1", "3", "6", "7"] and "7/7" not in said
 
 
 def test_metrics_have_each_step_once_and_held_out_ones_where_asked(una, tmp_path):

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from una_ref.data.rows import refusal, shown
+from una_ref.errors import near_path
 
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
 STDIN = "-"
@@ -75,7 +76,9 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
     hub = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
     if hub and not str(name).endswith(SUFFIXES):
         return _dataset(name, split)
-    raise refusal(str(name), "data", "a file, a folder or a hub name (org/name)", "no such file or folder")
+    raise refusal(
+        str(name), "data", "a file, a folder or a hub name (org/name)", f"no such file or folder{near_path(str(name))}"
+    )
 
 
 def _dataset(name: str | Path, split: str) -> Iterator[Item]:

@@ -18,6 +18,25 @@ Loss = Callable[..., Tensor]
 KINDS = ("demos", "pairs", "labels", "scores")
 """The kinds of feedback a response can carry."""
 
+HYPERPARAMETERS = MappingProxyType(
+    {
+        "beta": "weight of staying near π_ref: the reward is β·log(π/π_ref), or its f-divergence form",
+        "desirable_weight": "of responses with a thumb up",
+        "undesirable_weight": "of responses with a thumb down",
+        "label_smoothing": "probability that a pair is labelled the wrong way round, below ½",
+        "divergence": "the f-divergence that holds π near π_ref",
+        "alpha": "of divergence=alpha, between 0 (reverse KL) and 1 (forward KL)",
+        "clip": "how far a token's probability ratio may move from 1 in the passes over a rollout",
+        "value_clip": "how far a token's value may move in the passes over a rollout",
+        "value_weight": "of the critic's loss",
+        "ptx": "weight of demonstrations mixed in (PPO-ptx); 0: none",
+        "gamma": "discount of rewards, per token",
+        "lam": "λ of GAE: 1 is the return less the value, smaller trusts the critic more",
+        "whiten": "1: advantages of a rollout are brought to mean 0 and variance 1; 0: as they are",
+    }
+)
+"""What each hyper-parameter of a loss means, whatever the method."""
+
 AXES = MappingProxyType(
     {
         "RM1": "reward model: explicit or implicit",

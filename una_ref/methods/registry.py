@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from una_ref.errors import InputError
-from una_ref.methods.method import Method
+from una_ref.methods.method import HYPERPARAMETERS, Method
 from una_ref.methods.records import RECORDS
 
 
@@ -66,12 +66,17 @@ def table() -> list[dict[str, str]]:
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """The whole record, ready for JSON: its row of the table, the arguments of each form, what is known."""
+    """The whole record, ready for JSON: its row of the table, its hyper-parameters, the arguments of each form, what is
+    known.
+    """
     row = next(row for row, known in zip(table(), METHODS.values(), strict=True) if known is method)
     forms = {**method.losses, "printed": method.printed, "released": method.released, "advantages": method.advantages}
     return {
         **row,
         "paper": method.paper,
+        "hyper-parameters": {
+            f"{name}={default}": HYPERPARAMETERS[name] for name, default in method.hyperparameters.items()
+        },
         "arguments": {form: _arguments(loss) for form, loss in forms.items() if loss is not None},
         "needs a reference": "yes" if method.needs_reference else "no",
         "a composition of the five choices": "yes" if method.composes else "no",

@@ -5,7 +5,8 @@ Weights load as safetensors only and remote code stays off.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from una_ref.errors import InputError
+from una_ref.errors import InputError, near_path
 
 SPECIALS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
@@ -123,6 +124,20 @@ def four_bit(dtype: str) -> dict[str, Any]:
     return {"quantization_config": config, "device_map": {"": torch.cuda.current_device()}}
 
 
+@contextmanager
+def quietly() -> Iterator[None]:
+    """No bars and no reports of transformers: weights that are missing are refused here, by name."""
+    from transformers.utils import logging
+
+    before = logging.get_verbosity()
+    logging.disable_progress_bar()
+    logging.set_verbosity_error()
+    try:
+        yield
+    finally:
+        logging.set_verbosity(before)
+
+
 def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer from a local folder or a hub name.
 
@@ -134,19 +149,17 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
             that the model has no embedding for; 4 bits where they cannot be had (see `four_bit`), or for an adapter,
             which merging into them would round away.
     """
-    from transformers.utils import logging
-
     if missing(name):  # and no name for the hub to be asked about
-        raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is")
-    logging.disable_progress_bar()
+        raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is{near_path(name)}")
     more = four_bit(dtype) if load_in_4bit else {}
     try:
-        model, tokenizer = _loaded(name, getattr(torch, dtype), **more)
+        with quietly():
+            model, tokenizer = _loaded(name, getattr(torch, dtype), **more)
     except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each has a class of its own
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model {name!r}: expected a folder or hub name with config, safetensors weights and tokenizer, "
-            f"got: {reason}"
+            f"got: {reason}{near_path(name) if not Path(name).exists() else ''}"
         ) from error
     rows = model.get_input_embeddings().weight.shape[0]
     # A pad token of its own never reaches the model: batches are padded with 0 under a mask.

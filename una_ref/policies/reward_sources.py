@@ -8,6 +8,7 @@ reward model has its own tokenizer and template.
 from __future__ import annotations
 
 import importlib
+import json
 import math
 import os
 import sys
@@ -23,8 +24,8 @@ import torch
 from una_ref.data.batch import Encoder, Example, collate, microbatches
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
-from una_ref.errors import InputError
-from una_ref.policies.loading import missing
+from una_ref.errors import InputError, near_path
+from una_ref.policies.loading import missing, quietly
 from una_ref.policies.logprobs import check_scorable, hidden_states, layouts
 from una_ref.policies.scorers import READS
 
@@ -77,23 +78,37 @@ class Classifier:
         dtype: of its weights; by default what they were saved in. The output is fp32 or better in any case.
 
     Raises:
-        InputError: nothing loadable there, it has more than one output, or its hidden states are not to be had in a
-            batch's layout.
+        InputError: nothing loadable there, it is a policy or lacks weights (its head, say), it has more than one
+            output, or its hidden states are not to be had in a batch's layout.
     """
 
     def __init__(self, name: str, *, tokens: int = 16384, dtype: str = "auto") -> None:
         from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
+        expected = f"reward {name!r}: expected a sequence-classification model"
         if missing(name):
-            raise InputError(f"reward {name!r}: expected a sequence-classification model, got a path where nothing is")
+            raise InputError(f"{expected}, got a path where nothing is{near_path(name)}")
+        if "/" not in name and not Path(name).exists():  # the hub's names are org/name; nobody need be asked
+            known = "(a folder or org/name), toysteer, module:function or judge:MODEL@http://host:port/v1"
+            raise InputError(f"{expected} {known}, got a word that is none{near_path(name, 'toysteer')}")
+        if policy := _policy_in(Path(name)):
+            raise InputError(f"{expected}, got {policy}, a policy; una-ref train reward-model makes one of pairs")
         try:
-            self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
-            self.model = AutoModelForSequenceClassification.from_pretrained(
-                name, dtype=getattr(torch, dtype, dtype), use_safetensors=True, trust_remote_code=False
-            ).eval()
+            with quietly():
+                self.tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+                self.model, report = AutoModelForSequenceClassification.from_pretrained(
+                    name,
+                    dtype=getattr(torch, dtype, dtype),
+                    use_safetensors=True,
+                    trust_remote_code=False,
+                    output_loading_info=True,
+                )
+            if report["missing_keys"]:
+                raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
+            self.model.eval()
         except Exception as error:  # no such folder, no network, damaged weights: each has a class of its own
             reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"reward {name!r}: expected a sequence-classification model, got: {reason}") from error
+            raise InputError(f"{expected}, got: {reason}{near_path(name)}") from error
         if self.model.config.num_labels != 1:
             raise InputError(f"reward {name!r}: expected one output, got {self.model.config.num_labels}")
         rows = self.model.get_input_embeddings().weight.shape[0]
@@ -161,6 +176,22 @@ class Classifier:
             opening = [column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*ids, strict=False))]
             for start, texts in [(opening, ids)] if opening else [(own, [own]) for own in ids]:
                 yield Example(tuple(start), tuple((*text[len(start) :], 0) for text in texts))
+
+
+def _policy_in(folder: Path) -> str:
+    """What a folder's config says that it holds, if that is a causal LM or an adapter of one; else nothing."""
+    for file, key, mark in (
+        ("config.json", "architectures", ("CausalLM", "LMHeadModel")),
+        ("adapter_config.json", "task_type", ("CAUSAL_LM",)),
+    ):
+        try:
+            found = json.loads((folder / file).read_text("utf-8"))[key]
+        except (OSError, ValueError, LookupError, TypeError):  # not there, or damaged: loading says so
+            continue
+        for name in [found] if isinstance(found, str) else found or ():
+            if name.endswith(mark):
+                return name if file == "config.json" else f"an adapter of task {name}"
+    return ""
 
 
 def _turn(role: str, content: str) -> dict[str, str]:
@@ -244,7 +275,7 @@ def scored(
             if not row.responses:
                 raise InputError(f"{row.source}: responses: expected at least one to score, got a prompt alone")
         answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(some) for response in row.responses]
-        scores = iter(checked(answers, source(answers), name))
+        scores = iter(asked(source, answers, name))
         for row in some:
             own = islice(scores, len(row.responses))
             given = [(r, s) for r, s in zip(row.responses, own, strict=True) if s is not None]
@@ -254,6 +285,21 @@ def scored(
                 yield replace(row, responses=responses, scores=known, labels=None, pairs=None)
             else:
                 counts["rows dropped: no answer for any response"] += 1
+
+
+def asked(source: RewardSource, answers: Sequence[Answer], name: str) -> list[float | None]:
+    """The source's scores, checked.
+
+    Raises:
+        InputError: it raises something, of whatever class; or see `checked`.
+    """
+    try:
+        scores = source(answers)
+    except InputError:
+        raise
+    except Exception as error:  # of the user's own function, of a service
+        raise InputError(f"reward {name}: raised {type(error).__name__}: {error}") from error
+    return checked(answers, scores, name)
 
 
 def checked(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float | None]:

@@ -26,16 +26,50 @@ RECORD = "run.json"
 
 
 @contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Name the file in whatever error there is while it is written, a full disk's say.
+
+    Raises:
+        OSError: in its place; safetensors and tokenizers raise classes of their own, which name no file.
+    """
+    from safetensors import SafetensorError
+
+    try:
+        yield
+    except Exception as error:
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:  # tokenizers'
+            raise
+        reason = getattr(error, "strerror", None) or error
+        raise OSError(f"{path}: expected to write it whole, got: {reason}") from error
+
+
+@contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; it takes the place of `path` when all is written, or is removed after an error."""
+    """A name to write to; it takes the place of `path` when all is written, or is removed after an error.
+
+    Raises:
+        OSError: see `writing`.
+    """
     beside = path.with_name(f".{path.name}.partial")
     try:
-        yield beside
-        with open(beside, "rb") as written:
-            os.fsync(written.fileno())
-        os.replace(beside, path)
+        with writing(path):
+            yield beside
+            with open(beside, "rb") as written:
+                os.fsync(written.fileno())
+            os.replace(beside, path)
     finally:
         beside.unlink(missing_ok=True)
+
+
+def append_text(path: Path, text: str) -> None:
+    """Add to a file's end: all of the text, or after an error nothing of it."""
+    size = path.stat().st_size
+    try:
+        with writing(path), open(path, "a", encoding="utf-8") as file:
+            file.write(text)
+    except OSError:
+        os.truncate(path, size)
+        raise
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,22 +114,26 @@ def load(
     """Restore what `save` wrote; returns the steps done and what else was saved, (0, {}) where there is no such file.
 
     Raises:
-        InputError: a checkpoint of another format, of other parameters, or of a run on other data.
+        InputError: a checkpoint of another format, of other parameters, or of a run on other data; a damaged one.
     """
-    from safetensors import safe_open
-    from safetensors.torch import load_file
+    from safetensors import SafetensorError, safe_open
 
     if not path.exists():
         return 0, {}
-    with safe_open(path, "pt") as file:
-        about = file.metadata() or {}
+    try:
+        with safe_open(path, "pt") as file:
+            about = file.metadata() or {}
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+    except SafetensorError as error:
+        raise InputError(
+            f"{path}: expected a whole checkpoint, got: {error}; without that file the run starts anew"
+        ) from error
     for key, expected in (("format", FORMAT), ("data", data)):
         if about.get(key) != expected:
             raise InputError(
                 f"{path}: {key}: expected {expected!r}, got {about.get(key)!r}; a run resumes with the "
                 "version and the data that it began with, or starts anew in another output"
             )
-    state = load_file(path)
     saved = {name.removeprefix("trained/"): v for name, v in state.items() if name.startswith("trained/")}
     if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in trained.items()}:
         raise InputError(f"{path}: expected the parameters of this model, got those of another")
@@ -120,29 +158,32 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     Raises:
         InputError: a live run holds it, it belongs to another config, or it is somebody else's folder or a file.
     """
-    if output.exists() and not output.is_dir():
-        raise InputError(f"output {output}: expected a folder, got a file")
     record, lock = output / RECORD, output / ".lock"
+    new = [folder for folder in (output, *output.parents) if not os.path.lexists(folder)]
+    if os.path.lexists(output) and not output.is_dir():
+        raise InputError(f"output {output}: expected a folder, got a file")
     if output.is_dir() and not record.exists() and _visible(output):
         raise InputError(f"output {output}: expected an empty folder or an earlier run's, got one with other files")
-    new = [folder for folder in (output, *output.parents) if not folder.exists()]
-    output.mkdir(parents=True, exist_ok=True)
-    with open(lock, "w") as held:
+    try:
+        output.mkdir(parents=True, exist_ok=True)
+        held = open(lock, "w")  # noqa: SIM115, closed below
+    except (OSError, ValueError) as error:  # below a file, not allowed, no name for a file
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"output {output}: expected a folder to write to, got: {reason}") from error
+    with held:
         try:
             fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise InputError(f"output {output}: expected to be alone there, got a live run that writes to it") from None
         begun = record.exists()
-        if begun:
-            finished = _same_run(record, config)
-        else:
-            finished = False
-            write_text(record, json.dumps({"config": dict(config), "finished": False}, indent=1))
+        finished = begun and _same_run(record, config)
         try:
+            if not begun:
+                write_text(record, json.dumps({"config": dict(config), "finished": False}, indent=1))
             yield finished
         except Exception:
-            if not begun and _visible(output) == [record]:
-                record.unlink()
+            if not begun and _visible(output) in ([], [record]):
+                record.unlink(missing_ok=True)
                 lock.unlink()
                 for folder in new:
                     folder.rmdir()
@@ -155,11 +196,17 @@ def _visible(folder: Path) -> list[Path]:
 
 def _same_run(record: Path, config: Mapping[str, Any]) -> bool:
     """Whether the run of this record is finished; InputError if that is another config's (output aside)."""
-    saved = json.loads(record.read_text("utf-8"))
+    try:
+        saved = json.loads(record.read_text("utf-8"))
+        finished, _ = bool(saved["finished"]), saved["config"].keys()
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of something else
+        raise InputError(
+            f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
+        ) from error
     for key in sorted((saved["config"].keys() | config.keys()) - {"output"}):
         if saved["config"].get(key) != config.get(key):
             raise InputError(
                 f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that "
                 f"it holds, got {config.get(key)!r}; choose another output, or that config to go on"
             )
-    return bool(saved["finished"])
+    return finished

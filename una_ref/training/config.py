@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field, fields
 from importlib import resources
 from typing import Any, Literal
 
-from una_ref.errors import InputError
+from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method
 from una_ref.methods.rewards import divergence_of
 from una_ref.theory.divergences import DIVERGENCES
@@ -50,6 +49,21 @@ RANGES = {
 
 TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
 """What `Config.data` may say of the embedded world; alone it is two responses of a prompt with their ratings."""
+
+GROUPS = {
+    "form": "method",
+    "data": "data",
+    "model": "model",
+    "output": "run",
+    "lr": "optimizer",
+    "dtype": "weights and adapter",
+    "max_length": "lengths",
+    "threshold": "feedback",
+    "online": "online",
+    "baseline": "V(x)",
+    "log_every": "log, evaluations, checkpoints",
+}
+"""The first key of each group, in the order of the fields, and what the group is about."""
 
 ONLINE = (
     *("draws", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
@@ -338,23 +352,21 @@ class Config:
         """Plain values, as saved in `run.json`."""
         return asdict(self)
 
+    def changed(self) -> dict[str, Any]:
+        """The method, and of the rest what differs from the defaults."""
+        defaults = Config(method=self.method).to_dict()
+        return {k: v for k, v in self.to_dict().items() if k == "method" or v != defaults[k]}
+
     def settings(self) -> list[str]:
-        """All that differs from the method's defaults as key=value; `resolve(method, settings)` is this config."""
+        """What is `changed`, as key=value; `resolve(method, settings)` is this config."""
         out = []
-        for f in fields(self):
-            value = getattr(self, f.name)
+        for key, value in self.changed().items():
             if isinstance(value, dict):
-                prefix = "" if f.name == "hyper" else f"{f.name}."
+                prefix = "" if key == "hyper" else f"{key}."
                 out += [f"{prefix}{name}={own}" for name, own in value.items()]
-            elif f.name != "method" and value != f.default:
-                out.append(f"{f.name}={value}")
+            elif key != "method":
+                out.append(f"{key}={value}")
         return out
-
-
-def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that looks most like this one; empty where none does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
 
 
 def recipe(name: str) -> dict[str, Any] | None:

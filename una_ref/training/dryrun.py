@@ -24,7 +24,8 @@ def dry_run(config: Config) -> str:
     Raises:
         InputError: what a run would refuse as well.
     """
-    lines = ["config", json.dumps(config.to_dict(), indent=1, ensure_ascii=False), ""]
+    lines = ["config, all else as `una-ref train --help` has it"]
+    lines += [json.dumps(config.changed(), indent=1, ensure_ascii=False), ""]
     try:
         rows = read_rows(config)
     except InputError as error:

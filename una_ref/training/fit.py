@@ -183,18 +183,23 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     state = output / CHECKPOINT if output else None
     data = digest(job.examples) if state else ""
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    told = progress and main
     if start:
         job.restore(more)
+        if told:
+            print(f"going on from step {start} of {config.steps}", file=sys.stderr)
     log = _Log(output / METRICS if output and main else None, start)
     if trainer.cache:
         trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
     first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
-    hide = None if progress and main else True  # None: hidden unless stderr is a terminal
+    terminal = sys.stderr.isatty()
     with (
         _stop_signals() as asked,
         tracking(config, output if main else None, start) as log.tracker,
-        tqdm(total=config.steps, initial=start, desc=config.method, unit="step", disable=hide, file=sys.stderr) as bar,
+        tqdm(
+            total=config.steps, initial=start, desc=config.method, unit="step", disable=not (told and terminal)
+        ) as bar,
     ):
         if first:
             log.write(0, first)
@@ -211,13 +216,16 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 raise _saved(error, done, job, output) from error
             bar.update()
             if "loss" in values:
-                bar.set_postfix(loss=f"{values['loss']:.4f}")
+                loss = f"{values['loss']:.4f}"
+                bar.set_postfix(loss=loss)
+                if told and not terminal:  # a log has no use for a bar
+                    print(f"{config.method}: step {done} of {config.steps}, loss {loss}", file=sys.stderr, flush=True)
             enough = False
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)
                 values = values | last
-                told = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
-                enough = any([callback(last) for callback in told])  # noqa: C419, each is told
+                hear = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
+                enough = any([callback(last) for callback in hear])  # noqa: C419, each is told
             if values:
                 log.write(done, values)
             if enough and not final:
@@ -281,8 +289,7 @@ class _Log:
         self.dropped += values.get("dropped", 0)
         values = {name: round(value, 10) for name, value in values.items()}
         if self.path:
-            with open(self.path, "a", encoding="utf-8") as file:
-                file.write(json.dumps({"step": step} | values) + "\n")
+            checkpoints.append_text(self.path, json.dumps({"step": step} | values) + "\n")
         if self.tracker:
             self.tracker.log(values, step=step)
 
@@ -337,6 +344,9 @@ def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFin
             for e in error.examples
         ]
         text = json.dumps({"error": message, "rows": rows}, indent=1, ensure_ascii=False)
-        checkpoints.write_text(output / NON_FINITE, text)
-        message += f"; the rows are in {output / NON_FINITE}"
+        try:
+            checkpoints.write_text(output / NON_FINITE, text)
+            message += f"; the rows are in {output / NON_FINITE}"
+        except OSError as full:
+            message += f"; {full}"
     return NonFinite(message, error.examples)

@@ -14,7 +14,7 @@ import torch
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer, RewardSource, checked
+from una_ref.policies.reward_sources import Answer, RewardSource, asked
 from una_ref.policies.rollout import Draw, Engine, Sampler
 from una_ref.training.metrics import seconds
 
@@ -72,13 +72,7 @@ class Rollouts:
             for draw in draws
         ]
         generated = seconds(device)
-        try:
-            found = self.reward(answers)
-        except InputError:
-            raise
-        except Exception as error:  # of the user's own function, a service: the run is saved, and goes on later
-            raise InputError(f"reward {self.name}: raised {type(error).__name__}: {error}") from error
-        scores = iter(checked(answers, found, self.name))
+        scores = iter(asked(self.reward, answers, self.name))
         examples: list[Example | None] = []
         kept = []
         for question, draws in zip(questions, drawn, strict=True):

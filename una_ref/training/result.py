@@ -19,7 +19,7 @@ from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
-from una_ref.training.checkpoints import RECORD
+from una_ref.training.checkpoints import RECORD, writing
 from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job, digest
 
 CARD, BASE = "README.md", "base"
@@ -33,6 +33,9 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
         config: as the run was told, and as the record has it already.
         output: the run's folder.
         evaluation: its last metrics on the held-out rows.
+
+    Raises:
+        OSError: something could not be written, a full disk say; what has its final name is whole, and a run goes on.
     """
     policy = job.trainer.policy
     if isinstance(policy, Scorer):
@@ -54,17 +57,23 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
     beside = output / ".result.partial"
     shutil.rmtree(beside, ignore_errors=True)
     beside.mkdir()
-    if policy.adapters and job.own_base:
-        _save_base(policy.model, beside / BASE, job.tokenizer)
-        _move(beside, output)  # first, since saving an adapter looks at the model it names
-        for adapter in policy.model.peft_config.values():
-            adapter.base_model_name_or_path = str((output / BASE).resolve())
-    policy.model.save_pretrained(beside)
-    job.tokenizer.save_pretrained(beside)
-    (beside / CARD).write_text(card(record), encoding="utf-8")
-    _move(beside, output)
-    checkpoints.write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
-    beside.rmdir()
+    try:
+        if policy.adapters and job.own_base:
+            with writing(output / BASE):
+                _save_base(policy.model, beside / BASE, job.tokenizer)
+            _move(beside, output)  # first, since saving an adapter looks at the model it names
+            for adapter in policy.model.peft_config.values():
+                adapter.base_model_name_or_path = str((output / BASE).resolve())
+        with writing(output / ("adapter_model.safetensors" if policy.adapters else "model.safetensors")):
+            policy.model.save_pretrained(beside)
+        with writing(output / "tokenizer.json"):
+            job.tokenizer.save_pretrained(beside)
+        with writing(output / CARD):
+            (beside / CARD).write_text(card(record), encoding="utf-8")
+        _move(beside, output)
+        checkpoints.write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
+    finally:
+        shutil.rmtree(beside, ignore_errors=True)
     unfinished = (*output.glob(".*.partial"), *output.glob(".tmp*"))  # left by a kill: ours, and safetensors' own
     for left in (output / CHECKPOINT, output / NON_FINITE, *unfinished):
         left.unlink(missing_ok=True)

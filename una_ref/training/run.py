@@ -208,16 +208,22 @@ def prepare(
     trackers.check(config)
     rows = read_rows(config) if rows is None else rows
     kept, notes = (rows, []) if config.on_policy else conform(rows, config)
+    world = toysteer.ToySteer(seed=config.seed) if config.on_policy and _toy(config) else None
+    if config.on_policy and reward is None:  # before the policy, which may take long to load
+        reward = reward_sources.named(config.reward, world=world)
     own_base = False
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
+        if not config.model and (config.shape or not _toy(config)):
+            size = sum(p.numel() for p in model.parameters())
+            notes.append(f"model: a small Mistral of random weights ({size:,} parameters), since none is named")
     longest = min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length))
     if longest < config.max_length:
         notes.append(f"max_length: {longest}, the model's positions, in place of {config.max_length}")
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
     encoder = Encoder(tokenizer, max_length=longest, max_response=horizon, max_prompt=config.max_prompt)
-    if config.on_policy:
-        return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward, references)
+    if config.on_policy and reward is not None:
+        return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward, world, references)
     train_rows, held_rows = _held_out(kept, config)
     examples = encoder.encode(train_rows)
     prompts = encoder.prompts
@@ -247,12 +253,11 @@ def _online(
     encoder: Encoder,
     own_base: bool,
     notes: list[str],
-    reward: RewardSource | None = None,
+    reward: RewardSource,
+    world: toysteer.ToySteer | None,
     references: Path | None = None,
 ) -> Job:
     """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
-    world = toysteer.ToySteer(seed=config.seed) if _toy(config) else None
-    reward = reward or reward_sources.named(config.reward, world=world)
     by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
     train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
     room = room_for(encoder.max_response, encoder.max_length)
