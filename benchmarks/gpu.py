@@ -24,9 +24,13 @@ from pathlib import Path
 from typing import Any
 
 PARTS: dict[str, tuple[str, list[str], list[str]]] = {
-    "una": ("offline.py", ["--pairs=8", "--steps=20"], ["dpo", "dpo, cached", "una-score, cached"]),
+    "una": (
+        "offline.py",
+        ["--pairs=8", "--steps=20", "--micro-tokens=8192"],
+        ["dpo", "dpo, cached", "una-score, cached"],
+    ),
     "trl": ("offline.py", ["--pairs=8", "--steps=20"], ["trl dpo, defaults"]),
-    "trl tuned": ("offline.py", ["--pairs=4", "--steps=20"], ["trl dpo, tuned", "dpo, cached"]),
+    "trl tuned": ("offline.py", ["--pairs=4", "--steps=20", "--micro-tokens=8192"], ["trl dpo, tuned", "dpo, cached"]),
     "online": ("online.py", ["--steps=10"], ["una-online", "una-centred", "ppo, 1 pass", "ppo, 4 passes"]),
 }
 """Script, its options and cases. Eight padded pairs without checkpointing would not fit, so tuned are four."""

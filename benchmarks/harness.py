@@ -29,7 +29,7 @@ WARMUP = 1
 R = 32
 KEEP = {"MALLOC_MMAP_THRESHOLD_": 1 << 33, "MALLOC_TRIM_THRESHOLD_": 1 << 34, "MALLOC_TOP_PAD_": 1 << 30}
 """glibc keeps freed memory: else page faults are a large and changing part of what is measured."""
-PASSED = ("steps", "preset", "device", "dtype", "threads", "pairs")
+PASSED = ("steps", "preset", "device", "dtype", "threads", "pairs", "micro_tokens")
 """Options that a case's process is given."""
 
 Line = dict[str, Any]
@@ -75,7 +75,7 @@ def _started(script: str, case: str, folder: str, arguments: argparse.Namespace)
     env = os.environ | quiet | {name: str(value) for name, value in KEEP.items()}
     if arguments.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
-    options = [f"--{name}={getattr(arguments, name)}" for name in PASSED if hasattr(arguments, name)]
+    options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in PASSED if hasattr(arguments, name)]
     command = [sys.executable, script, *options, "--child", case, folder]
     done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
     if done.returncode:

@@ -3,8 +3,9 @@
     python benchmarks/offline.py --output figures/runs/offline_speed.json
 
 Like for like (`harness.py`): four pairs a step in the same order, r = 32 LoRA on all linear layers from the same seed,
-AdamW at the same rate, clipping, no gradient checkpointing; against a reference in each step, or with its log-probs
-known before (`cached`; what it costs to know them is not in a step, on either side). A line of JSON for each case and
+AdamW at the same rate, clipping, no gradient checkpointing. una_ref computes a step in micro-batches of `MICRO` tokens,
+TRL its whole batch, as it comes, or pair by pair. A reference in each step, or its log-probs known before
+(`cached`; what it costs to know them is not in a step, on either side). A line of JSON for each case and
 round, then one with the ratios and whether the gate holds.
 
     python benchmarks/offline.py --growth
@@ -31,12 +32,15 @@ import harness
 from harness import WARMUP, Line, Meter, R
 
 ALPHA, BETA, LR = 64, 0.1, 1e-4
-CHECKPOINTED, GROUPED = "trl dpo, defaults", "trl dpo, tuned"
+MICRO = 1024
+"""Most tokens of a micro-batch in una_ref: the gradient and, here, the time do not depend on it, the memory does."""
+CHECKPOINTED, GROUPED, PAIR_BY_PAIR = "trl dpo, defaults", "trl dpo, tuned", "trl dpo, pair by pair"
 TRL = {
     "trl dpo": "DPO",
     "trl dpo, cached": "DPO",
     CHECKPOINTED: "DPO",  # gradient checkpointing, a reference in each step
     GROUPED: "DPO",  # rows of like length together, reference cached, no checkpointing: the most that it can be told
+    PAIR_BY_PAIR: "DPO",  # a batch is one pair, gradients are accumulated over the step
     "trl kto": "KTO",
     "trl kto, cached": "KTO",
 }
@@ -47,7 +51,7 @@ UNA = {
     "kto": ("kto", "step"),
     "una-binary-mse, cached": ("una-binary-mse", "cache"),
 }
-CASES = ("trl dpo", "dpo", "trl dpo, cached", "dpo, cached", "una-score, cached", "trl kto", "kto")
+CASES = ("trl dpo", "dpo", "trl dpo, cached", "dpo, cached", "una-score, cached", "trl kto", "kto", PAIR_BY_PAIR)
 """In the order of a round; the others on request."""
 RATIOS = [
     ("dpo", "trl dpo"),
@@ -55,6 +59,7 @@ RATIOS = [
     ("una-score, cached", "trl dpo, cached"),
     ("kto", "trl kto"),
     ("una-binary-mse, cached", "trl kto, cached"),
+    ("dpo", PAIR_BY_PAIR),
     ("dpo", CHECKPOINTED),
     ("dpo, cached", GROUPED),
 ]
@@ -69,6 +74,7 @@ def main() -> int:
     parser = harness.parser(__doc__, [*TRL, *UNA], steps=6)
     parser.set_defaults(cases=CASES, rounds=2)
     parser.add_argument("--pairs", type=int, default=4, help="a step")
+    parser.add_argument("--micro-tokens", type=int, default=MICRO, help="of una_ref")
     parser.add_argument("--growth", action="store_true", help="cost against sizes, of una_ref alone")
     arguments = parser.parse_args()
     if arguments.child:
@@ -178,6 +184,7 @@ def prepared(
         "held_out=0",
     ]
     settings += ["schedule=constant", "warmup=0", f"reference={reference}", f"dtype={arguments.dtype}"]
+    settings += [f"micro_tokens={arguments.micro_tokens}"]
     config = resolve(method, settings, data="pairs", steps=steps)
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)
     return prepare(config, rows=rows, model=model, tokenizer=tokenizer)
@@ -207,6 +214,8 @@ def of_trl(
         flat = [pair for step in own for pair in step]
         rows = [{key: pair[key] for key in ("prompt", "chosen", "rejected")} for pair in flat]
         more = {"train_sampling_strategy": "sequential", "per_device_train_batch_size": arguments.pairs}
+        if case == PAIR_BY_PAIR:
+            more |= {"per_device_train_batch_size": 1, "gradient_accumulation_steps": arguments.pairs}
         if case == GROUPED:  # the column of lengths is dropped before it is read, unless all columns are kept
             more |= {"train_sampling_strategy": "group_by_length", "remove_unused_columns": False}
             rows = [row | {"length": sum(_tokens(tokenizer, text) for text in row.values())} for row in rows]

@@ -32,7 +32,7 @@ UNA = {
     "una-online": ("una-online", []),
     "rloo": ("rloo", []),
     "ppo, 1 pass": ("ppo", ["passes=1"]),
-    "una-centred, 4 passes": ("una-centred", ["passes=4"]),
+    "una-centred, 4 passes": ("una-centred", ["passes=4", "reference=cache"]),
     "ppo, 4 passes": ("ppo", ["passes=4"]),
 }
 CASES = (*TRL, *UNA)
