@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -132,13 +133,13 @@ def _sided(side: str, name: str) -> str:
     return f"ref_{side}_logps" if name == "ref_logps" else f"{side}_{name}"
 
 
-def mismatched(examples: Sequence[Example]) -> list[Example]:
+def mismatched(examples: Sequence[Example]) -> Iterator[Example]:
     """Each prompt with the responses of the next example that has another prompt: what KTO estimates its KL on.
 
     Raises:
         InputError: there is no other prompt, so that responses would meet their own.
     """
-    out, n = [], len(examples)
+    n = len(examples)
     for i, example in enumerate(examples):
         following = (examples[(i + k) % n] for k in range(1, n))
         other = next((e for e in following if e.prompt != example.prompt), None)
@@ -147,8 +148,7 @@ def mismatched(examples: Sequence[Example]) -> list[Example]:
                 "kto: expected at least two different prompts in a batch to estimate its KL, got one; "
                 "raise batch, or give more prompts"
             )
-        out.append(Example(example.prompt, other.responses, source=example.source))
-    return out
+        yield Example(example.prompt, other.responses, source=example.source)
 
 
 class Trainer:
@@ -209,7 +209,7 @@ class Trainer:
         held = {id(p) for p in own}
         self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in held], own) if part]
         self.hyper = dict(config.hyper)
-        self._remembered: dict[int, Tensor] = {}
+        self._remembered: dict[tuple, Tensor] = {}  # by prompt and responses
 
     def _learns_values(self) -> bool:
         """Whether V(x) is learned: asked for, or in the method's reward and not to be had from the group."""
@@ -301,7 +301,7 @@ class Trainer:
         self.policy.eval()
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self.share(examples)):
+        for micro in self.runs(self.share(examples)):
             sums += measure(*self.forward(micro, kl), self.config.beta, gives=self.policy.gives)
         self.policy.train()
         return self._means(sums, kl)
@@ -372,17 +372,21 @@ class Trainer:
             starts.append(starts[-1] + len(range(rank, total, n)))
         return [every[starts[i % n] + i // n] for i in range(total)]
 
-    def remember_reference(self, examples: Sequence[Example]) -> None:
+    def remember_reference(self, examples: Iterable[Example]) -> None:
         """Compute the reference's log-probs of these examples once, cut the same way wherever a run is resumed."""
-        for micro in self.micro_batches(examples):
+        for micro in self.runs(examples):
             with self._autocast():
                 logps = self.policy.reference(self.batch(micro))
             parts = logps.split([len(e.responses) for e in micro])
-            self._remembered |= {id(e): part for e, part in zip(micro, parts, strict=True)}
+            self._remembered |= {(e.prompt, e.responses): part for e, part in zip(micro, parts, strict=True)}
 
-    def micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
+    def micro_batches(self, examples: Iterable[Example]) -> list[list[Example]]:
         """Examples cut into runs of at most `micro_tokens`."""
-        return list(microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole))
+        return list(self.runs(examples))
+
+    def runs(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
+        """The same, one after the other."""
+        return microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole)
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""
@@ -426,8 +430,8 @@ class Trainer:
                 logps = self.policy(batch)
             if not self.policy.anchored or not self.takes_reference:
                 ref_logps = None
-            elif all(id(e) in self._remembered for e in examples):
-                ref_logps = torch.cat([self._remembered[id(e)] for e in examples])
+            elif all((e.prompt, e.responses) in self._remembered for e in examples):
+                ref_logps = torch.cat([self._remembered[e.prompt, e.responses] for e in examples])
             else:
                 ref_logps = self.policy.reference(batch)
         tokens = {name: value.to(logps) for name, value in tokens.items()}
@@ -441,7 +445,8 @@ class Trainer:
         if not self.takes("kl"):
             return None
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self.share(mismatched(examples))):
+        team = self.accelerator
+        for micro in self.runs(islice(mismatched(examples), team.process_index, None, team.num_processes)):
             batch = self.batch(micro)
             with self._autocast():
                 gaps = (self.policy(batch) - self.policy.reference(batch)).double()
@@ -456,10 +461,10 @@ class Trainer:
 def order(examples: int, step: int, batch: int, seed: int) -> list[int]:
     """Which examples step `step` (from 0) takes: every epoch in a fresh order, a function of seed and step alone."""
     places = range(step * batch, (step + 1) * batch)
-    return [_epoch(examples, place // examples, seed)[place % examples] for place in places]
+    return [int(_epoch(examples, place // examples, seed)[place % examples]) for place in places]
 
 
 @lru_cache(maxsize=4)
-def _epoch(examples: int, epoch: int, seed: int) -> tuple[int, ...]:
+def _epoch(examples: int, epoch: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return tuple(torch.randperm(examples, generator=generator).tolist())
+    return torch.randperm(examples, generator=generator)
