@@ -160,7 +160,14 @@ def conform(rows: Sequence[Row], config: Config) -> tuple[Stored[Row], list[str]
 
 
 def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
-    """The model to start from, its tokenizer, and whether the model exists nowhere else."""
+    """The model to start from, its tokenizer with the config's template, and whether the model exists nowhere else."""
+    model, tokenizer, own = _found_or_made(config, rows)
+    if config.template:
+        tokenizer.chat_template = config.template
+    return model, tokenizer, own
+
+
+def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
     dtype = config.weights_dtype
     if config.model:
         from transformers.utils import find_adapter_config_file
