@@ -238,7 +238,7 @@ def train(arguments: argparse.Namespace) -> int:
     """Resolve a config and run it, or show what it would do."""
     from transformers.utils import logging
 
-    from una_ref.training.config import resolve
+    from una_ref.training.config import output_of, resolve
     from una_ref.training.dryrun import dry_run
     from una_ref.training.loop import NonFinite
     from una_ref.training.online import Unrewarded
@@ -249,7 +249,7 @@ def train(arguments: argparse.Namespace) -> int:
         arguments.settings,
         data=",".join(arguments.data) if arguments.data else None,
         model=arguments.model,
-        output=arguments.output or f"runs/{arguments.what.replace('/', '-')}",
+        output=arguments.output or output_of(arguments.what),
         reward=arguments.reward,
         steps=arguments.steps,
         seed=arguments.seed,

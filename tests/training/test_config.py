@@ -1,5 +1,6 @@
 """The config: what is typed becomes what is run, and what could not run is refused with the near name."""
 
+import re
 from dataclasses import FrozenInstanceError, fields
 from importlib import resources
 
@@ -7,7 +8,7 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.training.config import ONLINE, RANGES, Config, recipe, recipes, resolve
+from una_ref.training.config import ONLINE, RANGES, Config, output_of, recipe, recipes, resolve
 
 
 def test_settings_take_the_types_of_their_fields():
@@ -32,12 +33,13 @@ def test_every_recipe_resolves(name):
     assert {key: getattr(config, key) for key in values} == values
 
 
-PAPERS = [name for name in recipes() if name.startswith("una-online/")]
+PAPERS = [name for name in recipes() if not name.startswith("toysteer/")]
+ONLINE_PAPERS = [name for name in PAPERS if name.startswith("una-online/")]
 
 
 def test_the_papers_online_runs_are_recipes():
-    assert PAPERS == ["una-online/ppo", "una-online/rloo", "una-online/una-centred", "una-online/una-online"]
-    configs = {config.method: config for config in map(resolve, PAPERS)}
+    assert ONLINE_PAPERS == ["una-online/ppo", "una-online/rloo", "una-online/una-centred", "una-online/una-online"]
+    configs = {config.method: config for config in map(resolve, ONLINE_PAPERS)}
     assert {name: config.beta for name, config in configs.items()} == {
         "una-online": 30.0,
         "una-centred": 30.0,
@@ -50,25 +52,67 @@ def test_the_papers_online_runs_are_recipes():
         assert config.max_prompt + config.max_response == config.max_length
 
 
+def test_the_papers_offline_runs_are_recipes():
+    configs = {name.partition("/")[2]: resolve(name) for name in recipes() if name.startswith("una-offline/")}
+    told = {name: (config.method, config.form, config.beta, config.lr) for name, config in configs.items()}
+    assert told == {
+        "dpo": ("dpo", "corrected", 0.03, 5e-6),
+        "kto": ("kto", "corrected", 0.03, 5e-6),
+        "una-binary-mse": ("una-binary-mse", "corrected", 0.01, 5e-6),
+        "una-binary-bce": ("una-binary-bce", "corrected", 0.01, 5e-6),
+        "una-score": ("una-score", "released", 0.03, 3e-5),
+        "una-score-equal-lr": ("una-score", "released", 0.03, 5e-6),
+        "una-centred": ("una-centred", "corrected", 0.03, 5e-6),
+    }
+    for config in configs.values():
+        assert (config.model, config.data) == ("mistralai/Mistral-7B-v0.1", "nvidia/HelpSteer2")
+        assert (config.lora_r, config.lora_alpha, config.epochs, config.batch, config.max_length) == (
+            32,
+            16,
+            2,
+            8,
+            2048,
+        )
+
+
+@pytest.mark.parametrize("data", ["hh", "shp"])
+def test_upo_s_experiment_is_four_recipes_and_beta_is_a_setting(data):
+    stages = {name: resolve(f"iupo/gpt2-{data}-{name}") for name in ("sft", "ipo", "js", "js-printed")}
+    assert {(c.data, c.seed, c.held_out, c.template) for c in stages.values()} == {
+        ({"hh": "Anthropic/hh-rlhf", "shp": "stanfordnlp/SHP"}[data], 0, 0.02, stages["sft"].template)
+    }, "what one holds out, all do"
+    start = stages.pop("sft")
+    assert start.model == "openai-community/gpt2"
+    assert {c.model for c in stages.values()} == {output_of(f"iupo/gpt2-{data}-sft")}
+    told = {name: (c.method, c.form, c.hyper.get("divergence"), c.beta) for name, c in stages.items()}
+    assert told == {
+        "ipo": ("ipo", "corrected", None, 0.1),
+        "js": ("iupo", "corrected", "js", 0.1),
+        "js-printed": ("iupo", "printed", "js", 0.1),
+    }
+    assert resolve(f"iupo/gpt2-{data}-js", ["beta=0.5"]).hyper == {"divergence": "js", "beta": 0.5}
+
+
 @pytest.mark.parametrize("name", PAPERS)
 def test_every_number_of_a_papers_recipe_says_where_it_is_from(name):
     text = (resources.files("una_ref.training") / "recipes" / f"{name}.yaml").read_text("utf-8")
-    body = text.split("\nmethod:")[1].splitlines()
-    for line in ["method:" + body[0], *body[1:]]:
-        key, _, comment = line.partition("#")
-        if key.strip() not in ("", "hyper:", "gamma: 1.0", "lam: 0.95"):  # these two under "the next five"
-            origins = (
-                "paper",
-                "notebook",
-                "ours",
-                "authors",
-                "the two together",
-                "drawn",
-                "cliprange",
-                "coef",
-                "rewards",
-            )
-            assert any(origin in comment for origin in origins), line
+    body = text[text.index("\nmethod:") :]
+    origins = (
+        "paper",
+        "code",
+        "notebook",
+        "ours",
+        "authors",
+        "the two together",
+        "drawn",
+        "cliprange",
+        "coef",
+        "rewards",
+    )
+    for entry in re.split(r"\n(?=\w|  \w+:)", body)[1:]:  # a key with the lines that belong to it
+        if entry.strip() not in ("hyper:", "gamma: 1.0", "lam: 0.95"):  # these two under "the next five"
+            comment = entry.partition("#")[2]
+            assert any(origin in comment for origin in origins), entry
 
 
 def test_a_loss_s_own_keys_go_to_its_hyper_parameters():

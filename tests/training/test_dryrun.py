@@ -8,7 +8,7 @@ import torch
 
 from una_ref.cli import main
 from una_ref.methods import METHODS
-from una_ref.training.config import resolve
+from una_ref.training.config import recipes, resolve
 from una_ref.training.dryrun import dry_run
 from una_ref.training.run import prepare
 
@@ -107,6 +107,30 @@ def test_a_recipe_is_planned_from_its_config_alone(tmp_path, capsys, monkeypatch
     assert re.search(r"\n  at most +\d+\.\d{3}\n", report)
     assert "not shown, because the data are not at hand: rows, and what becomes of them (nvidia/HelpSteer2: " in report
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("toysteer/")])
+def test_every_recipe_of_a_paper_is_planned_without_anything_at_hand(name, tmp_path, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    assert main(["train", name, "--dry-run"]) == 0
+    report, config = capsys.readouterr().out, resolve(name)
+    assert re.search(r"\n  parameters   [\d,]+, and [\d,]+ numbers are trained\n", report)
+    assert re.search(r"\n  at most +\d+\.\d{3}\n", report)
+    weights, part = {
+        "mistralai/Mistral-7B-v0.1": ("14.483", "the adapters off"),
+        "mistralai/Mistral-7B-Instruct-v0.1": ("14.483", "the adapters off"),
+    }.get(config.model, ("0.498", "none" if config.method == "sft" else "a frozen copy"))  # 124,439,808 × 4 bytes
+    assert re.search(rf"\n  weights +{weights} ", report) and re.search(rf"\n  reference .*  {part}\n", report)
+    run = {
+        "nvidia/HelpSteer2": "2 epochs of 9,959 rows at most, which is 2,490 steps",
+        "Anthropic/hh-rlhf": "1 epochs of 157,584 rows at most, which is 2,462 steps",
+        "stanfordnlp/SHP": "1 epochs of 341,744 rows at most, which is 5,340 steps",
+    }[config.data]
+    assert f"\n  the run      {'20000 steps' if config.on_policy else run}\n" in report
+    assert "not shown, because the data are not at hand" in report
+    if config.model.startswith("runs/"):
+        assert f"  {config.model}: made by iupo/gpt2-" in report
 
 
 def test_data_that_are_nowhere_are_refused_as_a_run_would(tmp_path, capsys):

@@ -103,7 +103,7 @@ def test_no_response_meets_its_own_prompt():
         given = [Example((p,), ((p, i, 2), (p, 2))) for i, p in enumerate(prompts)]
         if len(set(prompts)) == 1:
             continue
-        made = mismatched(given)
+        made = list(mismatched(given))
         assert [e.prompt for e in made] == [e.prompt for e in given]
         assert all(response[0] != e.prompt[0] for e in made for response in e.responses)
 

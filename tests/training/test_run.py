@@ -435,3 +435,14 @@ def test_another_config_is_refused(run, data, capsys):
 def test_an_output_is_needed(data):
     with pytest.raises(InputError, match="output: expected a folder"):
         train(resolve("dpo", data=data("pairs")))
+
+
+def test_a_template_stands_in_for_the_tokenizer_s_own_and_is_saved_with_it(run, data):
+    from transformers import AutoTokenizer
+
+    template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"
+    folder = run("dpo", data("pairs"), f"template={template}")
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    assert tokenizer.chat_template == template == record(folder)["template"]
+    job = prepare(resolve("dpo", ["lora_r=0"], data=data("pairs"), model=str(folder)))
+    assert tokenizer.decode(job.examples[0].prompt).startswith("<user>")

@@ -19,16 +19,20 @@ Attention is paid for a row's length squared, and for what nobody sees as well; 
 
 from __future__ import annotations
 
+import hashlib
 import heapq
 import math
+from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from functools import lru_cache
 from typing import Any, Literal
 
 import torch
 
 from una_ref.data.rows import Row
+from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 
 Layout = Literal["packed", "padded"]
@@ -131,7 +135,8 @@ class Encoder:
         self.max_response = max_response
         self.max_prompt = max_prompt
         self.counts: Counter[str] = Counter()
-        self._prompts: dict[tuple[int, ...], int] = {}
+        self._prompts: dict[int, int] = {}  # by hash: the prompts of a large file take more room than all else
+        self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt's text is asked for once and with each response
 
     @property
     def prompts(self) -> int:
@@ -159,7 +164,7 @@ class Encoder:
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
         self.counts["rows"] += 1
-        index = self._prompts.setdefault(tuple(prompt), len(self._prompts))
+        index = self._index(tuple(prompt))
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 
     def question(self, row: Row, room: int) -> Question | None:
@@ -169,8 +174,12 @@ class Encoder:
             self.counts["prompts dropped: too long"] += 1
             return None
         self.counts["prompts"] += 1
-        index = self._prompts.setdefault(prompt, len(self._prompts))
-        return Question(prompt, row.prompt, index, row.source)
+        return Question(prompt, row.prompt, self._index(prompt), row.source)
+
+    def _index(self, prompt: tuple[int, ...]) -> int:
+        """The place of a prompt among the different ones."""
+        name = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
+        return self._prompts.setdefault(int.from_bytes(name, "big"), len(self._prompts))
 
     def prompt(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.
@@ -220,7 +229,10 @@ class Encoder:
         return whole[len(context) :]
 
     def _ids(self, text: str) -> list[int]:
-        return list(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return list(self._recent(text))
+
+    def _tokenised(self, text: str) -> tuple[int, ...]:
+        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
 
     def _text(self, row: Row, response: str | None = None) -> str:
         """The prompt as text, ready to be answered; with a response, the whole conversation."""
@@ -245,19 +257,23 @@ class Encoder:
                 f"{[t['role'] for t in turns]}: {error}"
             ) from None
 
-    def encode(self, rows: Iterable[Row]) -> list[Example]:
+    def encode(self, rows: Iterable[Row]) -> Stored[Example]:
         """All rows that fit.
 
         Raises:
             InputError: when no row is left.
         """
-        examples = [e for e in map(self, rows) if e is not None]
+        examples = self.fitting(rows)
         if not examples:
             raise InputError(
                 f"data: expected at least one row that fits max_length={self.max_length}, "
                 f"got {dict(self.counts) or 'no rows'}"
             )
         return examples
+
+    def fitting(self, rows: Iterable[Row]) -> Stored[Example]:
+        """All rows that fit, if any does."""
+        return Stored(e for e in map(self, rows) if e is not None)
 
 
 @dataclass(frozen=True, eq=False)
@@ -486,7 +502,7 @@ def _evenly(sizes: Sequence[int], order: Sequence[int], count: int) -> list[list
 
 
 def microbatches(
-    examples: Sequence[Example], tokens: int, layout: Layout = "packed", *, whole: bool = False
+    examples: Iterable[Example], tokens: int, layout: Layout = "packed", *, whole: bool = False
 ) -> Iterator[list[Example]]:
     """Split into runs whose (R, L) rows hold at most `tokens`, pads and repeated prompts included.
 

@@ -16,7 +16,8 @@ from numbers import Real
 from statistics import median
 from typing import Any
 
-from una_ref.data.rows import KINDS, Row, group_by_prompt, merged, prompt_key, refusal, shown
+from una_ref.data.rows import KINDS, Row, gathered, group_by_prompt, listed, merged, prompt_key, refusal, shown
+from una_ref.data.stored import Stored
 
 PAIRINGS = ("best-worst", "adjacent", "all")
 TIES = ("drop", "keep-first")
@@ -87,7 +88,7 @@ def to_demos(rows: Iterable[Row]) -> tuple[list[Row], Report]:
 
 def conform(
     rows: Iterable[Row], kinds: Sequence[str], *, threshold: float | str = "median", ties: str = "drop"
-) -> tuple[list[Row], tuple[Report, ...]]:
+) -> tuple[Stored[Row], tuple[Report, ...]]:
     """Each row with exactly one kind of feedback out of `kinds` (in order of preference), and what was done.
 
     A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
@@ -98,30 +99,37 @@ def conform(
     steps = _steps(threshold=threshold, ties=ties)
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
-    groups: dict[object, tuple[tuple[str, str], list[Row]]] = {}  # in the order of their first rows
-    counts: dict[tuple[str, str], Counter] = {}
-    for index, row in enumerate(rows):
+
+    def route(row: Row) -> tuple[str, str]:
         natives = ((kind, kind) for kind in kinds if kind in row.kinds)
         conversions = ((has, kind) for kind in kinds for has in row.kinds if (has, kind) in steps)
-        route = next(chain(natives, conversions), None)
-        if route is None:
+        found = next(chain(natives, conversions), None)
+        if found is None:
             got = "a row of " + " and ".join(row.kinds) if row.kinds else "a prompt alone, which is for online runs"
             raise refusal(row.source, "feedback", " or ".join(kinds), got)
-        if route not in steps and len(row.kinds) > 1:
-            counts.setdefault(route, Counter())["rows"] += 1
-        gathered = route in steps and steps[route].gathered and len(row.responses) == 1
-        key = (prompt_key(row.prompt), route) if gathered else index
-        groups.setdefault(key, (route, []))[1].append(row.only(route[0]))
-    out = []
-    for route, group in groups.values():
-        made: Row | None = merged(group)
-        if route in steps:
-            made = steps[route].one(merged(group), counts.setdefault(route, Counter()))
-        if made is not None:
-            out.append(made)
-    reports = tuple(
-        Report(steps[route].what if route in steps else f"{route[0]} kept, the rest left aside", numbers)
-        for route, numbers in counts.items()
+        return found
+
+    def key(row: Row) -> object:
+        way = route(row)
+        together = way in steps and steps[way].gathered and len(row.responses) == 1
+        return (prompt_key(row.prompt), way) if together else None
+
+    kept: dict[tuple[str, str], Counter] = {}
+    converted: dict[tuple[str, str], Counter] = {}
+
+    def made(group: list[Row]) -> Row | None:
+        way = route(group[0])
+        row = merged([row.only(way[0]) for row in group])
+        if way in steps:
+            return steps[way].one(row, converted.setdefault(way, Counter()))
+        if len(group[0].kinds) > 1:
+            kept.setdefault(way, Counter())["rows"] += 1
+        return row
+
+    out = Stored(row for group in gathered(listed(rows), key) if (row := made(group)) is not None)
+    reports = (
+        *(Report(f"{has} kept, the rest left aside", numbers) for (has, _), numbers in kept.items()),
+        *(Report(steps[way].what, numbers) for way, numbers in converted.items()),
     )
     if not out:
         raise refusal("data", "rows", "at least one usable row", "; ".join(map(str, reports)) or "none")

@@ -12,11 +12,15 @@ import hashlib
 import json
 import random
 import sys
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from array import array
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain
+from itertools import accumulate, chain, groupby
 from typing import Any
 
+import numpy as np
+
+from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 
 KINDS = ("scores", "labels", "pairs", "demos")
@@ -172,53 +176,97 @@ def merged(rows: Sequence[Row]) -> Row:
     return Row(first.prompt, source=f"{first.source} (+{len(rows) - 1} rows)", **fields)
 
 
-def group_by_prompt(rows: Iterable[Row]) -> list[Row]:
+def gathered(rows: Sequence[Row], key: Callable[[Row], object]) -> Iterator[list[Row]]:
+    """Rows with one key together, in the order of their first ones; a row without a key (None) stands alone.
+
+    Held are 8 bytes a row, and five times that while they are sorted: hashes bring rows together, the keys decide.
+    """
+
+    def hashed(index: int, row: Row) -> int:
+        name = key(row)
+        return index if name is None else _hash(repr(name)) | 1 << 63
+
+    names = np.fromiter((hashed(i, row) for i, row in enumerate(rows)), np.uint64, len(rows))
+    _, first, own = np.unique(names, return_index=True, return_inverse=True)
+    first = first[own]
+    for _, group in groupby(np.argsort(first, kind="stable"), key=first.__getitem__):
+        members = [rows[int(i)] for i in group]
+        if len(members) == 1:
+            yield members
+            continue
+        exact: dict[object, list[Row]] = {}
+        for row in members:
+            exact.setdefault(key(row), []).append(row)
+        yield from exact.values()
+
+
+def _hash(text: str) -> int:
+    """64 bits of SHA-256, in the order of the whole."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def group_by_prompt(rows: Iterable[Row]) -> Stored[Row]:
     """Rows of one response gathered: one row per prompt and kinds of feedback, where its first row stood.
 
     A row of several responses was put together by whoever compared them, and stays as it is.
     """
-    groups: dict[tuple, list[Row]] = {}
-    for index, row in enumerate(rows):
-        single = len(row.responses) == 1
-        groups.setdefault((prompt_key(row.prompt), row.kinds) if single else (index,), []).append(row)
-    return [merged(group) for group in groups.values()]
+
+    def key(row: Row) -> object:
+        return (prompt_key(row.prompt), row.kinds) if len(row.responses) == 1 else None
+
+    return Stored(map(merged, gathered(listed(rows), key)))
 
 
-def shuffled_scores(rows: Iterable[Row], seed: int) -> list[Row]:
+def listed(rows: Iterable[Row]) -> Sequence[Row]:
+    """The rows, to be gone through more than once."""
+    return rows if isinstance(rows, Sequence) else Stored(rows)
+
+
+def shuffled_scores(rows: Iterable[Row], seed: int) -> Stored[Row]:
     """The control, feedback that says nothing: scores and labels are permuted over all responses of the data,
-    and a pair swaps its sides at a fair coin."""
-    rows = list(rows)
+    and a pair swaps its sides at a fair coin. The scores and labels of all rows are held, 8 bytes each."""
+    rows = listed(rows)
     if all(set(row.kinds) <= {"demos"} for row in rows):
         raise refusal("data", "feedback", "scores, labels or pairs to shuffle", "none")
     draw = random.Random(seed)
-    pools = {kind: [v for row in rows for v in getattr(row, kind) or ()] for kind in ("scores", "labels")}
+    pools = {kind: array("d", (v for row in rows for v in getattr(row, kind) or ())) for kind in ("scores", "labels")}
     for pool in pools.values():
         draw.shuffle(pool)
     dealt = {kind: iter(pool) for kind, pool in pools.items()}
-    out = []
-    for row in rows:
-        new: dict[str, Any] = {}
+
+    def new(row: Row) -> Row:
+        feedback: dict[str, Any] = {}
         for kind in row.kinds:
             if kind in dealt:
-                new[kind] = tuple(next(dealt[kind]) for _ in row.responses)
+                feedback[kind] = tuple(next(dealt[kind]) for _ in row.responses)
         if row.pairs is not None:
-            new["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
-        out.append(replace(row, **new))
-    return out
+            feedback["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
+        return replace(row, **feedback)
+
+    return Stored(map(new, rows))
 
 
-def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[list[Row], list[Row]]:
+def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[Stored[Row], Stored[Row]]:
     """(training rows, held-out rows): `fraction` of the prompts held out, no prompt on both sides.
 
-    Which prompts these are depends on the seed and the prompts, not on the order of the rows.
+    Which prompts these are depends on the seed and the prompts, not on the order of the rows. 8 bytes a row are held.
     """
-    rows = list(rows)
-    keys = [prompt_key(row.prompt) for row in rows]
-    prompts = sorted(set(keys), key=lambda key: hashlib.sha256(f"{seed}\n{key}".encode()).digest())
+    rows = rows if isinstance(rows, Stored) else Stored(rows)
+    names = _prompts(rows, seed)
+    prompts = np.unique(names)
     count = round(fraction * len(prompts))
     if not 0 < count < len(prompts):
         expected = "a fraction that leaves a prompt on either side"
         raise refusal("options", "fraction", expected, f"{fraction} of {len(prompts)} prompts")
-    held = set(prompts[:count])
-    train = [row for row, key in zip(rows, keys, strict=True) if key not in held]
-    return train, [row for row, key in zip(rows, keys, strict=True) if key in held]
+    held = names < prompts[count]
+    return rows.picked(~held), rows.picked(held)
+
+
+def count_prompts(rows: Sequence[Row]) -> int:
+    """How many different prompts there are."""
+    return len(np.unique(_prompts(rows, 0)))
+
+
+def _prompts(rows: Sequence[Row], seed: int) -> np.ndarray:
+    """(rows,) a hash of each row's prompt."""
+    return np.fromiter((_hash(f"{seed}\n{prompt_key(row.prompt)}") for row in rows), np.uint64, len(rows))

@@ -125,6 +125,8 @@ class Config:
         lora_dropout: on LoRA's input. The model's own dropout is off.
         lora_targets: module names, comma-separated, or all-linear.
         gradient_checkpointing: recompute activations in the backward pass.
+        template: a chat template (Jinja) in place of the tokenizer's own, and saved with it; a prompt of plain text is
+            then one user turn.
         max_length: most tokens of a prompt with one response (or the model's positions, if fewer).
         max_response: most tokens of a response, if fewer.
         max_prompt: prompts of more tokens are left out, with all that is said of them.
@@ -193,6 +195,7 @@ class Config:
     lora_dropout: float = 0.0
     lora_targets: str = "all-linear"
     gradient_checkpointing: bool = False
+    template: str = ""
     max_length: int = 2048
     max_response: int | None = None
     max_prompt: int | None = None
@@ -383,6 +386,11 @@ def recipes() -> list[str]:
     folders = (d for d in (resources.files(__package__) / "recipes").iterdir() if d.is_dir())
     files = ((d.name, f.name) for d in folders for f in d.iterdir())
     return sorted(f"{folder}/{file.removesuffix('.yaml')}" for folder, file in files if file.endswith(".yaml"))
+
+
+def output_of(what: str) -> str:
+    """Where the result of a method or a recipe goes unless another folder is said: a later recipe begins there."""
+    return f"runs/{what.replace('/', '-')}"
 
 
 def resolve(what: str, settings: Iterable[str] = (), **options: Any) -> Config:

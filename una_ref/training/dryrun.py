@@ -14,7 +14,7 @@ from una_ref.errors import InputError
 from una_ref.training.config import Config
 from una_ref.training.fit import Job
 from una_ref.training.loop import processes
-from una_ref.training.memory import Models, largest, memory, models
+from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows, room_for
 
 
@@ -96,20 +96,33 @@ def _planned(config: Config) -> Iterator[str]:
     held = models(config)
     own = [*held.policy.parameters(), *(held.critic.parameters() if held.critic else ())]
     positions = held.policy.config.max_position_embeddings
-    response = room_for(config.max_response, min(config.max_length, positions))
+    longest = min(config.max_length, positions)
+    drawn = room_for(config.max_response, longest)
+    response = drawn if config.on_policy else min(config.max_response or longest, longest - 1)
     row = largest(config, positions, response)
     trained = sum(p.numel() for p in own if p.requires_grad)
     yield "sizes"
     yield from (f"  {source}" for source in held.sources)
     yield f"  parameters   {sum(p.numel() for p in own):,}, and {trained:,} numbers are trained"
-    yield f"  tokens       at most {len(row.prompt)} a prompt, {response} a response"
+    if config.on_policy:
+        yield f"  tokens       at most {len(row.prompt)} a prompt, {response} a response"
+    else:
+        yield f"  tokens       at most {longest} a prompt with a response"
     yield from _steps(config, response if config.on_policy else None)
     yield f"  a pass       at most {config.micro_tokens} tokens"
-    yield f"  the run      {f'{config.epochs:g} epochs' if config.epochs else f'{config.steps} steps'}"
+    rows = table("datasets").get(config.data)
+    if not config.epochs:
+        yield f"  the run      {config.steps} steps"
+    elif rows:
+        kept = round(rows * (1 - config.held_out))
+        steps = round(config.epochs * kept / config.batch)
+        yield f"  the run      {config.epochs:g} epochs of {kept:,} rows at most, which is {steps:,} steps"
+    else:
+        yield f"  the run      {config.epochs:g} epochs"
     if config.on_policy and not config.epochs:
         passes, minibatches = config.updates
-        drawn = config.steps * config.batch * config.draws
-        yield f"               {drawn:,} responses drawn and scored, {config.steps * passes * minibatches:,} updates"
+        answers = config.steps * config.batch * config.draws
+        yield f"               {answers:,} responses drawn and scored, {config.steps * passes * minibatches:,} updates"
     yield ""
     yield from _memory(config, held, row)
 
@@ -163,6 +176,7 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
     yield "the first row"
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
+        tokenizer.chat_template = config.template or tokenizer.chat_template
         encoder = Encoder(tokenizer, max_length=config.max_length, max_response=config.max_response)
         if row.responses:
             yield from _text(encoder.encode([row])[0], tokenizer)

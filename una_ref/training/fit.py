@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from una_ref.data.batch import Encoder, Example, Question
 from una_ref.errors import InputError
@@ -74,13 +74,15 @@ class Job:
 
     def answered(
         self, picked: Sequence[Example | Question], step: int, *, record: bool
-    ) -> tuple[list[Example], dict[str, float]]:
+    ) -> tuple[Sequence[Example], dict[str, float]]:
         """The rows of a step, and what is to be said of them: drawn now, if they are questions.
 
         Responses dropped for want of an answer are always said, since they are counted over the whole run.
         """
+        if self.rollouts is None:
+            return cast(Sequence[Example], picked), {}
         questions = [one for one in picked if isinstance(one, Question)]
-        if self.rollouts is None or not questions:
+        if not questions:
             return [one for one in picked if isinstance(one, Example)], {}
         trainer, team = self.trainer, self.trainer.accelerator
         own = trainer.share(questions)
@@ -190,7 +192,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             print(f"going on from step {start} of {config.steps}", file=sys.stderr)
     log = _Log(output / METRICS if output and main else None, start)
     if trainer.cache:
-        trainer.remember_reference([e for e in job.examples if isinstance(e, Example)])
+        trainer.remember_reference(e for e in job.examples if isinstance(e, Example))
     first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
     terminal = sys.stderr.isatty()

@@ -10,9 +10,10 @@ from __future__ import annotations
 import inspect
 import math
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, lru_cache
+from itertools import islice
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import torch
@@ -133,13 +134,13 @@ def _sided(side: str, name: str) -> str:
     return f"ref_{side}_logps" if name == "ref_logps" else f"{side}_{name}"
 
 
-def mismatched(examples: Sequence[Example]) -> list[Example]:
+def mismatched(examples: Sequence[Example]) -> Iterator[Example]:
     """Each prompt with the responses of the next example that has another prompt: what KTO estimates its KL on.
 
     Raises:
         InputError: there is no other prompt, so that responses would meet their own.
     """
-    out, n = [], len(examples)
+    n = len(examples)
     for i, example in enumerate(examples):
         following = (examples[(i + k) % n] for k in range(1, n))
         other = next((e for e in following if e.prompt != example.prompt), None)
@@ -148,8 +149,7 @@ def mismatched(examples: Sequence[Example]) -> list[Example]:
                 "kto: expected at least two different prompts in a batch to estimate its KL, got one; "
                 "raise batch, or give more prompts"
             )
-        out.append(Example(example.prompt, other.responses, source=example.source))
-    return out
+        yield Example(example.prompt, other.responses, source=example.source)
 
 
 class Trainer:
@@ -303,7 +303,7 @@ class Trainer:
         self.policy.eval()
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self.share(examples)):
+        for micro in self.runs(self.share(examples)):
             sums += measure(*self.forward(micro, kl), self.config.beta, gives=self.policy.gives)
         self.policy.train()
         return self._means(sums, kl)
@@ -374,11 +374,12 @@ class Trainer:
             starts.append(starts[-1] + len(range(rank, total, n)))
         return [every[starts[i % n] + i // n] for i in range(total)]
 
-    def remember_reference(self, examples: Sequence[Example]) -> None:
+    def remember_reference(self, examples: Iterable[Example]) -> None:
         """Have the reference's log-probs of these examples in the cache, cut the same way wherever a run is resumed."""
-        for micro in self.share(self.micro_batches(examples)):
+        team = self.accelerator
+        for micro in islice(self.runs(examples), team.process_index, None, team.num_processes):
             self.reference(micro, self.batch(micro))
-        self.accelerator.wait_for_everyone()
+        team.wait_for_everyone()
 
     @torch.no_grad()
     def reference(self, examples: Sequence[Example], batch: Batch) -> Tensor:
@@ -402,9 +403,13 @@ class Trainer:
         """What computes, where it is not the weights' own dtype."""
         return "bfloat16" if self._casts else ""
 
-    def micro_batches(self, examples: Sequence[Example]) -> list[list[Example]]:
+    def micro_batches(self, examples: Iterable[Example]) -> list[list[Example]]:
         """Examples cut into runs of at most `micro_tokens`."""
-        return list(microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole))
+        return list(self.runs(examples))
+
+    def runs(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
+        """The same, one after the other."""
+        return microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole)
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""
@@ -464,7 +469,8 @@ class Trainer:
         if not self.takes("kl"):
             return None
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.micro_batches(self.share(mismatched(examples))):
+        team = self.accelerator
+        for micro in self.runs(islice(mismatched(examples), team.process_index, None, team.num_processes)):
             batch = self.batch(micro)
             with self._autocast():
                 gaps = self.policy(batch).double() - self.reference(micro, batch)
@@ -479,10 +485,10 @@ class Trainer:
 def order(examples: int, step: int, batch: int, seed: int) -> list[int]:
     """Which examples step `step` (from 0) takes: every epoch in a fresh order, a function of seed and step alone."""
     places = range(step * batch, (step + 1) * batch)
-    return [_epoch(examples, place // examples, seed)[place % examples] for place in places]
+    return [int(_epoch(examples, place // examples, seed)[place % examples]) for place in places]
 
 
 @lru_cache(maxsize=4)
-def _epoch(examples: int, epoch: int, seed: int) -> tuple[int, ...]:
+def _epoch(examples: int, epoch: int, seed: int) -> Tensor:
     generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return tuple(torch.randperm(examples, generator=generator).tolist())
+    return torch.randperm(examples, generator=generator)

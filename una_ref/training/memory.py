@@ -24,7 +24,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
 from una_ref.policies.rollout import SHORT, HuggingFace
-from una_ref.training.config import Config
+from una_ref.training.config import Config, output_of, recipes, resolve
 from una_ref.training.run import _critic, _trainable
 
 Phase = Literal["always", "decoding", "learning"]
@@ -91,23 +91,35 @@ class Memory:
 def architecture(name: str) -> tuple[Any, str]:
     """A model's config, and where it is from: a folder or the hub's cache, else the table that is shipped here.
 
+    The result of a recipe that has not been run has the sizes of the model that it begins with.
+
     Raises:
         InputError: in neither.
     """
-    import yaml
     from transformers import AutoConfig
 
     try:
         found = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
         return found, f"{name}: sizes from its own config"
     except (OSError, ValueError):
-        table = yaml.safe_load((resources.files(__package__) / "architectures.yaml").read_text("utf-8"))
-        if name not in table:
-            known = ", ".join(table)
-            raise InputError(f"model {name!r}: expected its config at hand or one of {known}, got neither") from None
-        values = dict(table[name])
+        known = table("architectures")
+        maker = next((what for what in recipes() if output_of(what) == name), None)
+        if maker:
+            found, source = architecture(resolve(maker).model)
+            return found, f"{name}: made by {maker}; {source}"
+        if name not in known:
+            expected = f"its config at hand or one of {', '.join(known)}"
+            raise InputError(f"model {name!r}: expected {expected}, got neither") from None
+        values = dict(known[name])
         found = AutoConfig.for_model(values.pop("model_type"), **values)
         return found, f"{name}: sizes from the shipped table; its own config is not at hand"
+
+
+def table(name: str) -> dict[str, Any]:
+    """What is shipped here about models or data sets: ``architectures`` or ``datasets``."""
+    import yaml
+
+    return yaml.safe_load((resources.files(__package__) / f"{name}.yaml").read_text("utf-8"))
 
 
 def models(config: Config, policy: Any = None) -> Models:

@@ -8,10 +8,12 @@ import json
 import os
 import shutil
 import sys
+from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import cache
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +21,8 @@ import torch
 
 from una_ref.data import conversions, toysteer
 from una_ref.data.batch import Encoder, Example
-from una_ref.data.rows import Row, group_by_prompt, prompt_key, shuffled_scores, split
+from una_ref.data.rows import Row, count_prompts, gathered, group_by_prompt, prompt_key, shuffled_scores, split
+from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading, reward_sources, scorers
@@ -128,10 +131,10 @@ def _toy(config: Config) -> bool:
 # ---- data and model
 
 
-def read_rows(config: Config) -> list[Row]:
+def read_rows(config: Config) -> Stored[Row]:
     """All rows that the config names, whatever columns each file has."""
     if _toy(config):
-        return toysteer_rows(config)
+        return Stored(toysteer_rows(config))
     from una_ref.data.items import STDIN, files
     from una_ref.data.sources import read
 
@@ -140,26 +143,33 @@ def read_rows(config: Config) -> list[Row]:
         raise InputError("data: expected files, since several processes read them, got standard input")
     options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
     options["prompts"] = config.on_policy
-    return [row for name in names for row in read(name, **options)]
+    return Stored(row for name in names for row in read(name, **options))
 
 
-def conform(rows: list[Row], config: Config) -> tuple[list[Row], list[str]]:
+def conform(rows: Sequence[Row], config: Config) -> tuple[Stored[Row], list[str]]:
     """Rows with the one kind of feedback that the method learns from, and what was done to get there."""
     if not rows:
         raise InputError(f"data {config.data}: expected at least one row, got none")
     if config.group:
         rows = group_by_prompt(rows)
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
-    rows, reports = conversions.conform(rows, tuple(config.losses), threshold=threshold, ties=config.ties)
+    kept, reports = conversions.conform(rows, tuple(config.losses), threshold=threshold, ties=config.ties)
     notes = [str(report) for report in reports]
     if config.shuffle:
-        rows = shuffled_scores(rows, config.seed)
+        kept = shuffled_scores(kept, config.seed)
         notes.append("feedback shuffled over the whole data set (placebo)")
-    return rows, notes
+    return kept, notes
 
 
 def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
-    """The model to start from, its tokenizer, and whether the model exists nowhere else."""
+    """The model to start from, its tokenizer with the config's template, and whether the model exists nowhere else."""
+    model, tokenizer, own = _found_or_made(config, rows)
+    if config.template:
+        tokenizer.chat_template = config.template
+    return model, tokenizer, own
+
+
+def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
     dtype = config.weights_dtype
     if config.model:
         from transformers.utils import find_adapter_config_file
@@ -190,7 +200,7 @@ def _texts(rows: Iterable[Row]) -> Iterable[str]:
 def prepare(
     config: Config,
     *,
-    rows: list[Row] | None = None,
+    rows: Sequence[Row] | None = None,
     model: Any = None,
     tokenizer: Any = None,
     reward: RewardSource | None = None,
@@ -207,7 +217,7 @@ def prepare(
     """
     trackers.check(config)
     rows = read_rows(config) if rows is None else rows
-    kept, notes = (rows, []) if config.on_policy else conform(rows, config)
+    kept, notes = (_by_prompt(rows), []) if config.on_policy else conform(rows, config)
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and _toy(config) else None
     if config.on_policy and reward is None:  # before the policy, which may take long to load
         reward = reward_sources.named(config.reward, world=world)
@@ -227,17 +237,19 @@ def prepare(
     train_rows, held_rows = _held_out(kept, config)
     examples = encoder.encode(train_rows)
     prompts = encoder.prompts
-    held_out = [e for e in map(encoder, held_rows) if e is not None]
-    if config.held_out and len({e.prompt for e in held_out}) < 2:
+    held_out = encoder.fitting(held_rows)
+    if config.held_out and all(e.prompt == held_out[0].prompt for e in held_out):
         notes.append(f"nothing held out: {config.held_out:g} of the data is less than two prompts")
-        examples, held_out, prompts = examples + held_out, [], encoder.prompts
+        examples.extend(held_out)
+        held_out, prompts = Stored(), encoder.prompts
     notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
 
     policy = _policy(model, config, encoder)
-    losses = {kind: loss for kind, loss in config.losses.items() if any(e.kind == kind for e in examples)}
+    kinds = {e.kind for e in examples}
+    losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=_value_start(examples))
     _check_batches(trainer, examples, held_out)
     notes += _start(trainer, encoder, examples[: config.batch], references)
@@ -247,7 +259,7 @@ def prepare(
 
 def _online(
     config: Config,
-    rows: list[Row],
+    by_prompt: Stored[Row],
     model: Any,
     tokenizer: Any,
     encoder: Encoder,
@@ -257,13 +269,12 @@ def _online(
     world: toysteer.ToySteer | None,
     references: Path | None = None,
 ) -> Job:
-    """The job whose responses the policy draws: of the rows only the prompts are taken, each once."""
-    by_prompt = list({prompt_key(row.prompt): row for row in rows}.values())
-    train_rows, held_rows = (by_prompt, []) if world else _held_out(by_prompt, config)
+    """The job whose responses the policy draws: of the rows, one of each prompt, only the prompts are taken."""
+    train_rows, held_rows = (by_prompt, by_prompt[:0]) if world else _held_out(by_prompt, config)
     room = room_for(encoder.max_response, encoder.max_length)
-    questions = [q for row in train_rows if (q := encoder.question(row, room)) is not None]
+    questions = Stored(q for row in train_rows if (q := encoder.question(row, room)) is not None)
     prompts = encoder.prompts  # of these a V(x) can be learned
-    held_out = [q for row in held_rows if (q := encoder.question(row, room)) is not None]
+    held_out = Stored(q for row in held_rows if (q := encoder.question(row, room)) is not None)
     held_out = questions if world else held_out  # a world has few prompts: new answers to the same ones
     if not questions:
         raise InputError(f"data {config.data}: expected a prompt that leaves room for {room} tokens, got none")
@@ -271,7 +282,7 @@ def _online(
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(questions) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
-    demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if "demos" in config.losses else []
+    demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if "demos" in config.losses else ()
     critic = _critic(model, config)
     model = _trainable(model, config)
     second = _second(config, tokenizer)
@@ -297,7 +308,7 @@ def _online(
     if drawn["dropped_prompts"] == len(first):
         raise InputError(f"reward {config.reward}: expected answers, got none for {len(first)} prompts")
     job.seconds.clear()
-    _check_batches(trainer, examples, [])
+    _check_batches(trainer, examples, ())
     if examples:  # no pair, where all scores of a prompt are equal
         notes += _start(trainer, encoder, examples, references)
     notes += [engine.merging.why] if isinstance(engine, HuggingFace) else []
@@ -383,7 +394,12 @@ def _trainable(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:
     return model
 
 
-def _held_out(rows: list[Row], config: Config) -> tuple[list[Row], list[Row]]:
+def _by_prompt(rows: Sequence[Row]) -> Stored[Row]:
+    """The last row of each prompt, where its first row stood."""
+    return Stored(group[-1] for group in gathered(rows, lambda row: prompt_key(row.prompt)))
+
+
+def _held_out(rows: Stored[Row], config: Config) -> tuple[Stored[Row], Stored[Row]]:
     """Rows to train on and rows to measure on, no prompt on both sides.
 
     But for ToySteer, whose worlds have few prompts: there, new responses to them.
@@ -391,9 +407,8 @@ def _held_out(rows: list[Row], config: Config) -> tuple[list[Row], list[Row]]:
     if _toy(config):
         kept = len(rows) - round(config.held_out * len(rows))
         return rows[:kept], rows[kept:]
-    prompts = len({prompt_key(row.prompt) for row in rows})
-    if round(config.held_out * prompts) < 2:
-        return rows, []
+    if round(config.held_out * count_prompts(rows)) < 2:
+        return rows, rows[:0]
     return split(rows, config.held_out, config.seed)
 
 
@@ -401,7 +416,7 @@ def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequ
     """Refuse what the losses could not take in some later step."""
     config = trainer.config
     grouped = [kind for kind, loss in trainer.losses.items() if "groups" in arguments(loss) and trainer.values is None]
-    for e in (*examples, *held_out):
+    for e in chain(examples, held_out):
         if e.kind in grouped and len(e.responses) == 1:
             raise InputError(
                 f"{e.source}: {e.kind}: expected two or more responses of a prompt for {config.method}, got one; "
@@ -409,7 +424,8 @@ def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequ
             )
     if trainer.takes("kl"):
         for step in range(config.steps):
-            mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)])
+            for _ in mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)]):
+                pass
 
 
 def _least(trainer: Trainer) -> int:
@@ -419,8 +435,8 @@ def _least(trainer: Trainer) -> int:
 
 def _value_start(examples: Sequence[Example]) -> float:
     """A learned V(x) starts at the mean score, or at the logit of the mean label."""
-    scores = [score for e in examples for score in e.scores or ()]
-    labels = [label for e in examples for label in e.labels or ()]
+    scores = array("d", (score for e in examples for score in e.scores or ()))
+    labels = array("d", (label for e in examples for label in e.labels or ()))
     if scores:
         return sum(scores) / len(scores)
     if labels:
