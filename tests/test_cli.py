@@ -1,6 +1,5 @@
 """The command line: what it prints, and one clear line with exit code 2 for whatever cannot be."""
 
-import gzip
 import json
 import os
 import subprocess
@@ -16,33 +15,13 @@ from una_ref.methods import METHODS
 
 ROOT = Path(__file__).resolve().parents[1]
 TINY = ["shape.hidden_size=16", "shape.num_hidden_layers=1", "shape.intermediate_size=16", "vocabulary=300", "lora_r=2"]
-RATINGS = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 2)
 PAIR = {"prompt": "p", "chosen": " a", "rejected": " b"}
-THUMB = {"prompt": "p", "completion": " a", "label": True}
 SCORE = {"prompt": "p", "completion": " a", "score": 0.5}
 
 
-@pytest.fixture
-def refused(tmp_path, capsys, monkeypatch):
-    """refused(*words): the one line that a refused command says."""
-    monkeypatch.chdir(tmp_path)
-
-    def line(*words):
-        before = {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()}
-        assert main(words) == 2
-        said = capsys.readouterr()
-        assert said.out == "" and said.err.count("\n") == 1 and said.err.startswith("una-ref: ")
-        assert {str(p): p.read_bytes() for p in tmp_path.rglob("*") if p.is_file()} == before
-        assert not (tmp_path / "out").exists() and not (tmp_path / "runs").exists()
-        return said.err
-
-    return line
-
-
-def written(path, rows, opened=open):
+def written(path, rows):
     text = "".join(row if isinstance(row, str) else json.dumps(row) + "\n" for row in rows)
-    with opened(path, "wt") as file:
-        file.write(text)
+    Path(path).write_text(text)
     return str(path)
 
 
@@ -120,11 +99,6 @@ def test_one_method_has_arguments_defaults_equation_erratum_notebook_and_reducti
     assert set(record["arguments"]) >= set(method.kinds)
 
 
-def test_an_unknown_method_has_a_near_one(refused):
-    assert "did you mean 'kto'" in refused("methods", "kt0")
-    assert "did you mean dpo?" in refused("train", "dpoo")
-
-
 # ---- train
 
 
@@ -189,158 +163,3 @@ def test_whoever_reads_may_stop_reading(unbuffered):
 
 def _environment():
     return os.environ | {"PYTHONPATH": str(ROOT)}
-
-
-# ---- bad input
-
-
-def bad(name, method, rows, *parts):
-    return pytest.param(method, rows, parts, id=name)
-
-
-@pytest.mark.parametrize(
-    ("method", "rows", "parts"),
-    [
-        bad("missing column", "dpo", [{"prompt": "p", "chosen": " a"}], ":1: columns: expected", "which lacks"),
-        bad(
-            "missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2: rejected: expected a value", "got"
-        ),
-        bad("no columns", "dpo", ["{}\n"], ":1: columns: expected"),
-        bad("wrong type of text", "dpo", [PAIR, PAIR, {**PAIR, "chosen": 3}], ":3: chosen: expected text, got 3 (int)"),
-        bad(
-            "wrong type of score",
-            "una-score",
-            [{**SCORE, "score": "high"}],
-            ":1: score: expected a finite number, got 'high'",
-        ),
-        bad(
-            "wrong type of label",
-            "kto",
-            [{**THUMB, "label": "up"}],
-            ":1: label: expected a boolean or a number in [0, 1]",
-        ),
-        bad(
-            "wrong type of rating",
-            "una-score",
-            [{"prompt": "p", "response": "a", **RATINGS, "coherence": 2.5}],
-            ":1: coherence",
-        ),
-        bad(
-            "wrong type of prompt", "dpo", [{**PAIR, "prompt": 3}], ":1: prompt: expected text or messages, got 3 (int)"
-        ),
-        bad("not an object", "dpo", ["[1]\n"], ":1: row: expected an object with columns, got [1] (list)"),
-        bad(
-            "empty response",
-            "dpo",
-            [PAIR, {**PAIR, "rejected": " "}],
-            ":2: rejected: expected text",
-            "got an empty ' '",
-        ),
-        bad("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1: prompt: expected text or messages, got an empty"),
-        bad("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2: label: expected", "got 1.5 (float)"),
-        bad("label below 0", "kto", [{**THUMB, "label": -1}], ":1: label: expected", "got -1 (int)"),
-        bad(
-            "label NaN", "kto", ['{"prompt": "p", "completion": "a", "label": NaN}\n'], ":1: label: expected", "got nan"
-        ),
-        bad(
-            "score NaN",
-            "una-score",
-            ['{"prompt": "p", "completion": "a", "score": NaN}\n'],
-            ":1: score: expected",
-            "got nan",
-        ),
-        bad(
-            "score inf",
-            "una-score",
-            [SCORE, '{"prompt":"p","completion":"a","score":Infinity}\n'],
-            ":2: score",
-            "got inf",
-        ),
-        bad(
-            "rating out of range",
-            "una-score",
-            [{"prompt": "p", "response": "a", **RATINGS, "coherence": 5}],
-            ":1: coherence: expected",
-            "from 0 to 4, got 5",
-        ),
-        bad(
-            "one response for pairs",
-            "dpo",
-            [SCORE],
-            ":1: responses: expected two or more of one prompt",
-            "got one response",
-        ),
-        bad("one thumb for pairs", "dpo", [THUMB], ":1: responses: expected two or more", "got one response"),
-        bad(
-            "two thumbs up for pairs",
-            "dpo",
-            [THUMB, THUMB],
-            ":1",
-            "labels: expected an up and a down",
-            "got (1.0, 1.0)",
-        ),
-        bad("one score for its group", "una-centred", [SCORE], ":1: scores: expected two or more responses", "got one"),
-        bad("pairs for scores", "una-score", [PAIR], ":1: feedback: expected scores, got a row of pairs"),
-        bad("one prompt for kto", "kto", [THUMB, THUMB], "kto: expected at least two different prompts", "got one"),
-        bad("broken JSON", "dpo", [PAIR, '{"prompt": "p", \n'], ":2: line: expected JSON, got broken JSON"),
-        bad("not UTF-8", "dpo", [b"\xff\n"], ":1: line: expected UTF-8 text, got byte 0xff"),
-        bad("empty file", "dpo", [], "file: expected at least one row, got an empty file"),
-    ],
-)
-def test_bad_rows_are_named_by_file_row_field_expected_and_got(method, rows, parts, refused, tmp_path):
-    path = tmp_path / "rows.jsonl"
-    path.write_bytes(
-        b"".join(
-            r if isinstance(r, bytes) else (r if isinstance(r, str) else json.dumps(r) + "\n").encode() for r in rows
-        )
-    )
-    line = refused("train", method, "--data", str(path), "--output", "out", *TINY)
-    assert all(part in line for part in parts), line
-    assert method in ("kto",) or str(path) in line
-
-
-def test_a_truncated_gzip_is_named(refused, tmp_path):
-    path = Path(written(tmp_path / "rows.jsonl.gz", [PAIR] * 1000, gzip.open))
-    path.write_bytes(path.read_bytes()[:-20])
-    line = refused("train", "dpo", "--data", str(path), "--output", "out", *TINY)
-    assert f"{path}:" in line and "file: expected a whole, readable file, got" in line
-
-
-@pytest.mark.parametrize(
-    ("words", "part"),
-    [
-        (["dpo", "--data", "nowhere.jsonl"], "nowhere.jsonl: data: expected a file, a folder or a hub name"),
-        (["dpo", "--data", "no/where"], "no/where: data: expected a data set that loads"),
-        (["dpo", "--data", "toysteer/pair"], "data toysteer/pair: unknown; did you mean toysteer/pairs?"),
-        (["dpo", "--model", "nowhere"], "model 'nowhere': expected a folder or hub name with config"),
-        (["dpo", "betta=1"], "betta: unknown key; did you mean beta?"),
-        (["dpo", "steps=x"], "steps: expected int, got 'x'"),
-        (["una-scor"], "did you mean una-score?"),
-        (["dpo", "lora_targets=nothing"], "lora_targets: expected modules of the model, got 'nothing'"),
-        (["dpo", "shape.num_attention_heads=3"], "shape: expected sizes of a Mistral"),
-    ],
-)
-def test_unknown_data_models_keys_and_methods_are_named(words, part, refused, tmp_path):
-    path = written(tmp_path / "pairs.jsonl", [PAIR])
-    data = [] if "--data" in words else ["--data", path]
-    assert part in refused(
-        "train", *words, *data, "--output", "out", *[s for s in TINY if s.split("=")[0] not in str(words)]
-    )
-
-
-def test_an_output_in_use_or_of_another_run_is_refused_and_left_alone(tmp_path, capsys, monkeypatch):
-    from una_ref.training.checkpoints import claimed
-
-    path, out = written(tmp_path / "pairs.jsonl", [PAIR]), tmp_path / "taken"
-    words = ["train", "dpo", "--data", path, "--output", str(out), "steps=1", *TINY]
-    with claimed(out, {}):
-        assert main(words) == 2
-        assert f"output {out}: expected to be alone there, got a live run" in capsys.readouterr().err
-    assert main(words) == 2
-    said = capsys.readouterr().err
-    assert f"output {out}: " in said and "expected None as in the run that it holds, got" in said
-    (out / "run.json").unlink()
-    (out / "thesis.txt").write_text("mine")
-    assert main(words) == 2
-    assert f"output {out}: expected an empty folder or an earlier run's" in capsys.readouterr().err
-    assert {p.name for p in out.iterdir()} == {"thesis.txt", ".lock"}

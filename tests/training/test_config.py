@@ -140,50 +140,6 @@ def test_every_method_has_a_loss_for_each_of_its_kinds(name):
             assert Config(method=name, form=form).losses == {METHODS[name].kinds[0]: other}
 
 
-@pytest.mark.parametrize(
-    ("what", "settings", "message"),
-    [
-        ("dpoo", [], "did you mean dpo?"),
-        ("una-scor", [], "did you mean una-score?"),
-        ("DPO", [], "did you mean dpo?"),
-        ("toysteer/bas", [], "did you mean toysteer/base?"),
-        ("../config", [], "expected a method or a recipe"),
-        ("dpo", ["stepz=3"], "stepz: unknown key; did you mean steps?"),
-        ("kto", ["desirable_weigth=3"], "did you mean desirable_weight?"),
-        ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key"),
-        ("dpo", ["method=kto"], "method: unknown key"),
-        ("dpo", ["steps"], "'steps': expected key=value"),
-        ("dpo", ["steps=many"], "steps: expected int, got 'many'"),
-        ("dpo", ["steps=1.5"], "steps: expected int, got '1.5'"),
-        ("dpo", ["rows=x"], "rows: expected int | None, got 'x'"),
-        ("dpo", ["layout=pack"], "layout: expected ['auto', 'packed', 'padded'], got 'pack'"),
-        ("dpo", ["group=perhaps"], "group: expected bool, got 'perhaps'"),
-        ("dpo", ["lr=nan"], "lr: expected float, got 'nan'"),
-        ("dpo", ["beta=x"], "beta: expected a finite number, got 'x'"),
-        ("dpo", ["beta=nan"], "beta: expected a finite number, got 'nan'"),
-        ("dpo", ["beta=0"], "beta: expected a number above 0, got 0.0"),
-        ("cdpo", ["label_smoothing=0.5"], "label_smoothing: expected a number from 0 and below 0.5, got 0.5"),
-        ("f-dpo", ["divergence=jss"], "hellinger, got 'jss'; did you mean js?"),
-        ("iupo", ["divergence=3"], "divergence must be one of reverse_kl, "),
-        ("f-dpo", ["divergence=tv"], "divergence=tv: expected one that can be trained"),
-        ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha must be between 0 (reverse_kl) and 1 (forward_kl)"),
-        ("dpo", ["divergence=js"], "divergence: unknown key"),
-        ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
-        ("dpo", ["warmup=2"], "warmup: expected a number from 0 to 1, got 2.0"),
-        ("dpo", ["held_out=1"], "held_out: expected a share in [0, 1), got 1.0"),
-        ("dpo", ["steps=0"], "steps: expected a number from 1, got 0"),
-        ("dpo", ["shape.hiden_size=3"], "did you mean hidden_size?"),
-        ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected"),
-        ("dpo", ["shape=3"], "shape: expected dict[str, int], got '3'"),
-    ],
-)
-def test_what_could_not_run_is_refused(what, settings, message):
-    with pytest.raises(InputError) as refused:
-        resolve(what, settings)
-    assert message in str(refused.value)
-    assert "\n" not in str(refused.value)
-
-
 def test_options_of_a_wrong_type_are_refused_too():
     with pytest.raises(InputError, match="steps"):
         resolve("dpo", steps="many")

@@ -210,27 +210,92 @@ def until(reached, process):
         time.sleep(0.01)
 
 
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+import accelerate, peft, safetensors.torch, tqdm
+from transformers import AutoTokenizer, MistralForCausalLM
+
+from una_ref.cli import main
+from una_ref.training import run
+
+straight, broken, output, steps, kills, seed = json.loads(sys.argv[1])
+output, draw, found = Path(output), random.Random(seed), {"killed": 0, "saving": 0}
+
+
+def started(words):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os._exit(main(words))
+    return pid
+
+
+def until(reached, pid):
+    while not reached():
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.001)
+    return None
+
+
+def lines():
+    log = output / "metrics.jsonl"
+    return log.read_text().count("\\n") if log.exists() else 0
+
+
+def partial():
+    return output.exists() and any(p.name.startswith((".checkpoint", ".tmp")) for p in output.iterdir())
+
+
+assert os.waitpid(started(straight), 0)[1] == 0
+for kill in range(kills):
+    pid = started(broken)
+    last = kill == kills - 1
+    status = until(lambda: (output / ".result.partial").exists() if last else lines() >= steps * kill // kills, pid)
+    if status is None and kill % 4 == 3 and not last:
+        status = until(partial, pid)
+    elif status is None and not last:
+        time.sleep(draw.random() * 0.1)
+    if status is None:
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    found["killed"] += os.WIFSIGNALED(status)
+    found["saving"] += partial()
+    if (output / "checkpoint.safetensors").exists():
+        safetensors.torch.load_file(output / "checkpoint.safetensors")
+    if (output / "run.json").exists():
+        assert json.loads((output / "run.json").read_text())["finished"] is os.WIFEXITED(status)
+assert os.waitpid(started(broken), 0)[1] == 0
+print(json.dumps(found))
+"""
+
+
 @pytest.mark.slow
-def test_a_process_killed_at_any_moment_goes_on_to_the_same_bytes(una, tmp_path):
-    draw = random.Random()
-    straight, broken = (
-        [*una("dpo", name), "steps=100", "eval_every=0", "save_every=1"] for name in ("straight", "broken")
-    )
-    assert start(straight).wait(300) == 0
-    log, kills = tmp_path / "broken" / "metrics.jsonl", 0
-    for _ in range(4):
-        process = start(broken)
-        before = log.stat().st_size if log.exists() else 0
-        until(lambda before=before: log.exists() and log.stat().st_size > before + 1000, process)
-        time.sleep(draw.random() * 0.2)
-        process.kill()
-        kills += process.wait(60) == -signal.SIGKILL
-    process = start(broken)
-    assert process.wait(300) == 0, process.stderr.read()
-    assert kills >= 2
-    assert weights(tmp_path / "straight") == weights(tmp_path / "broken")
-    assert log.read_text() == (tmp_path / "straight" / "metrics.jsonl").read_text()
-    assert {p.name for p in (tmp_path / "straight").iterdir()} == {p.name for p in log.parent.iterdir()}
+@pytest.mark.parametrize(("online", "kills"), [(False, 20), (True, 5)], ids=["offline", "online"])
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(online, kills, una, tmp_path, toysteer_base):
+    # Real processes and SIGKILL, at moments drawn from a seed: while it starts, in steps, every fourth while a
+    # checkpoint is written, the last one while the result is. Forked, since importing takes longer than the run.
+    steps = 15 if online else 60
+    own = [f"steps={steps}", "save_every=1", "log_every=1", "eval_every=0"]
+    words = {name: [*una("dpo", name), *own, "lora_r=16"] for name in ("straight", "broken")}
+    if online:
+        drawn = [*own, "replay=2", "draws=4", "batch=4", "held_out=0", "beta=0.4"]
+        for name in words:
+            words[name] = ["train", "una-centred", "--online", "--output", str(tmp_path / name), *drawn]
+    told = json.dumps([words["straight"], words["broken"], str(tmp_path / "broken"), steps, kills, 5])
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    command = [sys.executable, "-c", KILLER, told]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] >= kills - 2 and found["saving"] >= 1
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert weights(straight) == weights(broken)
+    assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
 
 
 @pytest.mark.slow

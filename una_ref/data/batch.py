@@ -26,12 +26,13 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
 
 from una_ref.data.rows import Row
+from una_ref.data.specials import Specials
 from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 
@@ -107,7 +108,9 @@ class Encoder:
     continues them. EOS stands once at the end of every response that was not cut. A tokenizer's own chat
     template is used for messages and, as one user turn, for plain text, and itself says whether there is a
     BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS stands in front
-    (if the tokenizer has one that is not also its EOS, as GPT-2's is).
+    (if the tokenizer has one that is not also its EOS, as GPT-2's is). What is written in a prompt or a response is
+    text: the name of a special token in it is no token (`specials`), but for a BOS that a plain prompt begins with and
+    an EOS that a response ends with.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
@@ -115,6 +118,7 @@ class Encoder:
             a row whose prompt leaves no room is dropped.
         max_response: most tokens of a response (EOS included), if fewer.
         max_prompt: a row whose prompt has more tokens is dropped.
+        split_special_tokens: see above; false for texts that have been through a template already.
 
     Raises:
         InputError: the tokenizer has no EOS, so that no response could end.
@@ -127,16 +131,24 @@ class Encoder:
         max_length: int = 2048,
         max_response: int | None = None,
         max_prompt: int | None = None,
+        split_special_tokens: bool = True,
     ) -> None:
         if tokenizer.eos_token_id is None:
-            raise InputError("tokenizer: expected one with an EOS token, got none")
+            name = getattr(tokenizer, "name_or_path", "")
+            raise InputError(f"tokenizer {name!r}: expected one with an EOS token, got none")
         self.tokenizer = tokenizer
         self.max_length = max_length
         self.max_response = max_response
         self.max_prompt = max_prompt
+        self.split_special_tokens = split_special_tokens
         self.counts: Counter[str] = Counter()
         self._prompts: dict[int, int] = {}  # by hash: the prompts of a large file take more room than all else
         self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt's text is asked for once and with each response
+
+    @cached_property
+    def specials(self) -> Specials:
+        """What is a special token and what is text."""
+        return Specials(self.tokenizer, split=self.split_special_tokens)
 
     @property
     def prompts(self) -> int:
@@ -163,7 +175,7 @@ class Encoder:
                 ids = ids[:room]
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
-        self.counts["rows"] += 1
+        self._count("rows", row, row.responses)
         index = self._index(tuple(prompt))
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 
@@ -173,13 +185,19 @@ class Encoder:
         if len(prompt) + room > self.max_length or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["prompts dropped: too long"] += 1
             return None
-        self.counts["prompts"] += 1
+        self._count("prompts", row, ())
         return Question(prompt, row.prompt, self._index(prompt), row.source)
 
     def _index(self, prompt: tuple[int, ...]) -> int:
         """The place of a prompt among the different ones."""
         name = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
         return self._prompts.setdefault(int.from_bytes(name, "big"), len(self._prompts))
+
+    def _count(self, what: str, row: Row, responses: Sequence[str]) -> None:
+        self.counts[what] += 1
+        texts = (self._text(row), *map(self.specials.hidden_before_eos, responses))
+        if any(map(self.specials.hides, texts)):
+            self.counts[f"{what} that spell a special token, which is text there"] += 1
 
     def prompt(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.
@@ -203,6 +221,7 @@ class Encoder:
         """Token ids of one response, EOS included once."""
         eos = self.tokenizer.eos_token_id
         opening = self._text(row)
+        text = self.specials.hidden_before_eos(text)
         if self.tokenizer.chat_template:
             whole = self._text(row, text)
             text = whole[len(opening) :] if whole.startswith(opening) else text
@@ -232,16 +251,18 @@ class Encoder:
         return list(self._recent(text))
 
     def _tokenised(self, text: str) -> tuple[int, ...]:
-        return tuple(self.tokenizer(text, add_special_tokens=False)["input_ids"])
+        return tuple(self.specials.ids(text))
 
     def _text(self, row: Row, response: str | None = None) -> str:
-        """The prompt as text, ready to be answered; with a response, the whole conversation."""
+        """The prompt as text, ready to be answered; with a response (hidden already), the whole conversation."""
         from jinja2 import TemplateError
 
         own = self.tokenizer.chat_template
         if isinstance(row.prompt, str) and not own:
-            return row.prompt
-        turns = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else [*row.prompt]
+            return self.specials.hidden_behind_bos(row.prompt)
+        given = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
+        hidden = self.specials.hidden
+        turns = [{key: hidden(v) if isinstance(v, str) else v for key, v in turn.items()} for turn in given]
         if response is not None:
             turns.append({"role": "assistant", "content": response})
         try:

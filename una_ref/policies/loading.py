@@ -5,6 +5,7 @@ Weights load as safetensors only and remote code stays off.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
@@ -15,6 +16,9 @@ import torch
 from torch import nn
 
 from una_ref.errors import InputError, near_path
+
+_LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
+"""As much of a text without a boundary of words as pairs are counted in: the time grows with its length squared."""
 
 SPECIALS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
@@ -86,7 +90,7 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     tokenizer.train_from_iterator(
-        texts,
+        (piece for text in texts for piece in _LONG.split(text)),
         trainers.BpeTrainer(
             vocab_size=vocabulary,
             special_tokens=list(SPECIALS.values()),

@@ -23,6 +23,7 @@ import torch
 
 from una_ref.data.batch import Encoder, Example, collate, microbatches
 from una_ref.data.rows import Row
+from una_ref.data.specials import Specials
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError, near_path
 from una_ref.policies.loading import missing, quietly
@@ -125,6 +126,7 @@ class Classifier:
         self.tokens, self.layout = tokens, layouts(self.model)[0]
         limits = getattr(self.model.config, READS, None)
         self.encoder = Encoder(self.tokenizer, **limits) if limits else None
+        self.specials = Specials(self.tokenizer)
 
     def _pad(self) -> int:
         pad = self.tokenizer.pad_token_id
@@ -141,10 +143,11 @@ class Classifier:
             return self._as_trained(answer, self.encoder)
         if self.tokenizer.chat_template:
             turns = list(answer.prompt) if not isinstance(answer.prompt, str) else [_turn("user", answer.prompt)]
-            turns.append(_turn("assistant", answer.response))
-            return self.tokenizer.apply_chat_template(turns, tokenize=True, return_dict=True)["input_ids"]
+            hidden = [_turn(t["role"], self.specials.hidden(t["content"])) for t in turns]
+            hidden.append(_turn("assistant", self.specials.hidden(answer.response)))
+            return self.specials.ids(self.tokenizer.apply_chat_template(hidden, tokenize=False))
         prompt = answer.prompt if isinstance(answer.prompt, str) else "\n\n".join(m["content"] for m in answer.prompt)
-        return self.tokenizer(prompt + answer.response)["input_ids"]
+        return self.tokenizer(prompt + answer.response, split_special_tokens=True)["input_ids"]
 
     def _as_trained(self, answer: Answer, encoder: Encoder) -> list[int]:
         example = encoder(Row(answer.prompt, (answer.response,)))

@@ -18,7 +18,8 @@ from una_ref.policies.logprobs import _inner, hidden_states, parts
 from una_ref.policies.references import Policy
 
 READS = "una_ref"
-"""The key of a scorer's config.json that says how it was given text: the `Encoder`'s limits."""
+"""The key of a scorer's config.json that says how it was given text, by what the `Encoder` calls it."""
+READ_BY = ("max_length", "max_response", "split_special_tokens")
 
 
 class Scorer(Policy):
@@ -65,7 +66,7 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     config.pad_token_id = _pad(encoder.tokenizer, model.get_input_embeddings().num_embeddings)
-    setattr(config, READS, {"max_length": encoder.max_length, "max_response": encoder.max_response})
+    setattr(config, READS, {name: getattr(encoder, name) for name in READ_BY})
     try:
         with torch.device("meta"):
             scorer = AutoModelForSequenceClassification.from_config(

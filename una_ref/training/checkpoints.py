@@ -124,10 +124,11 @@ def load(
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+        lost = "" if "more" in state or about.get("format") != FORMAT else "one without its end"
     except SafetensorError as error:
-        raise InputError(
-            f"{path}: expected a whole checkpoint, got: {error}; without that file the run starts anew"
-        ) from error
+        about, state, lost = {}, {}, str(error)
+    if lost:
+        raise InputError(f"{path}: expected a whole checkpoint, got: {lost}; without that file the run starts anew")
     for key, expected in (("format", FORMAT), ("data", data)):
         if about.get(key) != expected:
             raise InputError(
@@ -160,9 +161,9 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     """
     record, lock = output / RECORD, output / ".lock"
     new = [folder for folder in (output, *output.parents) if not os.path.lexists(folder)]
-    if os.path.lexists(output) and not output.is_dir():
+    if os.path.lexists(output) and not os.path.isdir(output):
         raise InputError(f"output {output}: expected a folder, got a file")
-    if output.is_dir() and not record.exists() and _visible(output):
+    if os.path.isdir(output) and not record.exists() and _visible(output):
         raise InputError(f"output {output}: expected an empty folder or an earlier run's, got one with other files")
     try:
         output.mkdir(parents=True, exist_ok=True)

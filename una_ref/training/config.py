@@ -57,7 +57,7 @@ GROUPS = {
     "output": "run",
     "lr": "optimizer",
     "dtype": "weights and adapter",
-    "max_length": "lengths",
+    "max_length": "texts",
     "threshold": "feedback",
     "online": "online",
     "baseline": "V(x)",
@@ -130,6 +130,8 @@ class Config:
         max_length: most tokens of a prompt with one response (or the model's positions, if fewer).
         max_response: most tokens of a response, if fewer.
         max_prompt: prompts of more tokens are left out, with all that is said of them.
+        split_special_tokens: the name of a special token (</s>, say) in a prompt or a response is text; false: it is
+            the token, for texts that have been through a template already.
         threshold: score that makes a label up, or median (per prompt).
         ties: what equal scores become when pairs are asked for.
         group: gather rows of one response by prompt: stored once, and its responses can be compared.
@@ -199,6 +201,7 @@ class Config:
     max_length: int = 2048
     max_response: int | None = None
     max_prompt: int | None = None
+    split_special_tokens: bool = True
     threshold: str = "median"
     ties: Literal["drop", "keep-first"] = "drop"
     group: bool = True

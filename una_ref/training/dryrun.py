@@ -177,7 +177,12 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
         tokenizer.chat_template = config.template or tokenizer.chat_template
-        encoder = Encoder(tokenizer, max_length=config.max_length, max_response=config.max_response)
+        encoder = Encoder(
+            tokenizer,
+            max_length=config.max_length,
+            max_response=config.max_response,
+            split_special_tokens=config.split_special_tokens,
+        )
         if row.responses:
             yield from _text(encoder.encode([row])[0], tokenizer)
         else:

@@ -231,7 +231,13 @@ def prepare(
     if longest < config.max_length:
         notes.append(f"max_length: {longest}, the model's positions, in place of {config.max_length}")
     horizon = config.max_response or (toysteer.LENGTH if _toy(config) else None)
-    encoder = Encoder(tokenizer, max_length=longest, max_response=horizon, max_prompt=config.max_prompt)
+    encoder = Encoder(
+        tokenizer,
+        max_length=longest,
+        max_response=horizon,
+        max_prompt=config.max_prompt,
+        split_special_tokens=config.split_special_tokens,
+    )
     if config.on_policy and reward is not None:
         return _online(config, kept, model, tokenizer, encoder, own_base, notes, reward, world, references)
     train_rows, held_rows = _held_out(kept, config)

@@ -1,0 +1,597 @@
+"""Bad input in one table: each is refused with exit code 2 and one line that says where, what was expected and what
+came; there is no traceback, and the folder is as it was.
+"""
+
+import gzip
+import json
+import math
+import shutil
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from una_ref.cli import main
+
+TINY = ["shape.hidden_size=16", "shape.intermediate_size=16", "shape.num_hidden_layers=1", "vocabulary=300", "lora_r=2"]
+RUN = ["steps=4", "save_every=1", "batch=2", "held_out=0", *TINY]
+RATINGS = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 2)
+PAIR = {"prompt": "p", "chosen": " a", "rejected": " b"}
+THUMB = {"prompt": "p", "completion": " a", "label": True}
+SCORE = {"prompt": "p", "completion": " a", "score": 0.5}
+RATED = {"prompt": "p", "response": "a", **RATINGS}
+LIST = {"prompt": "p", "completions": ["a", "b"], "scores": [1, 0]}
+PROMPT = {"prompt": "p"}
+
+
+@dataclass(frozen=True)
+class Bad:
+    """A command that is refused, what there is when it comes, and what the refusal has to say."""
+
+    name: str
+    words: list
+    says: tuple
+    files: dict = field(default_factory=dict)  # name -> rows, or bytes
+    setup: object = None  # setup(kit), in the folder
+
+
+TABLE: list[Bad] = []
+
+
+def bad(name, words, *says, files=None, setup=None):
+    TABLE.append(Bad(name, words, says, files or {}, setup))
+
+
+# ---- data
+
+
+def row(name, method, rows, *says):
+    """A file of rows that `method` does not train on."""
+    words = ["train", method, "--data", "rows.jsonl", *TINY]
+    bad(name, words, *(("rows.jsonl",) if "kto:" not in says[0] else ()), *says, files={"rows.jsonl": rows})
+
+
+row("missing column", "dpo", [{"prompt": "p", "chosen": " a"}], ":1: columns: expected", "which lacks")
+row("near column", "dpo", [{**PROMPT, "chosen": "a", "rejectd": "b"}], ":1: columns: expected", "nearest is pair")
+row("missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2: rejected: expected a value", "got a row")
+row("no columns", "dpo", b"{}\n", ":1: columns: expected")
+row("another convention later", "dpo", [PAIR, SCORE], ":2: chosen: expected a value, as in rows.jsonl:1 (pair)", "got")
+row("text that is a number", "dpo", [PAIR, {**PAIR, "chosen": 3}], ":2: chosen: expected text, got 3 (int)")
+row("prompt that is a number", "dpo", [{**PAIR, "prompt": 3}], ":1: prompt: expected text or messages, got 3 (int)")
+row("score that is text", "una-score", [{**SCORE, "score": "high"}], ":1: score: expected a finite number, got 'high'")
+row("label that is text", "kto", [{**THUMB, "label": "up"}], ":1: label: expected a boolean or a number in [0, 1]")
+row("rating of half a point", "una-score", [{**RATED, "coherence": 2.5}], ":1: coherence: expected a whole number")
+row("rating out of range", "una-score", [{**RATED, "coherence": 5}], ":1: coherence: expected", "from 0 to 4, got 5")
+row("ratings not in twos", "una-score", [RATED, {**RATED, "prompt": "q"}], ":2: prompt: expected the prompt of", "got")
+row("a list", "dpo", b"[1]\n", ":1: row: expected an object with columns, got [1] (list)")
+row("empty response", "dpo", [PAIR, {**PAIR, "rejected": " "}], ":2: rejected: expected text", "got an empty ' '")
+row("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1: prompt: expected text or messages, got an empty")
+row("half a surrogate pair", "dpo", [{**PAIR, "chosen": "\ud83d"}], ":1: chosen: expected valid Unicode text, got")
+row("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2: label: expected", "got 1.5 (float)")
+row("label below 0", "kto", [{**THUMB, "label": -1}], ":1: label: expected", "got -1 (int)")
+row("label NaN", "kto", [{**THUMB, "label": math.nan}], ":1: label: expected", "got nan")
+row("score NaN", "una-score", [{**SCORE, "score": math.nan}], ":1: score: expected", "got nan")
+row("score infinite", "una-score", [SCORE, {**SCORE, "score": math.inf}], ":2: score: expected", "got inf")
+row("scores too few", "una-score", [{**LIST, "scores": [1]}], ":1: scores: expected 2, one per response, got 1")
+row("completions no list", "una-score", [{**LIST, "completions": "ab"}], ":1: completions: expected a list, got 'ab'")
+row(
+    "messages without answer",
+    "sft",
+    [{"messages": [{"role": "user", "content": "p"}]}],
+    ":1: messages: expected",
+    "got",
+)
+row("one response for pairs", "dpo", [SCORE], ":1: responses: expected two or more of one prompt", "got one response")
+row("one thumb for pairs", "dpo", [THUMB], ":1: responses: expected two or more", "got one response")
+row("two thumbs up for pairs", "dpo", [THUMB, THUMB], ":1", "labels: expected an up and a down", "got (1.0, 1.0)")
+row("one score for its group", "una-centred", [SCORE], ":1: scores: expected two or more responses", "got one")
+row("pairs for scores", "una-score", [PAIR], ":1: feedback: expected scores, got a row of pairs")
+row("one prompt for kto", "kto", [THUMB, THUMB], "kto: expected at least two different prompts", "got one")
+row("prompts alone offline", "dpo", [PROMPT], ":1: columns: expected", "prompts alone are for online runs")
+row(
+    "broken JSON",
+    "dpo",
+    json.dumps(PAIR).encode() + b'\n{"prompt": "p", \n',
+    ":2: line: expected JSON, got broken JSON",
+)
+row("thousands of brackets", "dpo", b"[" * 100_000, ":1: line: expected JSON, got RecursionError")
+row("thousands of digits", "dpo", b'{"prompt": ' + b"9" * 5000 + b"}", ":1: line: expected JSON, got ValueError")
+row("not UTF-8", "dpo", b"\xff\n", ":1: line: expected UTF-8 text, got byte 0xff")
+row("binary", "dpo", bytes(range(256)) * 9, ":1: line: expected JSON, got broken JSON")
+row("gzip without its name", "dpo", gzip.compress(b"{}", mtime=0), ":1: line: expected UTF-8 text, got byte 0x8b")
+row("empty file", "dpo", b"", "file: expected at least one row, got an empty file")
+
+
+def data(name, file, content, *says):
+    bad(
+        name, ["train", "dpo", "--data", file, *TINY], file, *says, files={file: content} if content is not None else {}
+    )
+
+
+WHOLE = gzip.compress((json.dumps(PAIR) + "\n").encode() * 1000, mtime=0)
+data("gzip cut short", "a.jsonl.gz", WHOLE[:-20], "file: expected a whole, readable file, got")
+data("no gzip", "a.jsonl.gz", b"{}\n", ":1: file: expected a whole, readable file, got Not a gzipped file")
+data("a list without a list", "a.json", b"{}", "file: expected a list of rows (one object a line is .jsonl), got dict")
+data("another kind of file", "a.csv", b"prompt\np\n", "file: expected a name that ends in .jsonl or", "got a.csv")
+data("no such file", "nowhere.jsonl", None, "data: expected a file, a folder or a hub name", "no such file or folder")
+data("no such data set", "no/where", None, "data: expected a data set that loads, with a split 'train', got")
+bad(
+    "misspelt file",
+    ["train", "dpo", "--data", "pair.jsonl"],
+    "pair.jsonl: data: expected a file",
+    "did you mean pairs.jsonl?",
+    files={"pairs.jsonl": [PAIR]},
+)
+bad(
+    "empty folder",
+    ["train", "dpo", "--data", "empty"],
+    "empty: data: expected a folder with data files, got a folder without files",
+    setup=lambda kit: Path("empty").mkdir(),
+)
+bad(
+    "misspelt ToySteer",
+    ["train", "dpo", "data=toysteer/pair"],
+    "data toysteer/pair: unknown; did you mean toysteer/pairs?",
+)
+bad(
+    "all rows too long",
+    ["train", "dpo", "--data", "rows.jsonl", "max_length=2", *TINY],
+    "data: expected at least one row that fits max_length=2, got",
+    files={"rows.jsonl": [{**PAIR, "prompt": "a long prompt"}]},
+)
+bad(
+    "two files of one kind each, as one list",
+    ["train", "kto", "--data", "a.jsonl", "--data", "b.jsonl", *TINY],
+    "b.jsonl:1: feedback: expected labels",
+    files={
+        "a.jsonl": [THUMB],
+        "b.jsonl": [{"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]}],
+    },
+)
+
+# ---- models
+
+
+def model(name, setup, *says, words=()):
+    """A folder `model` that is none; setup(kit, folder) spoils a good one."""
+
+    def spoilt(kit):
+        shutil.copytree(kit.model, "model")
+        setup(Path("model"))
+
+    command = ["train", "dpo", "--data", "pairs.jsonl", "--model", "model", *words]
+    bad(name, command, "model", "expected", *says, files={"pairs.jsonl": [PAIR] * 2}, setup=spoilt)
+
+
+def edited(path, **changes):
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def cut(path, by=1000):
+    path.write_bytes(path.read_bytes()[:-by])
+
+
+def without(*names):
+    return lambda folder: [(folder / name).unlink() for name in names]
+
+
+def pickled(folder):
+    import torch
+    from safetensors.torch import load_file
+
+    torch.save(load_file(folder / "model.safetensors"), folder / "pytorch_model.bin")
+    (folder / "model.safetensors").unlink()
+
+
+def headless(folder):
+    from safetensors.torch import load_file, save_file
+
+    weights = load_file(folder / "model.safetensors")
+    del weights["lm_head.weight"]
+    save_file(weights, folder / "model.safetensors", {"format": "pt"})
+
+
+def with_tokens(folder):
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["<im_start>"])
+    tokenizer.save_pretrained(folder)
+
+
+def endless(folder):
+    edited(folder / "tokenizer_config.json", eos_token=None)
+
+
+model("config that is no JSON", lambda folder: (folder / "config.json").write_text("{"), "got: ", "config.json")
+model("config of nobody's model", lambda folder: edited(folder / "config.json", model_type="stranger"), "stranger")
+model("config of other sizes", lambda folder: edited(folder / "config.json", hidden_size=32), "got: ")
+model("weights cut short", lambda folder: cut(folder / "model.safetensors"), "got: ")
+model("no weights", without("model.safetensors"), "got: ", "model.safetensors")
+model("a pickle for weights", pickled, "safetensors")
+model("no head", headless, "got: weights without lm_head.weight")
+model("no tokenizer", without("tokenizer.json", "tokenizer_config.json"), "got: ")
+model("tokenizer that is no tokenizer", lambda folder: (folder / "tokenizer.json").write_text("{}"), "got: ")
+model("more tokens than embeddings", with_tokens, "token ids below", "for '<im_start>'")
+model("no end of sequence", endless, "tokenizer 'model': expected one with an EOS token, got none")
+model(
+    "no such modules",
+    lambda folder: None,
+    "lora_targets: expected modules of the model, got 'no'",
+    words=["lora_targets=no"],
+)
+PAIRS = {"pairs.jsonl": [PAIR] * 2}
+for name, value, says in (
+    ("no such model", "nowhere", "model 'nowhere': expected a folder or hub name with config"),
+    ("no such path", "./nowhere", "model './nowhere': expected a folder or hub name, got a path where nothing is"),
+):
+    bad(name, ["train", "dpo", "--data", "pairs.jsonl", "--model", value], says, files=PAIRS)
+bad(
+    "empty model",
+    ["train", "dpo", "--data", "pairs.jsonl", "--model", "empty"],
+    "model 'empty': expected",
+    files=PAIRS,
+    setup=lambda kit: Path("empty").mkdir(),
+)
+bad(
+    "sizes that do not fit",
+    ["train", "dpo", "--data", "pairs.jsonl", *TINY, "shape.num_attention_heads=3"],
+    "shape: expected sizes of a Mistral, got",
+    files=PAIRS,
+)
+
+
+def gone(kit):
+    Path("adapter").mkdir()
+    told = {"peft_type": "LORA", "task_type": "CAUSAL_LM", "base_model_name_or_path": "/gone/base"}
+    Path("adapter/adapter_config.json").write_text(json.dumps(told))
+
+
+bad("an adapter without its base", ["train", "dpo", "--data", "pairs.jsonl", "--model", "adapter"], "model 'adapter'",
+    "/gone/base", files=PAIRS, setup=gone)  # fmt: skip
+
+# ---- configs
+
+for what, settings, says in (
+    ("dpoo", [], "did you mean dpo?"),
+    ("una-scor", [], "did you mean una-score?"),
+    ("DPO", [], "did you mean dpo?"),
+    ("toysteer/bas", [], "did you mean toysteer/base?"),
+    ("../config", [], "expected a method or a recipe"),
+    ("dpo", ["stepz=3"], "stepz: unknown key; did you mean steps?"),
+    ("kto", ["desirable_weigth=3"], "did you mean desirable_weight?"),
+    ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key"),
+    ("dpo", ["method=kto"], "method: unknown key"),
+    ("dpo", ["steps"], "'steps': expected key=value"),
+    ("dpo", ["steps=many"], "steps: expected int, got 'many'"),
+    ("dpo", ["steps=1.5"], "steps: expected int, got '1.5'"),
+    ("dpo", ["steps=0"], "steps: expected a number from 1, got 0"),
+    ("dpo", ["rows=x"], "rows: expected int | None, got 'x'"),
+    ("dpo", ["layout=pack"], "layout: expected ['auto', 'packed', 'padded'], got 'pack'"),
+    ("dpo", ["group=perhaps"], "group: expected bool, got 'perhaps'"),
+    ("dpo", ["lr=nan"], "lr: expected float, got 'nan'"),
+    ("dpo", ["lr=-1"], "lr: expected a number from 0, got -1.0"),
+    ("dpo", ["beta=x"], "beta: expected a finite number, got 'x'"),
+    ("dpo", ["beta=nan"], "beta: expected a finite number, got 'nan'"),
+    ("dpo", ["beta=0"], "beta: expected a number above 0, got 0.0"),
+    ("cdpo", ["label_smoothing=0.5"], "label_smoothing: expected a number from 0 and below 0.5, got 0.5"),
+    ("f-dpo", ["divergence=jss"], "hellinger, got 'jss'; did you mean js?"),
+    ("iupo", ["divergence=3"], "divergence must be one of reverse_kl, "),
+    ("f-dpo", ["divergence=tv"], "divergence=tv: expected one that can be trained"),
+    ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha must be between 0 (reverse_kl) and 1 (forward_kl)"),
+    ("dpo", ["divergence=js"], "divergence: unknown key"),
+    ("dpo", ["form=printd"], "form: expected"),
+    ("cdpo", ["form=released"], "form: cdpo has no released form"),
+    ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
+    ("dpo", ["warmup=2"], "warmup: expected a number from 0 to 1, got 2.0"),
+    ("dpo", ["held_out=1"], "held_out: expected a share in [0, 1), got 1.0"),
+    ("dpo", ["shape.hiden_size=3"], "did you mean hidden_size?"),
+    ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected"),
+    ("dpo", ["shape=3"], "shape: expected dict[str, int], got '3'"),
+    ("dpo", ["patience=3"], "patience: expected evaluations to count (eval_every), got none"),
+    ("dpo", ["draws=8"], "draws: dpo asks it online only"),
+    ("dpo", ["--reward", "runs/judge"], "reward: dpo asks it online only"),
+    ("kto", ["--online"], "online: expected a method that learns from scores, got kto"),
+    ("rloo", ["replay=3"], "replay: rloo: expected 0, since its gradient is of the policy that drew, got 3"),
+    ("rloo", ["temperature=0.7"], "temperature: rloo: expected 1, since rloo is right on policy only, got 0.7"),
+    ("una-online", ["critic=head"], "critic: una-online: expected a method that values tokens"),
+    ("ppo", ["kl_target=1", "kl_horizon=1"], "kl_horizon: expected 26 or more for 128 responses a step"),
+    ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
+):  # fmt: skip
+    bad(f"train {what} {' '.join(settings)}".rstrip(), ["train", what, *settings], says)
+bad("no such method", ["methods", "kt0"], "no method is called 'kt0': did you mean 'kto'?")
+bad("no such claim", ["claims", "CU555"], "no claim is called 'CU555'", "did you mean CU5")
+bad(
+    "an axis of nothing",
+    ["compare", "--axis", "offset"],
+    "axis offset: expected with --online, which has axes; got without",
+)
+
+# ---- outputs
+
+TRAIN = ["train", "dpo", "--data", "pairs.jsonl", *RUN]
+SCORING = ["score", "--data", "pairs.jsonl", "--reward", f"{__name__}:lengths"]
+
+
+def output(name, setup, *says, where="out", words=TRAIN):
+    bad(name, [*words, "--output", where], f"output {where}: expected", *says, files=PAIRS, setup=setup)
+
+
+def foreign(kit):
+    Path("out").mkdir()
+    Path("out/thesis.txt").write_text("mine")
+
+
+def link(kit):
+    Path("out").symlink_to("nowhere")
+
+
+output("a file for a folder", lambda kit: Path("out").write_text("mine"), "a folder, got a file")
+output("a link to nothing", link, "a folder, got a file")
+output("below a file", None, "a folder to write to, got: Not a directory", where="pairs.jsonl/out")
+output("a name too long", None, "a folder to write to, got: File name too long", where="o" * 300)
+output("somebody's folder", foreign, "an empty folder or an earlier run's, got one with other files")
+output(
+    "scores over a file",
+    lambda kit: Path("s.jsonl").write_text(""),
+    "a new file, got one",
+    where="s.jsonl",
+    words=SCORING,
+)
+output("scores below a file", None, "a file in a folder, got: ", where="pairs.jsonl/s", words=SCORING)
+
+# ---- resuming
+
+
+def resume(name, spoil, *says, words=TRAIN):
+    """A run that was killed behind its second step; spoil(folder) before it goes on."""
+
+    def begun(kit):
+        shutil.copytree(kit.killed, "out")
+        spoil(Path("out"))
+
+    rows = [{**PAIR, "prompt": f"p{i}"} for i in range(4)]
+    bad(name, [*words, "--output", "out"], "out", "expected", *says, files={"pairs.jsonl": rows}, setup=begun)
+
+
+def checkpoint(change):
+    """Change a checkpoint's (tensors, metadata) in place."""
+
+    def spoil(folder):
+        from safetensors import safe_open
+        from safetensors.torch import load_file, save_file
+
+        path = folder / "checkpoint.safetensors"
+        with safe_open(path, "pt") as file:
+            about = file.metadata()
+        tensors = load_file(path)
+        change(tensors, about)
+        save_file(tensors, path, about)
+
+    return spoil
+
+
+def other_model(tensors, about):
+    for name in [name for name in tensors if name.startswith("trained/")]:
+        tensors[name.replace("q_proj", "qkv_proj")] = tensors.pop(name)
+
+
+def other_rows(folder):
+    rows = [{**PAIR, "prompt": f"q{i}"} for i in range(4)]
+    Path("pairs.jsonl").write_text("".join(json.dumps(r) + "\n" for r in rows))
+
+
+CHECKPOINT = "out/checkpoint.safetensors: "
+resume(
+    "another version",
+    checkpoint(lambda _, about: about.update(format="2")),
+    CHECKPOINT,
+    "format: expected '3', got '2'",
+)
+resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '3', got None")
+resume("another model", checkpoint(other_model), CHECKPOINT, "the parameters of this model, got those of another")
+resume("no moments", checkpoint(lambda tensors, _: tensors.pop("more")), CHECKPOINT, "a whole checkpoint, got")
+resume("other data", other_rows, CHECKPOINT, "data: expected ", "a run resumes with the version and the data")
+resume(
+    "a checkpoint cut short",
+    lambda folder: cut(folder / "checkpoint.safetensors", 50),
+    CHECKPOINT,
+    "a whole checkpoint",
+)
+resume(
+    "garbage",
+    lambda folder: (folder / "checkpoint.safetensors").write_bytes(b"garbage"),
+    CHECKPOINT,
+    "a whole checkpoint",
+)
+resume(
+    "an empty checkpoint", lambda folder: (folder / "checkpoint.safetensors").write_bytes(b""), CHECKPOINT, "a whole"
+)
+resume(
+    "another config",
+    lambda folder: None,
+    "output out: lr: expected 0.001 as in the run",
+    "got 0.5",
+    words=[*TRAIN, "lr=.5"],
+)
+resume(
+    "a record cut short", lambda folder: cut(folder / "run.json", 50), "out/run.json: expected the record of a run, got"
+)
+resume(
+    "a record of nothing", lambda folder: (folder / "run.json").write_text("[]"), "out/run.json: expected the record of"
+)
+
+# ---- rewards
+
+
+def lengths(answers):
+    return [len(answer.response) for answer in answers]
+
+
+def raising(answers):
+    raise ZeroDivisionError("by nothing")
+
+
+def short(answers):
+    return [1.0] * (len(answers) - 1)
+
+
+def nothing(answers):
+    return [math.nan] * len(answers)
+
+
+def words_for(answers):
+    return ["good"] * len(answers)
+
+
+def number(answers):
+    return 3.0
+
+
+def silent(answers):
+    return [None] * len(answers)
+
+
+def policy_folder(kit):
+    shutil.copytree(kit.model, "policy")
+
+
+def two_outputs(kit):
+    classifier(kit, 2)
+
+
+def headless_classifier(kit):
+    from safetensors.torch import load_file, save_file
+
+    classifier(kit, 1)
+    weights = load_file("judge/model.safetensors")
+    del weights["score.weight"]
+    save_file(weights, "judge/model.safetensors", {"format": "pt"})
+
+
+def classifier(kit, outputs):
+    from transformers import AutoConfig, MistralForSequenceClassification
+
+    shutil.copytree(kit.model, "judge")
+    config = AutoConfig.from_pretrained("judge")
+    config.num_labels = outputs
+    MistralForSequenceClassification(config).save_pretrained("judge")
+
+
+def reward(name, given, *says, setup=None):
+    """A reward that is none, online and in `una-ref score`."""
+    rolled = [*TINY, "max_response=4", "draws=2", "batch=2", "held_out=0", "steps=2"]
+    for how, command in (
+        ("online", ["train", "rloo", "--data", "pairs.jsonl", "--reward", given, *rolled]),
+        ("score", ["score", "--data", "pairs.jsonl", "--reward", given, "--output", "s.jsonl"]),
+    ):
+        rows = {"pairs.jsonl": [PAIR, {**PAIR, "prompt": "q"}]}
+        bad(f"{name}, {how}", command, *says, files=rows, setup=setup)
+
+
+def function(name, given, *says):
+    reward(name, f"{__name__}:{given}", f"reward {__name__}:{given}: ", *says)
+
+
+NOTHING = "expected a sequence-classification model, got: "
+reward("no such module", "no_such_module:f", "reward 'no_such_module:f': expected module:function, got: No module")
+reward("no such function", "math:no_such", "reward 'math:no_such': expected module:function, got: ")
+reward("a file for a module", "./rewards.py:mine", "reward './rewards.py:mine': expected module:function, got")
+reward("a judge without a place", "judge:model", "expected judge:MODEL@http://host:port/v1, got")
+function("a reward that raises", "raising", "raised ZeroDivisionError: by nothing")
+function("too few numbers", "short", "expected 4 numbers, got 3")
+function("NaN", "nothing", "expected a finite number, got nan for the response")
+function("words for numbers", "words_for", "expected a list of 4 numbers, got")
+function("a number for a list", "number", "expected a list of 4 numbers, got")
+function("no answer", "silent", "expected answers, got none for")
+reward(
+    "one of several", f"{__name__}:lengths,{__name__}:nothing", f"reward {__name__}:nothing: expected a finite number"
+)
+reward("no ToySteer", "toysteer", "reward toysteer: expected ToySteer's prompts, got other data")
+reward("a misspelt folder", "judgee", "reward 'judgee': expected", "did you mean judge?", setup=two_outputs)
+reward("a misspelt path", "./judgee", "got a path where nothing is; did you mean judge?", setup=two_outputs)
+reward("a policy", "policy", "reward 'policy': expected", "got MistralForCausalLM, a policy", setup=policy_folder)
+reward("an adapter of a policy", "adapter", "got an adapter of task CAUSAL_LM, a policy", setup=gone)
+reward("two outputs", "judge", "reward 'judge': expected one output, got 2", setup=two_outputs)
+reward("no head", "judge", f"reward 'judge': {NOTHING}weights without score.weight", setup=headless_classifier)
+reward("nothing in it", "empty", f"reward 'empty': {NOTHING}", setup=lambda kit: Path("empty").mkdir())
+reward("no hub model", "no/such-model", f"reward 'no/such-model': {NOTHING}")
+bad(
+    "prompts alone, and a reward that nobody looked for yet",
+    ["score", "--data", "p.jsonl", "--reward", "judgee", "--output", "s.jsonl"],
+    "p.jsonl:1: columns: expected",
+    "prompts alone are for online runs",
+    files={"p.jsonl": [PROMPT]},
+)
+
+
+# ---- the test
+
+
+@dataclass(frozen=True)
+class Kit:
+    """What is made once, and copied before it is spoilt: a model, and the folder of a run that was killed."""
+
+    model: Path
+    killed: Path
+
+
+@pytest.fixture(scope="module")
+def kit(tmp_path_factory):
+    from una_ref.training.loop import Trainer
+
+    folder = tmp_path_factory.mktemp("kit")
+    rows = "".join(json.dumps({**PAIR, "prompt": f"p{i}"}) + "\n" for i in range(4))
+    (folder / "pairs.jsonl").write_text(rows)
+    true = Trainer.step
+
+    def step(self, number, *arguments, **more):
+        if number == 2:
+            raise MemoryError("as if killed")
+        return true(self, number, *arguments, **more)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main([*TRAIN, "--output", "whole"]) == 0
+        patch.setattr(Trainer, "step", step)
+        with pytest.raises(MemoryError):
+            main([*TRAIN, "--output", "killed"])
+    return Kit(folder / "whole" / "base", folder / "killed")
+
+
+def standing(folder):
+    """Everything that is there, with its content."""
+    return {str(p): p.read_bytes() if p.is_file() else None for p in folder.rglob("*")}
+
+
+def test_there_are_sixty_kinds_and_more_each_with_a_name():
+    assert len({case.name for case in TABLE}) == len(TABLE) >= 60
+
+
+@pytest.mark.parametrize("case", TABLE, ids=lambda case: case.name)
+def test_it_is_refused_by_name_and_nothing_changes(case, kit, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name, content in case.files.items():
+        lines = content if isinstance(content, bytes) else "".join(json.dumps(row) + "\n" for row in content).encode()
+        Path(name).write_bytes(lines)
+    if case.setup:
+        case.setup(kit)
+    before = standing(tmp_path)
+    capsys.readouterr()
+    assert main(case.words) == 2
+    said = capsys.readouterr()
+    line = said.err.splitlines()[-1]
+    assert said.out == "" and line.startswith("una-ref: ") and "Traceback" not in said.err
+    for part in case.says:
+        assert part in line, line
+    assert standing(tmp_path) == before
+
+
+def test_a_live_run_keeps_its_output_to_itself(tmp_path, monkeypatch, capsys):
+    from una_ref.training.checkpoints import claimed
+
+    monkeypatch.chdir(tmp_path)
+    Path("pairs.jsonl").write_text(json.dumps(PAIR) + "\n")
+    with claimed(Path("out"), {}):
+        assert main([*TRAIN, "--output", "out"]) == 2
+        assert "output out: expected to be alone there, got a live run" in capsys.readouterr().err
