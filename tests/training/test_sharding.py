@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from safetensors import safe_open
 from safetensors.torch import load_file
 
 from una_ref.cli import main
@@ -34,7 +33,7 @@ def launched(file, processes=2):
 
 @pytest.mark.parametrize(
     ("file", "shards", "free"),
-    [("ddp.yaml", False, None), ("fsdp2.yaml", True, "true"), ("fsdp2-zero2.yaml", True, "false")],
+    [("ddp.yaml", False, None), ("fsdp2.yaml", True, "true")],
 )
 def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, shards, free, monkeypatch):
     told = launched(file)
@@ -43,7 +42,7 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
     assert sharding.asked() == shards
     assert told.get("FSDP_RESHARD_AFTER_FORWARD") == free
     assert told["ACCELERATE_MIXED_PRECISION"] == "no"
-    assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml", "fsdp2-zero2.yaml"}
+    assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml"}
 
 
 @pytest.mark.parametrize(
@@ -53,6 +52,7 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "got Megatron"),
         ({"ACCELERATE_USE_FSDP": "true"}, "expected fsdp_version: 2, got 1"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "got true"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false"}, "not be trained"),
     ],
 )
 def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monkeypatch):
@@ -92,85 +92,74 @@ def _processes(count):
 
 # ---- two processes
 
+WORKER = """
+import json, os, signal, sys
+from una_ref.cli import main
+from una_ref.training import loop, sharding
 
-@pytest.fixture
-def both(tmp_path):
-    """both(words, file): a run of two processes with that launch file, on CPUs and gloo; asserts that it shards."""
+runs = json.loads(open(sys.argv[1]).read())
+true = loop.Trainer.step
 
-    def start(words, file="fsdp2.yaml", stop=None, code=0):
-        script = tmp_path / "worker.py"
-        script.write_text(
-            "import os, signal, sys\n"
-            "from una_ref.training import loop, sharding\n"
-            "true = loop.Trainer.step\n"
-            "def step(self, number, *arguments, **more):\n"
-            "    shards = [p for p in self.trained.values() if sharding.is_shard(p)]\n"
-            "    assert self.sharded and shards and all(p.to_local().numel() < p.numel() for p in shards)\n"
-            f"    if number == {stop}:\n"
-            "        os.kill(os.getpid(), signal.SIGTERM)\n"
-            "    return true(self, number, *arguments, **more)\n"
-            "loop.Trainer.step = step\n"
-            "from una_ref.cli import main\n"
-            "sys.exit(main(sys.argv[1:]))\n"
-        )
-        launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", str(script)]
-        told = {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched(file)
-        done = subprocess.run(
-            [*launch, *words], env=os.environ | told, capture_output=True, text=True, check=False, timeout=300
-        )
-        assert (done.returncode == 0) == (code == 0), done.stderr[-3000:]
-        return done.stderr
+def step(self, number, *arguments, **more):
+    shards = [p for p in self.trained.values() if sharding.is_shard(p)]
+    assert self.sharded and shards and all(p.to_local().numel() < p.numel() for p in shards)
+    if number == stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return true(self, number, *arguments, **more)
 
-    return start
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize(
-    ("method", "kind", "file", "settings"),
-    [
-        ("dpo", "pairs", "fsdp2.yaml", ["lora_r=4"]),
-        ("kto", "thumbs", "fsdp2-zero2.yaml", ["lora_r=4", "gradient_checkpointing=true"]),
-        ("dpo", "pairs", "fsdp2.yaml", ["lora_r=0", "weight_decay=0.1"]),
-        ("una-centred", "scores", "fsdp2-zero2.yaml", ["lora_r=4", "baseline=learned"]),
-        ("dpo", "pairs", "fsdp2.yaml", ["lora_r=4", "dtype=bfloat16"]),
-    ],
-)
-def test_two_processes_in_shards_train_the_weights_of_one(method, kind, file, settings, both, data, tiny, tmp_path):
-    path = data(kind)
-
-    def words(output):
-        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0.3", "micro_tokens=60", "batch=5", *settings]
-        return ["train", method, "--data", path, "--output", str(tmp_path / output), *own]
-
-    assert main(words("one")) == 0
-    both(words("two"), file)
-    assert {p.name for p in (tmp_path / "one").iterdir()} == {p.name for p in (tmp_path / "two").iterdir()}
-    exact = "dtype=bfloat16" not in settings
-    for name in ("adapter_model.safetensors", "model.safetensors", "base/model.safetensors"):
-        if not (tmp_path / "one" / name).exists():
-            continue
-        one, two = (load_file(tmp_path / output / name) for output in ("one", "two"))
-        assert one.keys() == two.keys()
-        for key, value in one.items():
-            torch.testing.assert_close(value, two[key], rtol=1e-4, atol=1e-5 if exact else 1e-3)
-    metrics = [(tmp_path / f / "metrics.jsonl").read_text().splitlines() for f in ("one", "two")]
-    for alone, shared in zip(*metrics, strict=True):
-        assert json.loads(shared) == pytest.approx(json.loads(alone), rel=1e-3 if exact else 0.05, abs=1e-5)
+loop.Trainer.step = step
+for words, stop in runs:
+    code = main(words)
+    assert code == (0 if stop is None else 130), (code, words)
+"""
+CASES = {
+    "lora": ("dpo", "pairs", []),
+    "kto": ("kto", "thumbs", ["gradient_checkpointing=true"]),
+    "full": ("dpo", "pairs", ["lora_r=0", "weight_decay=0.1"]),
+    "values": ("una-centred", "scores", ["baseline=learned"]),
+    "bfloat16": ("dpo", "pairs", ["dtype=bfloat16"]),
+}
+RESUMED = {"lora": ["lora_dropout=0.2"], "full": ["lora_r=0"]}
+FILES = ("adapter_model.safetensors", "model.safetensors", "base/model.safetensors")
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("rank", [4, 0])
-def test_a_run_in_shards_goes_on_to_the_same_bytes(rank, both, data, tiny, tmp_path):
-    path = data("pairs")
+def test_two_processes_in_shards_train_the_weights_of_one_and_go_on_to_the_same_bytes(data, tiny, tmp_path):
+    files = {kind: data(kind) for kind in ("pairs", "thumbs", "scores")}
 
-    def words(output):
-        own = [*tiny, "shape.num_hidden_layers=2", "steps=5", "save_every=2", f"lora_r={rank}", "lora_dropout=0.2"]
-        return ["train", "dpo", "--data", path, "--output", str(tmp_path / output), *own]
+    def words(output, method, kind, settings):
+        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0.3", "micro_tokens=60", "batch=5"]
+        return ["train", method, "--data", files[kind], "--output", str(tmp_path / output), *own, *settings]
 
-    both(words("straight"))
-    assert "stopped after step 4 of 5" in both(words("broken"), stop=3, code=130)
-    with safe_open(tmp_path / "broken" / "checkpoint.safetensors", "pt") as saved:
-        assert saved.metadata()["step"] == "4"
-    both(words("broken"))
-    name = "adapter_model.safetensors" if rank else "model.safetensors"
-    assert (tmp_path / "straight" / name).read_bytes() == (tmp_path / "broken" / name).read_bytes()
+    runs = [(words(f"two/{name}", *case), None) for name, case in CASES.items()]
+    for name, more in RESUMED.items():
+        more = [*more, "steps=5", "save_every=2"]
+        runs.append((words(f"straight/{name}", "dpo", "pairs", more), None))
+        runs += [(words(f"broken/{name}", "dpo", "pairs", more), stop) for stop in (3, None)]
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched("fsdp2.yaml")
+    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("stopped after step 4 of 5") >= len(RESUMED)
+
+    for name, case in CASES.items():
+        assert main(words(f"one/{name}", *case)) == 0
+        one, two = (tmp_path / count / name for count in ("one", "two"))
+        assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+        exact = name != "bfloat16"
+        for file in FILES:
+            if not (one / file).exists():
+                continue
+            whole, shared = load_file(one / file), load_file(two / file)
+            assert whole.keys() == shared.keys()
+            for key, value in whole.items():
+                torch.testing.assert_close(value, shared[key], rtol=1e-4, atol=1e-5 if exact else 1e-3)
+        lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
+        for alone, both in zip(*lines, strict=True):
+            assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-3 if exact else 0.1, abs=1e-5)
+    for name in RESUMED:
+        straight, broken = (next((tmp_path / how / name).glob("*.safetensors")) for how in ("straight", "broken"))
+        assert straight.read_bytes() == broken.read_bytes()

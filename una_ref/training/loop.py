@@ -53,7 +53,10 @@ def processes() -> Accelerator:
     """
     from accelerate import Accelerator
 
-    team = Accelerator(cpu=not torch.cuda.is_available())
+    try:
+        team = Accelerator(cpu=not torch.cuda.is_available())
+    except ValueError as error:  # numbers of processes in the environment, and not where they meet
+        raise InputError(f"processes: expected them started by torchrun or accelerate launch, got: {error}") from error
     for name in LAUNCHED:
         launched = int(os.environ.get(name) or "1")
         if team.num_processes != launched and (name == "WORLD_SIZE" or launched > 1):
@@ -386,7 +389,10 @@ class Trainer:
         return [every[starts[i % n] + i // n] for i in range(total)]
 
     def remember_reference(self, examples: Sequence[Example]) -> None:
-        """Have the reference's log-probs of these examples in the cache, cut the same way wherever a run is resumed."""
+        """Have the reference's log-probs of these examples in the cache (without one, in memory), cut the same way
+        wherever a run is resumed.
+        """
+        self.cache = self.cache or ReferenceCache()
         for micro in self.share(self.micro_batches(examples)):
             self.reference(micro, self.batch(micro))
         self.accelerator.wait_for_everyone()

@@ -34,7 +34,7 @@ def asked() -> bool:
         if _true(f"ACCELERATE_USE_{name}"):
             raise InputError(
                 f"launch: expected DDP or FSDP2, got {what}, whose engine would not see this loop's gradients; "
-                "launch/fsdp2.yaml shards as ZeRO-3 does, launch/fsdp2-zero2.yaml as ZeRO-2"
+                "launch/fsdp2.yaml shards what ZeRO-3 shards"
             )
     if not _true("ACCELERATE_USE_FSDP"):
         return False
@@ -42,12 +42,15 @@ def asked() -> bool:
     if version != "2":
         raise InputError(f"launch: expected fsdp_version: 2, got {version}")
     if _true("FSDP_OFFLOAD_PARAMS"):
-        raise InputError("launch: expected fsdp_offload_params: false, got true; moments would stay behind")
+        raise InputError("launch: expected fsdp_offload_params: false, got true; this loop leaves all on the GPU")
+    if not _true("FSDP_RESHARD_AFTER_FORWARD", "true"):
+        # Adapters are taken off for the reference by switching their requires_grad; only a shard would keep that.
+        raise InputError("launch: expected fsdp_reshard_after_forward: true, got false; adapters would not be trained")
     return True
 
 
-def _true(name: str) -> bool:
-    return os.environ.get(name, "false").lower() in ("true", "1", "yes")
+def _true(name: str, default: str = "false") -> bool:
+    return os.environ.get(name, default).lower() in ("true", "1", "yes")
 
 
 def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
@@ -81,10 +84,9 @@ def _shard(model: Any, team: Accelerator) -> None:
     layers = next((m for m in core.children() if isinstance(m, nn.ModuleList) and len(m) == count), None)
     if layers is None:
         raise InputError(f"launch: FSDP2: expected a transformer with a list of layers, got {type(core).__name__}")
-    free = os.environ.get("FSDP_RESHARD_AFTER_FORWARD", "true").lower() != "false"
     mesh = init_device_mesh(team.device.type, (team.num_processes,))
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=free)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
     inside = {p for layer in layers for p in layer.parameters()}
     fully_shard(core, mesh=mesh, ignored_params={p for p in core.parameters() if p not in inside})
     for module in core.modules():
