@@ -15,7 +15,6 @@ from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.loading import TableLM
-from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
 from una_ref.theory.optimum import optimal_logps
 from una_ref.theory.worlds import TableWorld
@@ -169,6 +168,7 @@ def test_two_processes_have_the_gradient_and_the_metrics_of_one(tmp_path):
     cases = [
         ("dpo", "dpo", ("pairs",), {}),
         ("kto", "kto", ("labels",), {}),
+        ("scores", "una-score", ("scores",), {}),
         ("mixed", "una-centred", ("scores", "labels", "pairs"), {}),
         ("sft", "sft", ("demos",), {"lora_r": 0}),
     ]
@@ -194,11 +194,23 @@ def _result(command):
     return json.loads(lines[0].removeprefix("RESULT"))
 
 
-def test_processes_that_would_each_train_alone_are_refused(monkeypatch, trainer, examples):
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
+def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, trainer, examples):
     processes()
-    monkeypatch.setenv("WORLD_SIZE", "2")
-    with pytest.raises(InputError, match="expected the 2 that WORLD_SIZE names to train together, got 1"):
+    monkeypatch.setenv(name, "2")
+    with pytest.raises(InputError, match=f"expected the 2 that {name} names to train together, got 1"):
         trainer("dpo", examples("pairs"))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
+def test_a_number_of_processes_without_a_place_to_meet_is_refused(name, tmp_path):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", name: "2"}
+    words = ["train", "dpo", "--output", str(tmp_path / "out")]
+    command = [sys.executable, "-m", "una_ref", *words]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+    assert done.returncode == 2 and "una-ref: processes: expected" in done.stderr
+    assert not (tmp_path / "out").exists()
 
 
 # ---- the exact optimum, by the same loop
@@ -356,7 +368,6 @@ def test_dropout_depends_on_seed_and_step_alone(trainer, examples, gradient):
 def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
     given, held = examples("pairs"), examples("pairs", seed=1)
     one, two = trainer("dpo", given), trainer("dpo", given, micro_tokens=20)
-    two.cache = ReferenceCache()
     two.remember_reference(given)
     two.policy.reference = lambda batch: pytest.fail("asked again")
     assert two.accumulate(given) == pytest.approx(one.accumulate(given), rel=1e-4, abs=1e-6)
@@ -367,7 +378,6 @@ def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
 def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
     given = examples("pairs")
     one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
-    one.cache = ReferenceCache()
     one.remember_reference(given)
     one.policy.reference = lambda batch: pytest.fail("asked again")
     found = one.evaluate(given)

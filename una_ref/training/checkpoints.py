@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
+from una_ref.training.sharding import like, whole
 
 FORMAT = "3"
 """Version of the checkpoint's layout; another one is refused, not guessed at."""
@@ -86,8 +87,9 @@ def save(
     *,
     data: str = "",
     more: Mapping[str, Any] | None = None,
+    write: bool = True,
 ) -> None:
-    """Write the state after `step` steps, over an earlier one.
+    """Write the state after `step` steps, over an earlier one. Where weights are in shards, all processes call this.
 
     Args:
         path: a .safetensors file.
@@ -96,12 +98,15 @@ def save(
         optimizer: of these parameters.
         data: what the examples were, see `load`.
         more: what else the run goes on from (rollouts that are kept, β where it is steered), ready for JSON.
+        write: whether this process is the one that writes.
     """
     from safetensors.torch import save_file
 
-    state = {f"trained/{name}": value.detach().contiguous() for name, value in trained.items()}
+    state = {f"trained/{name}": whole(value.detach()).contiguous() for name, value in trained.items()}
     for index, moments in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer/{index}/{key}": value.contiguous() for key, value in moments.items()}
+        state |= {f"optimizer/{index}/{key}": whole(value).contiguous() for key, value in moments.items()}
+    if not write:
+        return
     state["more"] = torch.frombuffer(bytearray(json.dumps(more or {}).encode()), dtype=torch.uint8)
     path.parent.mkdir(parents=True, exist_ok=True)
     with replacing(path) as beside:
@@ -140,12 +145,13 @@ def load(
         raise InputError(f"{path}: expected the parameters of this model, got those of another")
     with torch.no_grad():
         for name, value in trained.items():
-            value.copy_(saved[name])
+            value.copy_(like(value, saved[name]))
+    own = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = value
+            moments.setdefault(int(index), {})[key] = like(own[int(index)], value) if value.dim() else value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"]), json.loads(bytes(state["more"].tolist()))
 

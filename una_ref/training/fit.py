@@ -238,8 +238,9 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 ]
                 break
             stop = trainer.anyone(bool(asked)) and not final
-            if state and main and not final and (stop or _every(config.save_every, done)):
-                checkpoints.save(state, done, trainer.trained, trainer.optimizer, data=data, more=job.state())
+            if state and (main or trainer.sharded) and not final and (stop or _every(config.save_every, done)):
+                own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
+                checkpoints.save(state, done, trainer.trained, trainer.optimizer, **own)
             if stop:
                 again = "; the same command goes on from there" if output else ""
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")

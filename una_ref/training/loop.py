@@ -25,6 +25,7 @@ from una_ref.methods import METHODS
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
+from una_ref.training import sharding
 from una_ref.training.config import Config
 from una_ref.training.metrics import NAMES, means, measure
 
@@ -32,6 +33,8 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 T = TypeVar("T")
+LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
+"""Where torchrun, the MPIs and srun say how many processes they have started."""
 Losses = Mapping[str, Callable[..., Tensor]]
 
 
@@ -51,13 +54,17 @@ def processes() -> Accelerator:
     """
     from accelerate import Accelerator
 
-    team = Accelerator(cpu=not torch.cuda.is_available())
-    launched = int(os.environ.get("WORLD_SIZE", "1"))
-    if team.num_processes != launched:
-        raise InputError(
-            f"processes: expected the {launched} that WORLD_SIZE names to train together, got "
-            f"{team.num_processes}; start them with torchrun"
-        )
+    try:
+        team = Accelerator(cpu=not torch.cuda.is_available())
+    except ValueError as error:  # numbers of processes in the environment, and not where they meet
+        raise InputError(f"processes: expected them started by torchrun or accelerate launch, got: {error}") from error
+    for name in LAUNCHED:
+        launched = int(os.environ.get(name) or "1")
+        if team.num_processes != launched and (name == "WORLD_SIZE" or launched > 1):
+            raise InputError(
+                f"processes: expected the {launched} that {name} names to train together, got "
+                f"{team.num_processes}; start them with torchrun or accelerate launch"
+            )
     return team
 
 
@@ -169,6 +176,7 @@ class Trainer:
         layout: of its batches.
         whole: whether they hold responses to the last token, as a scorer reads them.
         accelerator: the processes and the device.
+        sharded: whether the weights are in shards over the processes.
         cache: of the reference's log-probs, or None: then they are computed in every step.
 
     Raises:
@@ -186,6 +194,7 @@ class Trainer:
             )
         self.config, self.losses = config, losses
         self.policy = policy.to(self.accelerator.device).train()
+        self.sharded = sharding.shard(self.policy, config, self.accelerator)
         self.layout = policy.layout if config.layout == "auto" else config.layout
         self.whole = policy.gives == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
@@ -204,7 +213,7 @@ class Trainer:
         if critic:
             groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
             groups.append({"params": critic, "peak": config.value_lr or config.lr, "weight_decay": config.weight_decay})
-        self.optimizer = torch.optim.AdamW(groups)
+        self.optimizer = torch.optim.AdamW(groups, foreach=False if self.sharded else None)
         # A critic of its own has large gradients of its own, by which the policy's would be cut; V(x) has always
         # been measured together with the policy, and so is a head on the policy's hidden states.
         own = critic if policy.critic and policy.critic.core is not None else []
@@ -264,7 +273,7 @@ class Trainer:
             place = c.seed * 1_000_003 + step + update * 1_000_000_007
             torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
-        norms = [float(nn.utils.clip_grad_norm_(part, c.clip or math.inf)) for part in self._clipped]
+        norms = [sharding.clip(part, c.clip or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient's norm is {norm:g}", examples)
@@ -281,20 +290,23 @@ class Trainer:
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=team.device)
         bad: NonFinite | None = None
-        for micro in self.micro_batches(self.share(examples)):
+        for micro, own in self.turns(examples):
             batch, losses, logps, ref_logps = self.forward(micro, kl)
-            if not torch.isfinite(losses).all():
-                bad = NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
-                break
-            (losses.sum() / count).backward()
-            if record:
+            if own and not torch.isfinite(losses).all():
+                bad = bad or NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
+                if not self.sharded:  # else the others wait for this one's part of their weights
+                    break
+            ((losses.sum() if own else 0 * losses.sum()) / count).backward()
+            if record and own:
                 sums += measure(batch, losses, logps, ref_logps, self.config.beta, gives=self.policy.gives)
         if self.anyone(bad is not None):  # none of the processes may wait for one that has stopped
             raise bad or NonFinite("a loss of another process is not finite", examples)
         if team.num_processes > 1:
             for parameter in self.trained.values():
-                own = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = team.reduce(own)
+                if sharding.is_shard(parameter):  # summed as it was computed
+                    continue
+                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
+                parameter.grad = team.reduce(gradient)
         return self._means(sums, kl) if record else {}
 
     @torch.no_grad()
@@ -303,8 +315,10 @@ class Trainer:
         self.policy.eval()
         kl = self._kl(examples)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
-        for micro in self.runs(self.share(examples)):
-            sums += measure(*self.forward(micro, kl), self.config.beta, gives=self.policy.gives)
+        for micro, own in self.turns(examples):
+            found = self.forward(micro, kl)
+            if own:
+                sums += measure(*found, self.config.beta, gives=self.policy.gives)
         self.policy.train()
         return self._means(sums, kl)
 
@@ -375,7 +389,10 @@ class Trainer:
         return [every[starts[i % n] + i // n] for i in range(total)]
 
     def remember_reference(self, examples: Iterable[Example]) -> None:
-        """Have the reference's log-probs of these examples in the cache, cut the same way wherever a run is resumed."""
+        """Have the reference's log-probs of these examples in the cache (without one, in memory), cut the same way
+        wherever a run is resumed.
+        """
+        self.cache = self.cache or ReferenceCache()
         team = self.accelerator
         for micro in islice(self.runs(examples), team.process_index, None, team.num_processes):
             self.reference(micro, self.batch(micro))
@@ -410,6 +427,23 @@ class Trainer:
     def runs(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
         """The same, one after the other."""
         return microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole)
+
+    def turns(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], bool]]:
+        """The share that this process has of some examples as micro-batches, each its own (True).
+
+        Where weights are in shards, all processes have to compute as often: then also some that are not, and count 0.
+        """
+        team = self.accelerator
+        if not self.sharded:
+            own = islice(examples, team.process_index, None, team.num_processes)
+            yield from ((micro, True) for micro in self.runs(own))
+            return
+        from accelerate.utils import gather_object
+
+        every = list(examples)
+        mine = self.micro_batches(self.share(every))
+        yield from ((micro, True) for micro in mine)
+        yield from [([every[0]], False)] * (max(gather_object([len(mine)])) - len(mine))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""
@@ -469,12 +503,12 @@ class Trainer:
         if not self.takes("kl"):
             return None
         sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        team = self.accelerator
-        for micro in self.runs(islice(mismatched(examples), team.process_index, None, team.num_processes)):
+        for micro, own in self.turns(mismatched(examples)):
             batch = self.batch(micro)
             with self._autocast():
                 gaps = self.policy(batch).double() - self.reference(micro, batch)
-            sums += torch.stack([gaps.sum(), gaps.new_tensor(len(gaps))])
+            if own:
+                sums += torch.stack([gaps.sum(), gaps.new_tensor(len(gaps))])
         total, count = self.accelerator.reduce(sums)
         return (total / count).clamp(min=0).float()
 

@@ -13,6 +13,8 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from una_ref.data.batch import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
@@ -21,11 +23,34 @@ from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
 from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job, digest
+from una_ref.training.sharding import whole
 
 CARD, BASE = "README.md", "base"
+_UNDER = "base_model.model."
+"""What peft puts in front of the names of the model under an adapter."""
 
 
-def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, float]) -> dict[str, Any]:
+def whole_state(job: Job) -> dict[str, Tensor] | None:
+    """Where the weights are in shards, those to be saved in one piece, by their names in the model; else None.
+
+    All processes call this, and the main one has them.
+    """
+    trainer = job.trainer
+    if not trainer.sharded:
+        return None
+    everything = job.own_base or not trainer.policy.adapters
+    main = trainer.accelerator.is_main_process
+    out: dict[str, Tensor] = {}
+    for name, value in trainer.policy.model.state_dict().items():
+        if everything or f"model.{name}" in trainer.trained:
+            one = whole(value.detach()).cpu()
+            out |= {name: one} if main else {}
+    return out
+
+
+def save(
+    job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, float], state: dict[str, Tensor] | None = None
+) -> dict[str, Any]:
     """Write the result beside, move it into place, the record last, and return the record.
 
     Args:
@@ -33,6 +58,7 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
         config: as the run was told, and as the record has it already.
         output: the run's folder.
         evaluation: its last metrics on the held-out rows.
+        state: the model's weights, where it has only a shard of them itself, see `whole_state`.
 
     Raises:
         OSError: something could not be written, a full disk say; what has its final name is whole, and a run goes on.
@@ -60,12 +86,12 @@ def save(job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, f
     try:
         if policy.adapters and job.own_base:
             with writing(output / BASE):
-                _save_base(policy.model, beside / BASE, job.tokenizer)
+                _save_base(policy.model, beside / BASE, job.tokenizer, state)
             _move(beside, output)  # first, since saving an adapter looks at the model it names
             for adapter in policy.model.peft_config.values():
                 adapter.base_model_name_or_path = str((output / BASE).resolve())
         with writing(output / ("adapter_model.safetensors" if policy.adapters else "model.safetensors")):
-            policy.model.save_pretrained(beside)
+            policy.model.save_pretrained(beside, state_dict=state)
         with writing(output / "tokenizer.json"):
             job.tokenizer.save_pretrained(beside)
         with writing(output / CARD):
@@ -101,11 +127,10 @@ def _move(beside: Path, output: Path) -> None:
         os.replace(part, output / part.name)
 
 
-def _save_base(model: Any, folder: Path, tokenizer: Any) -> None:
+def _save_base(model: Any, folder: Path, tokenizer: Any, state: dict[str, Tensor] | None) -> None:
     """The model under an adapter, as a folder of its own."""
     base = model.get_base_model()
-    state = {
-        name.replace(".base_layer", ""): value for name, value in base.state_dict().items() if ".lora_" not in name
-    }
-    base.save_pretrained(folder, state_dict=state)
+    own = base.state_dict() if state is None else {name.removeprefix(_UNDER): v for name, v in state.items()}
+    plain = {name.replace(".base_layer", ""): value for name, value in own.items() if ".lora_" not in name}
+    base.save_pretrained(folder, state_dict=plain)
     tokenizer.save_pretrained(folder)

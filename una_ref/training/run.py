@@ -482,7 +482,8 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         if progress and team.is_main_process:
             for note in job.notes[said:]:
                 print(note, file=sys.stderr)
-        return result.save(job, told, output, evaluation) if team.is_main_process else {}
+        state = result.whole_state(job)
+        return result.save(job, told, output, evaluation, state) if team.is_main_process else {}
 
 
 def _from_main(value: Any) -> Any:

@@ -1,0 +1,165 @@
+"""FSDP2: what two processes train in shards is what one trains whole; and what would not be right is refused."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from una_ref.cli import main
+from una_ref.errors import InputError
+from una_ref.training import sharding
+from una_ref.training.config import Config
+
+ROOT = Path(__file__).resolve().parents[2]
+LAUNCH = ROOT / "una_ref" / "training" / "launch"
+
+
+def launched(file, processes=2):
+    """What `accelerate launch` tells its processes with one of our files, by accelerate's own reading of it."""
+    from accelerate.commands.launch import _validate_launch_command, launch_command_parser
+    from accelerate.utils.launch import prepare_multi_gpu_env
+
+    words = ["--config_file", str(LAUNCH / file), "--num_processes", str(processes), "-m", "una_ref", "train", "dpo"]
+    arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
+    told = prepare_multi_gpu_env(arguments)
+    assert (arguments.training_script, arguments.training_script_args) == ("una_ref", ["train", "dpo"])
+    return {name: value for name, value in told.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+
+
+@pytest.mark.parametrize(
+    ("file", "shards", "free"),
+    [("ddp.yaml", False, None), ("fsdp2.yaml", True, "true")],
+)
+def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, shards, free, monkeypatch):
+    told = launched(file)
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    assert sharding.asked() == shards
+    assert told.get("FSDP_RESHARD_AFTER_FORWARD") == free
+    assert told["ACCELERATE_MIXED_PRECISION"] == "no"
+    assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml"}
+
+
+@pytest.mark.parametrize(
+    ("told", "message"),
+    [
+        ({"ACCELERATE_USE_DEEPSPEED": "true"}, "expected DDP or FSDP2, got DeepSpeed"),
+        ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "got Megatron"),
+        ({"ACCELERATE_USE_FSDP": "true"}, "expected fsdp_version: 2, got 1"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "got true"),
+        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false"}, "not be trained"),
+    ],
+)
+def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monkeypatch):
+    for name, value in told.items():
+        monkeypatch.setenv(name, value)
+    with pytest.raises(InputError, match=message):
+        sharding.shard(None, Config(method="dpo"), _processes(2)())
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        (Config(method="rloo"), "an online run"),
+        (Config(method="dpo", reference="cache"), "reference=cache"),
+        (Config(method="dpo", load_in_4bit=True, model="x/y"), "load_in_4bit"),
+        (Config(method="reward-model"), "reward-model"),
+    ],
+)
+def test_what_is_not_done_in_shards_is_refused(config, reason, monkeypatch):
+    monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
+    monkeypatch.setenv("FSDP_VERSION", "2")
+
+    class Policy:
+        gives = "rewards" if config.method == "reward-model" else "logps"
+
+    with pytest.raises(InputError, match=f"expected a run that can be sharded, got {reason}"):
+        sharding.shard(Policy(), config, _processes(2)())
+    assert not sharding.shard(Policy(), config, _processes(1)())  # alone there is nothing to share out
+
+
+def _processes(count):
+    class Team:
+        num_processes = count
+
+    return Team
+
+
+# ---- two processes
+
+WORKER = """
+import json, os, signal, sys
+from una_ref.cli import main
+from una_ref.training import loop, sharding
+
+runs = json.loads(open(sys.argv[1]).read())
+true = loop.Trainer.step
+
+def step(self, number, *arguments, **more):
+    shards = [p for p in self.trained.values() if sharding.is_shard(p)]
+    assert self.sharded and shards and all(p.to_local().numel() < p.numel() for p in shards)
+    if number == stop:
+        os.kill(os.getpid(), signal.SIGTERM)
+    return true(self, number, *arguments, **more)
+
+loop.Trainer.step = step
+for words, stop in runs:
+    code = main(words)
+    assert code == (0 if stop is None else 130), (code, words)
+"""
+CASES = {
+    "lora": ("dpo", "pairs", []),
+    "kto": ("kto", "thumbs", ["gradient_checkpointing=true"]),
+    "full": ("dpo", "pairs", ["lora_r=0", "weight_decay=0.1"]),
+    "values": ("una-centred", "scores", ["baseline=learned"]),
+    "bfloat16": ("dpo", "pairs", ["dtype=bfloat16"]),
+}
+RESUMED = {"lora": ["lora_dropout=0.2"], "full": ["lora_r=0"]}
+FILES = ("adapter_model.safetensors", "model.safetensors", "base/model.safetensors")
+
+
+@pytest.mark.slow
+def test_two_processes_in_shards_train_the_weights_of_one_and_go_on_to_the_same_bytes(data, tiny, tmp_path):
+    files = {kind: data(kind) for kind in ("pairs", "thumbs", "scores")}
+
+    def words(output, method, kind, settings):
+        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0.3", "micro_tokens=60", "batch=5"]
+        return ["train", method, "--data", files[kind], "--output", str(tmp_path / output), *own, *settings]
+
+    runs = [(words(f"two/{name}", *case), None) for name, case in CASES.items()]
+    for name, more in RESUMED.items():
+        more = [*more, "steps=5", "save_every=2"]
+        runs.append((words(f"straight/{name}", "dpo", "pairs", more), None))
+        runs += [(words(f"broken/{name}", "dpo", "pairs", more), stop) for stop in (3, None)]
+    (tmp_path / "worker.py").write_text(WORKER)
+    (tmp_path / "runs.json").write_text(json.dumps(runs))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched("fsdp2.yaml")
+    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    assert done.stderr.count("stopped after step 4 of 5") >= len(RESUMED)
+
+    for name, case in CASES.items():
+        assert main(words(f"one/{name}", *case)) == 0
+        one, two = (tmp_path / count / name for count in ("one", "two"))
+        assert {p.name for p in one.iterdir()} == {p.name for p in two.iterdir()}
+        exact = name != "bfloat16"
+        for file in FILES:
+            if not (one / file).exists():
+                continue
+            whole, shared = load_file(one / file), load_file(two / file)
+            assert whole.keys() == shared.keys()
+            for key, value in whole.items():
+                torch.testing.assert_close(value, shared[key], rtol=1e-4, atol=1e-5 if exact else 1e-3)
+        lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
+        for alone, both in zip(*lines, strict=True):
+            assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-3 if exact else 0.1, abs=1e-5)
+    for name in RESUMED:
+        straight, broken = (next((tmp_path / how / name).glob("*.safetensors")) for how in ("straight", "broken"))
+        assert straight.read_bytes() == broken.read_bytes()
