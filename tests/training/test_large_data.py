@@ -28,12 +28,12 @@ def write(path, rows, kind):
     draw = random.Random(0)
     words = ["".join(draw.choices("abcdefghijkl", k=draw.randint(2, 8))) for _ in range(500)]
 
-    def some(n):
+    def some(n, draw=draw):
         return " ".join(draw.choices(words, k=n))
 
     make = {
         "pairs": lambda i: {"prompt": f"{some(8)} {i}", "chosen": some(7), "rejected": some(7)},
-        "thumbs": lambda i: {"prompt": f"{some(12)} {i // 2}", "completion": some(7), "label": i % 2},
+        "thumbs": lambda i: {"prompt": f"{some(12, random.Random(i // 2))}", "completion": some(7), "label": i % 2},
     }[kind]
     path.write_text("".join(json.dumps(make(i)) + "\n" for i in range(rows)))
     return str(path)
