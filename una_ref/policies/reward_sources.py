@@ -218,7 +218,7 @@ class Ensemble:
         Raises:
             InputError: names the source whose answer is not one finite number, or None, for each.
         """
-        columns = [checked(answers, source(answers), name) for name, source in self.sources]
+        columns = [asked(source, answers, name) for name, source in self.sources]
         return [_mean(row) for row in zip(*columns, strict=True)]
 
 

@@ -22,6 +22,7 @@ from una_ref.training.sharding import like, whole
 
 FORMAT = "3"
 """Version of the checkpoint's layout; another one is refused, not guessed at."""
+ANEW = "without that file the run starts anew"
 RECORD = "run.json"
 """The file that makes a folder a run's: its config, and whether it is finished."""
 
@@ -129,17 +130,16 @@ def load(
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
             state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
-        lost = "" if "more" in state or about.get("format") != FORMAT else "one without its end"
     except SafetensorError as error:
-        about, state, lost = {}, {}, str(error)
-    if lost:
-        raise InputError(f"{path}: expected a whole checkpoint, got: {lost}; without that file the run starts anew")
+        raise InputError(f"{path}: expected a whole checkpoint, got: {error}; {ANEW}") from error
     for key, expected in (("format", FORMAT), ("data", data)):
         if about.get(key) != expected:
             raise InputError(
                 f"{path}: {key}: expected {expected!r}, got {about.get(key)!r}; a run resumes with the "
                 "version and the data that it began with, or starts anew in another output"
             )
+    if "more" not in state:
+        raise InputError(f"{path}: expected a whole checkpoint, got: one without `more`; {ANEW}")
     saved = {name.removeprefix("trained/"): v for name, v in state.items() if name.startswith("trained/")}
     if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in trained.items()}:
         raise InputError(f"{path}: expected the parameters of this model, got those of another")
