@@ -324,10 +324,11 @@ def test_a_method_without_a_reference_takes_no_second_model(run, data, capsys):
 
 
 @pytest.mark.slow
-def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path):
+def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path, monkeypatch):
     from safetensors.torch import load_file
 
     one = run("kto", data("thumbs"), "steps=6", "held_out=0.3")
+    monkeypatch.setenv("UNA_REF_CACHE", str(tmp_path / "cache"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "una_ref"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -335,15 +336,16 @@ def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path):
         words = ["train", "kto", "--data", data("thumbs"), "--output", str(tmp_path / "two"), *tiny, *settings]
         return subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
 
-    done = two("steps=6", "held_out=0.3")
+    done = two("steps=6", "held_out=0.3", "reference=cache")  # one file, of which each process fills a part
     assert done.returncode == 0, done.stderr
+    assert len(list((tmp_path / "cache" / "references").glob("*.sqlite3"))) == 1
     weights = [load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two")]
     for name, value in weights[0].items():
         torch.testing.assert_close(value, weights[1][name], rtol=1e-4, atol=1e-5)
     metrics = [(f / "metrics.jsonl").read_text().splitlines() for f in (one, tmp_path / "two")]
     for alone, both in zip(*metrics, strict=True):
         assert json.loads(both) == pytest.approx(json.loads(alone), rel=1e-3, abs=1e-5)
-    assert "finished already" in two("steps=6", "held_out=0.3").stderr
+    assert "finished already" in two("steps=6", "held_out=0.3", "reference=cache").stderr
     assert "batch: expected at least one row for each of 2 processes" in two("steps=6", "batch=1", "output=new").stderr
 
 
