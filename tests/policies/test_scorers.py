@@ -132,7 +132,15 @@ def test_saved_and_loaded_it_gives_the_same_rewards(adapters, family, scorer, tm
     torch.testing.assert_close(rate(collate(EXAMPLES, whole=True)), before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(alone(loaded.eval(), EXAMPLES), before, rtol=1e-5, atol=1e-5)
     assert torch.equal(loaded.score.weight, rate.model.score.weight)
-    assert getattr(loaded.config, READS) == {"max_length": 64, "max_response": 8} and loaded.config.num_labels == 1
+    assert (
+        getattr(loaded.config, READS)
+        == {
+            "max_length": 64,
+            "max_response": 8,
+            "split_special_tokens": True,
+        }
+        and loaded.config.num_labels == 1
+    )
 
 
 def test_a_young_adapter_survives_in_a_bfloat16_base(scorer):

@@ -45,7 +45,7 @@ def base(command, tmp_path):
     ("bytes_", "named", "settings", "given"),
     [
         (300, "run.json", [], False),
-        (2000, "metrics.jsonl", ["save_every=0"], False),
+        (15_000, "metrics.jsonl", ["save_every=0", "log_every=1", "steps=60"], False),
         (6000, "checkpoint.safetensors", ["save_every=2"], False),
         (30_000, "base", ["save_every=2"], False),
         (7000, ADAPTER, ["save_every=0", "lora_r=16"], True),
@@ -92,3 +92,10 @@ def test_scores_that_do_not_fit_leave_no_file(data, tmp_path, capsys):
     assert f"una-ref: failed: {output}: expected to write it whole, got: File too large" in said
     assert {p.name for p in tmp_path.iterdir()} == {"pairs.jsonl"}
     assert main(words) == 0
+
+
+def test_no_room_for_the_data_is_said_with_the_folder_to_change(command, tmp_path, capsys):
+    with full(2100):
+        assert main(command("out")) == 1
+    assert "expected room for the data's temporary files (TMPDIR), got: File too large" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()

@@ -12,10 +12,20 @@ import pickle
 import tempfile
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import compress
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
+
+
+@contextmanager
+def _room() -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        place = f"{tempfile.gettempdir()}: expected room for the data's temporary files (TMPDIR)"
+        raise OSError(f"{place}, got: {error.strerror}") from error
 
 
 class Stored(Sequence[T]):
@@ -33,14 +43,21 @@ class Stored(Sequence[T]):
         self.extend(items)
 
     def extend(self, items: Iterable[T]) -> None:
-        """Put items behind the others."""
+        """Put items behind the others.
+
+        Raises:
+            OSError: there is no room for them.
+        """
         end = self._file.seek(0, os.SEEK_END)
         for item in items:
-            size = self._file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+            made = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+            with _room():
+                self._file.write(made)
             self._starts.append(end)
-            self._sizes.append(size)
-            end += size
-        self._file.flush()
+            self._sizes.append(len(made))
+            end += len(made)
+        with _room():
+            self._file.flush()
 
     def picked(self, keep: Iterable[Any]) -> Stored[T]:
         """Those for which `keep`, as long as this, says so."""

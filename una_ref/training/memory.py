@@ -28,8 +28,6 @@ from una_ref.training.config import Config, output_of, recipes, resolve
 from una_ref.training.run import _critic, _trainable
 
 Phase = Literal["always", "decoding", "learning"]
-REWARD_DTYPE = torch.float32
-"""What a classifier is loaded in (`Classifier`'s default)."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -142,15 +140,15 @@ def models(config: Config, policy: Any = None) -> Models:
     def classifier(of: Any, dtype: torch.dtype) -> Any:
         one = copy.deepcopy(of)
         one.num_labels = 1
-        return AutoModelForSequenceClassification.from_config(one, dtype=dtype, trust_remote_code=False)
+        model = AutoModelForSequenceClassification.from_config(one, dtype=dtype, trust_remote_code=False)
+        model.score.to(torch.promote_types(dtype, torch.float32))
+        return model
 
     rewards, critic, second = [], None, None
     with torch.device("meta"):
         dtype = getattr(torch, config.weights_dtype)
         if METHODS[config.method].scorer:
-            model = classifier(policy, dtype)
-            model.score.to(torch.promote_types(dtype, torch.float32))
-            model = _trainable(model, config, task="SEQ_CLS")
+            model = _trainable(classifier(policy, dtype), config, task="SEQ_CLS")
         else:
             model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
             critic = _critic(model, config)
@@ -162,8 +160,14 @@ def models(config: Config, policy: Any = None) -> Models:
         for name in _classifiers(config):
             found, source = architecture(name)
             sources.append(source)
-            rewards.append(classifier(found, REWARD_DTYPE))
+            rewards.append(classifier(found, _saved_in(found)))
     return Models(model, critic, second, rewards, sources)
+
+
+def _saved_in(found: Any) -> torch.dtype:
+    """What a model's weights were saved in, as its config says: a `Classifier` is loaded in that."""
+    dtype = getattr(found, "dtype", None) or "float32"
+    return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def _classifiers(config: Config) -> list[str]:
