@@ -29,7 +29,7 @@ from una_ref.training.run import _critic, _trainable
 
 Phase = Literal["always", "decoding", "learning"]
 REWARD_DTYPE = torch.float32
-"""What a classifier is loaded in (`Classifier`'s default)."""
+"""What a classifier counts as where its config does not say what it was saved in."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,7 +162,8 @@ def models(config: Config, policy: Any = None) -> Models:
         for name in _classifiers(config):
             found, source = architecture(name)
             sources.append(source)
-            rewards.append(classifier(found, REWARD_DTYPE))
+            rewards.append(classifier(found, found.dtype or REWARD_DTYPE))
+            rewards[-1].score.float()  # as `Classifier` has it
     return Models(model, critic, second, rewards, sources)
 
 
