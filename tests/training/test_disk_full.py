@@ -2,6 +2,7 @@
 
 import json
 import resource
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -76,6 +77,17 @@ def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_goes_on(
     for name in (ADAPTER, "metrics.jsonl"):
         assert (out / name).read_bytes() == (straight / name).read_bytes()
     assert {p.name for p in out.rglob("*")} == {p.name for p in straight.rglob("*")}
+
+
+def test_a_full_folder_for_temporary_files_is_named(data, tmp_path, capsys):
+    words = ["train", "dpo", "--data", data("pairs", 300), "--output", str(tmp_path / "out")]
+    with full(20_000):
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"{tempfile.gettempdir()} (TMPDIR names another): expected room for rows on disk, got: File too large" in said
+    )
+    assert not (tmp_path / "out").exists()
 
 
 def lengths(answers):

@@ -11,7 +11,7 @@ import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from typing import Any, TypeVar, overload
 
@@ -33,14 +33,27 @@ class Stored(Sequence[T]):
         self.extend(items)
 
     def extend(self, items: Iterable[T]) -> None:
-        """Put items behind the others."""
+        """Put items behind the others.
+
+        Raises:
+            OSError: names the folder, where that is full.
+        """
         end = self._file.seek(0, os.SEEK_END)
         for item in items:
-            size = self._file.write(pickle.dumps(item, pickle.HIGHEST_PROTOCOL))
+            line = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+            self._written(self._file.write, line)
             self._starts.append(end)
-            self._sizes.append(size)
-            end += size
-        self._file.flush()
+            self._sizes.append(len(line))
+            end += len(line)
+        self._written(self._file.flush)
+
+    @staticmethod
+    def _written(write: Callable[..., object], *line: bytes) -> None:
+        try:
+            write(*line)
+        except OSError as error:
+            where = f"{tempfile.gettempdir()} (TMPDIR names another)"
+            raise OSError(f"{where}: expected room for rows on disk, got: {error.strerror}") from error
 
     def picked(self, keep: Iterable[Any]) -> Stored[T]:
         """Those for which `keep`, as long as this, says so."""
