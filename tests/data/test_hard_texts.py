@@ -120,6 +120,14 @@ def test_a_million_characters_are_dropped_as_a_prompt_and_cut_as_a_response(text
     }
 
 
+def test_a_hundred_thousand_ends_are_text_but_for_those_at_the_end():
+    specials = Encoder(tokenizer()).specials
+    many = "</s>" * 10**5
+    assert specials.hidden_before_eos(f"{many}x") == specials.hidden(f"{many}x")  # with a regex it took minutes
+    assert specials.hidden_before_eos(f"x </s>\n{many} \n") == f"x </s>\n{many} \n"
+    assert specials.hidden_before_eos("</s> x \n") == specials.hidden("</s> x \n")
+
+
 def doubled(answers):
     """A reward for the tests; it is given the texts as they stand in the file."""
     assert {answer.prompt for answer in answers} == set(TEXTS.values())

@@ -42,6 +42,10 @@ def dtype(model, encoder):
     model.bfloat16()
 
 
+def frequency(model, encoder):
+    model.model.rotary_emb.inv_freq[1] *= 1.01
+
+
 def setting(model, encoder):
     model.config.rope_parameters = {**model.config.rope_parameters, "rope_theta": 12345.0}
 
@@ -58,7 +62,7 @@ def tokenizer(model, encoder):
     encoder.tokenizer.add_tokens(["redgreen"])
 
 
-@pytest.mark.parametrize("change", [weight, sign_of_a_zero, dtype, setting, suppressed, template, tokenizer])
+@pytest.mark.parametrize("change", [weight, sign_of_a_zero, dtype, frequency, setting, suppressed, template, tokenizer])
 def test_another_model_text_or_arithmetic_has_another_name(change, tiny, encoder):
     model = tiny(tie_word_embeddings=False)
     model.lm_head.weight.data[0, 0] = 0.0

@@ -13,6 +13,7 @@ from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.vllm import VLLM
+from una_ref.training.online import Rollouts
 
 PROMPTS = [(5, 6, 7), (8, 9), (5, 9, 10, 11)]
 
@@ -21,11 +22,12 @@ class LLM:
     """Draws with transformers' generate from the folder that an adapter was saved to."""
 
     def __init__(self, model, *, enable_lora, max_lora_rank, max_model_len, gpu_memory_utilization, dtype, **_):
-        assert enable_lora and max_lora_rank == 4 and max_model_len == 64 and dtype == "float32"
-        self.folder, self.seen = model, []
+        assert enable_lora and max_lora_rank == 8 and max_model_len == 64 and dtype == "float32"
+        self.folder, self.seen, self.seeds = model, [], []
 
     def generate(self, asked, each, *, lora_request, use_tqdm):
         self.seen.append(lora_request.number)
+        self.seeds += [one["seed"] + i for one in each for i in range(one["n"])]  # as vLLM has it
         base, _ = loading.load(self.folder)
         model = PeftModel.from_pretrained(base, lora_request.folder).eval()
         outputs = []
@@ -92,13 +94,30 @@ def test_the_adapter_is_the_policys_as_it_is_under_a_new_number_each_time(stand_
             if "lora_B" in name:
                 weight.normal_()
     after = one(policy, PROMPTS, k=2, max_new=5, seed=1)
-    assert before != after and one._llm.seen == [1, 2]
+    assert before != after and one.loaded[0].seen == [1, 2]
 
 
 def test_some_draws_may_be_at_another_temperature(stand_in, policy):
     drawn = engine(temperature=0.5, every=2)(policy, PROMPTS, k=4, max_new=5, seed=1)
     plain = engine()(policy, PROMPTS, k=2, max_new=5, seed=1)
     assert [draws[:2] for draws in drawn] == plain
+
+
+def test_no_two_draws_share_their_random_numbers_over_prompts_and_steps(stand_in, policy):
+    one = engine(temperature=0.5, every=2)
+    for step in range(3):
+        one(policy, PROMPTS, k=4, max_new=2, seed=step)
+    seeds = one.loaded[0].seeds
+    assert len(set(seeds)) == len(seeds) == 3 * 3 * 4
+
+
+def test_what_is_measured_at_temperature_1_is_drawn_by_the_engine_that_is_there(stand_in, policy):
+    rollouts = Rollouts(engine(temperature=0.5), None, "", None, draws=2, max_new=2, seed=0)
+    rollouts.engine(policy, PROMPTS, k=2, max_new=2, seed=1)
+    plain = rollouts.plain.engine
+    plain(policy, PROMPTS, k=2, max_new=2, seed=1)
+    assert plain.temperature == 1 and plain.loaded[0] is rollouts.engine.loaded[0]
+    assert plain.loaded[0].seen == [1, 2], "an adapter of one number, and vLLM would use the one that it has"
 
 
 def test_what_it_cannot_draw_from_is_refused(stand_in, policy):

@@ -209,6 +209,7 @@ def test_a_config_s_settings_make_it_again(given):
         (["dpo", "load_in_4bit=true", "model=x/y", "lora_r=0"], "got lora_r=0"),
         (["reward-model", "load_in_4bit=true", "model=x/y"], "than reward-model"),
         (["ppo", "load_in_4bit=true", "model=x/y"], "critic is a copy"),
+        (["rloo", "load_in_4bit=true", "model=x/y", "engine=vllm"], "expected engine=hf, got vllm"),
         (["sft", "reference_model=x/y"], "sft has no reference"),
     ],
 )

@@ -2,6 +2,7 @@
 
 import json
 import resource
+import tempfile
 from contextlib import contextmanager
 
 import pytest
@@ -78,6 +79,17 @@ def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_goes_on(
     assert {p.name for p in out.rglob("*")} == {p.name for p in straight.rglob("*")}
 
 
+def test_a_full_folder_for_temporary_files_is_named(data, tmp_path, capsys):
+    words = ["train", "dpo", "--data", data("pairs", 300), "--output", str(tmp_path / "out")]
+    with full(20_000):
+        assert main(words) == 1
+    said = capsys.readouterr().err
+    assert (
+        f"{tempfile.gettempdir()} (TMPDIR names another): expected room for rows on disk, got: File too large" in said
+    )
+    assert not (tmp_path / "out").exists()
+
+
 def lengths(answers):
     """A reward for the tests: characters of the response."""
     return [len(answer.response) for answer in answers]
@@ -92,10 +104,3 @@ def test_scores_that_do_not_fit_leave_no_file(data, tmp_path, capsys):
     assert f"una-ref: failed: {output}: expected to write it whole, got: File too large" in said
     assert {p.name for p in tmp_path.iterdir()} == {"pairs.jsonl"}
     assert main(words) == 0
-
-
-def test_no_room_for_the_data_is_said_with_the_folder_to_change(command, tmp_path, capsys):
-    with full(2100):
-        assert main(command("out")) == 1
-    assert "expected room for the data's temporary files (TMPDIR), got: File too large" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()

@@ -6,7 +6,9 @@ import os
 import random
 import subprocess
 import sys
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -200,6 +202,15 @@ def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, tr
     monkeypatch.setenv(name, "2")
     with pytest.raises(InputError, match=f"expected the 2 that {name} names to train together, got 1"):
         trainer("dpo", examples("pairs"))
+
+
+@pytest.mark.parametrize(("tasks", "right"), [(2, True), (8, True), (3, False), (16, False)])
+def test_srun_may_start_one_torchrun_a_node(tasks, right, monkeypatch):
+    monkeypatch.setattr("accelerate.Accelerator", lambda cpu: SimpleNamespace(num_processes=8))
+    monkeypatch.setenv("WORLD_SIZE", "8")
+    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
+    with nullcontext() if right else pytest.raises(InputError, match=f"the {tasks} that SLURM_STEP_NUM_TASKS names"):
+        processes()
 
 
 @pytest.mark.slow

@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from una_ref.cli import main
+from una_ref.training.result import _digests
 
 
 @pytest.fixture
@@ -52,6 +53,13 @@ def test_the_card_has_the_template_the_data_and_the_numbers(words, tmp_path):
     for name, value in record["evaluation"].items():
         assert f"| {name} | {value:.4f} |" in card
     assert set(record["versions"]) == {"python", "una_ref", "torch", "transformers", "peft", "accelerate"}
+
+
+def test_a_pattern_s_files_have_their_digests_and_what_has_gone_has_none(tmp_path):
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(name)
+    found = _digests(f"{tmp_path}/*.jsonl,-,{tmp_path}/gone.jsonl,{tmp_path}/gone*.jsonl,org/name")
+    assert found == {str(tmp_path / f"{n}.jsonl"): hashlib.sha256(n.encode()).hexdigest() for n in "ab"}
 
 
 def fenced(card, language):

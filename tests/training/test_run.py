@@ -13,6 +13,7 @@ from una_ref.cli import main
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.policies.loading import load
 from una_ref.training.config import resolve
 from una_ref.training.run import prepare, train
 from una_ref.training.run import toysteer_base as base
@@ -218,6 +219,16 @@ def test_what_is_trained_is_float32_at_least(dtype, rank, data, tiny):
     assert frozen == ({getattr(torch, dtype)} if rank else set())
     before = job.trainer.step(0, job.examples[:4])["loss"]
     assert job.trainer.step(1, job.examples[:4])["loss"] != before
+
+
+def test_a_model_made_here_is_what_is_loaded_from_the_result(run, data, tiny):
+    settings = ["dtype=bfloat16", "steps=1", "lora_targets=q_proj"]
+    made = prepare(resolve("dpo", [*tiny, *settings], data=data("pairs"))).trainer.policy.model.get_base_model()
+    loaded, _ = load(str(run("dpo", data("pairs"), *settings) / "base"), "bfloat16")
+    own, other = (dict(model.named_buffers()) | model.state_dict() for model in (made, loaded))
+    for name, value in other.items():
+        one = own[name.replace("q_proj.", "q_proj.base_layer.")]
+        assert one.dtype == value.dtype and torch.equal(one, value), name
 
 
 @pytest.mark.parametrize("rank", [4, 0])

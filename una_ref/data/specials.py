@@ -32,8 +32,7 @@ class Specials:
         names.append(_MARK)  # so that a text that has it is not taken for one of ours
         self._numbers = {name: i for i, name in enumerate(names)}
         self._names = re.compile("|".join(map(re.escape, names)))
-        bos, eos = (re.escape(token) if token else "(?!)" for token in (tokenizer.bos_token, tokenizer.eos_token))
-        self._start, self._end = re.compile(f"(?:{bos})*"), re.compile(rf"(?:{eos}\s*)*\Z")
+        self._start = re.compile(f"(?:{re.escape(tokenizer.bos_token)})*" if tokenizer.bos_token else "")
 
     def hidden(self, text: str) -> str:
         """The text with every name hidden, such that a template leaves it alone."""
@@ -51,8 +50,11 @@ class Specials:
 
     def hidden_before_eos(self, text: str) -> str:
         """The same of a response that may bring its EOS along."""
-        end = self._end.search(text)
-        at = end.start() if end else len(text)
+        eos, at, end = self.tokenizer.eos_token, len(text), len(text.rstrip())
+        while eos and text.endswith(eos, 0, end):  # no regex: it would take the square of their number
+            at = end = end - len(eos)
+            while end and text[end - 1].isspace():
+                end -= 1
         return self.hidden(text[:at]) + text[at:]
 
     def ids(self, text: str) -> list[int]:

@@ -11,21 +11,11 @@ import os
 import pickle
 import tempfile
 from array import array
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import compress
 from typing import Any, TypeVar, overload
 
 T = TypeVar("T")
-
-
-@contextmanager
-def _room() -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = f"{tempfile.gettempdir()}: expected room for the data's temporary files (TMPDIR)"
-        raise OSError(f"{place}, got: {error.strerror}") from error
 
 
 class Stored(Sequence[T]):
@@ -46,18 +36,24 @@ class Stored(Sequence[T]):
         """Put items behind the others.
 
         Raises:
-            OSError: there is no room for them.
+            OSError: names the folder, where that is full.
         """
         end = self._file.seek(0, os.SEEK_END)
         for item in items:
-            made = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
-            with _room():
-                self._file.write(made)
+            line = pickle.dumps(item, pickle.HIGHEST_PROTOCOL)
+            self._written(self._file.write, line)
             self._starts.append(end)
-            self._sizes.append(len(made))
-            end += len(made)
-        with _room():
-            self._file.flush()
+            self._sizes.append(len(line))
+            end += len(line)
+        self._written(self._file.flush)
+
+    @staticmethod
+    def _written(write: Callable[..., object], *line: bytes) -> None:
+        try:
+            write(*line)
+        except OSError as error:
+            where = f"{tempfile.gettempdir()} (TMPDIR names another)"
+            raise OSError(f"{where}: expected room for rows on disk, got: {error.strerror}") from error
 
     def picked(self, keep: Iterable[Any]) -> Stored[T]:
         """Those for which `keep`, as long as this, says so."""

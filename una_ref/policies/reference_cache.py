@@ -71,7 +71,8 @@ def fingerprint(model: Any, encoder: Encoder | None = None, *, arithmetic: str =
 
 def _own(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a model without those of its adapters, under the names that they have without adapters."""
-    for name, value in model.state_dict().items():
+    found = dict(model.named_buffers()) | model.state_dict()  # rotary frequencies are not in the latter
+    for name, value in found.items():
         if ".lora_" not in name and ".modules_to_save." not in name and isinstance(value, torch.Tensor):
             yield name.replace(".base_layer", "").replace(".original_module", ""), value
 

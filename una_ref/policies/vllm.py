@@ -8,8 +8,9 @@ vLLM's own, which is of other kernels, is logged as with any engine.
 from __future__ import annotations
 
 import importlib
+import random
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from itertools import count
 from typing import Any
@@ -17,6 +18,9 @@ from typing import Any
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import _suppressed
 from una_ref.policies.rollout import Draw, Sampler
+
+RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
+"""What vLLM takes for the largest rank of an adapter."""
 
 
 @dataclass
@@ -26,30 +30,34 @@ class VLLM(Sampler):
     Attributes:
         positions: most tokens of prompt and response together.
         memory: share of the GPU's memory that weights and cache of the engine may take.
+        loaded: the engine, when it is there; and adapters counted. A copy at another temperature has the same one.
     """
 
     positions: int = 4096
     memory: float = 0.3
-    _number: Any = field(default_factory=lambda: count(1), init=False, compare=False, repr=False)
-    _llm: Any = field(default=None, init=False, compare=False, repr=False)
+    loaded: list[Any] = field(default_factory=list, compare=False, repr=False)
+    numbers: Iterator[int] = field(default_factory=lambda: count(1), compare=False, repr=False)
 
     def _engine(self, model: Any, library: Any) -> Any:
-        if self._llm is None:
+        if not self.loaded:
             if not hasattr(model, "get_base_model"):
                 raise InputError("engine vllm: expected a policy with a LoRA adapter (lora_r), got one without")
             if _suppressed(model):
                 raise InputError("engine vllm: expected a model that suppresses no tokens, or log-probs would differ")
             config = next(iter(model.peft_config.values()))
-            self._llm = library.LLM(
+            if config.r > RANKS[-1]:
+                raise InputError(f"engine vllm: expected lora_r of at most {RANKS[-1]}, got {config.r}")
+            one = library.LLM(
                 model=config.base_model_name_or_path,
                 enable_lora=True,
-                max_lora_rank=config.r,
+                max_lora_rank=next(rank for rank in RANKS if rank >= config.r),
                 max_model_len=self.positions,
                 gpu_memory_utilization=self.memory,
                 dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
                 generation_config="vllm",  # its own defaults: nothing that the model's config says of sampling
             )
-        return self._llm
+            self.loaded.append(one)
+        return self.loaded[0]
 
     def _drawn(
         self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
@@ -57,14 +65,15 @@ class VLLM(Sampler):
         library = installed()
         llm = self._engine(model, library)
         common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": [self.eos]}
-        # With a seed each request has random numbers of its own; 0 log-probs are those of the drawn token alone.
+        # vLLM gives a request's i-th draw the request's seed + i: seeds side by side would share their random numbers,
+        # over prompts and over steps. 0 log-probs are those of the drawn token alone.
+        seeds = random.Random(seed)
         each = [
-            library.SamplingParams(**common, seed=(seed + place) % 2**31, logprobs=0, detokenize=False)
-            for place in range(len(prompts))
+            library.SamplingParams(**common, seed=seeds.randrange(2**31), logprobs=0, detokenize=False) for _ in prompts
         ]
         with tempfile.TemporaryDirectory() as folder:
             model.save_pretrained(folder)
-            number = next(self._number)
+            number = next(self.numbers)
             adapter = library.lora.request.LoRARequest(f"policy {number}", number, folder)
             asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
             answers = llm.generate(asked, each, lora_request=adapter, use_tqdm=False)

@@ -103,9 +103,18 @@ def save(
     """
     from safetensors.torch import save_file
 
-    state = {f"trained/{name}": whole(value.detach()).contiguous() for name, value in trained.items()}
+    state: dict[str, Tensor] = {}
+
+    def add(name: str, value: Tensor) -> None:
+        one = whole(value)  # on its device for this moment alone: all of them may not fit there
+        if write:
+            state[name] = one.cpu().contiguous()
+
+    for name, value in trained.items():
+        add(f"trained/{name}", value.detach())
     for index, moments in optimizer.state_dict()["state"].items():
-        state |= {f"optimizer/{index}/{key}": whole(value).contiguous() for key, value in moments.items()}
+        for key, value in moments.items():
+            add(f"optimizer/{index}/{key}", value)
     if not write:
         return
     state["more"] = torch.frombuffer(bytearray(json.dumps(more or {}).encode()), dtype=torch.uint8)

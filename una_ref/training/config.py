@@ -248,6 +248,8 @@ class Config:
         if self.load_in_4bit and (method.scorer or method.advantages):
             why = "whose adapters are merged at the end" if method.scorer else "whose critic is a copy of the model"
             raise InputError(f"load_in_4bit: expected another method than {self.method}, {why}")
+        if self.load_in_4bit and self.engine == "vllm":
+            raise InputError("load_in_4bit: expected engine=hf, got vllm, which would draw from the weights as saved")
         if self.reference_model and not method.needs_reference:
             raise InputError(f"reference_model: expected none, as {self.method} has no reference, got one")
         if not 0 <= self.held_out < 1:

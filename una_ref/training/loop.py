@@ -60,7 +60,9 @@ def processes() -> Accelerator:
         raise InputError(f"processes: expected them started by torchrun or accelerate launch, got: {error}") from error
     for name in LAUNCHED:
         launched = int(os.environ.get(name) or "1")
-        if team.num_processes != launched and (name == "WORLD_SIZE" or launched > 1):
+        # srun and mpirun may start one torchrun a node, which has several processes.
+        whole = team.num_processes == launched if name == "WORLD_SIZE" else team.num_processes % launched == 0
+        if not whole:
             raise InputError(
                 f"processes: expected the {launched} that {name} names to train together, got "
                 f"{team.num_processes}; start them with torchrun or accelerate launch"
@@ -193,8 +195,9 @@ class Trainer:
                 f"processes, got {config.batch}"
             )
         self.config, self.losses = config, losses
-        self.policy = policy.to(self.accelerator.device).train()
-        self.sharded = sharding.shard(self.policy, config, self.accelerator)
+        self.policy = policy.train()
+        self.sharded = sharding.shard(self.policy, config, self.accelerator)  # layer by layer: whole it may not fit
+        self.policy.to(self.accelerator.device)
         self.layout = policy.layout if config.layout == "auto" else config.layout
         self.whole = policy.gives == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}

@@ -10,12 +10,14 @@ import hashlib
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from torch import Tensor
 
 from una_ref.data.batch import Encoder
+from una_ref.data.items import files
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
@@ -71,7 +73,7 @@ def save(
         "finished": True,
         "steps": job.config.steps,
         "rows": {"trained": len(job.examples), "held_out": len(job.held_out), "digest": digest(job.examples)},
-        "files": {name: _sha256(name) for name in config["data"].split(",") if Path(name).is_file()},
+        "files": _digests(config["data"]),
         "notes": list(job.notes),
         "evaluation": evaluation,
         "versions": versions(),
@@ -106,9 +108,16 @@ def save(
     return record
 
 
-def _sha256(name: str) -> str:
-    with open(name, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+def _digests(data: str) -> dict[str, str]:
+    """SHA-256 of each file that a run's data are in; of those that have gone since, none."""
+    out = {}
+    for name in data.split(","):
+        with suppress(InputError):
+            for path in (Path(file).expanduser() for file in files(name)):
+                if path.is_file():
+                    with path.open("rb") as file:
+                        out[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
+    return out
 
 
 def _opening(encoder: Encoder) -> str:

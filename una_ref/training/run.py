@@ -188,7 +188,9 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"shape: expected sizes of a Mistral, got {config.shape}: {reason}") from error
     model.generation_config.suppress_tokens = suppressed or None
-    return model.to(getattr(torch, dtype)), tokenizer, True
+    for weight in model.parameters():  # and no buffer: rotary frequencies are float32 in a model that is loaded
+        weight.data = weight.data.to(getattr(torch, dtype))
+    return model, tokenizer, True
 
 
 def _texts(rows: Iterable[Row]) -> Iterable[str]:

@@ -71,7 +71,7 @@ def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
         if holds:
             raise InputError(f"launch: FSDP2: expected a run that can be sharded, got {reason}; use launch/ddp.yaml")
     for model in (policy.model, *policy.copy):
-        _shard(model.to(team.device), team)
+        _shard(model, team)
     return True
 
 
