@@ -385,7 +385,7 @@ for name, clip in (("clipped at 0.2", 0.2), ("not clipped", 1e9)):
     logits = chance_of.log().requires_grad_()
     for use in range(1, 201):
         now = logits.log_softmax(-1).gather(1, drawn_y).view(-1, 1)
-        loss = METHODS["ppo"].loss(token_logps=now, **flat, clip=clip).sum() / 4
+        loss = METHODS["ppo"].loss(token_logps=now, **flat, ratio_clip=clip).sum() / 4
         logits = (logits - 0.2 * torch.autograd.grad(loss, logits)[0]).detach().requires_grad_()
         if use in (5, 20, 100, 200):
             policy = logits.detach().log_softmax(-1)

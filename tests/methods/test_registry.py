@@ -22,7 +22,7 @@ VOCABULARY = {
     *("logps", "ref_logps", "labels", "scores", "groups", "baseline", "kl"),
     *("beta", "label_smoothing", "divergence", "alpha", "desirable_weight", "undesirable_weight"),
     *("token_logps", "old_token_logps", "advantages", "mask", "values", "old_values", "returns", "old_logps"),
-    *("clip", "value_clip", "value_weight", "ptx"),
+    *("ratio_clip", "value_clip", "value_weight", "ptx"),
 }
 
 
@@ -153,7 +153,7 @@ def test_the_defaults_of_the_papers():
         "iterative-dpo": 0.1,
     }
     ppo = {"beta": 0.03, "gamma": 1.0, "lam": 0.95, "whiten": 1.0, "ptx": 0.0}
-    assert METHODS["ppo"].hyperparameters == ppo | {"clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}
+    assert METHODS["ppo"].hyperparameters == ppo | {"ratio_clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}
     assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
     assert METHODS["iupo"].hyperparameters["divergence"] == "js"
     assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1

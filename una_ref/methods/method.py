@@ -26,7 +26,7 @@ HYPERPARAMETERS = MappingProxyType(
         "label_smoothing": "probability that a pair is labelled the wrong way round, below ½",
         "divergence": "the f-divergence that holds π near π_ref",
         "alpha": "of divergence=alpha, between 0 (reverse KL) and 1 (forward KL)",
-        "clip": "how far a token's probability ratio may move from 1 in the passes over a rollout",
+        "ratio_clip": "how far a token's probability ratio may move from 1 in the passes over a rollout",
         "value_clip": "how far a token's value may move in the passes over a rollout",
         "value_weight": "of the critic's loss",
         "ptx": "weight of demonstrations mixed in (PPO-ptx); 0: none",

@@ -54,7 +54,7 @@ def ppo(
     old_values: Tensor,
     returns: Tensor,
     mask: Tensor,
-    clip: float = 0.2,
+    ratio_clip: float = 0.2,
     value_clip: float = 0.2,
     value_weight: float = 0.1,
 ) -> Tensor:
@@ -68,7 +68,7 @@ def ppo(
     per_token(token_logps=token_logps, values=values, mask=mask, **past)
     far = math.log(torch.finfo(token_logps.dtype).max) / 3  # e^u beyond it overflows
     ratio = (token_logps - old_token_logps).masked_fill(~mask, 0).clamp(-far, far).exp()
-    policy = -torch.minimum(ratio * advantages, ratio.clamp(1 - clip, 1 + clip) * advantages)
+    policy = -torch.minimum(ratio * advantages, ratio.clamp(1 - ratio_clip, 1 + ratio_clip) * advantages)
     near = old_values + (values - old_values).clamp(-value_clip, value_clip)
     value = torch.maximum((values - returns) ** 2, (near - returns) ** 2) / 2
     return ((policy + value_weight * value) * mask).sum(1)
