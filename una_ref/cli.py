@@ -6,7 +6,6 @@ Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130
 from __future__ import annotations
 
 import argparse
-import difflib
 import json
 import os
 import sys
@@ -17,7 +16,7 @@ from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from una_ref.errors import InputError
+from una_ref.errors import InputError, near
 
 if TYPE_CHECKING:
     from una_ref.claims import Claim
@@ -179,9 +178,8 @@ def claims(arguments: argparse.Namespace) -> int:
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
-        near = difflib.get_close_matches(arguments.id.upper(), CLAIMS, n=1)
-        hint = f"did you mean {near[0]}?" if near else "una-ref claims lists them all"
-        raise InputError(f"no claim is called {arguments.id!r}: {hint}")
+        hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists them all"
+        raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:
         return _recomputed(entries, arguments.json)

@@ -62,6 +62,12 @@ def test_the_recipes_models_have_the_known_numbers_of_parameters():
     assert all("shipped table" in source for source in held.sources) and len(held.sources) == 2
 
 
+def test_vllm_holds_the_base_once_more_and_decodes_with_a_cache_of_its_own():
+    found, _ = parts_of(*seven_billion(engine="vllm"))
+    assert found["vLLM's weights"].bytes == 2 * 7_241_732_096
+    assert not found.keys() & {"KV cache", "merged weights"}
+
+
 def test_a_head_on_the_policy_is_a_critic_of_a_row():
     separate, head = (parts_of(*seven_billion(**more))[0] for more in ({}, {"critic": "head"}))
     assert head["critic"].bytes == 4 * 4097

@@ -72,7 +72,7 @@ class VLLM(Sampler):
             library.SamplingParams(**common, seed=seeds.randrange(2**31), logprobs=0, detokenize=False) for _ in prompts
         ]
         with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder)
+            model.save_pretrained(folder, save_embedding_layers=False)  # nor is a hub asked whether they changed
             number = next(self.numbers)
             adapter = library.lora.request.LoRARequest(f"policy {number}", number, folder)
             asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]

@@ -191,11 +191,13 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
         if told:
             print(f"going on from step {start} of {config.steps}", file=sys.stderr)
     log = _Log(output / METRICS if output and main else None, start)
-    if trainer.cache:
-        trainer.remember_reference(e for e in job.examples if isinstance(e, Example))
+    terminal = sys.stderr.isatty()
+    if trainer.cache:  # a pass over all rows; what it has done is on disk, so that any end of it is resumable
+        hidden = not (told and terminal)
+        rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
+        trainer.remember_reference(e for e in rows if isinstance(e, Example))
     first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
-    terminal = sys.stderr.isatty()
     with (
         _stop_signals() as asked,
         tracking(config, output if main else None, start) as log.tracker,

@@ -24,6 +24,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
 from una_ref.policies.rollout import SHORT, HuggingFace
+from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config, output_of, recipes, resolve
 from una_ref.training.run import _critic, _trainable
 
@@ -256,9 +257,15 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
     if not config.on_policy:
         return
     of, size = held.policy.config, next(held.policy.parameters()).element_size()
+    if config.engine == "vllm":  # always held: the engine keeps its share
+        own = [p for name, p in held.policy.named_parameters() if ".lora_" not in name]
+        yield Part(
+            "vLLM's weights", nbytes(own), f"{_count(own)}; its cache fills {VLLM.memory:.0%} of the GPU with them"
+        )
+        return
     prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.draws
-    own = [row.prompt] * math.ceil(config.batch / processes)
-    rows = draws * len(next(HuggingFace(0)._cut(own, range(len(own)), draws, response)))
+    asked = [row.prompt] * math.ceil(config.batch / processes)
+    rows = draws * len(next(HuggingFace(0)._cut(asked, range(len(asked)), draws, response)))
     length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)
     heads = getattr(of, "num_key_value_heads", None) or of.num_attention_heads
     width = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads

@@ -299,6 +299,8 @@ def _online(
     hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
     engine: Sampler
     if config.engine == "vllm":
+        if processes().num_processes > 1:
+            raise InputError(f"engine=vllm: expected one process, got {processes().num_processes}")
         if own_base:
             raise InputError(
                 "engine=vllm: expected a base on disk that vLLM can load, got one that is made or merged here"
