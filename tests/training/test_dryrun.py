@@ -103,7 +103,7 @@ def test_a_recipe_is_planned_from_its_config_alone(tmp_path, capsys, monkeypatch
         assert f"  {name}: sizes from the shipped table" in report
     assert "  the run      20000 steps\n" in report
     assert re.search(r"\n  critic +\d+\.\d{3}  .*7,110,660,096 × 2 bytes", report)
-    assert re.search(r"\n  reward model +12.851  3,212,752,896 × 4 bytes\n", report)
+    assert re.search(r"\n  reward model +6.426  3,212,749,824 × 2 bytes \+ 3,072 × 4 bytes\n", report)
     assert re.search(r"\n  at most +\d+\.\d{3}\n", report)
     assert "not shown, because the data are not at hand: rows, and what becomes of them (nvidia/HelpSteer2: " in report
     assert not list(tmp_path.iterdir())
