@@ -1,8 +1,8 @@
 """How cases are compared: each in a process of its own, all once a round, with a record at the end.
 
 Like for like means: the same base, LoRA, rows in the same order, precision, allocator and threads on every side. On a
-CPU seconds are the processor's, on a GPU the clock's; they move with what else runs, so only ratios within a round say
-something.
+CPU seconds are the processor's, on a GPU the clock's; they move with what else runs, so only ratios say something: of
+one case's step over the other's step on the same rows, seconds later.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import sys
 import tempfile
 import time
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from statistics import mean, median
 from typing import Any
@@ -52,15 +52,49 @@ def parser(about: str, cases: Sequence[str], *, steps: int = 5) -> argparse.Argu
 
 
 def rounds(script: str, arguments: argparse.Namespace, make: Callable[[Path], object]) -> list[Line]:
-    """A line of every case in every round, each printed as it comes; `make` writes what the cases read."""
+    """A line of every case in every round, each printed as it comes; `make` writes what the cases read.
+
+    The cases of a round are all loaded; then each makes its first step, each its second, and so on. On a GPU, which
+    would not hold them all and is nobody else's, they are made one after the other.
+    """
+    groups = [arguments.cases] if arguments.device == "cpu" else [[case] for case in arguments.cases]
     lines = []
     with tempfile.TemporaryDirectory() as folder:
         make(Path(folder))
         for turn in range(arguments.rounds):
-            for case in arguments.cases:
-                lines.append({"round": turn, **_started(script, case, folder, arguments), "load": os.getloadavg()[0]})
-                print(json.dumps(lines[-1]), flush=True)
+            for cases in groups:
+                for line in _in_turns(script, cases, folder, arguments):
+                    lines.append({"round": turn, **line, "load": os.getloadavg()[0]})
+                    print(json.dumps(lines[-1]), flush=True)
     return lines
+
+
+def _in_turns(script: str, cases: Sequence[str], folder: str, arguments: argparse.Namespace) -> Iterator[Line]:
+    running = {}
+    for case in cases:  # one after the other: some compute before their first step
+        running[case] = _started(script, case, folder, arguments)
+        _next(case, running[case])
+    for _ in range(WARMUP + arguments.steps - 1):
+        for case, process in running.items():
+            _next(case, process, go=True)
+    for case, process in running.items():
+        yield json.loads(_next(case, process, go=True))
+        process.wait()
+
+
+READY = "ready for a step"
+
+
+def _next(case: str, process: subprocess.Popen[str], *, go: bool = False) -> str:
+    """What a case says next: that it is ready for a step, or its line. `go` has it make that step first."""
+    if go:
+        process.stdin.write("\n")
+        process.stdin.flush()
+    for said in process.stdout:
+        if said.strip() == READY or said.startswith("{"):
+            return said.strip()
+    process.wait()
+    raise SystemExit(f"{case}: {Path(process.errors).read_text()[-2000:]}")
 
 
 def make(folder: Path, arguments: argparse.Namespace, **options: Any) -> None:
@@ -69,18 +103,19 @@ def make(folder: Path, arguments: argparse.Namespace, **options: Any) -> None:
     fixture.make(folder, arguments.preset, lengths=arguments.lengths, **own, **options)
 
 
-def _started(script: str, case: str, folder: str, arguments: argparse.Namespace) -> Line:
-    """A case's line, from a process of its own."""
+def _started(script: str, case: str, folder: str, arguments: argparse.Namespace) -> Any:
+    """A case's process."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(arguments.threads)}
     env = os.environ | quiet | {name: str(value) for name, value in KEEP.items()}
     if arguments.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in PASSED if hasattr(arguments, name)]
     command = [sys.executable, script, *options, "--child", case, folder]
-    done = subprocess.run(command, env=env, capture_output=True, text=True, check=False)
-    if done.returncode:
-        raise SystemExit(f"{case}: {done.stderr[-2000:]}")
-    return json.loads(done.stdout.splitlines()[-1])
+    errors = Path(folder) / f"{case}.errors"
+    pipes: Any = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "stderr": open(errors, "w")}  # noqa: SIM115
+    process: Any = subprocess.Popen(command, env=env, text=True, **pipes)
+    process.errors = errors
+    return process
 
 
 def child(arguments: argparse.Namespace, run: Callable[[str, Path, Meter], Line]) -> None:
@@ -142,6 +177,11 @@ class Meter:
         self.loaded = memory(self.device)
         if self.device.type == "cuda":
             torch.cuda.reset_peak_memory_stats()
+
+    def turn(self) -> None:
+        """Before each step: wait until it is this case's turn."""
+        print(READY, flush=True)
+        sys.stdin.readline()
         self._since, self._phases = self._now(), defaultdict[str, float](float)
 
     def timed(self, phase: str, function: Callable[..., Any], note: Callable[[Any], None] | None = None) -> Any:
@@ -167,7 +207,6 @@ class Meter:
         spent, wall = now[0] - self._since[0], now[1] - self._since[1]
         phases = {**self._phases, "learning": spent - sum(self._phases.values())} if self._phases else {}
         self.steps.append({"seconds": spent, "wall": wall, **phases})
-        self._since, self._phases = now, defaultdict(float)
 
     def _now(self) -> tuple[float, float]:
         from una_ref.training.metrics import seconds
@@ -186,7 +225,7 @@ class Meter:
             "loaded_mb": round(self.loaded / 2**20),
             "peak_mb": round(memory(self.device, peak=True) / 2**20),
             "losses": [round(loss, 6) for loss in self.losses],
-            "steps": len(steps),
+            "each": [round(step["seconds"], 4) for step in steps],
         }
 
 
@@ -197,6 +236,9 @@ def trl_callbacks(trainer: Any, meter: Meter) -> None:
     class Steps(transformers.TrainerCallback):
         def on_train_begin(self, *_: Any, **__: Any) -> None:
             meter.start()
+
+        def on_step_begin(self, *_: Any, **__: Any) -> None:
+            meter.turn()
 
         def on_step_end(self, *_: Any, **__: Any) -> None:
             meter.stop()
@@ -228,7 +270,11 @@ def by_round(lines: Sequence[Line]) -> list[dict[str, Line]]:
 
 def over(turns: Sequence[dict[str, Line]], ratio: Callable[[dict[str, Line]], float]) -> dict[str, float]:
     """A ratio within each round: its median over them, the least and the largest."""
-    values = [ratio(one) for one in turns]
+    return spread([ratio(one) for one in turns])
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """The median of some ratios, the least and the largest."""
     return {"median": round(median(values), 3), "least": round(min(values), 3), "largest": round(max(values), 3)}
 
 
@@ -243,7 +289,7 @@ def above(line: Line, flops: str = "flops") -> float:
 
 
 def compared(lines: Sequence[Line], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Of what ran: cost over a peer's and over its floor, each in the same round; and memory over a peer's."""
+    """Of what ran: each step's cost over a peer's, a round's over its floor, and memory over a peer's."""
     turns = by_round(lines)
     ran = list(dict.fromkeys(line["case"] for line in lines if all(line["case"] in one for one in turns)))
     pairs = [(a, b) for a, b in pairs if a in ran and b in ran]
@@ -251,8 +297,12 @@ def compared(lines: Sequence[Line], pairs: Sequence[tuple[str, str]]) -> dict[st
     def each(ratio: Callable[[Line, Line], float]) -> dict[str, dict[str, float]]:
         return {f"{a} / {b}": over(turns, lambda one, a=a, b=b: ratio(one[a], one[b])) for a, b in pairs}
 
+    steps = {
+        f"{a} / {b}": spread([x / y for one in turns for x, y in zip(one[a]["each"], one[b]["each"], strict=True)])
+        for a, b in pairs
+    }
     return {
-        "time of a step": each(lambda a, b: cost(a) / cost(b)),
+        "time of a step": steps,
         "time over the floor": {case: over(turns, lambda one, c=case: above(one[c])) for case in ran},
         "time over the floor, at the quickest product": {
             case: over(turns, lambda one, c=case: above(one[c], "best_flops")) for case in ran

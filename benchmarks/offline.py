@@ -158,6 +158,7 @@ def of_una(
         job.trainer.remember_reference([e for step in needed for e in step])
     meter.start()
     for step in range(total):
+        meter.turn()
         meter.losses.append(job.step(step, record=True)["loss"])
         meter.stop()
     return [_lengths(step) for step in needed]

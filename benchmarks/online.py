@@ -3,8 +3,8 @@
     python benchmarks/online.py --output figures/runs/online_speed.json
 
 Like for like (`harness.py`), and beyond: the same draws, length of response and reward model (text in); no gradient
-checkpointing; a reference on both sides. A line of JSON for each case and round, then one with the ratios: the median
-over rounds of what stood in the same round, the least and the largest.
+checkpointing; a reference on both sides. A line of JSON for each case and round, then one with the ratios: the median,
+the least and the largest.
 
 PPO has no peer in TRL 1.16, which has dropped it. It is set against what it has to compute (`floor.py`), as all are.
 """
@@ -98,6 +98,7 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     job = prepare(config, rows=rows, model=model, tokenizer=tokenizer)
     meter.start()
     for step in range(total):
+        meter.turn()
         values = job.step(step, record=step + 1 == total)
         for phase in ("generation", "scoring"):
             meter.add(phase, job.seconds.pop(phase))

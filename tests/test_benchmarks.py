@@ -80,7 +80,13 @@ def test_ratios_are_within_a_round():
     for turn, (ours, theirs) in enumerate([(1.0, 2.0), (3.0, 4.0), (2.0, 8.0)]):
         rates = {"flops": 10.0 * (turn + 1), "best_flops": 20.0 * (turn + 1), "bytes": 1.0}
         for case, seconds in (("una-centred", ours), ("trl rloo", theirs)):
-            own = {"cpu_s_per_step": seconds, "peak_mb": 10 * seconds, "loaded_mb": 5, "floor": {"all": [10, 0]}}
+            own = {
+                "each": [seconds],
+                "cpu_s_per_step": seconds,
+                "peak_mb": 10 * seconds,
+                "loaded_mb": 5,
+                "floor": {"all": [10, 0]},
+            }
             lines.append({"round": turn, "case": case, "rates": rates, **own})
     found = online.compared(lines)
     assert found["time of a step"] == {"una-centred / trl rloo": {"median": 0.5, "least": 0.25, "largest": 0.75}}
@@ -111,8 +117,14 @@ def test_the_gate_holds_only_for_the_same_losses_in_less_time_and_memory():
     def lines(loss=0.5, seconds=0.5, peak=40):
         rates, work = {"flops": 10.0, "best_flops": 10.0, "bytes": 1.0}, {"all": [4, 0]}
         own = {"rates": rates, "floor": work, "loaded_mb": 5, "round": 0}
-        trl = {"case": "trl dpo, cached", "cpu_s_per_step": 1.0, "peak_mb": 100, "losses": [0.7, 0.5]}
-        una = {"case": "dpo, cached", "cpu_s_per_step": seconds, "peak_mb": peak, "losses": [0.7, loss]}
+        trl = {"case": "trl dpo, cached", "cpu_s_per_step": 1.0, "each": [1.0], "peak_mb": 100, "losses": [0.7, 0.5]}
+        una = {
+            "case": "dpo, cached",
+            "cpu_s_per_step": seconds,
+            "each": [seconds],
+            "peak_mb": peak,
+            "losses": [0.7, loss],
+        }
         return [trl | own, una | own]
 
     def failing(**changed):
