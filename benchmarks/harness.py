@@ -181,7 +181,8 @@ class Meter:
     def turn(self) -> None:
         """Before each step: wait until it is this case's turn."""
         print(READY, flush=True)
-        sys.stdin.readline()
+        if not sys.stdin.readline():
+            raise SystemExit("expected to be told to go on, got the end of the comparison")
         self._since, self._phases = self._now(), defaultdict[str, float](float)
 
     def timed(self, phase: str, function: Callable[..., Any], note: Callable[[Any], None] | None = None) -> Any:
@@ -227,6 +228,23 @@ class Meter:
             "losses": [round(loss, 6) for loss in self.losses],
             "each": [round(step["seconds"], 4) for step in steps],
         }
+
+
+def trl_settings(folder: Path, arguments: argparse.Namespace, steps: int, lr: float) -> dict[str, Any]:
+    """What every trainer of TRL is told, so that it makes una_ref's steps and nothing beside them."""
+    return {
+        "output_dir": str(folder / "trl"),
+        "max_steps": steps,
+        "learning_rate": lr,
+        "lr_scheduler_type": "constant",
+        "warmup_steps": 0,
+        "bf16": arguments.dtype == "bfloat16",
+        "use_cpu": arguments.device == "cpu",
+        "logging_steps": 1,
+        "report_to": "none",
+        "save_strategy": "no",
+        "disable_tqdm": True,
+    }
 
 
 def trl_callbacks(trainer: Any, meter: Meter) -> None:

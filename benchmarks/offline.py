@@ -230,23 +230,13 @@ def of_trl(
         rows = [dict(zip(("prompt", "completion", "label"), thumb, strict=True)) for thumb in thumbs]
         more = {"per_device_train_batch_size": 2 * arguments.pairs}
     config = getattr(trl, f"{name}Config")(
-        output_dir=str(folder / "trl"),
-        max_steps=total,
+        **harness.trl_settings(folder, arguments, total, LR),
+        **more,
         beta=BETA,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
         max_length=None,
         precompute_ref_log_probs=case.endswith("cached") or case == GROUPED,
-        bf16=cast,
         gradient_checkpointing=case == CHECKPOINTED,
-        use_cpu=arguments.device == "cpu",
         seed=0,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
-        **more,
     )
     trainer = getattr(trl, f"{name}Trainer")(
         model=policy,

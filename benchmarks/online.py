@@ -130,24 +130,14 @@ def of_trl(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     lora = LoraConfig(r=R, lora_alpha=ALPHA, lora_dropout=0.0, target_modules="all-linear", task_type="CAUSAL_LM")
     name = TRL[case]
     config = getattr(trl, f"{name}Config")(
-        output_dir=str(folder / "trl"),
-        max_steps=total,
+        **harness.trl_settings(folder, arguments, total, LR),
         per_device_train_batch_size=BATCH * DRAWS,
         num_generations=DRAWS,
         max_completion_length=MAX_NEW,
         generation_kwargs={"suppress_tokens": policy.generation_config.suppress_tokens},
         beta=BETA,
-        learning_rate=LR,
-        lr_scheduler_type="constant",
-        warmup_steps=0,
-        bf16=arguments.dtype == "bfloat16",
         gradient_checkpointing=False,
-        use_cpu=arguments.device == "cpu",
         shuffle_dataset=False,
-        logging_steps=1,
-        report_to="none",
-        save_strategy="no",
-        disable_tqdm=True,
     )
     trainer = getattr(trl, f"{name}Trainer")(
         model=policy,

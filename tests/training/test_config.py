@@ -191,7 +191,7 @@ def test_a_config_does_not_change():
             "model=x/y",
             "threshold=2.5",
         ],
-        ["ppo", "kl_target=6", "passes=2", "critic=head"],
+        ["ppo", "kl_target=6", "passes=2", "critic=head", "clip=0.5", "ratio_clip=0.3"],
         ["toysteer/base"],
         ["una-online/ppo"],
     ],
@@ -200,6 +200,12 @@ def test_a_config_s_settings_make_it_again(given):
     config = resolve(given[0], given[1:])
     assert resolve(config.method, config.settings()) == config
     assert resolve("dpo").settings() == []
+
+
+def test_no_loss_has_a_key_of_the_run_s_name():
+    # One of the two could not be set.
+    own = {f.name for f in fields(Config)}
+    assert [(name, key) for name, method in METHODS.items() for key in method.hyperparameters if key in own] == []
 
 
 @pytest.mark.parametrize(

@@ -81,8 +81,6 @@ class Stored(Sequence[T]):
             return NotImplemented
         return len(self) == len(other) and all(a == b for a, b in zip(self, other, strict=True))
 
-    __hash__ = None  # type: ignore[assignment]
-
     def _of(self, starts: array, sizes: array) -> Stored[T]:
         part: Stored[T] = Stored.__new__(Stored)
         part._file, part._starts, part._sizes = self._file, starts, sizes
