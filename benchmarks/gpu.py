@@ -82,7 +82,7 @@ def ran(script: str, options: list[str], cases: list[str]) -> dict[str, Any]:
         record = Path(folder) / "record.json"
         command = [sys.executable, str(Path(__file__).with_name(script)), "--rounds=1", *options, f"--output={record}"]
         subprocess.run([*command, "--cases", *cases], check=True)
-        found = json.loads(record.read_text("utf-8"))
+        (found,) = json.loads(record.read_text("utf-8"))["runs"]
     return {"cases": {line["case"]: rates(line) for line in found["lines"]}} | found
 
 

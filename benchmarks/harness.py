@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import platform
 import re
 import shlex
 import subprocess
@@ -143,7 +144,7 @@ def child(arguments: argparse.Namespace, run: Callable[[str, Path, Meter], Line]
 
 
 def record(arguments: argparse.Namespace, lines: Sequence[Line], **found: Any) -> None:
-    """Print what was found, and write it with command, hardware, versions and date, if an output is asked for."""
+    """Print what was found; if an output is asked for, add it there to the `runs`, with command, versions and date."""
     print(json.dumps(found))
     if not arguments.output:
         return
@@ -151,14 +152,26 @@ def record(arguments: argparse.Namespace, lines: Sequence[Line], **found: Any) -
     written = {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
         **found,
-        "hardware": f"{os.cpu_count()} CPU cores",
+        "hardware": f"{os.cpu_count()} CPU cores, {processor()}",
         "load average": {"least": min(loads), "largest": max(loads)},
         "versions": {name: version for line in lines for name, version in line["versions"].items()},
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "lines": [{name: value for name, value in line.items() if name != "versions"} for line in lines],
     }
     arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(written, indent=1) + "\n", encoding="utf-8")
+    before = json.loads(arguments.output.read_text("utf-8"))["runs"] if arguments.output.exists() else []
+    arguments.output.write_text(json.dumps({"runs": [*before, written]}, indent=1) + "\n", encoding="utf-8")
+
+
+def processor() -> str:
+    """The processor's name (Linux), and the widest instructions that torch uses of it."""
+    import torch
+
+    about = Path("/proc/cpuinfo")
+    named = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
+    wide = torch.backends.cpu.get_cpu_capability()
+    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return f"{named[1] if named else platform.processor()}, {wide}, {'with' if bf16 else 'without'} bf16 products"
 
 
 class Meter:

@@ -71,7 +71,7 @@ LIKE = RATIOS[:2]
 
 def main() -> int:
     """Run all cases, or, as a child, one."""
-    parser = harness.parser(__doc__, [*TRL, *UNA], steps=6)
+    parser = harness.parser(__doc__, [*TRL, *UNA], steps=4)
     parser.set_defaults(cases=CASES, rounds=2)
     parser.add_argument("--pairs", type=int, default=4, help="a step")
     parser.add_argument("--micro-tokens", type=int, default=MICRO, help="of una_ref")
@@ -298,6 +298,7 @@ def growth(arguments: argparse.Namespace) -> int:
 
 def _grown(point: dict[str, int], arguments: argparse.Namespace, rates: dict[str, float]) -> Line:
     """A point: steps after one that is not counted, of four prompts."""
+    import torch
     from transformers import AutoTokenizer
 
     from una_ref.data.rows import Row
@@ -324,9 +325,10 @@ def _grown(point: dict[str, int], arguments: argparse.Namespace, rates: dict[str
             prompt, responses = few[i % len(few)]
             scores = tuple(draw.random() for _ in responses)
             rows.append(Row(f"{i} {prompt}", responses, scores, source=f"row {i}"))
-        total, began = WARMUP + 3, seconds("cpu")
+        total, cpu = WARMUP + 3, torch.device("cpu")
+        began = seconds(cpu)
         job = prepared(method, rows, Path(folder), arguments, reference="cache", steps=total)
-        ready = seconds("cpu") - began
+        ready = seconds(cpu) - began
     steps = [[job.examples[i] for i in order(len(rows), step, arguments.pairs, 0)] for step in range(total)]
     job.trainer.remember_reference([e for step in steps for e in step])
     taken = []

@@ -299,7 +299,7 @@ for what, settings, says in (
     ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
 ):  # fmt: skip
     bad(f"train {what} {' '.join(settings)}".rstrip(), ["train", what, *settings], says)
-bad("no such method", ["methods", "kt0"], "no method is called 'kt0': did you mean 'kto'?")
+bad("no such method", ["methods", "kt0"], "no method is called 'kt0'; did you mean kto?")
 bad("no such claim", ["claims", "CU555"], "claim 'CU555': unknown", "did you mean CU5")
 bad(
     "an axis of nothing",

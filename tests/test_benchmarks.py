@@ -1,5 +1,6 @@
 """What the benchmarks' own numbers rest on: FLOPs as torch counts them, and a policy that never ends a response."""
 
+import argparse
 import json
 import os
 import subprocess
@@ -156,3 +157,14 @@ def test_where_there_is_no_gpu_the_script_for_one_says_what_it_does_not_show(tmp
     assert gpu.NOT_SHOWN in done.stdout
     cases = json.loads((tmp_path / "gpu.json").read_text())["parts"]["una"]["cases"]
     assert list(cases) == gpu.PARTS["una"][2] and all(case["tokens_per_s"] > 0 for case in cases.values())
+
+
+@pytest.mark.parametrize("point", [{"prompt": 30}, {"responses": 1}, {"responses": 3}, {"hidden": 32, "inter": 48}])
+def test_growth_measures_a_point_of_each_axis(point):
+    arguments = argparse.Namespace(preset="tiny", dtype="float32", device="cpu", pairs=4, micro_tokens=512)
+    start = {"prompt": 10, "response": 5, "responses": 2, "rows": 8}
+    found = offline._grown(start | point, arguments, {"flops": 1e11, "bytes": 1e10})
+    tokens = found["s_per_step"] / found["us_per_token"] * 1e6
+    prompt, responses = point.get("prompt", 10), point.get("responses", 2)
+    assert prompt + responses * 5 <= tokens / 4 <= prompt + responses * 9 + 4  # whole words, and the row's number
+    assert found["over the floor"] > 0 and found["prepare_ms_per_row"] > 0

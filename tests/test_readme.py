@@ -1,5 +1,6 @@
 """The README tells the truth: its links lead somewhere, its commands exist, its Python runs."""
 
+import json
 import os
 import re
 import subprocess
@@ -41,6 +42,23 @@ def test_what_it_says_of_the_papers_is_the_ledger():
     ids = re.findall(r"^\| ([EC][UP]\d+[ab]?) \|", readme(), flags=re.MULTILINE)
     assert len(ids) >= 7
     assert markdown([CLAIMS[id] for id in ids]) in readme()
+
+
+def test_its_ratios_to_trl_are_the_record_s():
+    runs = json.loads((ROOT / "figures" / "runs" / "offline_speed.json").read_text("utf-8"))["runs"]
+    said = {
+        "dpo / trl dpo": "A step of `dpo` takes {}, {} and {} of the CPU time",
+        "dpo, cached / trl dpo, cached": "{}, {} and {} where both have the reference's log-probs already",
+        "kto / trl kto": "`kto` {}, {} and {}, with the same losses",
+        "dpo / trl dpo, pair by pair": "TRL is nearer: {}, {} and {}.",
+    }
+    text = " ".join(readme().split())
+    for pair, sentence in said.items():
+        medians = [run["ratios"]["time of a step"][pair]["median"] for run in runs]
+        assert sentence.format(*(f"{median:.3f}".lstrip("0") for median in medians)) in text
+    memory = [run["ratios"]["peak memory"][pair]["median"] for run in runs for pair in [*said][:3]]
+    assert f"{min(memory):.2f}–{max(memory):.2f} of the peak memory".replace("0.", ".") in text
+    assert all(run["gate"]["loss"]["measured"] <= 3.5e-6 for run in runs) and "the same losses to 3e-6" in text
 
 
 def test_it_lists_every_notebook():

@@ -46,7 +46,7 @@ def test_lookup():
 def test_a_wrong_name_suggests_the_near_one(wrong, near):
     with pytest.raises(UnknownMethod) as error:
         METHODS[wrong]
-    assert str(error.value) == f"no method is called {wrong!r}: did you mean {near!r}?"
+    assert str(error.value) == f"no method is called {wrong!r}; did you mean {near}?"
     assert isinstance(error.value, KeyError) and isinstance(error.value, InputError)
 
 

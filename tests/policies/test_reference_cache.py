@@ -163,18 +163,28 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path):
 
 
 WORKER = """
-import sys
+import sys, time
 from pathlib import Path
 import torch
 from una_ref.data.batch import Example
 from una_ref.policies.reference_cache import ReferenceCache
 
-cache, own = ReferenceCache(Path(sys.argv[1]), "key"), float(sys.argv[2])
-seen = []
-for i in range(200):
-    seen += cache([Example((i,), ((2,),))], lambda: torch.tensor([own])).tolist()
-again = [v for i in range(200) for v in cache([Example((i,), ((2,),))], lambda: 1 / 0).tolist()]
-print(again == seen, *sorted(set(seen)))
+folder, own, other = Path(sys.argv[1]), float(sys.argv[2]), float(sys.argv[3])
+cache, computed, seen = ReferenceCache(folder, "key"), 0, []
+
+def compute():
+    global computed
+    computed += 1
+    time.sleep(0.01)  # long enough for the other to miss the same row
+    return torch.tensor([own])
+
+(folder / f"ready{own}").touch()
+while not (folder / f"ready{other}").exists():
+    time.sleep(0.001)
+for i in range(100):
+    seen += cache([Example((i,), ((2,),))], compute).tolist()
+again = [v for i in range(100) for v in cache([Example((i,), ((2,),))], lambda: 1 / 0).tolist()]
+print(again == seen, computed)
 """
 
 
@@ -182,10 +192,11 @@ def test_two_processes_at_once_agree_on_every_number(tmp_path):
     (tmp_path / "worker.py").write_text(WORKER)
     command = [sys.executable, str(tmp_path / "worker.py"), str(tmp_path / "cache")]
     both = [
-        subprocess.Popen([*command, str(own)], env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
-        for own in (1.0, 2.0)
+        subprocess.Popen([*command, *own], env={"PYTHONPATH": str(ROOT)}, stdout=subprocess.PIPE, text=True)
+        for own in (("1", "2"), ("2", "1"))
     ]
     said = [process.communicate()[0].split() for process in both]
-    assert [words[0] for words in said] == ["True", "True"]
+    assert [agreed for agreed, _ in said] == ["True", "True"]
+    assert sum(int(computed) for _, computed in said) > 100, "they never met at a row: nothing was tried"
     with sqlite3.connect(tmp_path / "cache" / "key.sqlite3") as file:
-        assert file.execute("SELECT count(*) FROM logps").fetchone() == (200,)
+        assert file.execute("SELECT count(*) FROM logps").fetchone() == (100,)

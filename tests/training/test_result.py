@@ -9,6 +9,7 @@ import pytest
 import torch
 
 from una_ref.cli import main
+from una_ref.training.card import card
 from una_ref.training.result import _digests
 
 
@@ -60,6 +61,21 @@ def test_a_pattern_s_files_have_their_digests_and_what_has_gone_has_none(tmp_pat
         (tmp_path / f"{name}.jsonl").write_text(name)
     found = _digests(f"{tmp_path}/*.jsonl,-,{tmp_path}/gone.jsonl,{tmp_path}/gone*.jsonl,org/name")
     assert found == {str(tmp_path / f"{n}.jsonl"): hashlib.sha256(n.encode()).hexdigest() for n in "ab"}
+
+
+def test_the_hub_reads_the_card_and_finds_base_and_data_that_lie_there(words, tmp_path):
+    from huggingface_hub import ModelCard
+
+    assert main(words) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    here = ModelCard.load(tmp_path / "out" / "README.md").data.to_dict()
+    assert here == {"library_name": "peft", "pipeline_tag": "text-generation", "tags": ["una_ref", "dpo"]}
+    there = record | {
+        "config": record["config"] | {"model": "org/base", "data": "org/rows,pairs.jsonl,a/b.jsonl,./a/b"}
+    }
+    assert ModelCard(card(there)).data.to_dict() == here | {"base_model": ["org/base"], "datasets": ["org/rows"]}
+    toy = record | {"config": record["config"] | {"data": "toysteer/pairs"}}
+    assert ModelCard(card(toy)).data.to_dict() == here
 
 
 def fenced(card, language):

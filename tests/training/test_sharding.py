@@ -52,7 +52,6 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "got Megatron"),
         ({"ACCELERATE_USE_FSDP": "true"}, "expected fsdp_version: 2, got 1"),
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "got true"),
-        ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_RESHARD_AFTER_FORWARD": "false"}, "not be trained"),
     ],
 )
 def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monkeypatch):
@@ -69,11 +68,13 @@ def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monke
         (Config(method="dpo", reference="cache"), "reference=cache"),
         (Config(method="dpo", load_in_4bit=True, model="x/y"), "load_in_4bit"),
         (Config(method="reward-model"), "reward-model"),
+        (Config(method="dpo"), "fsdp_reshard_after_forward: false with adapters"),
     ],
 )
 def test_what_is_not_done_in_shards_is_refused(config, reason, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
+    monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(not reason.startswith("fsdp_reshard")).lower())
 
     class Policy:
         gives = "rewards" if config.method == "reward-model" else "logps"
@@ -94,11 +95,19 @@ def _processes(count):
 
 WORKER = """
 import json, os, signal, sys
+import torch
 from una_ref.cli import main
 from una_ref.training import loop, sharding
 
 runs = json.loads(open(sys.argv[1]).read())
-true = loop.Trainer.step
+name = next(n for n in ("all_gather_single", "all_gather_into_tensor") if hasattr(torch.distributed, n))  # new and old
+true, gather = loop.Trainer.step, getattr(torch.distributed, name)
+gathered = 0
+
+def counted(*arguments, **more):
+    global gathered
+    gathered += 1
+    return gather(*arguments, **more)
 
 def step(self, number, *arguments, **more):
     shards = [p for p in self.trained.values() if sharding.is_shard(p)]
@@ -108,8 +117,12 @@ def step(self, number, *arguments, **more):
     return true(self, number, *arguments, **more)
 
 loop.Trainer.step = step
+setattr(torch.distributed, name, counted)
 for words, stop in runs:
+    gathered = 0
     code = main(words)
+    if os.environ["RANK"] == "0":
+        print("gathered", gathered)
     assert code == (0 if stop is None else 130), (code, words)
 """
 CASES = {
@@ -121,6 +134,37 @@ CASES = {
 }
 RESUMED = {"lora": ["lora_dropout=0.2"], "full": ["lora_r=0"]}
 FILES = ("adapter_model.safetensors", "model.safetensors", "base/model.safetensors")
+
+
+def together(runs, folder, told):
+    """Two processes make some runs; what each expects is in WORKER."""
+    (folder / "worker.py").write_text(WORKER)
+    (folder / "runs.json").write_text(json.dumps(runs))
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | told
+    command = [*launch, str(folder / "worker.py"), str(folder / "runs.json")]
+    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=500)
+    assert done.returncode == 0, done.stderr[-4000:]
+    return done
+
+
+@pytest.mark.slow
+def test_layers_that_stay_whole_until_their_backward_pass_are_gathered_half_as_often(data, tiny, tmp_path):
+    def words(output):
+        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0", "micro_tokens=60", "batch=5", "lora_r=0"]
+        return ["train", "sft", "--data", data("messages"), "--output", str(tmp_path / output), *own]
+
+    # Five rows, micro-batches of 60 tokens: one process has two of them and the other one, which it has to make up for.
+    assert main(words("one")) == 0
+    gathered = {}
+    for stage, back in (("zero3", "true"), ("zero2", "false")):
+        told = launched("fsdp2.yaml") | {"FSDP_RESHARD_AFTER_FORWARD": back}
+        done = together([(words(stage), None)], tmp_path, told)
+        gathered[stage] = int(done.stdout.split("gathered")[1])
+        whole, shared = (load_file(tmp_path / name / "model.safetensors") for name in ("one", stage))
+        for key, value in whole.items():
+            torch.testing.assert_close(value, shared[key], rtol=1e-4, atol=1e-5)
+    assert gathered["zero2"] < 0.7 * gathered["zero3"]
 
 
 @pytest.mark.slow
@@ -136,13 +180,7 @@ def test_two_processes_in_shards_train_the_weights_of_one_and_go_on_to_the_same_
         more = [*more, "steps=5", "save_every=2"]
         runs.append((words(f"straight/{name}", "dpo", "pairs", more), None))
         runs += [(words(f"broken/{name}", "dpo", "pairs", more), stop) for stop in (3, None)]
-    (tmp_path / "worker.py").write_text(WORKER)
-    (tmp_path / "runs.json").write_text(json.dumps(runs))
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | launched("fsdp2.yaml")
-    command = [*launch, str(tmp_path / "worker.py"), str(tmp_path / "runs.json")]
-    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
+    done = together(runs, tmp_path, launched("fsdp2.yaml"))
     assert done.stderr.count("stopped after step 4 of 5") >= len(RESUMED)
 
     for name, case in CASES.items():

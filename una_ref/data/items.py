@@ -73,12 +73,17 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
         if path.suffix == ".parquet":
             return _parquet(path)
         return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
-    hub = isinstance(name, str) and name.count("/") == 1 and name[0] not in "./~" and not name.endswith("/")
-    if hub and not str(name).endswith(SUFFIXES):
+    if isinstance(name, str) and is_hub_name(name):
         return _dataset(name, split)
     raise refusal(
         str(name), "data", "a file, a folder or a hub name (org/name)", f"no such file or folder{near_path(str(name))}"
     )
+
+
+def is_hub_name(name: str) -> bool:
+    """Whether it reads as a name on the hub, org/name, and is nothing that lies here."""
+    plain = name.count("/") == 1 and name[0] not in "./~" and not name.endswith(("/", *SUFFIXES))
+    return plain and not os.path.exists(name)
 
 
 def _dataset(name: str | Path, split: str) -> Iterator[Item]:

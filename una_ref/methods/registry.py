@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import difflib
 import inspect
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
-from una_ref.errors import InputError
+from una_ref.errors import InputError, near
 from una_ref.methods.method import HYPERPARAMETERS, Method
 from una_ref.methods.records import RECORDS
 
@@ -30,9 +29,8 @@ class Registry(Mapping[str, Method]):
         found = self._methods.get(self._aliases.get(name, name))
         if found is None:
             known = [*self._methods, *self._aliases]
-            near = difflib.get_close_matches(str(name).lower().replace("_", "-"), known, n=1, cutoff=0.4)
-            hint = f"did you mean {near[0]!r}?" if near else f"expected one of {', '.join(known)}"
-            raise UnknownMethod(f"no method is called {name!r}: {hint}")
+            hint = near(str(name).lower().replace("_", "-"), known) or f"; expected one of {', '.join(known)}"
+            raise UnknownMethod(f"no method is called {name!r}{hint}")
         return found
 
     def __iter__(self) -> Iterator[str]:

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from una_ref.data.items import is_hub_name
 from una_ref.methods import METHODS
 from una_ref.training.config import Config
 
@@ -68,16 +69,19 @@ def card(record: dict[str, Any]) -> str:
     method = METHODS[config["method"]]
     form = "" if config["form"] == "corrected" else f", as {config['form']}"
     hyper = "".join(f", {name} = {value}" for name, value in {**method.hyperparameters, **config["hyper"]}.items())
+    toy = config["data"].partition("/")[0] == "toysteer"
     head = {
         "library_name": "peft" if config["lora_r"] and not method.scorer else "transformers",
         "pipeline_tag": "text-classification" if method.scorer else "text-generation",
         "tags": ["una_ref", config["method"]],
+        "base_model": [name for name in [config["model"]] if is_hub_name(name)],
+        "datasets": [] if toy else [name for name in config["data"].split(",") if is_hub_name(name)],
     }
     measured = [f"| {name} | {value:.4f} |" for name, value in record["evaluation"].items()]
     rows = record["rows"]
     lines = [
         "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in head.items()),
+        *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value),  # as the hub reads it; JSON is YAML
         "---",
         "",
         f"# {method.title}",

@@ -445,8 +445,9 @@ class Trainer:
 
         every = list(examples)
         mine = self.micro_batches(self.share(every))
+        most = max(gather_object([len(mine)]))  # before the first of them: all ask at the same time
         yield from ((micro, True) for micro in mine)
-        yield from [([every[0]], False)] * (max(gather_object([len(mine)])) - len(mine))
+        yield from [([every[0]], False)] * (most - len(mine))
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""

@@ -1,8 +1,9 @@
 """FSDP2: a policy's layers in shards over the processes, where accelerate's launch file asks for it.
 
 The layers of the transformer are sharded, with their gradients and moments; a layer's weights are whole only while it
-computes. Embedding, last norm and head are whole in every process, as everything is without shards: they are a few
-percent of a large model, and the head is called chunk by chunk. Gradients are sums over the processes either way.
+computes, or, where the launch file says so, from its forward pass to its backward pass. Embedding, last norm and head
+are whole in every process, as everything is without shards: they are a few percent of a large model, and the head is
+called chunk by chunk. Gradients are sums over the processes either way.
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ def asked() -> bool:
         if _true(f"ACCELERATE_USE_{name}"):
             raise InputError(
                 f"launch: expected DDP or FSDP2, got {what}, whose engine would not see this loop's gradients; "
-                "launch/fsdp2.yaml shards what ZeRO-3 shards"
+                "launch/fsdp2.yaml shards what ZeRO-3 or ZeRO-2 shards"
             )
     if not _true("ACCELERATE_USE_FSDP"):
         return False
@@ -43,10 +44,12 @@ def asked() -> bool:
         raise InputError(f"launch: expected fsdp_version: 2, got {version}")
     if _true("FSDP_OFFLOAD_PARAMS"):
         raise InputError("launch: expected fsdp_offload_params: false, got true; this loop leaves all on the GPU")
-    if not _true("FSDP_RESHARD_AFTER_FORWARD", "true"):
-        # Adapters are taken off for the reference by switching their requires_grad; only a shard would keep that.
-        raise InputError("launch: expected fsdp_reshard_after_forward: true, got false; adapters would not be trained")
     return True
+
+
+def _reshards() -> bool:
+    """Whether a layer's weights go back into shards between its forward and its backward pass (ZeRO-3; else ZeRO-2)."""
+    return _true("FSDP_RESHARD_AFTER_FORWARD", "true")
 
 
 def _true(name: str, default: str = "false") -> bool:
@@ -66,16 +69,19 @@ def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
         "reference=cache, as processes would find unequal parts of it": config.reference == "cache",
         f"{config.method}, which is merged at the end": policy.gives == "rewards",
         "load_in_4bit": config.load_in_4bit,
+        # Adapters are taken off for the reference by switching their requires_grad; only a shard would keep that.
+        "fsdp_reshard_after_forward: false with adapters": bool(config.lora_r) and not _reshards(),
     }
     for reason, holds in reasons.items():
         if holds:
             raise InputError(f"launch: FSDP2: expected a run that can be sharded, got {reason}; use launch/ddp.yaml")
-    for model in (policy.model, *policy.copy):
-        _shard(model, team)
+    _shard(policy.model, team, reshard=_reshards())
+    for model in policy.copy:  # without a backward pass nothing else would put its weights back into shards
+        _shard(model, team, reshard=True)
     return True
 
 
-def _shard(model: Any, team: Accelerator) -> None:
+def _shard(model: Any, team: Accelerator, *, reshard: bool) -> None:
     from torch.distributed.device_mesh import init_device_mesh
     from torch.distributed.fsdp import FSDPModule, fully_shard
 
@@ -86,7 +92,7 @@ def _shard(model: Any, team: Accelerator) -> None:
         raise InputError(f"launch: FSDP2: expected a transformer with a list of layers, got {type(core).__name__}")
     mesh = init_device_mesh(team.device.type, (team.num_processes,))
     for layer in layers:
-        fully_shard(layer, mesh=mesh, reshard_after_forward=True)
+        fully_shard(layer, mesh=mesh, reshard_after_forward=reshard)
     inside = {p for layer in layers for p in layer.parameters()}
     fully_shard(core, mesh=mesh, ignored_params={p for p in core.parameters() if p not in inside})
     for module in core.modules():
