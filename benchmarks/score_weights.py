@@ -17,7 +17,7 @@ import sys
 from datetime import date
 from pathlib import Path
 
-from una_ref.claims.regression import score_weights
+from una_ref.claims.released import score_weights
 from una_ref.training.card import versions
 
 FILE = "alpaca_eval_scores.jsonl.gz"

@@ -30,8 +30,10 @@ import torch
 from IPython.display import Markdown
 
 from una_ref import METHODS, figures
-from una_ref.claims import CLAIMS, markdown
-from una_ref.claims import regression as ledger  # the ledger's worlds and population losses
+from una_ref.claims import CLAIMS, information, markdown, sampling, worlds  # the ledger, and what its checks use
+from una_ref.claims.floors import label_floors, offset_for
+from una_ref.claims.pairs import pair_at
+from una_ref.claims.released import released_world
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check
 from una_ref.theory import (
@@ -45,6 +47,7 @@ from una_ref.theory import (
     una_minima,
     una_regression,
 )
+from una_ref.theory.populations import pairs, singles, thumbs  # a loss in expectation
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -89,7 +92,7 @@ mine = in_expectation(score.loss, mu, WORLD.rewards)
 print(f"Eq. 10 at π_ref {mine(WORLD.ref_logps):.3f}, at π* {mine(WORLD.optimum):.3f}")
 
 # %% tags=["check"]
-library = ledger.singles(score.loss, WORLD, mu, scores=WORLD.rewards)
+library = singles(score.loss, WORLD, mu, scores=WORLD.rewards)
 check.close("in_expectation = the ledger's", mine(WORLD.optimum), library(WORLD.optimum))
 closed = una_regression(WORLD.ref_logps, WORLD.rewards, BETA)  # the mean over prompts
 check.close("= una_regression", mine(WORLD.optimum), len(mu) * closed(WORLD.optimum))
@@ -105,23 +108,23 @@ check.close("= una_regression", mine(WORLD.optimum), len(mu) * closed(WORLD.opti
 
 # %%
 pair, preferences = METHODS["una-pair"], bradley_terry(WORLD.rewards)
-printed, dpo = (ledger.pairs(loss, WORLD, mu, preferences) for loss in (pair.printed, pair.loss))
+printed, dpo = (pairs(loss, WORLD, mu, preferences) for loss in (pair.printed, pair.loss))
 for name, population in (("Eq. 8 as printed", printed), ("with -log σ", dpo)):
     logits, seen = WORLD.ref_logps, []
     for step in range(400):
         if step in (0, 100, 200, 399):
             seen.append(f"{population(logits.log_softmax(-1)):8.3f}")
-        logits = logits - ledger.slope(population, logits)
+        logits = logits - worlds.slope(population, logits)
     print(f"{name:<18} loss after 0, 100, 200, 399 steps: {' '.join(seen)}")
 
 # %% tags=["check"]
 gaps = torch.tensor([0.5, -1.0])
 check.true("line below Eq. 8: no loss for a wrong order", (-gaps.log())[1].isnan(), f"{-gaps.log()}")
-check.close("with σ: 0.4741 and 1.3133", pair.loss(**ledger.pair_at(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
+check.close("with σ: 0.4741 and 1.3133", pair.loss(**pair_at(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
 check.close("−log σ ends at π*", fixed_point(dpo, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
-moved = ledger.pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
+moved = pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
 check.close("and at any offset", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
-slope_early, slope_late = (ledger.slope(printed, at) for at in (WORLD.ref_logps, logits))
+slope_early, slope_late = (worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
 check.differs("Eq. 8 as printed still pulls there", slope_late, 0 * slope_late, by=1e-3)
 check.close("and no less than at the start", slope_late, slope_early)
 
@@ -196,11 +199,11 @@ check.true("symbolically: E ∇e² + 2β∇J = 0", sp.simplify(regression + 2 * 
 
 for offset in (0.0, 4.0, -4.0):
     for name, at in (("π_ref", WORLD.ref_logps), ("a policy", WORLD.optimum.flip(-1))):
-        supervised = ledger.on_policy(plus(offset), at, through_sampler=False)
-        rl = ledger.policy_gradient(plus(offset), at)
+        supervised = sampling.on_policy(plus(offset), at, through_sampler=False)
+        rl = sampling.policy_gradient(plus(offset), at)
         check.close(f"offset {offset:+.0f}, {name}: supervised = −2β∇J", supervised, -2 * BETA * rl)
-literal = ledger.on_policy(WORLD, WORLD.ref_logps, through_sampler=True)
-rl = ledger.policy_gradient(WORLD, WORLD.ref_logps)
+literal = sampling.on_policy(WORLD, WORLD.ref_logps, through_sampler=True)
+rl = sampling.policy_gradient(WORLD, WORLD.ref_logps)
 check.differs("through the sampler it is not", literal, -2 * BETA * rl, by=0.1)
 
 # %% [markdown]
@@ -218,7 +221,7 @@ for offset in (0.0, 4.0):
     for through in (False, True):
         logits = WORLD.ref_logps
         for _ in range(600):
-            logits = logits - 0.4 * ledger.on_policy(world, logits.log_softmax(-1), through_sampler=through)
+            logits = logits - 0.4 * sampling.on_policy(world, logits.log_softmax(-1), through_sampler=through)
         end = logits.log_softmax(-1)
         j = objective(end, world.ref_logps, world.rewards, BETA).mean()
         how = "differentiated    " if through else "not differentiated"
@@ -229,9 +232,9 @@ for offset in (0.0, 4.0):
 e_now = (world.rewards - BETA * (end - world.ref_logps)).detach()
 mean = (end.exp() * e_now).sum(-1)
 variance = (end.exp() * (e_now - mean[:, None]) ** 2).sum(-1)
-check.close("E e² = Var(e) + J²", (variance + mean**2).sum(), ledger.literal(world)(end))
+check.close("E e² = Var(e) + J²", (variance + mean**2).sum(), sampling.literal(world)(end))
 one = TableWorld(WORLD.ref_logps[:1], WORLD.rewards[:1] + 4, BETA)
-curvature = torch.autograd.functional.hessian(lambda v: ledger.literal(one)(v.log_softmax(-1)), one.optimum)
+curvature = torch.autograd.functional.hessian(lambda v: sampling.literal(one)(v.log_softmax(-1)), one.optimum)
 best = one.optimum.exp()[0]
 wanted = 2 * BETA**2 * (1 - one.log_partition) * (best.diag() - best[:, None] * best)
 check.close("curvature at π* is 2β²(1 − log Z)·Cov", curvature[0, :, 0], wanted, tol=1e-10)
@@ -312,8 +315,8 @@ for x in range(2):
 # %% tags=["check"]
 population = una_regression(low.ref_logps, low.rewards, BETA)
 for k in range(5):
-    check.close(f"a minimum at response {k}: no slope", ledger.slope(population, minima[:, k]), 0.0, tol=1e-10)
-big = ledger.WORLD  # 40 prompts × 8 responses
+    check.close(f"a minimum at response {k}: no slope", worlds.slope(population, minima[:, k]), 0.0, tol=1e-10)
+big = worlds.WORLD  # 40 prompts × 8 responses
 lowest = una_end(big.ref_logps, big.rewards - 8, BETA, which="global")
 rarest = (lowest.argmax(-1) == big.ref_logps.argmin(-1)).double().mean()
 check.true("40 prompts: it is the rarest response", rarest > 0.6, f"in {rarest:.0%} of prompts")
@@ -342,8 +345,8 @@ own = (own - own.mean()) / own.std(correction=0) / 2  # how generously each prom
 at_ref = big.regret(big.ref_logps).mean().item()
 OFFSETS = [-8, -6.5, -5, -4, -3.25, -2.5, -2, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.5, 1, 1.5, 2]
 OFFSETS += [3, 4, 5, 6, 8, 10, 13, 16]
-raw = [ledger.raw_regret(big, o + own) for o in OFFSETS]
-lowest_regret = [ledger.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
+raw = [worlds.raw_regret(big, o + own) for o in OFFSETS]
+lowest_regret = [worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
 with_c = min(raw)  # a constant c moves the curve sideways: its best is the lowest point, wherever the scores lie
 V = BETA * big.log_partition[:, None]
 with_v = [
@@ -357,7 +360,7 @@ print(f"π_ref {at_ref:.3f}   best c, any offset {with_c:.3f}   V(x), any offset
 
 # %% tags=["check"]
 i = OFFSETS.index(1)
-shifted_c = ledger.raw_regret(big, 1 + own, baseline=2.0)
+shifted_c = worlds.raw_regret(big, 1 + own, baseline=2.0)
 check.close("c = 2 at offset 1 = no c at offset −1", shifted_c, raw[OFFSETS.index(-1)], tol=1e-9)
 check.close("V(x): regret 0 at every offset", with_v, 0.0, tol=1e-9)
 check.true("best c: a floor", 0.05 * at_ref < with_c < 0.5 * at_ref, f"{with_c:.3f}, {with_c / at_ref:.0%} of π_ref's")
@@ -444,7 +447,7 @@ check.close("125 triples: centred UNA = −2β·RLOO", of_centred, -2 * BETA * r
 chance = policy[drawn].sum(1).exp()
 alone = TableWorld(WORLD.ref_logps[:1], WORLD.rewards[:1], BETA)
 expected = (chance[:, None] * of_centred).sum(0)
-check.close("drawn from π: −2β∇J in the mean", expected, -2 * BETA * ledger.policy_gradient(alone, policy[None])[0])
+check.close("drawn from π: −2β∇J in the mean", expected, -2 * BETA * sampling.policy_gradient(alone, policy[None])[0])
 biased = e_drawn - e_drawn.mean(1, keepdim=True)
 with torch.no_grad():
     off = (biased[..., None] * scores_of).mean(1)
@@ -492,9 +495,9 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 
 # %% tags=["check"]
 for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
-    world = ledger.released_world(beta)  # mean score .76
+    world = released_world(beta)  # mean score .76
     weights = world.ref_logps.exp()
-    population = ledger.singles(score.released, world, weights, scores=world.rewards)
+    population = singles(score.released, world, weights, scores=world.rewards)
     end = fixed_point(population, world.ref_logps, tolerance=1e-9)
     sft = weights * (world.rewards - 0.5).clamp(min=0)
     sft = sft / sft.sum(-1, keepdim=True)
@@ -512,14 +515,14 @@ for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
 # (Here without sampling; the study of notebook 11 has such a control.)
 
 # %%
-world = ledger.released_world(0.03)
+world = released_world(0.03)
 better = (world.ref_logps + 0.5 * TableWorld.random(0, responses=6).rewards).softmax(-1)  # the data's sampler
 mean_score = (better * world.rewards).sum(-1).mean()
 of_ref = (world.ref_logps.exp() * world.rewards).sum(-1).mean()
 shuffled = torch.full_like(world.rewards, mean_score.item())  # (σ − s)² with a random s: its mean, and a constant
 gains = {}
 for name, given in (("scores", world.rewards), ("shuffled", shuffled)):
-    end = fixed_point(ledger.singles(score.released, world, better, scores=given), world.ref_logps, tolerance=1e-9)
+    end = fixed_point(singles(score.released, world, better, scores=given), world.ref_logps, tolerance=1e-9)
     gains[name] = ((end.exp() * world.rewards).sum(-1).mean() - of_ref).item()
     centred_loss = una_regression(world.ref_logps, given, 0.1, sampler_logps=better.log(), baseline="prompt")
     end = fixed_point(centred_loss, world.ref_logps, tolerance=1e-10)
@@ -545,7 +548,7 @@ check.true("centred: scores do", gains["centred, scores"] > 0.05, f"{gains['cent
 # that of $\pi_\text{ref}$:
 
 # %%
-floors = {share: ledger.label_floors(ledger.offset_for(share)) for share in (0.4, 0.6, 0.9)}
+floors = {share: label_floors(offset_for(share)) for share in (0.4, 0.6, 0.9)}
 print("thumbs up   UNA, BCE    KTO     UNA with V(x)")
 for share, found in floors.items():
     print(f"{share:9.0%}   {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['told']):8.0e}")
@@ -557,9 +560,9 @@ check.true("both stop at a floor", min(min(f["bce"], f["kto"]) for f in floors.v
 ups = WORLD.rewards.sigmoid()
 V = BETA * WORLD.log_partition[:, None]
 for name in ("una-binary-mse", "una-binary-bce"):
-    end = fixed_point(ledger.thumbs(METHODS[name].loss, WORLD, mu, ups, baseline=V), WORLD.ref_logps)
+    end = fixed_point(thumbs(METHODS[name].loss, WORLD, mu, ups, baseline=V), WORLD.ref_logps)
     check.close(f"{name} with V(x): π*", end.exp(), WORLD.optimum.exp(), tol=1e-7)
-end = fixed_point(ledger.thumbs(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
+end = fixed_point(thumbs(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
 check.differs("without V(x): not", end.exp(), WORLD.optimum.exp(), by=0.05)
 
 # %% [markdown]
@@ -580,7 +583,7 @@ check.differs("without V(x): not", end.exp(), WORLD.optimum.exp(), by=0.05)
 # $$\tau = \frac{1}{\sqrt{2\, \mathbb{E}[p(1 - p)]}} .$$
 
 # %%
-rated = ledger.RATED  # one prompt, eight equally likely responses, sd of rewards 1
+rated = information.RATED  # one prompt, eight equally likely responses, sd of rewards 1
 goal = 0.05 * rated.metrics(rated.ref_logps)["regret"]
 print("labels until 5 % of π_ref's regret is left")
 for name, kind, noise in (
@@ -591,20 +594,20 @@ for name, kind, noise in (
     ("pairs", "pair", 1.0),
     ("thumbs, V(x) fitted", "label", 1.0),
 ):
-    print(f"    {name:<20} {ledger.regret_per_label(rated, kind, noise) / goal:7.0f}")
-exact, formula = ledger.break_even(rated, "pair"), ledger.break_even_by_formula(rated)
-thumb = ledger.break_even(rated, "label")
+    print(f"    {name:<20} {information.regret_per_label(rated, kind, noise) / goal:7.0f}")
+exact, formula = information.break_even(rated, "pair"), information.break_even_by_formula(rated)
+thumb = information.break_even(rated, "label")
 print(f"a score is worth a pair at noise {exact:.2f} (formula {formula:.2f}), a thumb at {thumb:.2f}")
 
 # %% tags=["check"]
 for kind in ("score", "pair"):
-    predicted = ledger.regret_per_label(rated, kind) / 4000
-    measured = ledger.measured_regret(rated, kind, 4000, runs=400)
+    predicted = information.regret_per_label(rated, kind) / 4000
+    measured = information.measured_regret(rated, kind, 4000, runs=400)
     ratio = measured / predicted
     check.true(f"{kind}s: 400 fits on 4,000 labels", abs(ratio - 1) < 0.15, f"{measured:.5f}, theory {predicted:.5f}")
 check.close("the formula, within a fifth", formula / exact, 1.0, tol=0.2)
-few, many = (ledger.regret_per_label(rated, "score", noise) for noise in (0.5, 4.0))
-pairs_say = ledger.regret_per_label(rated, "pair")
+few, many = (information.regret_per_label(rated, "score", noise) for noise in (0.5, 4.0))
+pairs_say = information.regret_per_label(rated, "pair")
 check.true("noise 0.5: scores; noise 4: pairs", few < pairs_say < many, f"{few:.2f} < {pairs_say:.2f} < {many:.2f}")
 
 # %% [markdown]
@@ -623,9 +626,9 @@ ups, preferences = world.rewards.sigmoid(), bradley_terry(world.rewards)
 def mixture(baseline):
     """log π -> the sum of the three losses, scores and thumbs with a baseline (X, 1)."""
     losses = METHODS["una-centred"].losses
-    scored = ledger.singles(losses["scores"], world, mu, scores=world.rewards, baseline=baseline)
-    thumbed = ledger.thumbs(losses["labels"], world, mu, ups, baseline=baseline)
-    paired = ledger.pairs(losses["pairs"], world, mu, preferences)
+    scored = singles(losses["scores"], world, mu, scores=world.rewards, baseline=baseline)
+    thumbed = thumbs(losses["labels"], world, mu, ups, baseline=baseline)
+    paired = pairs(losses["pairs"], world, mu, preferences)
     return lambda logps: scored(logps) + thumbed(logps) + paired(logps)
 
 
@@ -718,7 +721,7 @@ mine = ...  # (released, centred)
 
 if mine is not ...:
     nines = TableWorld(WORLD.ref_logps, torch.full((4, 5), 0.9), 0.01)
-    population = ledger.singles(score.released, nines, uniform, scores=nines.rewards)
+    population = singles(score.released, nines, uniform, scores=nines.rewards)
     check.close("exercise 3", mine[0], fixed_point(population, WORLD.ref_logps).exp(), tol=0.02)
     population = una_regression(WORLD.ref_logps, nines.rewards, 0.01, sampler_logps=uniform.log(), baseline="prompt")
     check.close("exercise 3", mine[1], fixed_point(population, WORLD.ref_logps).exp(), tol=1e-6)

@@ -34,7 +34,7 @@ from IPython.display import Markdown, display
 
 from una_ref import METHODS, figures
 from una_ref.claims import CLAIMS, markdown
-from una_ref.claims.preferences import fit, log_linear
+from una_ref.claims.js_iupo import fit, log_linear
 from una_ref.notebook import check
 from una_ref.theory import (
     DIVERGENCES,

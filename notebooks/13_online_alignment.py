@@ -31,8 +31,10 @@ from IPython.display import SVG, Markdown
 
 import una_ref
 from una_ref import METHODS, figures
-from una_ref.claims import CLAIMS, markdown, regression
+from una_ref.claims import CLAIMS, markdown
 from una_ref.claims import online as ledger  # the ledger's worlds, gradients and runs
+from una_ref.claims.sampling import on_policy
+from una_ref.claims.worlds import shifted
 from una_ref.evaluation import online_report, report
 from una_ref.methods import policy_gradient
 from una_ref.methods.rewards import leave_one_out
@@ -52,7 +54,7 @@ WORLD = TableWorld.random(0, prompts=4, responses=5, beta=BETA)  # rewards: mean
 
 def plus(offset):
     """The world with a constant added to all its rewards: neither π* nor any regret changes."""
-    return regression.shifted(WORLD, offset)
+    return shifted(WORLD, offset)
 
 
 # %% [markdown]
@@ -98,7 +100,7 @@ for offset in (0.0, 4.0, -4.0):
         step, j = expected_step(plus(offset), at), slope_of_j(plus(offset), at)
         check.close(f"offset {offset:+.0f}, at {name}: the expected step is −2β∇J", step, -2 * BETA * j)
 at = policies["another"]
-through = regression.on_policy(plus(4.0), at, through_sampler=True)
+through = on_policy(plus(4.0), at, through_sampler=True)
 check.close("at π* the step is 0", expected_step(plus(4.0), WORLD.optimum), 0.0)
 check.differs(
     "differentiated through the sampler it is another problem (CU6)", through, expected_step(plus(4.0), at), 1.0
@@ -439,7 +441,7 @@ HOW = {
     "whitened": "whitened, no critic (PPO's start)",
     "v": "with V(x) (centred UNA, PPO's critic)",
 }
-noise = {how: [ledger.noise(regression.shifted(ledger.WORLD, o), how) for o in OFFSETS] for how in HOW}
+noise = {how: [ledger.noise(shifted(ledger.WORLD, o), how) for o in OFFSETS] for how in HOW}
 print("offset " + "".join(f"{o:>9}" for o in OFFSETS[::2]))
 for how in HOW:
     print(f"{how:<9}" + "".join(f"{value:9.3g}" for value in noise[how][::2]))
@@ -454,7 +456,7 @@ check.true("the script: with its exponential", script8 > 1000 * script4, f"{scri
 check.close("with V(x): not at all", noise["v"], noise["v"][0], tol=1e-9)
 check.close("whitened: not at all, if all prompts share it", noise["whitened"], noise["whitened"][0], tol=1e-9)
 own = 4 * torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
-apart = {how: ledger.noise(regression.shifted(ledger.WORLD, own), how) for how in HOW}
+apart = {how: ledger.noise(shifted(ledger.WORLD, own), how) for how in HOW}
 check.true("if each prompt has its own (sd 4), whitening does not help", apart["whitened"] > 10 * apart["v"],
            ", ".join(f"{how} {apart[how]:.0f}" for how in HOW))  # fmt: skip
 at_optimum = ledger.noise_at_optimum()
@@ -570,7 +572,7 @@ check.true("Eq. 10 with replay: it decides", replay["eq10 replay", 4.0][0] > 4 *
 # a part of the buffer that is never thrown out, do not. With unlimited samples:
 
 # %%
-narrow = regression.shifted(TableWorld.random(0, prompts=8, responses=6, beta=BETA), 1.0)
+narrow = shifted(TableWorld.random(0, prompts=8, responses=6, beta=BETA), 1.0)
 features = torch.randn(8, 6, 3, generator=torch.Generator().manual_seed(5))
 
 
@@ -781,7 +783,7 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_o
 mine = ...  # a number
 
 if mine is not ...:
-    around = [ledger.noise(regression.shifted(ledger.WORLD, 3.0 - mine + d), "eq10") for d in (-0.2, 0.0, 0.2)]
+    around = [ledger.noise(shifted(ledger.WORLD, 3.0 - mine + d), "eq10") for d in (-0.2, 0.0, 0.2)]
     check.true("exercise 1", around[1] == min(around), f"{around[1]:.4f}")
 
 # %% [markdown]

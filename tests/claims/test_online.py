@@ -7,7 +7,7 @@ import torch
 
 from una_ref.claims import online
 from una_ref.claims.optima import E2
-from una_ref.claims.regression import shifted
+from una_ref.claims.worlds import shifted
 
 
 @pytest.mark.parametrize(("how", "offset", "ratio"), [("eq10", 0, 1), ("eq10", 1, 9), ("v", 0, 0), ("v", 1, 0)])

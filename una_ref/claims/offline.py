@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from una_ref.claims.ledger import FAILS, UNA, Evidence, claim
-from una_ref.claims.regression import released_world
+from una_ref.claims.released import released_world
 from una_ref.evaluation.report import PANELS, interval
 from una_ref.methods import METHODS
 from una_ref.methods.singles import una_score_released

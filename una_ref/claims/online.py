@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from una_ref.claims.ledger import FAILS, UNA, Evidence, claim
-from una_ref.claims.regression import WORLD, shifted
+from una_ref.claims.worlds import WORLD, shifted
 from una_ref.evaluation.report import interval
 from una_ref.methods import METHODS
 from una_ref.methods.singles import una_online_released

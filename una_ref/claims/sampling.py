@@ -1,0 +1,198 @@
+"""UNA Eq. 7: responses from the policy itself, differentiated or not, and from data (notebook 04)."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from una_ref.claims.ledger import UNA, Evidence, claim
+from una_ref.claims.optima import E2
+from una_ref.claims.worlds import SMALL, distance, shifted, slope
+from una_ref.methods import METHODS
+from una_ref.theory import TableWorld, bradley_terry, fixed_point, objective, una_regression
+from una_ref.theory.populations import pairs
+
+F64 = torch.float64
+NOTEBOOK = "04_una_losses"
+
+
+def on_policy(world: TableWorld, logps: Tensor, *, through_sampler: bool) -> Tensor:
+    """The gradient in the logits (X, Y) of UNA's Eq. 7 with g = MSE: Σ over prompts of E_{y~π}(r_θ − r)²."""
+    logits = logps.detach().requires_grad_()
+    now = logits.log_softmax(-1)
+    weights = now.exp() if through_sampler else now.exp().detach()
+    errors = METHODS["una-score"].loss(
+        logps=now.flatten(), ref_logps=world.ref_logps.flatten(), scores=world.rewards.flatten(), beta=world.beta
+    )
+    return torch.autograd.grad((weights.flatten() * errors).sum(), logits)[0]
+
+
+def policy_gradient(world: TableWorld, logps: Tensor) -> Tensor:
+    """∇J in the logits, (X, Y)."""
+    return slope(lambda now: objective(now, world.ref_logps, world.rewards, world.beta).sum(), logps)
+
+
+def literal(world: TableWorld) -> Callable[[Tensor], Tensor]:
+    """log π -> Σ over prompts of E_{y~π}(r_θ − r)², π differentiated wherever it stands: Var_π(e) + J²."""
+    return lambda logps: (logps.exp() * (world.beta * (logps - world.ref_logps) - world.rewards) ** 2).sum()
+
+
+@claim(
+    "EU13",
+    paper=UNA,
+    place="Eq. 7",
+    says="L = E_{y~π_θ} g(r_φ, r_θ), with nothing said of the derivative of the sampling",
+    verdict="holds if the sampler is not differentiated",
+    instead="then the gradient is −2β·∇J at every policy; the literal one is another problem, with π* a local maximum "
+    "where Z(x) > e",
+    shows="two responses, π = (0.6, 0.4): supervised {supervised:.4f}, −2β·∇J {twice:.4f}, literal {literal:.4f}; r = "
+    "(3, 2): literal loss at π* {at_best:.3f}, at π_ref {at_ref:.3f}, at one response {at_one:.3f}",
+    notebook=NOTEBOOK,
+)
+def _eu13() -> Evidence:
+    logps = torch.tensor([[0.6, 0.4]], dtype=F64).log()
+    supervised = on_policy(E2, logps, through_sampler=False)
+    twice = -2 * E2.beta * policy_gradient(E2, logps)
+    through = on_policy(E2, logps, through_sampler=True)
+    high = shifted(E2, 2.0)
+    loss = literal(high)
+    numbers = {
+        "supervised": float(supervised[0, 0]),
+        "twice": float(twice[0, 0]),
+        "literal": float(through[0, 0]),
+        "at_best": float(loss(high.optimum)),
+        "at_ref": float(loss(high.ref_logps)),
+        "at_one": float(loss(torch.tensor([[1.0, 1e-300]], dtype=F64).log())),
+    }
+    return Evidence(
+        numbers,
+        {
+            "supervised: −2β·∇J": distance(supervised, twice) < 1e-14,
+            "literal: not": distance(through, twice) > 0.1,
+            "above Z = e π* is a maximum of the literal loss": float(high.log_partition) > 1
+            and numbers["at_best"] > max(numbers["at_ref"], numbers["at_one"]),
+        },
+    )
+
+
+@claim(
+    "CU6",
+    paper=UNA,
+    place="Eq. 7, Sec. 2.3.2",
+    says="online UNA solves the RLHF problem by supervised learning",
+    verdict="holds if the sampler is not differentiated",
+    instead="in expectation every step is REINFORCE without a baseline; differentiated, the loss is Var(e) + J²: it "
+    "drives J towards 0",
+    shows="offset 0 and 4, regret after training (π_ref {ref:.2f}): not differentiated {still0:.4f} and {still4:.4f}, "
+    "differentiated {through0:.2f} and {through4:.2f}, where J is {j0:.2f} and {j4:.2f} (at π* {best0:.2f} "
+    "and {best4:.2f})",
+    notebook=NOTEBOOK,
+)
+def _cu6() -> Evidence:
+    worlds = {offset: shifted(SMALL, offset) for offset in (0.0, 4.0)}
+    numbers = {"ref": SMALL.metrics(SMALL.ref_logps)["regret"]}
+    for offset, world in worlds.items():
+        for name, through in (("still", False), ("through", True)):
+            logits = world.ref_logps
+            for _ in range(1000):
+                logits = logits - 0.4 * on_policy(world, logits.log_softmax(-1), through_sampler=through)
+            end = logits.log_softmax(-1)
+            numbers[f"{name}{offset:.0f}"] = world.metrics(end)["regret"]
+        j = objective(end, world.ref_logps, world.rewards, world.beta)
+        numbers |= {
+            f"j{offset:.0f}": float(j.mean()),
+            f"best{offset:.0f}": float(world.beta * world.log_partition.mean()),
+        }
+    exact = max(
+        distance(on_policy(w, p, through_sampler=False), -2 * w.beta * policy_gradient(w, p))
+        for w in (*worlds.values(), shifted(SMALL, -4.0))
+        for p in (SMALL.ref_logps, SMALL.optimum, SMALL.optimum.flip(-1))
+    )
+    one = TableWorld(SMALL.ref_logps[:1], SMALL.rewards[:1] + 4, SMALL.beta)
+    curvature = torch.autograd.functional.hessian(lambda z: literal(one)(z.log_softmax(-1)), one.optimum)[0, :, 0]
+    p = one.optimum.exp()[0]
+    expected = 2 * one.beta**2 * (1 - one.log_partition) * (p.diag() - p[:, None] * p)
+    return Evidence(
+        numbers,
+        {
+            "not differentiated: −2β·∇J at every policy and offset": exact < 1e-13,
+            "not differentiated: it ends at π*": max(numbers["still0"], numbers["still4"]) < 1e-3,
+            "differentiated: it drives J towards 0": abs(numbers["j0"]) < 0.3 * numbers["best0"]
+            and numbers["j4"] < 0.6 * numbers["best4"],
+            "differentiated: it ends far from π*, with the offset worse than no training": numbers["through0"]
+            > 0.5 * numbers["ref"]
+            and numbers["through4"] > 2 * numbers["ref"],
+            "differentiated: π* has curvature 2β²·(1 − log Z)·Cov, a maximum where log Z > 1": distance(
+                curvature, expected
+            )
+            < 1e-10
+            and float(one.log_partition) > 1,
+        },
+    )
+
+
+@claim(
+    "CU9",
+    paper=UNA,
+    place="Sec. 2.3.1, offline",
+    says="offline regression and RL find the same policy",
+    verdict="holds if the policy class contains π* and V(x) is fitted",
+    instead="with shared parameters that cannot express π* only sampling from the policy itself finds its best member; "
+    "without V(x) the regression misses π* in any class (CU5)",
+    shows="regret above the best member of a 3-parameter class (π_ref {ref:.2f}): Eq. 10 offline {raw:.3f}, centred "
+    "offline {centred:.3f}, DPO {dpo:.3f}, centred on-policy 0",
+    notebook=NOTEBOOK,
+)
+def _cu9() -> Evidence:
+    world = shifted(TableWorld.random(0, prompts=8, responses=6, beta=0.5), 1.0)
+    features = torch.randn(8, 6, 3, generator=torch.Generator().manual_seed(5), dtype=F64)
+
+    def policy(theta: Tensor) -> Tensor:
+        return (world.ref_logps + features @ theta).log_softmax(-1)
+
+    def minimise(loss: Callable[[Tensor], Tensor]) -> Tensor:
+        theta = torch.zeros(3, dtype=F64).requires_grad_()
+        optimiser = torch.optim.LBFGS([theta], max_iter=300, line_search_fn="strong_wolfe", tolerance_grad=1e-10)
+
+        def closure() -> Tensor:
+            value = loss(policy(theta))
+            (theta.grad,) = torch.autograd.grad(value, theta)
+            return value
+
+        optimiser.step(closure)
+        return theta.detach()
+
+    def j(logps: Tensor) -> Tensor:
+        return objective(logps, world.ref_logps, world.rewards, world.beta).mean()
+
+    mu = world.ref_logps.exp()
+    best = float(j(policy(minimise(lambda logps: -j(logps)))))
+    theta = torch.zeros(3, dtype=F64)
+    for _ in range(1500):
+        moving = theta.clone().requires_grad_()
+        logps = policy(moving)
+        population = una_regression(
+            world.ref_logps, world.rewards, 0.5, sampler_logps=logps.detach(), baseline="prompt"
+        )
+        theta = theta - 0.3 * torch.autograd.grad(population(logps), moving)[0]
+    losses = {
+        "raw": una_regression(world.ref_logps, world.rewards, 0.5),
+        "centred": una_regression(world.ref_logps, world.rewards, 0.5, baseline="prompt"),
+        "dpo": pairs(METHODS["dpo"].loss, world, mu, bradley_terry(world.rewards)),
+    }
+    numbers = {name: best - float(j(policy(minimise(loss)))) for name, loss in losses.items()}
+    numbers["ref"] = best - float(j(world.ref_logps))
+    return Evidence(
+        numbers,
+        {
+            "π* is not in the class": world.metrics(policy(theta))["regret"] > 0.05,
+            "on-policy finds the best member": abs(best - float(j(policy(theta)))) < 1e-8,
+            "no offline loss does": min(numbers[name] for name in losses) > 0.02 * numbers["ref"],
+            "in the class of all policies the centred one finds π*": distance(
+                fixed_point(losses["centred"], world.ref_logps).exp(), world.optimum.exp()
+            )
+            < 1e-8,
+        },
+    )
