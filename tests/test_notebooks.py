@@ -1,5 +1,6 @@
 """The committed notebooks: each source has its executed twin, each twin its source. nbmake runs them too."""
 
+import json
 import re
 
 import jupytext
@@ -23,6 +24,26 @@ def test_every_twin_has_its_source():
 def test_numbers_are_the_reading_order():
     numbers = [source.name[:2] for source in SOURCES]
     assert all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_the_ledger_s_rows_in_a_twin_are_the_ledger_s(source):
+    """A claim that is added or changes changes no notebook's source: its twin is stale all the same."""
+    from una_ref.claims import CLAIMS, markdown
+
+    shown = re.findall(r"^\| [EC][UP]\d+[ab]? \|.*$", printed(source.with_suffix(".ipynb")), flags=re.MULTILINE)
+    whole = markdown(CLAIMS.values()).splitlines()
+    assert [row for row in shown if row not in whole] == []
+    own = {id for id, claim in CLAIMS.items() if claim.notebook == source.stem}
+    ids = {row.split("|")[1].strip() for row in shown}
+    assert not ids or own <= ids
+
+
+def printed(twin):
+    """What a twin's cells show as Markdown."""
+    cells = json.loads(twin.read_text("utf-8"))["cells"]
+    outputs = [output for cell in cells for output in cell.get("outputs", [])]
+    return "\n".join("".join(output.get("data", {}).get("text/markdown", [])) for output in outputs)
 
 
 def equations(paper: str, numbers: range) -> set[int]:

@@ -10,7 +10,6 @@ from torch import Tensor
 from una_ref.claims.ledger import HOLDS, UNA, Evidence, claim
 from una_ref.claims.worlds import SMALL, distance, raw_regret, slope
 from una_ref.methods import METHODS
-from una_ref.methods.rewards import leave_one_out
 from una_ref.theory import TableWorld, una_end, una_regression
 
 F64 = torch.float64
@@ -73,16 +72,6 @@ def centred_gradients(ref: Tensor, scores: Tensor, beta: float, logps: Tensor, d
         beta=beta,
     )
     return torch.autograd.grad(losses.sum() / k, logits)[0]
-
-
-def rloo_gradients(ref: Tensor, scores: Tensor, beta: float, logps: Tensor, drawn: Tensor) -> Tensor:
-    """The same for RLOO: Σ_k of (R_k − mean of the others' R)·∇log π(y_k) / K, with R = r − β·log(π/π_ref)."""
-    n, k = drawn.shape
-    total = (scores - beta * (logps - ref))[drawn]
-    groups = torch.arange(n).repeat_interleave(k)
-    advantage = total - leave_one_out(total.flatten(), groups).view(n, k)
-    one_hot = torch.nn.functional.one_hot(drawn, len(ref)).to(F64)
-    return (advantage[..., None] * (one_hot - logps.exp())).mean(1)
 
 
 @claim(

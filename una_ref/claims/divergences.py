@@ -156,7 +156,8 @@ def _ep4() -> Evidence:
 def _ep5() -> Evidence:
     ref, g = policy(0.2, 0.3, 0.5), torch.tensor([[1.0, 0.0, 0.5]], dtype=F64)
     best = optimal_logps(ref, g, 0.1, "chi2").exp()[0]
-    eta = (0.1 * 2 * (best / ref.exp()[0] - 1) + multiplier(ref, g, 0.1, "chi2") - g[0]).round(decimals=12).abs()
+    pull = 0.1 * 2 * (best / ref.exp()[0] - 1)  # β·f′ at π*
+    eta = (pull + multiplier(ref, g, 0.1, "chi2") - g[0]).round(decimals=12) + 0.0  # no -0
     names = ("first", "second", "third")
     numbers = dict(zip(names, best.tolist(), strict=True))
     numbers |= {f"eta_{name}": value for name, value in zip(names, eta.tolist(), strict=True)}

@@ -48,7 +48,7 @@ def _kto_slope_error(world: TableWorld, sampler: Tensor, up: Tensor) -> float:
 
 @cache
 def label_floors(offset: float) -> dict[str, float]:
-    """With unlimited labels, the regret of BCE and KTO over that of π_ref, the share of thumbs up, and `told`.
+    """With unlimited labels, the regret of BCE and KTO over that of π_ref, and `told`.
 
     `told` is by how much BCE with V(x) = β·log Z(x) exceeds, at π*, the entropy of the labels, its least value.
     """
@@ -64,7 +64,7 @@ def label_floors(offset: float) -> dict[str, float]:
     floors = {name: world.metrics(end)["regret"] / of_ref for name, end in ends.items()}
     least = (mu * torch.special.entr(up) + mu * torch.special.entr(1 - up)).sum()
     excess = thumbs(bce, world, mu, up, baseline=told)(world.optimum) - least
-    return floors | {"told": float(excess), "ups": float((mu * up).sum(-1).mean())}
+    return floors | {"told": float(excess)}
 
 
 def offset_for(share: float) -> float:
