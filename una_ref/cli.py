@@ -261,9 +261,11 @@ def train(arguments: argparse.Namespace) -> int:
         record = run(config)
     except (NonFinite, Unrewarded) as error:
         return _said(1, f"failed: {error}")
+    if not record:  # the main process says it
+        return 0
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
-    elif record:
+    else:
         for name, value in record["evaluation"].items():
             print(f"{name:<22} {value:.4f}")
         print(f"finished after {record['steps']} steps: {config.output}")

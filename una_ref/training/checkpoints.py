@@ -20,7 +20,7 @@ from torch import Tensor
 from una_ref.errors import InputError
 from una_ref.training.sharding import like, whole
 
-FORMAT = "3"
+FORMAT = "4"
 """Version of the checkpoint's layout; another one is refused, not guessed at."""
 ANEW = "without that file the run starts anew"
 RECORD = "run.json"

@@ -52,6 +52,7 @@ class Job:
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
         notes: what was converted, dropped and cut, a sentence each.
+        processes: how many have made it, one after the other where it was resumed by another number.
     """
 
     config: Config
@@ -69,6 +70,7 @@ class Job:
 
     def __post_init__(self) -> None:
         self.pool = Pool(self.config.replay, self.config.seed)
+        self.processes = [self.trainer.accelerator.num_processes]
         if self.rollouts is not None:
             self.rollouts = replace(self.rollouts, seconds=self.seconds)
 
@@ -160,6 +162,7 @@ class Job:
             "pool": self.pool.state(),
             "hyper": self.trainer.hyper,
             "callbacks": [callback.state() for callback in self.callbacks],
+            "processes": self.processes,
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -168,6 +171,11 @@ class Job:
         self.trainer.hyper = state["hyper"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.restore(own)
+        before = state["processes"]
+        self.processes = before if before[-1:] == self.processes else [*before, *self.processes]
+        if len(self.processes) > 1:
+            counts = ", then ".join(map(str, self.processes))
+            self.notes = [*self.notes, f"processes: {counts}; draws and dropout depend on their number"]
 
 
 def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
@@ -184,7 +192,11 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     main = trainer.accelerator.is_main_process
     state = output / CHECKPOINT if output else None
     data = digest(job.examples) if state else ""
+    if len({*trainer.from_all([data])}) > 1:
+        raise InputError("data: expected the same rows in every process, got others in some (a pipe is read once)")
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    if len(found := {*trainer.from_all([start])}) > 1:
+        raise InputError(f"output: expected one folder for all processes, got checkpoints of steps {sorted(found)}")
     told = progress and main
     if start:
         job.restore(more)
@@ -199,7 +211,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     first = _evaluation(job) if start == 0 and job.held_out else {}
     last: dict[str, float] = {}
     with (
-        _stop_signals() as asked,
+        _stop_signals(launched=trainer.accelerator.num_processes > 1) as asked,
         tracking(config, output if main else None, start) as log.tracker,
         tqdm(
             total=config.steps, initial=start, desc=config.method, unit="step", disable=not (told and terminal)
@@ -215,6 +227,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             except Unrewarded as error:  # nothing has changed in this step yet
                 if state and main and step:
                     checkpoints.save(state, step, trainer.trained, trainer.optimizer, data=data, more=job.state())
+                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 raise Unrewarded(f"step {done}: {error}") from error
             except NonFinite as error:
                 raise _saved(error, done, job, output) from error
@@ -244,6 +257,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
                 checkpoints.save(state, done, trainer.trained, trainer.optimizer, **own)
             if stop:
+                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 again = "; the same command goes on from there" if output else ""
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
     if log.dropped:
@@ -307,8 +321,9 @@ def _step_of(line: str) -> float:
 
 
 @contextmanager
-def _stop_signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual.
+def _stop_signals(*, launched: bool) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual if nobody launched
+    this process with others.
 
     One that was ignored, as a shell does for a background job, stays ignored.
     """
@@ -321,7 +336,8 @@ def _stop_signals() -> Iterator[list[int]]:
 
     def note(number: int, _: Any) -> None:
         asked.append(number)
-        signal.signal(number, before[signal.Signals(number)])
+        if not launched:  # else it comes twice: from who stops the job and from the launcher
+            signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
         signal.signal(number, note)
@@ -335,7 +351,8 @@ def _stop_signals() -> Iterator[list[int]]:
 def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFinite:
     """The error with its step, its rows written to the output."""
     message = f"step {step}: {error}"
-    if output:
+    team = job.trainer.accelerator
+    if output and team.is_main_process:
         decode = job.tokenizer.decode if job.tokenizer else list
         rows = [
             {
@@ -354,4 +371,5 @@ def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFin
             message += f"; the rows are in {output / NON_FINITE}"
         except OSError as full:
             message += f"; {full}"
+    team.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
     return NonFinite(message, error.examples)

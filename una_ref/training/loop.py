@@ -303,7 +303,8 @@ class Trainer:
             if record and own:
                 sums += measure(batch, losses, logps, ref_logps, self.config.beta, gives=self.policy.gives)
         if self.anyone(bad is not None):  # none of the processes may wait for one that has stopped
-            raise bad or NonFinite("a loss of another process is not finite", examples)
+            found = self.from_all([(str(bad), bad.examples)] if bad else [])
+            raise NonFinite(*found[0])
         if team.num_processes > 1:
             for parameter in self.trained.values():
                 if sharding.is_shard(parameter):  # summed as it was computed
@@ -328,8 +329,11 @@ class Trainer:
     @torch.no_grad()
     def logps(self, examples: Sequence[Example]) -> Tensor:
         """(B,) log π of every response of some examples, by the forward that trains."""
+        self.policy.eval()  # as it draws
         with self._autocast():
-            return torch.cat([self.policy(self.batch(micro)) for micro in self.micro_batches(examples)])
+            out = torch.cat([self.policy(self.batch(micro)) for micro in self.micro_batches(examples)])
+        self.policy.train()
+        return out
 
     @torch.no_grad()
     def experience(self, examples: Sequence[Example]) -> tuple[list[Example], float]:
@@ -380,16 +384,19 @@ class Trainer:
 
     def gathered(self, own: Sequence[T], total: int) -> list[T]:
         """What every process has of its `share` of a whole of so many, in the order of the whole."""
-        team = self.accelerator
-        if team.num_processes == 1:
-            return list(own)
-        from accelerate.utils import gather_object
-
-        n, every = team.num_processes, gather_object(list(own))
+        n, every = self.accelerator.num_processes, self.from_all(own)
         starts = [0]
         for rank in range(n):
             starts.append(starts[-1] + len(range(rank, total, n)))
         return [every[starts[i % n] + i // n] for i in range(total)]
+
+    def from_all(self, own: Sequence[T]) -> list[T]:
+        """What every process has, the first one's first."""
+        if self.accelerator.num_processes == 1:
+            return list(own)
+        from accelerate.utils import gather_object
+
+        return gather_object(list(own))
 
     def remember_reference(self, examples: Iterable[Example]) -> None:
         """Have the reference's log-probs of these examples in the cache (without one, in memory), cut the same way
@@ -441,11 +448,9 @@ class Trainer:
             own = islice(examples, team.process_index, None, team.num_processes)
             yield from ((micro, True) for micro in self.runs(own))
             return
-        from accelerate.utils import gather_object
-
         every = list(examples)
         mine = self.micro_batches(self.share(every))
-        most = max(gather_object([len(mine)]))  # before the first of them: all ask at the same time
+        most = max(self.from_all([len(mine)]))  # before the first of them: all ask at the same time
         yield from ((micro, True) for micro in mine)
         yield from [([every[0]], False)] * (most - len(mine))
 

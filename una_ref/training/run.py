@@ -476,7 +476,7 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
                 print(f"{output}: finished already; nothing was trained", file=sys.stderr)
-            return record
+            return record if team.is_main_process else {}
         job = prepare(config, references=cache_folder() / "references")
         if progress and team.is_main_process:
             for note in job.notes:

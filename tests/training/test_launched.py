@@ -1,0 +1,103 @@
+"""What only several processes have: they end at different moments, write to one folder, and may read other data."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from una_ref.cli import main
+
+ROOT = Path(__file__).resolve().parents[2]
+
+WORKER = """
+import os, signal, sys, time
+import safetensors.torch
+from una_ref.cli import main
+from una_ref.training import loop, run
+
+first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
+save, step, forward = safetensors.torch.save_file, loop.Trainer.step, loop.Trainer.forward
+
+def slowly(*arguments, **more):  # as a large model's state is saved
+    time.sleep(2)
+    save(*arguments, **more)
+
+def stopped(self, number, *arguments, **more):
+    self.number = number
+    if what == "stop" and number == 2:  # once by whoever ends the job, once by the launcher
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+    return step(self, number, *arguments, **more)
+
+def spoilt(self, examples, kl=None):
+    batch, losses, *rest = forward(self, examples, kl)
+    if what == "nan" and not first and getattr(self, "number", 0) == 2:
+        losses = losses * float("nan")
+    return batch, losses, *rest
+
+if what == "stop":
+    safetensors.torch.save_file = slowly
+if what == "rows" and not first:
+    run.read_rows = lambda config, read=run.read_rows: read(config)[:-1]
+loop.Trainer.step, loop.Trainer.forward = stopped, spoilt
+sys.exit(main(sys.argv[1:]))
+"""
+
+
+@pytest.fixture
+def launched(tmp_path, tiny):
+    """launched(what, data, *settings): a run of two processes into tmp_path/out, as it ended."""
+    (tmp_path / "worker.py").write_text(WORKER)
+
+    def run(what, file, *settings):
+        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+        command += [str(tmp_path / "worker.py"), *words(tmp_path, tiny, file), *settings]
+        told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "WHAT": what}
+        return subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=300)
+
+    return run
+
+
+def words(folder, tiny, file):
+    own = [*tiny, "steps=5", "batch=4", "micro_tokens=60", "held_out=0"]
+    return ["train", "dpo", "--data", str(file), "--output", str(folder / "out"), *own]
+
+
+@pytest.mark.slow
+def test_a_stop_waits_for_the_checkpoint_and_another_number_of_processes_is_said(launched, data, tiny, tmp_path):
+    file = data("pairs")
+    done = launched("stop", file)
+    assert done.returncode != 0 and "stopped after step 3 of 5" in done.stderr
+    assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+    assert main(words(tmp_path, tiny, file)) == 0
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert "processes: 2, then 1; draws and dropout depend on their number" in record["notes"]
+    assert record["steps"] == 5
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_no_number_in_one_process_is_told_with_its_rows_by_one(launched, data, tmp_path):
+    done = launched("nan", data("pairs"))
+    assert done.returncode != 0
+    assert len(re.findall(r"failed: step 3: a loss is nan; the rows are in", done.stderr)) == 1
+    found = json.loads((tmp_path / "out" / "nonfinite.json").read_text())
+    assert 1 <= len(found["rows"]) <= 2 and "a loss is nan" in found["error"]  # of the four, those of one process
+
+
+@pytest.mark.slow
+def test_processes_that_read_other_rows_are_refused(launched, data, tmp_path):
+    done = launched("rows", data("pairs"))  # a pipe, say, of which each reads a part
+    assert done.returncode != 0
+    assert "data: expected the same rows in every process" in done.stderr
+    assert not (tmp_path / "out" / "adapter_model.safetensors").exists()
+
+
+@pytest.mark.slow
+def test_only_the_first_process_prints_the_record(launched, data):
+    file = data("pairs")
+    for _ in range(2):  # made, and finished already
+        assert json.loads(launched("", file, "--json").stdout)["finished"]
