@@ -20,6 +20,7 @@ def near(name: str, known: Iterable[str]) -> str:
 def near_path(name: str, *known: str) -> str:
     """The same among what lies where the name points to, and the names that are known beside."""
     try:
-        return near(name, [*known, *(str(path) for path in Path(name).expanduser().parent.iterdir())])
+        there = [str(path) for path in Path(name).expanduser().parent.iterdir()]
+        return near(name, [other for other in (*known, *there) if other != name])  # itself is no hint
     except (OSError, ValueError):  # no such folder, no such name
         return near(name, known)

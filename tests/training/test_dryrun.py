@@ -7,6 +7,7 @@ import pytest
 import torch
 
 from una_ref.cli import main
+from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.training.config import recipes, resolve
 from una_ref.training.dryrun import dry_run
@@ -78,11 +79,32 @@ def test_conversions_are_said(data, tiny):
     assert "scores -> pairs (best-worst): 12 pairs" in dry_run(resolve("dpo", tiny, data=data("scores")))
 
 
+def test_scores_are_said_in_their_range_and_pairs_without_a_difference_counted(tiny, tmp_path):
+    scores, pairs = tmp_path / "scores.jsonl", tmp_path / "pairs.jsonl"
+    given = [{"prompt": f"how {i}", "completion": " so", "score": score} for i, score in enumerate((0.5, 9, -2))]
+    scores.write_text("\n".join(map(json.dumps, given)))
+    assert "scores: from -2 to 9, as they are: in units of the reward" in dry_run(
+        resolve("dro", tiny, data=str(scores))
+    )
+    given = [
+        {"prompt": f"how {i}", "chosen": " so", "rejected": other} for i, other in enumerate((" so", " no", " so"))
+    ]
+    pairs.write_text("\n".join(map(json.dumps, given)))
+    assert "pairs of equal responses, which teach nothing: 2" in dry_run(resolve("dpo", tiny, data=str(pairs)))
+
+
 def test_without_the_model_it_says_what_it_could_not_show(data, tiny):
     report = dry_run(resolve("dpo", tiny, data=data("pairs"), model="somebody/some-7B"))
     assert "  prompt     '" in report and "  response 1 '" in report
     missing = "ids, parameter counts, memory, mask, log-probs, rewards, loss"
     assert f"not shown, because the model is not at hand: {missing} (model 'somebody/some-7B': " in report
+
+
+def test_a_model_s_folder_that_is_none_is_refused_as_a_run_would(data, tiny, tmp_path):
+    (tmp_path / "empty").mkdir()
+    for model in ("empty", "nowhere"):
+        with pytest.raises(InputError, match="expected a folder or hub name"):
+            dry_run(resolve("dpo", tiny, data=data("pairs"), model=str(tmp_path / model)))
 
 
 def test_the_sizes_of_a_recipes_model_it_knows_without_it(data, tiny):

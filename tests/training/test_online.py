@@ -48,6 +48,12 @@ def test_a_run_lowers_the_exact_regret(tmp_path):
     assert measured["ended"] > 0.9
 
 
+def test_the_sampler_s_gap_is_measured_without_dropout_as_it_draws():
+    job = prepare(resolve("rloo", [*ONLINE, "lora_r=4", "lora_dropout=0.5", "lr=0.03"], steps=3))
+    gaps = [job.step(step, record=True)["sampler_gap"] for step in range(3)]  # of the first the adapter is 0 still
+    assert max(gaps) < 1e-3 and job.trainer.policy.training
+
+
 def test_rows_are_drawn_anew_from_the_policy_as_it_is():
     job = prepare(resolve("rloo", ONLINE, steps=3))
     first, _ = job.answered(job.examples[:8], 0, record=False)

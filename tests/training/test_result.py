@@ -119,7 +119,7 @@ def test_the_card_s_lines_load_the_result_and_ask_it(method, kind, settings, dat
     assert main(["train", method, "--data", data(kind), "--output", str(out), *tiny, "steps=2", *settings]) == 0
     lines = fenced((out / "README.md").read_text(), "python")
     assert "<s>What is 2 + 2?" in lines
-    monkeypatch.chdir(out)
+    monkeypatch.chdir(out.rename(tmp_path / "moved"))
     capsys.readouterr()
     exec(lines, {})
     said = capsys.readouterr().out

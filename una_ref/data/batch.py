@@ -176,6 +176,8 @@ class Encoder:
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
         self._count("rows", row, row.responses)
+        if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
+            self.counts["pairs of equal responses, which teach nothing"] += equal
         index = self._index(tuple(prompt))
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 

@@ -306,7 +306,7 @@ def _two_by_two(rows: Iterator[Row]) -> Iterator[Row]:
             expected = "a second row with the same prompt, as HelpSteer2 has"
             raise refusal(first.source, "prompt", expected, "the end of the data")
         if first.prompt != second.prompt:
-            expected = f"the prompt of {first.source}, since HelpSteer2 has two rows a prompt"
+            expected = f"the prompt of {first.source}, since HelpSteer2 has two rows a prompt (else name a score)"
             raise refusal(second.source, "prompt", expected, "another prompt")
         yield merged((first, second))
 

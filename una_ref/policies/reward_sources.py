@@ -108,8 +108,8 @@ class Classifier:
                 raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
             self.model.eval()
         except Exception as error:  # no such folder, no network, damaged weights: each has a class of its own
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
-            raise InputError(f"{expected}, got: {reason}{near_path(name)}") from error
+            reason = " ".join(str(error).split()) or type(error).__name__
+            raise InputError(f"{expected}, got: {reason:.200}{near_path(name)}") from error
         if self.model.config.num_labels != 1:
             raise InputError(f"reward {name!r}: expected one output, got {self.model.config.num_labels}")
         rows = self.model.get_input_embeddings().weight.shape[0]

@@ -96,7 +96,7 @@ def card(record: dict[str, Any]) -> str:
         "In this folder:",
         "",
         "```python",
-        *_use(config, record["opening"], scorer=method.scorer),
+        *_use(config, record["opening"], record["base"], scorer=method.scorer),
         "```",
         "",
         "Messages go through this template:",
@@ -144,8 +144,8 @@ def _trained(config: dict[str, Any]) -> str:
     return f"LoRA: {values}; the model itself in {config['dtype']}."
 
 
-def _use(config: dict[str, Any], opening: str, *, scorer: bool) -> list[str]:
-    """Lines of Python that load the result and ask it something."""
+def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> list[str]:
+    """Lines of Python that load the result, wherever its folder is, and ask it something."""
     package, name = "transformers", "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
     if config["lora_r"] and not scorer:
         package, name = "peft", "AutoPeftModelForCausalLM"
@@ -156,6 +156,14 @@ def _use(config: dict[str, Any], opening: str, *, scorer: bool) -> list[str]:
         "",
         f'model, tokenizer = {name}.from_pretrained("."), AutoTokenizer.from_pretrained(".")',
     ]
+    if base:  # an adapter knows its base by a path from the root, which a moved folder does not have
+        lines = [
+            "from peft import PeftModel",
+            "from transformers import AutoModelForCausalLM, AutoTokenizer",
+            "",
+            f'model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("{base}"), ".")',
+            'tokenizer = AutoTokenizer.from_pretrained(".")',
+        ]
     if not opening:
         return lines
     return [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import torch
@@ -11,7 +12,8 @@ import torch
 from una_ref.data.batch import Encoder, Example
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
-from una_ref.training.config import Config
+from una_ref.policies import loading
+from una_ref.training.config import Config, output_of, recipes
 from una_ref.training.fit import Job
 from una_ref.training.loop import processes
 from una_ref.training.memory import Models, largest, memory, models, table
@@ -37,7 +39,9 @@ def dry_run(config: Config) -> str:
     try:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
-        if not config.model:
+        folder = Path(config.model)
+        nothing = loading.missing(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
+        if not config.model or (nothing and config.model not in map(output_of, recipes())):
             raise
         return "\n".join([*lines, *_without_model(config, kept[0], error)])
     job = prepare(config, rows=rows, model=model, tokenizer=tokenizer)

@@ -81,6 +81,7 @@ def save(
         "hardware": hardware(job.trainer.accelerator.device, job.trainer.accelerator.num_processes),
         "template": job.encoder.template if job.encoder else "",
         "opening": _opening(job.encoder) if job.encoder else "",
+        "base": BASE if policy.adapters and job.own_base else "",
     }
     beside = output / ".result.partial"
     shutil.rmtree(beside, ignore_errors=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import json
+import math
 import os
 import shutil
 import sys
@@ -256,7 +257,12 @@ def prepare(
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
 
     policy = _policy(model, config, encoder)
-    kinds = {e.kind for e in examples}
+    kinds, low, high = set(), math.inf, -math.inf
+    for e in examples:
+        kinds.add(e.kind)
+        low, high = min((low, *(e.scores or ()))), max((high, *(e.scores or ())))
+    if low <= high:
+        notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
     losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=_value_start(examples))
     _check_batches(trainer, examples, held_out)
