@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from una_ref.cli import main
+from una_ref.errors import near_path
 
 TINY = ["shape.hidden_size=16", "shape.intermediate_size=16", "shape.num_hidden_layers=1", "vocabulary=300", "lora_r=2"]
 RUN = ["steps=4", "save_every=1", "batch=2", "held_out=0", *TINY]
@@ -595,3 +596,10 @@ def test_a_live_run_keeps_its_output_to_itself(tmp_path, monkeypatch, capsys):
     with claimed(Path("out"), {}):
         assert main([*TRAIN, "--output", "out"]) == 2
         assert "output out: expected to be alone there, got a live run" in capsys.readouterr().err
+
+
+def test_the_hint_is_never_the_name_that_was_given(tmp_path):
+    there = tmp_path / "judge"
+    there.mkdir()
+    assert near_path(str(there)) == ""
+    assert near_path(f"{there}e") == f"; did you mean {there}?"

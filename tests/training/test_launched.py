@@ -17,10 +17,16 @@ WORKER = """
 import os, signal, sys, time
 import safetensors.torch
 from una_ref.cli import main
-from una_ref.training import loop, run
+from una_ref.training import checkpoints, loop, run
 
 first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
 save, step, forward = safetensors.torch.save_file, loop.Trainer.step, loop.Trainer.forward
+write = checkpoints.write_text
+
+def told(path, text):
+    if what == "nan":
+        print("wrote", path.name, flush=True)
+    write(path, text)
 
 def slowly(*arguments, **more):  # as a large model's state is saved
     time.sleep(2)
@@ -43,8 +49,11 @@ if what == "stop":
     safetensors.torch.save_file = slowly
 if what == "rows" and not first:
     run.read_rows = lambda config, read=run.read_rows: read(config)[:-1]
-loop.Trainer.step, loop.Trainer.forward = stopped, spoilt
-sys.exit(main(sys.argv[1:]))
+loop.Trainer.step, loop.Trainer.forward, checkpoints.write_text = stopped, spoilt, told
+code = main(sys.argv[1:])
+if what == "stop":  # the first to leave has the launcher end the others
+    print("left", os.path.exists(os.path.join(os.path.dirname(__file__), "out", "checkpoint.safetensors")), flush=True)
+sys.exit(code)
 """
 
 
@@ -73,6 +82,7 @@ def test_a_stop_waits_for_the_checkpoint_and_another_number_of_processes_is_said
     done = launched("stop", file)
     assert done.returncode != 0 and "stopped after step 3 of 5" in done.stderr
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
+    assert (done.stdout.count("left True"), done.stdout.count("left False")) == (2, 0)
     assert main(words(tmp_path, tiny, file)) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert "processes: 2, then 1; draws and dropout depend on their number" in record["notes"]
@@ -84,6 +94,7 @@ def test_a_loss_that_is_no_number_in_one_process_is_told_with_its_rows_by_one(la
     done = launched("nan", data("pairs"))
     assert done.returncode != 0
     assert len(re.findall(r"failed: step 3: a loss is nan; the rows are in", done.stderr)) == 1
+    assert done.stdout.count("wrote nonfinite.json") == 1
     found = json.loads((tmp_path / "out" / "nonfinite.json").read_text())
     assert 1 <= len(found["rows"]) <= 2 and "a loss is nan" in found["error"]  # of the four, those of one process
 

@@ -1,7 +1,7 @@
 """A list on disk, so that data of any length are trained on in little memory.
 
 Rows and examples go through it whatever their number: what is held is where each one stands, 12 bytes. Measured as a
-process's peak, thumbs of 150 bytes each: reading 10⁴ or 10⁶ of them takes 221 MB, and `train` (a tiny model at hand,
+process's peak, thumbs of some 150 bytes: reading 10⁴ or 10⁶ of them takes 221 MB, and `train` (a tiny model at hand,
 two steps) 469 MB on 10⁴, 494 MB on 10⁵ and 616 MB on 10⁶, 150 bytes a row, most of them a hash of its prompt; a `Row`
 and an `Example` of that length in lists take 3,200.
 """
