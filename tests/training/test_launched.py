@@ -82,7 +82,8 @@ def test_a_stop_waits_for_the_checkpoint_and_another_number_of_processes_is_said
     done = launched("stop", file)
     assert done.returncode != 0 and "stopped after step 3 of 5" in done.stderr
     assert (tmp_path / "out" / "checkpoint.safetensors").exists()
-    assert (done.stdout.count("left True"), done.stdout.count("left False")) == (2, 0)
+    # The first that leaves may have the launcher end the other before it can say so; nobody leaves earlier.
+    assert "left True" in done.stdout and "left False" not in done.stdout
     assert main(words(tmp_path, tiny, file)) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert "processes: 2, then 1; draws and dropout depend on their number" in record["notes"]
