@@ -12,9 +12,11 @@ class InputError(ValueError):
 
 
 def near(name: str, known: Iterable[str]) -> str:
-    """A hint at the known name that looks most like this one; empty where none does."""
-    close = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {close[0]}?" if close else ""
+    """A hint at the known name that looks most like this one, or at those that do equally; empty where none does."""
+    close = difflib.get_close_matches(name, {*known}, n=3)
+    alike = [difflib.SequenceMatcher(None, other, name).ratio() for other in close]  # the best stand in front
+    best = sorted(other for other, ratio in zip(close, alike, strict=True) if ratio == alike[0])
+    return f"; did you mean {' or '.join(best)}?" if best else ""
 
 
 def near_path(name: str, *known: str) -> str:

@@ -119,7 +119,9 @@ def test_what_was_computed_once_is_found_by_whoever_asks_with_the_same_name(tmp_
     assert torch.equal(again(GIVEN, nothing), values.double())
     assert torch.equal(again(GIVEN[::-1], nothing), values.double()[[2, 0, 1]])
     assert (first.found, first.computed, again.found, again.computed) == (0, 3, 6, 0)
-    assert "6 found in the cache (key.sqlite3" in again.note() and "0 computed" in again.note()
+    assert again.note().startswith("reference log-probs: 0 computed, 6 read from the cache (key.sqlite3")
+    counts = [(one.found, one.computed) for one in (first, again)]  # as of two processes
+    assert "3 computed, 6 read" in again.note(counts)
     for other in (ReferenceCache(tmp_path, "other"), ReferenceCache()):
         assert torch.equal(other(GIVEN, lambda: values + 1), (values + 1).double())
     changed = [Example((3, 4, 5), ((6, 7, 2), (8, 8, 2))), GIVEN[1]]

@@ -73,7 +73,7 @@ def test_a_divergence_is_trained_with_and_saved(run, data):
 
 def test_an_unknown_divergence_is_refused_before_anything_begins(run, data, capsys):
     folder = run("f-dpo", data("pairs"), "divergence=jens", code=2)
-    assert "divergence must be one of reverse_kl, " in capsys.readouterr().err
+    assert "divergence: expected one of reverse_kl, " in capsys.readouterr().err
     assert not folder.exists()
 
 

@@ -17,7 +17,7 @@ import sqlite3
 import struct
 import zlib
 from array import array
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
@@ -107,7 +107,7 @@ class ReferenceCache:
         key: the reference's `fingerprint`.
 
     Attributes:
-        found, computed: responses that were asked for and stood here, or had to be computed.
+        found, computed: how often a response was asked for and stood here, or had to be computed.
         damaged: whether a file was thrown away.
 
     Raises:
@@ -142,11 +142,16 @@ class ReferenceCache:
             self.found += len(rows)
         return torch.tensor([known[name] for name in rows], dtype=torch.float64)
 
-    def note(self) -> str:
-        """What became of the responses asked for so far, in a sentence."""
+    def note(self, counts: Iterable[tuple[int, int]] = ()) -> str:
+        """What became of the responses asked for so far, in a sentence.
+
+        Args:
+            counts: `found` and `computed` of each process, where there are several.
+        """
+        found, computed = map(sum, zip(*(list(counts) or [(self.found, self.computed)]), strict=True))
         damage = "; a damaged file was thrown away" if self.damaged else ""
         place = f" ({self.path.name[:16]}…)" if self.path else ""
-        return f"reference log-probs: {self.found} found in the cache{place}, {self.computed} computed{damage}"
+        return f"reference log-probs: {computed} computed, {found} read from the cache{place}{damage}"
 
     def _read(self, rows: Sequence[bytes]) -> Values:
         out: Values = {}

@@ -306,12 +306,16 @@ class Config:
 
     @staticmethod
     def _check_divergence(divergence: Any, alpha: Any) -> None:
+        if divergence == "tv":
+            raise InputError("divergence=tv: expected one that can be trained; f′ of tv is flat, there is no gradient")
+        known = [name for name in DIVERGENCES if name != "tv"]
+        if divergence not in known:
+            hint = near(str(divergence), known)
+            raise InputError(f"divergence: expected one of {', '.join(known)}, got {divergence!r}{hint}")
         try:
             divergence_of(divergence, alpha)
         except ValueError as error:
-            raise InputError(f"{error}{near(str(divergence), DIVERGENCES)}") from None
-        if divergence == "tv":
-            raise InputError("divergence=tv: expected one that can be trained; f′ of tv is flat, there is no gradient")
+            raise InputError(str(error)) from None
 
     @property
     def beta(self) -> float:
@@ -426,7 +430,10 @@ def resolve(what: str, settings: Iterable[str] = (), **options: Any) -> Config:
         elif key.partition(".")[0] in keys:
             typed.append((key, value))
         else:
-            raise InputError(f"{key}: unknown key{near(key, [*keys, *hyper])}")
+            owners = [name for name, method in METHODS.items() if key in method.hyperparameters]
+            some = ", ".join([*owners[:4], *["…"][: len(owners) > 4]])
+            hint = f"; it is one of {some}" if owners else near(key, [*keys, *hyper])
+            raise InputError(f"{key}: unknown key of {values['method']}{hint}")
     return _checked(values | {"hyper": own}, typed)
 
 

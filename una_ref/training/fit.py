@@ -263,7 +263,8 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if log.dropped:
         job.notes = [*job.notes, f"responses dropped, because the reward had no answer: {log.dropped:g}"]
     if trainer.cache:
-        job.notes = [*job.notes, trainer.cache.note()]
+        counts = trainer.from_all([(trainer.cache.found, trainer.cache.computed)])
+        job.notes = [*job.notes, trainer.cache.note(counts)]
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
