@@ -5,7 +5,7 @@ import json
 import pytest
 
 from una_ref.cli import main
-from una_ref.data.batch import Encoder
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.sources import read
 from una_ref.errors import InputError

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from una_ref.data import toysteer
-from una_ref.data.batch import Encoder
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.toysteer import LENGTH, LETTERS, METRICS, Knobs, ToySteer, answer, demonstrations, mistake, rate
 from una_ref.theory import PrefixTree

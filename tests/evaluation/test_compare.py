@@ -167,3 +167,16 @@ def test_the_figure_is_the_same_bytes_for_the_same_numbers(tmp_path):
     results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
     first, second = (report.draw(results, tmp_path, name).read_bytes() for name in ("a", "b"))
     assert first == second and first.count(b"<path") > 50
+
+
+def test_a_study_has_one_base_by_its_weights(tmp_path):
+    names = []
+    for weights in (b"one", b"two"):
+        base = tmp_path / weights.decode() / "base"
+        base.mkdir(parents=True)
+        (base / "model.safetensors").write_bytes(weights)
+        names.append(runs_module.name_of(base))
+    runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[0])
+    runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[0])
+    with pytest.raises(InputError, match="choose another output"):
+        runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[1])

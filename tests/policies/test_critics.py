@@ -56,6 +56,17 @@ def test_values_are_float32_at_least(model):
     assert Critic(TableLM(torch.zeros(2, 3, dtype=torch.float64))).head.weight.dtype == torch.float64
 
 
+@pytest.mark.parametrize("separate", [True, False])
+def test_values_are_float32_where_the_rest_is_cast(model, separate):
+    critic = Critic(model, own_core(model) if separate else None)
+    torch.nn.init.normal_(critic.head.weight)
+    policy, batch = Policy(model, anchored=False, critic=critic), collate(EXAMPLES)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, values = policy.tokens(batch)
+    assert values.dtype == torch.float32
+    assert not torch.equal(values, values.bfloat16().float())
+
+
 def test_a_core_of_its_own_is_a_copy(model):
     core = own_core(model)
     assert {p.data_ptr() for p in core.parameters()}.isdisjoint(p.data_ptr() for p in model.parameters())

@@ -7,7 +7,8 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from una_ref.data.batch import Encoder, Example, collate
+from una_ref.data.batch import Example, collate
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies import loading

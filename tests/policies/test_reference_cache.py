@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
 from una_ref.policies.loading import byte_pair_tokenizer, with_lora
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint, row

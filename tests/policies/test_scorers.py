@@ -4,7 +4,8 @@ import pytest
 import torch
 from transformers import AutoModelForSequenceClassification, CodeGenConfig, CodeGenForCausalLM
 
-from una_ref.data.batch import Encoder, Example, collate
+from una_ref.data.batch import Example, collate
+from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
 from una_ref.policies.loading import byte_pair_tokenizer, small_mistral, with_lora
 from una_ref.policies.scorers import READS, Scorer, with_scalar_head

@@ -6,7 +6,8 @@ import random
 import pytest
 import torch
 
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
 from una_ref.methods import METHODS
 from una_ref.policies.critics import Critic
 from una_ref.policies.loading import small_mistral, with_lora

@@ -8,7 +8,8 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from una_ref.cli import main
-from una_ref.data.batch import Encoder, Question, collate
+from una_ref.data.batch import Question, collate
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies.loading import byte_pair_tokenizer, small_mistral

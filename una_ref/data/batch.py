@@ -1,4 +1,4 @@
-"""Rows become token ids, and token ids become a `Batch`: every prompt once, its responses packed behind it.
+"""Token ids become a `Batch`: every prompt once, its responses packed behind it.
 
 A batch is a forest of tokens laid out in depth-first order: the descendants of a token stand right behind it.
 So one number per token, `until`, says who sees it: token i sees token j iff ``j <= i < until[j]``. A prompt
@@ -19,21 +19,14 @@ Attention is paid for a row's length squared, and for what nobody sees as well; 
 
 from __future__ import annotations
 
-import hashlib
 import heapq
 import math
-from array import array
-from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from functools import cached_property, lru_cache
 from typing import Any, Literal
 
 import torch
 
-from una_ref.data.rows import Row
-from una_ref.data.specials import Specials
-from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 
 Layout = Literal["packed", "padded"]
@@ -45,12 +38,6 @@ no more of prompts than of responses."""
 LINEAR = 2048
 """Tokens of a row at which attention costs as much as all else: 6 times a transformer's width, so for a large model
 many more; but then rows are long already."""
-
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
-)
-"""How messages become text where the tokenizer has no chat template of its own."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,204 +86,6 @@ class Question:
     text: str | tuple[dict, ...]
     prompt_index: int = 0
     source: str = ""
-
-
-class Encoder:
-    """Turns a `Row` into an `Example`; what it had to cut or drop is counted in `counts`.
-
-    No token spans the boundary: a prompt's ids are what a model is given at inference, a response's ids what
-    continues them. EOS stands once at the end of every response that was not cut. A tokenizer's own chat
-    template is used for messages and, as one user turn, for plain text, and itself says whether there is a
-    BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS stands in front
-    (if the tokenizer has one that is not also its EOS, as GPT-2's is). What is written in a prompt or a response is
-    text: the name of a special token in it is no token (`specials`), but for a BOS that a plain prompt begins with and
-    an EOS that a response ends with.
-
-    Args:
-        tokenizer: a Hugging Face tokenizer.
-        max_length: most tokens of prompt and response together. A longer response is cut and then has no EOS;
-            a row whose prompt leaves no room is dropped.
-        max_response: most tokens of a response (EOS included), if fewer.
-        max_prompt: a row whose prompt has more tokens is dropped.
-        split_special_tokens: see above; false for texts that have been through a template already.
-
-    Raises:
-        InputError: the tokenizer has no EOS, so that no response could end.
-    """
-
-    def __init__(
-        self,
-        tokenizer: Any,
-        *,
-        max_length: int = 2048,
-        max_response: int | None = None,
-        max_prompt: int | None = None,
-        split_special_tokens: bool = True,
-    ) -> None:
-        if tokenizer.eos_token_id is None:
-            name = getattr(tokenizer, "name_or_path", "")
-            raise InputError(f"tokenizer {name!r}: expected one with an EOS token, got none")
-        self.tokenizer = tokenizer
-        self.max_length = max_length
-        self.max_response = max_response
-        self.max_prompt = max_prompt
-        self.split_special_tokens = split_special_tokens
-        self.counts: Counter[str] = Counter()
-        self._prompts: dict[int, int] = {}  # by hash: the prompts of a large file take more room than all else
-        self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt's text is asked for once and with each response
-
-    @cached_property
-    def specials(self) -> Specials:
-        """What is a special token and what is text."""
-        return Specials(self.tokenizer, split=self.split_special_tokens)
-
-    @property
-    def prompts(self) -> int:
-        """How many different prompts have been encoded."""
-        return len(self._prompts)
-
-    @property
-    def template(self) -> str:
-        """The template that messages go through: the tokenizer's own, or the plain default."""
-        return self.tokenizer.chat_template or PLAIN_TEMPLATE
-
-    def __call__(self, row: Row) -> Example | None:
-        """The row as token ids; None, and counted, where its prompt is too long or leaves no room for a response."""
-        prompt = self.prompt(row)
-        room = self.max_length - len(prompt)
-        if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
-            self.counts["rows dropped: prompt too long"] += 1
-            return None
-        room = min(room, self.max_response or room)
-        responses = []
-        for text in row.responses:
-            ids = self.response(row, text)
-            if len(ids) > room:
-                ids = ids[:room]
-                self.counts["responses cut (they end without EOS)"] += 1
-            responses.append(tuple(ids))
-        self._count("rows", row, row.responses)
-        if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
-            self.counts["pairs of equal responses, which teach nothing"] += equal
-        index = self._index(tuple(prompt))
-        return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
-
-    def question(self, row: Row, room: int) -> Question | None:
-        """The row's prompt alone; None, and counted, where it is too long or leaves no `room` (tokens) to respond."""
-        prompt = tuple(self.prompt(row))
-        if len(prompt) + room > self.max_length or len(prompt) > (self.max_prompt or len(prompt)):
-            self.counts["prompts dropped: too long"] += 1
-            return None
-        self._count("prompts", row, ())
-        return Question(prompt, row.prompt, self._index(prompt), row.source)
-
-    def _index(self, prompt: tuple[int, ...]) -> int:
-        """The place of a prompt among the different ones."""
-        name = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
-        return self._prompts.setdefault(int.from_bytes(name, "big"), len(self._prompts))
-
-    def _count(self, what: str, row: Row, responses: Sequence[str]) -> None:
-        self.counts[what] += 1
-        texts = (self._text(row), *map(self.specials.hidden_before_eos, responses))
-        if any(map(self.specials.hides, texts)):
-            self.counts[f"{what} that spell a special token, which is text there"] += 1
-
-    def prompt(self, row: Row) -> list[int]:
-        """Token ids of the prompt, BOS included once.
-
-        Raises:
-            InputError: the prompt has no token to predict from, or the chat template refuses its messages.
-        """
-        bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        text = self._text(row)
-        ids = self._ids(text)
-        begun = ids[:1] == [bos]
-        while ids[:1] == [bos]:  # a template's BOS and a tokenizer's own
-            del ids[0]
-        if begun or (bos not in (None, eos) and not self.tokenizer.chat_template):
-            ids.insert(0, bos)
-        if not ids:
-            raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {text!r}")
-        return ids
-
-    def response(self, row: Row, text: str) -> list[int]:
-        """Token ids of one response, EOS included once."""
-        eos = self.tokenizer.eos_token_id
-        opening = self._text(row)
-        text = self.specials.hidden_before_eos(text)
-        if self.tokenizer.chat_template:
-            whole = self._text(row, text)
-            text = whole[len(opening) :] if whole.startswith(opening) else text
-        ids = self._continuation(opening, text)
-        end = len(ids)
-        while end and not self.tokenizer.decode(ids[end - 1]).strip():
-            end -= 1
-        if end and ids[end - 1] in self.tokenizer.all_special_ids:
-            del ids[end:]  # the line break that a template puts behind a turn
-        while ids[-1:] == [eos]:
-            del ids[-1]
-        return [*ids, eos]
-
-    def _continuation(self, opening: str, text: str) -> list[int]:
-        """Ids of a text behind another: as tokenised in that place, unless a token would span the boundary.
-
-        In that case as tokenised behind a line break (alone, it would get a space in front from tokenizers of
-        Llama's kind), and where the line break has the same trouble, alone.
-        """
-        for before in (opening, "\n", ""):
-            context, whole = self._ids(before), self._ids(before + text)
-            if whole[: len(context)] == context:
-                break
-        return whole[len(context) :]
-
-    def _ids(self, text: str) -> list[int]:
-        return list(self._recent(text))
-
-    def _tokenised(self, text: str) -> tuple[int, ...]:
-        return tuple(self.specials.ids(text))
-
-    def _text(self, row: Row, response: str | None = None) -> str:
-        """The prompt as text, ready to be answered; with a response (hidden already), the whole conversation."""
-        from jinja2 import TemplateError
-
-        own = self.tokenizer.chat_template
-        if isinstance(row.prompt, str) and not own:
-            return self.specials.hidden_behind_bos(row.prompt)
-        given = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        hidden = self.specials.hidden
-        turns = [{key: hidden(v) if isinstance(v, str) else v for key, v in turn.items()} for turn in given]
-        if response is not None:
-            turns.append({"role": "assistant", "content": response})
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=None if own else PLAIN_TEMPLATE,
-                tokenize=False,
-                add_generation_prompt=response is None,
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"{row.source}: prompt: expected messages that the chat template takes, got roles "
-                f"{[t['role'] for t in turns]}: {error}"
-            ) from None
-
-    def encode(self, rows: Iterable[Row]) -> Stored[Example]:
-        """All rows that fit.
-
-        Raises:
-            InputError: when no row is left.
-        """
-        examples = self.fitting(rows)
-        if not examples:
-            raise InputError(
-                f"data: expected at least one row that fits max_length={self.max_length}, "
-                f"got {dict(self.counts) or 'no rows'}"
-            )
-        return examples
-
-    def fitting(self, rows: Iterable[Row]) -> Stored[Example]:
-        """All rows that fit, if any does."""
-        return Stored(e for e in map(self, rows) if e is not None)
 
 
 @dataclass(frozen=True, eq=False)

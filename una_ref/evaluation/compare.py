@@ -30,7 +30,7 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.evaluation.report import PANELS, draw, summary, table
-from una_ref.evaluation.runs import Runs, made
+from una_ref.evaluation.runs import Runs, made, name_of
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
@@ -189,7 +189,7 @@ FREE = ("seeds", "tuning_seeds", "lrs", "betas")
 
 def study(folder: Path, settings: Settings, workers: int) -> Runs:
     """The runs in a folder. Raises InputError where they are of other settings or another base policy."""
-    return Runs(folder, settings, one, free=FREE, base=toysteer_base().name, workers=workers)
+    return Runs(folder, settings, one, free=FREE, base=name_of(toysteer_base()), workers=workers)
 
 
 def grid(panel: str, entry: Entry, settings: Settings) -> list[tuple[float, float | None]]:

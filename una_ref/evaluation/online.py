@@ -39,7 +39,7 @@ from una_ref.evaluation import online_report as report
 from una_ref.evaluation.memory import Meter
 from una_ref.evaluation.proxies import TRUTH, Judge, Shifted, accuracy, judge, source
 from una_ref.evaluation.report import over, summary
-from una_ref.evaluation.runs import Runs, made
+from una_ref.evaluation.runs import Runs, made, name_of
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
 from una_ref.policies.logprobs import sequence_logprobs
@@ -404,7 +404,7 @@ def _size(model: torch.nn.Module) -> int:
 
 def study(folder: Path, settings: Settings, workers: int) -> Runs:
     """The runs in a folder. Raises InputError where they are of other settings or another base policy."""
-    return Runs(folder, settings, one, free=FREE, base=toysteer_base().name, workers=workers)
+    return Runs(folder, settings, one, free=FREE, base=name_of(toysteer_base()), workers=workers)
 
 
 def named(entry: str, offset: float = 0.0) -> str:

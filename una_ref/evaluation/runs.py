@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import platform
@@ -18,6 +19,14 @@ import torch
 from una_ref.errors import InputError
 from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
+
+
+def name_of(base: Path) -> str:
+    """A base policy's name: its folder's, which is its recipe's, and what its weights are.
+
+    Processors of different kinds round differently, and make other weights of one recipe; a study has one base.
+    """
+    return f"{base.name}, weights {hashlib.sha256((base / 'model.safetensors').read_bytes()).hexdigest()[:16]}"
 
 
 class Run(Protocol):

@@ -37,7 +37,8 @@ class Critic(nn.Module):
     def forward(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
         """(N,) values from (N, D) the policy's hidden states, which a separate critic does not look at."""
         seen = hidden if self.core is None else hidden_states(self.core, batch)
-        return self.head(seen.to(self.head.weight.dtype))[:, 0]
+        with torch.autocast(seen.device.type, enabled=False):  # in bfloat16 values of order 1 would be off by 1 %
+            return self.head(seen.to(self.head.weight.dtype))[:, 0]
 
 
 def own_core(model: Any) -> nn.Module:

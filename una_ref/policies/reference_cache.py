@@ -25,7 +25,8 @@ from typing import Any
 
 import torch
 
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import _inner, _suppressed
 

@@ -21,7 +21,8 @@ from typing import Any
 
 import torch
 
-from una_ref.data.batch import Encoder, Example, collate, microbatches
+from una_ref.data.batch import Example, collate, microbatches
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.specials import Specials
 from una_ref.data.toysteer import ToySteer

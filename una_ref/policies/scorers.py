@@ -12,7 +12,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from una_ref.data.batch import Batch, Encoder
+from una_ref.data.batch import Batch
+from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import _inner, hidden_states, parts
 from una_ref.policies.references import Policy

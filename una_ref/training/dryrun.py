@@ -9,7 +9,8 @@ from typing import Any, cast
 
 import torch
 
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies import loading

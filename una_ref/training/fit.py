@@ -15,7 +15,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from una_ref.data.batch import Encoder, Example, Question
+from una_ref.data.batch import Example, Question
+from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
 from una_ref.policies.rollout import HuggingFace
 from una_ref.training import checkpoints

@@ -16,7 +16,7 @@ from typing import Any
 
 from torch import Tensor
 
-from una_ref.data.batch import Encoder
+from una_ref.data.encoder import Encoder
 from una_ref.data.items import files
 from una_ref.data.rows import Row
 from una_ref.errors import InputError

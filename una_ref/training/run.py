@@ -21,7 +21,8 @@ from typing import Any
 import torch
 
 from una_ref.data import conversions, toysteer
-from una_ref.data.batch import Encoder, Example
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row, count_prompts, gathered, group_by_prompt, prompt_key, shuffled_scores, split
 from una_ref.data.stored import Stored
 from una_ref.errors import InputError

@@ -1,0 +1,207 @@
+"""Rows become the right ids, whatever the tokenizer and its template."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from tokenizers import Tokenizer, decoders, models, normalizers, trainers
+from transformers import PreTrainedTokenizerFast
+
+from una_ref.data import toysteer
+from una_ref.data.batch import collate
+from una_ref.data.encoder import Encoder
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+from una_ref.policies.loading import byte_pair_tokenizer
+
+CORPUS = ["copy a b c = a b c [/INST] hello world\n\nUser: hi there\nAssistant: oh, hello  <b>"] * 20
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+INST = (
+    "{{ bos_token }}{% for m in messages %}{% if m['role'] == 'user' %}[INST] {{ m['content'] }} [/INST]"
+    "{% elif m['role'] == 'assistant' %} {{ m['content'] }}{{ eos_token }}"
+    "{% else %}{{ raise_exception('only user and assistant') }}{% endif %}{% endfor %}"
+)
+
+
+def byte_pair():
+    return byte_pair_tokenizer(CORPUS, 400)
+
+
+def like_llama():
+    """A space in front of whatever is tokenised, as Llama's and Mistral's tokenizers put it."""
+    bpe = Tokenizer(models.BPE(byte_fallback=True, unk_token="<unk>"))
+    bpe.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    bpe.decoder = decoders.Sequence(
+        [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    )
+    special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
+    texts = [text.replace("\n", " ") for text in CORPUS]  # a line break is a byte there, and merges with nothing
+    bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False))
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
+
+
+def like_gpt2():
+    tokenizer = byte_pair()
+    tokenizer.bos_token = tokenizer.eos_token = tokenizer.pad_token = "</s>"
+    return tokenizer
+
+
+def chat(template, **special):
+    tokenizer = byte_pair()
+    tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"], **special})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def one(tokenizer, prompt, *responses, **options):
+    return Encoder(tokenizer, **options)(Row(prompt, responses, source="f:1"))
+
+
+TEXT = st.text(alphabet="ab cdehilorst=\n[]/:é≠", min_size=1, max_size=12)  # no special token can be spelled
+TOKENIZERS = {"byte-pair": byte_pair(), "llama": like_llama(), "gpt2": like_gpt2()}
+
+
+@pytest.mark.parametrize("name", TOKENIZERS)
+@given(prompt=TEXT.filter(str.strip), response=TEXT, end=st.sampled_from(["", " ", "\n", " \n\n", "\t"]))
+@settings(max_examples=150, deadline=None)
+def test_no_token_spans_the_boundary(name, prompt, response, end):
+    tokenizer, prompt = TOKENIZERS[name], prompt + end
+    example = one(tokenizer, prompt, response)
+    bos = [] if name == "gpt2" else [tokenizer.bos_token_id]
+    assert list(example.prompt) == bos + tokenizer(prompt, add_special_tokens=False)["input_ids"]
+    body = example.prompt[len(bos) :] + example.responses[0][:-1]
+    assert tokenizer.decode(body, clean_up_tokenization_spaces=False) == prompt + response
+    assert example.responses[0][-1] == tokenizer.eos_token_id
+
+
+def test_tokenised_together_they_would_merge():
+    # What the test above guards against does happen: with these tokenizers, and the simplest way to tokenise.
+    for name, prompt, response in (("byte-pair", "hel", "lo"), ("llama", "a = ", "a b"), ("gpt2", "Ass", "ist")):
+        ids = TOKENIZERS[name](prompt + response, add_special_tokens=False)["input_ids"]
+        context = TOKENIZERS[name](prompt, add_special_tokens=False)["input_ids"]
+        assert ids[: len(context)] != context
+
+
+@given(prompt=st.lists(st.sampled_from("abcde"), min_size=1, max_size=4), response=st.text("abcde", max_size=4))
+@settings(max_examples=50, deadline=None)
+def test_words_are_words(prompt, response):
+    tokenizer = toysteer.tokenizer()
+    example = one(tokenizer, f"copy {' '.join(prompt)} = ", " ".join(response))
+    assert tokenizer.convert_ids_to_tokens(example.prompt) == ["<s>", "copy", *prompt, "="]
+    assert tokenizer.convert_ids_to_tokens(example.responses[0]) == [*response, "</s>"]
+
+
+def test_a_response_is_tokenised_as_it_stands():
+    # Alone, " hello" would begin with two spaces, and "hello" behind "a = " as well.
+    tokenizer = TOKENIZERS["llama"]
+    behind = tokenizer("[/INST] hello", add_special_tokens=False)["input_ids"]
+    example = one(tokenizer, "[/INST]", " hello")
+    assert [*example.prompt[1:], *example.responses[0][:-1]] == behind
+    assert tokenizer.convert_ids_to_tokens(one(tokenizer, "a = ", "hello").responses[0])[0][0] != "▁"
+
+
+def test_bos_and_eos_stand_once():
+    tokenizer = byte_pair()
+    for prompt, response in (("hello", "world"), ("<s>hello", "world</s>"), ("<s><s>hello", "world</s></s>")):
+        example = one(tokenizer, prompt, response)
+        assert tokenizer.decode(example.prompt) == "<s>hello"
+        assert tokenizer.decode(example.responses[0]) == "world</s>"
+
+
+@pytest.mark.parametrize("prompt", ["hi [a] there", [{"role": "user", "content": "hi [a] there"}]])
+def test_a_template_with_its_own_bos_and_eos(prompt):
+    tokenizer = chat(INST)
+    tokenizer.pad_token = tokenizer.eos_token  # so a mask made from ids would lose the EOS
+    example = one(tokenizer, prompt, "hello", "")
+    assert tokenizer.decode(example.prompt) == "<s>[INST] hi [a] there [/INST]"  # verbatim: no markup was escaped
+    assert [tokenizer.decode(r) for r in example.responses] == [" hello</s>", " </s>"]
+    batch = collate([example])
+    assert batch.lengths.tolist() == [len(r) for r in example.responses]
+    assert batch.target[batch.lengths.cumsum(0) - 1].tolist() == [tokenizer.eos_token_id] * 2
+
+
+def test_chatml_ends_at_its_end_of_turn():
+    tokenizer = chat(CHATML, eos_token="<|im_end|>")
+    example = one(tokenizer, "hi", "hello", "hello\n", "")
+    assert tokenizer.decode(example.prompt) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    said = ["hello<|im_end|>", "hello\n<|im_end|>", "<|im_end|>"]  # the line break that was said stays
+    assert [tokenizer.decode(r) for r in example.responses] == said
+    markers = {i for i in example.prompt if tokenizer.decode(i).startswith("<|")}
+    assert markers == set(tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]))  # one id each
+
+
+def test_a_template_with_another_end_of_turn_still_ends_with_eos():
+    tokenizer = chat(CHATML)
+    assert tokenizer.decode(one(tokenizer, "hi", "hello").responses[0]) == "hello<|im_end|></s>"
+
+
+def test_whether_a_chat_begins_with_bos_is_the_templates_business():
+    assert chat(CHATML).decode(one(chat(CHATML), "hi", "hello").prompt).startswith("<|im_start|>")
+    tokenizer = like_gpt2()
+    tokenizer.chat_template = "{{ bos_token }}" + CHATML
+    assert one(tokenizer, "hi", "hello").prompt.count(tokenizer.bos_token_id) == 1
+
+
+def test_messages_without_a_template_go_through_the_plain_one():
+    tokenizer, messages = byte_pair(), [{"role": "system", "content": "oh"}, {"role": "user", "content": "hi"}]
+    example = one(tokenizer, messages, "hello")
+    assert tokenizer.decode(example.prompt) == "<s>System: oh\n\nUser: hi\n\nAssistant: "
+    assert tokenizer.decode(example.responses[0]) == "hello</s>"
+
+
+def test_messages_that_the_template_refuses_are_named():
+    with pytest.raises(InputError, match=r"f:1: prompt: .*\['system'\]: only user and assistant"):
+        one(chat(INST), [{"role": "system", "content": "oh"}], "hello")
+
+
+def test_a_tokenizer_without_eos_is_refused():
+    with pytest.raises(InputError, match="EOS"):
+        Encoder(PreTrainedTokenizerFast(tokenizer_object=byte_pair().backend_tokenizer))
+
+
+def test_a_response_that_is_cut_does_not_end():
+    words = toysteer.tokenizer()
+    encoder = Encoder(words, max_length=6)
+    example = encoder(Row("copy a =", ("a b", "a", "a b c d")))  # <s> copy a = leaves room for two
+    assert [words.decode(r) for r in example.responses] == ["a b", "a </s>", "a b"]
+    assert encoder.counts == {"rows": 1, "responses cut (they end without EOS)": 2}
+    assert [len(r) for r in one(words, "copy a =", "a b c", "a", max_response=3).responses] == [3, 2]
+
+
+def test_a_prompt_that_leaves_no_room_is_dropped_and_counted():
+    encoder = Encoder(toysteer.tokenizer(), max_length=4)
+    rows = [Row("copy a =", ("a",)), Row("copy =", ("",), scores=(1.0,))]
+    (example,) = encoder.encode(rows)
+    assert example.scores == (1.0,) and example.responses == ((0,),)
+    assert encoder.counts == {"rows dropped: prompt too long": 1, "rows": 1}
+    with pytest.raises(InputError, match=r"max_length=4, got .*too long': 2"):
+        encoder.encode(rows[:1])
+
+
+def test_prompts_of_more_tokens_than_asked_for_are_left_out():
+    tokenizer = toysteer.tokenizer()
+    short, long = Row("copy a b =", ("a b",)), Row("copy a b c =", ("a b c",))
+    assert [len(Encoder(tokenizer).prompt(row)) for row in (short, long)] == [5, 6]
+    encoder = Encoder(tokenizer, max_prompt=5)
+    assert encoder(short) is not None and encoder(long) is None
+    assert encoder.question(short, 5) is not None and encoder.question(long, 5) is None
+    counts = {"rows": 1, "rows dropped: prompt too long": 1, "prompts": 1, "prompts dropped: too long": 1}
+    assert encoder.counts == counts
+    assert Encoder(tokenizer, max_prompt=6).question(long, 5) is not None
+
+
+def test_a_prompt_needs_a_token_to_predict_from():
+    tokenizer = toysteer.tokenizer()
+    tokenizer.bos_token = None
+    tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x", "")
+    with pytest.raises(InputError, match="f:1: prompt: expected a token"):
+        one(tokenizer, "x", "a")
+
+
+def test_equal_prompts_have_one_index():
+    encoder = Encoder(toysteer.tokenizer())
+    examples = encoder.encode([Row(f"copy {w} =", ("a",)) for w in "abac"])
+    assert [e.prompt_index for e in examples] == [0, 1, 0, 2] and encoder.prompts == 3
