@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import statistics
 import subprocess
 import sys
 from pathlib import Path
@@ -95,3 +96,26 @@ def test_its_python_runs_from_top_to_bottom(tmp_path):
     asked = [sys.executable, script]
     done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
+
+
+def test_what_it_says_of_another_base_is_the_record_s():
+    record = json.loads((ROOT / "figures" / "runs" / "another_base" / "results.json").read_text("utf-8"))
+    regret = {row["name"]: row["regret"] for row in record["rows"]}
+
+    def short(number):
+        return f"{number:.3f}".removeprefix("0")
+
+    mean = {name: short(one["mean"]) for name, one in regret.items()}
+    worst = {name: [short(v) for v in sorted(one["values"], reverse=True)] for name, one in regret.items()}
+    middle = {name: short(statistics.median(one["values"])) for name, one in regret.items()}
+    [steady] = (row["regret"] for row in record["centred"] if row["beta"] == 0.3)
+    text = " ".join(readme().split())
+    for sentence in (
+        f"(DPO {mean['dpo']}, UNA on thumbs {mean['una-binary-mse']} and {mean['una-binary-bce']}, "
+        f"Eq. 10 {mean['una-score']} behind its base's {mean['base']})",
+        f"one run of KTO ({worst['kto'][0]}; its mean {mean['kto']}, its median {middle['kto']})",
+        f"two of centred UNA ({worst['una-centred'][0]}, {worst['una-centred'][1]}; mean {mean['una-centred']}, "
+        f"median {middle['una-centred']})",
+        f"(mean {short(steady['mean'])}, largest {short(max(steady['values']))})",
+    ):
+        assert sentence in text
