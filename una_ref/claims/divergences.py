@@ -223,15 +223,20 @@ def _cp1() -> Evidence:
                 value = (pi.exp() * r).sum() - 0.5 * (ref.exp() * DIVERGENCES[name].f(u)).sum()
                 return -float(value), (0.5 * DIVERGENCES[name].slope(u) - r)[0].numpy()
 
-            found = minimize(
-                loss,
-                ref.exp()[0].numpy(),
-                jac=True,
-                method="SLSQP",
-                bounds=[(1e-12, 1)] * 6,
-                constraints={"type": "eq", "fun": lambda p: p.sum() - 1, "jac": np.ones_like},
-                options={"maxiter": 500, "ftol": 1e-14},
-            )
+            # From two starts, as by one processor's rounding it stops half-way from one of them and calls it success.
+            ends = [
+                minimize(
+                    loss,
+                    start,
+                    jac=True,
+                    method="SLSQP",
+                    bounds=[(1e-12, 1)] * 6,
+                    constraints={"type": "eq", "fun": lambda p: p.sum() - 1, "jac": np.ones_like},
+                    options={"maxiter": 500, "ftol": 1e-14},
+                )
+                for start in (ref.exp()[0].numpy(), np.full(6, 1 / 6))
+            ]
+            found = min(ends, key=lambda end: end.fun)
             theirs = torch.tensor(found.x / found.x.sum(), dtype=F64)[None].log()
             mine = best[x : x + 1]
             gaps.append(float(objective(mine, ref, r, 0.5, name) - objective(theirs, ref, r, 0.5, name)))
