@@ -82,6 +82,8 @@ def made_once(config: Config, *, progress: bool = True) -> Path:
 def toysteer_base(*, progress: bool = True) -> Path:
     """ToySteer's base policy as a folder; made by its recipe the first time, about a minute, and then cached.
 
+    On processors of other kinds the same recipe makes other weights, as they round differently over its 1,500 steps.
+
     Raises:
         InputError: several processes would have to make it; one has to have done so before.
     """
