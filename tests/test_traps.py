@@ -10,7 +10,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 ASKED = {*range(1, 42), *range(43, 48)}
 
-BATCH, LOOP = "tests/data/test_batch.py::", "tests/training/test_loop.py::"
+BATCH, ENCODER, LOOP = (f"tests/{name}.py::" for name in ("data/test_batch", "data/test_encoder", "training/test_loop"))
 LOGPROBS, REFERENCES = "tests/policies/test_logprobs.py::", "tests/policies/test_references.py::"
 EVERY, SOURCES = "tests/methods/test_every_loss.py::", "tests/data/test_sources.py::"
 ROLLOUT, ONLINE = "tests/policies/test_rollout.py::", "tests/training/test_online.py::"
@@ -23,7 +23,7 @@ METRICS, CONVERSIONS = "tests/training/test_metrics.py::", "tests/data/test_conv
 TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     1: (
         "A token spans prompt and response, so part of the response is scored as prompt.",
-        (BATCH + "test_no_token_spans_the_boundary", BATCH + "test_tokenised_together_they_would_merge"),
+        (ENCODER + "test_no_token_spans_the_boundary", ENCODER + "test_tokenised_together_they_would_merge"),
     ),
     2: (
         "A prompt taken to be what two responses begin with eats the words that both share.",
@@ -35,24 +35,24 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     ),
     3: (
         "Two BOS: the template writes one and the tokenizer adds another.",
-        (BATCH + "test_bos_and_eos_stand_once", BATCH + "test_a_template_with_its_own_bos_and_eos"),
+        (ENCODER + "test_bos_and_eos_stand_once", ENCODER + "test_a_template_with_its_own_bos_and_eos"),
     ),
     4: (
         "Two EOS: the template writes one and the code appends another.",
-        (BATCH + "test_bos_and_eos_stand_once", BATCH + "test_chatml_ends_at_its_end_of_turn"),
+        (ENCODER + "test_bos_and_eos_stand_once", ENCODER + "test_chatml_ends_at_its_end_of_turn"),
     ),
     5: (
         "A response that was cut is given an EOS, as if it had ended.",
-        (BATCH + "test_a_response_that_is_cut_does_not_end",),
+        (ENCODER + "test_a_response_that_is_cut_does_not_end",),
     ),
     6: (
         "Only one of two responses loses its EOS to the cut, and nobody is told.",
-        (BATCH + "test_a_response_that_is_cut_does_not_end",),
+        (ENCODER + "test_a_response_that_is_cut_does_not_end",),
     ),
     7: (
         "The pad token is the EOS token, and a mask by token id hides the real EOS.",
         (
-            BATCH + "test_a_template_with_its_own_bos_and_eos",
+            ENCODER + "test_a_template_with_its_own_bos_and_eos",
             BATCH + "test_every_token_is_predicted_from_its_prompt_and_its_past",
         ),
     ),
@@ -274,12 +274,12 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "A special token that the model has no embedding for, or a marker that falls into pieces.",
         (
             "tests/policies/test_loading.py::test_a_token_without_an_embedding_is_refused",
-            BATCH + "test_chatml_ends_at_its_end_of_turn",
+            ENCODER + "test_chatml_ends_at_its_end_of_turn",
         ),
     ),
     45: (
         "Markup in a prompt is escaped on its way to the model.",
-        (BATCH + "test_a_template_with_its_own_bos_and_eos",),
+        (ENCODER + "test_a_template_with_its_own_bos_and_eos",),
     ),
     46: (
         "Scores leave [0, 1] on their way to labels, and ties become a win.",
@@ -293,7 +293,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     47: (
         "Nothing is left of a response behind a long prompt, and its loss is empty.",
         (
-            BATCH + "test_a_prompt_that_leaves_no_room_is_dropped_and_counted",
+            ENCODER + "test_a_prompt_that_leaves_no_room_is_dropped_and_counted",
             "tests/training/test_run.py::test_all_rows_too_long_are_refused",
         ),
     ),

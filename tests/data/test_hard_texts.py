@@ -86,7 +86,7 @@ def test_a_role_is_text_too():
 
 
 def test_tokenizers_that_put_a_space_in_front_put_none_behind_a_name():
-    from tests.data.test_batch import TOKENIZERS
+    from tests.data.test_encoder import TOKENIZERS
 
     words = TOKENIZERS["llama"]
     ids = Encoder(words)(Row("a</s>b <s>", ("a</s>b",)))
