@@ -23,9 +23,12 @@ first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
 save, step, forward = safetensors.torch.save_file, loop.Trainer.step, loop.Trainer.forward
 write = checkpoints.write_text
 
+def say(line):  # in one piece: print gives words and line ends one by one, and two processes' would mix
+    os.write(1, f"{line}\\n".encode())
+
 def told(path, text):
     if what == "nan":
-        print("wrote", path.name, flush=True)
+        say(f"wrote {path.name}")
     write(path, text)
 
 def slowly(*arguments, **more):  # as a large model's state is saved
@@ -52,7 +55,7 @@ if what == "rows" and not first:
 loop.Trainer.step, loop.Trainer.forward, checkpoints.write_text = stopped, spoilt, told
 code = main(sys.argv[1:])
 if what == "stop":  # the first to leave has the launcher end the others
-    print("left", os.path.exists(os.path.join(os.path.dirname(__file__), "out", "checkpoint.safetensors")), flush=True)
+    say(f"left {os.path.exists(os.path.join(os.path.dirname(__file__), 'out', 'checkpoint.safetensors'))}")
 sys.exit(code)
 """
 
