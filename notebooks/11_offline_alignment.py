@@ -307,7 +307,7 @@ for r in other["centred"]:
     print(f"una-centred, β {r['beta']:<6}" + "  ".join(f"{v:5.3f}" for v in r["regret"]["values"]))
 
 # %% [markdown]
-# Most runs end where they did. A few run off: for one prompt the policy puts its mass on answers that no row has shown
+# Most runs end where they did. A few run off: the policy puts mass on answers that hardly a row has shown
 # and that π_ref hardly gives, where nothing holds it. KTO in one world is such a run, and centred UNA at β = 0.1, the
 # study's choice, in two. Which runs do is chance; a mean over six worlds does not say how often.
 
