@@ -55,7 +55,7 @@ from una_ref.theory.fixed_points import fixed_point
 from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
 from una_ref.training.config import Config
 from una_ref.training.loop import Trainer, order
-from una_ref.training.run import toysteer_base
+from una_ref.training.toysteer_base import toysteer_base
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
@@ -63,7 +63,7 @@ plt = figures.pyplot()
 
 BETA = 0.3  # one β for everything below, in units of the score
 PROMPTS = 4
-BASE = str(toysteer_base(progress=False))  # made by a recipe of this project the first time, then cached
+BASE = str(toysteer_base())  # ships with the package
 
 # %% [markdown]
 # ## The world

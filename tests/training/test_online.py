@@ -17,7 +17,8 @@ from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.fit import HELD_OUT, Interrupted, fit
 from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
-from una_ref.training.run import prepare, reference_logps, train
+from una_ref.training.run import prepare, train
+from una_ref.training.toysteer_base import reference_logps
 from una_ref.training.stopping import Patience
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]

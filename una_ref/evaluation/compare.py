@@ -37,7 +37,9 @@ from una_ref.policies.exact import next_logps
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
-from una_ref.training.run import fit, prepare, reference_logps, toysteer_base
+from una_ref.training.loop import NonFinite
+from una_ref.training.run import fit, prepare
+from una_ref.training.toysteer_base import reference_logps, toysteer_base
 
 
 @dataclass(frozen=True)
@@ -116,7 +118,7 @@ class Run:
 def _world(seed: int, scale: float) -> tuple[toysteer.ToySteer, torch.Tensor, torch.Tensor]:
     """A world with its reference: next-token log-probs (X, N, V) and sequence log-probs (X, S)."""
     world = toysteer.ToySteer(seed=seed, scale=scale)
-    model, _ = loading.load(str(toysteer_base(progress=False)))
+    model, _ = loading.load(str(toysteer_base()))
     next_ = reference_logps(model, world)
     return world, next_, PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH).sequence_logps(next_)
 
@@ -155,13 +157,17 @@ def one(run: Run, settings: Settings) -> dict[str, Any]:
         log_every=settings.steps,
         hyper={} if run.beta is None else {"beta": run.beta},
     )
-    model, tokenizer = loading.load(str(toysteer_base(progress=False)))
+    model, tokenizer = loading.load(str(toysteer_base()))
     job = prepare(config, rows=feedback(run.panel, entry, run.seed, settings), model=model, tokenizer=tokenizer)
-    fit(job)
+    failed = ""
+    try:
+        fit(job)
+    except NonFinite as error:  # measured as it stood
+        failed = str(error)
     prompts = toysteer.encoded_prompts(world, tokenizer)
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
-    return measure(logps, run.seed, settings) | {"seconds": round(time.perf_counter() - began, 2)}
+    return measure(logps, run.seed, settings) | {"failed": failed, "seconds": round(time.perf_counter() - began, 2)}
 
 
 def measure(logps: torch.Tensor, seed: int, settings: Settings) -> dict[str, float]:

@@ -49,7 +49,8 @@ from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
 from una_ref.training.fit import Job
 from una_ref.training.loop import NonFinite
-from una_ref.training.run import prepare, toysteer_base
+from una_ref.training.run import prepare
+from una_ref.training.toysteer_base import toysteer_base
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ class Settings:
     offset_entries: tuple[str, ...] = ("ppo", "rloo", "una-online", "una-centred")
     retuned: tuple[str, ...] = ("una-online",)
     proxy_entries: tuple[str, ...] = ("ppo", "rloo", "una-centred.replay")
-    seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
+    seeds: tuple[int, ...] = (0, 1, 2, 3, 4, 5)
     tuning_seeds: tuple[int, ...] = (100, 101)
     timed_seeds: tuple[int, ...] = (0, 1, 2)
     lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2)
@@ -261,7 +262,7 @@ def ready(run: Training | Noise | Cost, settings: Settings, **changes: Any) -> J
         hyper={"beta": settings.beta} | dict(entry.hyper),
         **entry.config,
     )
-    model, tokenizer = loading.load(str(toysteer_base(progress=False)))
+    model, tokenizer = loading.load(str(toysteer_base()))
     prompts = [Row(prompt, ("",)) for prompt in by.world.prompts]
     reward = Shifted(source(run.seed, run.reward), by.shift + offset)
     return prepare(replace(config, **changes), rows=prompts, model=model, tokenizer=tokenizer, reward=reward)

@@ -17,13 +17,15 @@ import torch
 
 from una_ref.data import toysteer
 from una_ref.data.batch import Batch, Example, collate
+from una_ref.evaluation.runs import name_of
 from una_ref.policies import loading
 from una_ref.policies.reward_sources import Answer, Classifier, RewardSource, Truth
 from una_ref.policies.scorers import Scorer
 from una_ref.theory.worlds import PrefixTree, SequenceWorld
 from una_ref.training.checkpoints import replacing
 from una_ref.training.config import Config
-from una_ref.training.run import cache_folder, made_once, reference_logps, toysteer_base
+from una_ref.training.run import cache_folder, made_once
+from una_ref.training.toysteer_base import reference_logps, toysteer_base
 
 TRUTH = "truth"
 """The reward that is ToySteer's own; another one is the number of pairs that a reward model was trained on, as text."""
@@ -100,7 +102,7 @@ def beats(rewards: torch.Tensor, probabilities: torch.Tensor) -> torch.Tensor:
 def base(seed: int) -> tuple[toysteer.ToySteer, torch.Tensor]:
     """A seed's world and the base policy in it, (X, N, V)."""
     world = toysteer.ToySteer(seed=seed)
-    model, _ = loading.load(str(toysteer_base(progress=False)))
+    model, _ = loading.load(str(toysteer_base()))
     return world, reference_logps(model, world)
 
 
@@ -118,7 +120,7 @@ def source(seed: int, reward: str) -> RewardSource:
 
 def reward_model(seed: int, pairs: int) -> Path:
     """The folder of a seed's reward model, from so many pairs; trained the first time, and then cached."""
-    parts = f"{toysteer_base(progress=False).name} {RECIPE}"
+    parts = f"{name_of(toysteer_base())} {RECIPE}"
     name = f"toysteer-reward-{hashlib.sha256(parts.encode()).hexdigest()[:16]}-{pairs}-{seed}"
     return made_once(replace(RECIPE, rows=pairs, seed=seed, output=str(cache_folder() / name)), progress=False)
 

@@ -40,6 +40,9 @@ class Run(Protocol):
         ...
 
 
+MALLOC = {"MALLOC_MMAP_THRESHOLD_": 1 << 33, "MALLOC_TRIM_THRESHOLD_": 1 << 34, "MALLOC_TOP_PAD_": 1 << 28}
+"""Environment variables of the workers, in bytes: glibc keeps the memory that it has."""
+
 One = Callable[[Any, Any], dict[str, Any]]
 """Does a run: (run, settings) -> what was measured, a function of the two alone but for times. Found by its name."""
 
@@ -90,6 +93,9 @@ class Runs:
 
         # Workers are new processes: one thread each, so that runs do not fight over the cores.
         os.environ.setdefault("OMP_NUM_THREADS", "1")
+        # glibc gives large buffers back to the kernel at once, and taking them again costs more than these runs.
+        for name, size in MALLOC.items():
+            os.environ.setdefault(name, str(size))
         self.pool = ProcessPoolExecutor(self.workers, mp_context=get_context("spawn"), initializer=_worker_start)
         return self
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import fcntl
-import hashlib
 import json
 import math
 import os
@@ -13,7 +12,6 @@ from array import array
 from collections.abc import Iterable, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
-from functools import cache
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -29,23 +27,22 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading, reward_sources, scorers
 from una_ref.policies.critics import Critic, own_core
-from una_ref.policies.exact import next_logps
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.scorers import Scorer
 from una_ref.policies.vllm import VLLM
-from una_ref.theory.worlds import PrefixTree
 from una_ref.training import result, trackers
 from una_ref.training.checkpoints import RECORD, claimed
-from una_ref.training.config import Config, recipe, resolve
+from una_ref.training.config import Config
 from una_ref.training.fit import Job, fit
 from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
 from una_ref.training.online import Rollouts
 from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import toysteer_base, toysteer_rows
 
-# ---- ToySteer
+# ---- folders
 
 
 def cache_folder() -> Path:
@@ -79,53 +76,8 @@ def made_once(config: Config, *, progress: bool = True) -> Path:
     return folder
 
 
-def toysteer_base(*, progress: bool = True) -> Path:
-    """ToySteer's base policy as a folder; made by its recipe the first time, about a minute, and then cached.
-
-    On processors of other kinds the same recipe makes other weights, as they round differently over its 1,500 steps.
-
-    Raises:
-        InputError: several processes would have to make it; one has to have done so before.
-    """
-    return made_once(resolve("toysteer/base", output=str(_base_folder())), progress=progress)
-
-
-@cache
-def _base_folder() -> Path:
-    """Named after the recipe, the vocabulary, the first demonstrations and the versions of torch and transformers."""
-    import transformers
-
-    parts = [
-        json.dumps(recipe("toysteer/base"), sort_keys=True),
-        str(toysteer.WORDS),
-        str(toysteer.demonstrations(500)),
-        torch.__version__,
-        transformers.__version__,
-    ]
-    return cache_folder() / f"toysteer-base-{hashlib.sha256(chr(0).join(parts).encode()).hexdigest()[:16]}"
-
-
 def _finished(folder: Path) -> bool:
     return (folder / RECORD).exists() and bool(json.loads((folder / RECORD).read_text("utf-8"))["finished"])
-
-
-def reference_logps(model: Any, world: toysteer.ToySteer) -> torch.Tensor:
-    """(X, N, V) next-token log-probs of a model at every prefix of a ToySteer world."""
-    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
-    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
-    return next_logps(model, prompts, tree, toysteer.VOCABULARY)
-
-
-def toysteer_rows(config: Config) -> list[Row]:
-    """The rows of ``toysteer``, ``toysteer/pairs`` … for a config; world and draws are its seed's."""
-    kind = config.data.partition("/")[2] or "ratings"
-    if kind == "demonstrations":
-        return toysteer.demonstrations(config.rows or 2048, seed=config.seed)
-    world = toysteer.ToySteer(seed=config.seed)
-    model, _ = loading.load(str(toysteer_base()))
-    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
-    drawn = world.draw(config.rows or 1024, tree.sequence_logps(reference_logps(model, world)), seed=config.seed)
-    return world.rated(drawn, seed=config.seed) if kind == "ratings" else world.feedback(drawn, kind, seed=config.seed)
 
 
 def _toy(config: Config) -> bool:
