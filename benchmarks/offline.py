@@ -148,7 +148,7 @@ def of_una(
     case: str, folder: Path, pairs: list[dict[str, Any]], arguments: argparse.Namespace, meter: Meter
 ) -> list[tuple[list[int], list[list[int]]]]:
     """Steps of una_ref; returns the lengths of each step's prompts and responses."""
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
 
     method, reference = UNA[case]
     total = WARMUP + arguments.steps
@@ -201,7 +201,7 @@ def of_trl(
     from datasets import Dataset
     from peft import LoraConfig
 
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
 
     transformers.logging.set_verbosity_error()
     # On a GPU the frozen weights are bfloat16, on a CPU float32 under autocast, as TRL has it by default.
@@ -302,7 +302,7 @@ def _grown(point: dict[str, int], arguments: argparse.Namespace, rates: dict[str
     from transformers import AutoTokenizer
 
     from una_ref.data.rows import Row
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
     from una_ref.training.metrics import seconds
 
     sizes = {name: size for name, size in point.items() if name in fixture.NAMES}

@@ -117,7 +117,7 @@ def of_trl(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     from datasets import Dataset
     from peft import LoraConfig
 
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
 
     transformers.logging.set_verbosity_error()
     dtype = getattr(torch, arguments.dtype)

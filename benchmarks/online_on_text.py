@@ -26,7 +26,7 @@ from una_ref.data.batch import Question
 from una_ref.policies.reward_sources import Answer, Classifier
 from una_ref.training.card import versions
 from una_ref.training.config import resolve
-from una_ref.training.fit import HELD_OUT, Job, fit
+from una_ref.training.loop import HELD_OUT, Job, fit
 from una_ref.training.run import prepare, train
 
 SHAPE = [

@@ -26,8 +26,7 @@ import torch
 
 from una_ref.training.card import versions
 from una_ref.training.config import Config, resolve
-from una_ref.training.fit import Job, fit
-from una_ref.training.loop import losses_of
+from una_ref.training.loop import Job, fit
 from una_ref.training.metrics import means, measure
 from una_ref.training.run import prepare, train
 
@@ -164,11 +163,8 @@ def by_prompt(job: Job) -> list[dict[str, float]]:
     kl = trainer.evaluate(job.held_out).get("kl")  # KTO's is of the whole set
     trainer.policy.eval()
     for example in job.held_out:
-        batch = trainer.batch([example])
-        logps, ref_logps = trainer.policy(batch), trainer.policy.reference(batch)
-        more = {"baseline": trainer.baseline(batch), "kl": None if kl is None else torch.tensor(kl)}
-        losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.hyper, **more)
-        found = means(measure(batch, losses, logps, ref_logps, job.config.beta))
+        forward = trainer.forward([example], None if kl is None else torch.tensor(kl))
+        found = means(measure(forward.batch, forward.values, forward.logps, forward.rewards))
         row = {"loss": found["loss"], "reward": found["rewards/mean"]}
         if "rewards/margins" in found:  # not where all scores or labels are equal
             margin = found["rewards/margins"]

@@ -53,9 +53,10 @@ from una_ref.policies.logprobs import sequence_logprobs, token_logprobs
 from una_ref.policies.references import Policy
 from una_ref.theory.fixed_points import fixed_point
 from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
+from una_ref.training.batches import order
 from una_ref.training.config import Config
-from una_ref.training.loop import Trainer, order
 from una_ref.training.toysteer_base import toysteer_base
+from una_ref.training.trainer import Trainer
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)

@@ -41,7 +41,7 @@ from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check, scale
 from una_ref.theory import TableWorld, kl, objective, una_regression
 from una_ref.training.config import Config
-from una_ref.training.tables import table_job
+from una_ref.training.table_runs import table_job
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)

@@ -540,7 +540,7 @@ class Kit:
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
-    from una_ref.training.loop import Trainer
+    from una_ref.training.trainer import Trainer
 
     folder = tmp_path_factory.mktemp("kit")
     rows = "".join(json.dumps({**PAIR, "prompt": f"p{i}"}) + "\n" for i in range(4))

@@ -238,9 +238,9 @@ def train(arguments: argparse.Namespace) -> int:
 
     from una_ref.training.config import output_of, resolve
     from una_ref.training.dryrun import dry_run
-    from una_ref.training.loop import NonFinite
-    from una_ref.training.online import Unrewarded
     from una_ref.training.run import train as run
+    from una_ref.training.samplers import Unrewarded
+    from una_ref.training.trainer import NonFinite
 
     config = resolve(
         arguments.what,

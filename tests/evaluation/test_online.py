@@ -160,8 +160,8 @@ def test_a_run_learns_and_repeats_itself():
 
 
 def test_a_run_that_breaks_is_measured_where_it_stood(monkeypatch):
-    from una_ref.training.fit import Job
-    from una_ref.training.loop import NonFinite
+    from una_ref.training.loop import Job
+    from una_ref.training.trainer import NonFinite
 
     def breaks(self, step, *, record):
         raise NonFinite("the gradient's norm is nan", [])

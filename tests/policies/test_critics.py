@@ -60,7 +60,7 @@ def test_values_are_float32_at_least(model):
 def test_values_are_float32_where_the_rest_is_cast(model, separate):
     critic = Critic(model, own_core(model) if separate else None)
     torch.nn.init.normal_(critic.head.weight)
-    policy, batch = Policy(model, anchored=False, critic=critic), collate(EXAMPLES)
+    policy, batch = Policy(model, has_reference=False, critic=critic), collate(EXAMPLES)
     with torch.autocast("cpu", torch.bfloat16):
         _, values = policy.tokens(batch)
     assert values.dtype == torch.float32

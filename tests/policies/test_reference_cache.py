@@ -144,11 +144,11 @@ def test_a_damaged_file_is_thrown_away_and_said_to_be(damage, tmp_path):
     whole = path.read_bytes()
     if damage == "value":  # what the file's own format would not notice
         with sqlite3.connect(path) as file:
-            file.execute("UPDATE logps SET logp = logp - 1 WHERE row = ?", (row((9,), (6, 2)),))
+            file.execute("UPDATE logps SET logps = zeroblob(8) WHERE row = ?", (row((9,), (6, 2)),))
     elif damage == "other":
         path.unlink()
         with sqlite3.connect(path) as file:
-            file.execute("CREATE TABLE logps (row BLOB PRIMARY KEY, logp TEXT, crc INTEGER)")
+            file.execute("CREATE TABLE logps (row BLOB PRIMARY KEY, logps TEXT, crc INTEGER)")
             file.execute("INSERT INTO logps VALUES (?, 'x', 0)", (row((9,), (6, 2)),))
     else:
         broken = {"cut": whole[: len(whole) // 2], "header": b"x" * 16 + whole[16:], "text": b"not a database" * 99}

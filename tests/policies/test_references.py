@@ -89,7 +89,7 @@ def test_initialisations_that_change_the_base_are_refused(tiny, start):
     assert start.startswith(REWRITES_BASE)
     with pytest.raises(InputError, match=f"adapter 'default': .* got '{start}'"):
         Policy(model)
-    Policy(model, anchored=False)
+    Policy(model, has_reference=False)
     with model.disable_adapter():  # the reason
         assert (sequence_logprobs(model, BATCH) - expected).abs().max() > 1e-2
 
@@ -190,9 +190,9 @@ def test_no_reference_no_second_model(tiny):
         return sum(t.numel() for t in gc.get_objects() if isinstance(t, nn.Parameter))
 
     size = sum(p.numel() for p in tiny().parameters())
-    alone, policy = held(lambda model: Policy(model, anchored=False))
+    alone, policy = held(lambda model: Policy(model, has_reference=False))
     assert alone == 0
-    with pytest.raises(RuntimeError, match="anchored=False"):
+    with pytest.raises(RuntimeError, match="has_reference=False"):
         policy.reference(BATCH)
     assert held(Policy)[0] == size
     assert held(lambda model: Policy(with_lora(model, r=4)))[0] < size  # adapters need no copy
@@ -219,4 +219,4 @@ def test_only_adapters_are_trained(tiny):
 
 def test_a_model_that_would_be_scored_wrongly_makes_no_policy(tiny):
     with pytest.raises(InputError, match="soft cap"):
-        Policy(tiny("Gemma2", head_dim=8), anchored=False)
+        Policy(tiny("Gemma2", head_dim=8), has_reference=False)

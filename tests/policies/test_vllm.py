@@ -13,7 +13,7 @@ from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.vllm import VLLM
-from una_ref.training.online import Rollouts
+from una_ref.training.samplers import Rollouts
 
 PROMPTS = [(5, 6, 7), (8, 9), (5, 9, 10, 11)]
 

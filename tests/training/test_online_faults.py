@@ -18,9 +18,9 @@ from una_ref.errors import InputError
 from una_ref.policies import reward_sources
 from una_ref.policies.rollout import Draw
 from una_ref.training.config import resolve
-from una_ref.training.fit import fit
-from una_ref.training.online import Rollouts
+from una_ref.training.loop import fit
 from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
+from una_ref.training.samplers import Rollouts
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]

@@ -18,9 +18,9 @@ from una_ref.policies.reward_sources import Answer, Classifier
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
-from una_ref.training.fit import fit
-from una_ref.training.online import Rollouts
+from una_ref.training.loop import fit
 from una_ref.training.run import conform, prepare, read_rows
+from una_ref.training.samplers import Rollouts
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -145,7 +145,7 @@ def test_it_sees_text_whatever_the_policy_s_ids_are(made, data):
                           num_key_value_heads=1)  # fmt: skip
     rollouts = Rollouts(HuggingFace(policy.eos_token_id), source, "mine", policy, 4, 6, 0)
     prompt = tuple(policy("green dog", add_special_tokens=False)["input_ids"])
-    (example,), ((*draws,),) = rollouts(Policy(model, anchored=False), [Question(prompt, "green dog")], 0)[:2]
+    (example,), ((*draws,),) = rollouts(Policy(model, has_reference=False), [Question(prompt, "green dog")], 0)[:2]
     said = [policy.decode(d.tokens[:-1] if d.ended else d.tokens) for d in draws]
     assert list(example.scores) == pytest.approx(
         source([Answer("green dog", text, d.ended) for text, d in zip(said, draws, strict=True)]), abs=1e-6
@@ -187,7 +187,7 @@ def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, 
     folder = made(data("pairs"))
     job = job_of(folder)
     start = job.trainer.policy
-    assert isinstance(start, Scorer) and start.adapters and not start.anchored
+    assert isinstance(start, Scorer) and start.adapters and not start.has_reference
     with torch.no_grad():
         before = start(collate(job.examples, whole=True))
     loaded = Scorer(Classifier(str(folder)).model)

@@ -139,8 +139,8 @@ def run(
     A step draws `draws` responses of each prompt of `world_of(seed, …)`; Adam, constant rate, β the world's.
     """
     from una_ref.training.config import Config
-    from una_ref.training.fit import fit
-    from una_ref.training.tables import table_job
+    from una_ref.training.loop import fit
+    from una_ref.training.table_runs import table_job
 
     world = world_of(seed, offset, spread)
     config = Config(
@@ -348,13 +348,13 @@ def _cu23() -> Evidence:
 def models(name: str, **more: Any) -> dict[str, int]:
     """What a run on a table holds: models by role, and how many numbers it trains."""
     from una_ref.training.config import Config
-    from una_ref.training.tables import table_job
+    from una_ref.training.table_runs import table_job
 
     job = table_job(world_of(0), Config(batch=8, lora_r=0, **RUNS[name], **more))
     policy = job.trainer.policy
     return {
         "policy": 1,
-        "reference": int(policy.anchored),
+        "reference": int(policy.has_reference),
         "reward": int(job.rollouts is not None),
         "value": int(policy.critic is not None and policy.critic.core is not None),
         "trained": sum(parameter.numel() for parameter in job.trainer.trained.values()),
@@ -400,7 +400,7 @@ def work(name: str, **more: Any) -> int:
     no gradient (exactly so in `benchmarks/floor.py`).
     """
     from una_ref.training.config import Config
-    from una_ref.training.tables import table_job
+    from una_ref.training.table_runs import table_job
 
     job = table_job(world_of(0), Config(batch=8, lora_r=0, **RUNS[name], **more))
     policy = job.trainer.policy

@@ -37,9 +37,9 @@ from una_ref.policies.exact import next_logps
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
-from una_ref.training.loop import NonFinite
 from una_ref.training.run import fit, prepare
 from una_ref.training.toysteer_base import reference_logps, toysteer_base
+from una_ref.training.trainer import NonFinite
 
 
 @dataclass(frozen=True)

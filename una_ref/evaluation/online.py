@@ -47,10 +47,10 @@ from una_ref.theory import optimum
 from una_ref.theory.worlds import PrefixTree, SequenceWorld
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
-from una_ref.training.fit import Job
-from una_ref.training.loop import NonFinite
+from una_ref.training.loop import Job
 from una_ref.training.run import prepare
 from una_ref.training.toysteer_base import toysteer_base
+from una_ref.training.trainer import NonFinite
 
 
 @dataclass(frozen=True)
@@ -385,7 +385,7 @@ def models(job: Job) -> dict[str, int]:
     """Parameters of each model that a job holds; the reference has none of its own if it is the policy unadapted."""
     policy = job.trainer.policy
     held = {"policy": _size(policy.model)}
-    if policy.anchored:
+    if policy.has_reference:
         held["reference"] = sum(map(_size, policy.copy))
     if policy.critic:
         held["critic"] = _size(policy.critic)

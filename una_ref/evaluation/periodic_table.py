@@ -11,7 +11,6 @@ from typing import Any
 
 from una_ref import figures
 from una_ref.methods import METHODS, Method
-from una_ref.methods.composition import COMPARISONS, REWARDS
 
 TILE, GAP, MARGIN = (2.2, 0.94), 0.12, 0.18
 """A tile's width and height, the space between two, and that around a cell, in units of the drawing."""
@@ -24,12 +23,9 @@ def draw(folder: str | Path | None = None) -> Path:
 
     cells: dict[tuple[str, str], list[Method]] = {}
     for method in METHODS.values():
-        cells.setdefault((method.reward, method.comparison), []).append(method)
-    # First those that losses are composed of, in their order; PPO's are its own.
-    rows = [
-        reward for reward in dict.fromkeys([*REWARDS, *(r for r, _ in cells)]) if any(reward == r for r, _ in cells)
-    ]
-    columns = [comparison for comparison in COMPARISONS if any(comparison == c for _, c in cells)]
+        cells.setdefault((method.formula, method.comparison), []).append(method)
+    rows = list(dict.fromkeys(reward for reward, _ in cells))
+    columns = list(dict.fromkeys(comparison for _, comparison in cells))
     across = {c: max(-(-len(m) // _down(rows, cells, r)) for (r, k), m in cells.items() if k == c) for c in columns}
     widths = [across[c] * (TILE[0] + GAP) - GAP + 2 * MARGIN for c in columns]
     heights = [_down(rows, cells, r) * (TILE[1] + GAP) - GAP + 2 * MARGIN for r in rows]

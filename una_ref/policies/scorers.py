@@ -15,7 +15,8 @@ from torch import nn
 from una_ref.data.batch import Batch
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, hidden_states, parts
+from una_ref.methods.arguments import Need
+from una_ref.policies.logprobs import hidden_states, parts, unwrapped
 from una_ref.policies.references import Policy
 
 READS = "una_ref"
@@ -29,19 +30,23 @@ class Scorer(Policy):
     It has no reference. Adapters are LoRA on the transformer; the head is trained in full.
     """
 
-    gives = "rewards"
+    output = "rewards"
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, anchored=False)
+        super().__init__(model, has_reference=False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B,) r(x, y), fp32 or better. Raises ValueError for a batch whose last tokens are not laid out."""
         if not batch.whole:
             raise ValueError("expected a batch that holds responses to their last token (whole=True)")
         last = hidden_states(parts(self.model)[0], batch)[batch.lengths.cumsum(0) - 1]
-        head = _inner(self.model).score
+        head = unwrapped(self.model).score
         with torch.autocast(last.device.type, enabled=False):
             return head(last.to(head.weight.dtype))[:, 0]
+
+    def outputs(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> dict[str, torch.Tensor]:
+        """The rewards of a batch, by the name that losses have for them."""
+        return {self.output: self(batch)}
 
     def merge(self) -> None:
         """Put the adapters into the weights, which are float32 then at least: bfloat16 would round young ones away."""

@@ -187,7 +187,7 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = config.draws if config.on_policy and not config.ranks else 2
+    count = config.draws if config.on_policy and config.keep == "all" else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 

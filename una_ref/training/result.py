@@ -24,7 +24,7 @@ from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
-from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job, digest
+from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job, digest
 from una_ref.training.sharding import whole
 
 CARD, BASE = "README.md", "base"

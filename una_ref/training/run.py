@@ -25,6 +25,7 @@ from una_ref.data.rows import Row, count_prompts, gathered, group_by_prompt, pro
 from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, reward_sources, scorers
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
@@ -34,13 +35,15 @@ from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.scorers import Scorer
 from una_ref.policies.vllm import VLLM
 from una_ref.training import result, trackers
+from una_ref.training.batches import mismatched, order
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config
-from una_ref.training.fit import Job, fit
-from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
-from una_ref.training.online import Rollouts
+from una_ref.training.distributed import from_main, processes
+from una_ref.training.loop import Job, fit
+from una_ref.training.samplers import Rollouts
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import toysteer_base, toysteer_rows
+from una_ref.training.trainer import Trainer
 
 # ---- folders
 
@@ -251,13 +254,13 @@ def _online(
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(questions) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
-    demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if "demos" in config.losses else ()
+    demos = encoder.encode(conversions.conform(train_rows, ("demos",))[0]) if config.auxiliary else ()
     critic = _critic(model, config)
     model = _trainable(model, config)
     second = _second(config, tokenizer)
-    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic, second=second)
-    trainer = Trainer(policy, config.losses, config, prompts=prompts)
-    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.ranks else 1}
+    policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic, second=second)
+    trainer = Trainer(policy, config.losses | config.auxiliary, config, prompts=prompts)
+    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
     engine: Sampler
     if config.engine == "vllm":
         if processes().num_processes > 1:
@@ -294,7 +297,7 @@ def room_for(max_response: int | None, max_length: int) -> int:
 
 def _critic(model: Any, config: Config) -> Critic | None:
     """What values tokens, if the losses ask for values: on the model as it is before its adapters."""
-    if not any("values" in arguments(loss) for loss in config.losses.values()):
+    if Need.CRITIC not in needs(config.losses.values()):
         return None
     if config.critic == "head":
         return Critic(model)
@@ -306,7 +309,7 @@ def _policy(model: Any, config: Config, encoder: Encoder) -> Policy:
     method = METHODS[config.method]
     if not method.scorer:
         second = _second(config, encoder.tokenizer)
-        return Policy(_trainable(model, config), anchored=method.needs_reference, second=second)
+        return Policy(_trainable(model, config), has_reference=method.needs_reference, second=second)
     return Scorer(_trainable(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
 
 
@@ -333,7 +336,7 @@ def _second(config: Config, tokenizer: Any) -> Any:
 def _start(trainer: Trainer, encoder: Encoder, examples: Sequence[Example], references: Path | None) -> list[str]:
     """What is to be said of the reference before the first step; from here on its log-probs are cached, if asked."""
     policy, config = trainer.policy, trainer.config
-    if not policy.anchored:
+    if not policy.has_reference:
         return []
     if config.reference == "cache":
         reference = policy.copy[0] if policy.copy else policy.model
@@ -386,14 +389,14 @@ def _held_out(rows: Stored[Row], config: Config) -> tuple[Stored[Row], Stored[Ro
 def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequence[Example]) -> None:
     """Refuse what the losses could not take in some later step."""
     config = trainer.config
-    grouped = [kind for kind, loss in trainer.losses.items() if "groups" in arguments(loss) and trainer.values is None]
+    grouped = [kind for kind, loss in trainer.losses.items() if trainer.compares_group and Need.GROUP in needs([loss])]
     for e in chain(examples, held_out):
         if e.kind in grouped and len(e.responses) == 1:
             raise InputError(
                 f"{e.source}: {e.kind}: expected two or more responses of a prompt for {config.method}, got one; "
                 f"learn V(x) instead (baseline=learned){'' if config.group else ', or gather them (group=true)'}"
             )
-    if trainer.takes("kl"):
+    if Need.KL in trainer.needs:
         for step in range(config.steps):
             for _ in mismatched([examples[i] for i in order(len(examples), step, config.batch, config.seed)]):
                 pass
@@ -401,7 +404,7 @@ def _check_batches(trainer: Trainer, examples: Sequence[Example], held_out: Sequ
 
 def _least(trainer: Trainer) -> int:
     """Responses that a prompt has to have: two where they are ranked, or the others' mean is a loss's baseline."""
-    return 2 if trainer.config.ranks or (trainer.values is None and trainer.takes("groups")) else 1
+    return 2 if trainer.config.keep == "best_and_worst" or trainer.compares_group else 1
 
 
 def _value_start(examples: Sequence[Example]) -> float:
@@ -433,7 +436,7 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
     team = processes()
     told = config.to_dict()
     with claimed(output, told) if team.is_main_process else nullcontext(False) as finished:
-        if _from_main(finished):
+        if from_main(finished):
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
                 print(f"{output}: finished already; nothing was trained", file=sys.stderr)
@@ -449,10 +452,3 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
         return result.save(job, told, output, evaluation, state) if team.is_main_process else {}
-
-
-def _from_main(value: Any) -> Any:
-    """The value that the main process has."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]

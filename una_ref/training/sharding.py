@@ -67,7 +67,7 @@ def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
     reasons = {
         "an online run, which decodes": config.on_policy,
         "reference=cache, as processes would find unequal parts of it": config.reference == "cache",
-        f"{config.method}, which is merged at the end": policy.gives == "rewards",
+        f"{config.method}, which is merged at the end": policy.output == "rewards",
         "load_in_4bit": config.load_in_4bit,
         # Adapters are taken off for the reference by switching their requires_grad; only a shard would keep that.
         "fsdp_reshard_after_forward: false with adapters": bool(config.lora_r) and not _reshards(),

@@ -13,6 +13,7 @@ import torch
 
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
+from una_ref.methods.method import Keep
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, asked
 from una_ref.policies.rollout import Draw, Engine, Sampler
@@ -118,14 +119,25 @@ def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps
     }
 
 
-def best_and_worst(example: Example) -> Example | None:
-    """The best and the worst response of an example with scores as a pair; None where all scores are equal."""
+def kept(example: Example, keep: Keep, kind: str) -> Example | None:
+    """What is trained on of a prompt with sampled and scored responses; None where nothing is left.
+
+    Args:
+        example: the responses with their scores.
+        keep: all; the best and the worst as a pair, unless all scores are equal; or the best as a demonstration.
+        kind: of the feedback that all of them become, scores or lists.
+    """
+    if keep == "all":
+        return replace(example, as_list=kind == "lists")
     scores = example.scores or ()
-    best, worst = (scores.index(end(scores)) for end in (max, min))
-    if scores[best] == scores[worst]:
+    places = [scores.index(end(scores)) for end in ((max,) if keep == "best" else (max, min))]
+    if keep == "best_and_worst" and scores[places[0]] == scores[places[1]]:
         return None
-    responses = (example.responses[best], example.responses[worst])
-    return replace(example, responses=responses, scores=None, pairs=((0, 1),))
+    experience = {name: tuple(lines[i] for i in places) for name, lines in example.experience.items()}
+    pairs = ((0, 1),) if keep == "best_and_worst" else None
+    picked = tuple(example.responses[i] for i in places)
+    beside = tuple(scores[i] for i in places) if pairs else None
+    return replace(example, responses=picked, scores=beside, pairs=pairs, experience=experience)
 
 
 @dataclass

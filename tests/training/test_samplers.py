@@ -11,15 +11,16 @@ import torch
 from una_ref.data import toysteer
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
+from una_ref.methods import METHODS
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import Draw, HuggingFace
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
-from una_ref.training.fit import HELD_OUT, Interrupted, fit
-from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
+from una_ref.training.loop import HELD_OUT, Interrupted, fit
 from una_ref.training.run import prepare, train
-from una_ref.training.toysteer_base import reference_logps
+from una_ref.training.samplers import Pool, Rollouts, kept, measured, steered
 from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import reference_logps
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
@@ -177,7 +178,7 @@ def exact_regret(job, before=False):
     ("method", "settings"),
     [
         ("ppo", []),
-        ("ppo", ["critic=head", "minibatches=2", "passes=2"]),
+        ("ppo", ["critic=head", "minibatches=2", "passes=2", "lr=1e-3"]),
         ("ppo", ["ptx=0.05"]),
         ("iterative-dpo", []),
         ("iterative-dpo", ["temperature=1.5"]),
@@ -338,8 +339,21 @@ def test_a_steered_run_says_so_and_ends_nearer_its_target(tmp_path):
 
 def test_the_best_and_the_worst_of_a_prompt_by_hand():
     example = Example((1,), ((5,), (6,), (7,)), (0.0, 3.0, -1.0), source="a")
-    assert best_and_worst(example) == Example((1,), ((6,), (7,)), pairs=((0, 1),), source="a")
-    assert best_and_worst(Example((1,), ((5,), (6,)), (2.0, 2.0))) is None
+    pair = kept(example, "best_and_worst", "pairs")
+    assert pair == Example((1,), ((6,), (7,)), (3.0, -1.0), pairs=((0, 1),), source="a")
+    assert pair.kind == "pairs"
+    assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "best_and_worst", "pairs") is None
+
+
+def test_imitating_the_best_of_k_samples_is_one_record(tmp_path, monkeypatch):
+    # Rejection sampling: SFT on the best of K samples of the current policy.
+    record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
+    monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
+    job = prepare(resolve("best-of-k", ["batch=8", "draws=8", "lr=3e-3"], steps=30))
+    rows, drawn = job.answered(job.examples, 0, record=True)
+    assert {(row.kind, len(row.responses)) for row in rows} == {("demos", 1)}
+    assert METHODS["best-of-k"].samples == "the best of K" and not job.trainer.policy.has_reference
+    assert fit(job)["reward"] > drawn["reward"] + 0.2  # in reward units; the truth is the reward
 
 
 def test_a_rollout_without_a_pair_is_no_step(tmp_path):

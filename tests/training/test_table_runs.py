@@ -5,8 +5,8 @@ import torch
 
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
-from una_ref.training.fit import fit
-from una_ref.training.tables import Multinomial, table_job
+from una_ref.training.loop import fit
+from una_ref.training.table_runs import Multinomial, table_job
 
 BETA = 0.5
 

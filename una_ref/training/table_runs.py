@@ -11,6 +11,7 @@ from torch import Tensor
 
 from una_ref.data.batch import Question
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
@@ -18,9 +19,9 @@ from una_ref.policies.reward_sources import Answer
 from una_ref.policies.rollout import Draw
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
-from una_ref.training.fit import Job
-from una_ref.training.loop import Trainer, arguments
-from una_ref.training.online import Rollouts
+from una_ref.training.loop import Job
+from una_ref.training.samplers import Rollouts
+from una_ref.training.trainer import Trainer
 
 
 class Numbers:
@@ -61,9 +62,9 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     """
     told = world.rewards if rewards is None else rewards
     model = TableLM(world.ref_logps)
-    values = any("values" in arguments(loss) for loss in config.losses.values())
+    values = Need.CRITIC in needs(config.losses.values())
     critic = Critic(model, own_core(model) if config.critic == "separate" else None) if values else None
-    policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
+    policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=len(told))
     questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
     rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.draws, 1, config.seed)
