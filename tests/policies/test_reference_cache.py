@@ -137,7 +137,7 @@ def test_what_is_no_number_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "page", "value", "text", "other"])
-def test_a_damaged_file_is_thrown_away_and_said_to_be(damage, tmp_path):
+def test_a_damaged_file_is_deleted_and_reported(damage, tmp_path):
     values = torch.tensor([-1.5, -0.1, -7.25])
     ReferenceCache(tmp_path, "key")(GIVEN, lambda: values)
     path = tmp_path / "key.sqlite3"
@@ -155,7 +155,7 @@ def test_a_damaged_file_is_thrown_away_and_said_to_be(damage, tmp_path):
         path.write_bytes(broken.get(damage, whole[:4096] + b"\xff" * (len(whole) - 4096)))
     again = ReferenceCache(tmp_path, "key")
     assert torch.equal(again(GIVEN, lambda: values + 1), (values + 1).double())
-    assert again.damaged and "a damaged file was thrown away" in again.note()
+    assert again.damaged and "a damaged file was deleted" in again.note()
     assert torch.equal(ReferenceCache(tmp_path, "key")(GIVEN, nothing), (values + 1).double())
 
 

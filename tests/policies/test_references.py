@@ -50,7 +50,7 @@ def test_implicit_rewards_are_exactly_zero_at_step_0(tiny, family, dtype, layout
 
 def test_a_models_own_dropout_is_found(tiny):
     policy = Policy(with_lora(tiny("GPT2"), r=4))
-    with pytest.raises(InputError, match="dropout of its own"):
+    with pytest.raises(InputError, match="the model itself has dropout"):
         policy.check_start(BATCH)
     assert not policy.model.training
 
@@ -69,7 +69,7 @@ def test_another_layout_stays_within_the_stated_tolerance(tiny, dtype):
 
 
 def test_an_adapter_that_is_not_fresh_is_found(tiny, lora):
-    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* the adapter is not fresh"):
+    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* the adapter is already trained"):
         Policy(lora(tiny())).check_start(BATCH)
 
 

@@ -17,7 +17,7 @@ WORKER = """
 import os, signal, sys, time
 import safetensors.torch
 from una_ref.cli import main
-from una_ref.training import checkpoints, loop, run
+from una_ref.training import checkpoints, run, trainer
 
 first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
 save, step, forward = safetensors.torch.save_file, trainer.Trainer.step, trainer.Trainer.forward

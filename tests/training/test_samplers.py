@@ -73,10 +73,10 @@ def test_rows_are_drawn_anew_from_the_policy_as_it_is():
 def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
     whole = resolve("una-online", ONLINE, steps=4, output=str(tmp_path / "whole"))
     train(whole, progress=False)
-    from una_ref.training import fit as fit_module
+    from una_ref.training import loop as loop_module
 
     parts = resolve("una-online", [*ONLINE, "save_every=2"], steps=4, output=str(tmp_path / "parts"))
-    real, calls = fit_module.Job.answered, []
+    real, calls = loop_module.Job.answered, []
 
     def stops(self, picked, step, *, record):
         calls.append(step)
@@ -84,13 +84,13 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
             raise KeyboardInterrupt("in the middle of a rollout")
         return real(self, picked, step, record=record)
 
-    fit_module.Job.answered = stops
+    loop_module.Job.answered = stops
     try:
         with pytest.raises(KeyboardInterrupt):
             train(parts, progress=False)
         train(parts, progress=False)
     finally:
-        fit_module.Job.answered = real
+        loop_module.Job.answered = real
     names = ("whole/adapter_model.safetensors", "parts/adapter_model.safetensors")
     one, two = ((tmp_path / name).read_bytes() for name in names)
     assert one == two
@@ -254,9 +254,9 @@ def zero(example):
 def test_stopped_between_steps_it_ends_in_the_same_bytes_with_all_that_it_keeps(method, settings, tmp_path):
     both = [resolve(method, [*ONLINE, *settings], steps=4, output=str(tmp_path / name)) for name in ("whole", "parts")]
     train(both[0], progress=False)
-    from una_ref.training import fit as fit_module
+    from una_ref.training import loop as loop_module
 
-    real = fit_module.Job.step
+    real = loop_module.Job.step
 
     def stops(self, step, *, record):
         if step == 2 and not stopped:
@@ -265,12 +265,12 @@ def test_stopped_between_steps_it_ends_in_the_same_bytes_with_all_that_it_keeps(
         return real(self, step, record=record)
 
     stopped = []
-    fit_module.Job.step = stops
+    loop_module.Job.step = stops
     try:
         with pytest.raises(Interrupted, match="stopped after step 3 of 4"):
             train(both[1], progress=False)
     finally:
-        fit_module.Job.step = real
+        loop_module.Job.step = real
     train(both[1], progress=False)
     one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "parts"))
     assert one.read_bytes() == two.read_bytes()
