@@ -36,16 +36,29 @@ WAITING = {"arguments"}
 # ---- the package: folders, notebooks, command line, keys
 
 
-def folders() -> str:
-    """The packages of una_ref, from the bottom layer to the top, each with the first line of its docstring."""
+FOLDERS = {
+    "notebooks/": "One question each: derivation, numbers, checks. Executed, so that they can be read here.",
+    "docs/": "Guides and reference.",
+    "tests/": "Mirror the modules.",
+    "benchmarks/": "Speed and memory beside TRL; runs on real text.",
+    "figures/": "Figures, and in runs/ the records behind every number.",
+}
+"""The other folders."""
+
+
+def tree() -> str:
+    """Every folder with a line about it: of the package, from the bottom layer up, the first line of its docstring."""
     import importlib
     import tomllib
 
     contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
     [layers] = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
-    names = [name for name in reversed(layers) if (ROOT / "una_ref" / name / "__init__.py").exists()]
-    about = {name: str(importlib.import_module(f"una_ref.{name}").__doc__).split("\n\n")[0] for name in names}
-    return table(("folder", "content"), ((f"`una_ref/{n}/`", " ".join(text.split())) for n, text in about.items()))
+    lines = {"una_ref/": "The package; each folder imports only from those above it."}
+    for name in reversed(" | ".join(layers).split(" | ")):
+        if (ROOT / "una_ref" / name / "__init__.py").exists():
+            about = str(importlib.import_module(f"una_ref.{name}").__doc__).split("\n\n")[0]
+            lines[f"  {name}/"] = " ".join(about.split())
+    return "\n".join(["```text", *(f"{name:<14} {about}" for name, about in (lines | FOLDERS).items()), "```"])
 
 
 def notebooks() -> str:
@@ -153,11 +166,12 @@ def feedback() -> str:
     offline = {name: METHODS[name].kinds for name in METHODS if name not in online and not METHODS[name].scorer}
     rows = []
     for kind, (title, columns) in FEEDBACK.items():
-        taken = ("lists", "scores") if kind == "lists" else (kind,)
-        names = [name for name, kinds in offline.items() if set(taken) & set(kinds)]
-        rows.append((title, code(*columns), code(*names)))
-    sampled = code(*online) + "; `una-centred --online`"
-    return table(("feedback", "columns", "methods"), [*rows, ("a reward function", code("prompt"), sampled)])
+        taken = {"lists", "scores"} if kind == "lists" else {kind}
+        names = [name for name, kinds in offline.items() if taken & set(kinds)]
+        also = {name: f" (= {code(*METHODS[name].aliases)})" for name in names if METHODS[name].aliases}
+        rows.append((title, code(*columns), " ".join(code(name) + also.get(name, "") for name in names)))
+    sampled = code(*online, "una-centred --online")
+    return table(("feedback", "columns", "methods"), [*rows, ("a reward for samples", code("prompt"), sampled)])
 
 
 def conventions() -> str:
@@ -318,7 +332,7 @@ def claim_counts() -> str:
 
 
 BLOCKS: dict[str, Callable[[], str]] = {
-    "folders": folders,
+    "tree": tree,
     "notebooks": notebooks,
     "commands": commands,
     "keys": keys,

@@ -34,7 +34,7 @@ def study(folder: str) -> Callable[[], str]:
         runs = (RUNS / folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
         made = record(f"{folder}/results.json")
         last = made if "command" in made else next(iter(made.values()))
-        about = f"{len(runs) - 1} runs, {made_by(last)}"
+        about = f"{len(runs) - 1} runs. {made_by(last)}"
         return f"{(RUNS / folder / 'table.md').read_text(encoding='utf-8').rstrip()}\n\n{about}"
 
     return block
@@ -44,7 +44,7 @@ def made_by(run: Mapping[str, Any]) -> str:
     """When, where and with which versions something was measured."""
     versions = ", ".join(f"{name} {run['versions'][name]}" for name in ("torch", "transformers"))
     where = f"; {run['hardware']}" if "hardware" in run else ""
-    return f"{run['date']}{where}; {versions}. Command: `{run['command']}`."
+    return f"Made by `{run['command']}` on {run['date']}; {versions}{where}."
 
 
 def another_base() -> str:
@@ -56,7 +56,7 @@ def another_base() -> str:
         if (v := row["regret"]["values"])
     ]
     header = ("method", "mean regret", "median", "largest")
-    return f"{table(header, rows)}\n\n{len(made['rows'][0]['regret']['values'])} worlds, {made_by(made)}"
+    return f"{table(header, rows)}\n\n{len(made['rows'][0]['regret']['values'])} worlds. {made_by(made)}"
 
 
 def real_text() -> str:
@@ -106,7 +106,7 @@ def speed(name: str, *measures: str) -> Callable[[], str]:
                 spread = f"{min(one['least'] for one in found):.3f} to {max(one['largest'] for one in found):.3f}"
                 rows.append((pair, medians, spread))
             parts += [table((measure, "median of each run", "range over steps or rounds"), rows), ""]
-        return "\n".join([*parts, f"{len(runs)} run(s). {made_by(runs[-1])}"])
+        return "\n".join([*parts, f"{len(runs)} run(s) of the benchmark. {made_by(runs[-1])}"])
 
     return block
 
