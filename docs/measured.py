@@ -48,15 +48,17 @@ def made_by(run: Mapping[str, Any]) -> str:
 
 
 def another_base() -> str:
-    """The first panel on the other base: mean, median and largest regret over worlds."""
+    """The first panel on the other base: mean, median and largest regret over worlds; centred UNA at other βs too."""
     made = record("another_base/results.json")
+    values = {row["name"]: row["regret"]["values"] for row in made["rows"]}
+    more = {f"una-centred, β = {row['beta']:g}": row["regret"]["values"] for row in made["centred"]}
+    values |= {name: found for name, found in more.items() if found not in values.values()}
     rows = [
-        (row["name"], *(f"{number:.3f}" for number in (fmean(v), median(v), max(v))))
-        for row in sorted(made["rows"], key=lambda row: row["regret"]["mean"])
-        if (v := row["regret"]["values"])
+        (name, *(f"{number:.3f}" for number in (fmean(found), median(found), max(found))))
+        for name, found in sorted(values.items(), key=lambda item: fmean(item[1]))
     ]
-    header = ("method", "mean regret", "median", "largest")
-    return f"{table(header, rows)}\n\n{len(made['rows'][0]['regret']['values'])} worlds. {made_by(made)}"
+    note = f"{len(values['base'])} worlds. {made_by(made)}"
+    return f"{table(('method', 'mean regret', 'median', 'largest'), rows)}\n\n{note}"
 
 
 def real_text() -> str:
@@ -106,7 +108,9 @@ def speed(name: str, *measures: str) -> Callable[[], str]:
                 spread = f"{min(one['least'] for one in found):.3f} to {max(one['largest'] for one in found):.3f}"
                 rows.append((pair, medians, spread))
             parts += [table((measure, "median of each run", "range over steps or rounds"), rows), ""]
-        return "\n".join([*parts, f"{len(runs)} run(s) of the benchmark. {made_by(runs[-1])}"])
+        gates = [run["gate"]["loss"]["measured"] for run in runs if "gate" in run]
+        losses = f" Losses of the two sides differ by {max(gates):.1e} at most." if gates else ""
+        return "\n".join([*parts, f"{len(runs)} run(s) of the benchmark.{losses} {made_by(runs[-1])}"])
 
     return block
 
