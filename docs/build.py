@@ -87,7 +87,8 @@ def commands() -> str:
     """Every command with its options."""
     parts = []
     for name, about in re.findall(r"^ {4}([a-z]+) {2,}(\S.*)$", help_of(), flags=re.MULTILINE):
-        options = re.findall(r"^ {2}(--[\w-]+(?: [A-Z_]+| \{\S+\})?) {2,}(\S.*)$", help_of(name), flags=re.MULTILINE)
+        line = r"^ {2}(--[\w-]+(?: [A-Z_]+| \{\S+\})?)(?: {2,}|\n +)(\S.*)$"  # a long option has its help below it
+        options = re.findall(line, help_of(name), flags=re.MULTILINE)
         parts += [f"### {name}", "", about[0].upper() + about[1:]]
         parts += ["", table(("option", "meaning"), ((code(o), text) for o, text in options)), ""]
     return "\n".join(parts).rstrip()

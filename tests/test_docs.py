@@ -164,6 +164,14 @@ def test_commands_and_their_options_exist(page):
         assert used <= known, f"una-ref {name} has no {', '.join(sorted(used - known))}"
 
 
+def test_every_option_of_every_command_is_listed():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name in ("methods", "claims", "train", "score", "compare"):
+        [section] = re.findall(rf"^### {name}\n(.*?)^(?:###|<!--)", text, flags=re.MULTILINE | re.DOTALL)
+        listed = set(re.findall(r"^\| `(--[\w-]+)", section, flags=re.MULTILINE))
+        assert listed == set(re.findall(r"^  (--[\w-]+)", help_of(name), flags=re.MULTILINE))
+
+
 @each_page
 def test_settings_of_training_commands_are_accepted(page):
     from una_ref.training.config import resolve
