@@ -146,12 +146,6 @@ def test_the_shipped_settings_are_the_committed_study_s():
     assert results["settings"] == json.loads(json.dumps(dataclasses.asdict(c.Settings())))
 
 
-def test_the_readme_shows_the_committed_table():
-    table = (ROOT / "figures" / "runs" / "compare" / "table.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    assert table.strip() in readme
-
-
 def test_the_table_sorts_by_regret_and_shows_intervals():
     def row(name, regret):
         return {"panel": "ratings", "name": name, "title": name, "lr": 1e-3, "beta": None} | {
