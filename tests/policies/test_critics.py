@@ -4,10 +4,17 @@ import pytest
 import torch
 
 from una_ref.data.batch import Example, collate
+from una_ref.methods.arguments import Need
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.loading import TableLM, small_mistral
 from una_ref.policies.logprobs import token_logprobs
 from una_ref.policies.references import Policy
+
+
+def tokens(policy, batch):
+    """(N,) log-probabilities and (N,) values of a batch's tokens."""
+    known = policy.outputs(batch, frozenset({Need.TOKENS, Need.CRITIC}))
+    return known["token_logps"], known["values"]
 
 
 class Words:
@@ -31,7 +38,7 @@ def test_a_value_is_that_of_the_position_before_the_token(model, layout, separat
     critic = Critic(model, own_core(model) if separate else None)
     policy = Policy(model, critic=critic)
     batch = collate(EXAMPLES, layout)
-    logps, values = policy.tokens(batch)
+    logps, values = tokens(policy, batch)
     assert values.shape == logps.shape == (7,) and values.abs().max() == 0
     torch.testing.assert_close(logps, token_logprobs(model, batch))
     with torch.no_grad():
@@ -40,7 +47,7 @@ def test_a_value_is_that_of_the_position_before_the_token(model, layout, separat
         if separate:
             for parameter in critic.core.parameters():
                 parameter.mul_(1.1)
-    _, values = policy.tokens(batch)
+    _, values = tokens(policy, batch)
     core = critic.core if separate else model.model
     expected = []
     for example in EXAMPLES:
@@ -62,7 +69,7 @@ def test_values_are_float32_where_the_rest_is_cast(model, separate):
     torch.nn.init.normal_(critic.head.weight)
     policy, batch = Policy(model, has_reference=False, critic=critic), collate(EXAMPLES)
     with torch.autocast("cpu", torch.bfloat16):
-        _, values = policy.tokens(batch)
+        _, values = tokens(policy, batch)
     assert values.dtype == torch.float32
     assert not torch.equal(values, values.bfloat16().float())
 
@@ -76,5 +83,5 @@ def test_a_core_of_its_own_is_a_copy(model):
 def test_a_table_can_be_valued():
     model = TableLM(torch.randn(2, 3, dtype=torch.float64))
     policy = Policy(model, critic=Critic(model, own_core(model)))
-    _, values = policy.tokens(collate([Example((1,), ((0,), (2,)), (1.0, 2.0))]))
+    _, values = tokens(policy, collate([Example((1,), ((0,), (2,)), (1.0, 2.0))]))
     assert values.tolist() == [0.0, 0.0]

@@ -199,7 +199,8 @@ def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
     job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
     rows, values = job.answered(job.examples[:8], 0, record=True)
     batch = job.trainer.batch(rows)
-    logps, critics = job.trainer.policy.tokens(batch)
+    known = job.trainer.policy.outputs(batch, job.trainer.needs)
+    logps, critics = known["token_logps"], known["values"]
     assert (logps - batch.experience["old_token_logps"]).abs().max() < 1e-5
     assert critics.abs().max() == 0 == batch.experience["old_values"].abs().max()
     assert abs(values["objective/kl"]) < 1e-5
