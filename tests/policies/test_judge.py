@@ -303,6 +303,6 @@ def test_a_run_learns_from_a_judge_that_fails_now_and_then(tmp_path, impatient):
     assert sum(line["dropped"] for line in steps) > 0
     assert all(0 <= line["reward"] <= 1 for line in steps)
     assert (
-        "responses dropped, because the reward had no answer"
+        "responses dropped, because the reward gave no score"
         in json.loads((output / "run.json").read_text())["notes"][-1]
     )

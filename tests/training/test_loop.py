@@ -92,7 +92,7 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
     torch.manual_seed(random.randrange(1000))
     capsys.readouterr()
     assert main(una(method, "broken")) == 0
-    assert "going on from step 6 of 7\n" in capsys.readouterr().err
+    assert "resuming at step 6 of 7\n" in capsys.readouterr().err
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert weights(straight) == weights(broken)
     assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
@@ -312,7 +312,7 @@ def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_out
     assert "got a live run that writes to it" in second.stderr.read()
     process.send_signal(signal.SIGINT)
     assert process.wait(60) == 130
-    assert "the same command goes on from there" in process.stderr.read()
+    assert "the same command resumes it" in process.stderr.read()
     assert start(words).wait(300) == 0
     assert start([*una("una-centred", "straight"), *long]).wait(300) == 0
     assert weights(tmp_path / "out") == weights(tmp_path / "straight")

@@ -97,7 +97,7 @@ def test_what_had_no_answer_is_counted_step_by_step_and_over_the_run(method, pro
     by_step = {line["step"]: line for line in lines}
     assert by_step[2] == {"step": 2, "dropped": 3 + prompts} | ({"dropped_prompts": 1} if prompts else {})
     assert by_step[1]["dropped"] == by_step[5]["dropped"] == 0
-    assert record["notes"][-1] == f"responses dropped, because the reward had no answer: {3 + prompts}"
+    assert record["notes"][-1] == f"responses dropped, because the reward gave no score: {3 + prompts}"
 
 
 def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, monkeypatch, capsys):
@@ -106,7 +106,7 @@ def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, m
     running(monkeypatch, lambda call, place: call == 5)
     command = ["train", "rloo", *ONLINE, "--steps", "4", "--output", str(parts)]
     assert cli.main(command) == 1
-    said = "failed: step 3: reward toysteer: expected answers, got none for any response"
+    said = "failed: step 3: reward toysteer: expected scores, got none for any response"
     assert said in capsys.readouterr().err
     running(monkeypatch, lambda call, place: False)
     assert cli.main(command) == 0

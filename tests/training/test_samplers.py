@@ -18,7 +18,7 @@ from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
 from una_ref.training.run import prepare, train
-from una_ref.training.samplers import Pool, Rollouts, kept, measured, steered
+from una_ref.training.samplers import ReplayBuffer, Rollouts, adaptive_beta, kept, measured
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import reference_logps
 
@@ -288,16 +288,16 @@ def drawn(pool, fresh, *more):
 
 
 def test_a_pass_takes_each_fresh_row_once():
-    assert drawn(Pool(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
-    parts = drawn(Pool(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
+    assert drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
+    parts = drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
     assert [len(part) for part in parts] == [3, 2, 3, 2]
     assert sorted(parts[0] + parts[1]) == sorted(parts[2] + parts[3]) == [5, 6, 7, 8, 9]
     assert parts[0] != parts[2]
-    assert drawn(Pool(0, 0), [], 0, 2, 2) == []
+    assert drawn(ReplayBuffer(0, 0), [], 0, 2, 2) == []
 
 
 def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
-    pool = Pool(1, 0)
+    pool = ReplayBuffer(1, 0)
     assert sorted(drawn(pool, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
     seen = [token for some in drawn(pool, rows(7, 8), 1, 500, 1) for token in some]
     assert len(seen) == 1000 and all(200 < seen.count(token) < 300 for token in (5, 6, 7, 8))
@@ -306,29 +306,29 @@ def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
 
 
 def test_what_a_pool_keeps_goes_through_json():
-    pool = Pool(2, 0)
+    pool = ReplayBuffer(2, 0)
     lived = {"old_token_logps": ((-1.5, -0.25),)}
     kept = [
         Example((1,), ((5, 2),), (0.5,), source="a", experience=lived),
         Example((1,), ((5,), (6,)), pairs=((0, 1),)),
     ]
     list(pool.updates(kept, 0, 1, 1))
-    again = Pool(2, 0)
+    again = ReplayBuffer(2, 0)
     again.restore(json.loads(json.dumps(pool.state())))
     assert again.rollouts == [kept]
-    assert Pool(0, 0, [kept]).state() == []
+    assert ReplayBuffer(0, 0, [kept]).state() == []
 
 
-def test_beta_is_steered_by_hand():
+def test_adaptive_beta_moves_with_the_kl_by_hand():
     # KL .3 against .2 is 50 % above, cut at 20 %: β·(1 + .2·64/640); below it is the other way; at the target nothing.
-    assert steered(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
-    assert steered(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
-    assert steered(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
+    assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
+    assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
+    assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
     with pytest.raises(InputError, match="expected a finite KL of the rollout to steer by, got nan"):
-        steered(0.5, float("nan"), 0.2, 640, 64)
+        adaptive_beta(0.5, float("nan"), 0.2, 640, 64)
 
 
-def test_a_steered_run_says_so_and_ends_nearer_its_target(tmp_path):
+def test_adaptive_kl_is_reported_and_moves_beta_towards_the_target(tmp_path):
     config = resolve(
         "ppo", [*ONLINE, "kl_target=0.02", "kl_horizon=100", "log_every=1"], steps=10, output=str(tmp_path / "run")
     )
@@ -392,7 +392,7 @@ def test_a_run_stops_when_held_out_rows_are_no_better(tmp_path):
     config = resolve("una-online", [*ONLINE, *more], steps=10, output=str(tmp_path / "run"))
     record = train(config, progress=False)
     assert record["steps"] == 3  # the first sets the mark, the second and third do not pass it
-    assert "stopped after step 3 of 10: no better in held-out evaluations" in record["notes"]
+    assert "stopped after step 3 of 10: held-out evaluations did not improve" in record["notes"]
     assert train(config, progress=False) == record
 
 

@@ -39,7 +39,7 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
     told = launched(file)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert sharding.asked() == shards
+    assert sharding.requested() == shards
     assert told.get("FSDP_RESHARD_AFTER_FORWARD") == free
     assert told["ACCELERATE_MIXED_PRECISION"] == "no"
     assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml"}

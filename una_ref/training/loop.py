@@ -1,4 +1,4 @@
-"""Training a job: the steps, with what they leave on disk while they run, and how they are interrupted."""
+"""The training loop: steps, evaluations, log and checkpoints, and how a run is interrupted."""
 
 from __future__ import annotations
 
@@ -25,20 +25,20 @@ from una_ref.training.batches import order
 from una_ref.training.config import Config
 from una_ref.training.experience import experience
 from una_ref.training.metrics import seconds
-from una_ref.training.samplers import Pool, Rollouts, Unrewarded, kept, measured, remembered, steered
+from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, kept, measured, old_logps_of
 from una_ref.training.stopping import Callback
 from una_ref.training.trackers import tracking
 from una_ref.training.trainer import NonFinite, Trainer
 
 CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
 DROPPED = ("dropped", "dropped_prompts")
-"""Responses, and prompts, that a step went without, for want of an answer from the reward."""
+"""Metrics: responses and prompts of a step that got no score from the reward."""
 HELD_OUT = 1_000_000
-"""The step whose random numbers answer held-out questions: the same ones in every evaluation."""
+"""The step number whose random numbers sample for held-out prompts: the same in every evaluation."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """The run was asked to stop; its state is saved and the same command goes on with it."""
+    """The run was asked to stop. Its state is saved, and the same command resumes it."""
 
 
 @dataclass
@@ -48,15 +48,15 @@ class Job:
     Attributes:
         config: with steps filled in.
         trainer: policy, losses, optimizer.
-        examples, held_out: what is trained on, what is only measured; questions, if online.
-        rollouts: what answers the questions; None if the responses are given.
-        demos: demonstrations that are mixed into the updates, as many as there are responses (PPO-ptx).
-        callbacks: each is told of every evaluation after a step and may stop the run.
-        seconds: spent in generation, scoring and learning: of the processor, or on a GPU by the clock.
+        examples, held_out: training data, and data for evaluation alone; prompts in an online run.
+        rollouts: samples responses to the prompts; None if the responses are given.
+        demos: demonstrations for the auxiliary loss, as many in each update as there are responses.
+        callbacks: each gets every evaluation after a step and may stop the run.
+        seconds: spent in generation, scoring and learning: processor time, or wall time on a GPU.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
-        own_base: whether the model under an adapter exists nowhere else, so that the result must hold it.
-        notes: what was converted, dropped and cut, a sentence each.
-        processes: how many have made it, one after the other where it was resumed by another number.
+        own_base: whether the model under an adapter exists nowhere else. The result then holds it.
+        notes: what was converted, dropped and cut, one sentence each.
+        processes: number of processes, with those of earlier starts before it.
     """
 
     config: Config
@@ -73,7 +73,7 @@ class Job:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __post_init__(self) -> None:
-        self.pool = Pool(self.config.replay, self.config.seed)
+        self.pool = ReplayBuffer(self.config.replay, self.config.seed)
         self.processes = [self.trainer.accelerator.num_processes]
         if self.rollouts is not None:
             self.rollouts = replace(self.rollouts, seconds=self.seconds)
@@ -81,9 +81,9 @@ class Job:
     def answered(
         self, picked: Sequence[Example | Question], step: int, *, record: bool
     ) -> tuple[Sequence[Example], dict[str, float]]:
-        """The rows of a step, and what is to be said of them: drawn now, if they are questions.
+        """The rows of a step and their metrics; prompts get responses that are sampled now.
 
-        Responses dropped for want of an answer are always said, since they are counted over the whole run.
+        Dropped responses are always reported, since they are counted over the whole run.
         """
         if self.rollouts is None:
             return cast(Sequence[Example], picked), {}
@@ -92,7 +92,7 @@ class Job:
             return [one for one in picked if isinstance(one, Example)], {}
         trainer, team = self.trainer, self.trainer.accelerator
         own = distributed.share(team, questions)
-        # What is measured is the policy itself, also where training draws at another temperature.
+        # An evaluation measures the policy itself, at temperature 1.
         rollouts = self.rollouts.plain if step == HELD_OUT else self.rollouts
         answers, refused = [], ""
         try:
@@ -100,8 +100,8 @@ class Job:
                 answers = list(zip(*rollouts(trainer.policy, own, step, team.process_index), strict=True))
         except InputError as error:
             refused = str(error)
-        if distributed.any_process(team, bool(refused)):  # none of the processes may wait for one that has stopped
-            raise InputError(refused or "a reward was refused in another process, which says why")
+        if distributed.any_process(team, bool(refused)):  # no process may wait for one that has stopped
+            raise InputError(refused or "reward: refused in another process, whose message says why")
         whole = distributed.gathered(team, answers, len(questions))
         examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
         lost = len(questions) * self.rollouts.draws - sum(len(e.responses) for e in examples)
@@ -116,14 +116,14 @@ class Job:
             if not math.isnan(kl):
                 values |= {"objective/kl": kl}
         if record:
-            values |= measured(examples, drawn, remembered(examples) or trainer.logps(examples).tolist())
+            values |= measured(examples, drawn, old_logps_of(examples) or trainer.logps(examples).tolist())
             if isinstance(self.rollouts.engine, HuggingFace):
                 values["merged"] = float(self.rollouts.engine.merging.merged)
         kind = next(iter(self.config.losses))
         return [row for e in examples if (row := kept(e, self.config.keep, kind))], values
 
     def step(self, step: int, *, record: bool) -> dict[str, float]:
-        """One step, counted from 0: its rows, the updates on them, and what is to be said of both.
+        """One step, counted from 0: its rows and the updates on them; returns the metrics of both.
 
         Raises:
             Unrewarded: before anything has changed.
@@ -135,7 +135,7 @@ class Job:
         except InputError as error:
             raise Unrewarded(str(error)) from error
         if drawn.get("dropped_prompts") == len(picked):
-            raise Unrewarded(f"reward {config.reward}: expected answers, got none for any response")
+            raise Unrewarded(f"reward {config.reward}: expected scores, got none for any response")
         values: dict[str, float] = {}
         began = seconds(trainer.accelerator.device)
         for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
@@ -143,7 +143,7 @@ class Job:
         self.seconds["learning"] += seconds(trainer.accelerator.device) - began
         if config.kl_target:
             responses = sum(len(e.responses) for e in rows)
-            beta = steered(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
+            beta = adaptive_beta(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
             trainer.loss_kwargs["beta"] = beta
             drawn["objective/beta"] = beta
         return values | drawn if record else {name: drawn[name] for name in DROPPED if drawn.get(name)}
@@ -160,7 +160,7 @@ class Job:
         return [self.demos[i] for i in order(len(self.demos), place, wanted, self.config.seed)]
 
     def state(self) -> dict[str, Any]:
-        """What a run goes on from beside its weights, ready for JSON."""
+        """What a resumed run needs beside its weights, ready for JSON."""
         return {
             "pool": self.pool.state(),
             "hyper": self.trainer.loss_kwargs,
@@ -169,7 +169,7 @@ class Job:
         }
 
     def restore(self, state: dict[str, Any]) -> None:
-        """Go on from what `state` had."""
+        """Take over a state."""
         self.pool.restore(state["pool"])
         self.trainer.loss_kwargs = state["hyper"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
@@ -178,16 +178,16 @@ class Job:
         self.processes = before if before[-1:] == self.processes else [*before, *self.processes]
         if len(self.processes) > 1:
             counts = ", then ".join(map(str, self.processes))
-            self.notes = [*self.notes, f"processes: {counts}; draws and dropout depend on their number"]
+            self.notes = [*self.notes, f"processes: {counts}; samples and dropout depend on their number"]
 
 
 def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
-    """Train; with an output folder, log to it, save to it and resume from it. Returns the last evaluation.
+    """Train a job; with an output folder, log to it, save to it and resume from it. Returns the last evaluation.
 
     Raises:
-        NonFinite: a loss or gradient was not finite; the rows are in the output's nonfinite.json.
+        NonFinite: a loss or gradient was not finite; the rows are in nonfinite.json of the output folder.
         Interrupted: SIGINT or SIGTERM came; the state is saved.
-        Unrewarded: the reward of a step is no number, or it has no answer for any response; the state is saved.
+        Unrewarded: the reward gave a step no usable score; the state is saved.
     """
     from tqdm import tqdm
 
@@ -196,7 +196,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     state = output / CHECKPOINT if output else None
     data = digest(job.examples) if state else ""
     if len({*distributed.from_all(trainer.accelerator, [data])}) > 1:
-        raise InputError("data: expected the same rows in every process, got others in some (a pipe is read once)")
+        raise InputError("data: expected the same rows in every process, got different ones (a pipe is read once)")
     start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
     if len(found := {*distributed.from_all(trainer.accelerator, [start])}) > 1:
         raise InputError(f"output: expected one folder for all processes, got checkpoints of steps {sorted(found)}")
@@ -204,10 +204,10 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if start:
         job.restore(more)
         if told:
-            print(f"going on from step {start} of {config.steps}", file=sys.stderr)
+            print(f"resuming at step {start} of {config.steps}", file=sys.stderr)
     log = _Log(output / METRICS if output and main else None, start)
     terminal = sys.stderr.isatty()
-    if trainer.cache:  # a pass over all rows; what it has done is on disk, so that any end of it is resumable
+    if trainer.cache:  # a pass over all rows; what it has computed is on disk, so it can be interrupted anywhere
         hidden = not (told and terminal)
         rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
         trainer.remember_reference(e for e in rows if isinstance(e, Example))
@@ -227,7 +227,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             record = done % config.log_every == 0 or done == 1 or final
             try:
                 values = job.step(step, record=record)
-            except Unrewarded as error:  # nothing has changed in this step yet
+            except Unrewarded as error:  # this step has changed nothing yet
                 if state and main and step:
                     checkpoints.save(state, step, trainer.trained, trainer.optimizer, data=data, more=job.state())
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
@@ -238,21 +238,21 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             if "loss" in values:
                 loss = f"{values['loss']:.4f}"
                 bar.set_postfix(loss=loss)
-                if told and not terminal:  # a log has no use for a bar
+                if told and not terminal:  # a log file cannot show a progress bar
                     print(f"{config.method}: step {done} of {config.steps}, loss {loss}", file=sys.stderr, flush=True)
             enough = False
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)
                 values = values | last
-                hear = job.callbacks if "eval_loss" in last else ()  # an evaluation without answers says nothing
-                enough = any([callback(last) for callback in hear])  # noqa: C419, each is told
+                hear = job.callbacks if "eval_loss" in last else ()  # without a loss there is nothing to compare
+                enough = any([callback(last) for callback in hear])  # noqa: C419, each gets the evaluation
             if values:
                 log.write(done, values)
             if enough and not final:
                 job.config = replace(config, steps=done)
                 job.notes = [
                     *job.notes,
-                    f"stopped after step {done} of {config.steps}: no better in held-out evaluations",
+                    f"stopped after step {done} of {config.steps}: held-out evaluations did not improve",
                 ]
                 break
             stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
@@ -261,10 +261,10 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 checkpoints.save(state, done, trainer.trained, trainer.optimizer, **own)
             if stop:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
-                again = "; the same command goes on from there" if output else ""
+                again = "; the same command resumes it" if output else ""
                 raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
     if log.dropped:
-        job.notes = [*job.notes, f"responses dropped, because the reward had no answer: {log.dropped:g}"]
+        job.notes = [*job.notes, f"responses dropped, because the reward gave no score: {log.dropped:g}"]
     if trainer.cache:
         counts = distributed.from_all(trainer.accelerator, [(trainer.cache.found, trainer.cache.computed)])
         job.notes = [*job.notes, trainer.cache.note(counts)]
@@ -291,11 +291,11 @@ def digest(examples: Sequence[Example | Question]) -> str:
 
 
 class _Log:
-    """metrics.jsonl, a line a step, cut back to the step that a run resumes from; nothing without a path.
+    """metrics.jsonl: one line for each logged step, cut back to the step that a run resumes from.
 
     Attributes:
-        dropped: responses without an answer in all these steps.
-        tracker: is given the same lines, if there is one.
+        dropped: responses without a score in all these steps.
+        tracker: gets the same lines, if there is one.
     """
 
     def __init__(self, path: Path | None, start: int) -> None:
@@ -320,19 +320,19 @@ class _Log:
 def _step_of(line: str) -> float:
     try:
         return float(json.loads(line)["step"])
-    except ValueError:  # a line that the end of a killed run left unfinished
+    except ValueError:  # a line that a killed run left unfinished
         return float("inf")
 
 
 @contextmanager
 def _stop_signals(*, launched: bool) -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in hand is finished; a second one acts as usual if nobody launched
-    this process with others.
+    """Collects SIGINT and SIGTERM, so that the current step is finished.
 
-    One that was ignored, as a shell does for a background job, stays ignored.
+    A second signal acts as usual, unless a launcher started this process. An ignored signal stays ignored, as a shell
+    sets it for a background job.
     """
     asked: list[int] = []
-    if threading.current_thread() is not threading.main_thread():  # the only one that signals reach
+    if threading.current_thread() is not threading.main_thread():  # signals reach no other thread
         yield asked
         return
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
@@ -340,7 +340,7 @@ def _stop_signals(*, launched: bool) -> Iterator[list[int]]:
 
     def note(number: int, _: Any) -> None:
         asked.append(number)
-        if not launched:  # else it comes twice: from who stops the job and from the launcher
+        if not launched:  # with a launcher it comes twice, once from the launcher
             signal.signal(number, before[signal.Signals(number)])
 
     for number in before:
@@ -353,7 +353,7 @@ def _stop_signals(*, launched: bool) -> Iterator[list[int]]:
 
 
 def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFinite:
-    """The error with its step, its rows written to the output."""
+    """The error with its step; its rows are written to the output folder."""
     message = f"step {step}: {error}"
     team = job.trainer.accelerator
     if output and team.is_main_process:

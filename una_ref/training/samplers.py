@@ -1,4 +1,4 @@
-"""Online: a step's rows are drawn from the policy as it is, scored, and then are rows like any others."""
+"""Sampling: responses of the current policy, scored by a reward, become rows like any others."""
 
 from __future__ import annotations
 
@@ -21,23 +21,23 @@ from una_ref.training.metrics import seconds
 
 
 class Unrewarded(RuntimeError):
-    """The reward left a step with nothing to learn from: no answer for any response, or no number. The run stops."""
+    """The reward gave a step no usable score. The run stops."""
 
 
 @dataclass(frozen=True)
 class Rollouts:
-    """Questions in, examples with scores out.
+    """Prompts in, examples with sampled responses and their scores out.
 
     Attributes:
-        engine: draws the responses.
+        engine: samples the responses.
         reward: scores them, as text.
-        name: of the reward, for messages.
+        name: name of the reward, for messages.
         tokenizer: the policy's.
-        draws: responses to each question.
+        draws: responses to each prompt.
         max_new: most tokens of a response, EOS included.
-        seed: the run's; what a step draws is a function of it, the step, the process and the policy.
-        missing_eos_penalty: taken from the score of a response that did not end.
-        least: responses without which a prompt is of no use: two, where they are compared with each other.
+        seed: of the run. Samples are a function of seed, step, process and policy.
+        missing_eos_penalty: subtracted from the score of a response that did not end, in reward units.
+        least: fewest scored responses of a usable prompt: 2 where they are compared with each other.
         seconds: spent so far in generation and in scoring.
     """
 
@@ -55,9 +55,9 @@ class Rollouts:
     def __call__(
         self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
     ) -> tuple[list[Example | None], list[list[Draw]]]:
-        """For each question its answers as an example, and the draws that it was made of.
+        """For each prompt its responses as an example, and the samples that the example is made of.
 
-        What the reward has no answer for is in neither; a question left with fewer than `least` has no example.
+        A response without a score is in neither. A prompt with fewer than `least` scored responses has no example.
 
         Raises:
             InputError: the reward is not one finite number, or None, for each response.
@@ -93,7 +93,7 @@ class Rollouts:
 
     @property
     def plain(self) -> Rollouts:
-        """The same at temperature 1."""
+        """The same sampler at temperature 1."""
         at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, Sampler) else self.engine
         return replace(self, engine=at_one)
 
@@ -101,14 +101,16 @@ class Rollouts:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)
 
 
-def remembered(examples: Sequence[Example]) -> list[float]:
-    """log π of every response as it was when they were drawn; nothing where that was not kept."""
+def old_logps_of(examples: Sequence[Example]) -> list[float]:
+    """log π of every response when it was sampled, in nats; empty where it was not kept."""
     return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
 
 
 def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]) -> dict[str, float]:
-    """What a rollout is like: mean reward, length and share that ended; and the largest gap, in nats, between the
-    sampler's log-probs and `logps`, those of the training forward.
+    """Mean reward, mean length and share of ended responses; and `sampler_gap`.
+
+    The gap is the largest difference, in nats, between the sampler's log-probabilities and `logps` of the training
+    forward pass.
     """
     draws = [draw for some in drawn for draw in some]
     return {
@@ -141,13 +143,13 @@ def kept(example: Example, keep: Keep, kind: str) -> Example | None:
 
 
 @dataclass
-class Pool:
-    """The rows of the last rollouts, as far as they are kept, and what the updates of a step take of them.
+class ReplayBuffer:
+    """A replay buffer: the rows of the last rollouts, and which of them each update of a step takes.
 
     Attributes:
-        keep: earlier rollouts that stay.
-        seed: the run's.
-        rollouts: those that are kept, the latest last.
+        keep: number of earlier rollouts that stay.
+        seed: of the run.
+        rollouts: kept rollouts, the latest last.
     """
 
     keep: int
@@ -155,10 +157,10 @@ class Pool:
     rollouts: list[list[Example]] = field(default_factory=list)
 
     def updates(self, fresh: Sequence[Example], step: int, passes: int, minibatches: int) -> Iterator[list[Example]]:
-        """The rows of each optimizer step, as many as make `passes` over the fresh ones; none if nothing is fresh.
+        """The rows of each optimizer step, for `passes` over the fresh rows; nothing if there are none.
 
-        Nothing kept: a pass goes once over the fresh rows. Otherwise every optimizer step draws from what is kept and
-        what is fresh, all alike.
+        Without kept rollouts, a pass goes once over the fresh rows. Otherwise every optimizer step samples uniformly
+        from kept and fresh rows.
         """
         self.rollouts = [*self.rollouts, list(fresh)][-1 - self.keep :]
         rows = [row for rollout in self.rollouts for row in rollout]
@@ -175,27 +177,30 @@ class Pool:
         return torch.randperm(rows, generator=generator).tolist()
 
     def state(self) -> list[list[dict[str, Any]]]:
-        """What is kept for the next step, ready for JSON."""
+        """The rows kept for the next step, ready for JSON."""
         return [[asdict(row) for row in rollout] for rollout in self.rollouts[-self.keep :]] if self.keep else []
 
     def restore(self, state: Sequence[Sequence[dict[str, Any]]]) -> None:
-        """Keep what `state` had."""
+        """Take over a state."""
         self.rollouts = [[_example(row) for row in rollout] for rollout in state]
 
 
 def _example(row: dict[str, Any]) -> Example:
-    """An example from JSON, whose lists are tuples."""
+    """An example from JSON, with tuples for lists."""
 
     def tuples(value: Any) -> Any:
         return tuple(map(tuples, value)) if isinstance(value, list) else value
 
-    lived = {name: tuples(lines) for name, lines in row.pop("experience").items()}
-    return Example(**{name: tuples(value) for name, value in row.items()}, experience=lived)
+    experience = {name: tuples(lines) for name, lines in row.pop("experience").items()}
+    return Example(**{name: tuples(value) for name, value in row.items()}, experience=experience)
 
 
-def steered(beta: float, kl: float, target: float, horizon: int, responses: int) -> float:
-    """β after a rollout of that KL: up where it is above the target, down below (Ziegler et al. 2019, Eq. 4)."""
+def adaptive_beta(beta: float, kl: float, target: float, horizon: int, responses: int) -> float:
+    """β of the adaptive KL controller after a rollout: larger where its KL is above the target.
+
+    Ziegler et al. 2019, Sec. 2.2, https://arxiv.org/abs/1909.08593
+    """
     if not math.isfinite(kl):
-        raise InputError(f"kl_target: expected a finite KL of the rollout to steer by, got {kl}")
+        raise InputError(f"kl_target: expected a finite KL of the rollout, got {kl}")
     error = max(-0.2, min(0.2, kl / target - 1))
     return beta * (1 + error * responses / horizon)

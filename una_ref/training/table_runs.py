@@ -1,4 +1,4 @@
-"""An online run in a world that is a table: the smallest scale, through the same loop as a 7B model."""
+"""Online runs on a table world, through the same loop as a 7B model."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Numbers:
 
 @dataclass(frozen=True)
 class Multinomial:
-    """Draws from a `TableLM`, as an `Engine`: a response is one token, behind which there is nothing to end."""
+    """An `Engine` that samples from a `TableLM`: a response is one token and has no end-of-sequence token."""
 
     @torch.no_grad()
     def __call__(
@@ -45,7 +45,7 @@ class Multinomial:
         logps = model.logps[[x for (x,) in prompts]]
         drawn = logps.exp().multinomial(k, replacement=True, generator=generator)
         terms = logps.gather(1, drawn).tolist()
-        # "Ended" would mean that the last token is no part of the text.
+        # ended=False: the only token is text, not an end-of-sequence token.
         return [
             [Draw((y,), False, u) for y, u in zip(*line, strict=True)]
             for line in zip(drawn.tolist(), terms, strict=True)
@@ -53,12 +53,12 @@ class Multinomial:
 
 
 def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = None) -> Job:
-    """An online run on a table, ready to `fit`: all its prompts are in the data, from π_ref on.
+    """An online run on a table, ready to `fit`. It starts at π_ref, and its data are all prompts of the table.
 
     Args:
         world: the prompts, π_ref and the rewards.
-        config: of an online method; its β is not taken from the world.
-        rewards: (X, Y) what the run is told in place of the world's rewards.
+        config: of an online method; β is the config's, not the world's.
+        rewards: (X, Y) rewards of the run, in place of the world's.
     """
     told = world.rewards if rewards is None else rewards
     model = TableLM(world.ref_logps)

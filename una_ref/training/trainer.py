@@ -166,7 +166,7 @@ class Trainer:
             place = c.seed * 1_000_003 + step + update * 1_000_000_007
             torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
-        norms = [sharding.clip(part, c.clip or math.inf, team) for part in self._clipped]
+        norms = [sharding.clip_gradients(part, c.clip or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the norm of the gradient is {norm:g}", examples)
