@@ -1,36 +1,44 @@
-"""The comparison: what its entries are taught, what is measured, and that a study goes on where it was."""
+"""The offline comparison: what its entries learn from, what is measured, and what its records hold."""
 
 import dataclasses
 import json
-import math
-from pathlib import Path
 
 import pytest
 import torch
 
-from una_ref.errors import InputError
-from una_ref.evaluation import compare as c
-from una_ref.evaluation import report
-from una_ref.evaluation import runs as runs_module
 from una_ref.methods import METHODS
+from una_ref.studies import offline_study
+from una_ref.studies.engine import carry_out
+from una_ref.studies.offline_report import PANELS
+from una_ref.studies.offline_study import (
+    BY_NAME,
+    ENTRIES,
+    OFFLINE,
+    OfflineRun,
+    OfflineSettings,
+    candidates,
+    feedback,
+    grid,
+    measure,
+    train_and_measure,
+)
+from una_ref.studies.run_store import RunStore
+from una_ref.studies.toysteer_policies import base_in_world
 from una_ref.theory.worlds import coins
+from una_ref.training.loop import NonFinite
 
-ROOT = Path(__file__).resolve().parents[2]
-TINY = c.Settings(rows=32, steps=2, batch=8, seeds=(0,), tuning_seeds=(100,), lrs=(1e-3,), betas=(0.1,), held_out=64)
-
-
-def test_an_interval_by_hand():
-    # Mean 2, sd 1, n = 3: half width t(.975, 2)·1/√3 = 4.302653·0.577350 = 2.484138.
-    mean, half = report.interval([1.0, 2.0, 3.0])
-    assert mean == 2.0 and half == pytest.approx(2.484138, abs=1e-6)
-    assert math.isnan(report.interval([1.0])[1])
+TINY = OfflineSettings(
+    rows=32, steps=2, batch=8, seeds=(0,), tuning_seeds=(100,), lrs=(1e-3,), betas=(0.1,), held_out=64
+)
 
 
-def test_the_base_has_no_kl_and_the_optimum_no_regret():
-    world, next_, ref = c._world(0, TINY.scale)
-    base = c.measure(ref, 0, TINY)
-    exact = world.world(next_, TINY.beta)
-    best = c.measure(exact.optimum, 0, TINY)
+# ---- what is measured
+
+
+def test_the_base_has_no_kl_and_the_optimum_no_regret(toysteer_base):
+    world, next_logps, ref = base_in_world(0, toysteer_base)
+    base = measure(ref, 0, TINY, toysteer_base)
+    best = measure(world.world(next_logps, TINY.beta).optimum, 0, TINY, toysteer_base)
     assert abs(base["kl"]) < 1e-12 and base["accuracy"] == 0.5
     assert abs(best["regret"]) < 1e-12 < base["regret"] == pytest.approx(TINY.beta * base["kl_to_optimum"])
     assert best["accuracy"] == 1.0  # its implicit reward is the reward up to a constant of the prompt
@@ -41,142 +49,149 @@ def test_the_base_has_no_kl_and_the_optimum_no_regret():
     assert 0.5 < base["exact"] < 0.8
 
 
-def test_all_entries_of_a_panel_see_the_same_responses():
-    for panel in c.PANELS:
+# ---- what entries learn from
+
+
+def test_all_entries_of_a_panel_see_the_same_responses(toysteer_base):
+    for panel in PANELS:
         seen = []
-        for entry in c.ENTRIES:
-            rows = c.feedback(panel, entry, 0, TINY)
+        for entry in ENTRIES:
+            rows = feedback(panel, entry, 0, TINY, toysteer_base)
             assert sum(len(row.responses) for row in rows) == 2 * TINY.rows
             kind = METHODS[entry.method].kinds[0]
             assert {row.kinds for row in rows} == {("pairs" if kind == "demos" else kind,)}, entry.name
             seen.append([(row.prompt, sorted(row.responses)) for row in rows])
-        assert all(s == seen[0] for s in seen)
+        assert all(responses == seen[0] for responses in seen)
 
 
-def test_coins_of_the_labeller_are_not_those_of_the_draw():
-    # Fed the same seed, the stream of uniforms that draws responses and the one that labels them share no number.
-    drawn, labelled = torch.Generator().manual_seed(5), coins(5)
-    first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (drawn, labelled))
+def test_the_labeller_s_random_numbers_are_not_the_sampler_s():
+    # With the same seed, the stream of uniforms that samples responses and the one that labels them share no number.
+    sampled, labelled = torch.Generator().manual_seed(5), coins(5)
+    first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (sampled, labelled))
     assert not set(first) & set(second)
 
 
-def test_ratings_agree_with_their_pairs_and_thumbs():
-    by_name = {e.name: e for e in c.ENTRIES}
-    scores, pairs, thumbs = (c.feedback("ratings", by_name[n], 3, TINY) for n in ("una-score", "dpo", "kto"))
-    for s, p, t in zip(scores, pairs, thumbs, strict=True):
-        ((won, lost),) = p.pairs
-        of = dict(zip(s.responses, s.scores, strict=True))
-        assert of[p.responses[won]] > of[p.responses[lost]]
-        up = dict(zip(t.responses, t.labels, strict=True))
-        assert up[p.responses[won]] == 1.0 and up[p.responses[lost]] == 0.0
+def test_ratings_agree_with_their_pairs_and_binary_labels(toysteer_base):
+    names = ("una-score", "dpo", "kto")
+    scores, pairs, labels = (feedback("ratings", BY_NAME[name], 3, TINY, toysteer_base) for name in names)
+    for scored, paired, labelled in zip(scores, pairs, labels, strict=True):
+        ((chosen, rejected),) = paired.pairs
+        score = dict(zip(scored.responses, scored.scores, strict=True))
+        assert score[paired.responses[chosen]] > score[paired.responses[rejected]]
+        label = dict(zip(labelled.responses, labelled.labels, strict=True))
+        assert label[paired.responses[chosen]] == 1.0 and label[paired.responses[rejected]] == 0.0
 
 
-def test_rewards_of_the_model_panel_are_those_that_judge():
-    world, _, _ = c._world(1, TINY.scale)
-    entry = next(e for e in c.ENTRIES if e.name == "una-centred")
-    index = {(text if text else ""): i for i, (text, ended) in enumerate(world.responses) if ended}
-    for row in c.feedback("model", entry, 1, TINY):
-        for text, score in zip(row.responses, row.scores, strict=True):
-            y = index.get(text.replace(" ", ""))
-            if y is not None:
-                assert score == pytest.approx(float(world.rewards[world.prompts.index(row.prompt), y]))
+def test_scores_of_the_model_panel_are_the_true_rewards(toysteer_base):
+    world = base_in_world(1, toysteer_base).world
+    index = {text: y for y, (text, _) in enumerate(world.responses)}
+    assert len(index) == len(world.responses)  # a response that was cut has a letter more than any that ended
+    rows = feedback("model", BY_NAME["una-centred"], 1, TINY, toysteer_base)
+    assert len(rows) == TINY.rows
+    for row in rows:
+        rewards = world.rewards[world.prompts.index(row.prompt)]
+        assert list(row.scores) == [
+            pytest.approx(float(rewards[index[text.replace(" ", "")]])) for text in row.responses
+        ]
 
 
-def test_the_grid_is_in_the_unit_of_what_is_taught():
-    dpo, sft = (next(e for e in c.ENTRIES if e.name == n) for n in ("dpo", "sft"))
-    assert c.grid("ratings", dpo, TINY) == [(1e-3, 0.1)]
-    assert c.grid("model", dpo, TINY) == [(1e-3, 0.4)]
-    assert c.grid("model", sft, TINY) == [(1e-3, None)]
+# ---- runs
 
 
-def test_a_run_learns_and_repeats_itself():
+def test_a_run_learns_and_repeats_itself(toysteer_base):
     settings = dataclasses.replace(TINY, rows=128, steps=30, batch=16)
-    run = c.Run("ratings", "dpo", 0, 1e-3, 1.0)
-    first, again = c.one(run, settings), c.one(run, settings)
-    base = c.measure(c._world(0, settings.scale)[2], 0, settings)
-    assert first["accuracy"] > base["accuracy"] + 0.2 and first["kl"] > 1e-3
-    assert {k: v for k, v in first.items() if k != "seconds"} == {k: v for k, v in again.items() if k != "seconds"}
+    run = OfflineRun("ratings", "dpo", 0, 1e-3, 1.0)
+    first, again = (train_and_measure(run, settings, toysteer_base) for _ in range(2))
+    base = measure(base_in_world(0, toysteer_base).logps, 0, settings, toysteer_base)
+    assert first["accuracy"] > base["accuracy"] + 0.2 and first["kl"] > 1e-3 and first["failed"] == ""
+    assert first | {"seconds": 0} == again | {"seconds": 0}
 
 
-def test_another_study_in_the_folder_is_refused(tmp_path):
-    c.study(tmp_path, TINY, 1)
-    with pytest.raises(InputError, match="choose another output"):
-        c.study(tmp_path, dataclasses.replace(TINY, steps=3), 1)
-    (tmp_path / "file").write_text("")
-    with pytest.raises(InputError, match="expected a folder, got a file"):
-        c.compare(tmp_path / "file")
+def test_a_run_stopped_by_a_non_finite_value_is_measured_as_it_stood(toysteer_base, monkeypatch):
+    def fails(job):
+        raise NonFinite("a loss is nan", [])
+
+    monkeypatch.setattr(offline_study, "fit", fails)
+    failed = train_and_measure(OfflineRun("ratings", "dpo", 0, 1e-3, 1.0), TINY, toysteer_base)
+    assert failed["failed"] == "a loss is nan" and abs(failed["kl"]) < 1e-6 < failed["regret"]
 
 
-def test_the_committed_runs_are_those_of_this_study(tmp_path):
-    # Opened here, the committed file is taken up as it is, byte for byte, and has every run that the table needs.
-    text = (ROOT / "figures" / "runs" / "compare" / "runs.jsonl").read_text()
-    (tmp_path / "runs.jsonl").write_text(text)
-    head = json.loads(text.splitlines()[0])
-    runs = runs_module.Runs(tmp_path, c.Settings(), c.one, free=c.FREE, base=head["base"])
-    assert (tmp_path / "runs.jsonl").read_text() == text
-    chosen = c.committed()["ratings/dpo"]
-    assert c.Run("ratings", "dpo", 0, chosen["lr"], chosen["beta"]).key in runs.done and len(runs.done) > 600
+def test_beta_is_in_the_unit_of_the_feedback():
+    assert grid("ratings", BY_NAME["dpo"], TINY) == [(1e-3, 0.1)]
+    assert grid("model", BY_NAME["dpo"], TINY) == [(1e-3, 0.4)]
+    assert grid("model", BY_NAME["sft"], TINY) == [(1e-3, None)]
+
+
+def test_candidates_are_the_whole_grid_on_the_tuning_worlds():
+    options = candidates(OFFLINE.settings)
+    assert set(options) == {f"{panel}/{e.name}" for panel in PANELS for e in ENTRIES if not e.tuned_as}
+    assert len(options["ratings/sft"]) == 3 and len(options["model/kto"]) == 15
+    setting, runs = options["model/kto"][0]
+    assert setting == {"lr": 0.001, "beta": 0.12}
+    assert [run.key for run in runs] == [f"model/kto/lr=0.001/beta=0.12/seed={seed}" for seed in (100, 101)]
+
+
+# ---- the study
 
 
 @pytest.mark.slow
-def test_a_study_goes_on_where_it_was(tmp_path, monkeypatch):
-    results = c.compare(tmp_path, settings=TINY, workers=2)
-    assert {r["name"] for r in results["rows"]} == {"base", "optimum", *(e.name for e in c.ENTRIES)}
-    table = (tmp_path / "table.md").read_text()
-    assert (tmp_path / "compare.svg").exists() and json.loads((tmp_path / "results.json").read_text())["rows"]
-    # The study is killed while it writes its last line; that run is done again, and no other.
-    lines = (tmp_path / "runs.jsonl").read_text().splitlines()
-    (tmp_path / "runs.jsonl").write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
-    done, was = [], c.Runs.of
-
-    def counted(self, runs, what, **options):
-        done.extend(r.key for r in runs if r.key not in self.done)
-        return was(self, runs, what, **options)
-
-    monkeypatch.setattr(c.Runs, "of", counted)
-    c.compare(tmp_path, settings=TINY, workers=2)
-    assert done == [json.loads(lines[-1])["key"]]
-    assert (tmp_path / "table.md").read_text() == table
+def test_a_study_goes_on_where_it_was(tmp_path):
+    results = carry_out(OFFLINE, tmp_path, settings=TINY, workers=2)
+    assert {row["name"] for row in results["rows"]} == {"base", "optimum", *BY_NAME}
+    control, plain = (next(r for r in results["rows"] if r["name"] == n) for n in ("una-score.shuffled", "una-score"))
+    assert (control["lr"], control["beta"]) == (plain["lr"], plain["beta"])
+    assert control["regret"]["values"] != plain["regret"]["values"]
+    assert (tmp_path / "compare.svg").exists() and (tmp_path / "table.md").read_text() == OFFLINE.table(results)
+    # The study is killed while it writes its last line: that run is computed again, and no other.
+    file = tmp_path / "runs.jsonl"
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(lines[:-1]) + "\n" + lines[-1][:20])
+    again = carry_out(OFFLINE, tmp_path, settings=TINY, workers=2)
+    resumed = file.read_text().splitlines()
+    assert resumed[:-1] == lines[:-1] and json.loads(resumed[-1])["key"] == json.loads(lines[-1])["key"]
+    assert json.dumps(again["rows"]) == json.dumps(results["rows"])
 
 
-def test_the_shipped_settings_are_the_committed_study_s():
-    results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
-    assert c.committed() == results["chosen"]
-    assert report.table(results) == (ROOT / "figures" / "runs" / "compare" / "table.md").read_text()
-    assert results["settings"] == json.loads(json.dumps(dataclasses.asdict(c.Settings())))
+# ---- records
 
 
-def test_the_readme_shows_the_committed_table():
-    table = (ROOT / "figures" / "runs" / "compare" / "table.md").read_text()
-    readme = (ROOT / "README.md").read_text()
-    assert table.strip() in readme
+def no_run(run):
+    raise AssertionError(f"expected no run to be computed, got {run}")
 
 
-def test_the_table_sorts_by_regret_and_shows_intervals():
-    def row(name, regret):
-        return {"panel": "ratings", "name": name, "title": name, "lr": 1e-3, "beta": None} | {
-            m: {"mean": regret, "ci95": 0.01, "values": [regret]} for m in report.MEASURES
-        }
-
-    results = {"settings": dataclasses.asdict(TINY), "rows": [row("worse", 0.5), row("better", 0.25)]}
-    lines = [line for line in report.table(results).splitlines() if line.startswith(("| worse", "| better"))]
-    assert lines[0].startswith("| better | 0.250 ± 0.010 |") and lines[1].startswith("| worse")
-
-
-def test_the_figure_is_the_same_bytes_for_the_same_numbers(tmp_path):
-    results = json.loads((ROOT / "figures" / "runs" / "compare" / "results.json").read_text())
-    first, second = (report.draw(results, tmp_path, name).read_bytes() for name in ("a", "b"))
-    assert first == second and first.count(b"<path") > 50
+@pytest.mark.parametrize(("name", "count"), [("compare", 642), ("another_base", 78)])
+def test_the_committed_runs_are_those_of_this_study(name, count, records, tmp_path):
+    text = (records / name / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text)
+    base = json.loads(text.splitlines()[0])["base"]
+    header = {"settings": {key: getattr(OFFLINE.settings, key) for key in OFFLINE.header}, "base": base}
+    store = RunStore(tmp_path, header, no_run)
+    assert (tmp_path / "runs.jsonl").read_text() == text and len(store.finished) == count
+    chosen = OFFLINE.chosen()["ratings/dpo"]
+    assert OfflineRun("ratings", "dpo", 0, chosen["lr"], chosen["beta"]).key in store.finished
 
 
-def test_a_study_has_one_base_by_its_weights(tmp_path):
-    names = []
-    for weights in (b"one", b"two"):
-        base = tmp_path / weights.decode() / "base"
-        base.mkdir(parents=True)
-        (base / "model.safetensors").write_bytes(weights)
-        names.append(runs_module.name_of(base))
-    runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[0])
-    runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[0])
-    with pytest.raises(InputError, match="choose another output"):
-        runs_module.Runs(tmp_path / "study", TINY, c.one, base=names[1])
+@pytest.mark.usefixtures("threads")
+def test_the_committed_table_is_drawn_again_from_the_committed_runs(records, tmp_path, toysteer_base):
+    (tmp_path / "runs.jsonl").write_text((records / "compare" / "runs.jsonl").read_text())
+    committed = json.loads((records / "compare" / "results.json").read_text())
+    header = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
+    with RunStore(tmp_path, header, no_run) as store:
+        rows = offline_study.results(store, OFFLINE.settings, toysteer_base, committed["chosen"])["rows"]
+    assert [(row["panel"], row["name"]) for row in rows] == [(row["panel"], row["name"]) for row in committed["rows"]]
+    for row, expected in zip(rows, committed["rows"], strict=True):
+        if row["lr"]:  # the base and the optimum are measured anew, on the base of today
+            assert row["regret"] == expected["regret"] and row["lr"] == expected["lr"]
+
+
+def test_the_shipped_settings_are_the_committed_study_s(records):
+    results = json.loads((records / "compare" / "results.json").read_text())
+    assert OFFLINE.chosen() == results["chosen"]
+    assert OFFLINE.table(results) == (records / "compare" / "table.md").read_text()
+    assert results["settings"] == json.loads(json.dumps(dataclasses.asdict(OFFLINE.settings)))
+
+
+def test_the_readme_or_the_docs_show_the_committed_table(records):
+    root = records.parents[1]
+    table = (records / "compare" / "table.md").read_text().strip()
+    assert any(table in page.read_text("utf-8") for page in (root / "README.md", *root.glob("docs/**/*.md")))
