@@ -23,6 +23,20 @@ def records():
 
 
 @pytest.fixture(scope="session")
+def other_base(tmp_path_factory, toysteer_base):
+    """ToySteer's base policy with other weights, in a folder of its own."""
+    from una_ref.policies import loading
+
+    folder = tmp_path_factory.mktemp("bases") / "other"
+    model, tokenizer = loading.load(str(toysteer_base))
+    for weight in model.parameters():
+        weight.data *= 0.9
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="session")
 def tiny_online():
     """Settings of a small online study."""
     return OnlineSettings(

@@ -205,18 +205,6 @@ def test_worlds_may_be_added_to_a_study(laboratory, tmp_path):
 # ---- the base policy
 
 
-@pytest.fixture
-def other_base(tmp_path):
-    """ToySteer's base with other weights, in a folder of its own."""
-    from una_ref.policies import loading
-
-    model, tokenizer = loading.load(str(toysteer_base()))
-    next(model.parameters()).data[0, 0] += 1.0
-    model.save_pretrained(tmp_path / "other")
-    tokenizer.save_pretrained(tmp_path / "other")
-    return tmp_path / "other"
-
-
 def test_runs_are_given_the_base_and_the_header_names_it(laboratory, tmp_path, other_base):
     results = carry_out(laboratory.study(), tmp_path / "study", base=str(other_base))
     assert laboratory.bases == {other_base}

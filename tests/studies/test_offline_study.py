@@ -90,9 +90,8 @@ def test_scores_of_the_model_panel_are_the_true_rewards(toysteer_base):
     assert len(rows) == TINY.rows
     for row in rows:
         rewards = world.rewards[world.prompts.index(row.prompt)]
-        assert list(row.scores) == [
-            pytest.approx(float(rewards[index[text.replace(" ", "")]])) for text in row.responses
-        ]
+        columns = [index[text.replace(" ", "")] for text in row.responses]
+        assert list(row.scores) == pytest.approx(rewards[columns].tolist())
 
 
 # ---- runs
@@ -105,6 +104,16 @@ def test_a_run_learns_and_repeats_itself(toysteer_base):
     base = measure(base_in_world(0, toysteer_base).logps, 0, settings, toysteer_base)
     assert first["accuracy"] > base["accuracy"] + 0.2 and first["kl"] > 1e-3 and first["failed"] == ""
     assert first | {"seconds": 0} == again | {"seconds": 0}
+
+
+def test_a_run_starts_from_the_base_that_it_is_given(toysteer_base, other_base):
+    still = dataclasses.replace(TINY, steps=1)
+    run = OfflineRun("ratings", "dpo", 0, 1e-9, 1.0)
+    for base in (toysteer_base, other_base):
+        start = measure(base_in_world(0, base).logps, 0, still, base)
+        assert train_and_measure(run, still, base)["regret"] == pytest.approx(start["regret"], abs=1e-5)
+    regrets = [measure(base_in_world(0, base).logps, 0, still, base)["regret"] for base in (toysteer_base, other_base)]
+    assert abs(regrets[0] - regrets[1]) > 0.01
 
 
 def test_a_run_stopped_by_a_non_finite_value_is_measured_as_it_stood(toysteer_base, monkeypatch):

@@ -19,7 +19,7 @@ from una_ref.studies.online_measures import (
 )
 from una_ref.studies.online_runs import ENTRIES, CostRun, NoiseRun, TrainingRun
 from una_ref.studies.proxies import TRUTH
-from una_ref.studies.toysteer_policies import policy_logps
+from una_ref.studies.toysteer_policies import base_in_world, policy_logps
 
 
 @pytest.fixture
@@ -67,8 +67,8 @@ def test_a_reward_is_shifted_to_mean_0_and_then_offset(tiny_online, toysteer_bas
 
 
 def test_noise_by_hand():
-    # Deviations from the mean (4, 0) are (−1, 1) and (1, −1): variance 4 / (2 − 1). Along (1, 0): 3 and 5, mean 4, sd √2,
-    # standard error 1. The square of the signal without what chance adds: 16 − 1.
+    # Deviations from the mean (4, 0) are (−1, 1) and (1, −1): variance 4 / (2 − 1). Along (1, 0): 3 and 5, so mean 4,
+    # sd √2 and standard error 1. The square of the signal without what chance adds: 16 − 1.
     found = noise_of(torch.tensor([[3.0, 1.0], [5.0, -1.0]]).double(), torch.tensor([2.0, 0.0]).double())
     assert (found["signal"], found["signal_error"]) == (pytest.approx(4), pytest.approx(1))
     assert found["noise"] == pytest.approx(4 / 15) and math.isnan(found["expected"])
@@ -133,6 +133,20 @@ def test_a_run_stopped_by_a_non_finite_value_is_measured_as_it_stood(tiny_online
     found = measure_run(TrainingRun("rloo", TRUTH, 0.0, 1e-2, 0), tiny_online, toysteer_base)
     assert found["failed"] == "step 1: the gradient's norm is nan"
     assert found["regret"] == found["base_regret"] and len(found["curve"]) == 2
+
+
+def test_a_run_its_reward_model_and_its_judge_have_the_base_that_they_are_given(
+    tiny_online, other_base, toysteer_base, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("UNA_REF_CACHE", str(tmp_path))
+    settings = dataclasses.replace(tiny_online, steps=1)
+    run, world = TrainingRun("rloo", "16", 0.0, 1e-9, 0), base_in_world(0, other_base)
+    judge = proxies.proxy_world(0, "16", settings.beta, other_base)
+    found = measure_run(run, settings, other_base)
+    assert found["regret"] == pytest.approx(judge.measure(world.logps)["regret"], abs=1e-5)
+    assert abs(judge.measure(base_in_world(0, toysteer_base).logps)["regret"] - found["regret"]) > 0.01
+    table = proxies.scores(0, 16, other_base)
+    assert float((table - proxies.scores(0, 16, toysteer_base)).abs().max()) > 1e-3
 
 
 @pytest.mark.slow
