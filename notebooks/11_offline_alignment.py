@@ -295,7 +295,8 @@ for key, value in paper.to_dict().items():
 #
 # The study has six worlds and one base policy, so its intervals say nothing of other bases. Here are the first panel's
 # worlds and settings again with a base that a processor of another kind made of the same recipe
-# (`benchmarks/another_base.py`): regret by world, the study's above, the other base's below.
+# (`una-ref compare --base FOLDER` runs the whole study on another base): regret by world, the study's above, the other
+# base's below.
 
 # %%
 other = json.loads((committed.parent / "another_base" / "results.json").read_text())

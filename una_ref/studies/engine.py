@@ -79,6 +79,17 @@ class StudySettings(Protocol):
         ...
 
 
+class Measure(Protocol):
+    """Computes a run: what was measured, with its `seconds`.
+
+    Times aside, a function of its arguments alone. It stands at the top of a module, where worker processes find it.
+    """
+
+    def __call__(self, run: Any, settings: Any, base: Path) -> dict[str, Any]:
+        """`base` is the folder of the base policy."""
+        ...
+
+
 S = TypeVar("S", bound=StudySettings)
 
 
@@ -109,8 +120,7 @@ class Study(Generic[S]):
         command: what runs it.
         settings: of the full study.
         header: fields of the settings that say what a run is. The others only say which runs there are.
-        measure: computes a run; (run, settings, base policy's folder) -> what was measured, with its `seconds`. A
-            function of its arguments alone, times aside, defined at the top of a module, so that workers find it.
+        measure: computes a run.
         axes: by name.
         shipped: file of this package with the settings that the full study chose.
     """
@@ -118,7 +128,7 @@ class Study(Generic[S]):
     command: str
     settings: S
     header: Sequence[str]
-    measure: Callable[[Any, S, Path], dict[str, Any]]
+    measure: Measure
     axes: Mapping[str, Axis[S]]
     shipped: str
 
