@@ -229,6 +229,17 @@ def test_runs_with_other_settings_are_refused(laboratory, tmp_path):
         carry_out(laboratory.study(), tmp_path, settings=ToySettings(steps=3))
 
 
+def test_results_of_another_version_are_refused_unless_they_are_replaced(laboratory, tmp_path):
+    study = laboratory.study("first", "second")
+    results = carry_out(study, tmp_path)
+    for row in results["second"]["rows"]:
+        del row["regret"]
+    (tmp_path / "results.json").write_text(json.dumps(results))
+    with pytest.raises(InputError, match=r"results.json: expected results of this version, got others \(KeyError"):
+        carry_out(study, tmp_path, axes=["first"])
+    assert carry_out(study, tmp_path)["second"]["rows"][0]["regret"]["median"] == pytest.approx(0.002)
+
+
 def test_an_output_that_is_a_file_is_refused(laboratory, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match="expected a folder, got a file"):

@@ -128,6 +128,14 @@ def test_the_shipped_settings_are_the_committed_study_s(records):
         assert worlds == own.pop("seeds")[: len(worlds)] and result["settings"] == own
 
 
+def test_another_base_is_looked_at_before_anything_runs(tmp_path, capsys):
+    for axis in ([], ["--online"]):
+        words = ["compare", *axis, "--base", str(tmp_path / "nowhere"), "--output", str(tmp_path / "study")]
+        assert cli.main(words) == 2
+        assert f"base {tmp_path}/nowhere: expected a folder with model.safetensors" in capsys.readouterr().err
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_an_axis_belongs_to_the_online_study(capsys):
     assert cli.main(["compare", "--axis", "offset"]) == 2
     assert "expected with --online" in capsys.readouterr().err

@@ -194,7 +194,8 @@ def carry_out(
         settings: by default those of the full study.
 
     Raises:
-        InputError: the folder holds another study, the base is no policy for ToySteer, or there is no such axis.
+        InputError: the folder holds another study or another version's results, the base is no policy for ToySteer, or
+            there is no such axis.
     """
     folder, start = Path(output), toysteer_base() if base is None else checked_base(Path(base))
     if folder.exists() and not folder.is_dir():
@@ -205,7 +206,7 @@ def carry_out(
     if unknown := [name for name in names if name not in study.axes]:
         raise InputError(f"axis {unknown[0]}: expected {', '.join(study.axes)}, got an axis of no such name")
     file = folder / "results.json"
-    by_axis = study.by_axis(json.loads(file.read_text("utf-8"))) if file.exists() else {}
+    by_axis = _kept(study, file, names)
     with study.store(folder, own, start, workers=workers or os.cpu_count() or 1) as store:
         for name in names:
             axis, began = study.axes[name], time.time()
@@ -234,6 +235,27 @@ def carry_out(
             write_text(folder / "table.md", study.table(results))
             axis.draw(by_axis[name], folder, name)
     return results
+
+
+def _kept(study: Study[S], file: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What results.json has of other axes than these.
+
+    Raises:
+        InputError: another version wrote it, so that no table can be made of it.
+    """
+    if not file.exists():
+        return {}
+    try:
+        by_axis = study.by_axis(json.loads(file.read_text("utf-8")))
+        kept = {name: result for name, result in by_axis.items() if name not in names}
+        for name, result in kept.items():
+            study.axes[name].table(result)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: expected results of this version, got others ({type(error).__name__}: {error}). Fix: run all "
+            "axes, or choose another output."
+        ) from error
+    return kept
 
 
 def provenance(store: RunStore, began: float) -> dict[str, Any]:
