@@ -22,7 +22,7 @@
 # | 4 | a batch | log-probabilities | `una_ref.policies.logprobs.sequence_logprobs` |
 # | 5 | log-probabilities | implicit rewards | `una_ref.policies.references.Policy` |
 # | 6 | rewards and feedback | one loss per example | `una_ref.METHODS[name].loss` |
-# | 7 | losses | one optimizer step | `una_ref.training.loop.Trainer` |
+# | 7 | losses | one optimizer step | `una_ref.training.trainer.Trainer` |
 #
 # Two policies make them side by side, with the same functions. One is a **tiny LM**, a Mistral of two
 # layers with a LoRA adapter. The other is a **table** of logits, a row per prompt and a column per response.

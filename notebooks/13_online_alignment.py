@@ -35,10 +35,12 @@ from una_ref.claims import CLAIMS, markdown
 from una_ref.claims import online as ledger  # the ledger's worlds, gradients and runs
 from una_ref.claims.sampling import on_policy
 from una_ref.claims.worlds import shifted
-from una_ref.evaluation import online_report, report
 from una_ref.methods import policy_gradient
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check, scale
+from una_ref.studies.online_figures import draw_methods, draw_offset
+from una_ref.studies.online_study import ONLINE
+from una_ref.studies.summaries import interval
 from una_ref.theory import TableWorld, kl, objective, una_regression
 from una_ref.training.config import Config
 from una_ref.training.table_runs import table_job
@@ -663,26 +665,26 @@ check.true("centred UNA needs no more than Eq. 10", held["centred UNA = RLOO"] =
 # %%
 committed = Path(una_ref.__file__).parents[1] / "figures" / "runs" / "compare_online"
 study = json.loads((committed / "results.json").read_text(encoding="utf-8"))
-Markdown(online_report.table({"methods": study["methods"]}))
+Markdown(ONLINE.table({"methods": study["methods"]}))
 
 # %%
-SVG(online_report.draw("methods", study["methods"], name="13_online_methods"))
+SVG(draw_methods(study["methods"], name="13_online_methods"))
 
 # %% [markdown]
 # A reward model says nothing about where its zero is (pairs cannot see it). A constant on all scores:
 
 # %%
-Markdown(online_report.table({"offset": study["offset"]}))
+Markdown(ONLINE.table({"offset": study["offset"]}))
 
 # %%
-SVG(online_report.draw("offset", study["offset"], name="13_online_offset"))
+SVG(draw_offset(study["offset"], name="13_online_offset"))
 
 
 # %%
 def lead(better, worse, measure="regret"):
     """Mean and half width of the 95 % interval of worse − better, paired by world."""
     values = {row["name"]: row[measure]["values"] for row in study["methods"]["rows"]}
-    return report.interval([b - a for a, b in zip(values[better], values[worse], strict=True)])
+    return interval([b - a for a, b in zip(values[better], values[worse], strict=True)])
 
 
 for statement, pair in {

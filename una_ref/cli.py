@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--axis", choices=("methods", "offset", "proxy"), help="of --online, one alone (all, one after the other)")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
     add("--output", help="the study's folder (runs/compare, -online, -quick)")
+    add("--base", help="folder of another base policy (ToySteer's, which ships with the package)")
     add("--workers", type=int, help="processes (one a core)")
     add("--json", action="store_true", help="print results.json")
     return parser
@@ -313,18 +314,17 @@ def score(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Run a study and say where its table and figures are."""
-    from una_ref.evaluation import compare as offline
-    from una_ref.evaluation import online
+    from una_ref.studies.engine import carry_out
+    from una_ref.studies.offline_study import OFFLINE
+    from una_ref.studies.online_study import ONLINE
 
     if arguments.axis and not arguments.online:
         raise InputError(f"axis {arguments.axis}: expected with --online, which has axes; got without")
     name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
-    output, options = arguments.output or f"runs/{name}", {"quick": arguments.quick, "workers": arguments.workers}
-    if arguments.online:
-        axes = (arguments.axis,) if arguments.axis else tuple(online.AXES)
-        results = online.compare(output, axes=axes, **options)
-    else:
-        axes, results = ("compare",), offline.compare(output, **options)
+    output, study = arguments.output or f"runs/{name}", ONLINE if arguments.online else OFFLINE
+    axes = (arguments.axis,) if arguments.axis else tuple(study.axes)
+    options = {"quick": arguments.quick, "workers": arguments.workers, "base": arguments.base}
+    results = carry_out(study, output, axes=axes, **options)
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
     else:

@@ -212,6 +212,22 @@ def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
     assert abs(float(white.mean())) < 1e-5 and abs(float(white.std()) - 1) < 1e-3
 
 
+def test_the_kl_of_a_rollout_estimates_the_exact_kl_of_a_trained_policy():
+    job = prepare(resolve("ppo", ["batch=8", "draws=48", "beta=0.1", "lr=0.02"], steps=6))
+    world, tree = toysteer.ToySteer(seed=0), PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    ref = tree.sequence_logps(reference_logps(job.trainer.policy.model, world))
+    for step in range(5):
+        job.step(step, record=False)
+    _, values = job.answered(job.examples[:8], 5, record=True)
+    logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
+    exact = (logps.exp() * (logps - ref)).sum(1)
+    variance = (logps.exp() * (logps - ref - exact[:, None]) ** 2).sum(1).mean()  # of one response's log-ratio
+    error = float(variance / (8 * 48)) ** 0.5
+    assert float(exact.mean()) > 10 * error
+    assert values["objective/kl"] == pytest.approx(float(exact.mean()), abs=4 * error)
+
+
 def test_a_separate_critic_has_adapters_of_its_own_and_no_part_in_the_policy_s_gradient():
     job = prepare(resolve("ppo", [*ONLINE, "value_lr=0.02"], steps=3))
     trainer = job.trainer

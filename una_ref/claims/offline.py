@@ -12,9 +12,10 @@ from torch import Tensor
 
 from una_ref.claims.ledger import FAILS, UNA, Evidence, claim
 from una_ref.claims.released import released_world
-from una_ref.evaluation.report import PANELS, interval
 from una_ref.methods import METHODS
 from una_ref.methods.singles import una_score_released
+from una_ref.studies.offline_report import PANELS
+from una_ref.studies.summaries import interval
 from una_ref.theory import TableWorld, fixed_point, una_regression
 from una_ref.theory.populations import pairs, singles, thumbs
 

@@ -11,9 +11,9 @@ from torch import Tensor
 
 from una_ref.claims.ledger import FAILS, UNA, Evidence, claim
 from una_ref.claims.worlds import WORLD, shifted
-from una_ref.evaluation.report import interval
 from una_ref.methods import METHODS
 from una_ref.methods.singles import una_online_released
+from una_ref.studies.summaries import interval
 from una_ref.theory import Knobs, TableWorld, kl
 
 F64 = torch.float64

@@ -1,7 +1,7 @@
-"""The registry as a periodic table: ``python -m una_ref.evaluation.periodic_table`` draws figures/methods.svg.
+"""The methods as a figure: ``python -m una_ref.methods_figure`` draws figures/methods.svg.
 
 A method is a choice from five lists. Down: its reward. Across: what it compares. In the tile: its shape. The colour
-says whether a number added to all rewards of a prompt changes what it learns.
+says whether a number added to all rewards of a prompt changes what the method learns.
 """
 
 from __future__ import annotations

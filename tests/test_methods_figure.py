@@ -2,7 +2,7 @@ import re
 from pathlib import Path
 
 import una_ref
-from una_ref.evaluation import periodic_table
+from una_ref import methods_figure
 from una_ref.methods import METHODS
 
 
@@ -12,13 +12,13 @@ def words(path):
 
 
 def test_it_has_a_tile_for_every_method_in_its_row_and_column(tmp_path):
-    said = " ".join(words(periodic_table.draw(tmp_path)))
+    said = " ".join(words(methods_figure.draw(tmp_path)))
     for method in METHODS.values():
         assert f"{method.name} " in f"{said} "
-        assert method.reward in said
+        assert method.formula in said
         assert method.shape in said
 
 
 def test_the_committed_one_is_of_this_registry(tmp_path):
     committed = Path(una_ref.__file__).parents[1] / "figures" / "methods.svg"
-    assert words(committed) == words(periodic_table.draw(tmp_path))
+    assert words(committed) == words(methods_figure.draw(tmp_path))

@@ -1,4 +1,4 @@
-"""Peak memory of a run's phases, as the system counts it."""
+"""Peak memory of a training step's phases, as the operating system or CUDA counts it."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from una_ref.training.loop import Job
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 
 
-class Meter:
-    """Where phases are entered and left, the peak between: the whole process on the CPU, torch's own on CUDA.
+class PeakMeter:
+    """The peak memory of each phase: of the whole process on the CPU, of torch's allocator on CUDA.
 
-    A phase within another takes its place for that long. Peaks are in MiB above what the process held when the meter
-    was made; what is free but not yet given back is given back first, or the next phase would not be seen to need it.
+    A phase inside another one interrupts it. Peaks are in MiB above what the process held when the meter was made.
+    Free memory is returned to the system before each phase, so that reused memory counts for every phase that needs it.
 
     Attributes:
-        peaks: by phase; None where the system does not say.
+        peaks: by phase; None where the system does not report it.
     """
 
     def __init__(self) -> None:
@@ -45,28 +45,28 @@ class Meter:
             self._open.pop()
 
     def attach(self, job: Job) -> None:
-        """Count a job's drawing and scoring as phases of their own."""
+        """Count a job's sampling and scoring as phases of their own."""
         if job.rollouts:
             engine, reward = job.rollouts.engine, job.rollouts.reward
             job.rollouts = replace(
                 job.rollouts, engine=self._within("generation", engine), reward=self._within("scoring", reward)
             )
 
-    def _within(self, name: str, do: Callable[..., Any]) -> Callable[..., Any]:
-        def counted(*given: Any, **named: Any) -> Any:
+    def _within(self, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
+        def counted(*args: Any, **kwargs: Any) -> Any:
             with self.phase(name):
-                return do(*given, **named)
+                return function(*args, **kwargs)
 
         return counted
 
     def _close(self) -> None:
-        """The end of the time since the last reset, which belongs to the innermost phase."""
+        """Give the peak since the last reset to the innermost phase."""
         peak = self._peak()
         if self._open:
-            name, own = self._open[-1], None
+            name, highest = self._open[-1], None
             if peak is not None and self.floor is not None:
-                own = max(self.peaks.get(name) or 0.0, peak - self.floor)
-            self.peaks[name] = own
+                highest = max(self.peaks.get(name) or 0.0, peak - self.floor)
+            self.peaks[name] = highest
         self._reset()
 
     def _peak(self) -> float | None:
@@ -79,7 +79,7 @@ class Meter:
             return None
 
     def _reset(self) -> bool:
-        """Whether peaks begin again at what is held now."""
+        """Start a new peak at what is held now; False where that is not possible."""
         if torch.cuda.is_available():
             torch.cuda.reset_peak_memory_stats()
             return True
