@@ -13,7 +13,7 @@ from una_ref.evaluation import compare as c
 from una_ref.evaluation import report
 from una_ref.evaluation import runs as runs_module
 from una_ref.methods import METHODS
-from una_ref.theory.worlds import coins
+from una_ref.theory.labelling import labeller_generator
 
 ROOT = Path(__file__).resolve().parents[2]
 TINY = c.Settings(rows=32, steps=2, batch=8, seeds=(0,), tuning_seeds=(100,), lrs=(1e-3,), betas=(0.1,), held_out=64)
@@ -53,9 +53,9 @@ def test_all_entries_of_a_panel_see_the_same_responses():
         assert all(s == seen[0] for s in seen)
 
 
-def test_coins_of_the_labeller_are_not_those_of_the_draw():
+def test_the_labeller_and_the_sampler_use_different_random_numbers():
     # Fed the same seed, the stream of uniforms that draws responses and the one that labels them share no number.
-    drawn, labelled = torch.Generator().manual_seed(5), coins(5)
+    drawn, labelled = torch.Generator().manual_seed(5), labeller_generator(5)
     first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (drawn, labelled))
     assert not set(first) & set(second)
 

@@ -34,7 +34,7 @@ from una_ref.evaluation.runs import Runs, made, name_of
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
-from una_ref.theory.worlds import PrefixTree
+from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
 from una_ref.training.loop import NonFinite

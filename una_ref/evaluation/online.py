@@ -44,7 +44,8 @@ from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
 from una_ref.policies.logprobs import sequence_logprobs
 from una_ref.theory import optimum
-from una_ref.theory.worlds import PrefixTree, SequenceWorld
+from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.theory.worlds import SequenceWorld
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
 from una_ref.training.fit import Job

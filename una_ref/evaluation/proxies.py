@@ -21,7 +21,8 @@ from una_ref.evaluation.runs import name_of
 from una_ref.policies import loading
 from una_ref.policies.reward_sources import Answer, Classifier, RewardSource, Truth
 from una_ref.policies.scorers import Scorer
-from una_ref.theory.worlds import PrefixTree, SequenceWorld
+from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.theory.worlds import SequenceWorld
 from una_ref.training.checkpoints import replacing
 from una_ref.training.config import Config
 from una_ref.training.run import cache_folder, made_once
