@@ -31,8 +31,8 @@ LARGEST_TWIN = 1_000_000
 def scale(full: T, ci: T) -> T:
     """``full`` if the environment says ``UNA_REF_SCALE=full``, else ``ci``: heavy cells are scaled, not skipped.
 
-    The committed twins and ``make test`` use ``ci``. It is also the default, so that an executed notebook shows what its
-    twin shows.
+    The committed twins and ``make test`` use ``ci``. It is also the default, so that an executed notebook shows what
+    its twin shows.
 
     Raises:
         ValueError: the variable is set to anything else.

@@ -241,12 +241,16 @@ def test_baseline_beta_log_z_gives_the_optimum_and_a_large_offset_the_sampler():
         rewards = scale * rewards
         exact = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=log_z(ref, rewards, beta))
         torch.testing.assert_close(exact.exp(), optimal_logps(ref, rewards, beta).exp(), rtol=0, atol=1e-9)
+        assert exact.isfinite().all()  # at β = 0.01 some probabilities underflow, their logarithms do not
     ref, sampler, rewards = tables()
     distances = [
         float(kl(una_fixed_point(ref, rewards + offset, 0.5, sampler_logps=sampler), sampler).max())
         for offset in (5.0, 50.0, 5e3, 5e6)
     ]
     assert distances == sorted(distances, reverse=True) and distances[0] > 1e-2 and distances[-1] < 1e-10
+    # The difference is proportional to 1/offset, down to the last digits.
+    near, far = (una_fixed_point(ref, rewards + c, 0.5, sampler_logps=sampler).exp() for c in (1e6, 1e9))
+    torch.testing.assert_close(1e-3 * (near - sampler.exp()), far - sampler.exp(), rtol=1e-3, atol=1e-14)
 
 
 def test_una_fixed_point_refuses_prompts_below_log_z_zero():

@@ -320,15 +320,17 @@ def test_a_prompt_solved_alone_has_the_same_optimum(name):
 
 
 @each
-def test_rounding_at_the_ends_of_the_bracket_does_no_harm(name):
-    # Nearly all mass is on equal rewards, so that log Σ π at the end of the bracket is rounding of either sign.
+def test_references_that_sum_to_one_up_to_rounding_are_solved(name):
+    # Nearly all mass is on equal rewards, so the sign of log Σ π at an end of the bracket is that of the rounding.
     thirds = [1 / 3, 1 / 3, 1 / 3, 1e-30]
     for other in (-1.0, 1.0):
         ref, rewards = logs(thirds, thirds[::-1]), torch.tensor([[0.0, 0.0, 0.0, other]] * 2, dtype=F64)
         rewards[1] = rewards[1].flip(0)
-        torch.testing.assert_close(optimal_logps(ref, rewards, 5.0, name).exp(), ref.exp(), rtol=1e-9, atol=1e-12)
-        if name != "tv":  # λ is not unique
-            assert multiplier(ref, rewards, 5.0, name).abs().max() < 1e-12
+        for rounding in (0.0, 1e-5, -1e-5):
+            best = optimal_logps(ref + rounding, rewards, 5.0, name).exp()
+            torch.testing.assert_close(best, ref.exp(), rtol=1e-9, atol=1e-12)
+            if name != "tv":  # λ is not unique
+                assert multiplier(ref + rounding, rewards, 5.0, name).abs().max() < 1e-3
     torch.testing.assert_close(multiplier(ref, 0 * rewards + 7, 5.0, name), torch.full((2,), 7.0, dtype=F64))
 
 

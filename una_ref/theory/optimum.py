@@ -166,9 +166,8 @@ def _solve(ref_logps: Tensor, rewards: Tensor, beta: float, divergence: Divergen
     def log_sum(shift: Any, row: Any) -> Any:
         shift, row = torch.from_numpy(shift), torch.from_numpy(row)
         total = logps_at(shift, row).logsumexp(-1)
-        # At the ends of the bracket rounding may turn the sign.
-        total = torch.where(shift <= 0, total.clamp(max=0), total)
-        return torch.where(shift >= widest[row], total.clamp(min=0), total).numpy()
+        # No response gains mass at shift 0: a positive sum is rounding, of the arithmetic or of π_ref.
+        return torch.where(shift <= 0, total.clamp(max=0), total).numpy()
 
     rows = torch.arange(len(best))  # λ = best − β·shift; the sum grows with the shift
     ends = (torch.zeros_like(widest).numpy(), widest.numpy())
