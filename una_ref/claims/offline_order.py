@@ -184,7 +184,7 @@ def _cu18() -> Evidence:
         for panel in PANELS:
             numbers[f"{key}_{panel}"], numbers[f"{key}_{panel}_ci"] = lead(panel, better, worse)
 
-    def better(key: str) -> bool:
+    def positive(key: str) -> bool:
         return numbers[key] > numbers[f"{key}_ci"]
 
     def centred_is_worse(panel: str, name: str) -> bool:
@@ -196,9 +196,9 @@ def _cu18() -> Evidence:
         numbers,
         {
             "ratings: UNA-score is worse than UNA on labels": numbers["sl_ratings"] < -numbers["sl_ratings_ci"],
-            "rewards: UNA-score is better than UNA on labels": better("sl_model"),
-            "rewards: UNA on labels is worse than KTO": better("kl_model"),
-            "both: centred UNA is better than DPO": better("cd_ratings") and better("cd_model"),
+            "rewards: UNA-score is better than UNA on labels": positive("sl_model"),
+            "rewards: UNA on labels is worse than KTO": positive("kl_model"),
+            "both: centred UNA is better than DPO": positive("cd_ratings") and positive("cd_model"),
             "both: centred UNA is worse than none of the three": not any(
                 centred_is_worse(panel, name) for panel in PANELS for name in rivals
             ),
