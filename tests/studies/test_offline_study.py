@@ -24,7 +24,7 @@ from una_ref.studies.offline_study import (
 )
 from una_ref.studies.run_store import RunStore
 from una_ref.studies.toysteer_policies import base_in_world
-from una_ref.theory.worlds import coins
+from una_ref.theory.labelling import labeller_generator
 from una_ref.training.trainer import NonFinite
 
 TINY = OfflineSettings(
@@ -66,7 +66,7 @@ def test_all_entries_of_a_panel_see_the_same_responses(toysteer_base):
 
 def test_the_labeller_s_random_numbers_are_not_the_sampler_s():
     # With the same seed, the stream of uniforms that samples responses and the one that labels them share no number.
-    sampled, labelled = torch.Generator().manual_seed(5), coins(5)
+    sampled, labelled = torch.Generator().manual_seed(5), labeller_generator(5)
     first, second = (torch.rand(4096, generator=g, dtype=torch.float64).tolist() for g in (sampled, labelled))
     assert not set(first) & set(second)
 

@@ -14,7 +14,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import Draw, HuggingFace
-from una_ref.theory.worlds import PrefixTree
+from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
 from una_ref.training.run import prepare, train

@@ -10,7 +10,7 @@ import torch
 from una_ref.data.batch import prefix_tree
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import layouts, sequence_logprobs
-from una_ref.theory.worlds import PrefixTree
+from una_ref.theory.prefix_tree import PrefixTree
 
 
 @torch.no_grad()

@@ -1,4 +1,4 @@
-"""UNA Eq. 9: the loss on labels, its sign and squares, and what MSE, BCE and KTO aim at (notebook 04)."""
+"""UNA Eq. 9: the loss on binary labels, its sign and squares, and the targets of MSE, BCE and KTO (notebook 04)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from una_ref.claims.example_worlds import SMALL, distance, slope
 from una_ref.claims.ledger import FAILS, HOLDS, UNA, Evidence, claim
-from una_ref.claims.worlds import SMALL, distance, slope
 from una_ref.methods import METHODS
-from una_ref.theory.populations import singles, thumbs
+from una_ref.theory.populations import binary_labels, singles
 
 F64 = torch.float64
 NOTEBOOK = "04_una_losses"
@@ -29,27 +29,27 @@ def _four(loss: Callable[..., Tensor]) -> Tensor:
     "EU9",
     paper=UNA,
     place="Eq. 9",
-    says="the loss on labels is −E[g], and that is −[E_w(g²) + E_l(g²)]",
+    says="the loss on labels is −E[g] = −[E_w(g²) + E_l(g²)]",
     verdict=FAILS,
-    instead="+E[g]: g is the error already, so the minus maximises it and the second square is one too many",
-    shows="four labels: E g = {right:.4f}, E g² = {squared:.4f}, as printed {printed:.4f}",
+    instead="+E[g]: g is a squared error already; the minus sign maximises it, and g² squares it twice",
+    shows="four labels: E g = {right:.4f}, E g² = {squared:.4f}, the printed loss {printed:.4f}",
     notebook=NOTEBOOK,
 )
 def _eu9() -> Evidence:
     method = METHODS["una-binary-mse"]
     assert method.printed is not None
     g, printed = _four(method.loss), _four(method.printed)
-    up = LABELS == 1
+    positive = LABELS == 1
     numbers = {
         "right": float(g.mean()),
         "squared": float((g**2).mean()),
-        "printed": float(printed[up].mean() + printed[~up].mean()),
+        "printed": float(printed[positive].mean() + printed[~positive].mean()),
     }
     return Evidence(
         numbers,
         {
-            "the two lines are not equal": abs(numbers["printed"] + numbers["right"]) > 1e-3,
-            "the printed loss is least where the error is greatest": bool((printed.argsort() == (-g).argsort()).all()),
+            "the two sides are not equal": abs(numbers["printed"] + numbers["right"]) > 1e-3,
+            "the printed loss is least where the error is largest": bool((printed.argsort() == (-g).argsort()).all()),
             "g is the squared error": distance(g, (LEARNED - LABELS) ** 2) < 1e-15,
         },
     )
@@ -61,18 +61,22 @@ def _eu9() -> Evidence:
     place="Eq. 9, second line",
     says="E_D[g] = E_{y_w}[g] + E_{y_l}[g]",
     verdict="holds if both terms are sums over all of D",
-    instead="read as two class means it is P(up)·E_{y_w}[g] + P(down)·E_{y_l}[g]: without the shares rare labels weigh "
-    "more",
-    shows="the same four labels: pooled {pooled:.4f}, by class {by_class:.4f}",
+    instead="with class means it is P(1)·E_{y_w}[g] + P(0)·E_{y_l}[g]; without these weights the rarer label counts "
+    "for more",
+    shows="four labels: mean {pooled:.4f}, sum of the class means {by_class:.4f}",
     notebook=NOTEBOOK,
 )
 def _eu10() -> Evidence:
-    g, up = _four(METHODS["una-binary-mse"].loss), LABELS == 1
-    pooled, by_class = float(g.mean()), float(g[up].mean() + g[~up].mean())
-    weighted = float(up.double().mean() * g[up].mean() + (~up).double().mean() * g[~up].mean())
+    g, positive = _four(METHODS["una-binary-mse"].loss), LABELS == 1
+    ones, zeros, share = g[positive].mean(), g[~positive].mean(), positive.double().mean()
+    pooled, by_class = float(g.mean()), float(ones + zeros)
+    weighted = float(share * ones + (1 - share) * zeros)
     return Evidence(
         {"pooled": pooled, "by_class": by_class},
-        {"they differ": abs(pooled - by_class) > 0.1, "with the shares they agree": abs(pooled - weighted) < 1e-15},
+        {
+            "without the weights they differ": abs(pooled - by_class) > 0.1,
+            "with the weights they agree": abs(pooled - weighted) < 1e-15,
+        },
     )
 
 
@@ -80,10 +84,10 @@ def _eu10() -> Evidence:
     "EU17",
     paper=UNA,
     place="Sec. 2.3.1, on scores",
-    says="for scores that are not binary MSE can be used, “excluding BCE”",
+    says="for scores that are not binary, MSE can be used “excluding BCE”",
     verdict=FAILS,
-    instead="BCE is proper for any label in [0, 1]: its minimiser is σ(r_θ) = s",
-    shows="s = 0.7: BCE is least at r_θ = {best:.4f}, logit 0.7 = {logit:.4f}",
+    instead="BCE is proper for any score in [0, 1]: at its minimiser σ(r_θ) = s",
+    shows="s = 0.7: BCE is least at r_θ = {best:.4f}; logit 0.7 = {logit:.4f}",
     notebook=NOTEBOOK,
 )
 def _eu17() -> Evidence:
@@ -96,7 +100,7 @@ def _eu17() -> Evidence:
         {"best": best, "logit": float(score.logit())},
         {
             "the minimiser is logit s": abs(best - float(score.logit())) < 2e-6,
-            "and the least value the entropy of s": abs(float(losses.min() - least)) < 1e-9,
+            "the least value is the entropy of s": abs(float(losses.min() - least)) < 1e-9,
         },
     )
 
@@ -107,9 +111,9 @@ def _eu17() -> Evidence:
     place="Eq. 9 and 10",
     says="UNA minimises −E[g], the negative of the error",
     verdict=FAILS,
-    instead="+E[g]; descent on the printed sign maximises the error, and the authors' code has the plus",
-    shows="error of Eq. 10 at π_ref {start:.2f}, after 20 steps down the printed loss {printed:.2f}, the mended one "
-    "{mended:.2f}",
+    instead="UNA minimises +E[g]; descent on the printed sign maximises the error, and the authors' code has the plus",
+    shows="error of Eq. 10: {start:.2f} at π_ref, {printed:.2f} after 20 steps of descent on the printed loss, "
+    "{corrected:.2f} on the corrected one",
     notebook=NOTEBOOK,
 )
 def _cu11() -> Evidence:
@@ -123,18 +127,19 @@ def _cu11() -> Evidence:
             logits = logits - 0.2 * slope(population, logits)
         after.append(float(error(logits.log_softmax(-1))))
     start = float(error(SMALL.ref_logps))
-    both = [METHODS[name] for name in ("una-binary-mse", "una-binary-bce")]
-    up = SMALL.rewards.sigmoid()
-    push = []
-    for m in both:
-        assert m.printed is not None
-        right, printed = (slope(thumbs(f, SMALL, mu, up), SMALL.ref_logps) for f in (m.loss, m.printed))
-        push.append(float((right * printed).sum()))
+    products = []
+    for name in ("una-binary-mse", "una-binary-bce"):
+        losses = (METHODS[name].loss, METHODS[name].printed)
+        assert losses[1] is not None
+        correct, printed = (
+            slope(binary_labels(f, SMALL, mu, SMALL.rewards.sigmoid()), SMALL.ref_logps) for f in losses if f
+        )
+        products.append(float((correct * printed).sum()))
     return Evidence(
-        {"start": start, "printed": after[0], "mended": after[1]},
+        {"start": start, "printed": after[0], "corrected": after[1]},
         {
-            "as printed the error grows": after[0] > start > after[1],
-            "Eq. 9 as printed pushes the other way too": max(push) < 0,
+            "descent on the printed loss increases the error": after[0] > start > after[1],
+            "the gradient of Eq. 9 as printed has the opposite direction too": max(products) < 0,
         },
     )
 
@@ -143,10 +148,11 @@ def _cu11() -> Evidence:
     "CU12",
     paper=UNA,
     place="Sec. 2.3.1 and 4.1, Eq. 9",
-    says="on labels the difference of implicit and explicit reward can be MSE or BCE",
+    says="on labels the difference of implicit and explicit reward can be measured by MSE or BCE",
     verdict=HOLDS,
-    instead="both are proper scores: their target is logit P(up). KTO's target is ±∞, whichever side of ½ P(up) is on",
-    shows="P(up) = 0.3: MSE {mse:.3f}, BCE {bce:.3f}, logit {logit:.3f}; KTO's slope has one sign on [−20, 20]",
+    instead="the target of both is logit P(1); KTO's target is +∞ for P(1) > ½ and −∞ for P(1) < ½",
+    shows="P(1) = 0.3: MSE is least at {mse:.3f}, BCE at {bce:.3f}; logit 0.3 = {logit:.3f}. KTO's slope has one sign "
+    "on [−20, 20]",
     notebook=NOTEBOOK,
 )
 def _cu12() -> Evidence:
@@ -162,8 +168,8 @@ def _cu12() -> Evidence:
     return Evidence(
         {"mse": mse, "bce": bce, "logit": math.log(0.3 / 0.7)},
         {
-            "MSE and BCE: logit P(up)": max(abs(mse - math.log(3 / 7)), abs(bce - math.log(3 / 7))) < 1e-3,
-            "KTO below ½: always down": bool((kto[0.3] > 0).all() and (kto[0.49] > 0).all()),
-            "KTO above ½: always up": bool((kto[0.51] < 0).all()),
+            "MSE and BCE are least at logit P(1)": max(abs(mse - math.log(3 / 7)), abs(bce - math.log(3 / 7))) < 1e-3,
+            "KTO: for P(1) < ½ lower r_θ is always better": bool((kto[0.3] > 0).all() and (kto[0.49] > 0).all()),
+            "KTO: for P(1) > ½ higher r_θ is always better": bool((kto[0.51] < 0).all()),
         },
     )

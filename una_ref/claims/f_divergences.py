@@ -1,4 +1,4 @@
-"""UPO's Theorem 3.1: the optimum under an f-divergence, and which responses it deletes (notebook 05)."""
+"""UPO's Theorem 3.1: the optimum under an f-divergence, and the responses that get probability 0 (notebook 05)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from una_ref.claims.example_preferences import REF, G, policy, same
 from una_ref.claims.ledger import FAILS, UPO, Evidence, claim
-from una_ref.claims.preferences import REF, G, policy, same
 from una_ref.theory import (
     DIVERGENCES,
     TableWorld,
@@ -33,8 +33,10 @@ STRICT = [name for name, divergence in DIVERGENCES.items() if not divergence.all
     place="Theorem 3.1, Eq. 12, 14–16",
     says="E_{x, y~π, y'~μ} Ψ(p*) = β·f′(π*(y|x)/π_ref(y|x)) + λ",
     verdict=FAILS,
-    instead="E_{y'~μ} Ψ(p*(y ≻ y'|x)) = β·f′(π*(y|x)/π_ref(y|x)) + λ(x), for each y; averaged over y it is one number",
-    shows="β·f′ + λ = ({first:.4f}, {second:.4f}, {third:.4f}) = g(y); the printed left side is {printed:.4f} for all",
+    instead="E_{y'~μ} Ψ(p*(y ≻ y'|x)) = β·f′(π*(y|x)/π_ref(y|x)) + λ(x) for each y; averaged over y the left side is "
+    "one number",
+    shows="β·f′ + λ = ({first:.4f}, {second:.4f}, {third:.4f}) = g(y); the printed left side is {printed:.4f} for "
+    "each y",
     notebook=NOTEBOOK,
 )
 def _ep1() -> Evidence:
@@ -45,8 +47,8 @@ def _ep1() -> Evidence:
     return Evidence(
         numbers,
         {
-            "per response the two sides agree": torch.allclose(right, G, rtol=0, atol=1e-10),
-            "averaged over y they agree for none": bool(((right - printed).abs() > 0.05).all()),
+            "the corrected sides agree at every response": torch.allclose(right, G, rtol=0, atol=1e-10),
+            "the printed sides agree at no response": bool(((right - printed).abs() > 0.05).all()),
         },
     )
 
@@ -55,10 +57,10 @@ def _ep1() -> Evidence:
     "EP2",
     paper=UPO,
     place="Eq. 12–19, Sec. 2.4",
-    says="λ, and the const of Sec. 2.4, is one number",
+    says="λ, and the constant in Sec. 2.4, is one number",
     verdict=FAILS,
-    instead="one λ(x) for each prompt; it cancels between two responses of one prompt, and only there",
-    shows="λ = {first:.4f} and {second:.4f} on a prompt whose g is 1 higher; with their mean for both, Σ_y π is "
+    instead="there is one λ(x) for each prompt; it cancels only between two responses of one prompt",
+    shows="λ = {first:.4f}, and {second:.4f} on a prompt whose g is 1 higher; with the mean λ for both, Σ_y π is "
     "{low:.3f} and {high:.3f}",
     notebook=NOTEBOOK,
 )
@@ -70,8 +72,8 @@ def _ep2() -> Evidence:
         {"first": float(level[0]), "second": float(level[1]), "low": float(shared[0]), "high": float(shared[1])},
         {
             "adding 1 to g adds 1 to λ": abs(float(level[1] - level[0]) - 1) < 1e-10,
-            "and leaves the policy": torch.allclose(best[0], best[1], rtol=0, atol=1e-10),
-            "one λ for both gives no distribution": bool(((shared - 1).abs() > 0.1).all()),
+            "adding 1 to g does not change the policy": torch.allclose(best[0], best[1], rtol=0, atol=1e-10),
+            "one λ for both prompts gives no distribution": bool(((shared - 1).abs() > 0.1).all()),
         },
     )
 
@@ -80,17 +82,17 @@ def _ep2() -> Evidence:
     "EP3",
     paper=UPO,
     place="Eq. 13",
-    says="the Lagrangian holds E_{y~π} f(π/π_ref)",
+    says="the Lagrangian contains E_{y~π} f(π/π_ref)",
     verdict=FAILS,
-    instead="D_f = E_{y~π_ref} f(π/π_ref), whose derivative Eq. 14 takes",
-    shows="π = (.7, .3), π_ref = (.5, .5): D_f = {right:.4f}, printed {printed:.4f}; on r = (1, 0) the printed "
-    "maximum is at {literal:.4f}, the right one at {best:.4f}",
+    instead="it contains D_f = E_{y~π_ref} f(π/π_ref), whose derivative is in Eq. 14",
+    shows="π = (0.7, 0.3), π_ref = (0.5, 0.5): D_f = {right:.4f}, printed {printed:.4f}; for r = (1, 0) the maximum "
+    "is at π(y1) = {best:.4f}, that of the printed form at {literal:.4f}",
     notebook=NOTEBOOK,
 )
 def _ep3() -> Evidence:
     even, tilted = policy(0.5, 0.5), policy(0.7, 0.3)
     u = tilted - even
-    printed = float((tilted.exp() * u.exp() * u).sum())  # E_π of the paper's own f = w·log w
+    printed = float((tilted.exp() * u.exp() * u).sum())  # E_π of the paper's f = w·log w
     first = torch.linspace(0.01, 0.99, 98_001, dtype=F64)
     ratio = 2 * torch.stack([first, 1 - first])
     literal = first - (ratio / 2 * ratio * ratio.log()).sum(0)
@@ -104,9 +106,9 @@ def _ep3() -> Evidence:
     return Evidence(
         numbers,
         {
-            "the printed expectation is another number": abs(numbers["right"] - printed) > 0.1,
-            "and has another maximum": abs(numbers["literal"] - numbers["best"]) > 0.1,
-            "E_ref has its maximum at π*": abs(float(first[right.argmax()]) - numbers["best"]) < 2e-5,
+            "the two expectations differ": abs(numbers["right"] - printed) > 0.1,
+            "their maxima differ": abs(numbers["literal"] - numbers["best"]) > 0.1,
+            "with E_ref the maximum is at π*": abs(float(first[right.argmax()]) - numbers["best"]) < 2e-5,
         },
     )
 
@@ -118,27 +120,27 @@ def _ep3() -> Evidence:
     says="π* > 0 wherever 0 ∉ dom f′",
     verdict=FAILS,
     instead="π* > 0 for every reward if and only if f′(0+) = −∞; no f on the positive numbers has 0 in dom f′",
-    shows="f = (w − 1)², g = (1, 0, ½), β = .1: π* = ({first:.4f}, {second:.4f}, {third:.4f}) with η = {eta:.4f} on "
-    "the zero; the others give that response at least {least:.1e}",
+    shows="χ², g = (1, 0, ½), β = 0.1: π* = ({first:.4f}, {second:.4f}, {third:.4f}) with η = {eta:.4f} at the zero; "
+    "divergences with f′(0+) = −∞ give that response at least {least:.1e}",
     notebook=NOTEBOOK,
 )
 def _ep4() -> Evidence:
     ref, g, beta = policy(0.2, 0.3, 0.5), torch.tensor([[1.0, 0.0, 0.5]], dtype=F64), 0.1
     best = optimal_logps(ref, g, beta, "chi2")
     eta = beta * DIVERGENCES["chi2"].slope(best - ref) + multiplier(ref, g, beta, "chi2")[:, None] - g
-    inside = [float(optimal_logps(ref, g, beta, name).amin().exp()) for name in STRICT]
+    smallest = [float(optimal_logps(ref, g, beta, name).amin().exp()) for name in STRICT]
     numbers = dict(zip(("first", "second", "third"), best.exp()[0].tolist(), strict=True))
-    # No policy near it is better: mass moved from one response to another, also to the one at zero.
+    # Policies near π*: mass moved from one response to another, also to the one at zero.
     steps = [policy(*(best.exp()[0] + 1e-3 * torch.tensor(d)).tolist()) for d in ([-1, 1, 0], [0, 1, -1], [1, 0, -1])]
     value = objective(best, ref, g, beta, "chi2")
     return Evidence(
-        numbers | {"eta": float(eta[0, 1]), "least": min(inside)},
+        numbers | {"eta": float(eta[0, 1]), "least": min(smallest)},
         {
-            "0 is not in dom f′ of χ², and π* has a zero": bool(best[0, 1] == -math.inf),
-            "KKT holds there: η ≥ 0, and 0 elsewhere": float(eta[0, 1]) > 0.1
+            "χ²: 0 is not in dom f′, and π* has a zero": bool(best[0, 1] == -math.inf),
+            "the KKT conditions hold: η > 0 at the zero, 0 elsewhere": float(eta[0, 1]) > 0.1
             and float(eta[0, [0, 2]].abs().max()) < 1e-9,
-            "no step from it gains": all(bool(objective(p, ref, g, beta, "chi2") < value) for p in steps),
-            "where f′(0+) = −∞ there is no zero": min(inside) > 0,
+            "no policy near π* is better": all(bool(objective(p, ref, g, beta, "chi2") < value) for p in steps),
+            "where f′(0+) = −∞ there is no zero": min(smallest) > 0,
         },
     )
 
@@ -149,15 +151,15 @@ def _ep4() -> Evidence:
     place="KKT conditions 2 and 4",
     says="π(y|x) = 0 or η(y) must hold; ∀y Σ_y π(y|x) = 1",
     verdict=FAILS,
-    instead="π(y|x) = 0 or η(y) = 0; ∀x Σ_y π(y|x) = 1 (typing errors, no formula rests on them)",
+    instead="π(y|x) = 0 or η(y) = 0; ∀x Σ_y π(y|x) = 1 (typing errors; no formula depends on them)",
     shows="π* = ({first:.3f}, {second:.3f}, {third:.3f}), η = ({eta_first:.3f}, {eta_second:.3f}, {eta_third:.3f})",
     notebook=NOTEBOOK,
 )
 def _ep5() -> Evidence:
     ref, g = policy(0.2, 0.3, 0.5), torch.tensor([[1.0, 0.0, 0.5]], dtype=F64)
     best = optimal_logps(ref, g, 0.1, "chi2").exp()[0]
-    pull = 0.1 * 2 * (best / ref.exp()[0] - 1)  # β·f′ at π*
-    eta = (pull + multiplier(ref, g, 0.1, "chi2") - g[0]).round(decimals=12) + 0.0  # no -0
+    slope = 0.1 * 2 * (best / ref.exp()[0] - 1)  # β·f′ at π*
+    eta = (slope + multiplier(ref, g, 0.1, "chi2") - g[0]).round(decimals=12) + 0.0  # no -0
     names = ("first", "second", "third")
     numbers = dict(zip(names, best.tolist(), strict=True))
     numbers |= {f"eta_{name}": value for name, value in zip(names, eta.tolist(), strict=True)}
@@ -165,7 +167,7 @@ def _ep5() -> Evidence:
         numbers,
         {
             "π·η = 0 everywhere": float((best * eta).abs().max()) < 1e-10,
-            "'π = 0 or η > 0' is untrue where π > 0": not bool(((best == 0) | (eta > 0)).all()),
+            "“π = 0 or η > 0” is false where π > 0": not bool(((best == 0) | (eta > 0)).all()),
         },
     )
 
@@ -176,8 +178,8 @@ def _ep5() -> Evidence:
     place="Sec. 5.1",
     says="f(w) = w·log w − (w + 1)·log((w + 1)/2) is the JS-divergence",
     verdict=FAILS,
-    instead="it is twice that: at β it gives the policies of the true JSD at 2β",
-    shows="p = (.2, .8), q = (.5, .5): D_f = {printed:.5f}, JSD = {jsd:.5f}",
+    instead="it is twice the JS-divergence; its optimum at β is that of the JS-divergence at 2β",
+    shows="p = (0.2, 0.8), q = (0.5, 0.5): D_f = {printed:.5f}, JSD = {jsd:.5f}",
     notebook=NOTEBOOK,
 )
 def _ep10() -> Evidence:
@@ -190,8 +192,8 @@ def _ep10() -> Evidence:
         {"printed": float(printed), "jsd": float(jsd)},
         {
             "D_f = 2·JSD": abs(float(printed - 2 * jsd)) < 1e-12,
-            "js at β is jsd at 2β": same(half, optimal_logps(REF, G, 0.5, "jsd"), 1e-10),
-            "and not jsd at β": not same(half, optimal_logps(REF, G, 0.25, "jsd"), 0.01),
+            "the optimum of js at β is that of jsd at 2β": same(half, optimal_logps(REF, G, 0.5, "jsd"), 1e-10),
+            "the optimum of js at β is not that of jsd at β": not same(half, optimal_logps(REF, G, 0.25, "jsd"), 0.01),
         },
     )
 
@@ -200,10 +202,11 @@ def _ep10() -> Evidence:
     "CP1",
     paper=UPO,
     place="Theorem 3.1",
-    says="the optimum of UPO is where Ψ's expectation is β·f′(π*/π_ref) plus a constant",
+    says="at the optimum of UPO the expectation of Ψ is β·f′(π*/π_ref) plus a constant",
     verdict="holds if read per response and per prompt",
-    instead="and with Eq. 15's η where π* = 0",
-    shows="J of this optimum and of a general solver's, over {count:.0f} problems: at most {largest:.0e} apart",
+    instead="the constant is λ(x), and where π* = 0 the η of Eq. 15 is added",
+    shows="J of this optimum against a general solver's on {count:.0f} problems: the largest difference is "
+    "{largest:.0e}",
     notebook=NOTEBOOK,
 )
 def _cp1() -> Evidence:
@@ -211,7 +214,7 @@ def _cp1() -> Evidence:
     from scipy.optimize import minimize
 
     world = TableWorld.random(0, prompts=3, responses=6)
-    gaps, apart = [], []
+    gaps, distances = [], []
     for name in ("reverse_kl", "forward_kl", "js", "alpha", "chi2", "hellinger"):
         best = optimal_logps(world.ref_logps, world.rewards, 0.5, name)
         for x in range(3):
@@ -223,8 +226,8 @@ def _cp1() -> Evidence:
                 value = (pi.exp() * r).sum() - 0.5 * (ref.exp() * DIVERGENCES[name].f(u)).sum()
                 return -float(value), (0.5 * DIVERGENCES[name].slope(u) - r)[0].numpy()
 
-            # From two starts, as by one processor's rounding it stops half-way from one of them and calls it success.
-            ends = [
+            # The solver may stop early and report success, so it starts twice.
+            solutions = [
                 minimize(
                     loss,
                     start,
@@ -236,17 +239,17 @@ def _cp1() -> Evidence:
                 )
                 for start in (ref.exp()[0].numpy(), np.full(6, 1 / 6))
             ]
-            found = min(ends, key=lambda end: end.fun)
-            theirs = torch.tensor(found.x / found.x.sum(), dtype=F64)[None].log()
-            mine = best[x : x + 1]
-            gaps.append(float(objective(mine, ref, r, 0.5, name) - objective(theirs, ref, r, 0.5, name)))
-            apart.append(float((mine.exp() - theirs.exp()).abs().max()))
+            solution = min(solutions, key=lambda solution: solution.fun).x
+            solved = torch.tensor(solution / solution.sum(), dtype=F64)[None].log()
+            exact = best[x : x + 1]
+            gaps.append(float(objective(exact, ref, r, 0.5, name) - objective(solved, ref, r, 0.5, name)))
+            distances.append(float((exact.exp() - solved.exp()).abs().max()))
     return Evidence(
         {"count": len(gaps), "largest": max(map(abs, gaps))},
         {
             "the solver finds nothing better": min(gaps) > -1e-9,
-            "and comes as high": max(gaps) < 1e-6,
-            "at the same policy": max(apart) < 1e-3,
+            "the solver reaches the same J": max(gaps) < 1e-6,
+            "the solver reaches the same policy": max(distances) < 1e-3,
         },
     )
 
@@ -255,11 +258,11 @@ def _cp1() -> Evidence:
     "CP2",
     paper=UPO,
     place="Theorem 3.1",
-    says="for the divergences allowed no response gets probability zero",
+    says="with the allowed divergences no response gets probability 0",
     verdict="holds if f′(0+) = −∞",
-    instead="reverse and forward KL, JS, α and Hellinger; not χ² and total variation",
-    shows="zeros among 12 responses, mean of 8 prompts, at β = .1, .5, 2: χ² {chi2_tenth:.1f}, {chi2_half:.1f}, "
-    "{chi2_two:.1f}; total variation {tv_tenth:.1f}, {tv_half:.1f}, {tv_two:.1f}; the others none",
+    instead="this holds for reverse and forward KL, JS, α and Hellinger, not for χ² and total variation",
+    shows="zeros among 12 responses, mean of 8 prompts, at β = 0.1, 0.5, 2: χ² {chi2_tenth:.1f}, {chi2_half:.1f}, "
+    "{chi2_two:.1f}; total variation {tv_tenth:.1f}, {tv_half:.1f}, {tv_two:.1f}; the others 0",
     notebook=NOTEBOOK,
 )
 def _cp2() -> Evidence:
@@ -276,9 +279,9 @@ def _cp2() -> Evidence:
     return Evidence(
         numbers,
         {
-            "none where f′(0+) = −∞": not any(zeros(name, beta) for name in STRICT for beta in betas.values()),
-            "χ²: fewer as β grows": numbers["chi2_tenth"] > numbers["chi2_half"] > numbers["chi2_two"],
-            "total variation: too": numbers["tv_tenth"] > numbers["tv_half"] > numbers["tv_two"],
-            "total variation: π* = π_ref for β above the rewards' range": same(wide, world.ref_logps),
+            "no zeros where f′(0+) = −∞": not any(zeros(name, beta) for name in STRICT for beta in betas.values()),
+            "χ²: fewer zeros as β grows": numbers["chi2_tenth"] > numbers["chi2_half"] > numbers["chi2_two"],
+            "total variation: fewer zeros as β grows": numbers["tv_tenth"] > numbers["tv_half"] > numbers["tv_two"],
+            "total variation: π* = π_ref for β above the range of the rewards": same(wide, world.ref_logps),
         },
     )
