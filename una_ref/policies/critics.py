@@ -9,7 +9,8 @@ import torch
 from torch import nn
 
 from una_ref.data.batch import Batch
-from una_ref.policies.logprobs import hidden_states, parts
+from una_ref.policies.anatomy import parts
+from una_ref.policies.layouts import hidden_states
 
 
 class Critic(nn.Module):

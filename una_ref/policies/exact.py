@@ -9,7 +9,8 @@ import torch
 
 from una_ref.data.batch import prefix_tree
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import layouts, sequence_logprobs
+from una_ref.policies.layouts import layouts
+from una_ref.policies.logprobs import sequence_logprobs
 from una_ref.theory.worlds import PrefixTree
 
 

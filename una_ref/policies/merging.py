@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from una_ref.policies.logprobs import _inner
+from una_ref.policies.anatomy import unwrapped
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 """Nats that the log-prob of any probed token may move by, by the dtype of the weights."""
@@ -50,7 +50,7 @@ def merged(model: Any, prompts: Sequence[Sequence[int]]) -> Iterator[Merging]:
         model: under PEFT or not.
         prompts: token ids; their first ones, joined, are what is measured on.
     """
-    inner = _inner(model)
+    inner = unwrapped(model)
     places = _places(inner)
     if obstacle := _obstacle(places):
         yield Merging(False, f"decoding unmerged: {obstacle}")

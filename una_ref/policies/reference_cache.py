@@ -28,7 +28,7 @@ import torch
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, _suppressed
+from una_ref.policies.anatomy import suppressed_tokens, unwrapped
 
 FORMAT = 1
 """Of the file and of the way from ids to log-probs; raise it where either changes what is found or how."""
@@ -53,14 +53,14 @@ def fingerprint(model: Any, encoder: Encoder | None = None, *, arithmetic: str =
 
     from una_ref import __version__
 
-    inner = _inner(model)
+    inner = unwrapped(model)
     config = inner.config.to_dict() if hasattr(inner, "config") else {}
     about = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__, transformers.__version__],
         "class": type(inner).__name__,
         "config": {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
-        "suppressed": _suppressed(model),
+        "suppressed": suppressed_tokens(model),
         "arithmetic": arithmetic,
         "text": _text(encoder) if encoder else "",
     }

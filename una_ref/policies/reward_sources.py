@@ -27,8 +27,9 @@ from una_ref.data.rows import Row
 from una_ref.data.specials import Specials
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError, near_path
+from una_ref.policies.layouts import hidden_states, layouts
 from una_ref.policies.loading import missing, quietly
-from una_ref.policies.logprobs import check_scorable, hidden_states, layouts
+from una_ref.policies.logprobs import check_scorable
 from una_ref.policies.scorers import READS
 
 Prompt = str | tuple[dict, ...]

@@ -18,7 +18,8 @@ from typing import Any, Literal, Protocol
 import torch
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, _suppressed, layouts, parts
+from una_ref.policies.anatomy import parts, suppressed_tokens, unwrapped
+from una_ref.policies.layouts import layouts
 from una_ref.policies.merging import Merging, merged
 
 SHORT = 16
@@ -98,7 +99,7 @@ class HuggingFace(Sampler):
     def _drawn(
         self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
     ) -> list[list[Draw]]:
-        inner = _inner(model)  # under PEFT the adapters stand in its layers, and act
+        inner = unwrapped(model)  # under PEFT the adapters stand in its layers, and act
         positions = getattr(inner.config, "max_position_embeddings", None)
         longest = max(map(len, prompts))
         if positions is not None and longest + max_new > positions:
@@ -209,7 +210,7 @@ def _sampling(inner: Any, eos: int, max_new: int, temperature: float) -> Iterato
         max_new_tokens=max_new,
         eos_token_id=eos,
         pad_token_id=eos,  # behind a response's own EOS, where nothing is read
-        suppress_tokens=_suppressed(inner) or None,
+        suppress_tokens=suppressed_tokens(inner) or None,
     )
     inner.eval()
     try:

@@ -15,7 +15,8 @@ from torch import nn
 from una_ref.data.batch import Batch
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, hidden_states, parts
+from una_ref.policies.anatomy import parts, unwrapped
+from una_ref.policies.layouts import hidden_states
 from una_ref.policies.references import Policy
 
 READS = "una_ref"
@@ -39,7 +40,7 @@ class Scorer(Policy):
         if not batch.whole:
             raise ValueError("expected a batch that holds responses to their last token (whole=True)")
         last = hidden_states(parts(self.model)[0], batch)[batch.lengths.cumsum(0) - 1]
-        head = _inner(self.model).score
+        head = unwrapped(self.model).score
         with torch.autocast(last.device.type, enabled=False):
             return head(last.to(head.weight.dtype))[:, 0]
 

@@ -16,7 +16,7 @@ from itertools import count
 from typing import Any
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _suppressed
+from una_ref.policies.anatomy import suppressed_tokens
 from una_ref.policies.rollout import Draw, Sampler
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
@@ -42,7 +42,7 @@ class VLLM(Sampler):
         if not self.loaded:
             if not hasattr(model, "get_base_model"):
                 raise InputError("engine vllm: expected a policy with a LoRA adapter (lora_r), got one without")
-            if _suppressed(model):
+            if suppressed_tokens(model):
                 raise InputError("engine vllm: expected a model that suppresses no tokens, or log-probs would differ")
             config = next(iter(model.peft_config.values()))
             if config.r > RANKS[-1]:

@@ -22,7 +22,9 @@ from torch import nn
 from una_ref.data.batch import Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
+from una_ref.policies.anatomy import parts
+from una_ref.policies.layouts import hidden_states, layouts
+from una_ref.policies.logprobs import CHUNK_ELEMENTS
 from una_ref.policies.rollout import SHORT, HuggingFace
 from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config, output_of, recipes, resolve
