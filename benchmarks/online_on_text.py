@@ -23,7 +23,8 @@ from pathlib import Path
 from statistics import fmean, stdev
 
 from una_ref.data.batch import Question
-from una_ref.policies.reward_sources import Answer, Classifier
+from una_ref.policies.answers import Answer
+from una_ref.policies.classifier import Classifier
 from una_ref.training.card import versions
 from una_ref.training.config import resolve
 from una_ref.training.fit import HELD_OUT, Job, fit

@@ -231,7 +231,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "A reward model is given the policy's token ids.",
         (
             REWARD_MODEL + "test_it_sees_text_whatever_the_policy_s_ids_are",
-            "tests/policies/test_reward_sources.py::test_a_tokenizer_that_does_not_fit_is_refused",
+            "tests/policies/test_classifier.py::test_tokenizer_of_another_model_is_refused",
         ),
     ),
     37: (
@@ -239,7 +239,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (
             REWARD_MODEL + "test_the_source_gives_the_rewards_of_training",
             REWARD_MODEL + "test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut",
-            "tests/policies/test_reward_sources.py::test_a_classifier_has_its_own_chat_template",
+            "tests/policies/test_classifier.py::test_dialogue_is_read_through_the_models_own_chat_template",
         ),
     ),
     38: (

@@ -16,7 +16,7 @@ from una_ref.evaluation import proxies
 from una_ref.evaluation.memory import Meter
 from una_ref.evaluation.report import over
 from una_ref.evaluation.runs import Runs
-from una_ref.policies.reward_sources import Answer
+from una_ref.policies.answers import Answer
 
 ROOT = Path(__file__).resolve().parents[2]
 COMMITTED = ROOT / "figures" / "runs" / "compare_online" / "results.json"

@@ -11,7 +11,7 @@ from transformers import AutoModelForSequenceClassification, MistralConfig
 from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts
-from una_ref.policies.reward_sources import Classifier
+from una_ref.policies.classifier import Classifier
 from una_ref.training.config import Config, resolve
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes

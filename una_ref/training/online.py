@@ -13,9 +13,9 @@ import torch
 
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
+from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer, RewardSource, asked
-from una_ref.policies.rollout import Draw, Engine, Sampler
+from una_ref.policies.rollout import Engine, Sample, Sampler
 from una_ref.training.metrics import seconds
 
 
@@ -53,7 +53,7 @@ class Rollouts:
 
     def __call__(
         self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
-    ) -> tuple[list[Example | None], list[list[Draw]]]:
+    ) -> tuple[list[Example | None], list[list[Sample]]]:
         """For each question its answers as an example, and the draws that it was made of.
 
         What the reward has no answer for is in neither; a question left with fewer than `least` has no example.
@@ -72,7 +72,7 @@ class Rollouts:
             for draw in draws
         ]
         generated = seconds(device)
-        scores = iter(asked(self.reward, answers, self.name))
+        scores = iter(score_answers(self.reward, answers, self.name))
         examples: list[Example | None] = []
         kept = []
         for question, draws in zip(questions, drawn, strict=True):
@@ -96,7 +96,7 @@ class Rollouts:
         at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, Sampler) else self.engine
         return replace(self, engine=at_one)
 
-    def _text(self, draw: Draw) -> str:
+    def _text(self, draw: Sample) -> str:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)
 
 
@@ -105,7 +105,9 @@ def remembered(examples: Sequence[Example]) -> list[float]:
     return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
 
 
-def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]) -> dict[str, float]:
+def measured(
+    examples: Sequence[Example], drawn: Sequence[Sequence[Sample]], logps: Sequence[float]
+) -> dict[str, float]:
     """What a rollout is like: mean reward, length and share that ended; and the largest gap, in nats, between the
     sampler's log-probs and `logps`, those of the training forward.
     """
