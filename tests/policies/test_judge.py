@@ -38,7 +38,7 @@ def longer(first, second, call):
 
 @contextmanager
 def served(reply):
-    """The URL of a server, and the calls that it got; it sends reply(first, second, call): a body, or (status, body)."""
+    """The URL of a server, and its calls. It sends reply(first, second, call): a body, or (status, body)."""
     calls, number = [], itertools.count(1)
 
     class Handler(BaseHTTPRequestHandler):

@@ -197,7 +197,7 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
 def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     import json
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import cached_file, find_adapter_config_file
 
     config = find_adapter_config_file(name)
@@ -208,14 +208,23 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 
         model, tokenizer = _loaded(json.loads(Path(config).read_text())["base_model_name_or_path"], dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = _tokenizer(name)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
     model, report = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     if report["missing_keys"]:
         raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
-    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return model, _tokenizer(name)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged file raises whatever its parser stumbles over
+        raise ValueError(f"a tokenizer that does not load ({type(error).__name__}: {error})") from error
 
 
 def with_lora(
