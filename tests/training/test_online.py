@@ -12,14 +12,14 @@ from una_ref.data import toysteer
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.policies.exact import next_logps
-from una_ref.policies.rollout import Sample, HuggingFace
+from una_ref.policies.rollout import HuggingFace, Sample
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.fit import HELD_OUT, Interrupted, fit
 from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
 from una_ref.training.run import prepare, train
-from una_ref.training.toysteer_base import reference_logps
 from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import reference_logps
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
