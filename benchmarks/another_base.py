@@ -17,7 +17,7 @@ import time
 from pathlib import Path
 from statistics import fmean
 
-import harness
+import records
 
 from una_ref.evaluation import compare
 from una_ref.evaluation.report import summary
@@ -63,7 +63,7 @@ def main() -> int:
     ]
     record = {"command": f"python benchmarks/another_base.py --output {arguments.output}"}
     record |= {"base": name_of(compare.toysteer_base()), "rows": rows, "centred": centred, **made(runs, began)}
-    record["hardware"] = harness.processor()
+    record["hardware"] = records.processor()
     write_text(arguments.output / "results.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
     for row in rows:
         print(f"{row['name']:<20} {row['regret']['mean']:.3f}")

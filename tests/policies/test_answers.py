@@ -61,7 +61,7 @@ def test_reward_that_fails_leaves_no_file(tmp_path):
 
 def test_responses_without_a_score_are_dropped_and_counted(tmp_path, capsys):
     data, output = tmp_path / "lists.jsonl", tmp_path / "scored.jsonl"
-    lists = [["a", "xxx", "bb"], ["xxx", "xxxx"], ["d", "xxx", "c"]]
+    lists = [["a", "xxx", "bb"], ["xxx", "xxxx"], ["d", "c"]]
     lines = [{"prompt": f"q{i}", "completions": some, "scores": [9] * len(some)} for i, some in enumerate(lists)]
     data.write_text("".join(json.dumps(line) + "\n" for line in lines))
     command = ["score", "--data", str(data), "--output", str(output), "--reward"]
@@ -71,7 +71,7 @@ def test_responses_without_a_score_are_dropped_and_counted(tmp_path, capsys):
         (("d", "c"), (1.0, 1.0)),
     ]
     printed = capsys.readouterr().out
-    assert "responses dropped: no score: 4\n" in printed
+    assert "responses dropped: no score: 3\n" in printed
     assert "rows dropped: no score for any response: 1\n" in printed
     output.unlink()
     assert cli.main([*command, f"{__name__}:no_scores"]) == 2

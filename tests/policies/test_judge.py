@@ -6,8 +6,10 @@ import logging
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
@@ -169,6 +171,14 @@ def test_lasting_error_gives_no_scores_and_few_calls(caplog):
     assert "judge some/model: 8 of 8 calls without a verdict: not sent, the server does not answer" in caplog.text
 
 
+def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(monkeypatch):
+    # One thread and two failures in a row as the limit, so that the order of the calls is known.
+    monkeypatch.setattr("una_ref.policies.judge.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(1))
+    with served(lambda first, second, call: (500, "") if call % 2 else longer(first, second, call)) as (url, calls):
+        judge_at(url, workers=2, retries=0)(ANSWERS[:3])
+    assert len(calls) == 6
+
+
 def test_failed_call_takes_the_scores_of_its_two_answers_only():
     # The call for bbb against cc always fails in one order. Both lose their scores; the others keep three opponents.
     def reply(first, second, call):
@@ -224,6 +234,14 @@ def test_reply_without_a_verdict_is_requested_again_and_never_scored(nonsense):
     with served(lambda *_: nonsense) as (url, calls):
         assert judge_at(url)(ANSWERS[:2]) == [None, None]
         assert len(calls) == 4
+
+
+def test_wait_before_each_repetition_doubles(monkeypatch):
+    waits = []
+    monkeypatch.setattr("una_ref.policies.judge.time", SimpleNamespace(sleep=waits.append))
+    with served(lambda *_: completion("Hm.")) as (url, calls):
+        assert judge_at(url, workers=1, retries=3, wait=0.5)(ANSWERS[:2]) == [None, None]
+    assert waits == [0.5, 1.0, 2.0] * 2 and len(calls) == 8
 
 
 @pytest.mark.parametrize("text", ["[[A]]", "A", " A.\n", "[A]", "**A**", "The first. [[A]]"])

@@ -130,6 +130,11 @@ def test_token_without_an_embedding_is_refused(folder, tokenizer):
     wider.add_tokens(["<im_start>"])
     wider.save_pretrained(folder)
     refused(folder, f"{len(tokenizer) + 1} for '<im_start>'")
+    tokenizer.save_pretrained(folder)
+    first = load(str(folder))[1]
+    first.add_tokens(["<im_start>"])
+    first.save_pretrained(folder)
+    refused(folder, f"{len(tokenizer)} for '<im_start>'")
 
 
 # --------------------------------------------------------------------------------------------------------- adapters
@@ -172,7 +177,9 @@ def test_fresh_adapter_equals_the_base_and_depends_on_its_seed_only(tokenizer):
         assert torch.equal(sequence_logprobs(model, BATCH), expected) and not model.training
     trained = {name for name, p in models[0].named_parameters() if p.requires_grad}
     assert len(trained) == 2 * 7 * 2 and all("lora_" in name for name in trained)  # 2 layers of 7 matrices, A and B
-    queries = with_lora(small_mistral(tokenizer, **SHAPE), targets=["q_proj"])
+    queries = with_lora(small_mistral(tokenizer, **SHAPE), r=4, alpha=6.0, dropout=0.25, targets=["q_proj"])
+    (layer,) = {type(m): m for m in queries.modules() if hasattr(m, "lora_A")}.values()
+    assert (layer.scaling["default"], layer.lora_dropout["default"].p) == (1.5, 0.25)
     assert sum(p.requires_grad for p in queries.parameters()) == 2 * 2
 
 
