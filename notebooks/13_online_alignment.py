@@ -487,7 +487,8 @@ for name in NAMES:
             # Centred UNA is the same run to the last digits whatever is added: checked below, not run again.
             own = {} if name == "centred" else more
             grid[name, condition, rate] = online_learning.regret_over_seeds(name, rate, SEEDS, **own, steps=STEPS)
-at_ref = sum(online_learning.world_of(s).metrics(online_learning.world_of(s).ref_logps)["regret"] for s in SEEDS) / len(SEEDS)
+worlds = [online_learning.world_of(seed) for seed in SEEDS]
+at_ref = sum(world.metrics(world.ref_logps)["regret"] for world in worlds) / len(SEEDS)
 print(f"regret after {STEPS} steps of 32 responses, {len(SEEDS)} worlds; π_ref {at_ref:.3f}")
 for condition in CONDITIONS:
     print(f"{f'rewards {condition}':<30}" + "".join(f"lr {rate:<14}" for rate in RATES).rstrip())

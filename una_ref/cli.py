@@ -279,7 +279,8 @@ def score(arguments: argparse.Namespace) -> int:
     from una_ref.data.items import files
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
-    from una_ref.policies.reward_sources import named, scored
+    from una_ref.policies.answers import score_rows
+    from una_ref.policies.reward_sources import reward_source
     from una_ref.training.checkpoints import replacing
 
     output = Path(arguments.output)
@@ -288,7 +289,7 @@ def score(arguments: argparse.Namespace) -> int:
     rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
     first = next(iter(rows))  # what is wrong with the data is said before a reward model is loaded
     rows = chain([first], rows)
-    source = named(arguments.reward)
+    source = reward_source(arguments.reward)
     if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
         rows = group_by_prompt(rows)
     try:
@@ -297,7 +298,7 @@ def score(arguments: argparse.Namespace) -> int:
         raise InputError(f"output {output}: expected a file in a folder, got: {error.strerror}") from error
     count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
-        scores = scored(rows, source, arguments.reward, counts=counts)
+        scores = score_rows(rows, source, arguments.reward, counts=counts)
         for row in tqdm(scores, desc="scoring", unit="row", disable=None):
             item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}
             file.write(json.dumps(item, ensure_ascii=False) + "\n")

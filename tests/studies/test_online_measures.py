@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from una_ref.policies.reward_sources import Answer
+from una_ref.policies.answers import Answer
 from una_ref.studies import proxies
 from una_ref.studies.online_measures import (
     gradient_noise,

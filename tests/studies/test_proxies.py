@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from una_ref.policies.reward_sources import Answer
+from una_ref.policies.answers import Answer
 from una_ref.studies import proxies
 from una_ref.studies.proxies import TRUTH, ProxyWorld, pair_accuracy, win_rates
 from una_ref.studies.toysteer_policies import base_in_world

@@ -16,7 +16,7 @@ from una_ref.data import toysteer
 from una_ref.data.batch import Question
 from una_ref.errors import InputError
 from una_ref.policies import reward_sources
-from una_ref.policies.rollout import Draw
+from una_ref.policies.rollout import Sample
 from una_ref.training.config import resolve
 from una_ref.training.loop import fit
 from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
@@ -30,7 +30,7 @@ def rolled(answers, least=1, draws=3):
     """A rollout of two questions with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
 
     def engine(model, prompts, *, k, max_new, seed):
-        return [[Draw((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
+        return [[Sample((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
 
     class Words:
         def decode(self, tokens):
@@ -74,7 +74,7 @@ class Sometimes:
 def running(monkeypatch, of):
     """Have runs on ToySteer's truth meet a reward that does not answer (call, place)."""
     source = Sometimes(of=of)
-    monkeypatch.setattr(reward_sources, "named", lambda name, world=None: source)
+    monkeypatch.setattr(reward_sources, "reward_source", lambda name, world=None: source)
     return source
 
 

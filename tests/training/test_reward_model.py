@@ -12,9 +12,10 @@ from una_ref.data.batch import Question, collate
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.policies.answers import Answer
+from una_ref.policies.classifier import Classifier
 from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer, Classifier
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
@@ -79,8 +80,8 @@ def test_so_it_does_on_toysteer_with_and_without_an_end(made, toysteer_base):
     source = Classifier(str(folder))
     assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
     said = next(a for a in answers if a.ended)
-    assert source.text(said)[-1] == source.tokenizer.eos_token_id
-    assert source.text(Answer(said.prompt, said.response, False)) == source.text(said)[:-1]
+    assert source.ids(said)[-1] == source.tokenizer.eos_token_id
+    assert source.ids(Answer(said.prompt, said.response, False)) == source.ids(said)[:-1]
 
 
 @pytest.mark.parametrize("template", [None, CHATML])
@@ -100,7 +101,7 @@ def test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut(templa
     source = Classifier(str(folder))
     assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
     # The golden text of one: what training read, template and all.
-    read = source.tokenizer.decode(source.text(Answer("red cat", " now")))
+    read = source.tokenizer.decode(source.ids(Answer("red cat", " now")))
     golden = "<|im_start|>user\nred cat<|im_end|>\n<|im_start|>assistant\n now<|im_end|></s>"
     assert read == (golden if template else "<s>red cat now</s>")
 
@@ -110,7 +111,7 @@ def test_messages_are_read_as_in_training(made, data):
     turns = ({"role": "user", "content": "red cat"},)
     encoder = Encoder(source.tokenizer)
     example = encoder(Row(turns, ("now",)))
-    assert source.text(Answer(turns, "now")) == [*example.prompt, *example.responses[0]]
+    assert source.ids(Answer(turns, "now")) == [*example.prompt, *example.responses[0]]
     assert source.tokenizer.decode(example.prompt) == "<s>User: red cat\n\nAssistant: "
 
 
@@ -120,7 +121,7 @@ def test_a_model_from_elsewhere_is_read_its_own_way(made, data):
     del about["una_ref"]
     (folder / "config.json").write_text(json.dumps(about))
     source = Classifier(str(folder))
-    assert source.tokenizer.decode(source.text(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
+    assert source.tokenizer.decode(source.ids(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(made, data):
@@ -164,8 +165,8 @@ def test_stock_transformers_loads_it_whole(rank, made, data):
     rewards, answers = trained(folder)
     source, tokenizer = Classifier(str(folder)), AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        alone = [model.eval()(torch.tensor([source.text(a)])).logits[0, 0].item() for a in answers]
-        rows = tokenizer.pad({"input_ids": [source.text(a) for a in answers]}, return_tensors="pt")
+        alone = [model.eval()(torch.tensor([source.ids(a)])).logits[0, 0].item() for a in answers]
+        rows = tokenizer.pad({"input_ids": [source.ids(a) for a in answers]}, return_tensors="pt")
         together = model(**rows).logits[:, 0].tolist()
     assert alone == pytest.approx(rewards.tolist(), abs=1e-5)
     assert together == pytest.approx(rewards.tolist(), abs=1e-5)

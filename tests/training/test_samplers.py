@@ -13,7 +13,7 @@ from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.exact import next_logps
-from una_ref.policies.rollout import Draw, HuggingFace
+from una_ref.policies.rollout import HuggingFace, Sample
 from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
@@ -127,7 +127,7 @@ def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
 
 def test_what_a_rollout_measures_by_hand():
     # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
-    drawn = [[Draw((5, 2), True, -1.0), Draw((5, 6, 7), False, -2.0)], [Draw((2,), True, -4.0)]]
+    drawn = [[Sample((5, 2), True, -1.0), Sample((5, 6, 7), False, -2.0)], [Sample((2,), True, -4.0)]]
     examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
     assert measured(examples, drawn, [-1.0, -5.0, -3.0]) == {
         "reward": 3.0,
@@ -142,7 +142,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_the_step():
 
     def engine(model, prompts, *, k, max_new, seed):
         asked.append(seed)
-        return [[Draw((5, 2), True, -1.0)] * k for _ in prompts]
+        return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
 
     class Words:
         def decode(self, tokens):
@@ -389,7 +389,7 @@ def indifferent(answers):
 def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
     # The prompt has token 2, the EOS, in it; of its two responses one ended and one was cut.
     def engine(model, prompts, *, k, max_new, seed):
-        return [[Draw((5, 2), True, -1.0), Draw((5, 6), False, -1.0)] for _ in prompts]
+        return [[Sample((5, 2), True, -1.0), Sample((5, 6), False, -1.0)] for _ in prompts]
 
     class Words:
         def decode(self, tokens):
@@ -426,7 +426,7 @@ class Temperatures(HuggingFace):
 
     def __call__(self, model, prompts, *, k, max_new, seed):
         ASKED.append(self.temperature)
-        return [[Draw((5, 2), True, -1.0)] * k for _ in prompts]
+        return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
 
 
 ASKED = []

@@ -165,8 +165,8 @@ def _cu17() -> Evidence:
     place="Sec. 4.1, Tables 1–3",
     says="UNA-score beats UNA on binary labels, which beats DPO and KTO",
     verdict=FAILS,
-    instead="at the best learning rate and β of each method, UNA-score is behind UNA on binary labels for both kinds of "
-    "feedback; UNA on binary labels and DPO are not told apart; centred UNA on scores is not worse than any of the "
+    instead="at the best learning rate and β of each method, UNA-score is behind UNA on binary labels for both kinds "
+    "of feedback; UNA on binary labels and DPO are not told apart; centred UNA on scores is not worse than any of the "
     "three beyond the interval",
     shows="six worlds, reduction of regret, with ratings and with feedback from the reward: UNA-score (authors' code) "
     "against UNA on labels (MSE) {sl_ratings:+.3f} ± {sl_ratings_ci:.3f} and {sl_model:+.3f} ± {sl_model_ci:.3f}; UNA "

@@ -13,73 +13,13 @@ from typing import Any
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from una_ref.data.batch import Batch, Example, Layout, collate
+from una_ref.data.batch import Batch, Example, collate
 from una_ref.errors import InputError
+from una_ref.policies.anatomy import parts, suppressed_tokens, unwrapped
+from una_ref.policies.layouts import hidden_states, layouts
 
 CHUNK_ELEMENTS = 2**24
 """Logits held at once: 64 MB in fp32."""
-
-
-def unwrapped(model: Any) -> Any:
-    """The causal LM itself, without PEFT's wrapper."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def parts(model: Any) -> tuple[Any, Any]:
-    """The transformer without its head, and the head, of a causal LM (a PEFT model included); None for a scorer's."""
-    base = unwrapped(model)
-    return getattr(base, base.base_model_prefix), base.get_output_embeddings()
-
-
-def _attention(config: Any) -> set[str]:
-    """The kinds of attention that a model's layers have, as far as its config says."""
-    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
-    window = getattr(config, "sliding_window", None)
-    return set(kinds or ["full_attention" if window is None else "sliding_attention"])
-
-
-def layouts(model: Any) -> tuple[Layout, ...]:
-    """Which layouts the model can be given; the first is the one to use.
-
-    The packed one needs attention that takes a 4-D additive mask (sdpa or eager) and the same mask in every
-    layer: a model that mixes sliding and full layers is refused it, because a 4-D mask overrides what each
-    layer would do.
-    """
-    config = getattr(model, "config", None)
-    takes_mask = (getattr(config, "_attn_implementation", None) or "sdpa") in ("sdpa", "eager")
-    uniform = _attention(config) in ({"full_attention"}, {"sliding_attention"})
-    return ("packed", "padded") if takes_mask and uniform else ("padded",)
-
-
-def additive_mask(batch: Batch, dtype: torch.dtype, window: int | None) -> torch.Tensor:
-    """(R, 1, L, L) float mask: 0 where visible, the dtype's lowest number elsewhere.
-
-    Float because a boolean one is silently wrong under eager attention. A sliding window is counted in
-    positions and belongs in here because a 4-D mask overrides the model's own.
-    """
-    visible = batch.visible()
-    if window is not None:
-        visible &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-
-
-def hidden_states(core: Any, batch: Batch) -> torch.Tensor:
-    """(N, D) what a transformer without its head makes of the position that predicts each scored token."""
-    more: dict[str, torch.Tensor] = {}
-    if batch.layout == "packed":
-        config: Any = getattr(core, "config", None)
-        window = config.sliding_window if "sliding_attention" in _attention(config) else None
-        mask = additive_mask(batch, next(core.parameters()).dtype, window)
-        more = {"attention_mask": mask, "position_ids": batch.positions}
-    # A padded row needs neither: it begins at position 0, and its pads stand behind, where causality hides them.
-    out = core(input_ids=batch.tokens, use_cache=False, **more)
-    return out[0].flatten(0, 1)[batch.predictor]
-
-
-def suppressed_tokens(model: Any) -> list[int]:
-    """Tokens that the model's generation config suppresses; they have probability 0 here as well."""
-    return list(getattr(getattr(unwrapped(model), "generation_config", None), "suppress_tokens", None) or ())
 
 
 def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:

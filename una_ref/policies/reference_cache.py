@@ -27,7 +27,7 @@ import torch
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import suppressed_tokens, unwrapped
+from una_ref.policies.anatomy import suppressed_tokens, unwrapped
 
 FORMAT = 2
 """Of the file and of the computation from ids to log-probabilities; raise it when either changes."""

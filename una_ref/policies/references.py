@@ -14,17 +14,10 @@ from torch import nn
 from una_ref.data.batch import Batch, Layout
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need
+from una_ref.policies.anatomy import parts
 from una_ref.policies.critics import Critic
-from una_ref.policies.logprobs import (
-    check_scorable,
-    distributions,
-    hidden_states,
-    layouts,
-    parts,
-    sequence_logprobs,
-    summed,
-    token_logprobs,
-)
+from una_ref.policies.layouts import hidden_states, layouts
+from una_ref.policies.logprobs import check_scorable, distributions, sequence_logprobs, summed, token_logprobs
 
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
 """LoRA initialisations that change the base weights: without its adapters the model is not the start policy."""

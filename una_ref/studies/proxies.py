@@ -19,7 +19,9 @@ import torch
 
 from una_ref.data import toysteer
 from una_ref.data.batch import Batch, Example, collate
-from una_ref.policies.reward_sources import Answer, Classifier, RewardSource, Truth
+from una_ref.policies.answers import Answer, RewardSource
+from una_ref.policies.classifier import Classifier
+from una_ref.policies.reward_sources import Truth
 from una_ref.policies.scorers import Scorer
 from una_ref.studies.toysteer_policies import base_in_world, base_name, response_tree, training_job
 from una_ref.theory.worlds import SequenceWorld

@@ -15,8 +15,8 @@ from una_ref.data.rows import Row
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.policies import loading
+from una_ref.policies.answers import RewardSource
 from una_ref.policies.exact import next_logps
-from una_ref.policies.reward_sources import RewardSource
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import Config
 from una_ref.training.loop import Job

@@ -42,7 +42,7 @@ def dry_run(config: Config) -> str:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
         folder = Path(config.model)
-        nothing = loading.missing(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
+        nothing = loading.is_missing_path(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
         if not config.model or (nothing and config.model not in map(output_of, recipes())):
             raise
         return "\n".join([*lines, *_without_model(config, kept[0], error)])

@@ -27,10 +27,10 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, reward_sources, scorers
-from una_ref.policies.critics import Critic, own_core
+from una_ref.policies.answers import RewardSource
+from una_ref.policies.critics import Critic, copy_core
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.scorers import Scorer
 from una_ref.policies.vllm import VLLM
@@ -181,7 +181,7 @@ def prepare(
     kept, notes = (_by_prompt(rows), []) if config.on_policy else conform(rows, config)
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and _toy(config) else None
     if config.on_policy and reward is None:  # before the policy, which may take long to load
-        reward = reward_sources.named(config.reward, world=world)
+        reward = reward_sources.reward_source(config.reward, world=world)
     own_base = False
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
@@ -301,7 +301,7 @@ def _critic(model: Any, config: Config) -> Critic | None:
         return None
     if config.critic == "head":
         return Critic(model)
-    return Critic(model, _trainable(own_core(model), config, task="FEATURE_EXTRACTION"))
+    return Critic(model, _trainable(copy_core(model), config, task="FEATURE_EXTRACTION"))
 
 
 def _policy(model: Any, config: Config, encoder: Encoder) -> Policy:

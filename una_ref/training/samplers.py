@@ -14,9 +14,9 @@ import torch
 from una_ref.data.batch import Example, Question
 from una_ref.errors import InputError
 from una_ref.methods.method import Keep
+from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer, RewardSource, asked
-from una_ref.policies.rollout import Draw, Engine, Sampler
+from una_ref.policies.rollout import Engine, Sample, Sampler
 from una_ref.training.metrics import seconds
 
 
@@ -54,7 +54,7 @@ class Rollouts:
 
     def __call__(
         self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
-    ) -> tuple[list[Example | None], list[list[Draw]]]:
+    ) -> tuple[list[Example | None], list[list[Sample]]]:
         """For each prompt its responses as an example, and the samples that the example is made of.
 
         A response without a score is in neither. A prompt with fewer than `least` scored responses has no example.
@@ -73,7 +73,7 @@ class Rollouts:
             for draw in draws
         ]
         generated = seconds(device)
-        scores = iter(asked(self.reward, answers, self.name))
+        scores = iter(score_answers(self.reward, answers, self.name))
         examples: list[Example | None] = []
         kept = []
         for question, draws in zip(questions, drawn, strict=True):
@@ -97,7 +97,7 @@ class Rollouts:
         at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, Sampler) else self.engine
         return replace(self, engine=at_one)
 
-    def _text(self, draw: Draw) -> str:
+    def _text(self, draw: Sample) -> str:
         return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)
 
 
@@ -106,7 +106,9 @@ def old_logps_of(examples: Sequence[Example]) -> list[float]:
     return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
 
 
-def measured(examples: Sequence[Example], drawn: Sequence[Sequence[Draw]], logps: Sequence[float]) -> dict[str, float]:
+def measured(
+    examples: Sequence[Example], drawn: Sequence[Sequence[Sample]], logps: Sequence[float]
+) -> dict[str, float]:
     """Mean reward, mean length and share of ended responses; and `sampler_gap`.
 
     The gap is the largest difference, in nats, between the sampler's log-probabilities and `logps` of the training

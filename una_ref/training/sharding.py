@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import parts
+from una_ref.policies.anatomy import parts
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
 

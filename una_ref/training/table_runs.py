@@ -12,11 +12,11 @@ from torch import Tensor
 from una_ref.data.batch import Question
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import Need, needs
-from una_ref.policies.critics import Critic, own_core
+from una_ref.policies.answers import Answer
+from una_ref.policies.critics import Critic, copy_core
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer
-from una_ref.policies.rollout import Draw
+from una_ref.policies.rollout import Sample
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
 from una_ref.training.loop import Job
@@ -39,7 +39,7 @@ class Multinomial:
     @torch.no_grad()
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
-    ) -> list[list[Draw]]:
+    ) -> list[list[Sample]]:
         """See `Engine`."""
         generator = torch.Generator().manual_seed(seed)
         logps = model.logps[[x for (x,) in prompts]]
@@ -47,7 +47,7 @@ class Multinomial:
         terms = logps.gather(1, drawn).tolist()
         # ended=False: the only token is text, not an end-of-sequence token.
         return [
-            [Draw((y,), False, u) for y, u in zip(*line, strict=True)]
+            [Sample((y,), False, u) for y, u in zip(*line, strict=True)]
             for line in zip(drawn.tolist(), terms, strict=True)
         ]
 
@@ -63,7 +63,7 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     told = world.rewards if rewards is None else rewards
     model = TableLM(world.ref_logps)
     values = Need.CRITIC in needs(config.losses.values())
-    critic = Critic(model, own_core(model) if config.critic == "separate" else None) if values else None
+    critic = Critic(model, copy_core(model) if config.critic == "separate" else None) if values else None
     policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=len(told))
     questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
