@@ -602,9 +602,9 @@ Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "CU4", "CU28")])
 # - The lists are short and the rewards are Gaussian with standard deviation 1. What matters is $r / \beta$. UNA's
 #   offline $\beta$ is 0.03 for scores in $[0, 1]$. Their standard deviation is at most ½, so in the units used here
 #   that $\beta$ is 0.06 or more. Longer lists make small $\beta$ harder, since the best response is rarer.
-# - The estimate samples from $\pi_\text{ref}$, as the definition says. Fewer importance-weighted
-#   samples from a better policy suffice, and very few from a policy near $\pi^*$. That is one reason to learn a number per prompt beside the policy
-#   (notebook 04).
+# - The estimate samples from $\pi_\text{ref}$, as the definition says. Fewer importance-weighted samples from a better
+#   policy suffice, and very few from a policy near $\pi^*$. That is one reason to learn a number per prompt beside
+#   the policy (notebook 04).
 # - About $e^\text{KL}$ samples are needed and sufficient, by a rule for large KL (Chatterjee and Diaconis, 2018). The
 #   dots at $\beta = 0.1$ and $0.03$ illustrate the rule and do not prove it. At $\beta = 0.3$ and $1$ the KL is small
 #   and $e^\text{KL}$ samples are too few.
