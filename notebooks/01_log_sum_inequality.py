@@ -346,7 +346,7 @@ figures.save(fig, "01_log_sum_inequality")
 plt.show()
 
 # %% tags=["check"]
-check.close("Z × the drawn gap = KL(π‖π*)", Z * (height - phi_of(star)), kl(poor, world.optimum))
+check.close("Z × the plotted gap = KL(π‖π*)", Z * (height - phi_of(star)), kl(poor, world.optimum))
 check.close("the mean of the points has x-coordinate 1/Z(x)", (weight * ratio).sum(-1), star)
 
 # %% [markdown]

@@ -755,9 +755,9 @@ mine = ...  # (released, centred)
 if mine is not ...:
     nines = TableWorld(WORLD.ref_logps, torch.full((4, 5), 0.9), 0.01)
     population = singles(score.released, nines, uniform, scores=nines.rewards)
-    check.close("exercise 3", mine[0], fixed_point(population, WORLD.ref_logps).exp(), tol=0.02)
+    check.close("exercise 3, released", mine[0], fixed_point(population, WORLD.ref_logps).exp(), tol=0.02)
     population = una_regression(WORLD.ref_logps, nines.rewards, 0.01, sampler_logps=uniform.log(), baseline="prompt")
-    check.close("exercise 3", mine[1], fixed_point(population, WORLD.ref_logps).exp(), tol=1e-6)
+    check.close("exercise 3, centred", mine[1], fixed_point(population, WORLD.ref_logps).exp(), tol=1e-6)
 
 # %% [markdown]
 # <details>
