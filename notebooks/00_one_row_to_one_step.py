@@ -9,10 +9,10 @@
 # %% [markdown]
 # # What does one row of feedback do to a policy, and where do all the steps lead?
 #
-# A row of feedback is a prompt, some responses and what was said of them. This notebook follows one row until it
-# has moved a policy by one optimizer step, and prints every tensor on the way. Then it takes all the steps and
-# compares where they end with the exact answer. It is the map of the project: every method and every model here
-# makes these seven moves.
+# A row of feedback is a prompt, some responses and their ratings or labels. This notebook follows one row until it
+# has moved a policy by one optimizer step. It prints every tensor on the way. Then it takes all the steps and
+# compares their end with the exact answer. It is the map of the project: every method and every model makes these
+# seven moves.
 #
 # | move | from | to | in the library |
 # | --- | --- | --- | --- |
@@ -24,13 +24,13 @@
 # | 6 | rewards and feedback | one loss per example | `una_ref.METHODS[name].loss` |
 # | 7 | losses | one optimizer step | `una_ref.training.trainer.Trainer` |
 #
-# Two policies make them side by side, with the same functions. One is a **tiny LM**, a Mistral of two
-# layers with a LoRA adapter. The other is a **table** of logits, a row per prompt and a column per response.
+# Two policies make these moves side by side, with the same functions. One is a **tiny LM**: a Mistral of two layers
+# with a LoRA adapter. The other is a **table** of logits, with one row per prompt and one column per response.
 #
 # **Claim.** Let $r_\theta = \beta \log \frac{\pi}{\pi_\text{ref}}$ be the implicit reward (UNA Eq. 6) and $s$ the
-# score of a response. Steps on the squared residual $r_\theta + V(x) - s$ end at the policy that maximises
-# expected score minus $\beta$ times the KL to $\pi_\text{ref}$ (UNA Eq. 3 and 4). Without the per-prompt number
-# $V(x)$, as UNA Eq. 10 has it, they end somewhere else.
+# score of a response. Gradient steps on the squared residual $r_\theta + V(x) - s$ end at the RLHF optimum (UNA Eq. 3
+# and 4). It maximises expected score minus $\beta$ times the KL to $\pi_\text{ref}$. UNA Eq. 10 omits the
+# per-prompt number $V(x)$. Without it the steps end at another policy.
 #
 # **Needs.** PyTorch, and the idea of RLHF: raise a reward, stay close to a reference policy.
 
@@ -69,10 +69,11 @@ BASE = str(toysteer_base())  # ships with the package
 # %% [markdown]
 # ## The world
 #
-# ToySteer is a data set whose right answers are known. A prompt asks for a small task on letters. A response has
-# at most five tokens, so all 3,906 responses to a prompt can be listed. A program rates each of them from 0 to 4
-# in the five columns of HelpSteer2. The base model is a tiny Mistral that has imitated demonstrations with
-# mistakes in them. It is the reference policy $\pi_\text{ref}$: often right, and not always.
+# ToySteer is a data set with known correct answers. A prompt asks for a small task on letters. A response has at most
+# five tokens, so all 3,906 responses to a prompt can be listed. A program rates each response from 0 to 4 in the five
+# columns of HelpSteer2. The base model is a tiny Mistral, trained by imitation on demonstrations that contain
+# mistakes. Its weights ship with the package. It is the reference policy $\pi_\text{ref}$: often right, and not
+# always.
 
 # %%
 world = toysteer.ToySteer(seed=0, size=PROMPTS)
@@ -98,8 +99,8 @@ for x, prompt in enumerate(world.prompts):
 # %% [markdown]
 # ## 1. A row
 #
-# Our row is the first prompt with its fifth likeliest and its likeliest response. HelpSteer2 would have them as
-# two records:
+# Our row is the first prompt with two responses: its fifth likeliest and its likeliest. HelpSteer2 stores them as two
+# records:
 
 # %%
 drawn = torch.tensor([[0, likeliest[0, 4], likeliest[0, 0]]])  # prompt, response, response
@@ -109,8 +110,8 @@ for record in world.helpsteer(drawn, seed=0):
 print(row)
 
 # %% [markdown]
-# The score weighs three of the ratings (UNA Sec. 4.1) and is divided by the largest value it can have, so that
-# it lies in $[0, 1]$:
+# The score is a weighted sum of three ratings (UNA Sec. 4.1). It is divided by its largest possible value, so that it
+# lies in $[0, 1]$:
 #
 # $$s = \frac{0.65 \cdot \text{helpfulness} + 0.8 \cdot \text{correctness} + 0.45 \cdot \text{coherence}}{7.6}$$
 
@@ -122,21 +123,21 @@ by_hand = [
 check.close("the row's scores are the weighted ratings", row.scores, by_hand)
 
 # %% [markdown]
-# Methods differ in what they read in a row. A pair keeps the order of two scores; a thumb keeps one bit for each
-# response. Each conversion reports what it did.
+# Methods differ in what they read from a row. A pair keeps the order of two scores. A binary label (thumbs up or
+# down) keeps one bit for each response. Each conversion reports what it did.
 
 # %%
 [as_pair], report = scores_to_pairs([row])
 print("pairs, (chosen, rejected):", as_pair.pairs, "    ", report)
 [as_thumbs], report = scores_to_labels([row])
-print("thumbs, 1 is up:          ", as_thumbs.labels, "   ", report)
+print("labels, 1 is good:        ", as_thumbs.labels, "   ", report)
 
 # %% [markdown]
 # ## 2. Token ids
 #
-# Prompt and response are tokenized apart, so no token spans the boundary between them. BOS `<s>` stands once, at the
-# start of the prompt. EOS `</s>` stands once, at the end of each response: to stop is a decision of the policy
-# and has a probability like any other token. (A response that had to be cut has no EOS.)
+# Prompt and response are tokenized separately, so no token spans the boundary between them. BOS `<s>` stands once, at
+# the start of the prompt. EOS `</s>` stands once, at the end of each response. Stopping is a decision of the policy
+# and has a probability like any other token. (A truncated response has no EOS.)
 
 # %%
 encoder = Encoder(tokenizer, max_response=toysteer.LENGTH)
@@ -153,9 +154,9 @@ decoded = [tokenizer.decode(ids, skip_special_tokens=True) for ids in (lm_exampl
 check.true("decoded ids are the row's text", decoded == [row.prompt, *row.responses], str(decoded))
 
 # %% [markdown]
-# **The same row in the table.** The table has the six likeliest responses of each prompt and no others. Its
-# reference probabilities are those of the LM among the six, rounded to hundredths; the scores are the same. A
-# prompt is one token, the number of its row. A response is one token, the number of its column.
+# **The same row in the table.** The table has the six likeliest responses of each prompt and no others. Its reference
+# probabilities are those of the LM among the six, rounded to hundredths. The scores are the same. A prompt is one
+# token: the number of its row. A response is one token: the number of its column.
 
 # %%
 hundredths = (100 * ref_logps.gather(1, likeliest).softmax(-1)).round().clamp(min=1)
@@ -170,15 +171,16 @@ print(table_example)
 # %% [markdown]
 # ## 3. A batch
 #
-# In a batch a prompt stands once and its responses are packed behind it. A token has three numbers: its id, its
-# position (each response goes on from the end of the prompt), and `until`, which makes the attention mask:
+# In a batch a prompt stands once and its responses are packed behind it. Each token has three numbers: its id, its
+# position, and `until`. The positions of each response continue from the end of the prompt. `until` defines the
+# attention mask:
 #
 # $$i \text{ sees } j \iff j \le i < \text{until}[j].$$
 #
-# A prompt token is seen until the last response ends, a response's token until that response ends.
+# A prompt token is visible until the last response ends. A response's token is visible until that response ends.
 #
-# What is scored is a list of (predictor, target). The log-probability of a token is read at the token before it,
-# for a response's first token at the end of the prompt. A response's last token predicts nothing and is left out.
+# The batch scores a list of (predictor, target). The log-probability of a token is read at the token before it. For a
+# response's first token that is the end of the prompt. A response's last token predicts nothing and is left out.
 
 # %%
 lm_batch, table_batch = collate([lm_example]), collate([table_example])
@@ -201,7 +203,7 @@ print("\nTHE TABLE'S BATCH\n")
 show(table_batch, lambda i, response=False: f"y{i}" if response else f"x{i}")
 
 # %% [markdown]
-# The mask, drawn from `until`. Each row is a token, its marks are the tokens that it sees:
+# The attention mask, computed from `until`. Each row is a token. Its marks are the tokens that it sees:
 
 # %%
 seen = lm_batch.visible()[0]
@@ -219,8 +221,8 @@ ax.set_yticks(range(len(words)), words)
 ax.set_xlim(-0.6, len(words) - 0.4)
 ax.set_ylim(len(words) - 0.4, -0.6)
 ax.xaxis.tick_top()
-ax.set_ylabel("this token ...")
-ax.set_title("... sees these", loc="center")
+ax.set_ylabel("this token")
+ax.set_title("sees these tokens", loc="center")
 ax.grid(False)
 for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
     for text, of in zip(labels, part.tolist(), strict=True):
@@ -228,9 +230,9 @@ for labels in (ax.get_xticklabels(), ax.get_yticklabels()):
 plt.show()
 
 # %% [markdown]
-# The second response (blue) does not see the first (orange): each is scored as if it stood alone behind the
-# prompt. So the plain layout, one response per row and padded on the right, must give the same log-probabilities.
-# Under an ordinary causal mask the second response would read the first, and its log-probability would change.
+# The second response (blue) does not see the first (orange). Each is scored as if it stood alone behind the prompt.
+# So the padded layout, with one response per row, must give the same log-probabilities. Under an ordinary causal mask
+# the second response would attend to the first, and its log-probability would change.
 
 # %% tags=["check"]
 with torch.no_grad():
@@ -239,17 +241,18 @@ with torch.no_grad():
     causal = replace(lm_batch, until=torch.full_like(lm_batch.until, len(words)))
     leaking = sequence_logprobs(base, causal)
 check.close("packed = padded, log π in float32", packed, padded, tol=1e-4)
-check.close("a causal mask: the first response is as before", leaking[0], packed[0], tol=1e-4)
-check.differs("a causal mask: the second response is not", leaking[1], packed[1], by=0.01)
+check.close("causal mask: the first response is unchanged", leaking[0], packed[0], tol=1e-4)
+check.differs("causal mask: the second response changes", leaking[1], packed[1], by=0.01)
 
 # %% [markdown]
 # ## 4. Log-probabilities
 #
-# The probability of a response is the product of its tokens' probabilities, EOS among them:
+# The probability of a response is the product of its tokens' probabilities, EOS included:
 #
 # $$\log \pi(y \mid x) = \sum_t \log \pi(y_t \mid x, y_{<t})$$
 #
-# Written out for one response at a time, with the logits of the whole vocabulary at every position:
+# Here it is written out for one response at a time, with the logits of the whole vocabulary at every position.
+# Log-probabilities are in nats (natural logarithm):
 
 
 # %%
@@ -275,9 +278,9 @@ for b, response in enumerate(row.responses):
     print(f"{response!r}: {' + '.join(terms)} = {plain[b]:.4f} nats, probability {plain[b].exp():.4f}")
 
 # %% [markdown]
-# The library's `sequence_logprobs` computes the same from the packed batch. It projects only the predicting
-# positions onto the vocabulary, in chunks, so that a large model's logits are never whole in memory. A `TableLM`
-# goes through the same function: its hidden state is its row of logits.
+# The library's `sequence_logprobs` computes the same from the packed batch. It projects only the predicting positions
+# onto the vocabulary, in chunks. So a large model's logits are never all in memory at once. A `TableLM` goes through
+# the same function: its hidden state is its row of logits.
 
 # %% tags=["check"]
 table_model = loading.TableLM(table_world.ref_logps)
@@ -292,18 +295,18 @@ with torch.no_grad():
 # %% [markdown]
 # ## 5. The implicit reward
 #
-# What a policy thinks of a response is how far it has moved from its reference there (UNA Eq. 6):
+# The implicit reward of a response says how far the policy has moved from its reference there (UNA Eq. 6):
 #
 # $$r_\theta(x, y) = \beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)}$$
 #
-# The LM is trained through a LoRA adapter, so its reference is the same model with the adapter switched off; no
-# second model is held. The adapter starts at zero. Before the first step both are the same function on the same
-# batch, and the implicit reward is 0 to the last bit. (The table has no adapter; its reference is a frozen copy.)
+# The LM is trained through a LoRA adapter. Its reference is the same model with the adapter switched off, so no
+# second model is held. The adapter starts at zero. Before the first step policy and reference are the same function
+# on the same batch, and the implicit reward is exactly 0. (The table has no adapter; its reference is a frozen copy.)
 
 
 # %%
 def fresh(name):
-    """The policy before its first step."""
+    """The policy before the first step."""
     if name == "table":
         return Policy(loading.TableLM(table_world.ref_logps))
     model, _ = loading.load(BASE)
@@ -317,7 +320,7 @@ examples = {"table": table_example, "LM": lm_example}
 for name, policy in policies.items():
     count = sum(p.numel() for p in policy.parameters() if p.requires_grad)
     logps = ", ".join(f"{v:.4f}" for v in policy(batches[name]).tolist())
-    print(f"{name:<6} {count:7,} trained numbers   log π {logps}")
+    print(f"{name:<6} {count:7,} trainable parameters   log π {logps}")
 
 # %% tags=["check"]
 for name, policy in policies.items():
@@ -328,20 +331,21 @@ for name, policy in policies.items():
 # %% [markdown]
 # ## 6. Losses
 #
-# A method compares the implicit reward with the feedback. Here are four, each with its reading of our row. $r$ is
-# short for $r_\theta$, $w$ is the chosen response and $l$ the rejected one, $t \in \{0, 1\}$ is a thumb, $s$ a score:
+# A method compares the implicit reward with the feedback. Here are four methods, each with its reading of our row.
+# $r$ is short for $r_\theta$. $w$ is the chosen response and $l$ the rejected one. $t \in \{0, 1\}$ is a binary
+# label, $s$ a score:
 #
 # $$
 # \begin{aligned}
 # \text{dpo, a pair:} \quad & -\log \sigma(r_w - r_l) && \text{UNA Eq. 5} \\
-# \text{una-binary-bce, a thumb:} \quad & -t \log \sigma(r) - (1 - t) \log(1 - \sigma(r)) && \text{UNA Eq. 9} \\
+# \text{una-binary-bce, a label:} \quad & -t \log \sigma(r) - (1 - t) \log(1 - \sigma(r)) && \text{UNA Eq. 9} \\
 # \text{una-score, a score:} \quad & (r - s)^2 && \text{UNA Eq. 10} \\
 # \text{una-centred, scores of a prompt:} \quad & (r + V(x) - s)^2 && \text{UNA Eq. 10 and 23}
 # \end{aligned}
 # $$
 #
-# The paper prints Eq. 9 and 10 with the opposite sign, which would push the policy away from its feedback. In
-# centred UNA $V(x)$ is, for each response, the mean of $s - r$ over the *other* responses of the prompt, without
+# The paper prints Eq. 9 and 10 with the opposite sign, which would push the policy away from its feedback. Centred
+# UNA computes $V(x)$ for each response: the mean of $s - r$ over the *other* responses of the prompt, without
 # gradient.
 
 
@@ -363,7 +367,7 @@ scores, thumbs = torch.tensor(row.scores), torch.tensor(as_thumbs.labels)
 
 
 def by_library(logps, ref, scores=scores):
-    """The same from METHODS, which take log-probs by name."""
+    """The same from METHODS, whose losses take log-probs by name."""
     one = {"logps": logps, "ref_logps": ref, "beta": BETA}
     pair = {"chosen_logps": logps[[chosen]], "rejected_logps": logps[[rejected]]}
     pair |= {"ref_chosen_logps": ref[[chosen]], "ref_rejected_logps": ref[[rejected]], "beta": BETA}
@@ -387,7 +391,7 @@ for where, shift in (("at step 0", [0.0, 0.0]), ("elsewhere", [-0.7, 0.4])):
 # %% [markdown]
 # ## 7. One step
 #
-# What a loss wants is in its derivative by the log-probabilities. For the two losses on scores, as
+# The derivative of a loss by the log-probabilities shows what the loss wants. For the two losses on scores, as
 # $\partial r / \partial \log \pi = \beta$:
 #
 # $$
@@ -406,9 +410,9 @@ for method in by_library(packed, packed):
     print(f"{method:<15} descent moves  {moves}")
 
 # %% [markdown]
-# Three methods raise the better response and lower the worse one. `una-score` raises **both**. Its residual at step
-# 0 is $-s$, and both scores are positive; that one of them is poor *for this prompt* it does not see. In
-# `una-centred` each response is held against the other one.
+# Three methods raise the better response and lower the worse one. `una-score` raises **both**. Its residual at step 0
+# is $-s$, and both scores are positive. It cannot see that one of them is poor *for this prompt*. `una-centred`
+# compares each response with the other one.
 
 # %% tags=["check"]
 logps = packed.clone().requires_grad_()
@@ -422,13 +426,13 @@ shifted = by_library(logps, packed, scores + 10)
 (raw_shifted,) = torch.autograd.grad(shifted["una-score"].sum(), logps)
 (centred_shifted,) = torch.autograd.grad(shifted["una-centred"].sum(), logps)
 check.close("all scores + 10: una-centred's gradient is the same", centred_shifted, centred, tol=1e-5)
-check.differs("all scores + 10: una-score's is not", raw_shifted, raw, by=1.0)
+check.differs("all scores + 10: una-score's gradient changes", raw_shifted, raw, by=1.0)
 known = [METHODS[name].shift_invariant for name in ("una-centred", "una-score")]
-check.true("the registry has it: shift_invariant", known == [True, False], str(known))
+check.true("the registry agrees: shift_invariant", known == [True, False], str(known))
 
 # %% [markdown]
-# The rest is backpropagation into whatever the policy is made of. In the table it is one line: with
-# $\pi = \text{softmax}(\ell)$ the prompt's row and $g_b$ the derivative for response $y_b$,
+# The rest is backpropagation into the policy's parameters. In the table it is one line. Let
+# $\pi = \text{softmax}(\ell)$ be the prompt's row and $g_b$ the derivative for response $y_b$:
 #
 # $$\frac{\partial L}{\partial \ell_k} = \sum_b g_b \left( [y_b = k] - \pi_k \right).$$
 
@@ -455,7 +459,7 @@ for method in g:
     (truth,) = torch.autograd.grad(loss, logits)
     check.close(f"{method}: ∂L/∂ℓ by hand = autograd", slope(g[method]), truth)
 picked_only = torch.zeros(6).double().index_add(0, columns, g["una-score"])
-check.differs("una-score without the −π_k", picked_only, slope(g["una-score"]), by=0.1)
+check.differs("una-score without the −π_k: another gradient", picked_only, slope(g["una-score"]), by=0.1)
 
 # %% [markdown]
 # The optimizer is AdamW. Its first step moves every coordinate by the learning rate $\eta$ against the sign of its
@@ -463,13 +467,13 @@ check.differs("una-score without the −π_k", picked_only, slope(g["una-score"]
 #
 # $$\Delta = -\eta\, \frac{d}{|d| + 10^{-8}}$$
 #
-# So a step of the table can be done by hand and held against `Trainer.step`. Here is the step, on both policies and
-# with both losses on scores.
+# So a step of the table can be computed by hand and compared with `Trainer.step`. Here is the step, on both policies
+# and with both losses on scores.
 
 
 # %%
 def trainer(policy, method, **settings):
-    """The library's loop for one method on scores; the rest of the settings is left at its defaults."""
+    """The library's trainer for one method on scores; all other settings keep their defaults."""
     config = Config(method=method, hyper={"beta": BETA}, **settings)
     return Trainer(policy, {"scores": METHODS[method].loss}, config)
 
@@ -489,10 +493,10 @@ for method in ("una-centred", "una-score"):
             print(f"    {y:<8} score {s:.2f}   log π {old:8.4f} -> {new:8.4f}   reward {BETA * (new - old):+.4f}")
 
 # %% [markdown]
-# `una-centred` has widened the gap: its loss depends on nothing else, so that every small step downhill does, whatever
-# the policy is made of. In the table `una-score` has narrowed it, and even lowers the better response: probabilities
-# sum to one, and what the rare one gains is taken from the frequent one. In the LM, where responses share weights, what
-# each gains depends on its base as well.
+# `una-centred` has widened the gap. Its loss depends only on the gap, so a small descent step must widen it, for any
+# policy. In the table `una-score` has narrowed the gap, and even lowers the better response. Probabilities sum to
+# one: what the rare response gains is taken from the frequent one. In the LM the responses share weights. There
+# `una-score` raises the worse response most and hardly moves the better one.
 
 # %% tags=["check"]
 for method in g:
@@ -505,10 +509,12 @@ better, worse = chosen, rejected
 for name in policies:
     moved = after["una-centred", name][1]
     evidence = f"{moved[better]:+.4f} and {moved[worse]:+.4f}"
-    check.true(f"{name}, una-centred: the better one gains on the worse", moved[better] > moved[worse], evidence)
+    check.true(f"{name}, una-centred: the gap widens", moved[better] > moved[worse], evidence)
     moved = after["una-score", name][1]
     evidence = f"{moved[better]:+.4f} and {moved[worse]:+.4f}"
-    check.true(f"{name}, una-score: what gains is weighed by its score", scores.double() @ moved.double() > 0, evidence)
+    check.true(
+        f"{name}, una-score: the score-weighted change is positive", scores.double() @ moved.double() > 0, evidence
+    )
 up, down = after["una-centred", "table"][1][[better, worse]].tolist()
 check.true("table, una-centred: better up, worse down", up > 0 > down, f"{up:+.4f} and {down:+.4f}")
 up, down = after["una-score", "table"][1][[worse, better]].tolist()
@@ -517,12 +523,12 @@ check.true("table, una-score: worse up, better down", up > 0 > down, f"{up:+.4f}
 # %% [markdown]
 # ## 8. All steps: the exact optimum
 #
-# Where do the steps lead? The aim is the policy that maximises (UNA Eq. 3)
+# Where do the steps lead? The objective is to maximise (UNA Eq. 3)
 #
 # $$J(\pi) = \mathbb{E}_{y \sim \pi}\, s(x, y) - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref}).$$
 
 # %% [markdown]
-# That policy is known in closed form (UNA Eq. 4 solved for $\pi$):
+# The maximiser is known in closed form (UNA Eq. 4 solved for $\pi$):
 #
 # $$\pi^*(y \mid x) = \frac{\pi_\text{ref}(y \mid x)\, e^{s(x, y)/\beta}}{Z(x)}, \qquad
 # Z(x) = \sum_y \pi_\text{ref}(y \mid x)\, e^{s(x, y)/\beta}$$
@@ -545,11 +551,12 @@ for y, column in enumerate(likeliest[0].tolist()):
     )
 
 # %% [markdown]
-# What a policy falls short of the optimum is its regret, and that is a KL:
+# The regret of a policy is its distance from the optimum in $J$. It is a KL:
 #
 # $$J(\pi^*) - J(\pi) = \beta\, \text{KL}(\pi \,\|\, \pi^*)$$
 #
-# In the table it is a sum over 6 responses, in the LM's world over 3,906: computed, not estimated.
+# It is a sum over 6 responses in the table and over 3,906 in the LM's world. Both are computed exactly, not
+# estimated.
 
 # %% tags=["check"]
 lm_world = SequenceWorld(ref_next, world.scores, BETA, length=toysteer.LENGTH)
@@ -565,9 +572,9 @@ for name, exact, tol in (("table", table_world, 1e-12), ("LM's world", lm_world,
 #
 # $$\beta \log \frac{\pi^*}{\pi_\text{ref}} = s - \beta \log Z(x)$$
 #
-# At the optimum the implicit reward is the score *less one number per prompt*. With $V(x) = \beta \log Z(x)$ every
-# residual is 0. Nobody has to know $Z$: the mean of $s - r_\theta$ over other responses is that number. Without $V(x)$
-# every residual is $-\beta \log Z(x)$, so $\pi^*$ is not where `una-score` rests.
+# At the optimum the implicit reward is the score *minus one number per prompt*. With $V(x) = \beta \log Z(x)$ every
+# residual is 0. Nobody has to know $Z$: at the optimum the mean of $s - r_\theta$ over other responses is that
+# number. Without $V(x)$ every residual is $-\beta \log Z(x)$, so $\pi^*$ is not where `una-score` rests.
 
 # %% tags=["check"]
 flat = {
@@ -581,19 +588,19 @@ check.close("at π*: una-centred's loss is 0", METHODS["una-centred"].loss(**fla
 offset = (BETA * table_world.log_partition)[groups]
 check.close("at π*: una-score with baseline β·log Z is 0", METHODS["una-score"].loss(**flat, baseline=offset), 0.0)
 check.close("at π*: una-score without is (β·log Z)²", METHODS["una-score"].loss(**flat), offset**2)
-check.differs("at π*: so una-score is not at rest", METHODS["una-score"].loss(**flat), 0.0, by=0.5)
+check.differs("at π*: una-score is not at rest", METHODS["una-score"].loss(**flat), 0.0, by=0.5)
 
 # %% [markdown]
-# **Where does `una-score` end, then?** Let the responses be drawn from $\pi_\text{ref}$ and write
-# $u = \log \frac{\pi}{\pi_\text{ref}}$. The loss $\mathbb{E}_{\pi_\text{ref}} (\beta u - s)^2$ has its minimum
-# under the constraint $\mathbb{E}_{\pi_\text{ref}} e^u = 1$ where, with a multiplier $c(x)$ for each prompt,
+# **Where does `una-score` end, then?** Let the responses be sampled from $\pi_\text{ref}$ and write
+# $u = \log \frac{\pi}{\pi_\text{ref}}$. The loss is $\mathbb{E}_{\pi_\text{ref}} (\beta u - s)^2$, under the
+# constraint $\mathbb{E}_{\pi_\text{ref}} e^u = 1$. With a multiplier $c(x)$ for each prompt, its minimum satisfies
 #
 # $$\beta u - s = c(x)\, e^u.$$
 #
-# Averaged over $\pi_\text{ref}$ the right side is $c$: it is the mean residual. A free $V(x)$ would make it 0, and
-# $c = 0$ is $\pi^*$. Without it, and with positive scores, $c < 0$: each reward falls short of its score in
-# proportion to $\pi / \pi_\text{ref}$, the good ones' most. For a given $c$ the equation is solved by Lambert's $W$;
-# $c$ itself is found by bisection.
+# Averaged over $\pi_\text{ref}$ the right side is $c$, so $c$ is the mean residual. A free $V(x)$ would make it 0,
+# and $c = 0$ is $\pi^*$. Without $V(x)$, and with positive scores, $c < 0$. Each reward falls short of its score in
+# proportion to $\pi / \pi_\text{ref}$, most for the good responses. For a given $c$ Lambert's $W$ solves the
+# equation. Bisection finds $c$.
 
 
 # %%
@@ -616,7 +623,7 @@ for name in worlds:
     print(f"{name:<6} regret of π_ref {start[name]:.4f}, where una-score ends {floor[name]:.4f}, of π* 0")
 
 # %% [markdown]
-# The library's `fixed_point` asks the same of any loss: it minimises a population loss over all policies of a table.
+# The library's `fixed_point` does the same for any loss: it minimises a population loss over all policies of a table.
 
 
 # %% tags=["check"]
@@ -628,14 +635,14 @@ def population(logps):
 
 found = fixed_point(population, table_world.ref_logps)
 check.close("where una-score ends = fixed_point(una-score)", ends["table"], found, tol=1e-8)
-check.differs("and that is not π*", found.exp(), table_world.optimum.exp(), by=0.03)
+check.differs("the end of una-score is not π*", found.exp(), table_world.optimum.exp(), by=0.03)
 
 # %% [markdown]
 # ## 9. All steps, taken
 #
-# Now the same `Trainer`, many times. The data are responses drawn from $\pi_\text{ref}$ with their scores. The table
-# has one row per prompt with 100 responses, each as often as its hundredths say, so a batch of the four rows *is*
-# the expectation. The LM has rows of 16 draws, and takes four rows a step.
+# Now the same `Trainer` takes many steps. The data are responses sampled from $\pi_\text{ref}$ with their scores. The
+# table has one row per prompt with 100 responses. Each response appears as often as its probability in hundredths, so
+# a batch of the four rows *is* the expectation. The LM has rows of 16 samples, and uses four rows per step.
 
 # %%
 LR = {"table": 0.1, "LM": 3e-3}
@@ -682,12 +689,12 @@ for (name, method), (at, regrets, _) in curves.items():
 end = {key: regrets[-1] for key, (_, regrets, _) in curves.items()}
 check.close("table, una-centred: the regret goes to 0", end["table", "una-centred"], 0.0, tol=1e-7)
 check.close("table, una-score: to the computed end", end["table", "una-score"], floor["table"], tol=1e-5)
-check.differs("table, una-score: which is not 0", end["table", "una-score"], 0.0, by=0.01)
+check.differs("table, una-score: the computed end is not 0", end["table", "una-score"], 0.0, by=0.01)
 
 ratio = {method: end["LM", method] / start["LM"] for method in ("una-centred", "una-score")}
 less, more = ratio["una-centred"], ratio["una-score"]
-check.true("LM, una-centred: most is gone", less < 0.5, f"{less:.2f} left")
-check.true("LM, una-score: more is left", more > less + 0.1, f"{more:.2f} left")
+check.true("LM, una-centred: less than half the regret is left", less < 0.5, f"{less:.2f} left")
+check.true("LM, una-score: more regret is left", more > less + 0.1, f"{more:.2f} left")
 
 # %%
 colour = {"una-centred": figures.PALETTE["vermilion"], "una-score": figures.PALETTE["blue"]}
@@ -716,9 +723,9 @@ plt.show()
 
 # %% [markdown]
 # The dotted lines were computed before any training. In the table `una-centred` goes to 0 and `una-score` to its
-# line. (It passes below the line first: what it descends on is not the regret.) The LM does the same less
-# exactly, on samples and in few steps. What does `una-centred` still lack there? Its regret
-# $\beta \sum_y \pi \log (\pi / \pi^*)$ can be split into responses that some row has shown and all others:
+# line. (It passes below the line first, because its loss is not the regret.) The LM approaches its ends less exactly:
+# it sees samples and takes few steps. What is left of the regret of `una-centred` there? The regret
+# $\beta \sum_y \pi \log (\pi / \pi^*)$ splits into two parts: responses that some row has shown, and all others.
 
 # %% tags=["check"]
 shown = torch.zeros_like(ref_logps, dtype=torch.bool)
@@ -731,42 +738,43 @@ print(f"regret {inside + outside:.4f}: {inside:.4f} on those, {outside:.4f} on t
 mass = {}
 for name, policy in (("π_ref", ref_logps), ("una-centred", logps), ("π*", lm_world.optimum)):
     mass[name] = (policy.exp() * ~shown).sum(1).mean()
-    print(f"    mass on the others, {name:<12} {mass[name]:.4f}")
-check.close("the two parts are the regret", inside + outside, end["LM", "una-centred"], tol=1e-6)
+    print(f"    mass on the others: {name:<12} {mass[name]:.4f}")
+check.close("the two parts sum to the regret", inside + outside, end["LM", "una-centred"], tol=1e-6)
 evidence = f"{mass['una-centred']:.4f} > {mass['π*']:.4f}"
-check.true("too much mass on what no row showed", mass["una-centred"] > mass["π*"], evidence)
+check.true("too much mass on unseen responses", mass["una-centred"] > mass["π*"], evidence)
 
 # %% [markdown]
 # ## What we learned
 #
-# - A prompt can stand once for all its responses. The mask keeps them apart: *packed = padded*; with a causal mask
-#   the second response is scored wrongly: *a causal mask: the second response is not*.
-# - The tiny LM and the table go through the same `collate`, `sequence_logprobs`, `Policy`, losses and `Trainer`:
-#   *LM: sequence_logprobs = the plain way*, *Trainer.step = AdamW by hand*.
+# - A prompt can stand once for all its responses. The mask keeps the responses apart: *packed = padded*. With a
+#   causal mask the second response is scored wrongly: *causal mask: the second response changes*.
+# - The tiny LM and the table go through the same `collate`, `sequence_logprobs`, `Policy`, losses and `Trainer`: *LM:
+#   sequence_logprobs = the plain way*, *Trainer.step = AdamW by hand*.
 # - Before the first step the implicit reward is exactly 0: *the implicit reward at step 0 is bitwise 0*.
 # - A method is a few lines on log-probabilities: *at step 0*, *elsewhere*.
 # - UNA's score loss, Eq. 10, reads positive scores as "raise everything": *table, una-score: worse up, better down*.
-#   With $V(x)$ an offset in the scores does nothing: *all scores + 10*.
-# - With $V(x)$ the steps end at $\pi^*$: *table, una-centred: the regret goes to 0*. Without it they end at another
-#   policy, which can be computed before training: *table, una-score: to the computed end*.
+#   With $V(x)$ an offset in the scores has no effect: *all scores + 10*.
+# - With $V(x)$ the steps in the table end at $\pi^*$: *table, una-centred: the regret goes to 0*. Without it they end
+#   at another policy, which can be computed before training: *table, una-score: to the computed end*.
 #
 # ## Limits
 #
-# - One world, one seed, one $\beta$, settings that were not tuned. It shows where two losses end; it does not rank
-#   methods. That takes seeds, intervals and a grid for each method: `una-ref compare`.
-# - `una-score` is off by $\beta \log Z(x)$ and by nothing else: *una-score with baseline β·log Z is 0*. Where the
-#   scores are such that $Z(x) = 1$ it ends at $\pi^*$. Scores in $[0, 1]$ are not: they make $Z(x) > 1$.
-# - The responses were drawn from $\pi_\text{ref}$ once. Of those never drawn the data say nothing: *too much mass on
-#   what no row showed*. With `UNA_REF_SCALE=full`, more rows and more steps, both curves of the LM come closer to
-#   their ends.
-# - A large model's responses cannot be listed, so it has no exact regret; and in bfloat16 two layouts agree only to
-#   its rounding. The calls are the same.
+# - This is one world, one seed, one $\beta$, and settings that were not tuned. It shows where two losses end; it does
+#   not rank methods. A ranking takes seeds, intervals and a grid for each method: `una-ref compare`.
+# - `una-score` is off by $\beta \log Z(x)$ and by nothing else: *una-score with baseline β·log Z is 0*. It ends at
+#   $\pi^*$ for scores with $Z(x) = 1$. Scores in $[0, 1]$ have $Z(x) > 1$ unless all are 0.
+# - The responses were sampled from $\pi_\text{ref}$ once. The data say nothing about responses that were never
+#   sampled: *too much mass on unseen responses*. `UNA_REF_SCALE=full` uses more rows and more steps. Then both curves
+#   of the LM come closer to their ends.
+# - A large model's responses cannot be listed, so it has no exact regret. In bfloat16 two layouts agree only up to
+#   rounding. The calls are the same.
 #
 # ## Exercises
 #
 # Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
 #
-# **1.** Three responses of 4, 2 and 3 tokens, EOS counted, stand behind a prompt of 5 tokens. Write down `until`.
+# **1.** Three responses have 4, 2 and 3 tokens, EOS included. They stand behind a prompt of 5 tokens. Write down
+# `until`.
 
 # %%
 mine = ...  # a list
@@ -776,8 +784,8 @@ if mine is not ...:
     check.close("exercise 1", mine, truth)
 
 # %% [markdown]
-# **2.** Which number $c$, taken off both scores of our row, gives `una-score` at step 0 the direction of
-# `una-centred`? By which factor do the two gradients then differ?
+# **2.** Subtract a number $c$ from both scores of our row, so that `una-score` at step 0 has the direction of
+# `una-centred`. Which $c$? By which factor do the two gradients then differ?
 
 # %%
 mine = ...  # (c, the factor by which una-centred's gradient is larger)
@@ -788,7 +796,8 @@ if mine is not ...:
     check.close("exercise 2", mine[1] * raw, centred, tol=1e-6)
 
 # %% [markdown]
-# **3.** For which $\beta$ does $\pi^*$ give the right answer to our prompt 99 % in the table? Find it to three digits.
+# **3.** For which $\beta$ does $\pi^*$ give the correct answer to our prompt a probability of 99 % in the table? Find
+# it to three digits.
 
 # %%
 mine = ...  # β
@@ -800,12 +809,12 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** The bodies laid out have 3, 1 and 2 tokens: `[11] * 5 + [8] * 3 + [9] + [11] * 2`.
+# **1.** Without their last tokens the responses have 3, 1 and 2 tokens: `[11] * 5 + [8] * 3 + [9] + [11] * 2`.
 #
-# **2.** `(scores.mean(), 2)`. With two responses, $s - \bar s$ is half of $s - s'$: the mean over both contains the
-# response itself, the leave-one-out mean does not.
+# **2.** `(scores.mean(), 2)`. With two responses, $s - \bar s$ is half of $s - s'$. The mean over both contains the
+# response itself; the leave-one-out mean does not.
 #
-# **3.** The smaller $\beta$, the more of it; bisection on the probability:
+# **3.** The probability rises as $\beta$ falls, so bisection finds it:
 #
 # ```python
 # low, high = 0.05, BETA

@@ -7,22 +7,22 @@
 # ---
 
 # %% [markdown]
-# # Why does the best policy have one ratio for all responses, and why another one for each prompt?
+# # Why does the best policy have one ratio for all responses, and another ratio for each prompt?
 #
-# Notebook 00 ended with a policy's regret, $J(\pi^*) - J(\pi) = \beta\,\text{KL}(\pi \,\|\, \pi^*)$, and used without a
-# proof that it is never negative. UNA proves it, and with it everything it says about rewards and policies, from one
-# inequality about two lists of numbers. This notebook proves the inequality twice, looks at what zeros do to it, and
-# puts a policy in. One word of UNA's conclusion does not survive: *constant*.
+# Notebook 00 ended with a policy's regret, $J(\pi^*) - J(\pi) = \beta\,\text{KL}(\pi \,\|\, \pi^*)$. It used without
+# proof that the regret is never negative. UNA derives this, and its results on rewards and policies, from one
+# inequality about two lists of numbers. This notebook proves the inequality twice, examines zeros, and inserts a
+# policy. One word of UNA's conclusion fails: *constant*.
 #
 # **Claim** (UNA Prop. 1, Eq. 11). For non-negative $a_1, \dots, a_n$ with sum $a$ and $b_1, \dots, b_n$ with sum $b$,
 #
 # $$\sum_i a_i \log \frac{a_i}{b_i} \;\ge\; a \log \frac ab,$$
 #
-# with equality if and only if all ratios $a_i / b_i$ are the same number $\lambda$. From this UNA concludes (Eq. 13,
-# 14) that the RLHF objective is largest where $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r/\beta}$, "where $\lambda$ is
-# a constant". (The ratio that Prop. 1 calls $\lambda$ is $1/\lambda$ in Eq. 14.)
+# with equality if and only if all ratios $a_i / b_i$ are the same number $\lambda$. From this UNA concludes
+# (Eq. 13, 14) where the RLHF objective is largest: at $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r/\beta}$, "where
+# $\lambda$ is a constant". (The ratio that Prop. 1 calls $\lambda$ is $1/\lambda$ in Eq. 14.)
 #
-# Codes like EU3 are entries of the ledger of what the papers say and what of it is true: `una-ref claims EU3`.
+# The ledger records what the papers claim and which claims hold. Ids like EU3 are its entries: `una-ref claims EU3`.
 #
 # **Needs.** Notebook 00 for $J$, $\pi_\text{ref}$ and $\pi^*$; derivatives, and what a convex function is.
 
@@ -45,8 +45,8 @@ plt = figures.pyplot()
 # %% [markdown]
 # ## The statement in numbers
 #
-# UNA Eq. 11 compares a sum of logarithms with the logarithm of the sums. Here is a pair of lists, and beside it a
-# second list $a$ with the same sum whose ratios are all equal:
+# UNA Eq. 11 compares a sum of logarithms with the logarithm of the sums. Here is a pair of lists. Beside it is a
+# second list $a$ with the same sum and equal ratios:
 
 # %%
 a = torch.tensor([2.0, 3.0, 5.0, 1.0])
@@ -71,13 +71,13 @@ sums = lists.sum(-1)
 gaps = (lists[0] * (lists[0] / lists[1]).log()).sum(-1) - sums[0] * (sums[0] / sums[1]).log()
 check.true("UNA Eq. 11: left >= right for 10,000 pairs of lists", (gaps > 0).all(), f"smallest gap {gaps.min():.4f}")
 check.close("equal ratios: left = right", *both_sides(proportional, b))
-check.differs("other ratios: not", *both_sides(a, b), by=1.0)
+check.differs("unequal ratios: left > right", *both_sides(a, b), by=1.0)
 
 # %% [markdown]
 # ## First proof: two terms, then one more, then one more
 #
-# **Two terms.** Keep the sums $a$ and $b$ fixed. Write $a_1 = a\,t$ and $b_1 = b\,s$ with $t$ and $s$ between 0 and 1.
-# The left side less the right side is
+# **Two terms.** Keep the sums $a$ and $b$ fixed. Write $a_1 = a\,t$ and $b_1 = b\,s$ with $t$ and $s$ between 0
+# and 1. The left side minus the right side is
 #
 # $$a\, G(t), \qquad G(t) = t \log \frac ts + (1 - t) \log \frac{1 - t}{1 - s}.$$
 
@@ -96,12 +96,12 @@ check.true("G''(t) = 1/(t(1 − t))", sp.simplify(curvature - 1 / (t * (1 - t)))
 
 # %% [markdown]
 # $G'' > 0$ between 0 and 1, so $G$ is strictly convex. At $t = s$ it touches 0 with slope 0, so everywhere else it is
-# above 0. And $t = s$ says $a_1 / b_1 = a_2 / b_2$. That is the whole proposition for two terms.
+# above 0. And $t = s$ means $a_1 / b_1 = a_2 / b_2$. That is the whole proposition for two terms.
 #
-# **One more term.** Merge two terms into one, $a_{n-1} + a_n$ over $b_{n-1} + b_n$. By the case of two terms this can
-# only lower the left side, and the sums $a$ and $b$ stay. Merge on, until one term is left: $a \log \frac ab$. So the
-# inequality for $n$ terms follows from that for $n - 1$, and so does its equality: no merger may cost anything, so all
-# ratios are equal. In numbers, on the list above:
+# **One more term.** Merge two terms into one, $a_{n-1} + a_n$ over $b_{n-1} + b_n$. By the case of two terms this
+# never raises the left side. The sums $a$ and $b$ stay. Merge on, until one term is left: $a \log \frac ab$. So the
+# inequality for $n$ terms follows from that for $n - 1$. The equality case follows too: no merger may lower the sum,
+# so all ratios are equal. In numbers, on the list above:
 
 # %%
 merged_a, merged_b, steps = a, b, []
@@ -118,21 +118,21 @@ while True:
 # %% tags=["check"]
 left, right = both_sides(a, b)
 check.true("every merger lowers the sum", all(x > y for x, y in zip(steps, steps[1:], strict=False)))
-check.close("it begins at the left side and ends at the right side", [steps[0], steps[-1]], [left, right])
+check.close("the sums run from the left side to the right side", [steps[0], steps[-1]], [left, right])
 same = proportional[-2:]
 pair, single = (same * (same / b[-2:]).log()).sum(), same.sum() * (same.sum() / b[-2:].sum()).log()
-check.close("where two ratios are equal, merging them costs nothing", pair, single)
+check.close("merging two equal ratios leaves the sum unchanged", pair, single)
 
 # %% [markdown]
 # ## Second proof: a convex function (the paper's, App. B)
 #
-# Jensen's inequality, UNA Eq. 18, says it for any convex $\varphi$ and positive weights $p_i$ (UNA calls them $a_i$):
+# Jensen's inequality is UNA Eq. 18. For any convex $\varphi$ and positive weights $p_i$ (UNA calls them $a_i$),
 #
 # $$\frac{\sum_i p_i\, \varphi(x_i)}{\sum_i p_i} \;\ge\; \varphi\!\left( \frac{\sum_i p_i x_i}{\sum_i p_i} \right).$$
 #
-# Why is it true? A convex function lies above each of its tangents. Take the tangent at the mean $m$ of the $x_i$. The
-# mean of the tangent's values is $\varphi(m)$, and the function's values are above. For $\varphi(x) = x \log x$, which
-# is the function of App. B, what lies between the function and its tangent is
+# Why is it true? A convex function lies above each of its tangents. Take the tangent at the mean $m$ of the $x_i$.
+# The mean of the tangent's values is $\varphi(m)$, and the function's values are above. App. B uses
+# $\varphi(x) = x \log x$. For it the distance between the function and its tangent is
 #
 # $$\varphi(x) - \varphi(m) - \varphi'(m)(x - m) = x \log \frac xm - x + m = m\, f\!\left(\frac xm\right),
 # \qquad f(w) = w \log w - w + 1.$$
@@ -146,9 +146,9 @@ f = w * sp.log(w) - w + 1
 # %% tags=["check"]
 check.true("φ'' = 1/x, so φ is convex for x > 0", sp.diff(phi, x, 2) == 1 / x, "sympy: 1/x")
 nothing = sp.simplify(sp.expand_log(above_tangent - m * f.subs(w, x / m), force=True))
-check.true("above the tangent lies m·f(x/m)", nothing == 0, "sympy: 0")
+check.true("φ minus its tangent is m·f(x/m)", nothing == 0, "sympy: 0")
 point, least = sp.solve(sp.diff(f, w), w), f.subs(w, 1)
-check.true("f has its minimum, 0, at w = 1 alone", point == [1] and least == 0, f"f' = 0 at {point}, f(1) = {least}")
+check.true("f has its only minimum, 0, at w = 1", point == [1] and least == 0, f"f' = 0 at {point}, f(1) = {least}")
 
 ratios, weights = a / b, b / b.sum()
 mean = (weights * ratios).sum()
@@ -156,11 +156,11 @@ jensen = (weights * ratios * ratios.log()).sum(), mean * mean.log()
 evidence = f"{jensen[0]:.4f} > {jensen[1]:.4f}"
 check.true("UNA Eq. 18 in numbers: mean of φ >= φ of the mean", jensen[0] > jensen[1], evidence)
 of_library = (weights * mean * DIVERGENCES["reverse_kl"].f((ratios / mean).log())).sum()
-check.close("they differ by the mean of m·f(x/m), f the library's reverse KL", jensen[0] - jensen[1], of_library)
+check.close("the gap is the mean of m·f(x/m), f the library's reverse KL", jensen[0] - jensen[1], of_library)
 
 # %% [markdown]
-# The log-sum inequality is Jensen's for the points $x_i = a_i / b_i$ with the weights $b_i$. UNA Eq. 19 does it in five
-# lines:
+# The log-sum inequality is Jensen's for the points $x_i = a_i / b_i$ with the weights $b_i$. UNA Eq. 19 shows it in
+# five lines:
 #
 # $$
 # \sum_i a_i \log \frac{a_i}{b_i}
@@ -185,10 +185,10 @@ print("  ".join(f"{value:.6f}" for value in lines))
 
 # %% tags=["check"]
 check.close("UNA Eq. 19: the first four expressions are equal", torch.stack(lines[:4]), lines[0])
-check.true("UNA Eq. 19: then comes the inequality", lines[3] > lines[4], f"{lines[3]:.4f} > {lines[4]:.4f}")
-check.close("UNA Eq. 19: and the last two are a·log(a/b)", torch.stack(lines[4:]), right)
+check.true("UNA Eq. 19: the fourth is above the fifth", lines[3] > lines[4], f"{lines[3]:.4f} > {lines[4]:.4f}")
+check.close("UNA Eq. 19: the last two are a·log(a/b)", torch.stack(lines[4:]), right)
 wrong = a.sum() * ((a / a.sum()) * phi_of(a / b)).sum()
-check.differs("with weights a instead of b the first line is lost", wrong, lines[0], by=1.0)
+check.differs("weights a instead of b: not the left side", wrong, lines[0], by=1.0)
 
 # %% [markdown]
 # ## Zeros
@@ -196,32 +196,32 @@ check.differs("with weights a instead of b the first line is lost", wrong, lines
 # Prop. 1 allows "non-negative numbers", and probabilities can be zero. Three cases:
 #
 # - $a_i = 0 < b_i$: the term is $\lim_{x \to 0} x \log x = 0$. The ratio is 0, so equality needs all $a_i = 0$.
-# - $a_i > 0 = b_i$: the term is $+\infty$. The inequality says nothing, and no $\lambda$ fits.
+# - $a_i > 0 = b_i$: the term is $+\infty$. The inequality holds trivially, and no $\lambda$ fits.
 # - $a_i = b_i = 0$: the term is 0 and the ratio is undefined. Such a term belongs in neither sum.
 #
 # So "the ratios are equal for all $i$" means: for all $i$ with $b_i > 0$, and $a_i = 0$ where $b_i = 0$ (EU18). For
-# policies: a response that $\pi_\text{ref}$ never gives, no optimum gives.
+# policies: a response with probability 0 under $\pi_\text{ref}$ has probability 0 under the optimum.
 
 # %% tags=["check"]
 check.true("x·log x → 0", sp.limit(phi, x, 0, "+") == 0, "sympy: limit 0")
 with_zeros = kl(torch.tensor([[0.0, 1.0]]).log(), torch.tensor([[0.5, 0.5]]).log())
 check.close("a_i = 0 < b_i: the sum is finite, here log 2", with_zeros, math.log(2))
 infinite = kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[1.0, 0.0]]).log())
-check.true("a_i > 0 = b_i: it is infinite", infinite.item() == math.inf, f"{infinite.item()}")
+check.true("a_i > 0 = b_i: the sum is infinite", infinite.item() == math.inf, f"{infinite.item()}")
 neither = kl(torch.tensor([[0.5, 0.5, 0.0]]).log(), torch.tensor([[0.2, 0.8, 0.0]]).log())
 without = kl(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[0.2, 0.8]]).log())
-check.close("a_i = b_i = 0: it is as if the term were not there", neither, without)
+check.close("a_i = b_i = 0: the term changes nothing", neither, without)
 
 # %% [markdown]
 # ## A policy goes in
 #
-# Two prompts, four responses each, $\beta = 1$. For each prompt let
+# Take two prompts with four responses each, and $\beta = 1$. For each prompt let
 #
 # $$a_y = \pi(y \mid x), \qquad b_y = \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}.$$
 #
-# The $a_y$ sum to 1. The sum of the $b_y$ has a name, the partition function
-# $Z(x) = \sum_y \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}$. The objective of RLHF is the left side of Eq. 11 with
-# a minus sign:
+# The $a_y$ sum to 1. The sum of the $b_y$ is the partition function
+# $Z(x) = \sum_y \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}$. The RLHF objective is $-\beta$ times the left side
+# of Eq. 11:
 #
 # $$
 # J(\pi; x) = \sum_y \pi\, r - \beta \sum_y \pi \log \frac{\pi}{\pi_\text{ref}}
@@ -249,25 +249,27 @@ check.close("log Z by hand = log_partition", Z.log(), log_partition(ref_logps, r
 #
 # $$J(\pi; x) \;\le\; -\beta \cdot 1 \cdot \log \frac{1}{Z(x)} = \beta \log Z(x).$$
 #
-# It holds for each prompt by itself, and the paper's expectation over prompts only averages it.
+# It holds for each prompt separately. The paper's expectation over prompts only averages it.
 
 # %% tags=["check"]
 room = BETA * Z.log() - J
-check.true("UNA Eq. 13: J <= β·log Z(x) for every policy and prompt", (room >= 0).all(), f"least room {room.min():.4f}")
+check.true(
+    "UNA Eq. 13: J <= β·log Z(x) for every policy and prompt", (room >= 0).all(), f"smallest gap {room.min():.4f}"
+)
 world = TableWorld(ref_logps, rewards, BETA)
 to_optimum = torch.stack([kl(p, world.optimum) for p in policies])
-check.close("the room is β·KL(π‖π*), the regret", room, BETA * to_optimum)
+check.close("the gap is β·KL(π‖π*), the regret", room, BETA * to_optimum)
 
 # %% [markdown]
-# ## Where it is equal: one ratio in a prompt, not one for all
+# ## Where equality holds: one ratio per prompt, not one for all
 #
 # Equality in Eq. 11 needs equal ratios, which is UNA Eq. 14:
 #
 # $$\frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}} = \frac1\lambda.$$
 #
-# The inequality was used once for each prompt, so the ratios have to be equal *within a prompt*. The number is fixed by
-# the sum, $1 = \sum_y \pi = Z(x) / \lambda$. So $\lambda = \lambda(x) = Z(x)$, and UNA's "$\lambda$ is a constant"
-# holds only if $Z(x)$ is the same for all prompts (EU3). Here it is not:
+# The inequality was used once for each prompt, so the ratios have to be equal *within a prompt*. The sum fixes the
+# number: $1 = \sum_y \pi = Z(x) / \lambda$. So $\lambda = \lambda(x) = Z(x)$. UNA's "$\lambda$ is a constant" holds
+# only if $Z(x)$ is the same for all prompts (EU3). Here it is not:
 
 # %%
 one_ratio = world.optimum.exp() / b
@@ -278,18 +280,19 @@ for x, name in enumerate(("Z of the first", "Z of the second")):
     print(f"one λ for both, {name}: the rows sum to {sums[0]:.3f} and {sums[1]:.3f}")
 
 # %% tags=["check"]
-check.close("UNA Eq. 14: within a prompt one ratio, 1/Z(x)", one_ratio, (1 / Z)[:, None].expand(2, 4))
+check.close("UNA Eq. 14: one ratio within a prompt, 1/Z(x)", one_ratio, (1 / Z)[:, None].expand(2, 4))
 check.close("λ(x) = Z(x): both rows are distributions", (b / Z[:, None]).sum(-1), 1.0)
 constant = torch.linspace(0.5, 8.0, 1000)  # every λ that could fit either prompt
 worst = (b.sum(-1) / constant[:, None] - 1).abs().amax(-1)
-check.true("EU3: no constant λ makes both a distribution", worst.min() > 0.2, f"best λ is off by {worst.min():.3f}")
+check.true("no constant λ makes both a distribution (EU3)", worst.min() > 0.2, f"best λ is off by {worst.min():.3f}")
 
 # %% [markdown]
-# **What would one $\lambda$ be right for?** For somebody who may choose the prompts as well. Let the unknown be a joint
-# distribution $\pi(x, y)$ and compare it with $\rho(x)\, b_y(x)$, where $\rho$ is the distribution of the prompts. Now
+# **Which problem has a single $\lambda$?** One in which the prompts may be chosen as well. Let the unknown be a joint
+# distribution $\pi(x, y)$. Compare it with $\rho(x)\, b_y(x)$, where $\rho$ is the distribution of the prompts. Now
 # Eq. 11 is used once, over all pairs $(x, y)$, with one ratio for all. The bound is $\beta \log \mathbb{E}_x Z(x)$,
-# which is larger. It is reached by asking the profitable prompts more often. A policy cannot do that, so its bound is
-# $\mathbb{E}_x\, \beta \log Z(x)$. (The first is larger than the second by Jensen's inequality once more.)
+# which is larger. The maximiser reaches it by asking prompts with a large $Z(x)$ more often. A policy cannot do that,
+# so its bound is $\mathbb{E}_x\, \beta \log Z(x)$. (By Jensen's inequality the first bound is never smaller than the
+# second.)
 
 # %%
 rho = torch.tensor([0.5, 0.5])
@@ -303,15 +306,15 @@ print(f"bound for a policy     E β·log Z = {BETA * (rho * Z.log()).sum():.4f}"
 for_policy = BETA * (rho * Z.log()).sum()
 check.close("one λ over all pairs reaches β·log E Z", value, BETA * (rho * Z).sum().log())
 check.close("π* reaches E β·log Z", (rho * objective(world.optimum, ref_logps, rewards, BETA)).sum(), for_policy)
-check.differs("and these are two numbers", value, for_policy, by=0.02)
+check.differs("the two bounds differ", value, for_policy, by=0.02)
 
 # %% [markdown]
 # ## The picture
 #
-# One point for each response: across, its ratio $\pi / b$; up, $\varphi$ of it; its area is the weight $b / Z$. The
-# policy is a poor one, written down for the picture. The diamond is the weighted mean of the points. It lies above the
-# curve, and $Z$ times its height above the curve is the KL to $\pi^*$. To be optimal all points must slide into the
-# star. The stars of the two prompts stand at two places.
+# Each response is one point. Its x-coordinate is the ratio $\pi / b$, its y-coordinate is $\varphi$ of the ratio, and
+# its area is the weight $b / Z$. The policy is a poor one, chosen for the picture. The diamond is the weighted mean
+# of the points. It lies above the curve. $Z$ times its height above the curve is the KL to $\pi^*$. For the optimal
+# policy all points coincide with the star. The stars of the two prompts stand at different places.
 
 # %%
 poor = torch.tensor([[0.6, 0.1, 0.25, 0.05], [0.3, 0.1, 0.1, 0.5]]).log()
@@ -343,19 +346,19 @@ figures.save(fig, "01_log_sum_inequality")
 plt.show()
 
 # %% tags=["check"]
-check.close("Z × the drawn gap = KL(π‖π*)", Z * (height - phi_of(star)), kl(poor, world.optimum))
-check.close("the mean of the points stands above 1/Z(x)", (weight * ratio).sum(-1), star)
+check.close("Z × the plotted gap = KL(π‖π*)", Z * (height - phi_of(star)), kl(poor, world.optimum))
+check.close("the mean of the points has x-coordinate 1/Z(x)", (weight * ratio).sum(-1), star)
 
 # %% [markdown]
 # ## What we learned
 #
-# - The log-sum inequality is true, and has two short proofs: merging two terms never raises the sum (*every merger
-#   lowers the sum*), and $x \log x$ is convex (*UNA Eq. 19*).
-# - Zeros need a word: where $b_i = 0$, $a_i$ must be 0, or the sum is infinite: *a_i > 0 = b_i*.
-# - With a policy in it, the inequality is the upper bound on the RLHF objective: *UNA Eq. 13*; what a policy lacks is
-#   $\beta$ times a KL: *the room is β·KL(π‖π\*)*.
-# - The bound is reached where $\pi / (\pi_\text{ref}\, e^{r/\beta})$ is one number in each prompt, $1/Z(x)$: *UNA Eq.
-#   14*. It is not one number for all prompts: *no constant λ makes both a distribution*.
+# - The log-sum inequality is true, and has two short proofs. Merging two terms never raises the sum: *every merger
+#   lowers the sum*. And $x \log x$ is convex: *UNA Eq. 19*.
+# - Zeros need a condition: where $b_i = 0$, $a_i$ must be 0, or the sum is infinite: *a_i > 0 = b_i*.
+# - With a policy inserted, the inequality is the upper bound on the RLHF objective: *UNA Eq. 13*. The gap to the
+#   bound is $\beta$ times a KL: *the gap is β·KL(π‖π\*)*.
+# - The bound is reached where $\pi / (\pi_\text{ref}\, e^{r/\beta})$ is one number in each prompt, $1/Z(x)$: *UNA
+#   Eq. 14*. It is not one number for all prompts: *no constant λ makes both a distribution*.
 #
 # What the ledger says of it (`una-ref claims EU3`):
 
@@ -366,7 +369,7 @@ Markdown(markdown([CLAIMS["EU3"]]))
 # ## Limits
 #
 # - The proof by merging is for finitely many terms. Jensen's inequality also covers countably many, as long as
-#   $b = \sum b_i$ is finite. UNA's App. C wants to force this with a function $f(x)$; notebook 03 shows that $f$
+#   $b = \sum b_i$ is finite. UNA's App. C wants to ensure this with a function $f(x)$. Notebook 03 shows that $f$
 #   cannot.
 # - Nothing here says how to find $\pi^*$, or how hard it is to know $Z(x)$. That is notebook 02.
 #
@@ -374,8 +377,8 @@ Markdown(markdown([CLAIMS["EU3"]]))
 #
 # Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
 #
-# **1.** Which number $c$, taken off all rewards of the second prompt, gives both prompts the same $\lambda$? (In UNA's
-# App. C this number is called $f(x)$.)
+# **1.** Which number $c$, subtracted from all rewards of the second prompt, gives both prompts the same $\lambda$?
+# (UNA's App. C calls this number $f(x)$.)
 
 # %%
 mine = ...  # a number
@@ -397,7 +400,7 @@ if mine is not ...:
     check.close("exercise 2", first.sum() * kl(mine[0].log()[None], mine[1].log()[None])[0], left - right)
 
 # %% [markdown]
-# **3.** Among all lists $b$ with sum 10, which makes the left side of Eq. 11 smallest for `first`, and how small?
+# **3.** Among all lists $b$ with sum 10, which one minimises the left side of Eq. 11 for `first`? How small is it?
 
 # %%
 mine = ...  # (b, the smallest left side)
@@ -413,12 +416,12 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** `BETA * (Z[1] / Z[0]).log()`. Taking $c$ off the rewards divides $Z$ by $e^{c / \beta}$.
+# **1.** `BETA * (Z[1] / Z[0]).log()`. Subtracting $c$ from the rewards divides $Z$ by $e^{c / \beta}$.
 #
-# **2.** `(first / first.sum(), second / second.sum())`: both lists, normalised. The right side takes off exactly what
-# the sums contribute.
+# **2.** `(first / first.sum(), second / second.sum())`: both lists, normalised. The right side subtracts exactly the
+# contribution of the sums.
 #
-# **3.** `(10 * first / first.sum(), first.sum() * (first.sum() / 10).log())`. The right side of Eq. 11 does not depend
-# on how $b$ is shared out, and equal ratios reach it.
+# **3.** `(10 * first / first.sum(), first.sum() * (first.sum() / 10).log())`. The right side of Eq. 11 depends on $b$
+# only through its sum. Equal ratios reach it.
 #
 # </details>

@@ -9,10 +9,10 @@
 # %% [markdown]
 # # When is β·log(π/π_ref) the reward?
 #
-# Notebook 02 ended with the reward read off the optimal policy,
-# $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z(x)$, and with $Z(x)$ being hard to know at small $\beta$.
-# UNA's answer is to leave it out. This notebook asks what is then claimed, when it is true, and what the two letters
-# $f(x)$ and $c$ of the general form can and cannot do.
+# Notebook 02 ended with the reward computed from the optimal policy,
+# $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z(x)$. It also showed that $Z(x)$ is hard to estimate at
+# small $\beta$. UNA omits $Z(x)$. This notebook asks what UNA then claims and when the claim is true. It also asks
+# what the two symbols $f(x)$ and $c$ of the general form can and cannot do.
 #
 # **Claim** (UNA Eq. 6, Sec. 3, App. C). "Given the classical RLHF objective, the optimal policy is induced by"
 #
@@ -96,11 +96,11 @@ check.true("reading 1: J = 0, symbolically", sp.simplify(earned - paid) == 0, "s
 own = torch.stack([objective(p, world.ref_logps, implicit(p), BETA) for p in policies])
 check.close("reading 1: J = 0 for 200 policies", own, 0.0)
 given = torch.stack([objective(p, world.ref_logps, ratings, BETA) for p in policies])
-check.differs("with the ratings as the reward, policies do differ", given.amax(0), given.amin(0), by=0.5)
+check.differs("with the ratings as the reward, J differs between policies", given.amax(0), given.amin(0), by=0.5)
 
 # %% [markdown]
-# **Reading 2: the reward is given, and its optimum $\pi^*$ has it as implicit reward.** Notebook 02 says by how much
-# this fails: by $\beta \log Z(x)$, for every response of the prompt alike.
+# **Reading 2: the reward is given, and it is the implicit reward of its optimum $\pi^*$.** By notebook 02 this fails
+# by $\beta \log Z(x)$, the same for every response of the prompt.
 
 # %%
 missing = ratings - implicit(world.optimum)
@@ -108,34 +108,34 @@ print("r − β·log π*/π_ref\n", missing)
 print("β·log Z(x)", BETA * world.log_partition)
 
 # %% tags=["check"]
-check.close("reading 2: what is missing is β·log Z(x)", missing, (BETA * world.log_partition)[:, None].expand(3, 5))
-check.differs("reading 2: it is not 0", missing, 0.0, by=0.8)
+check.close("reading 2: the difference is β·log Z(x)", missing, (BETA * world.log_partition)[:, None].expand(3, 5))
+check.differs("reading 2: the difference is not 0", missing, 0.0, by=0.8)
 
 # %% [markdown]
-# **What holds: every policy is the best one for its own implicit reward.** Freeze a policy $\pi_0$, take
-# $r_0 = \beta \log \frac{\pi_0}{\pi_\text{ref}}$ as a *given* reward, and search. Since
-# $\pi_\text{ref}\, e^{r_0 / \beta} = \pi_0$, its $Z(x)$ is 1, its optimum is $\pi_0$, and its largest $J$ is 0. So the
-# claim is true of exactly the rewards with $Z(x) = 1$ (CU1).
+# **What holds: every policy is optimal for its own implicit reward.** Freeze a policy $\pi_0$ and take
+# $r_0 = \beta \log \frac{\pi_0}{\pi_\text{ref}}$ as a *given* reward. Since
+# $\pi_\text{ref}\, e^{r_0 / \beta} = \pi_0$, its $Z(x)$ is 1, its optimum is $\pi_0$, and its largest $J$ is 0. So
+# the claim is true of exactly the rewards with $Z(x) = 1$ (CU1).
 
 # %% tags=["check"]
 for name, frozen in (("a random policy", policies[0]), ("another", policies[1]), ("π*", world.optimum)):
     its_own = TableWorld(world.ref_logps, implicit(frozen), BETA)
     check.close(f"{name}: its implicit reward has Z(x) = 1", its_own.log_partition, 0.0)
-    check.close(f"{name}: and has it as the optimum", its_own.optimum, frozen)
+    check.close(f"{name}: it is the optimum of its implicit reward", its_own.optimum, frozen)
 fits = TableWorld(world.ref_logps, ratings - (BETA * world.log_partition)[:, None], BETA)
 check.close("ratings − β·log Z(x) are the implicit reward of their optimum", implicit(fits.optimum), fits.rewards)
 
 # %% [markdown]
-# ## λ, and how likely it is to be 1
+# ## λ, and whether it can be 1
 #
-# UNA gets there from the equality condition, Eq. 14 (notebook 01):
+# UNA starts from the equality condition, Eq. 14 (notebook 01):
 # $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r / \beta}$. Solved for $r$ this is UNA Eq. 15:
 #
 # $$r(x, y) = \beta \log \frac{\lambda\, \pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
 # = \beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)} + \beta \log \lambda,$$
 #
-# "$= \beta \log \frac{\pi}{\pi_\text{ref}}$ when $\lambda = 1$". But $\lambda$ is not ours to choose. It is $Z(x)$,
-# which the reward decides.
+# "$= \beta \log \frac{\pi}{\pi_\text{ref}}$ when $\lambda = 1$". But $\lambda$ cannot be chosen. It is $Z(x)$, which
+# the reward determines.
 
 # %%
 lam = (world.ref_logps + ratings / BETA - world.optimum).exp()
@@ -144,10 +144,10 @@ print("λ = π_ref·e^(r/β)/π*\n", lam)
 # %% tags=["check"]
 check.close("UNA Eq. 14: λ(x) = Z(x), for every response", lam, world.log_partition.exp()[:, None].expand(3, 5))
 check.close("UNA Eq. 15 with λ(x): the ratings", implicit(world.optimum) + BETA * lam.log(), ratings)
-check.differs("UNA Eq. 15 with λ = 1: not", implicit(world.optimum), ratings, by=0.8)
+check.differs("UNA Eq. 15 with λ = 1: not the ratings", implicit(world.optimum), ratings, by=0.8)
 
 # %% [markdown]
-# With Eq. 14 put into the upper bound, UNA Eq. 16 reads
+# With Eq. 14 inserted into the upper bound, UNA Eq. 16 reads
 #
 # $$
 # \beta\, \mathbb{E}_x \log \mathbb{E}_{\pi_\text{ref}} e^{r / \beta}
@@ -174,19 +174,19 @@ print("β·log of the mean Z", round(float(BETA * lam[:, 0].mean().log()), 4))
 check.close("UNA Eq. 16: its first four lines, for each prompt", torch.stack(eq16), eq16[0].expand(4, 3))
 reached = objective(best, world.ref_logps, ratings, BETA).mean()
 check.close("the bound that π* reaches is E β·log Z(x)", eq16[-1].mean(), reached)
-check.differs("it is not β·log of one λ = E Z(x)", BETA * lam[:, 0].mean().log(), reached, by=0.1)
-check.differs("and not 0", reached, 0.0, by=0.4)
+check.differs("the bound is not β·log of one λ = E Z(x)", BETA * lam[:, 0].mean().log(), reached, by=0.1)
+check.differs("the bound is not 0", reached, 0.0, by=0.4)
 
 # %% [markdown]
-# **Can ratings between 0 and 1 have $\lambda = 1$?** No: with $r \ge 0$ each $e^{r / \beta}$ is at least 1, and their
-# mean is above 1 as soon as one rating is above 0. Some rewards have to be negative. (From notebook 02,
-# $\mathbb{E}_{\pi_\text{ref}} r \le \beta \log Z \le \max r$, so $Z = 1$ needs
+# **Can ratings between 0 and 1 have $\lambda = 1$?** No. With $r \ge 0$ each $e^{r / \beta}$ is at least 1. Their
+# mean is above 1 as soon as one rating is above 0. Some rewards have to be negative. (By notebook 02,
+# $\mathbb{E}_{\pi_\text{ref}} r \le \beta \log Z \le \max r$. So $Z = 1$ needs
 # $\mathbb{E}_{\pi_\text{ref}} r \le 0 \le \max r$.) For 200 prompts with random ratings:
 
 # %%
 many_ref = torch.randn(200, 8, generator=generator).log_softmax(-1)
 many = torch.rand(200, 8, generator=generator)
-print("β·log Z(x), by UNA Sec. 3 equal to 0")
+print("β·log Z(x), equal to 0 by UNA Sec. 3")
 for b in (0.03, 0.3, 1.0):
     value = b * log_partition(many_ref, many, b)
     print(f"    β {b:<5} mean {value.mean():.2f}   from {value.min():.2f} to {value.max():.2f}")
@@ -205,8 +205,7 @@ check.true(
 # %% [markdown]
 # ## Does f(x) help?
 #
-# Appendix C repeats the derivation with a function $f(x)$ that nobody has specified. UNA Eq. 20 adds and takes off
-# $f(x)$:
+# Appendix C repeats the derivation with an unspecified function $f(x)$. UNA Eq. 20 adds and subtracts $f(x)$:
 #
 # $$
 # J(\pi) = \beta\, \mathbb{E}_\pi \left[ -\log \frac{\pi}{\pi_\text{ref}\, e^{r / \beta}} \right]
@@ -232,11 +231,11 @@ for f in some_f:
 
 # %% tags=["check"]
 truth = objective(policies[0], world.ref_logps, ratings, BETA)
-check.close("UNA Eq. 20: J, whatever f is", torch.stack([eq20(f) for f in some_f]), truth.expand(3, 3))
+check.close("UNA Eq. 20: the same J for three choices of f", torch.stack([eq20(f) for f in some_f]), truth.expand(3, 3))
 check.differs("UNA Eq. 20 without + f/β: not J", eq20(some_f[1]) - some_f[1], truth, by=1.0)
 
 # %% [markdown]
-# UNA Eq. 21 puts the log-sum inequality in. The bound has $f$ twice, and the two cancel:
+# UNA Eq. 21 applies the log-sum inequality. The bound contains $f$ twice, and the two cancel:
 #
 # $$J(\pi) \;\le\; \beta \log \mathbb{E}_{\pi_\text{ref}} e^{(r - f) / \beta} + f(x) \;=\; \beta \log Z(x).$$
 
@@ -245,7 +244,9 @@ bounds = torch.stack([BETA * log_partition(world.ref_logps, ratings - f[:, None]
 print("the bound for three choices of f\n", bounds)
 
 # %% tags=["check"]
-check.close("UNA Eq. 21: the bound is β·log Z(x), whatever f is", bounds, (BETA * world.log_partition).expand(3, 3))
+check.close(
+    "UNA Eq. 21: the bound is β·log Z(x) for three choices of f", bounds, (BETA * world.log_partition).expand(3, 3)
+)
 check.true("UNA Eq. 21: no policy is above it", all((given <= bound + 1e-12).all() for bound in bounds))
 
 # %% [markdown]
@@ -265,30 +266,30 @@ print("π*/(π_ref·e^((r − f)/β))\n", ratio)
 
 # %% tags=["check"]
 check.close("UNA Eq. 22: one ratio in each prompt", ratio / ratio[:, :1], 1.0)
-check.differs("UNA Eq. 22: not one for all prompts", ratio[:, 0] / ratio[0, 0], 1.0, by=1.0)
+check.differs("UNA Eq. 22: not one ratio for all prompts", ratio[:, 0] / ratio[0, 0], 1.0, by=1.0)
 again = implicit(world.optimum) + f[:, None] + BETA * lam_f.log()[:, None]
 check.close("UNA Eq. 23 with λ(x): the ratings", again, ratings)
 
 # %% [markdown]
-# And UNA Eq. 24 is Eq. 16 with $f$:
+# UNA Eq. 24 is Eq. 16 with $f$:
 #
 # $$
 # \beta\, \mathbb{E}_x \left\{ \log \mathbb{E}_{\pi_\text{ref}} e^{(r - f) / \beta} + \frac{f(x)}{\beta} \right\}
 # = \mathbb{E}_x \left\{ \beta \log \lambda + f(x) \right\},
 # $$
 #
-# printed as $\beta \log \lambda + \mathbb{E}_x f(x)$. With $\lambda(x)$ the logarithm stays inside, and the sum is
-# again the mean of $\beta \log Z(x)$.
+# printed as $\beta \log \lambda + \mathbb{E}_x f(x)$. With $\lambda(x)$ the logarithm stays inside. The sum is again
+# the mean of $\beta \log Z(x)$.
 
 # %% tags=["check"]
 left = (BETA * log_partition(world.ref_logps, ratings - f[:, None], BETA) + f).mean()
 check.close("UNA Eq. 24 with λ(x)", left, (BETA * lam_f.log() + f).mean())
 check.close("UNA Eq. 24: its value is E β·log Z(x)", left, (BETA * world.log_partition).mean())
 one = lam_f.mean()
-check.differs("UNA Eq. 24 with one λ, the mean: not", BETA * one.log() + f.mean(), left, by=0.1)
+check.differs("UNA Eq. 24 with one λ, the mean: not E β·log Z(x)", BETA * one.log() + f.mean(), left, by=0.1)
 
 # %% [markdown]
-# What ties $\lambda$ to $f$ is that probabilities sum to one, UNA Eq. 25:
+# Probabilities sum to one, which links $\lambda$ to $f$, UNA Eq. 25:
 #
 # $$1 = \sum_y \pi(y \mid x) = \frac{\sum_y \pi_\text{ref}\, e^{r / \beta}}{\lambda\, e^{f(x) / \beta}}
 # = \frac{Z(x)}{\lambda\, e^{f(x) / \beta}}
@@ -304,14 +305,14 @@ check.true("UNA Eq. 25: λ·e^(f/β) = Z(x), symbolically", rest == 0, "sympy: 0
 check.close("UNA Eq. 25 in numbers", f + BETA * lam_f.log(), BETA * world.log_partition)
 
 # %% [markdown]
-# Here UNA meets DPO again: Eq. 23 with Eq. 25 *is* DPO's Eq. 4. The general form is right, as long as nothing in it is
-# free (CU2). With a constant $\lambda$ only one $f$ will do, $f(x) = \beta \log Z(x)$ less a constant; with an $f$ of
-# our choice $\lambda$ must vary with the prompt.
+# Here UNA agrees with DPO: Eq. 23 with Eq. 25 *is* DPO's Eq. 4. The general form is right, as long as nothing in it
+# is free (CU2). With a constant $\lambda$ only one $f$ fits: $f(x) = \beta \log Z(x)$ minus a constant. With an $f$
+# of our choice $\lambda$ must vary with the prompt.
 #
 # ## What can be known
 #
-# **$f$ and $c$ apart: never.** Take $a$ from one and give it to the other: $(f + a,\; \lambda\, e^{-a / \beta})$ is the
-# same policy (EU5).
+# **$f$ and $c$ separately: never.** Add $a$ to one and subtract it from the other:
+# $(f + a,\; \lambda\, e^{-a / \beta})$ is the same policy (EU5).
 
 # %%
 mixed = world.log_partition[1].exp()
@@ -324,30 +325,31 @@ for f_, lam_ in ((0.0, mixed), (BETA * mixed.log(), 1.0), (2.0, mixed * math.exp
 
 # %% tags=["check"]
 check.close("three choices of (f, λ) are one policy, π*", torch.stack(rows), world.optimum[1].exp().expand(3, 5))
-check.differs("f = 0 and λ = 1 are no policy", (ref[1] * (ratings[1] / BETA).exp()).sum(), 1.0, by=1.0)
+check.differs("f = 0 and λ = 1: not a policy", (ref[1] * (ratings[1] / BETA).exp()).sum(), 1.0, by=1.0)
 
 # %% [markdown]
-# **The reward from the policy: up to a number per prompt.** DPO calls two rewards equivalent if and only if they differ
-# by an $f(x)$. UNA's App. A objects that a "rigorous proof cannot be provided", only that such rewards have the same
-# optimal policy. The converse takes one line. If $r$ and $r'$ have the same $\pi^*$, subtract Eq. 4 from Eq. 4:
+# **The reward from the policy: up to a number per prompt.** DPO calls two rewards equivalent if and only if they
+# differ by an $f(x)$. UNA's App. A objects that a "rigorous proof cannot be provided", only that such rewards have
+# the same optimal policy. The converse takes one line. If $r$ and $r'$ have the same $\pi^*$, subtract Eq. 4 for $r'$
+# from Eq. 4 for $r$:
 #
 # $$r - r' = \beta \log Z(x) - \beta \log Z'(x),$$
 #
-# in which no $y$ is left. So policies with the support of $\pi_\text{ref}$ and rewards up to $f(x)$ are in one-to-one
-# correspondence. What each kind of feedback tells:
+# which does not depend on $y$. So policies with the support of $\pi_\text{ref}$ correspond one-to-one to rewards up
+# to $f(x)$. What each kind of feedback determines:
 #
 # | known | the reward is known | Z(x) is known |
 # | --- | --- | --- |
 # | the policy $\pi^*$ | up to $f(x)$ | no |
 # | pairs, however many | up to $f(x)$ | no |
-# | scores, or one score per prompt and $\pi^*$ | wholly | yes |
+# | scores, or one score per prompt and $\pi^*$ | completely | yes |
 #
 # The implicit reward of $\pi^*$ is the one reward among all $r + f(x)$ that has $Z(x) = 1$.
 
 # %% tags=["check"]
 shift = torch.randn(3, 1, generator=generator)
 moved = TableWorld(world.ref_logps, ratings + shift, BETA)
-check.close("r and r + f(x) have one optimum", moved.optimum, world.optimum)
+check.close("r and r + f(x) have the same optimum", moved.optimum, world.optimum)
 difference = moved.rewards - ratings
 check.close(
     "one optimum: the rewards differ by β·log Z' − β·log Z",
@@ -367,9 +369,9 @@ check.differs("a change within a prompt moves the optimum", bent.optimum.exp(), 
 # Take $\pi_\text{ref}(y) = 2^{-y}$ for $y = 1, 2, \dots$ and $r = y$. The terms are
 # $e^{-f / \beta}\, (e^{1 / \beta} / 2)^y$:
 #
-# - at $\beta = 1$ the sum is infinite for every $f$;
-# - at $\beta = 2$ it is finite for every $f$, also for $f = 0$, although $r$ has no maximum at all;
-# - and a reward that has a maximum has a finite sum, since $Z(x) \le e^{\max r / \beta}$.
+# - At $\beta = 1$ the sum is infinite for every $f$.
+# - At $\beta = 2$ it is finite for every $f$, even for $f = 0$, although $r$ has no maximum at all.
+# - A reward that has a maximum has a finite sum, since $Z(x) \le e^{\max r / \beta}$.
 
 # %%
 y = torch.arange(1, 2001)
@@ -383,17 +385,17 @@ for b in (1.0, 2.0):
 k, f_s = sp.symbols("k", integer=True, positive=True), sp.symbols("f", real=True)
 term = sp.exp((k - f_s) / beta) / 2**k
 growth = sp.simplify(term.subs(k, k + 1) / term)
-check.true("the growth from term to term has no f in it", f_s not in growth.free_symbols, f"sympy: {growth}")
-check.true("at β = 1 it is above 1, at β = 2 below", growth.subs(beta, 1) > 1 > growth.subs(beta, 2))
+check.true("the growth per term does not depend on f", f_s not in growth.free_symbols, f"sympy: {growth}")
+check.true("the growth per term is above 1 at β = 1, below 1 at β = 2", growth.subs(beta, 1) > 1 > growth.subs(beta, 2))
 limit = math.exp(0.5) / 2 / (1 - math.exp(0.5) / 2)
 check.close("β = 2, f = 0: the sum is finite", (-y * math.log(2) + y / 2).exp().sum(), limit)
 check.true("Z(x) <= e^(max r/β)", (BETA * world.log_partition <= ratings.amax(-1)).all())
 
 # %% [markdown]
-# With $\lambda = 1$, which the rest of the paper uses, the restriction is worse than needless (CU3). Then $f(x)$ has to
-# be $\beta \log Z(x)$, and that is *below* $\max r$. The picture: what the "probabilities"
-# $\pi_\text{ref}\, e^{(r - f) / \beta}$ of a prompt sum to, against $f$. On a logarithmic axis each prompt is a
-# straight line of slope $-1/\beta$. It is a policy where the sum is 1.
+# The rest of the paper uses $\lambda = 1$. Then $f(x)$ has to be $\beta \log Z(x)$, and that is *below* $\max r$. So
+# the restriction is not only unnecessary but excludes the right $f$ (CU3). The figure plots the sum of the
+# "probabilities" $\pi_\text{ref}\, e^{(r - f) / \beta}$ of a prompt against $f$. On a logarithmic axis each prompt is
+# a straight line of slope $-1/\beta$. It is a policy where the sum is 1.
 
 # %%
 INK = figures.INK
@@ -431,9 +433,9 @@ figures.save(fig, "03_implicit_reward")
 plt.show()
 
 # %% [markdown]
-# No line is at 1 where $f = 0$ (squares): for ratings between 0 and 1 the paper's special case is not a policy for any
-# prompt. Nor is any line at 1 where it is dotted. And the three dots are at three places, so that no constant $c$
-# serves all three.
+# No line is at 1 where $f = 0$ (squares). For ratings between 0 and 1 the paper's special case is not a policy for
+# any prompt. Nor is any line at 1 where it is dotted. The three dots are at three places, so no constant $c$ fits all
+# three.
 
 # %% tags=["check"]
 drawn = lambda f: (ref * ((ratings - f[:, None]) / BETA).exp()).sum(-1)  # noqa: E731
@@ -449,24 +451,24 @@ check.true(
     str([round(v, 2) for v in drawn(most).tolist()]),
 )
 spread = BETA * (log_z.max() - log_z.min())
-check.true("the dots are apart: no constant serves all", spread > 0.5, f"by {spread:.2f}")
+check.true("the dots differ: no constant fits all prompts", spread > 0.5, f"by {spread:.2f}")
 
 # %% [markdown]
 # ## So when can f = c = 0 hold?
 #
-# When the rewards themselves have been moved so that $Z(x) = 1$. Four ways to try, each judged by where the regression
-# of UNA Eq. 10 on the moved rewards ends,
+# It holds when a baseline $b$ has been subtracted from the rewards so that $Z(x) = 1$. Here are four baselines. Each
+# is judged by the end of the regression of UNA Eq. 10 on the shifted rewards,
 # $\min_\pi \mathbb{E}_{y \sim \pi_\text{ref}} (\beta \log \frac{\pi}{\pi_\text{ref}} + b - r)^2$:
 #
 # - $b = 0$: the paper's special case;
-# - $b = c$: the best constant, which Sec. 7 wants to estimate by a moving average;
+# - $b = c$: one constant, fitted to minimise the same loss (Sec. 7 proposes a moving average for $c$);
 # - $b = f(x) > \max r$: App. C;
 # - $b = \beta \log Z(x)$, or any $V(x)$ that is learned for each prompt.
 
 # %%
 ways = {
     "b = 0": 0.0,
-    "b = c, the best one": "constant",
+    "b = c, least loss": "constant",
     "b = max r + 0.1": most[:, None] + 0.1,
     "b = β·log Z(x)": (BETA * log_z)[:, None],
     "b = V(x), learned": "prompt",
@@ -481,44 +483,47 @@ for name, each in behind.items():
 
 # %% tags=["check"]
 check.close("b = β·log Z(x) ends at π*", behind["b = β·log Z(x)"], 0.0, tol=1e-9)
-check.close("b = V(x) ends at π*, without knowing Z", behind["b = V(x), learned"], 0.0, tol=1e-9)
-for name in ("b = 0", "b = c, the best one", "b = max r + 0.1"):
-    check.differs(f"{name} does not", behind[name].mean(), 0.0, by=0.01)
-base, constant = behind["π_ref"], behind["b = c, the best one"]
+check.close("b = V(x) ends at π*, with Z unknown", behind["b = V(x), learned"], 0.0, tol=1e-9)
+for name in ("b = 0", "b = c, least loss", "b = max r + 0.1"):
+    check.differs(f"{name} does not end at π*", behind[name].mean(), 0.0, by=0.01)
+base, constant = behind["π_ref"], behind["b = c, least loss"]
 check.true("c helps the easy and the mixed prompt", (constant < behind["b = 0"])[:2].all())
 check.true(
-    "c leaves the hard one behind π_ref, and with it the mean", constant[2] > base[2] and constant.mean() > base.mean()
+    "c: regret above π_ref's on the hard prompt and in the mean",
+    constant[2] > base[2] and constant.mean() > base.mean(),
 )
-hard = ends["b = c, the best one"][2].exp()
+hard = ends["b = c, least loss"][2].exp()
 up = hard > ref[2]
 check.true(
-    "there one response is raised, the others are lowered",
+    "hard prompt: one response is raised, the others are lowered",
     up.sum() == 1,
     f"from {ref[2][up].item()} to {hard.max():.2f}",
 )
-c = (ref * (ratings - implicit(ends["b = c, the best one"]))).sum(-1).mean()  # the c that fits this policy best
-check.true("less c the hard prompt's ratings are all negative", (ratings[2] < c).all(), f"c = {c:.2f}")
+c = (ref * (ratings - implicit(ends["b = c, least loss"]))).sum(-1).mean()  # the c that fits this policy best
+check.true("hard prompt: all ratings minus c are negative", (ratings[2] < c).all(), f"c = {c:.2f}")
 
 # %% [markdown]
-# One constant did more harm than none here. It helps the prompts that it fits. For the hard one it turns all ratings
-# negative, which says "lower everything". A policy cannot do that. It lowers all responses but one, and puts the mass
-# there. (Where the moved rewards have $Z(x) < 1$ the regression has several minima; these are the ones that
-# $\pi_\text{ref}$ leads to.)
+# The fitted constant has a higher mean regret here than $b = 0$: 0.0948 against 0.0184. $b = 0$ is a constant too. So
+# the constant with the least loss is not the constant with the least regret. The fitted constant helps the easy and
+# the mixed prompt. For the hard prompt it makes all ratings negative, which says "lower everything". A policy cannot
+# lower everything. It lowers all responses but one, and moves the mass there. (Where the shifted rewards have
+# $Z(x) < 1$ the regression can have several minima. These are the ones that descent from $\pi_\text{ref}$ reaches.)
 #
 # ## What we learned
 #
-# - If the reward is the judged policy's own implicit reward, $J = 0$ for every policy: *reading 1*. If the reward is
-#   given, it is the implicit reward of its optimum plus $\beta \log Z(x)$: *reading 2*.
+# - Let the reward be the judged policy's own implicit reward. Then $J = 0$ for every policy: *reading 1*. A given
+#   reward is the implicit reward of its optimum plus $\beta \log Z(x)$: *reading 2*.
 # - "$r = \beta \log \pi / \pi_\text{ref}$" is true of the rewards with $Z(x) = 1$ and no others: *its implicit reward
-#   has Z(x) = 1*. Ratings in $[0, 1]$ are not among them: *β·log Z(x) > 0, at every β*.
-# - The largest $J$ is $\mathbb{E}_x\, \beta \log Z(x)$; neither 0 nor the logarithm of one $\lambda$: *UNA Eq. 16*.
-# - $f(x)$ changes neither the objective nor the bound: *UNA Eq. 20*, *UNA Eq. 21*. Of $f$ and $\beta \log \lambda$ only
-#   the sum means something: *three choices of (f, λ)*.
-# - A policy, or any number of pairs, fixes the reward up to a number per prompt: *one optimum*.
-# - $f > \max r$ is not needed for a finite sum, and with $\lambda = 1$ it cannot be a policy: *the growth from term to
-#   term*, *at f = max r it is below 1*.
-# - $f = c = 0$ holds once a number per prompt has been taken off the rewards, $\beta \log Z(x)$, or is learned beside
-#   the policy: *b = V(x)*.
+#   has Z(x) = 1*. Ratings in $[0, 1]$ are not among them, unless all are 0: *β·log Z(x) > 0, at every β*.
+# - The largest $J$ is $\mathbb{E}_x\, \beta \log Z(x)$. It is neither 0 nor the logarithm of one $\lambda$: *UNA
+#   Eq. 16*.
+# - $f(x)$ changes neither the objective nor the bound: *UNA Eq. 20*, *UNA Eq. 21*. Of $f$ and $\beta \log \lambda$
+#   only the sum has a meaning: *three choices of (f, λ)*.
+# - A policy, or any number of pairs, determines the reward up to a number per prompt: *one optimum*.
+# - $f > \max r$ is not needed for a finite sum: *the growth per term does not depend on f*. With $\lambda = 1$ it
+#   cannot be a policy: *at f = max r it is below 1*.
+# - $f = c = 0$ holds once $\beta \log Z(x)$ has been subtracted from the rewards. A number per prompt learned beside
+#   the policy has the same end: *b = V(x)*.
 
 # %%
 Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2", "CU3")]))
@@ -526,12 +531,12 @@ Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2
 # %% [markdown]
 # ## Limits
 #
-# - The last table is three prompts and one $\beta$. Where the losses end as the rewards' offset moves, with other
-#   samplers and with $\sigma$ around the reward, is the subject of notebook 04.
-# - One-to-one holds for policies with the support of $\pi_\text{ref}$ and the KL. For divergences that allow zeros, a
-#   reward below a threshold leaves no trace in the policy (notebook 05).
-# - UNA normalises rewards before it compares them (Sec. 2.3). If it is the explicit reward that is normalised, what is
-#   said of $r$ here is true of the normalised one, whatever its range is. A $\sigma$ around the *implicit* reward makes
+# - The last table has three prompts and one $\beta$. Notebook 04 moves the rewards' offset, uses other samplers, and
+#   puts $\sigma$ around the reward.
+# - One-to-one holds for policies with the support of $\pi_\text{ref}$ and the KL. Other divergences allow zeros.
+#   There a reward below a threshold leaves no trace in the policy (notebook 05).
+# - UNA normalises rewards before it compares them (Sec. 2.3). If the explicit reward is normalised, the statements
+#   about $r$ here hold for the normalised reward, whatever its range. A $\sigma$ around the *implicit* reward makes
 #   another loss (notebook 04).
 #
 # ## Exercises
@@ -560,8 +565,8 @@ if mine is not ...:
     check.true("exercise 2, λ", mine[1] == bool((log_z_c.abs() < 1e-9).all()))
 
 # %% [markdown]
-# **3.** Thumbs: a response is rated 1 or $b$, and $\pi_\text{ref}$ gives a good one with probability $p$. For which $b$
-# is $Z(x) = 1$?
+# **3.** Binary labels (thumbs): a response is rated 1 or $b$, and $\pi_\text{ref}$ gives a good one with probability
+# $p$. For which $b$ is $Z(x) = 1$?
 
 # %%
 mine = ...  # a function of (p, beta); it may be nan where there is no such b
@@ -575,13 +580,13 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** `0.9 + implicit(world.optimum)[1] - implicit(world.optimum)[1, 1]`: one rating fixes the number that the policy
-# leaves open.
+# **1.** `0.9 + implicit(world.optimum)[1] - implicit(world.optimum)[1, 1]`: one rating determines the number that the
+# policy leaves open.
 #
 # **2.** `(BETA * world.log_partition.mean(), False)`. The mean is 0, its terms are not.
 #
 # **3.** `lambda p, beta: beta * math.log((1 - p * math.exp(1 / beta)) / (1 - p))`. It exists only for
-# $p < e^{-1 / \beta}$, 3.6 % at $\beta = 0.3$, and is below 0. For a prompt that $\pi_\text{ref}$ answers well more
-# often than that, no second rating, however low, makes $Z(x) = 1$.
+# $p < e^{-1 / \beta}$, which is 3.6 % at $\beta = 0.3$, and is negative. If $\pi_\text{ref}$ gives good responses
+# more often than that, no second rating, however low, makes $Z(x) = 1$.
 #
 # </details>
