@@ -772,8 +772,8 @@ check.true(
 )
 
 # %% [markdown]
-# With equal references the printed JS-IUPO has no gain beyond its interval. The factor $\frac{1}{1 + q}$ switches off pairs
-# whose winner the reference prefers. With an sd of 5 nats, JS-IUPO has the lower accuracy.
+# With equal references the two accuracies differ by less than the interval. The factor $\frac{1}{1 + q}$ switches off
+# pairs whose winner the reference prefers. With an sd of 5 nats, JS-IUPO has the lower accuracy.
 #
 # **Which β?** The paper finds $\beta = 0.1$ best. In this class IPO's loss is a least-squares problem with the target
 # $\frac{1}{2\beta}$ on every row. So its minimiser is proportional to $1/\beta$, and *the order it gives to responses
