@@ -31,11 +31,13 @@ import torch
 from IPython.display import Markdown
 
 from una_ref import METHODS, figures
-<<<<<<< HEAD
-from una_ref.claims import CLAIMS, example_worlds, information, markdown, sampling  # the ledger and its helpers
-=======
-from una_ref.claims import CLAIMS, information, markdown, sampling, worlds  # the ledger and the functions of its checks
->>>>>>> nba
+from una_ref.claims import (  # the ledger, functions of its checks
+    CLAIMS,
+    example_worlds,
+    information,
+    markdown,
+    sampling,
+)
 from una_ref.claims.floors import label_floors, offset_for
 from una_ref.claims.pair_loss import pair_at
 from una_ref.claims.released import released_world
@@ -128,17 +130,10 @@ check.true("line below Eq. 8: no loss for a wrong order", (-gaps.log())[1].isnan
 check.close("with σ: 0.4741 and 1.3133", pair.loss(**pair_at(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
 check.close("−log σ ends at π*", fixed_point(dpo, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
 moved = pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
-<<<<<<< HEAD
-check.close("and at any offset", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
-slope_early, slope_late = (example_worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
-check.differs("Eq. 8 as printed still pulls there", slope_late, 0 * slope_late, by=1e-3)
-check.close("and no less than at the start", slope_late, slope_early)
-=======
 check.close("−log σ ends at π* at offset 7", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
-slope_early, slope_late = (worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
+slope_early, slope_late = (example_worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
 check.differs("Eq. 8 as printed: the slope does not vanish", slope_late, 0 * slope_late, by=1e-3)
 check.close("Eq. 8 as printed: the slope is that at the start", slope_late, slope_early)
->>>>>>> nba
 
 # %% [markdown]
 # **Binary labels.** UNA Eq. 9 gives a good response the reward 1 and a bad one 0:
@@ -366,15 +361,9 @@ own = (own - own.mean()) / own.std(correction=0) / 2  # a prompt's own offset of
 at_ref = big.regret(big.ref_logps).mean().item()
 OFFSETS = [-8, -6.5, -5, -4, -3.25, -2.5, -2, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.5, 1, 1.5, 2]
 OFFSETS += [3, 4, 5, 6, 8, 10, 13, 16]
-<<<<<<< HEAD
 raw = [example_worlds.raw_regret(big, o + own) for o in OFFSETS]
 lowest_regret = [example_worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
-with_c = min(raw)  # a constant c moves the curve sideways: its best is the lowest point, wherever the scores lie
-=======
-raw = [worlds.raw_regret(big, o + own) for o in OFFSETS]
-lowest_regret = [worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
 with_c = min(raw)  # a constant c moves the curve sideways, so the best c reaches its lowest point
->>>>>>> nba
 V = BETA * big.log_partition[:, None]
 with_v = [
     big.regret(una_end(big.ref_logps, big.rewards + o + own, BETA, baseline=o + own + V - 1e-13)).mean().item()
@@ -594,11 +583,7 @@ check.true("centred: true scores teach", gains["centred, scores"] > 0.05, f"{gai
 floors = {share: label_floors(offset_for(share)) for share in (0.4, 0.6, 0.9)}
 print("good labels  UNA, BCE    KTO     UNA with V(x)")
 for share, found in floors.items():
-<<<<<<< HEAD
-    print(f"{share:9.0%}   {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['excess']):8.0e}")
-=======
-    print(f"{share:11.0%}  {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['told']):8.0e}")
->>>>>>> nba
+    print(f"{share:11.0%}  {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['excess']):8.0e}")
 
 # %% tags=["check"]
 check.true("40 % good labels: UNA ahead of KTO", floors[0.4]["bce"] < 0.5 * floors[0.4]["kto"])
@@ -609,13 +594,8 @@ V = BETA * WORLD.log_partition[:, None]
 for name in ("una-binary-mse", "una-binary-bce"):
     end = fixed_point(binary_labels(METHODS[name].loss, WORLD, mu, ups, baseline=V), WORLD.ref_logps)
     check.close(f"{name} with V(x): π*", end.exp(), WORLD.optimum.exp(), tol=1e-7)
-<<<<<<< HEAD
 end = fixed_point(binary_labels(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
-check.differs("without V(x): not", end.exp(), WORLD.optimum.exp(), by=0.05)
-=======
-end = fixed_point(thumbs(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
 check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.exp(), by=0.05)
->>>>>>> nba
 
 # %% [markdown]
 # Whether "UNA consistently outperforms KTO" thus depends on the share of good labels (CU13, CU20, CU21).

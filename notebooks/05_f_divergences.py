@@ -9,23 +9,23 @@
 # %% [markdown]
 # # What does each divergence forbid?
 #
-# Notebook 04 ended at a regression, $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$ on the reward, which finds the
-# policy that maximises reward less $\beta$ times a KL. The logarithm in it is the KL's. Here another distance takes
-# the KL's place, an $f$-divergence, and we ask what the optimal policy may then do, and what it may not.
+# Notebook 04 ended at a regression of $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$ on the reward. Its solution
+# maximises the reward minus $\beta$ times a KL. The logarithm comes from the KL. This notebook replaces the KL by
+# another $f$-divergence. It asks what the optimal policy may then do, and what it may not.
 #
-# **Claim** (UPO Theorem 3.1, mended). Each prompt has one number $\lambda(x)$ such that
+# **Claim** (UPO Theorem 3.1, corrected). Each prompt has one number $\lambda(x)$ such that
 #
 # $$r(x, y) = \beta f'\!\left(\frac{\pi^*(y|x)}{\pi_\text{ref}(y|x)}\right) + \lambda(x)
 # \qquad \text{wherever } \pi^*(y|x) > 0.$$
 #
-# (It is not UNA's $\lambda$: for the KL this $\lambda(x)$ is $\beta \log Z(x)$, and UNA's is $Z(x)$.)
+# This $\lambda$ is not UNA's. For the KL, $\lambda(x)$ here is $\beta \log Z(x)$, and UNA's $\lambda$ is $Z(x)$.
 #
-# So one curve, $f'$, is all there is to a divergence. It is the price of the next bit of mass. Where the price is
-# finite at zero, responses can be deleted; where it is bounded at the top, a good response can take most of the mass
-# however rare it was. As the paper prints the theorem and its proof, five details are wrong, and this notebook shows
-# each with a number.
+# So one curve, $f'$, describes a divergence. It is the price of the next bit of mass. If the price is finite at zero,
+# responses can be deleted. If the price is bounded at the top, a good response can take most of the mass. This holds
+# however rare the response was. The paper prints the theorem and its proof with five wrong details. This notebook shows
+# each of them with a number.
 #
-# **Needs.** Notebooks 02 and 03 (the optimum for the KL, $Z(x)$), a first course in Lagrange multipliers.
+# **Needs.** Notebooks 02 and 03 (the optimum for the KL, $Z(x)$), and a first course in Lagrange multipliers.
 
 # %%
 import math
@@ -59,8 +59,9 @@ plt = figures.pyplot()
 F64 = torch.float64
 
 # %% [markdown]
-# **The world.** Two prompts, six responses each, the first's ordered by reward. Its best response is rare
-# under $\pi_\text{ref}$, and so is its worst. The second prompt's rewards are about one unit higher, in no order.
+# **The world.** There are two prompts with six responses each. The responses of the first prompt are ordered by reward.
+# Its best response is rare under $\pi_\text{ref}$, and so is its worst. The rewards of the second prompt are about one
+# unit higher, in no order.
 
 # %%
 ref = torch.tensor([[0.05, 0.20, 0.30, 0.25, 0.12, 0.08], [0.30, 0.05, 0.25, 0.10, 0.20, 0.10]], dtype=F64)
@@ -81,12 +82,12 @@ kl_best = kl_best / kl_best.sum(-1, keepdim=True)
 j_best = (kl_best * rewards).sum(-1) - beta * (kl_best * (kl_best / ref).log()).sum(-1)
 print("π_ref  ", ref[0])
 print("π*     ", kl_best[0])
-check.close("UPO Eq. 3: objective() = reward less β·KL", objective(kl_best.log(), ref_logps, rewards, beta), j_best)
+check.close("UPO Eq. 3: objective() = reward minus β·KL", objective(kl_best.log(), ref_logps, rewards, beta), j_best)
 check.close("UPO Eq. 3: optimal_logps() = the closed form", optimal_logps(ref_logps, rewards, beta).exp(), kl_best)
 
 # %% [markdown]
-# DPO learns that policy from pairs. It reads $\beta \log(\pi/\pi_\text{ref})$ as the reward; what is missing,
-# $\beta \log Z(x)$, is the same for two responses of one prompt (UPO Eq. 4):
+# DPO learns that policy from pairs. It reads $\beta \log(\pi/\pi_\text{ref})$ as the reward. The missing term
+# $\beta \log Z(x)$ is the same for two responses of one prompt (UPO Eq. 4):
 #
 # $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta \log \frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}
 # {} - \beta \log \frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)$$
@@ -101,7 +102,7 @@ def a_pair(logps, x=0, w=5, l=2):  # noqa: E741
 
 
 h = (kl_best.log() - ref_logps)[0, 5] - (kl_best.log() - ref_logps)[0, 2]
-check.close("at π* DPO's margin is the difference of rewards", beta * h, rewards[0, 5] - rewards[0, 2])
+check.close("at π* DPO's margin is the reward difference", beta * h, rewards[0, 5] - rewards[0, 2])
 by_hand = -torch.log(torch.sigmoid(beta * h))
 check.close("UPO Eq. 4: METHODS['dpo'].loss", METHODS["dpo"].loss(**a_pair(kl_best.log()), beta=beta)[0], by_hand)
 
@@ -114,8 +115,8 @@ check.close("UPO Eq. 4: METHODS['dpo'].loss", METHODS["dpo"].loss(**a_pair(kl_be
 # w = \frac{\pi(y|x)}{\pi_\text{ref}(y|x)}$$
 #
 # Adding $c\,(w - 1)$ to $f$ adds $c \sum_y (\pi - \pi_\text{ref}) = 0$ to $D_f$. So each divergence has many
-# generators. We take the one with $f'(1) = 0$ as well: a response that has not moved then has price 0. The paper
-# writes $w \log w$ for the reverse KL, with $f'(1) = 1$.
+# generators. We take the one that also has $f'(1) = 0$. A response that has not moved then has price 0. The paper
+# writes $w \log w$ for the reverse KL, which has $f'(1) = 1$.
 
 # %%
 w, a = sp.symbols("w alpha", positive=True)
@@ -138,9 +139,9 @@ for name, slope in SLOPES.items():
     print(f"{name:<12}{slope!s:<35}{sp.diff(slope, w).subs(w, 1)!s:<8}{ends[0]!s:<9}{ends[1]}")
 
 # %% [markdown]
-# Sympy proves what a generator has to be, and total variation, $f = \frac12 |w - 1|$ with $f' = \pm\frac12$, is added
-# by hand: it has a corner at 1 and no $f''$. The library keeps them all as functions of the log-ratio
-# $u = \log w$, which is what a language model gives.
+# Sympy proves the properties of a generator. Total variation, $f = \frac12 |w - 1|$ with $f' = \pm\frac12$, is added by
+# hand. It has a corner at 1 and no $f''$ there. The library keeps all of them as functions of the log-ratio
+# $u = \log w$, because a language model gives log-ratios.
 
 # %% tags=["check"]
 at_one = [f.subs(w, 1) for f in GENERATORS.values()] + [slope.subs(w, 1) for slope in SLOPES.values()]
@@ -172,19 +173,21 @@ check.close(
 )
 
 # %% [markdown]
-# **The multiple of $w - 1$.** It leaves the divergence as it is, and so the optimum. It does not leave the number
-# $\beta f'$ as it is: two responses of one prompt cancel it, a label or a score does not. Hence $f'(1) = 0$ once
-# and for all.
+# **The multiple of $w - 1$.** It does not change the divergence, so it does not change the optimum. It does change the
+# number $\beta f'$. In a pair of responses to one prompt the change cancels. In a label or a score it does not. For
+# this reason every generator here has $f'(1) = 0$.
 
 # %% tags=["check"]
 ratio = kl_best / ref
 paper = (ref * ratio * ratio.log()).sum(-1)  # w·log w, the paper's
 ours = (ref * (ratio * ratio.log() - ratio + 1)).sum(-1)
 check.close("two generators, one divergence", paper, ours)
-check.close("which is the library's", f_divergence(kl_best.log(), ref_logps, "reverse_kl"), ours)
+check.close("f_divergence() is the same number", f_divergence(kl_best.log(), ref_logps, "reverse_kl"), ours)
 prices = beta * torch.stack([ratio.log() + 1, ratio.log()])  # β·f′ with f′(1) = 1 and with f′(1) = 0
-check.close("pairs do not see the difference", prices[0, :, 5] - prices[0, :, 2], prices[1, :, 5] - prices[1, :, 2])
-check.differs("single responses do", prices[0], prices[1], by=beta)
+check.close(
+    "pairs: the same price difference with both", prices[0, :, 5] - prices[0, :, 2], prices[1, :, 5] - prices[1, :, 2]
+)
+check.differs("single responses: another price", prices[0], prices[1], by=beta)
 
 # %% [markdown]
 # **The papers' JS** is twice the Jensen–Shannon divergence (EP10). Term by term, with $m = \frac12(p + q)$,
@@ -192,7 +195,7 @@ check.differs("single responses do", prices[0], prices[1], by=beta)
 # $$q f\!\left(\tfrac{p}{q}\right) = p \log \frac{p}{m} + q \log \frac{q}{m}, \qquad
 # \text{JSD} = \tfrac12 \text{KL}(p \,\|\, m) + \tfrac12 \text{KL}(q \,\|\, m).$$
 #
-# That matters to whoever compares $\beta$: `js` at $\beta$ is `jsd` at $2\beta$.
+# This matters when values of $\beta$ are compared: `js` at $\beta$ is `jsd` at $2\beta$.
 
 # %% tags=["check"]
 p, q = sp.symbols("p q", positive=True)
@@ -203,18 +206,22 @@ check.true("EP10: the identity, symbolically", difference == 0, f"difference {di
 one, other = torch.tensor([[0.2, 0.8]], dtype=F64).log(), torch.tensor([[0.5, 0.5]], dtype=F64).log()
 middle = ((one.exp() + other.exp()) / 2).log()
 jsd = (kl(one, middle) + kl(other, middle)) / 2
-print(f"p = (.2, .8), q = (.5, .5): the papers' D_f {float(f_divergence(one, other, 'js')):.5f}, JSD {float(jsd):.5f}")
+print(
+    f"p = (0.2, 0.8), q = (0.5, 0.5): the papers' D_f {float(f_divergence(one, other, 'js')):.5f}, JSD {float(jsd):.5f}"
+)
 check.close("D_f = 2·JSD", f_divergence(one, other, "js"), 2 * jsd)
 same = optimal_logps(ref_logps, rewards, 0.5, "js").exp(), optimal_logps(ref_logps, rewards, 1.0, "jsd").exp()
-check.close("js at β = .5 is jsd at β = 1", *same, tol=1e-10)
-check.differs("and not jsd at β = .5", same[0], optimal_logps(ref_logps, rewards, 0.5, "jsd").exp(), by=0.05)
+check.close("js at β = 0.5 is jsd at β = 1", *same, tol=1e-10)
+check.differs(
+    "js at β = 0.5 is not jsd at β = 0.5", same[0], optimal_logps(ref_logps, rewards, 0.5, "jsd").exp(), by=0.05
+)
 
 # %% [markdown]
 # ## 3. The objective
 #
-# With preferences and an opponent $\mu$ the reward has a longer name, $\mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq
-# y'|x))$; notebook 06 is about that. For a fixed $x$ it is one number per response, and we go on calling it
-# $r(x, y)$. The objective then is (UPO Eq. 11)
+# With preferences and an opponent $\mu$ the reward is $\mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'|x))$. Notebook 06
+# is about that. For a fixed $x$ it is one number per response, and we still call it $r(x, y)$. The objective then is
+# (UPO Eq. 11)
 #
 # $$\max_\pi \; \mathbb{E}_{y \sim \pi}\, r(x, y) - \beta\, D_f(\pi, \pi_\text{ref}).$$
 
@@ -224,8 +231,8 @@ for name in ("js", "chi2"):
     check.close(f"UPO Eq. 11, {name}", objective(kl_best.log(), ref_logps, rewards, beta, name), by_hand)
 
 # %% [markdown]
-# **The Lagrangian.** The paper's (UPO Eq. 13) has the divergence inside the expectation over $y \sim \pi$. That is
-# not $D_f$ (EP3). Right is
+# **The Lagrangian.** The paper's Lagrangian (UPO Eq. 13) has the divergence inside the expectation over $y \sim \pi$.
+# That expectation is not $D_f$ (EP3). The correct Lagrangian is
 #
 # $$\mathcal{L} = \sum_y \pi(y)\, r(y)
 # {} - \beta \sum_y \pi_\text{ref}(y)\, f\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right)
@@ -236,26 +243,26 @@ tilted = torch.tensor([[0.7, 0.3]], dtype=F64)
 even = torch.tensor([[0.5, 0.5]], dtype=F64)
 x = tilted / even
 right, printed = (even * x * x.log()).sum(), (tilted * x * x.log()).sum()
-print(f"π = (.7, .3), π_ref = (.5, .5): E_ref f = {right:.4f}, E_π f = {printed:.4f}")
+print(f"π = (0.7, 0.3), π_ref = (0.5, 0.5): E_ref f = {right:.4f}, E_π f = {printed:.4f}")
 check.close("E_ref f is the KL", right, kl(tilted.log(), even.log())[0])
-check.differs("EP3: E_π f is not", printed, right, by=0.1)
+check.differs("EP3: E_π f is not the KL", printed, right, by=0.1)
 
 first = torch.linspace(0.001, 0.999, 99801, dtype=F64)
 x = 2 * torch.stack([first, 1 - first])
 maxima = [float(first[(first - (weight * x * x.log()).sum(0)).argmax()]) for weight in (torch.full_like(x, 0.5), x / 2)]
 print(f"r = (1, 0), β = 1: the maximum is at {maxima[0]:.4f} with E_ref, at {maxima[1]:.4f} as Eq. 13 is printed")
 check.close("E_ref: the maximum is π*", maxima[0], 1 / (1 + math.exp(-1)), tol=2e-5)
-check.differs("EP3: the printed Lagrangian has another", maxima[1], maxima[0], by=0.1)
+check.differs("EP3: the printed Lagrangian has another maximum", maxima[1], maxima[0], by=0.1)
 
 # %% [markdown]
-# **Stationarity.** The derivative in $\pi(y)$ has to vanish (UPO Eq. 14). The factor $\pi_\text{ref}(y)$ of the
-# expectation meets the $1/\pi_\text{ref}(y)$ of the chain rule, and they cancel:
+# **Stationarity.** The derivative in $\pi(y)$ has to vanish (UPO Eq. 14). The expectation gives a factor
+# $\pi_\text{ref}(y)$. The chain rule gives a factor $1/\pi_\text{ref}(y)$. The two cancel:
 #
 # $$\frac{\partial \mathcal{L}}{\partial \pi(y)} = r(y) - \beta\, \pi_\text{ref}(y)\,
 # f'\!\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right) \frac{1}{\pi_\text{ref}(y)} - \lambda + \eta(y) = 0$$
 #
-# The paper takes this derivative, which is that of $\mathbb{E}_{\pi_\text{ref}} f$ and not of its own Eq. 13. Sympy
-# on two responses, for any $f$:
+# The paper takes this derivative. It belongs to $\mathbb{E}_{\pi_\text{ref}} f$, not to the paper's own Eq. 13. Sympy
+# shows this on two responses, for any $f$:
 
 # %% tags=["check"]
 p1, p2, q1, q2, r1, r2, b, lam, e1, e2 = sp.symbols("p1 p2 q1 q2 r1 r2 beta lambda eta1 eta2", positive=True)
@@ -266,23 +273,29 @@ with_pi = p1 * r1 + p2 * r2 - b * (p1 * f(p1 / q1) + p2 * f(p2 / q2)) + constrai
 slope_at = sp.diff(f(w), w).subs(w, p1 / q1)
 eq14 = r1 - b * slope_at - lam + e1
 check.true("UPO Eq. 14 is the derivative with E_ref", sp.simplify((sp.diff(with_ref, p1) - eq14).doit()) == 0)
-check.true("and not of Eq. 13 as printed", sp.simplify((sp.diff(with_pi, p1) - eq14).doit()) != 0)
+check.true(
+    "UPO Eq. 14 is not the derivative of Eq. 13 as printed", sp.simplify((sp.diff(with_pi, p1) - eq14).doit()) != 0
+)
 
 # %% [markdown]
 # Solved for the reward this is UPO Eq. 15:
 #
 # $$r(x, y) = \beta f'\!\left(\frac{\pi(y|x)}{\pi_\text{ref}(y|x)}\right) + \lambda(x) - \eta(y)$$
 #
-# with the other three conditions: $\sum_y \pi(y|x) = 1$ for every $x$, $\eta \ge 0$, and $\pi(y|x)\, \eta(y) = 0$:
-# either the probability is zero or $\eta$ is (EP5: the paper drops "= 0", and asks the sum for all $y$). Where no
-# probability is zero $\eta$ vanishes, which is UPO Eq. 16, and written for $\pi^*$ it is Theorem 3.1, UPO Eq. 12.
-# Two things are to be read otherwise than printed there:
+# The other three conditions are:
+#
+# - $\sum_y \pi(y|x) = 1$ for every $x$. The paper asks this sum for all $y$ (EP5).
+# - $\eta(y) \ge 0$.
+# - $\pi(y|x)\, \eta(y) = 0$: either the probability is zero or $\eta$ is. The paper drops "= 0" (EP5).
+#
+# Where no probability is zero, $\eta$ vanishes, which is UPO Eq. 16. Written for $\pi^*$ it is Theorem 3.1, UPO Eq. 12.
+# Two things there must be read differently:
 #
 # - The left side is **not averaged over $y \sim \pi$ and $x$**. As printed it is one number, and the right side has one
 #   for each response (EP1).
 # - $\lambda$ is **one number per prompt** (EP2).
 #
-# So all that has to be found is $\lambda(x)$. The policy is $f'$ turned around, and its sum falls with $\lambda$:
+# So the only unknown is $\lambda(x)$. The policy is the inverse of $f'$, and its sum falls with $\lambda$:
 #
 # $$\pi_\lambda(y) = \pi_\text{ref}(y)\, (f')^{-1}\!\left(\frac{r(y) - \lambda}{\beta}\right), \qquad
 # \sum_y \pi_\lambda(y) = 1.$$
@@ -313,8 +326,8 @@ for name in SMOOTH:
     check.close(f"{name}: multiplier()", level, torch.stack([lam for _, lam in mine]), tol=1e-10)
 
 # %% [markdown]
-# **UPO Eq. 12 and 16 in numbers**, for JS: $\beta f' + \lambda(x)$ gives back each reward. The printed left side does
-# not know which response it speaks of. And one $\lambda$ for both prompts gives no policy at all.
+# **UPO Eq. 12 and 16 in numbers**, for JS. The sum $\beta f' + \lambda(x)$ gives back each reward. The printed left
+# side does not depend on the response. And one $\lambda$ for both prompts gives no probability distribution.
 
 # %% tags=["check"]
 best, level = optimal_logps(ref_logps, rewards, beta, "js"), multiplier(ref_logps, rewards, beta, "js")
@@ -322,7 +335,9 @@ rebuilt = beta * DIVERGENCES["js"].slope(best - ref_logps) + level[:, None]
 print("β·f′(π*/π_ref) + λ(x):\n", rebuilt)
 print("printed left side, E_π* r:", expected_reward(best, rewards))
 check.close("UPO Eq. 12, 16: it is r(x, y)", rebuilt, rewards, tol=1e-9)
-check.differs("EP1: averaged over y it is not", rebuilt, expected_reward(best, rewards)[:, None].expand(2, 6), by=0.5)
+check.differs(
+    "EP1: averaged over y it is another number", rebuilt, expected_reward(best, rewards)[:, None].expand(2, 6), by=0.5
+)
 log_z = multiplier(ref_logps, rewards, beta)  # for the KL λ(x) is β·log Z(x)
 with_mean = ref * ((rewards - log_z.mean()) / beta).exp()
 print("the KL with one λ for both prompts: the probabilities sum to", with_mean.sum(-1))
@@ -332,8 +347,8 @@ check.close("r + 1: the same policy", up[0].exp(), best.exp(), tol=1e-10)
 check.close("r + 1: λ + 1", up[1], level + 1, tol=1e-10)
 
 # %% [markdown]
-# **A solver that knows nothing of this.** SLSQP gets the objective and its gradient, a sum that has to be one and
-# bounds, and no word of $\lambda$. Total variation has corners; with it the problem is a linear programme.
+# **An independent solver.** SLSQP gets the objective, its gradient, the bounds and the condition that the sum is one.
+# It knows nothing of $\lambda$. Total variation has corners, and with it the problem is a linear programme.
 
 
 # %%
@@ -368,20 +383,20 @@ for name in DIVERGENCES:
     theirs = torch.stack([linear_programme(x) if name == "tv" else general_solver(x, name) for x in range(2)])
     mine = optimal_logps(ref_logps, rewards, beta, name)
     gap = objective(mine, ref_logps, rewards, beta, name) - objective(theirs.log(), ref_logps, rewards, beta, name)
-    check.true(f"{name}: as high as the solver", gap.abs().max() < 1e-9, f"J apart by {gap.abs().max():.0e}")
-    check.close(f"{name}: and the same policy", mine.exp(), theirs, tol=1e-4)
+    check.true(f"{name}: J as high as the solver's", gap.abs().max() < 1e-9, f"J apart by {gap.abs().max():.0e}")
+    check.close(f"{name}: the same policy as the solver's", mine.exp(), theirs, tol=1e-4)
 
 # %% [markdown]
 # ## 4. Zeros
 #
-# When does a divergence delete responses? The paper wants none, "for functions $f$ in which $0 \notin \text{dom}
-# (f')$". A convex $f$ on the positive numbers never has 0 in its domain, so that excludes nothing (EP4). What counts
-# is the price of the last bit of mass:
+# When does a divergence delete responses? The paper excludes zeros "for functions $f$ in which $0 \notin \text{dom}
+# (f')$". A convex $f$ on the positive numbers never has 0 in its domain, so this condition excludes nothing (EP4). The
+# price of the last bit of mass decides:
 #
 # $$\pi^*(y|x) = 0 \iff r(x, y) \le \lambda(x) + \beta f'(0^+).$$
 #
-# If $f'(0^+) = -\infty$ no reward is low enough. If it is finite, $\eta(y) = \lambda + \beta f'(0^+) - r$ says by how
-# much the reward would have to rise.
+# If $f'(0^+) = -\infty$, no reward is low enough. If $f'(0^+)$ is finite, $\eta(y) = \lambda + \beta f'(0^+) - r$ is
+# the amount by which the reward would have to rise.
 
 # %% tags=["check"]
 small_ref = torch.tensor([[0.2, 0.3, 0.5]], dtype=F64).log()
@@ -389,7 +404,7 @@ small_r, small_beta = torch.tensor([[1.0, 0.0, 0.5]], dtype=F64), 0.1
 best = optimal_logps(small_ref, small_r, small_beta, "chi2")
 eta = small_beta * DIVERGENCES["chi2"].slope(best - small_ref) - small_r
 eta = eta + multiplier(small_ref, small_r, small_beta, "chi2")[:, None]
-print("χ², r = (1, 0, ½), β = .1:  π* =", best.exp()[0], "  η =", eta[0])
+print("χ², r = (1, 0, ½), β = 0.1:  π* =", best.exp()[0], "  η =", eta[0])
 check.close(
     "EP4: π* = (9/14, 0, 5/14), a zero, though 0 is not in dom f′", best.exp()[0], [9 / 14, 0, 5 / 14], tol=1e-9
 )
@@ -398,10 +413,11 @@ check.close("EP5: π·η = 0, everywhere", best.exp() * eta, 0.0)
 check.differs("without η Eq. 16 fails at the zero", eta, 0.0, by=0.3)
 raised = [small_r + torch.tensor([[0.0, 5 / 14 + more, 0.0]]) for more in (-1e-3, 1e-3)]
 too_little, enough = (optimal_logps(small_ref, r, small_beta, "chi2")[0, 1].exp().item() for r in raised)
-check.true("η is what it lacks: less than η is too little, more is enough", too_little == 0 < enough, f"{enough:.4f}")
+check.true("a rise below η leaves a zero, a rise above η does not", too_little == 0 < enough, f"{enough:.4f}")
 
 # %% [markdown]
-# How many responses go, out of twelve? A world with rewards of sd 1, mean over eight prompts (CP2):
+# How many of twelve responses are deleted? The rewards have sd 1 (standard deviation), and the number is a mean over
+# eight prompts (CP2):
 
 # %%
 wide = TableWorld.random(0, prompts=8, responses=12)
@@ -419,22 +435,22 @@ for name in DIVERGENCES:
 
 # %% tags=["check"]
 strict = [name for name in DIVERGENCES if DIVERGENCES[name].slope_at_zero == -math.inf]
-check.true("f′(0+) = −∞: never", not any(zeros(n, beta) for n in strict for beta in BETAS), ", ".join(strict))
+check.true("f′(0+) = −∞: never a zero", not any(zeros(n, beta) for n in strict for beta in BETAS), ", ".join(strict))
 check.true("χ² and total variation: many at small β", zeros("chi2", 0.05) > 5 and zeros("tv", 0.05) > 5)
 spread = float((wide.rewards.amax(-1) - wide.rewards.amin(-1)).max())
 stays = optimal_logps(wide.ref_logps, wide.rewards, spread + 1e-6, "tv")
 check.close("total variation: π* = π_ref for β above the range of rewards", stays.exp(), wide.ref_logps.exp())
 moves = optimal_logps(wide.ref_logps, wide.rewards, spread - 0.01, "tv")
-check.differs("and just below it is not", moves.exp(), wide.ref_logps.exp(), by=1e-3)
+check.differs("total variation: just below that β, π* is not π_ref", moves.exp(), wide.ref_logps.exp(), by=1e-3)
 
 # %% [markdown]
-# Total variation also shows that Theorem 3.1's "invertible" is needed: its $f'$ is flat, $\pm\frac12$, and a reward
-# says no more than up, down or stay.
+# Total variation also shows that Theorem 3.1 needs the word "invertible". The $f'$ of total variation is flat,
+# $\pm\frac12$. Such a price can only say up, down or stay.
 #
 # ## 5. f-DPO: the same from pairs
 #
 # $\lambda(x)$ cancels between two responses of one prompt, as $\beta \log Z(x)$ did. So with a Bradley–Terry labeller
-# f-DPO's loss needs nothing but $f'$ (UPO Eq. 5):
+# the loss of f-DPO needs only $f'$ (UPO Eq. 5):
 #
 # $$-\mathbb{E}_{\mathcal{D}} \log \sigma\!\left(\beta f'\!\left(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\right)
 # {} - \beta f'\!\left(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\right)\right)$$
@@ -450,8 +466,8 @@ as_dpo = METHODS["f-dpo"].loss(**pair, beta=beta, divergence="reverse_kl")
 check.close("with the reverse KL it is UPO Eq. 4, DPO", as_dpo, METHODS["dpo"].loss(**pair, beta=beta))
 
 # %% [markdown]
-# Where does it end? Every pair is drawn from $\pi_\text{ref}$ and labelled with the right probability; `fixed_point`
-# minimises that population loss over all policies. With full support it is the optimum of section 3.
+# Where does it end? Every pair is sampled from $\pi_\text{ref}$ and labelled with the right probability. `fixed_point`
+# minimises that population loss over all policies. If the optimum of section 3 has full support, it is the minimiser.
 
 
 # %%
@@ -476,18 +492,18 @@ for name in ("reverse_kl", "js", "forward_kl", "hellinger"):
         f"f-DPO's minimiser is π*, {name}", found.exp(), optimal_logps(ref_logps, rewards, 0.8, name).exp(), 1e-8
     )
 js_ends, kl_ends = (optimal_logps(ref_logps, rewards, 0.8, name).exp() for name in ("js", "reverse_kl"))
-check.differs("and JS's is not the KL's", js_ends, kl_ends, by=0.1)
+check.differs("the optimum for JS is not that for the KL", js_ends, kl_ends, by=0.1)
 
 # %% [markdown]
-# Where $\pi^*$ has zeros it is not: a pair has no $\eta$ to make up for a price that cannot fall further. Notebook
-# 06 comes back to this (CP3).
+# If $\pi^*$ has zeros, it is not the minimiser. A pair has no $\eta$ to compensate for a price that cannot fall
+# further. Notebook 06 comes back to this (CP3).
 #
 # ## 6. The picture
 #
-# Turn $f'$ on its side and you have the optimal policy. On the left the price of the next bit of mass, divided by
-# $f''(1)$, so that the smooth curves leave the origin alike (total variation has no $f''(1)$; it is drawn as it is).
-# On the right the policies, reward across and log-ratio up, in our first prompt, with $\beta$ chosen so that **all six
-# earn the same expected reward**.
+# The inverse of $f'$ gives the optimal policy. The left panel shows the price of the next bit of mass, divided by
+# $f''(1)$. With this scale the smooth curves have the same slope at the origin. Total variation has no $f''(1)$ and is
+# not scaled. The right panels show the policies in the first prompt, log-ratio against reward. There $\beta$ is chosen
+# so that **all six earn the same expected reward**.
 
 
 # %%
@@ -503,7 +519,7 @@ def with_reward(target, name, x=0):
     return beta, best
 
 
-tv_beta = 1.7  # the best reward is more than this above the two worst, and above no other: these two lose all they have
+tv_beta = 1.7  # the best reward exceeds only the two worst by more than β: these two lose all their mass
 tv_best = optimal_logps(ref_logps[:1], rewards[:1], tv_beta, "tv")
 target = float(expected_reward(tv_best, rewards[:1]))
 matched = {name: with_reward(target, name) for name in ("reverse_kl", "forward_kl", "js", "hellinger", "chi2")}
@@ -514,20 +530,20 @@ for name, (b_, best) in matched.items():
 
 # %% tags=["check"]
 earned = [float(expected_reward(best, rewards[:1])) for _, best in matched.values()]
-check.close("all earn the same", earned, target, tol=1e-9)
+check.close("all six earn the same reward", earned, target, tol=1e-9)
 gone = {name: int((best == -torch.inf).sum()) for name, (_, best) in matched.items()}
 check.true(
-    "at that reward total variation has deleted, the KL has not", gone["tv"] == 2 and gone["reverse_kl"] == 0, str(gone)
+    "at equal reward total variation deletes, the KL does not", gone["tv"] == 2 and gone["reverse_kl"] == 0, str(gone)
 )
 
 # %%
 LOOK = {
-    "reverse_kl": ("reverse KL", figures.INK, "the yardstick: the price\nis the log-ratio"),
-    "forward_kl": ("forward KL", figures.PALETTE["blue"], "forbids letting go;\nthe best is cheap"),
+    "reverse_kl": ("reverse KL", figures.INK, "the baseline: the price\nis the log-ratio"),
+    "forward_kl": ("forward KL", figures.PALETTE["blue"], "forbids deleting;\nthe best is cheap"),
     "js": ("Jensen–Shannon", figures.PALETTE["green"], "forbids zeros;\nthe best is cheap"),
-    "hellinger": ("Hellinger", figures.PALETTE["purple"], "forbids zeros;\nholds the worst tighter"),
-    "chi2": ("χ²", figures.PALETTE["vermilion"], "forbids large ratios;\nthe worst may go"),
-    "tv": ("total variation", figures.PALETTE["orange"], "the worst go, the best\ngains, the rest stay"),
+    "hellinger": ("Hellinger", figures.PALETTE["purple"], "forbids zeros;\nkeeps the worst more"),
+    "chi2": ("χ²", figures.PALETTE["vermilion"], "forbids large ratios;\nzeros are possible"),
+    "tv": ("total variation", figures.PALETTE["orange"], "deletes the worst,\nraises only the best"),
 }
 TICKS = (-math.log(16), -math.log(4), 0, math.log(4), math.log(16))
 RATIOS = ("1/16", "1/4", "1", "4", "16")
@@ -548,10 +564,10 @@ ax.set_xlim(-3.2, 3.2)
 ax.set_ylim(-4, 4)
 ax.set_xlabel(r"ratio  $\pi\,/\,\pi_\mathrm{ref}$")
 ax.set_ylabel(r"price of the next bit of mass,  $f'/f''(1)$")
-price_side.suptitle("Each divergence is a price ...", x=0.02, ha="left", fontsize=12)
+price_side.suptitle("Each divergence is a price of mass", x=0.02, ha="left", fontsize=12)
 
 axes = policy_side.subplots(2, 3, sharex=True, sharey=True)
-policy_side.suptitle("... and the policy it buys, all six at the same reward", x=0.02, ha="left", fontsize=12)
+policy_side.suptitle("The optimal policy of each, all six at the same reward", x=0.02, ha="left", fontsize=12)
 line = torch.linspace(-1.15, 1.65, 561, dtype=F64)
 for ax, (name, (label, colour, what)) in zip(axes.flat, LOOK.items(), strict=True):
     best = matched[name][1]
@@ -570,7 +586,7 @@ for ax, (name, (label, colour, what)) in zip(axes.flat, LOOK.items(), strict=Tru
     for x in rewards[0][~alive].tolist():
         ax.scatter([x], [-3.72], s=64, marker="X", color=colour, zorder=4, edgecolor=figures.CARD)
     if not bool(alive.all()):
-        ax.text(-1.0, -3.25, "gone", color=colour, fontsize=9, ha="center", va="bottom")
+        ax.text(-1.0, -3.25, "deleted", color=colour, fontsize=9, ha="center", va="bottom")
     ax.set_title(label, color=colour, fontweight="bold", fontsize=10.5, pad=3)
     ax.text(-1.22, 2.95, what, fontsize=8.5, va="top", linespacing=1.15)
     ax.set_ylim(-4, 3.1)
@@ -584,26 +600,27 @@ figures.save(fig, "05_f_divergences")
 plt.show()
 
 # %% [markdown]
-# A dot is a response, the larger the likelier under $\pi_\text{ref}$; grey is the KL's line. Read it so:
+# A dot is a response. A larger dot is more likely under $\pi_\text{ref}$. The grey line is that of the KL.
 #
-# - The **forward KL**'s price falls steeply towards zero and has a ceiling of 1. The worst responses keep their mass
-#   (as $1/\text{gap}$, not $e^{-\text{gap}}$), and past the ceiling a good one costs no more however often it is given.
-# - **Jensen–Shannon** and **Hellinger** lie between the forward and the reverse KL: bad responses fade, and the best
+# - The **forward KL**'s price falls steeply towards zero and has a ceiling of 1. The worst responses keep mass as
+#   $1/\text{gap}$, not $e^{-\text{gap}}$. Near the ceiling, more mass on a good response costs hardly more.
+# - **Jensen–Shannon** and **Hellinger** lie between the forward and the reverse KL. Bad responses fade, and the best
 #   one is cheap.
-# - **χ²** is the reverse: large ratios are dear, zeros are not.
+# - **χ²** is the reverse: large ratios are expensive, zeros are not.
 # - **Total variation** has two prices and no policy in between.
 #
 # ## 7. Reward against diversity
 #
-# The survey of alignment reports of f-DPO's experiments that JS "achieved rewards comparable to RKL but with higher
-# diversity", and that the forward KL and $\alpha$ had "better entropy with lower rewards" (Sec. 3.12; RKL is the
-# reverse KL). Diversity is entropy here. Such a sentence has to say at equal what.
+# The survey of alignment reports two results of f-DPO's experiments (Sec. 3.12; RKL is the reverse KL). JS "achieved
+# rewards comparable to RKL but with higher diversity". The forward KL and $\alpha$ had "better entropy with lower
+# rewards". Diversity is entropy here. Such a sentence has to say what is held equal.
 #
-# **At equal $\beta$** a divergence is as strong as its $f''(1)$. Near $\pi_\text{ref}$ all of them buy the same policy,
+# **At equal $\beta$** the strength of a divergence is its $f''(1)$. Near $\pi_\text{ref}$ all of them give the same
+# policy,
 #
-# $$\pi^* \approx \pi_\text{ref} \left(1 + \frac{r - \mathbb{E}_{\pi_\text{ref}} r}{\beta f''(1)}\right),$$
+# $$\pi^* \approx \pi_\text{ref} \left(1 + \frac{r - \mathbb{E}_{\pi_\text{ref}} r}{\beta f''(1)}\right).$$
 #
-# so JS at $\beta$ is about the KL at $\beta / 2$, and "at equal $\beta$" compares two strengths.
+# So JS at $\beta$ is about the KL at $\beta / 2$, and "at equal $\beta$" compares two strengths.
 
 # %% tags=["check"]
 large = 200.0
@@ -626,7 +643,7 @@ def by_world(values):
 
 
 for beta_ in (0.2, 0.5):
-    print(f"\nβ = {beta_}: mean of ten worlds less the KL's, ± 95 %   reward             entropy")
+    print(f"\nβ = {beta_}: mean of ten worlds minus the KL's, ± 95 %  reward             entropy")
     for name in ("forward_kl", "js", "alpha", "hellinger", "chi2"):
         best, kl_best_ = (optimal_logps(refs["random π_ref"], r_all, beta_, n) for n in (name, "reverse_kl"))
         gains = expected_reward(best, r_all) - expected_reward(kl_best_, r_all), entropy(best) - entropy(kl_best_)
@@ -635,21 +652,21 @@ for beta_ in (0.2, 0.5):
         if name == "forward_kl":
             poorer = bool((by_world(gains[0]) < 0).all() and (by_world(gains[1]) > 0).all())
             if beta_ == 0.2:
-                check.true("β = 0.2: the forward KL has less reward and more entropy, in each world", poorer)
+                check.true("β = 0.2: the forward KL has less reward and more entropy in each world", poorer)
             else:
-                check.true("β = 0.5: that is not true of each world", not poorer)
+                check.true("β = 0.5: this does not hold in each world", not poorer)
         if name == "js":
             richer, narrower = (by_world(gains[0]) > 0).all(), (by_world(gains[1]) < 0).all()
-            check.true("equal β: JS has more reward and less entropy, in each world", richer and narrower)
+            check.true(f"β = {beta_}: JS has more reward and less entropy in each world", richer and narrower)
 
 # %% [markdown]
-# So at equal $\beta$ JS is the *less* diverse one, for more reward. The forward KL's "better entropy with lower
-# rewards" is true at $\beta = .2$ and not at $.5$; $\alpha$ changes sides as well.
+# So at equal $\beta$ JS is the *less* diverse one, and earns more reward. The forward KL's "better entropy with lower
+# rewards" holds at $\beta = 0.2$ and not at $0.5$. The sign of $\alpha$'s difference changes as well.
 #
-# **At equal reward**: each divergence gets the $\beta$ at which it earns what the KL earns at $\beta = .5$, world by
-# world. With a uniform $\pi_\text{ref}$ the outcome is a theorem. $\text{KL}(\pi \,\|\, \pi_\text{ref}) = \log Y -
-# H(\pi)$ there, so the KL's optimum *is* the policy of greatest entropy among all with its reward, and no other
-# divergence can have more.
+# **At equal reward**, each divergence gets the $\beta$ at which it earns what the KL earns at $\beta = 0.5$. This is
+# done world by world. With a uniform $\pi_\text{ref}$ the outcome is a theorem, because there $\text{KL}(\pi \,\|\,
+# \pi_\text{ref}) = \log Y - H(\pi)$. So the KL's optimum has the greatest entropy among all policies with its reward.
+# No other divergence can have more.
 
 
 # %%
@@ -673,11 +690,11 @@ for label, table in refs.items():
         assert (by_world(expected_reward(best, r_all)) - goal).abs().max() < 1e-4
         more[label, name] = by_world(entropy(best) - entropy(kl_policy))
         mean, ci = more[label, name].mean(), 2.262 * more[label, name].std() / math.sqrt(SEEDS)
-        print(f"{label}, {name:<11} entropy less the KL's: {mean:+.3f} ± {ci:.3f} nats")
+        print(f"{label}, {name:<11} entropy minus the KL's: {mean:+.3f} ± {ci:.3f} nats")
 
 # %% tags=["check"]
 check.true(
-    "uniform π_ref: the KL has most entropy, always",
+    "uniform π_ref: the KL has most entropy",
     all((gain < 0).all() for (label, _), gain in more.items() if label == "uniform π_ref"),
 )
 gain = more["random π_ref", "js"]
@@ -688,23 +705,24 @@ check.true(
 )
 
 # %% [markdown]
-# So "more diversity" is a property of a divergence *and* of a reference. Between JS and the KL, at equal reward, it is
-# on average a matter of hundredths of a nat, where at equal $\beta$ it was tenths. The forward KL and $\chi^2$ are
-# clearly less diverse than the KL where $\pi_\text{ref}$ is uniform.
+# So "more diversity" is a property of a divergence *and* of a reference. Compare JS with the KL under the random
+# $\pi_\text{ref}$. At equal reward they differ on average by hundredths of a nat. At equal $\beta$ they differed by
+# tenths. Where $\pi_\text{ref}$ is uniform, the forward KL and $\chi^2$ are clearly less diverse than the KL.
 #
 # ## What we learned
 #
 # - A divergence is its $f'$, and one number per prompt turns it into the optimal policy: *optimal_logps() = bisection*,
-#   *as high as the solver*. For the KL the number is $\beta \log Z(x)$.
-# - Theorem 3.1 is true per response and per prompt: *UPO Eq. 12, 16: it is r(x, y)*. As printed it equates one number
-#   with several (*EP1*) and takes one $\lambda$ for all prompts (*EP2*); its Lagrangian holds
-#   $\mathbb{E}_\pi f$ for $\mathbb{E}_{\pi_\text{ref}} f$ (*EP3*).
-# - No zeros if and only if $f'(0^+) = -\infty$: *f′(0+) = −∞: never*, against *EP4: a zero, though 0 is not in dom f′*.
-# - f-DPO needs nothing but $f'$, and ends at $\pi^*$ where that has full support: *f-DPO's minimiser is π\**.
-# - The papers' JS is $2 \cdot$ JSD (*EP10*), and equal $\beta$ is not equal strength: *small tilts are (r − E r) /
+#   *J as high as the solver's*. For the KL this number is $\beta \log Z(x)$.
+# - Theorem 3.1 is true per response and per prompt: *UPO Eq. 12, 16: it is r(x, y)*.
+# - As printed, the theorem equates one number with several (*EP1*) and takes one $\lambda$ for all prompts (*EP2*). Its
+#   Lagrangian has $\mathbb{E}_\pi f$ instead of $\mathbb{E}_{\pi_\text{ref}} f$ (*EP3*).
+# - No optimum has zeros if and only if $f'(0^+) = -\infty$: *f′(0+) = −∞: never a zero*. The counterexample to the
+#   paper's condition is *EP4: a zero, though 0 is not in dom f′*.
+# - f-DPO needs only $f'$, and ends at $\pi^*$ if that has full support: *f-DPO's minimiser is π\**.
+# - The papers' JS is $2 \cdot$ JSD (*EP10*). Equal $\beta$ is not equal strength: *small tilts are (r − E r) /
 #   (β·f″(1))*.
-# - At equal reward no divergence is more diverse than the KL if $\pi_\text{ref}$ is uniform: *uniform π_ref: the KL has
-#   most entropy, always*; else it depends: *random π_ref*.
+# - At equal reward and uniform $\pi_\text{ref}$, no divergence is more diverse than the KL: *uniform π_ref: the KL has
+#   most entropy*. With other references it depends: *random π_ref*.
 #
 # In the ledger:
 
@@ -715,7 +733,7 @@ display(Markdown(markdown(HERE)))
 # %% tags=["check"]
 ids = [entry.id for entry in HERE]
 check.true(
-    "the ledger has this notebook's claims",
+    "the ledger has the claims of notebook 05",
     {"EP1", "EP2", "EP3", "EP4", "EP5", "EP10", "CP1", "CP2"} <= set(ids),
     str(ids),
 )
@@ -723,18 +741,18 @@ check.true(
 # %% [markdown]
 # ## Limits
 #
-# - Tables of 6 and 12 responses, rewards of sd 1, exact optima. What a network trained on samples makes of a
-#   divergence, and whether the ceiling of a price makes training unstable, is not seen here.
+# - These are tables of 6 and 12 responses, rewards of sd 1, and exact optima. They do not show what a network trained
+#   on samples makes of a divergence. They do not show whether a ceiling of the price makes training unstable.
 # - Entropy is one notion of diversity. Two responses that say the same in other words count as two.
-# - With total variation the optimum is not unique where rewards differ from the best by exactly $\beta$; the library
+# - With total variation the optimum is not unique where rewards differ from the best by exactly $\beta$. The library
 #   shares such mass in proportion to $\pi_\text{ref}$.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. The answers are folded below.
 #
-# **1.** Write $f'$ and its inverse, in the log-ratio, of the generator $f(w) = (w - 1)^2 / w$ (Neyman's χ²). Can its
-# optimum have zeros?
+# **1.** The generator $f(w) = (w - 1)^2 / w$ is Neyman's χ². Write its $f'$ and the inverse of $f'$, in the log-ratio.
+# Can its optimum have zeros?
 
 # %%
 mine = ...  # (slope, inverse, whether zeros are possible): two functions of a tensor and a bool
@@ -746,7 +764,7 @@ if mine is not ...:
     check.true("exercise 1: zeros", mine[2] is False)
 
 # %% [markdown]
-# **2.** In the first prompt, from which $\beta$ on does χ² keep all six responses? Give three digits.
+# **2.** In the first prompt, above which $\beta$ does χ² keep all six responses? Give three digits.
 
 # %%
 mine = ...  # β
@@ -758,8 +776,8 @@ if mine is not ...:
     check.true("exercise 2", kept == [False, True])
 
 # %% [markdown]
-# **3.** At $\beta = .1$, a response has a reward 1 below $\lambda$. Which share of its $\pi_\text{ref}$ does it keep in
-# the optimum for the forward KL? And for the reverse KL?
+# **3.** At $\beta = 0.1$, a response has a reward 1 below $\lambda$. Which share of its $\pi_\text{ref}$ does it keep
+# in the optimum for the forward KL? And for the reverse KL?
 
 # %%
 mine = ...  # (forward, reverse)

@@ -9,19 +9,20 @@
 # %% [markdown]
 # # What protected IPO, and does IUPO keep it?
 #
-# Notebook 05 ended with every divergence's optimum for a *given* reward. Here there is no reward, only who beats
-# whom. $\Psi$PO makes a reward of that, IPO is its safest case, and IUPO is the paper's attempt to have IPO with
-# any $f$-divergence.
+# Notebook 05 ended with every divergence's optimum for a *given* reward. Here there is no reward, only preferences.
+# $\Psi$PO turns preferences into a reward, and IPO is its safest case. IUPO is the paper's attempt to have IPO with any
+# $f$-divergence.
 #
 # **Claim.** IPO is safe because it asks for a *finite* gap, $\frac{1}{2\beta}$, of a quantity that can reach it. With
 # an $f$-divergence that quantity is, by Theorem 3.1,
 #
 # $$f'\!\left(\frac{\pi_w}{\pi_{\text{ref},w}}\right) - f'\!\left(\frac{\pi_l}{\pi_{\text{ref},l}}\right).$$
 #
-# The paper puts another one in its loss (UPO Eq. 23), "by means of induction". With Jensen–Shannon, its own choice,
-# that one has a ceiling, and unless $\pi_\text{ref}$ strongly prefers the loser $\frac{1}{2\beta}$ is above it. So on
-# preferences that nobody disagrees about, JS-IUPO as printed does what IPO was made not to do: it runs away, as DPO
-# does.
+# The paper uses another quantity in its loss (UPO Eq. 23), "by means of induction". With Jensen–Shannon, the paper's
+# choice, the printed quantity has a ceiling. The target $\frac{1}{2\beta}$ lies above the ceiling unless
+# $\pi_\text{ref}$ prefers the loser by a factor of more than $e^{1/(2\beta)} - 1$. This factor is 147 at $\beta = 0.1$
+# and 1.72 at $\beta = 0.5$. On a pair below that factor whose label is certain, the printed JS-IUPO has no minimum. It
+# runs away, as DPO does. IPO was made to prevent this.
 #
 # **Needs.** Notebook 05. From outside: what DPO is.
 
@@ -63,11 +64,11 @@ def row(*numbers):
 # %% [markdown]
 # ## 1. Preferences, with and without rewards
 #
-# Bradley and Terry give each response a rating and let the ratings compete (UPO Eq. 1):
+# Bradley and Terry give each response a rating, and the ratings decide the probability of winning (UPO Eq. 1):
 #
 # $$P(y_w \succeq y_l) = \frac{e^{R(y_w)}}{e^{R(y_w)} + e^{R(y_l)}}$$
 #
-# which is a sigmoid of the difference (UPO Eq. 2):
+# This is a sigmoid of the difference (UPO Eq. 2):
 #
 # $$P(y_w \succeq y_l) = \frac{1}{1 + e^{-(R(y_w) - R(y_l))}} = \sigma(R(y_w) - R(y_l)).$$
 
@@ -79,8 +80,8 @@ check.close("UPO Eq. 1 = UPO Eq. 2", eq1, 1 / (1 + torch.exp(-(R[:, :, None] - R
 check.close("bradley_terry()", bradley_terry(R), eq1)
 
 # %% [markdown]
-# Labellers need not be like that. Our three responses beat one another with logits 1, 2 and ½. With ratings the logit
-# of A against C would be that of A against B and that of B against C together, $1 + \frac12$, and it is 2. The
+# Labellers need not follow this model. Our three responses beat one another with logits 1 (A over B), 2 (A over C) and
+# ½ (B over C). With ratings the logit of A over C would be the sum of the other two, $1 + \frac12$. Here it is 2. The
 # opponents come from $\mu$, and $\pi_\text{ref}$ is another policy.
 
 # %% tags=["check"]
@@ -92,11 +93,11 @@ mu, ref = row(0.2, 0.5, 0.3), row(0.5, 0.3, 0.2)
 ref_logps = ref.log()
 print("P(row beats column):\n", P[0])
 logits = P[0].logit()
-check.differs(
-    "no ratings give these: A over C is not A over B and B over C", logits[0, 2], logits[0, 1] + logits[1, 2], by=0.4
-)
+check.differs("no ratings give these: A over C is not the sum", logits[0, 2], logits[0, 1] + logits[1, 2], by=0.4)
 check.close(
-    "but Bradley–Terry's would be", bradley_terry(R)[0].logit()[0, 2], bradley_terry(R)[0].logit()[[0, 1], [1, 2]].sum()
+    "with Bradley–Terry it is the sum",
+    bradley_terry(R)[0].logit()[0, 2],
+    bradley_terry(R)[0].logit()[[0, 1], [1, 2]].sum(),
 )
 
 # %% [markdown]
@@ -107,8 +108,8 @@ check.close(
 # $$\mathbb{E}_{y \sim \pi,\; y' \sim \mu}\big[\Psi(p^*(y \succeq y'|x))\big] - \beta\, \text{KL}(\pi \,\|\,
 # \pi_\text{ref}).$$
 #
-# Since $\mu$ is fixed, the inner mean over $y'$ is one number per response, $g(y)$: a reward. So the optimum is that of
-# notebook 05.
+# Since $\mu$ is fixed, the inner mean over $y'$ is one number per response, $g(y)$. It is a reward. So the optimum is
+# that of notebook 05.
 
 # %% tags=["check"]
 beta = 0.5
@@ -122,8 +123,8 @@ check.close("UPO Eq. 6, summed over both = objective with g", objective(pi.log()
 check.close("its optimum", optimal_logps(ref_logps, g, beta).exp(), best)
 
 # %% [markdown]
-# With $\Psi = \text{logit}$ and a Bradley–Terry labeller $g$ is the rating itself, less a constant, whoever the
-# opponents are (UPO Eq. 7). That is how RLHF and DPO are cases of $\Psi$PO:
+# Take $\Psi = \text{logit}$ and a Bradley–Terry labeller. Then $g$ is the rating itself minus a constant, for all
+# opponents (UPO Eq. 7). This makes RLHF and DPO cases of $\Psi$PO:
 #
 # $$\mathbb{E}_{y' \sim \mu}\big[\Psi(p^*(y \succeq y'|x))\big] = \mathbb{E}_{y' \sim \mu}[R(y) - R(y')] = R(y) +
 # \text{const}$$
@@ -133,14 +134,13 @@ d = sp.symbols("d", real=True)
 sigmoid = 1 / (1 + sp.exp(-d))
 check.true("logit(σ(d)) = d, symbolically", sp.simplify(sp.exp(sp.log(sigmoid / (1 - sigmoid)) - d)) == 1)
 by_logit = preference_rewards(bradley_terry(R), mu.log(), torch.logit)
-check.close("UPO Eq. 7: g is R less its mean under μ", by_logit, R - (mu * R).sum())
+check.close("UPO Eq. 7: g is R minus its mean under μ", by_logit, R - (mu * R).sum())
 by_identity = preference_rewards(bradley_terry(R), mu.log())
-check.differs("with the identity it is not", by_identity - by_identity.mean(), R - R.mean(), by=0.3)
+check.differs("with the identity g is not R", by_identity - by_identity.mean(), R - R.mean(), by=0.3)
 
 # %% [markdown]
-# **Where the danger is.** A preference of 1 has an infinite logit. The identity stays in $[0, 1]$, so however certain
-# the labellers are, the KL's optimum moves a log-ratio against another by at most $1/\beta$. This bound is IPO's
-# protection.
+# **The danger.** A preference of 1 has an infinite logit. The identity stays in $[0, 1]$, however certain the labellers
+# are. So the KL's optimum moves one log-ratio against another by at most $1/\beta$. This bound is IPO's protection.
 
 # %% tags=["check"]
 certain = torch.tensor([[[0.5, 1, 1], [0, 0.5, 1], [0, 0, 0.5]]], dtype=F64)
@@ -158,8 +158,8 @@ check.true("identity: log-ratios at most 1/β apart", apart <= 1 / beta, f"{apar
 #
 # $$\max_\pi\; P^*(\pi \succeq \pi_\text{ref}) - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref}),$$
 #
-# and UPO Eq. 22 says the same of IUPO. Both replace $\mu$ by $\pi_\text{ref}$ without a word (EP6). It is
-# $P^*(\pi \succeq \mu)$ that follows from Eq. 6, and it is another objective, if $\mu$ is not $\pi_\text{ref}$:
+# and UPO Eq. 22 says the same of IUPO. Both replace $\mu$ by $\pi_\text{ref}$ without comment (EP6). The objective that
+# follows from Eq. 6 has $P^*(\pi \succeq \mu)$. It is another objective if $\mu$ is not $\pi_\text{ref}$:
 
 # %% tags=["check"]
 against_ref = preference_rewards(P, ref_logps)
@@ -171,23 +171,23 @@ cycle = torch.full((1, 3, 3), 0.5, dtype=F64)
 for winner, loser in ((0, 1), (1, 2), (2, 0)):
     cycle[0, winner, loser], cycle[0, loser, winner] = 0.9, 0.1
 many_a, many_b = row(0.8, 0.1, 0.1), row(0.1, 0.8, 0.1)
-print("A beats B beats C beats A, each with .9; π* at β = .1:")
+print("A beats B beats C beats A, each with 0.9; π* at β = 0.1:")
 for name, opponent in (("μ, mostly A", many_a), ("π_ref, mostly B", many_b)):
     g_cycle = preference_rewards(cycle, opponent.log())
     print(f"    against {name:<16}", optimal_logps(many_b.log(), g_cycle, 0.1).exp()[0])
 favourites = [int(preference_rewards(cycle, o.log()).argmax()) for o in (many_a, many_b)]
 check.true(
-    "EP6: in a cycle the best response is another",
+    "EP6: in a cycle the best response differs",
     favourites == [2, 0],
     f"{'ABC'[favourites[0]]} and {'ABC'[favourites[1]]}",
 )
 
 # %% [markdown]
-# **IPO's loss** needs no $g$. It looks at pairs, through the log-ratio of the two (UPO Eq. 9):
+# **IPO's loss** needs no $g$. It uses pairs, through the log-ratio of the two responses (UPO Eq. 9):
 #
 # $$h_\pi(x, y_w, y_l) = \log \frac{\pi(y_w|x)}{\pi(y_l|x)} - \log \frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}$$
 #
-# and regresses it on a number (UPO Eq. 10; the square is inside the mean):
+# The loss regresses this on a number (UPO Eq. 10; the square is inside the mean):
 #
 # $$\mathbb{E}_{(x, y_w, y_l) \sim \mathcal{D}}\Big[\Big(h_\pi(x, y_w, y_l) - \frac{1}{2\beta}\Big)^2\Big]$$
 
@@ -204,9 +204,9 @@ def four(logps, w, l):  # noqa: E741
 
 
 def mean_over_pairs(loss, P, mu, **settings):
-    """log π -> the loss's mean over pairs drawn from μ, labelled by P (equal responses left out)."""
+    """log π -> the loss's mean over pairs sampled from μ and labelled by P, without equal responses."""
     w, l = (~torch.eye(3, dtype=torch.bool)).nonzero(as_tuple=True)  # noqa: E741
-    weight = 2 * mu[0, w] * mu[0, l] * P[0, w, l]  # either of the two may be drawn first
+    weight = 2 * mu[0, w] * mu[0, l] * P[0, w, l]  # either of the two may come first
     return lambda logps: (weight * loss(**four(logps, w, l), **settings)).sum()
 
 
@@ -225,32 +225,35 @@ check.close(
 # **Why 1/(2β)?** Take both labels of a pair $(y, y')$ together. Up to a constant the mean loss is
 #
 # $$\mathbb{E}_{y, y' \sim \mu} \Big[ \Big( u(y) - u(y') - \frac{2 p^*(y \succeq y') - 1}{2\beta} \Big)^2 \Big],
-# \qquad u = \log \frac{\pi}{\pi_\text{ref}},$$
+# \qquad u = \log \frac{\pi}{\pi_\text{ref}}.$$
 #
-# a least-squares fit of differences, whose solution is the mean over opponents: $u(y) = \frac{1}{\beta}\,
-# \mathbb{E}_{y' \sim \mu}\, p^*(y \succeq y') + \text{const} = g(y)/\beta + \text{const}$. That is $\Psi$PO's
-# optimum (and not that of Eq. 8, unless pairs are drawn from $\pi_\text{ref}$).
+# This is a least-squares fit of differences. Its solution is the mean over opponents:
+#
+# $$u(y) = \frac{1}{\beta}\, \mathbb{E}_{y' \sim \mu}\, p^*(y \succeq y') + \text{const} = \frac{g(y)}{\beta}
+# + \text{const}.$$
+#
+# So IPO's minimiser is $\Psi$PO's optimum. It is the optimum of Eq. 8 only if pairs are sampled from $\pi_\text{ref}$.
 
 # %% tags=["check"]
 found = fixed_point(mean_over_pairs(ipo, P, mu, beta=beta), ref_logps)
 check.close("IPO's minimiser is ΨPO's optimum against μ", found.exp(), best, tol=1e-9)
 eq8 = optimal_logps(ref_logps, against_ref, beta).exp()
-check.differs("and not the one against π_ref", found.exp(), eq8, by=1e-3)
+check.differs("it is not the optimum against π_ref", found.exp(), eq8, by=1e-3)
 from_ref = fixed_point(mean_over_pairs(ipo, P, ref, beta=beta), ref_logps)
-check.close("that one needs pairs from π_ref", from_ref.exp(), eq8, tol=1e-9)
+check.close("pairs from π_ref give the optimum against π_ref", from_ref.exp(), eq8, tol=1e-9)
 
 # %% [markdown]
 # ## 4. UPO: any divergence
 #
-# UPO is Eq. 6 with $D_f$ (UPO Eq. 11), so its optimum is notebook 05's, with $g$ for the reward. The difference of two
-# responses of one prompt frees it of $\lambda(x)$ (UPO Eq. 17):
+# UPO is Eq. 6 with $D_f$ (UPO Eq. 11). So its optimum is that of notebook 05, with $g$ as the reward. The difference of
+# two responses to one prompt cancels $\lambda(x)$ (UPO Eq. 17):
 #
 # $$\mathbb{E}_{y'_w, y'_l \sim \mu}\big[\Psi(p^*(y_w \succeq y'_w|x)) - \Psi(p^*(y_l \succeq y'_l|x))\big]
 # = \beta \Big[ f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big)
 # {} - f'\!\Big(\frac{\pi(y_l|x)}{\pi_\text{ref}(y_l|x)}\Big) \Big]$$
 #
-# The paper also takes the mean over $y_w, y_l \sim \pi$ on the left, and both sides would then be one number (EP1). The
-# two opponents are harmless (EP11): each stands in a term of its own.
+# The paper also takes the mean over $y_w, y_l \sim \pi$ on the left. Then the left side would be one number (EP1). The
+# two opponents are harmless, because each stands in a term of its own (EP11).
 
 # %% tags=["check"]
 js_best = optimal_logps(ref_logps, g, beta, "js")
@@ -258,14 +261,14 @@ slope = DIVERGENCES["js"].slope(js_best - ref_logps)
 left = g[0][:, None] - g[0][None, :]
 two_opponents = torch.einsum("i,j,wi->wj", mu[0], mu[0], P[0]).sum(-1)  # E over y'_w and y'_l of the first term
 check.close("UPO Eq. 17, all nine pairs, JS", left, beta * (slope[0][:, None] - slope[0][None, :]), tol=1e-9)
-check.close("EP11: the second opponent drops out of the first term", two_opponents, g[0])
+check.close("EP11: the second opponent leaves the first term", two_opponents, g[0])
 kl_slope = js_best - ref_logps
 check.differs(
-    "with the KL's f′ at JS's optimum it fails", left, beta * (kl_slope[0][:, None] - kl_slope[0][None, :]), by=0.2
+    "with the KL's f′ at JS's optimum Eq. 17 fails", left, beta * (kl_slope[0][:, None] - kl_slope[0][None, :]), by=0.2
 )
 
 # %% [markdown]
-# **Proposition 3.2.** With $\Psi = \text{logit}$ and a Bradley–Terry labeller, Theorem 3.1 and Eq. 7 together give the
+# **Proposition 3.2.** Take $\Psi = \text{logit}$ and a Bradley–Terry labeller. Theorem 3.1 and Eq. 7 together give the
 # rating of the winner (UPO Eq. 18)
 #
 # $$R(y_w|x) = \beta f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big) + \lambda'$$
@@ -309,8 +312,8 @@ for name in ("reverse_kl", "js", "forward_kl", "alpha", "hellinger"):
     )
 
 # %% [markdown]
-# It holds where the optimum gives every response some probability. Where χ² makes zeros, Eq. 18 lacks the $-\eta$ of
-# Eq. 15: a pair whose loser is at zero goes on pulling at its winner, and f-DPO ends at another policy.
+# This holds where the optimum gives every response some probability. Where χ² makes zeros, Eq. 18 lacks the $-\eta$ of
+# Eq. 15. A pair whose loser is at zero still pulls at its winner. So f-DPO ends at another policy.
 
 # %% tags=["check"]
 narrow = optimal_logps(ref_logps, by_logit, 0.25, "chi2").exp()
@@ -324,20 +327,20 @@ weight = 2 * mu[0, i] * mu[0, j] * bradley_terry(R)[0, i, j]
 chi2 = 0.25 * DIVERGENCES["chi2"].slope(tables - ref_logps)
 values = -(weight * torch.nn.functional.logsigmoid(chi2[:, i] - chi2[:, j])).sum(-1)  # all policies on a grid
 least = tables[values.argmin()]
-check.close("the grid computes the same loss", values[7], f_dpo_chi2(tables[7][None]), tol=1e-12)
-print("χ², β = .25: UPO's optimum", narrow[0], "  f-DPO's", least.exp())
+check.close("f-DPO, χ²: the grid computes the same loss", values[7], f_dpo_chi2(tables[7][None]), tol=1e-12)
+print("χ², β = 0.25: UPO's optimum", narrow[0], "  f-DPO's", least.exp())
 check.true("UPO's optimum has a zero", narrow[0, 2] == 0)
-check.differs("CP3: and f-DPO ends elsewhere", least.exp(), narrow[0], by=0.01)
+check.differs("CP3: with zeros f-DPO ends elsewhere", least.exp(), narrow[0], by=0.01)
 
 # %% [markdown]
 # ## 5. IUPO: the loss that follows, and the loss that is printed
 #
-# IUPO is UPO with the identity for $\Psi$ (UPO Eq. 22; $\pi_\text{ref}$ for $\mu$ again, EP6):
+# IUPO is UPO with the identity for $\Psi$ (UPO Eq. 22; $\pi_\text{ref}$ replaces $\mu$ again, EP6):
 #
 # $$\max_\pi\; P(\pi \succeq \pi_\text{ref}) - \beta\, D_f(\pi, \pi_\text{ref})$$
 #
-# Its loss follows from Eq. 17 as IPO's did from Eq. 6: where $u(y) - u(y')$ stood, there is $f'(w) - f'(w')$ now, and
-# the same least-squares argument gives $f' = g/\beta + \text{const}$, Theorem 3.1. In the library this is `iupo`.
+# Its loss follows from Eq. 17 as IPO's did from Eq. 6. The difference $u(y) - u(y')$ becomes $f'(w) - f'(w')$. The same
+# least-squares argument gives $f' = g/\beta + \text{const}$, which is Theorem 3.1. In the library this is `iupo`.
 
 # %% tags=["check"]
 iupo, iupo_printed = METHODS["iupo"].loss, METHODS["iupo"].printed
@@ -357,11 +360,11 @@ for name in ("js", "hellinger", "forward_kl", "alpha"):
         1e-9,
     )
     other = regret(end, ref_logps, g, beta)
-    check.differs("    which is not the KL's optimum", other, 0.0, by=1e-5)
+    check.differs(f"    {name}: it is not the KL's optimum", other, 0.0, by=1e-5)
 
 # %% [markdown]
-# As for f-DPO this wants an optimum without zeros. With χ² at $\beta = 0.05$ UPO's deletes two responses, and the loss,
-# which has no $\eta$ either, stops before that:
+# As with f-DPO, this needs an optimum without zeros. With χ² at $\beta = 0.05$, UPO's optimum deletes two responses.
+# The loss has no $\eta$ either, and its minimiser is another policy:
 
 # %% tags=["check"]
 deleted = optimal_logps(ref_logps, g, 0.05, "chi2")
@@ -369,30 +372,30 @@ prices = DIVERGENCES["chi2"].slope(tables - ref_logps)  # the grid of policies f
 often = 2 * mu[0, i] * mu[0, j] * P[0, i, j]
 values = (often * (prices[:, i] - prices[:, j] - 1 / (2 * 0.05)) ** 2).sum(-1)
 stops = tables[values.argmin()]
-print("χ², β = .05: UPO's optimum", deleted.exp()[0], "  IUPO's minimiser", stops.exp())
+print("χ², β = 0.05: UPO's optimum", deleted.exp()[0], "  IUPO's minimiser", stops.exp())
 check.close(
-    "the grid computes the same loss",
+    "IUPO, χ²: the grid computes the same loss",
     values[7],
     mean_over_pairs(iupo, P, mu, beta=0.05, divergence="chi2")(tables[7][None]),
     1e-10,
 )
-check.differs("with zeros it is not the optimum", stops.exp(), deleted.exp()[0], by=0.02)
+check.differs("with zeros IUPO's minimiser is not the optimum", stops.exp(), deleted.exp()[0], by=0.02)
 
 # %% [markdown]
-# The paper goes another way. It looks at $h_\pi$ as Eq. 9 writes it, a ratio of *policies* less a ratio of
-# *references*, and puts $f'$ where the logarithms are (UPO Eq. 23):
+# The paper goes another way. It starts from $h_\pi$ as in Eq. 9, a ratio of *policies* minus a ratio of *references*.
+# It then puts $f'$ in place of the logarithms (UPO Eq. 23):
 #
 # $$\mathcal{U}h_\pi(x, y_w, y_l) = f'\!\Big(\frac{\pi(y_w|x)}{\pi(y_l|x)}\Big)
 # {} - f'\!\Big(\frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)}\Big)$$
 #
-# and regresses that on the same number (UPO Eq. 24):
+# The loss regresses this on the same number (UPO Eq. 24):
 #
 # $$\mathbb{E}_{(x, y_w, y_l) \sim \mathcal{D}}\Big[\Big(\mathcal{U}h_\pi(x, y_w, y_l) - \frac{1}{2\beta}\Big)^2\Big]$$
 
 # %% tags=["check"]
 won, lost, ref_won, ref_lost = (torch.tensor(p, dtype=F64).log() for p in (0.6, 0.2, 0.3, 0.4))
 printed_uh, right_uh = slope(won - lost) - slope(ref_won - ref_lost), slope(won - ref_won) - slope(lost - ref_lost)
-print(f"JS, π = (.6, .2), π_ref = (.3, .4): Eq. 23 {printed_uh:.4f}, from Theorem 3.1 {right_uh:.4f}")
+print(f"JS, π = (0.6, 0.2), π_ref = (0.3, 0.4): Eq. 23 {printed_uh:.4f}, from Theorem 3.1 {right_uh:.4f}")
 check.differs("EP7: Eq. 23 is another quantity", printed_uh, right_uh, by=0.1)
 by_hand = (slope(drawn[0, 0] - drawn[0, 2]) - slope(ref_logps[0, 0] - ref_logps[0, 2]) - 1 / (2 * beta)) ** 2
 printed_loss = iupo_printed(**four(drawn, [0], [2]), beta=beta, divergence="js")[0]
@@ -402,10 +405,10 @@ check.close("UPO Eq. 23, 24 = METHODS['iupo'].printed", printed_loss, by_hand)
 # **When do the two agree?** Write $\varphi(s) = f'(e^s)$ and $a, b, c, d$ for the four log-probabilities. Agreement
 # for all policies says $\varphi(a - b) - \varphi(c - d) = \varphi(a - c) - \varphi(b - d)$. The derivative in $a$ is
 #
-# $$\varphi'(a - b) = \varphi'(a - c) \quad \text{for all } b, c,$$
+# $$\varphi'(a - b) = \varphi'(a - c) \quad \text{for all } b, c.$$
 #
-# so $\varphi'$ is constant and $f' = k \log w + \text{const}$: the reverse KL alone. For that one it is Proposition
-# 4.1 (UPO Eq. 25), with the paper's $f' = \log w + 1$:
+# So $\varphi'$ is constant and $f' = k \log w + \text{const}$, which is the reverse KL alone. For the reverse KL the
+# agreement is Proposition 4.1 (UPO Eq. 25), with the paper's $f' = \log w + 1$:
 #
 # $$\mathcal{U}h_\pi = \log \frac{\pi(y_w|x)}{\pi(y_l|x)} + 1 - \log
 # \frac{\pi_\text{ref}(y_w|x)}{\pi_\text{ref}(y_l|x)} - 1
@@ -416,14 +419,14 @@ a, b, c, d4 = sp.symbols("a b c d", positive=True)
 
 
 def disagreement(f_slope):
-    """Eq. 23 less what Theorem 3.1 gives, for π = (a, b) and π_ref = (c, d)."""
+    """Eq. 23 minus what Theorem 3.1 gives, for π = (a, b) and π_ref = (c, d)."""
     return sp.expand_log(f_slope(a / b) - f_slope(c / d4) - f_slope(a / c) + f_slope(b / d4), force=True)
 
 
 kl_slope = lambda w: sp.log(w) + 1  # noqa: E731
 js_slope = lambda w: sp.log(2 * w / (1 + w))  # noqa: E731
 check.true("UPO Eq. 25: for the reverse KL they agree, symbolically", sp.simplify(disagreement(kl_slope)) == 0)
-check.true("for JS they do not", sp.simplify(disagreement(js_slope)) != 0)
+check.true("for JS they do not agree, symbolically", sp.simplify(disagreement(js_slope)) != 0)
 as_ipo = iupo_printed(**four(drawn, [0, 1], [2, 2]), beta=beta, divergence="reverse_kl")
 check.close("CP4: with the reverse KL IUPO's loss is IPO's", as_ipo, ipo(**four(drawn, [0, 1], [2, 2]), beta=beta))
 bend = {
@@ -434,8 +437,8 @@ straight = [name for name, value in bend.items() if value < 1e-12]
 check.true("φ is straight for one divergence only", straight == ["reverse_kl"], str(straight))
 
 # %% [markdown]
-# **Where the printed loss ends**, on our three responses with uncertain labellers, and what that costs in parts of
-# $\pi_\text{ref}$'s regret (CP5). A share above 1 is worse than no training.
+# **Where the printed loss ends.** We use our three responses with uncertain labellers. The cost is the share of
+# $\pi_\text{ref}$'s regret that is left (CP5). A share above 1 is worse than no training.
 
 # %%
 shares = {}
@@ -450,13 +453,13 @@ for name in ("reverse_kl", "js", "hellinger", "forward_kl"):
         print(f"{name:<12}{own:<5}" + "".join(f"{text:<26}" for text in shown) + f"{abs(float(left)):.2f}")
 
 # %% tags=["check"]
-check.close("CP5: none left for the reverse KL", [shares["reverse_kl", own] for own in (0.5, 0.1)], 0.0, tol=1e-9)
+check.close("CP5: no regret left for the reverse KL", [shares["reverse_kl", own] for own in (0.5, 0.1)], 0.0, tol=1e-9)
 rest = [share for (name, _), share in shares.items() if name != "reverse_kl"]
-check.true("CP5: for the others a good part stays", min(rest) > 0.4, f"{min(rest):.2f} to {max(rest):.2f}")
-check.true("with the forward KL it is worse than π_ref", shares["forward_kl", 0.5] > 1)
+check.true("CP5: the others leave over 0.4 of the regret", min(rest) > 0.4, f"{min(rest):.2f} to {max(rest):.2f}")
+check.true("forward KL, β = 0.5: the printed form is worse than π_ref", shares["forward_kl", 0.5] > 1)
 
 # %% [markdown]
-# ## 6. JS-IUPO cannot reach its target
+# ## 6. The printed JS-IUPO has a ceiling
 #
 # With the paper's divergence the loss is (UPO Eq. 26)
 #
@@ -475,14 +478,25 @@ check.close(
 )
 
 # %% [markdown]
-# Let $\pi_w / \pi_l$ grow. The first logarithm tends to $\log 2$ and no further, because the price of JS has a ceiling
-# (notebook 05). So, with $\rho = \pi_{\text{ref},w} / \pi_{\text{ref},l}$,
+# Let $\pi_w / \pi_l$ grow. The first logarithm tends to $\log 2$ and stays below it, because the price of JS has a
+# ceiling (notebook 05). So, with $\rho = \pi_{\text{ref},w} / \pi_{\text{ref},l}$,
 #
 # $$\mathcal{U}h_\pi < \log \frac{1 + \rho}{\rho}.$$
 #
-# For equal references that is $\log 2 = 0.69$. The target at the paper's $\beta = 0.1$ is 5. It can be reached only in
-# pairs whose loser $\pi_\text{ref}$ finds more than $e^5 - 1 = 147$ times as likely as the winner. In
-# $f'(\pi_w/\pi_{\text{ref},w}) - f'(\pi_l/\pi_{\text{ref},l})$ the ceiling does no harm: the loser's price has no
+# For equal references the ceiling is $\log 2 = 0.69$. The target is $\frac{1}{2\beta}$. A pair can reach it only if
+# $\frac{1}{\rho} > e^{1/(2\beta)} - 1$, so only if $\pi_\text{ref}$ prefers the loser by more than that factor:
+#
+# | $\beta$ | target $\frac{1}{2\beta}$ | smallest factor $\pi_{\text{ref},l} / \pi_{\text{ref},w}$ |
+# | --- | --- | --- |
+# | 0.1 | 5 | 147 |
+# | 0.2 | 2.5 | 11.2 |
+# | 0.5 | 1 | 1.72 |
+#
+# So some pairs can reach the target and others cannot. In a language model the log-ratios of the reference are wide,
+# and many pairs can. Suppose that they are normal around 0 with an sd of 20 nats. Then 40 % of the pairs can reach the
+# target at $\beta = 0.1$, and 49 % at $\beta = 0.5$. For every other pair the loss falls forever.
+#
+# In $f'(\pi_w/\pi_{\text{ref},w}) - f'(\pi_l/\pi_{\text{ref},l})$ the ceiling does no harm: the loser's price has no
 # floor.
 
 # %% tags=["check"]
@@ -492,13 +506,13 @@ ceiling = sp.limit(js_slope(ratio), ratio, sp.oo) - js_slope(rho)
 check.true(
     "EP8: the limit is log((1 + ρ)/ρ)", sp.simplify(sp.expand_log(ceiling - sp.log((1 + rho) / rho), force=True)) == 0
 )
-check.true("and it is approached from below", sp.simplify(sp.diff(printed_form, ratio)).is_positive)
-check.close("it is 5 where ρ = 1/(e⁵ − 1)", float(ceiling.subs(rho, 1 / (sp.exp(5) - 1))), 5.0)
+check.true("EP8: the limit is approached from below", sp.simplify(sp.diff(printed_form, ratio)).is_positive)
+check.close("EP8: the limit is 5 at ρ = 1/(e⁵ − 1)", float(ceiling.subs(rho, 1 / (sp.exp(5) - 1))), 5.0)
 s = sp.symbols("s", positive=True)  # two responses, equal references: π_w = s/(1 + s), so w = 2s/(1 + s)
 right_form = js_slope(2 * s / (1 + s)) - js_slope(2 / (1 + s))
-check.true("the right form has no ceiling", sp.limit(right_form, s, sp.oo) == sp.oo)
+check.true("the corrected form has no ceiling", sp.limit(right_form, s, sp.oo) == sp.oo)
 
-TARGET = 5.0  # 1/(2β) at β = .1
+TARGET = 5.0  # 1/(2β) at β = 0.1
 
 
 def on_a_pair(loss, gap, beta=0.1, **settings):
@@ -514,22 +528,22 @@ floor = (TARGET - math.log(2)) ** 2
 values = on_a_pair(iupo_printed, [0, 1, 5, 50], divergence="js")
 print("loss of Eq. 26 at log-ratio 0, 1, 5, 50:", values, f"  floor {floor:.4f}")
 check.true(
-    "EP8: it falls all the way",
+    "EP8: the printed loss falls all the way",
     (on_a_pair(iupo_printed, torch.linspace(-10, 20, 3001), divergence="js").diff() < 0).all(),
 )
-check.close("EP8: to a floor that it never touches", values[-1], floor, tol=1e-9)
+check.close("EP8: the printed loss tends to its floor", values[-1], floor, tol=1e-9)
 h_right = sp.nsolve(right_form.subs(s, sp.exp(sp.Symbol("h"))) - TARGET, 6)
 check.close(
-    "the right form is 0 at a finite log-ratio", on_a_pair(iupo, float(h_right), divergence="js"), 0.0, tol=1e-12
+    "the corrected form is 0 at a finite log-ratio", on_a_pair(iupo, float(h_right), divergence="js"), 0.0, tol=1e-12
 )
-check.close("as IPO's is", on_a_pair(ipo, TARGET), 0.0)
-print(f"IPO stops at log-ratio {TARGET}, right JS-IUPO at {float(h_right):.3f}")
+check.close("IPO's loss is 0 at a finite log-ratio", on_a_pair(ipo, TARGET), 0.0)
+print(f"IPO stops at log-ratio {TARGET}, corrected JS-IUPO at {float(h_right):.3f}")
 
 # %% [markdown]
-# **And it looks at the wrong pairs.** The derivative of $\log \frac{2q}{1 + q}$ in $\log q$ is $\frac{1}{1 + q}$.
-# Every pair's push carries that factor, $q = \pi_w/\pi_l$, and a language model's $q$ is $e^{\text{tens of nats}}$ in
-# either direction, for lengths alone. Where it is large there is no gradient, whatever $\pi_\text{ref}$ and the
-# labels say (CP7).
+# **A gate on the wrong pairs.** The derivative of $\log \frac{2q}{1 + q}$ in $\log q$ is $\frac{1}{1 + q}$. Every
+# pair's push has that factor, with $q = \pi_w/\pi_l$. In a language model $\log q$ is tens of nats in either
+# direction, by length alone. Where $q$ is large there is almost no gradient, and neither $\pi_\text{ref}$ nor the
+# labels change that (CP7).
 
 # %% tags=["check"]
 gate = sp.simplify(sp.diff(js_slope(ratio), ratio) * ratio)
@@ -537,7 +551,7 @@ check.true("CP7: the factor is 1/(1 + q)", sp.simplify(gate - 1 / (1 + ratio)) =
 gap = torch.linspace(-8, 8, 33, dtype=F64, requires_grad=True)
 (push,) = torch.autograd.grad(on_a_pair(iupo_printed, gap, divergence="js").sum(), gap)
 residual = slope(gap.detach()) - TARGET
-check.close("autograd says the same", push, 2 * residual / (1 + gap.detach().exp()), tol=1e-10)
+check.close("CP7: autograd gives the same push", push, 2 * residual / (1 + gap.detach().exp()), tol=1e-10)
 normal = torch.distributions.Normal(0.0, 1.0)
 for sd in (5, 20, 50):
     dead = float(normal.cdf(torch.tensor(-math.log(99) / sd)))
@@ -546,19 +560,19 @@ for sd in (5, 20, 50):
 # %% [markdown]
 # ## 7. Preferences that nobody disagrees about
 #
-# One pair, the same winner every time, $\pi_\text{ref} = (\frac12, \frac12)$, $\beta = 0.1$, Adam on the two logits.
-# Five losses: DPO, cDPO (DPO that allows for 10 % wrong labels), IPO, and IUPO in both forms with JS. The dashed ends
-# were computed above, before any step; cDPO's is where $\sigma(\beta h) = 0.9$.
+# There is one pair with the same winner every time, $\pi_\text{ref} = (\frac12, \frac12)$ and $\beta = 0.1$. Adam
+# trains the two logits. The five losses are DPO, cDPO (DPO that allows for 10 % wrong labels), IPO, and both forms of
+# JS-IUPO. The dashed ends were computed above, before any step. The end of cDPO is where $\sigma(\beta h) = 0.9$.
 
 # %%
 RUNS = {
     "DPO": (METHODS["dpo"].loss, {}),
     "cDPO": (METHODS["cdpo"].loss, {"label_smoothing": 0.1}),
     "JS-IUPO as printed": (iupo_printed, {"divergence": "js"}),
-    "JS-IUPO, right": (iupo, {"divergence": "js"}),
+    "JS-IUPO, corrected": (iupo, {"divergence": "js"}),
     "IPO": (ipo, {}),
 }
-ENDS = {"cDPO": math.log(9) / 0.1, "JS-IUPO, right": float(h_right), "IPO": TARGET}
+ENDS = {"cDPO": math.log(9) / 0.1, "JS-IUPO, corrected": float(h_right), "IPO": TARGET}
 STEPS = 1200
 logits = torch.zeros(len(RUNS), 2, dtype=F64, requires_grad=True)
 optimiser = torch.optim.Adam([logits], lr=0.05)
@@ -575,7 +589,7 @@ for i, name in enumerate(RUNS):
 
 # %% tags=["check"]
 index = {name: i for i, name in enumerate(RUNS)}
-for name in ("IPO", "JS-IUPO, right"):
+for name in ("IPO", "JS-IUPO, corrected"):
     check.close(f"CP6: {name} stops where it should", path[-1, index[name]], ENDS[name], tol=1e-3)
 for name in ("DPO", "JS-IUPO as printed"):
     i = index[name]
@@ -587,23 +601,23 @@ LOOK = {
     "DPO": figures.PALETTE["grey"],
     "cDPO": figures.PALETTE["sky"],
     "JS-IUPO as printed": figures.PALETTE["vermilion"],
-    "JS-IUPO, right": figures.PALETTE["green"],
+    "JS-IUPO, corrected": figures.PALETTE["green"],
     "IPO": figures.PALETTE["blue"],
 }
 fig, (seen, run) = plt.subplots(1, 2, figsize=(11.2, 4.5), width_ratios=(1, 1.05))
 h_axis = torch.linspace(0, 9, 361, dtype=F64)
 w_won, w_lost = (torch.nn.functional.logsigmoid(sign * h_axis) - math.log(0.5) for sign in (1, -1))
-SEEN = {"IPO": h_axis, "JS-IUPO, right": slope(w_won) - slope(w_lost), "JS-IUPO as printed": slope(h_axis)}
+SEEN = {"IPO": h_axis, "JS-IUPO, corrected": slope(w_won) - slope(w_lost), "JS-IUPO as printed": slope(h_axis)}
 seen.axhline(TARGET, color=figures.INK, linewidth=1, linestyle="--")
-seen.text(0.12, TARGET + 0.12, r"what it should be:  $1/(2\beta) = 5$", fontsize=9.5, va="bottom")
+seen.text(0.12, TARGET + 0.12, r"the target:  $1/(2\beta) = 5$", fontsize=9.5, va="bottom")
 for name, values in SEEN.items():
     seen.plot(h_axis, values, color=LOOK[name], linewidth=2.4 if "printed" in name else 1.9)
-for name in ("IPO", "JS-IUPO, right"):
+for name in ("IPO", "JS-IUPO, corrected"):
     seen.plot(ENDS[name], TARGET, "o", color=LOOK[name], markersize=8, zorder=4, markeredgecolor=figures.CARD)
 seen.text(4.05, 4.35, "IPO", color=LOOK["IPO"], ha="right", fontsize=10)
-seen.text(4.95, 3.75, "JS-IUPO, right", color=LOOK["JS-IUPO, right"], ha="left", va="top", fontsize=10)
+seen.text(4.95, 3.75, "JS-IUPO, corrected", color=LOOK["JS-IUPO, corrected"], ha="left", va="top", fontsize=10)
 seen.text(
-    8.95, 0.86, "JS-IUPO as printed: at most log 2 = 0.69", color=LOOK["JS-IUPO as printed"], ha="right", fontsize=10
+    8.95, 0.86, "JS-IUPO as printed: below log 2 = 0.69", color=LOOK["JS-IUPO as printed"], ha="right", fontsize=10
 )
 seen.annotate(
     "",
@@ -617,8 +631,8 @@ seen.text(
 seen.set_xlim(0, 9)
 seen.set_ylim(0, 6.6)
 seen.set_xlabel(r"log-ratio  $h = \log\, \pi_w/\pi_l - \log\, \pi_{\mathrm{ref},w}/\pi_{\mathrm{ref},l}$  (nats)")
-seen.set_ylabel("what the loss compares with 5")
-seen.set_title("What each loss sees of the policy")
+seen.set_ylabel("the quantity compared with 5")
+seen.set_title("The quantity that each loss regresses")
 
 steps = torch.arange(1, STEPS + 1)
 for name, i in index.items():
@@ -632,10 +646,15 @@ run.set_xticks((10, 100, 1000), ("10", "100", "1,000"))
 run.minorticks_off()
 run.set_xlabel("steps of Adam")
 run.set_ylabel("log-ratio $h$ (nats)")
-run.set_title("Where certain preferences take it, β = 0.1")
+run.set_title("Training on one certain pair, β = 0.1")
 end_text = {"color": LOOK["JS-IUPO as printed"], "fontsize": 10, "va": "center"}
 run.text(STEPS * 1.06, float(path[-1, index["JS-IUPO as printed"]]), "JS-IUPO\nas printed:\nno end", **end_text)
-run.text(STEPS * 1.06, ENDS["JS-IUPO, right"] + 0.1, "JS-IUPO, right", **end_text | {"color": LOOK["JS-IUPO, right"]})
+run.text(
+    STEPS * 1.06,
+    ENDS["JS-IUPO, corrected"] + 0.1,
+    "JS-IUPO, corrected",
+    **end_text | {"color": LOOK["JS-IUPO, corrected"]},
+)
 run.text(STEPS * 1.06, TARGET - 0.1, "IPO", **end_text | {"color": LOOK["IPO"]})
 leaves = {name: int((path[:, index[name]] > 12.4).nonzero()[0]) for name in ("DPO", "cDPO")}
 run.text(leaves["DPO"] * 0.9, 12.4, "DPO: no end", **end_text | {"color": LOOK["DPO"], "ha": "right"})
@@ -644,13 +663,13 @@ figures.save(fig, "06_upo_and_iupo")
 plt.show()
 
 # %% [markdown]
-# The printed form is slow, since its gradient dies with $\frac{1}{1 + q}$. That may look like restraint, and in a short
-# run it is. But it has no place to stop: its loss still falls at every log-ratio, and how far it goes is a matter of
-# steps and learning rate, no longer of $\beta$.
+# The printed form is slow, because its gradient vanishes as $\frac{1}{1 + q}$. In a short run this looks like
+# restraint. But it never stops, because its loss falls at every log-ratio. How far it goes depends on steps and
+# learning rate, no longer on $\beta$ alone.
 #
-# **Three responses**, in an order that nobody disagrees about, and a reference that likes them the other way round.
-# IPO, the right IUPO and cDPO have minima; the first two are $\Psi$PO's and UPO's optima. Pushed along a ray, the
-# printed loss falls towards a floor while the right one turns up again.
+# **Three responses** have an order that nobody disagrees about, and the reference prefers the opposite order. IPO, the
+# corrected IUPO and cDPO have minima. The first two are the optima of $\Psi$PO and UPO. Along a ray of growing gaps,
+# the printed loss falls towards a floor. The corrected loss rises again.
 
 # %% tags=["check"]
 rare, uniform = row(0.2, 0.3, 0.5), row(1 / 3, 1 / 3, 1 / 3)
@@ -664,40 +683,40 @@ def certain_pairs(loss, **settings):
 for own in (0.5, 0.1):
     ends = {
         "IPO": fixed_point(certain_pairs(ipo, beta=own), rare.log()),
-        "right JS-IUPO": fixed_point(certain_pairs(iupo, beta=own, divergence="js"), rare.log()),
+        "corrected JS-IUPO": fixed_point(certain_pairs(iupo, beta=own, divergence="js"), rare.log()),
         "cDPO": fixed_point(certain_pairs(METHODS["cdpo"].loss, beta=own), rare.log()),
     }
     print(
         f"β = {own}, log(π_best/π_worst) at the minimum:",
         {name: round(float(e[0, 0] - e[0, 2]), 2) for name, e in ends.items()},
     )
-    for name, divergence in (("IPO", "reverse_kl"), ("right JS-IUPO", "js")):
+    for name, divergence in (("IPO", "reverse_kl"), ("corrected JS-IUPO", "js")):
         aim = optimal_logps(rare.log(), g_certain, own, divergence)
         check.close(f"β = {own}: {name}'s minimum is the optimum", ends[name].exp(), aim.exp(), tol=1e-9)
 
 ray = [(rare.log() + k * row(2.0, 1.0, 0.0)).log_softmax(-1) for k in range(0, 31, 5)]
 along = {
     form: torch.stack([certain_pairs(loss, beta=0.1, divergence="js")(x) for x in ray])
-    for form, loss in (("printed", iupo_printed), ("right", iupo))
+    for form, loss in (("printed", iupo_printed), ("corrected", iupo))
 }
 print("along a ray, printed:", along["printed"])
-print("             right:  ", along["right"])
+print("           corrected:", along["corrected"])
 by_pair = [(0, 1), (0, 2), (1, 2)]
 bottom = sum(2 / 9 * (TARGET - math.log(1 + float(rare[0, l] / rare[0, w]))) ** 2 for w, l in by_pair)  # noqa: E741
 check.true("printed: lower with every step", (along["printed"].diff() < 0).all())
 check.close("printed: its infimum", along["printed"][-1], bottom, tol=1e-8)
-check.true("right: up again", along["right"][-1] > along["right"].min() + 1)
+check.true("corrected: rises again", along["corrected"][-1] > along["corrected"].min() + 1)
 dpo_along = torch.stack([certain_pairs(METHODS["dpo"].loss, beta=0.1)(x) for x in ray])
-check.true("DPO: lower with every step too", (dpo_along.diff() < 0).all(), f"down to {dpo_along[-1]:.4f}, infimum 0")
+check.true("DPO: lower with every step", (dpo_along.diff() < 0).all(), f"down to {dpo_along[-1]:.4f}, infimum 0")
 
 # %% [markdown]
 # ## 8. What the curves of the experiment can say
 #
-# The paper finds JS-IUPO's loss curves below IPO's, and its accuracy and margin above, and concludes that JS-IUPO is
+# The paper finds JS-IUPO's loss curves below IPO's, and its accuracy and margin above. It concludes that JS-IUPO is
 # better (Sec. 5.2; GPT-2, no seeds or intervals given).
 #
-# **Losses.** The two are different functions of a policy. Here is *one* policy, $\pi^*$ of a table world, and what both
-# say of it (EP9, CP8). The order turns with $\beta$, and the policy has not moved.
+# **Losses.** The two are different functions of a policy. Below is *one* policy, $\pi^*$ of a table world, and both of
+# its losses (EP9, CP8). The order of the losses changes with $\beta$, and the policy is the same.
 
 # %% tags=["check"]
 world = TableWorld.random(0, prompts=8, responses=6, beta=0.5)
@@ -714,16 +733,17 @@ for own in (0.1, 0.2, 0.5):
         for loss, more in both
     ]
     print(f"β = {own}: the same policy has IPO loss {table[own][0]:6.2f} and JS-IUPO loss {table[own][1]:6.2f}")
-check.true("CP8: β = .1, IPO's is lower", table[0.1][0] < table[0.1][1])
-check.true("CP8: β = .5, JS-IUPO's is", table[0.5][0] > table[0.5][1])
+check.true("CP8: β = 0.1: IPO's loss is lower", table[0.1][0] < table[0.1][1])
+check.true("CP8: β = 0.5: JS-IUPO's loss is lower", table[0.5][0] > table[0.5][1])
 one_gap = [float(on_a_pair(loss, 1.0, **more)) for loss, more in ((ipo, {}), (iupo_printed, {"divergence": "js"}))]
-check.close("EP9: log-ratio 1 at β = .1 is 16 to IPO", one_gap[0], 16.0)
-check.differs("EP9: and something else to JS-IUPO", one_gap[1], one_gap[0], by=5)
+check.close("EP9: log-ratio 1 at β = 0.1: IPO's loss is 16", one_gap[0], 16.0)
+check.differs("EP9: JS-IUPO's loss is another number", one_gap[1], one_gap[0], by=5)
 
 # %% [markdown]
-# **Accuracy.** That can be compared. Take a class where all is known: $\pi_\theta \propto \pi_\text{ref}\, e^{\theta
-# \cdot \phi}$, 20 features, 300 pairs labelled by Bradley–Terry, 4,000 pairs to test, both losses at their exact
-# minimum, ten seeds. What a language model adds is that the reference already prefers one of the two, by many nats.
+# **Accuracy.** Accuracy can be compared. Take the class $\pi_\theta \propto \pi_\text{ref}\, e^{\theta \cdot \phi}$
+# with 20 features. There are 300 training pairs labelled by Bradley–Terry, 4,000 test pairs and ten seeds. Both losses
+# are at their exact minimum. A language model adds one thing: the reference already prefers one of the two responses,
+# by many nats.
 
 # %%
 SPREADS = (0.0, 1.0, 5.0)
@@ -744,19 +764,21 @@ for sd, rows in accuracy.items():
 
 # %% tags=["check"]
 half_width = {sd: float(2.262 * values.std() / math.sqrt(10)) for sd, values in gain.items()}
-check.true("CP9: equal references, no gain", gain[0.0].mean() < half_width[0.0])
+check.true("CP9: equal references, no gain beyond its interval", gain[0.0].mean() < half_width[0.0])
 check.true(
-    "CP9: unequal ones, a loss", gain[5.0].mean() < -half_width[5.0], f"{gain[5.0].mean():+.4f} ± {half_width[5.0]:.4f}"
+    "CP9: unequal references, a loss",
+    gain[5.0].mean() < -half_width[5.0],
+    f"{gain[5.0].mean():+.4f} ± {half_width[5.0]:.4f}",
 )
 
 # %% [markdown]
-# With equal references the two are level. The more a reference prefers one response of a pair, the more pairs the
-# factor $\frac{1}{1 + q}$ switches off, and the more accuracy it costs.
+# With equal references the two accuracies differ by less than the interval. The factor $\frac{1}{1 + q}$ switches off
+# pairs whose winner the reference prefers. With an sd of 5 nats, JS-IUPO has the lower accuracy.
 #
 # **Which β?** The paper finds $\beta = 0.1$ best. In this class IPO's loss is a least-squares problem with the target
-# $\frac{1}{2\beta}$ on every row, so its minimiser is proportional to $1/\beta$ and *the order it gives to responses
-# is the same at every $\beta$* (CP10). What differs with $\beta$ on GPT-2 has to come from the network or
-# from how the training goes.
+# $\frac{1}{2\beta}$ on every row. So its minimiser is proportional to $1/\beta$, and *the order it gives to responses
+# is the same at every $\beta$* (CP10). On GPT-2 a difference between values of $\beta$ must come from the network or
+# from the training.
 
 # %% tags=["check"]
 train, ref_gap, test = log_linear(0, 1.0)
@@ -770,11 +792,11 @@ scaled = torch.stack([own * theta for own, theta in fits.items()])
 closed = torch.linalg.lstsq(train, torch.full((len(train), 1), 0.5, dtype=F64)).solution[:, 0]
 check.close("CP10: β·θ is least squares on the target ½", scaled, closed.expand(4, -1), tol=1e-5)
 js_fits = [own * fit(iupo_printed, train, ref_gap, beta=own, divergence="js") for own in (0.1, 1.0)]
-check.differs("not so for JS-IUPO as printed", js_fits[0], js_fits[1], by=0.05)
+check.differs("JS-IUPO as printed: β·θ depends on β", js_fits[0], js_fits[1], by=0.05)
 
 # %% [markdown]
-# **Algorithm 1** prints its step as $\theta_t \leftarrow \theta_{t-1} - \nabla_\theta \mathcal{L}$, with a learning
-# rate in its list of inputs and none in the step (EP11). On one IPO pair in logits $h - 5$ is multiplied by $1 -
+# **Algorithm 1** prints its step as $\theta_t \leftarrow \theta_{t-1} - \nabla_\theta \mathcal{L}$. The learning rate
+# is in its list of inputs but not in the step (EP11). On one IPO pair in logits, a step multiplies $h - 5$ by $1 -
 # 4\,\text{lr}$:
 
 # %% tags=["check"]
@@ -792,20 +814,20 @@ for lr in (1.0, 0.1):
 # %% [markdown]
 # ## What we learned
 #
-# - $\Psi$PO and UPO are the objective of notebook 05 with $g(y) = \mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'))$
-#   for the reward: *UPO Eq. 6, summed over both*, *UPO Eq. 17, all nine pairs*. The opponents are $\mu$, not
-#   $\pi_\text{ref}$ (*EP6*).
-# - With $\Psi = \text{logit}$ UPO is f-DPO, if no response is deleted: *CP3: f-DPO ends at UPO's optimum*, and *ends
-#   elsewhere* with zeros.
-# - The right IUPO compares $f'(\pi/\pi_\text{ref})$ of two responses and ends at UPO's optimum for every divergence,
-#   zeros aside: *it ends at the optimum*. Eq. 23 is the same for the reverse KL alone: *φ is straight for one
-#   divergence only*.
-# - JS-IUPO as printed regresses a quantity that is at most $\log(1 + 1/\rho)$, $\log 2$ for equal references, on a
-#   target of 5: *EP8*. It has lost what IPO is for: *JS-IUPO as printed rises all the way*, where *IPO stops where it
-#   should*.
-# - It ignores pairs whose winner is by far the likelier one already: *CP7*; that costs accuracy: *CP9: unequal ones, a
-#   loss*.
-# - Loss curves of two losses do not compare: *CP8*. That $\beta = 0.1$ is best is not in IPO's objective: *CP10*.
+# - $\Psi$PO and UPO are the objective of notebook 05 with the reward
+#   $g(y) = \mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'))$: *UPO Eq. 6, summed over both*, *UPO Eq. 17, all nine
+#   pairs*. The opponents are $\mu$, not $\pi_\text{ref}$ (*EP6*).
+# - With $\Psi = \text{logit}$ UPO is f-DPO, if no response is deleted: *CP3: f-DPO ends at UPO's optimum*. With zeros
+#   f-DPO *ends elsewhere*.
+# - The corrected IUPO compares $f'(\pi/\pi_\text{ref})$ of two responses. It ends at UPO's optimum for every
+#   divergence, if that has no zeros: *it ends at the optimum*. Eq. 23 is the same quantity for the reverse KL alone:
+#   *φ is straight for one divergence only*.
+# - The printed JS-IUPO regresses a quantity below $\log(1 + 1/\rho)$ on a target of $\frac{1}{2\beta}$ (*EP8*). For
+#   equal references the ceiling is $\log 2$. Pairs below the ceiling's factor lose IPO's protection: *JS-IUPO as
+#   printed rises all the way*, and *IPO stops where it should*.
+# - It ignores pairs whose winner is already much more likely: *CP7*. In the log-linear world that costs accuracy: *CP9:
+#   unequal references, a loss*.
+# - Loss curves of two losses do not compare: *CP8*. IPO's objective does not explain why $\beta = 0.1$ is best: *CP10*.
 #
 # In the ledger:
 
@@ -816,23 +838,24 @@ display(Markdown(markdown(HERE)))
 # %% tags=["check"]
 ids = {entry.id for entry in HERE}
 expected = {"EP6", "EP7", "EP8", "EP9", "EP11", "CP3", "CP4", "CP5", "CP6", "CP7", "CP8", "CP9", "CP10"}
-check.true("the ledger has this notebook's claims", expected <= ids, f"{len(ids)} entries")
+check.true("the ledger has the claims of notebook 06", expected <= ids, f"{len(ids)} entries")
 
 # %% [markdown]
 # ## Limits
 #
-# - Section 7 is about certain preferences. With labellers who disagree the printed loss has a finite minimiser, just
-#   not the one that it is said to have (section 5).
-# - The log-linear world is not GPT-2. It shows what is *not* in the objective. Whether the printed form trains better
-#   on text for another reason, its small gradients for one, only runs with seeds can say.
-# - Adam, one learning rate. How fast the printed form drifts depends on both; that it does not stop does not.
+# - Section 7 is about certain preferences. With labellers who disagree, the printed loss has a finite minimiser. It is
+#   not the one that the paper states (section 5).
+# - The log-linear world is not GPT-2. It shows what is *not* in the objective. The printed form may train better on
+#   text for another reason, such as its small gradients. Only runs with several seeds can show that.
+# - Section 7 uses Adam and one learning rate. Both decide how fast the printed form drifts. They do not decide whether
+#   it stops.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. The answers are folded below.
 #
-# **1.** From which $\beta$ on has JS-IUPO as printed a finite minimiser on a pair with equal references and one sure
-# winner?
+# **1.** Take a pair with equal references and one certain winner. Above which $\beta$ does the printed JS-IUPO have a
+# finite minimiser?
 
 # %%
 mine = ...  # β
@@ -843,7 +866,7 @@ if mine is not ...:
     check.true("exercise 1", reached[0] < 0 < reached[1])
 
 # %% [markdown]
-# **2.** Where does the right IUPO with the *forward KL* stop on the same pair at $\beta = 0.1$? Solve
+# **2.** Where does the corrected IUPO with the *forward KL* stop on the same pair at $\beta = 0.1$? Solve
 # $f'(w_w) - f'(w_l) = 5$ with $f'(w) = 1 - 1/w$ by hand.
 
 # %%
@@ -853,8 +876,8 @@ if mine is not ...:
     check.close("exercise 2", on_a_pair(iupo, float(mine), divergence="forward_kl"), 0.0, tol=1e-8)
 
 # %% [markdown]
-# **3.** A labeller prefers the winner with probability $p$ and pairs come with both labels. At which log-ratio does IPO
-# stop, and at which cDPO without smoothing, that is DPO? Give both for $p = 0.9$, $\beta = 0.1$.
+# **3.** A labeller prefers the winner with probability $p$, and pairs come with both labels. At which log-ratio does
+# IPO stop? At which does cDPO without smoothing stop, which is DPO? Give both for $p = 0.9$, $\beta = 0.1$.
 
 # %%
 mine = ...  # (IPO, DPO)

@@ -9,19 +9,21 @@
 # %% [markdown]
 # # What does one example push, and how hard?
 #
-# Notebook 06 ended with two forms of one loss, of which one comes to rest and one runs away. Such things can be read
-# off a loss before any training, for every method so far. All of them descend on log-probabilities of whole responses.
-# So all they can do with a response is raise its log-probability or lower it, more or less hard. Twelve methods are
-# twelve rules for one number.
+# Notebook 06 ended with two forms of one loss: one comes to rest and one runs away. Such properties can be read off a
+# loss before any training, for every method so far. All these methods descend on log-probabilities of whole responses.
+# So they can only raise or lower the log-probability of a response, with some strength. Twelve methods are twelve rules
+# for one number.
 #
-# **Claim** (Eq. 11 of the survey of alignment that UNA's authors wrote, "the survey" from here on). DPO's number is
-# $\beta\,\sigma(r_l - r_w)$: a pair that is ranked wrong is pushed hard, a pair that is ranked right hardly at all. We
-# ask the same of every other method: when does an example push, which way, how hard, and where does it rest?
+# **Claim** (Eq. 11 of the survey of alignment by UNA's authors, "the survey" from here on). DPO's number is
+# $\beta\,\sigma(r_l - r_w)$. A pair that is ranked wrong is pushed hard, and a pair that is ranked right hardly at
+# all. We ask the same of every other method. When does an example push, in which direction, how hard, and where does
+# it rest?
 #
-# Some equations are printed with a wrong sign, or with a factor that is not what the text says it is. Seen as a push,
-# such a slip cannot hide: the example pushes the wrong way, or for ever, or not at all.
+# Some equations are printed with a wrong sign. Others have a factor that differs from the text. The push shows such an
+# error at once. The example pushes the wrong way, or forever, or not at all.
 #
-# **Needs.** Notebook 00: the implicit reward $r = \beta u$ with $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6).
+# **Needs.** Notebook 00: the implicit reward $r = \beta u$ with $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6). The
+# unit of $u$ is the nat, the unit of natural logarithms.
 
 # %%
 import inspect
@@ -51,12 +53,12 @@ BETA = 0.1  # for every method, so that 10 nats of log-ratio are one unit of rew
 # $$-\nabla_\theta L = \sum_b p_b \, \nabla_\theta \log \pi(y_b), \qquad
 # p_b = -\frac{\partial L}{\partial \log \pi(y_b)}.$$
 #
-# We call $p_b$ the **push** on response $y_b$: positive, and descent raises $\log \pi(y_b)$; negative, and it lowers
-# it. SFT has $p = 1$ for every response. So each method is, at each moment, *SFT with weights*. Two helpers ask
-# autograd for the pushes of a library loss:
+# We call $p_b$ the **push** on response $y_b$. If it is positive, descent raises $\log \pi(y_b)$. If it is negative,
+# descent lowers it. SFT has $p = 1$ for every response. So each method is, at each moment, *SFT with weights*. Two
+# helpers ask autograd for the pushes of a library loss:
 
 # %%
-REF = {"chosen": -3.0, "rejected": -4.0}  # log π_ref: which numbers stand here matters to one form only, in section 3
+REF = {"chosen": -3.0, "rejected": -4.0}  # log π_ref: only the printed IUPO depends on these numbers (section 3)
 
 
 def push(loss, u, **given):
@@ -78,13 +80,14 @@ def pushes(loss, u_w, u_l, ref=REF, **given):
 
 u = torch.linspace(-60, 60, 121)  # nats; rewards from −6 to 6
 u_w, u_l = 20 * torch.randn(2, 300)
-r, h = BETA * u, u_w - u_l  # h: how far a pair has been moved apart, in nats
+r, h = BETA * u, u_w - u_l  # h: the gap of a pair, in nats
 m = BETA * h  # its margin r_w − r_l
 up, down = torch.ones_like(u), torch.zeros_like(u)
 
 # %% [markdown]
-# Is it true that nothing else reaches the parameters? A policy of five responses that share four parameters, three
-# methods on the same responses: the gradient of the method, and the gradient of SFT with the pushes as fixed weights.
+# Is the push really all that reaches the parameters? Take a policy of five responses that share four parameters, and
+# three methods on the same responses. Compare the gradient of the method with the gradient of SFT whose fixed weights
+# are the pushes.
 
 # %% tags=["check"]
 features, start = torch.randn(5, 4), torch.randn(4)
@@ -104,8 +107,8 @@ check.close("sft: the push is 1 everywhere", push(METHODS["sft"].loss, u), 1.0)
 # %% [markdown]
 # ## 2. A pair
 #
-# Write $m = r_w - r_l$ for the margin. DPO's loss is $-\log\sigma(m)$, the derivative of that is $-\sigma(-m)$, and $m$
-# holds $\log\pi(y_w)$ with the factor $\beta$ and $\log\pi(y_l)$ with $-\beta$ (survey Eq. 11):
+# Write $m = r_w - r_l$ for the margin. DPO's loss is $-\log\sigma(m)$, and its derivative is $-\sigma(-m)$. The margin
+# contains $\log\pi(y_w)$ with the factor $\beta$ and $\log\pi(y_l)$ with the factor $-\beta$ (survey Eq. 11):
 #
 # $$p_w = \beta\,\sigma(-m), \qquad p_l = -p_w$$
 
@@ -117,25 +120,25 @@ for margin in (-6.0, 0.0, 6.0):
     print(f"margin {margin:+.0f}: push {BETA * sigma(torch.tensor(-margin)):.5f}, of at most β = {BETA}")
 
 # %% [markdown]
-# UNA's Eq. 8 has no $\log\sigma$: it is printed as $-(r_w - r_l)$ and called equivalent to DPO. Its push is
+# UNA's Eq. 8 has no $\log\sigma$. It is printed as $-(r_w - r_l)$ and called equivalent to DPO. Its push is
 #
 # $$p_w = \beta, \qquad p_l = -\beta,$$
 #
-# whatever the margin. No pair is ever done, and the loss has no least value (EU7 in `una-ref methods una-pair`).
+# for every margin. No pair is ever finished, and the loss has no minimum (EU7 in `una-ref methods una-pair`).
 
 # %% tags=["check"]
 printed = pushes(METHODS["una-pair"].printed, u_w, u_l)
 check.close("una-pair as printed: p_w = β", printed[0], BETA)
 check.close("una-pair as printed: p_l = −β", printed[1], -BETA)
-check.differs("so it is not DPO's", printed[0], dpo[0], by=0.09)
+check.differs("una-pair as printed: p_w is not DPO's", printed[0], dpo[0], by=0.09)
 
 # %% [markdown]
 # Label smoothing says that a share $\epsilon$ of the labels is wrong (cDPO, survey Eq. 12). A wrong label pushes the
-# other way with $\sigma(m) = 1 - \sigma(-m)$, and the mixture is DPO's push *less a constant*:
+# other way with $\sigma(m) = 1 - \sigma(-m)$. The mixture is DPO's push *minus a constant*:
 #
 # $$p_w = \beta\left[(1 - \epsilon)\,\sigma(-m) - \epsilon\,\sigma(m)\right] = \beta\left[\sigma(-m) - \epsilon\right]$$
 #
-# It is zero at $m = \log\frac{1 - \epsilon}{\epsilon}$. A pair beyond that is pulled back.
+# It is zero at $m = \log\frac{1 - \epsilon}{\epsilon}$. A pair beyond that margin is pulled back.
 
 # %% tags=["check"]
 epsilon = 0.1
@@ -144,32 +147,32 @@ check.close("cdpo: p_w = β·[σ(−m) − ε]", cdpo[0], BETA * (sigma(-m) - ep
 rest = torch.tensor([math.log((1 - epsilon) / epsilon)]) / BETA
 zero = torch.zeros(1)
 check.close("cdpo rests at margin log((1 − ε)/ε)", pushes(METHODS["cdpo"].loss, rest, zero)[0], 0.0)
-check.true("dpo does not", pushes(METHODS["dpo"].loss, rest, zero)[0] > 0.009, f"push {BETA * epsilon:.3f} there")
+check.true("dpo does not rest there", pushes(METHODS["dpo"].loss, rest, zero)[0] > 0.009, f"push {BETA * epsilon:.3f}")
 print(f"{rest.item():.1f} nats of log-ratio gap for ε = {epsilon}, β = {BETA}")
 
 # %% [markdown]
-# IPO regresses the gap $h = m/\beta$, in nats, on $\frac{1}{2\beta}$ (survey Eq. 17, which prints a minus in front,
-# ES9):
+# IPO regresses the gap $h = m/\beta$, in nats, on $\frac{1}{2\beta}$. The survey's Eq. 17 prints a minus in front
+# (ES9). The push of the correct form is
 #
-# $$p_w = 2\left(\frac{1}{2\beta} - h\right)$$
+# $$p_w = 2\left(\frac{1}{2\beta} - h\right).$$
 #
-# It is a spring: the further from its length, the harder, without bound and on both sides. With the printed sign the
-# spring pushes away from its length.
+# It acts like a spring: the further the gap is from its target, the harder the push. It has no bound, and it acts on
+# both sides. With the printed sign the spring pushes away from the target.
 
 # %% tags=["check"]
 ipo, ipo_printed = (pushes(form, u_w, u_l) for form in (METHODS["ipo"].loss, METHODS["ipo"].printed))
 check.close("ipo: p_w = 2·(1/(2β) − h)", ipo[0], 2 * (1 / (2 * BETA) - h))
 check.close("ipo: p_l = −p_w", ipo[1], -ipo[0])
-check.close("ipo as printed: the same with the other sign", ipo_printed[0], -ipo[0])
-check.differs("which is not the same thing", ipo_printed[0], ipo[0], by=100)
+check.close("ipo as printed: the opposite sign", ipo_printed[0], -ipo[0])
+check.differs("ipo as printed: p_w is not ipo's", ipo_printed[0], ipo[0], by=100)
 centred = pushes(METHODS["una-centred"].losses["pairs"], u_w, u_l)
 check.close("una-centred on pairs is dpo", centred[0], dpo[0])
 
 # %% [markdown]
 # ## 3. A pair, with another divergence
 #
-# With an f-divergence in the place of the KL the reward is $\beta f'(\pi/\pi_\text{ref})$ (UPO Eq. 18) and DPO becomes
-# f-DPO (UPO Eq. 5). The chain rule has one factor more, how fast $f'$ moves with the log-ratio:
+# With an f-divergence instead of the KL the reward is $\beta f'(\pi/\pi_\text{ref})$ (UPO Eq. 18). DPO becomes f-DPO
+# (UPO Eq. 5). The chain rule adds one factor, the rate at which $f'$ changes with the log-ratio:
 #
 # $$\kappa(u) = \frac{d}{du} f'(e^u) = e^u f''(e^u)$$
 #
@@ -188,12 +191,12 @@ KAPPA = {
     "alpha": lambda u: torch.exp(-0.5 * u),  # the default, α = ½
     "tv": torch.zeros_like,
 }
-small_w, small_l = u_w / 20, u_l / 20  # a few nats: e^u is then no astronomical number
+small_w, small_l = u_w / 20, u_l / 20  # a few nats, so that e^u stays moderate
 for name, kappa in KAPPA.items():
     point = small_w.clone().requires_grad_()
     (slope,) = torch.autograd.grad(DIVERGENCES[name].slope(point).sum(), point)
     check.close(f"κ of {name}", slope, kappa(small_w), tol=1e-11)
-check.true("that is all of them", set(KAPPA) == set(DIVERGENCES), f"{len(KAPPA)} divergences")
+check.true("κ covers every divergence", set(KAPPA) == set(DIVERGENCES), f"{len(KAPPA)} divergences")
 
 # %% [markdown]
 # The two pushes of f-DPO, with $m_f = \beta f'_w - \beta f'_l$:
@@ -213,9 +216,9 @@ for name, kappa in KAPPA.items():
     check.close(f"f-dpo, {name}: p_l", p_l, -common * kappa(small_l), tol=1e-11)
 
 # %% [markdown]
-# Only with the reverse KL do the two pushes cancel. Take a pair that has been moved apart, $u_w = 2$ and $u_l = -2$.
-# JS pushes the rejected response down $(1 + e^2)/(1 + e^{-2}) = e^2$ times as hard as it pushes the chosen one up; with
-# the $\chi^2$ it is the other way round. A divergence decides *which of the two* keeps moving.
+# Only with the reverse KL do the two pushes always cancel. Take a pair that has been moved apart, $u_w = 2$ and $u_l =
+# -2$. With JS the rejected response is pushed down $(1 + e^2)/(1 + e^{-2}) = e^2$ times as hard as the chosen one is
+# pushed up. With $\chi^2$ the chosen one is pushed harder. A divergence decides *which of the two* keeps moving.
 
 # %% tags=["check"]
 apart = torch.tensor([2.0]), torch.tensor([-2.0])
@@ -224,9 +227,9 @@ for name in ("reverse_kl", "js", "forward_kl", "chi2"):
     print(f"{name:<11} chosen {p_w.item():+.4f}   rejected {p_l.item():+.4f}   ratio {(-p_l / p_w).item():.4f}")
 js_w, js_l = pushes(METHODS["f-dpo"].loss, *apart, divergence="js")
 check.close("js: the rejected one is pushed e² times as hard", -js_l / js_w, math.exp(2))
-check.differs("so the two do not cancel", js_w, -js_l, by=0.01)
+check.differs("js: the two pushes do not cancel", js_w, -js_l, by=0.01)
 tv = pushes(METHODS["f-dpo"].loss, small_w, small_l, divergence="tv")
-check.close("total variation pushes nothing at all", torch.stack(tv), 0.0)
+check.close("total variation pushes nothing", torch.stack(tv), 0.0)
 
 # %% [markdown]
 # IUPO is IPO with a divergence. UPO's Theorem 3.1 asks for the rewards of the two responses, each against the
@@ -246,13 +249,13 @@ with_kl, _ = pushes(METHODS["iupo"].loss, u_w, u_l, divergence="reverse_kl")
 check.close("iupo with the reverse KL is ipo", with_kl, ipo[0])
 
 # %% [markdown]
-# The paper prints another one. It puts the *policy's own* ratio of the two responses into $f'$ (UPO Eq. 23 and 26).
-# With JS and $a = \log\frac{\pi_w}{\pi_l}$, and $U = f'(\pi_w/\pi_l) - f'(\pi_{\text{ref},w}/\pi_{\text{ref},l})$,
+# The paper prints another form. It puts the *policy's own* ratio of the two responses into $f'$ (UPO Eq. 23 and 26).
+# With JS, $a = \log\frac{\pi_w}{\pi_l}$ and $U = f'(\pi_w/\pi_l) - f'(\pi_{\text{ref},w}/\pi_{\text{ref},l})$,
 #
 # $$p_w = 2\left(\tfrac{1}{2\beta} - U\right) \cdot \frac{1}{1 + \pi_w/\pi_l}, \qquad p_l = -p_w.$$
 #
-# The second factor is a gate. It asks which response is more probable, not what has been learned: a pair whose chosen
-# response is the more probable one, be it only because it is shorter, gets next to no push from the start (notebook
+# The second factor is a gate. It depends on which response is more likely, not on what has been learned. A chosen
+# response may be much more likely only because it is shorter. Such a pair gets almost no push from the start (notebook
 # 06, section 6).
 
 # %% tags=["check"]
@@ -264,11 +267,13 @@ check.close("iupo as printed: p_w", p_w, 2 * (1 / (2 * BETA) - U) * gate, tol=1e
 check.close("iupo as printed: p_l = −p_w", p_l, -p_w)
 
 # %% [markdown]
-# How many pairs does that concern? The gate is below 0.01 where $a > \log 99 = 4.6$ nats. Log-probabilities of whole
-# responses differ by more than that as a rule. If the gaps are normal around 0 with a standard deviation $s$ (in nats),
-# the share of pairs with less than a hundredth of the push, all of them ranked right, is
+# How many pairs does this concern? The gate is below 0.01 where $a > \log 99 = 4.6$ nats. Log-probabilities of whole
+# responses usually differ by more than that. Suppose that the gaps are normal around 0 with a standard deviation $s$
+# (in nats). Then the share of pairs with less than a hundredth of the push is
 #
 # $$\Phi\left(-\frac{\log 99}{s}\right).$$
+#
+# All these pairs are already ranked right.
 
 # %% tags=["check"]
 at_start = torch.zeros(200_000)
@@ -284,13 +289,14 @@ for sd in (5.0, 20.0, 50.0):
     )
 corrected, _ = pushes(METHODS["iupo"].loss, at_start, at_start, apart_in_ref)
 check.close("iupo, corrected, at the start: κ = ½ for every pair", BETA * corrected, 0.5)
-check.differs("as printed it is not", BETA * first, BETA * corrected, by=0.49)
+check.differs("iupo as printed, at the start: not ½ for every pair", BETA * first, BETA * corrected, by=0.49)
 
 # %% [markdown]
-# ## 4. A thumb
+# ## 4. A binary label
 #
-# A label $y$ is 1 for a thumb up, 0 for a thumb down; $z = r + c$ is the implicit reward with whatever baseline there
-# is. UNA Eq. 9 leaves the measure open. With the cross-entropy the derivative of the log cancels that of $\sigma$:
+# A binary label $y$ is 1 for a good response and 0 for a bad one ("thumbs up" and "thumbs down"). $z = r + c$ is the
+# implicit reward with a baseline $c$. UNA Eq. 9 leaves the measure open. With the cross-entropy, the derivative of the
+# log cancels the derivative of $\sigma$:
 #
 # $$p = \beta\left(y - \sigma(z)\right)$$
 
@@ -299,35 +305,34 @@ bce_up, bce_down = (push(METHODS["una-binary-bce"].loss, u, labels=y) for y in (
 check.close("una-binary-bce, up: p = β·(1 − σ)", bce_up, BETA * (1 - sigma(r)))
 check.close("una-binary-bce, down: p = −β·σ", bce_down, -BETA * sigma(r))
 shifted = push(METHODS["una-binary-bce"].loss, u, labels=up, baseline=0.7)
-check.close("with a baseline: at z = r + c", shifted, BETA * (1 - sigma(r + 0.7)))
+check.close("una-binary-bce with a baseline: at z = r + c", shifted, BETA * (1 - sigma(r + 0.7)))
 with_v = push(METHODS["una-centred"].losses["labels"], u, labels=up, baseline=0.7)
-check.close("una-centred on thumbs is that, with V(x)", with_v, shifted)
+check.close("una-centred on binary labels is that, with V(x)", with_v, shifted)
 
 # %% [markdown]
-# With the squared error $(\sigma(z) - y)^2$ nothing cancels, and a factor stays that is at most $\frac12$ and
-# vanishes at both ends:
+# With the squared error $(\sigma(z) - y)^2$ nothing cancels. The remaining factor is at most $\frac12$ and vanishes at
+# both ends:
 #
 # $$p = \beta\left(y - \sigma(z)\right) \cdot 2\,\sigma(z)\,\sigma(-z)$$
 #
-# At the right end that does no harm. At the wrong end it does: an example that the policy is *sure* about and *wrong*
-# about pushes next to nothing.
+# Where the policy is right this does no harm. Where it is *sure and wrong*, the example pushes almost nothing.
 
 # %% tags=["check"]
 mse_up, mse_down = (push(METHODS["una-binary-mse"].loss, u, labels=y) for y in (up, down))
 check.close("una-binary-mse, up: p = BCE's · 2σ(z)σ(−z)", mse_up, bce_up * 2 * sigma(r) * sigma(-r))
 check.close("una-binary-mse, down", mse_down, bce_down * 2 * sigma(r) * sigma(-r))
-sure = torch.tensor([-80.0])  # a thumb up, and r = −8
+sure = torch.tensor([-80.0])  # a positive label, and r = −8
 bce, mse = (push(METHODS[f"una-binary-{g}"].loss, sure, labels=torch.ones(1)).item() / BETA for g in ("bce", "mse"))
-check.true("sure and wrong: BCE pushes with all it has", bce > 0.999, f"{bce:.4f}·β")
-check.true("sure and wrong: MSE does not", mse < 1e-3, f"{mse:.4f}·β")
+check.true("sure and wrong: BCE pushes almost β", bce > 0.999, f"{bce:.4f}·β")
+check.true("sure and wrong: MSE pushes almost 0", mse < 1e-3, f"{mse:.4f}·β")
 
 # %% [markdown]
 # The second line of Eq. 9 squares the measure $g$ once more and puts a minus in front (EU9). Since
 # $\frac{\partial (-g^2)}{\partial g} = -2g$,
 #
-# $$p^\text{printed} = -2g \cdot p :$$
+# $$p^\text{printed} = -2g \cdot p.$$
 #
-# the wrong way, and the harder the worse the example is.
+# This is the wrong direction, with an extra factor that grows with the error.
 
 # %% tags=["check"]
 for name, right in (("una-binary-bce", bce_up), ("una-binary-mse", mse_up)):
@@ -335,16 +340,16 @@ for name, right in (("una-binary-bce", bce_up), ("una-binary-mse", mse_up)):
     g = METHODS[name].loss(logps=logps, ref_logps=torch.full_like(u, -3.0), labels=up, beta=BETA)
     wrong_way = push(METHODS[name].printed, u, labels=up)
     check.close(f"{name} as printed: p = −2g·p", wrong_way, -2 * g * right)
-    check.true(f"{name} as printed: a thumb up pushes down, everywhere", (wrong_way < 0).all())
+    check.true(f"{name} as printed: a positive label pushes down everywhere", (wrong_way < 0).all())
 
 # %% [markdown]
-# KTO's loss is the $\sigma$ itself (survey Eq. 32–34), so its push is the slope of $\sigma$, a bell. With
-# $x = r - z_0$, where $z_0$ is $\beta$ times a KL that is not differentiated, and $\lambda$ the weight of the label's
-# kind,
+# KTO's loss is the $\sigma$ itself (survey Eq. 32–34), so its push is the slope of $\sigma$, a bell curve. Let $z_0$
+# be $\beta$ times a KL that is not differentiated, and $x = r - z_0$. Let $\lambda$ be the weight of the label's kind.
+# Then
 #
 # $$p = \pm\,\beta\,\lambda\,\sigma(x)\,\sigma(-x).$$
 #
-# The label gives the sign, and nothing else can.
+# The label alone gives the sign.
 
 # %% tags=["check"]
 kl_now = torch.tensor(4.0)  # the KL in nats, as the library takes it; z₀ = β·KL = 0.4
@@ -355,14 +360,14 @@ check.close("kto, up: p = β·λ_D·σ(x)σ(−x)", kto_up, 1.5 * bell)
 check.close("kto, down: p = −β·λ_U·σ(x)σ(−x)", kto_down, -0.5 * bell)
 
 # %% [markdown]
-# What follows shows when opinions differ. Let a share $q$ of the thumbs on a response be up. The mean pushes are
+# The consequence shows when labels disagree. Let a share $q$ of the labels of a response be positive. The mean pushes
+# are
 #
 # $$\text{BCE: } \beta\,(q - \sigma(z)), \qquad
 # \text{KTO: } \beta\,\sigma(x)\,\sigma(-x)\left[q\lambda_D - (1 - q)\lambda_U\right].$$
 #
-# BCE rests at $\sigma(z) = q$, and so does MSE. KTO's bracket has no $x$ in it: the mean push has one sign for
-# *every* policy, and the response is driven to one end. It is bang-bang control, with the switch at $q = \frac12$ for
-# equal weights.
+# BCE rests at $\sigma(z) = q$, and so does MSE. KTO's bracket does not contain $x$. So the mean push has one sign for
+# *every* policy, and the response is driven to one end. For equal weights the sign changes at $q = \frac12$.
 
 # %% tags=["check"]
 plain = {"kl": torch.tensor(0.0)}
@@ -382,8 +387,8 @@ for name in ("una-binary-bce", "una-binary-mse"):
     check.close(f"{name} rests at σ = q", mean, 0.0)
 
 # %% [markdown]
-# DRO reads a thumb as a reward of $\pm 1$ and regresses on it, with a learned $V(x)$ (survey Eq. 37). It belongs to the
-# next section:
+# DRO reads a binary label as a reward of $\pm 1$ and regresses on it, with a learned $V(x)$ (survey Eq. 37). It belongs
+# to the next section:
 #
 # $$p = \beta\left(\pm 1 - V(x) - r\right)$$
 
@@ -395,12 +400,12 @@ check.close("dro, down: p = β·(−1 − V − r)", dro_down, BETA * (-1 - 0.2 
 # %% [markdown]
 # ## 5. A score
 #
-# UNA-score is a regression (UNA Eq. 10), its push the residual:
+# UNA-score is a regression (UNA Eq. 10), and its push is the residual:
 #
 # $$p = 2\beta\,(s - c - r)$$
 #
-# Eq. 10 is printed with a minus in front of the square (EU12). Then $p = -2\beta\,(s - c - r)$: with $r = 0.2$ and
-# $s = 0.9$ descent lowers a response that should be raised, and the lower it is, the harder.
+# Eq. 10 is printed with a minus in front of the square (EU12). Then $p = -2\beta\,(s - c - r)$. With $r = 0.2$ and
+# $s = 0.9$ descent lowers a response that should be raised. The lower it is, the harder the push.
 
 # %% tags=["check"]
 s = torch.linspace(0, 1, len(u))
@@ -415,11 +420,11 @@ for form in ("loss", "printed"):
         loss = getattr(METHODS["una-score"], form)(**known | {"logps": at.requires_grad_()})
         at = (at - 0.1 * torch.autograd.grad(loss.sum(), at)[0]).detach()
     after[form] = at.item()
-check.close("with its sign mended: r = 0.2 goes to the score, 0.9", after["loss"], 0.9, tol=0.01)
-check.true("as printed: it runs away", after["printed"] < -20, f"r = {after['printed']:.1f} after 20 steps")
+check.close("una-score, sign corrected: r = 0.2 goes to the score, 0.9", after["loss"], 0.9, tol=0.01)
+check.true("una-score as printed: it runs away", after["printed"] < -20, f"r = {after['printed']:.1f} after 20 steps")
 
 # %% [markdown]
-# The authors' code regresses $\sigma(r)$, not $r$ (EU11). That is the push of section 4's MSE with the score for a
+# The authors' code regresses $\sigma(r)$, not $r$ (EU11). This is the push of section 4's MSE with the score as the
 # label:
 #
 # $$p = 2\beta\,(s - \sigma(r))\,\sigma(r)\,\sigma(-r)$$
@@ -428,11 +433,11 @@ check.true("as printed: it runs away", after["printed"] < -20, f"r = {after['pri
 released = push(METHODS["una-score"].released, u, scores=s)
 check.close("una-score.released", released, 2 * BETA * (s - sigma(r)) * sigma(r) * sigma(-r))
 as_label = push(METHODS["una-binary-mse"].loss, u, labels=s)
-check.close("is una-binary-mse with soft labels", released, as_label)
+check.close("una-score.released is una-binary-mse with soft labels", released, as_label)
 
 # %% [markdown]
-# Centred UNA holds each score against a number for the prompt, $V(x)$; DRO does the same with half the loss. In the
-# survey DRO's gradient (Eq. 38) is printed without the factor $\beta$ (ES18):
+# Centred UNA compares each score with a number for the prompt, $V(x)$. DRO does the same with half the loss. The survey
+# prints DRO's gradient (Eq. 38) without the factor $\beta$ (ES18):
 #
 # $$\text{una-centred: } 2\beta\,(s - V(x) - r), \qquad \text{dro: } \beta\,(s - V(x) - r), \qquad
 # \text{Eq. 38: } s - V(x) - r$$
@@ -448,13 +453,13 @@ check.close("dro as printed: s − V − r", push(METHODS["dro"].printed, u, **g
 # %% [markdown]
 # ### The first step on scores is SFT
 #
-# Training starts at $\pi = \pi_\text{ref}$, where $r = 0$ for every response. What is pushed there?
+# Training starts at $\pi = \pi_\text{ref}$, where $r = 0$ for every response. The first pushes are
 #
 # $$\text{una-score: } 2\beta \cdot s, \qquad \text{as released: } \tfrac{\beta}{2}\left(s - \tfrac12\right), \qquad
 # \text{una-centred: } 2\beta\,(s - V(x))$$
 #
-# The first raises *every* response with a positive score. The second raises every one above one half, the middle of the
-# scale. Neither asks what else there was for the prompt.
+# The first raises *every* response with a positive score. The second raises every response above one half, the middle
+# of the scale. Neither compares the response with other responses to the prompt.
 
 # %% tags=["check"]
 begin = {
@@ -467,17 +472,17 @@ check.close("released: as SFT weighted by s − ½", begin["released"], BETA / 2
 check.close("una-centred: as SFT weighted by s − V", begin["una-centred"], 2 * BETA * (s - V))
 
 # %% [markdown]
-# How much of a first step is plain SFT then? Take responses as ToySteer's program writes them, right answers with
-# mistakes, and their scores. Split the weight $w$ of a response into the mean $\bar w$, which all of them get, and the
-# rest, which knows about the score:
+# How much of a first step is plain SFT? Take responses as ToySteer's program writes them, right answers with mistakes,
+# and their scores. Split the weight $w$ of a response into two parts. The mean $\bar w$ is the same for all responses,
+# and the rest depends on the score:
 #
 # $$\mathbb E\,w^2 = \bar w^2 + \operatorname{Var} w$$
 
 # %%
 world = toysteer.ToySteer(seed=0, knobs=toysteer.Knobs(writer="program"))
-prompts, responses = world.draw(4000, torch.empty(0), seed=0, k=1).T  # nothing is drawn from a policy here
+prompts, responses = world.draw(4000, torch.empty(0), seed=0, k=1).T  # the writer is a program, not a policy
 scores = world.scores[prompts, responses]
-of_prompt = scores.view(-1, world.size).mean(0)  # the prompts come in turn
+of_prompt = scores.view(-1, world.size).mean(0)  # the prompts alternate
 first_steps = {
     "una-score": scores,
     "una-score.released": (scores - 0.5) / 4,
@@ -492,24 +497,31 @@ for name, share in plain_sft.items():
 for name, w in first_steps.items():
     check.close(f"{name}: E w² = w̄² + Var w", w.mean() ** 2 + w.var(correction=0), (w**2).mean())
 check.true("una-score: nearly all of it is SFT", plain_sft["una-score"] > 0.85, f"{plain_sft['una-score']:.3f}")
-check.true("released: more than half", plain_sft["una-score.released"] > 0.5, f"{plain_sft['una-score.released']:.3f}")
-check.true("una-centred: nothing", plain_sft["una-centred"] < 1e-20, f"{plain_sft['una-centred']:.1g}")
+check.true(
+    "released: more than half of it is SFT",
+    plain_sft["una-score.released"] > 0.5,
+    f"{plain_sft['una-score.released']:.3f}",
+)
+check.true("una-centred: nothing of it is SFT", plain_sft["una-centred"] < 1e-20, f"{plain_sft['una-centred']:.1g}")
 shuffle = torch.randperm(len(scores))
 for name, w in first_steps.items():
     cosine = (w * w[shuffle]).mean() / (w**2).mean()
     check.close(f"{name}: shuffled weights, cosine {cosine:.2f} with the true ones", cosine, plain_sft[name], tol=0.05)
 
 # %% [markdown]
-# The share that is plain SFT is what a run with *shuffled* scores keeps. That is why such a method needs the control:
-# on good responses it can look like learning from scores and be imitation.
+# A run with *shuffled* scores keeps the share that is plain SFT. This is why such a method needs the shuffled control.
+# On good responses, imitation can look like learning from scores.
 
 # %% [markdown]
 # ## 6. All of them
 #
-# One row a method: the push at the start, when the example is as wrong as can be and when it is right, in units of
-# $\beta$, and the gap or reward at which it rests. Pairs are moved apart by $h = \mp 100$ nats, a thumb up and a
-# score of 0.9 have $r = \mp 10$; $V = c = z_0 = 0$. (Corrected IUPO, here with JS, rests at 10 and not at the 6.09 of
-# notebook 06. There $\pi_w$ and $\pi_l$ sum to one; here each takes half of the gap.)
+# There is one row per method. It shows the push on a very wrong example, at the start, and on a very right example, in
+# units of $\beta$. The last column is the gap or reward at which the push changes sign. Pairs are moved apart by
+# $h = \mp 100$ nats. A positive label and a score of 0.9 have $r = \mp 10$, and $V = c = z_0 = 0$.
+#
+# "Never" means that the push does not become negative. f-DPO and the printed IUPO fade and never rest. Far out their
+# computed push underflows to 0, and the closed form stays positive. Corrected IUPO, here with JS, rests at 10 nats.
+# Notebook 06 has 6.09, because there $\pi_w$ and $\pi_l$ sum to one. Here each takes half of the gap.
 
 
 # %%
@@ -524,22 +536,22 @@ def single(form, **given):
     return lambda u: push(form, u, **{name: torch.full_like(u, value) for name, value in given.items()})
 
 
-thumb, rating = {"labels": 1.0}, {"scores": 0.9}
+label, rating = {"labels": 1.0}, {"scores": 0.9}
 RULES = {  # method, kind or form -> the push, as a function of nats
     ("sft", "demos"): single(METHODS["sft"].loss),
     ("una-pair", "pairs"): chosen(METHODS["una-pair"].loss),
     ("una-pair", "printed"): chosen(METHODS["una-pair"].printed),
-    ("una-binary-mse", "labels"): single(METHODS["una-binary-mse"].loss, **thumb),
-    ("una-binary-mse", "printed"): single(METHODS["una-binary-mse"].printed, **thumb),
-    ("una-binary-bce", "labels"): single(METHODS["una-binary-bce"].loss, **thumb),
-    ("una-binary-bce", "printed"): single(METHODS["una-binary-bce"].printed, **thumb),
+    ("una-binary-mse", "labels"): single(METHODS["una-binary-mse"].loss, **label),
+    ("una-binary-mse", "printed"): single(METHODS["una-binary-mse"].printed, **label),
+    ("una-binary-bce", "labels"): single(METHODS["una-binary-bce"].loss, **label),
+    ("una-binary-bce", "printed"): single(METHODS["una-binary-bce"].printed, **label),
     ("una-score", "scores"): single(METHODS["una-score"].loss, **rating),
     ("una-score", "printed"): single(METHODS["una-score"].printed, **rating),
     ("una-score", "released"): single(METHODS["una-score"].released, **rating),
     ("una-centred", "scores"): single(METHODS["una-centred"].loss, **rating, baseline=0.0),
-    ("una-centred", "labels"): single(METHODS["una-centred"].losses["labels"], **thumb, baseline=0.0),
+    ("una-centred", "labels"): single(METHODS["una-centred"].losses["labels"], **label, baseline=0.0),
     ("una-centred", "pairs"): chosen(METHODS["una-centred"].losses["pairs"]),
-    ("kto", "labels"): single(METHODS["kto"].loss, **thumb, kl=0.0),
+    ("kto", "labels"): single(METHODS["kto"].loss, **label, kl=0.0),
     ("ipo", "pairs"): chosen(METHODS["ipo"].loss),
     ("ipo", "printed"): chosen(METHODS["ipo"].printed),
     ("cdpo", "pairs"): chosen(METHODS["cdpo"].loss),
@@ -547,7 +559,7 @@ RULES = {  # method, kind or form -> the push, as a function of nats
     ("iupo", "pairs"): chosen(METHODS["iupo"].loss),
     ("iupo", "printed"): chosen(METHODS["iupo"].printed),
     ("dro", "scores"): single(METHODS["dro"].loss, **rating, baseline=0.0),
-    ("dro", "labels"): single(METHODS["dro"].losses["labels"], **thumb, baseline=0.0),
+    ("dro", "labels"): single(METHODS["dro"].losses["labels"], **label, baseline=0.0),
     ("dro", "printed"): single(METHODS["dro"].printed, **rating, baseline=0.0),
 }
 ends = torch.tensor([-100.0, 0.0, 100.0])
@@ -555,7 +567,7 @@ nats = torch.linspace(-100, 100, 20_001)
 print(f"{'method':<27} {'very wrong':>11} {'at the start':>13} {'very right':>11}   at rest, nats")
 for (name, form), rule in RULES.items():
     by_nats = rule(nats)
-    crossings = nats[:-1][(by_nats[:-1] > 0) & (by_nats[1:] <= 0)]
+    crossings = nats[:-1][(by_nats[:-1] >= 0) & (by_nats[1:] < 0)]
     rests = f"{crossings[0]:.1f}" if len(crossings) else ("never" if (by_nats > -1e-12).all() else "runs away")
     values = [f"{0.0 if abs(v) < 5e-5 else v:.4f}" for v in (rule(ends) / BETA).tolist()]
     print(f"{name + ' ' + form:<27} {values[0]:>11} {values[1]:>13} {values[2]:>11}   {rests}")
@@ -568,19 +580,19 @@ complete = every == set(RULES)
 check.true("no loss of these methods is left out", complete, f"{len(RULES)} losses of {len(names)} methods")
 restless = {f"{name} {form}" for (name, form), rule in RULES.items() if rule(nats)[-1] > 0.5 * BETA}
 expected = {"sft demos", "una-pair printed", "ipo printed", "una-score printed"}
-check.true("still pushed up hard when it is right", restless == expected, ", ".join(sorted(restless)))
+check.true("still pushed up hard when very right", restless == expected, ", ".join(sorted(restless)))
 
 # %% [markdown]
 # ## 7. The picture
 #
-# Solid lines are the methods as the library trains them, dashed lines are equations as printed. A dot is where the
-# example rests, or is left alone by the first step. In the shaded halves descent lowers what the feedback calls good.
+# Solid lines are the methods as the library trains them. Dashed lines are equations as printed. A dot marks where the
+# push is zero. In the shaded halves descent lowers a response that the feedback calls good.
 
 # %%
 colour = figures.PALETTE
 INK, GREY = figures.INK, colour["grey"]
 fig, axes = plt.subplots(2, 2, figsize=(10.4, 8.0))
-(pair_ax, gate_ax), (thumb_ax, score_ax) = axes
+(pair_ax, gate_ax), (label_ax, score_ax) = axes
 
 
 def draw(ax, x, y, name, at, *, style="-", rests=None, **text):
@@ -607,9 +619,9 @@ draw(pair_ax, x, relative["ipo", "pairs"], ("IPO", "purple"), (-7.4, 2.17), rest
 draw(pair_ax, x, relative["una-pair", "printed"], ("UNA Eq. 8", "blue"), (44, 1.06), style="--", ha="right")
 draw(pair_ax, x, relative["ipo", "printed"], ("survey Eq. 17", "purple"), (17.6, 2.17), style="--")
 against(pair_ax, -1.3, 2.4)
-pair_ax.set_xlabel("nats by which the pair has been moved apart")
+pair_ax.set_xlabel("gap of the pair, nats")
 pair_ax.set_ylabel("push on the chosen response\n(at the start: ±1)")
-pair_ax.set_title("A pair: who is ever done?")
+pair_ax.set_title("A pair: which losses come to rest?")
 
 # A pair, Jensen-Shannon: the first step
 x = torch.linspace(-60, 60, 301)
@@ -623,30 +635,30 @@ right = x > math.log(99)
 gate_ax.fill_between(x[right], 0.62 * bell_curve[right], color=colour["orange"], alpha=0.38, linewidth=0)
 draw(gate_ax, x, BETA * first, ("UPO Eq. 26", "sky"), (-58, 1.03), style="--")
 draw(gate_ax, x, BETA * corrected, ("IUPO, corrected", "sky"), (-58, 0.53))
-gate_ax.annotate(f"{100 * shares[20.0]:.0f} % of the pairs:\nnext to no push", (21, 0.2), (27, 0.66), fontsize=9,
+gate_ax.annotate(f"{100 * shares[20.0]:.0f} % of the pairs:\nalmost no push", (21, 0.2), (27, 0.66), fontsize=9,
                  arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
 gate_ax.text(-26, 0.1, "pairs, if gaps have\nsd 20 nats", color=GREY, fontsize=8.5, ha="center")
 gate_ax.set_ylim(0, 1.2)
 gate_ax.grid(False)
 gate_ax.set_xlabel(r"$\log\,\pi(y_w)/\pi(y_l)$ before training, nats")
 gate_ax.set_ylabel(r"first push on the chosen response, in $1/\beta$")
-gate_ax.set_title("The same pair, JS divergence: who gets in?")
+gate_ax.set_title("A pair with JS: which pairs get a push?")
 
-# A thumb up
+# A positive label
 x = torch.linspace(-8, 8, 161)
-thumbs = {key: RULES[key](x / BETA) / BETA for key in RULES if key[1] in ("labels", "printed")}
-draw(thumb_ax, x, thumbs["una-binary-bce", "labels"], ("BCE", "blue"), (-7.8, 1.04))
-draw(thumb_ax, x, thumbs["una-binary-mse", "labels"], ("MSE of σ", "green"), (-3.5, 0.24), ha="right")
-draw(thumb_ax, x, thumbs["kto", "labels"], ("KTO", "vermilion"), (1.75, 0.2))
-draw(thumb_ax, x, thumbs["dro", "labels"], ("DRO", "purple"), (0.05, 1.33), rests=1)
-eq9 = thumbs["una-binary-bce", "printed"]
-draw(thumb_ax, x, eq9, ("UNA Eq. 9, BCE", "blue"), (-0.3, -0.62), style="--", ha="right")
-against(thumb_ax, -1.0, 1.5)
-thumb_ax.annotate("sure and wrong:\nnext to no push", (-6.3, 0.02), (-6.3, 0.42), ha="center", fontsize=9,
+labelled = {key: RULES[key](x / BETA) / BETA for key in RULES if key[1] in ("labels", "printed")}
+draw(label_ax, x, labelled["una-binary-bce", "labels"], ("BCE", "blue"), (-7.8, 1.04))
+draw(label_ax, x, labelled["una-binary-mse", "labels"], ("MSE of σ", "green"), (-3.5, 0.24), ha="right")
+draw(label_ax, x, labelled["kto", "labels"], ("KTO", "vermilion"), (1.75, 0.2))
+draw(label_ax, x, labelled["dro", "labels"], ("DRO", "purple"), (0.05, 1.33), rests=1)
+eq9 = labelled["una-binary-bce", "printed"]
+draw(label_ax, x, eq9, ("UNA Eq. 9, BCE", "blue"), (-0.3, -0.62), style="--", ha="right")
+against(label_ax, -1.0, 1.5)
+label_ax.annotate("sure and wrong:\nalmost no push", (-6.3, 0.02), (-6.3, 0.42), ha="center", fontsize=9,
                   arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
-thumb_ax.set_xlabel("implicit reward r of the response")
-thumb_ax.set_ylabel(r"push, in $\beta$")
-thumb_ax.set_title("A thumb up: who helps the worst?")
+label_ax.set_xlabel("implicit reward r of the response")
+label_ax.set_ylabel(r"push, in $\beta$")
+label_ax.set_title("A positive label: which losses push wrong examples?")
 
 # A score, the first step
 x = torch.linspace(0, 1, 21)
@@ -663,52 +675,56 @@ score_ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
 score_ax.grid(False)
 score_ax.set_xlabel("score s")
 score_ax.set_ylabel(r"first push, in $2\beta$")
-score_ax.set_title("A score: who is raised by the first step?")
+score_ax.set_title("A score: what does the first step raise?")
 
 figures.save(fig, "07_gradients")
 plt.show()
 
 # %% [markdown]
-# Top left: DPO fades, IPO and cDPO come to rest, Eq. 8 as printed goes on and on. Top right: pairs whose chosen
-# response is the more probable one are shut out by Eq. 26. Bottom left: at a reward of $-6$ on a thumb up, BCE pushes
-# with all it has, MSE and KTO with nearly nothing. Bottom right: UNA-score raises every response, centred UNA those
-# above their prompt's mean.
+# - Top left: DPO fades, IPO and cDPO come to rest, and Eq. 8 as printed never stops.
+# - Top right: Eq. 26 gives almost no push to pairs whose chosen response is much more likely.
+# - Bottom left: at a reward of $-6$ on a positive label, BCE pushes with almost full strength. MSE and KTO push almost
+#   nothing.
+# - Bottom right: UNA-score raises every response. Centred UNA raises those above their prompt's mean.
 
 # %% [markdown]
 # ## What we learned
 #
 # - At each moment a method is SFT with weights, positive or negative: *= SFT weighted by its pushes*.
-# - DPO never rests, it fades. cDPO is DPO less a constant, and rests: *cdpo: p_w = β·[σ(−m) − ε]*, *dpo does not*.
-#   IPO is a spring: *ipo: p_w = 2·(1/(2β) − h)*.
+# - DPO never rests, it fades. cDPO is DPO minus a constant, and rests: *cdpo: p_w = β·[σ(−m) − ε]*, *dpo does not rest
+#   there*. IPO acts like a spring: *ipo: p_w = 2·(1/(2β) − h)*.
 # - A divergence decides which of the two responses keeps moving: *js: the rejected one is pushed e² times as hard*.
 #   Total variation moves neither.
-# - UPO's Eq. 26 has a gate that asks which response is more probable. With gaps of 20 nats 41 % of the pairs, all of
-#   them ranked right, get less than a hundredth of the push: *gap sd 20*. UPO's own theorem gives every pair the same
-#   first push: *κ = ½*.
-# - BCE and the squared error on thumbs rest at the same place, and only BCE pushes an example about which the policy is
-#   sure and wrong: *sure and wrong*.
-# - KTO's mean push has one sign for every policy: *kto has one sign everywhere*. It does not learn how many thumbs were
-#   up, only which were more.
-# - UNA-score's first step is SFT weighted by the score, the released code's is SFT weighted by score less ½:
-#   *una-score starts as SFT weighted by s*, *released: as SFT weighted by s − ½*. On good responses most of that is
-#   plain SFT, which shuffled scores teach as well: *una-score: nearly all of it is SFT*, *shuffled weights*. A number
-#   per prompt takes that share away: *una-centred: nothing*.
-# - Three equations as printed push the wrong way (UNA Eq. 9 and 10, survey Eq. 17), one for ever (UNA Eq. 8), one
-#   differs by a factor $1/\beta$ (survey Eq. 38): *a thumb up pushes down, everywhere*, *as printed: it runs away*,
-#   *ipo as printed*, *una-pair as printed*, *dro as printed*.
+# - UPO's Eq. 26 has a gate that depends on which response is more likely. With gaps of sd 20 nats, 41 % of the pairs
+#   get less than a hundredth of the push: *gap sd 20*. All of them are ranked right. UPO's own theorem gives every
+#   pair the same first push: *κ = ½*.
+# - BCE and the squared error on binary labels rest at the same place. Only BCE pushes an example about which the policy
+#   is sure and wrong: *sure and wrong*.
+# - KTO's mean push has one sign for every policy: *kto has one sign everywhere*. It does not learn the share of
+#   positive labels, only which label is more frequent.
+# - UNA-score's first step is SFT weighted by the score: *una-score starts as SFT weighted by s*. The released code's is
+#   SFT weighted by score minus ½: *released: as SFT weighted by s − ½*.
+# - On good responses most of that is plain SFT: *una-score: nearly all of it is SFT*. Shuffled scores teach it as well:
+#   *shuffled weights*. A number per prompt removes that share: *una-centred: nothing of it is SFT*.
+# - Three equations as printed push the wrong way (UNA Eq. 9 and 10, survey Eq. 17): *a positive label pushes down
+#   everywhere*, *una-score as printed: it runs away*, *ipo as printed*.
+# - One equation pushes forever (UNA Eq. 8): *una-pair as printed*. One lacks the factor $\beta$ (survey Eq. 38): *dro
+#   as printed*.
 #
 # ## Limits
 #
 # - A push says what an example asks for, not what it gets. Probabilities sum to one and parameters are shared, so
-#   raising one response lowers others; Adam divides by the size of past gradients, so that a factor common to all
-#   pushes of a method ($\beta$, the 2 of a square) changes little. What remains are ratios and signs.
+#   raising one response lowers others.
+# - Adam divides by the size of past gradients. A factor common to all pushes of a method ($\beta$, the 2 of a square)
+#   therefore changes little. Ratios and signs remain.
 # - Where many examples together come to rest is another question: notebook 00 for scores, `una_ref.theory` for all.
-# - The 41 % stands on gaps that are normal with 20 nats. How wide they are depends on the lengths of the responses.
-# - The share of plain SFT depends on the scores: it is high because ToySteer's program is right more often than not.
+# - The 41 % assumes gaps that are normal with an sd of 20 nats. Their real width depends on the lengths of the
+#   responses.
+# - The share of plain SFT depends on the scores. It is high because ToySteer's program is right more often than not.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Replace `...` by your answer and run the cell, which checks it. The answers are folded below.
 #
 # **1.** *Robust* DPO divides out the label noise instead of smoothing:
 #
@@ -730,8 +746,8 @@ if mine is not ...:
 
 # %% [markdown]
 # **2.** Which scalar baseline $c$ makes the mean push of UNA-score's first step zero on the 4,000 scores above? Which
-# share of the squared weight is then still the same for all responses *of a prompt*? (Compare `una-centred`, where it
-# is zero.)
+# share of the squared weight is then still the same for all responses *of a prompt*? For `una-centred` this share is
+# zero.
 
 # %%
 mine = ...  # (c, the share)
@@ -743,7 +759,8 @@ if mine is not ...:
     check.close("exercise 2: what is left per prompt", (common**2).mean() / (w**2).mean(), mine[1], tol=1e-4)
 
 # %% [markdown]
-# **3.** At which implicit reward $r$ does the squared error push a thumb up hardest, and how hard, in units of $\beta$?
+# **3.** At which implicit reward $r$ does the squared error push a positive label hardest? How hard, in units of
+# $\beta$?
 
 # %%
 mine = ...  # (r, the push)
@@ -758,8 +775,8 @@ if mine is not ...:
 # <summary>Answers</summary>
 #
 # **1.** `lambda m: BETA * ((1 - epsilon) * sigma(-m) + epsilon * sigma(m)) / (1 - 2 * epsilon)`. Both terms are
-# positive, so that it never rests; for a large margin it goes to $\beta\epsilon/(1 - 2\epsilon)$, a constant push. It
-# is right on average over flipped labels, not on each of them.
+# positive, so it never rests. For a large margin it tends to $\beta\epsilon/(1 - 2\epsilon)$, a constant push. It is
+# right on average over flipped labels, not for each of them.
 #
 # **2.** $c = \bar s$: at $r = 0$ the push is $2\beta\,(s - c)$, zero on average.
 #
@@ -768,8 +785,8 @@ if mine is not ...:
 # mine = (c.item(), (((of_prompt - c) ** 2).mean() / ((scores - c) ** 2).mean()).item())
 # ```
 #
-# A few per cent. One number for all prompts takes off what the prompts share; where prompts differ in how hard they
-# are, $V(x)$ takes off the rest.
+# The share is a few per cent. One number for all prompts removes what the prompts share. $V(x)$ removes the rest, the
+# differences in difficulty between prompts.
 #
 # **3.** `(-math.log(2), 8 / 27)`. With $q = \sigma(r)$ the push is $2\beta q(1 - q)^2$, whose derivative is zero at
 # $q = 1/3$.

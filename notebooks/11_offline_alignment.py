@@ -9,17 +9,16 @@
 # %% [markdown]
 # # Which offline method comes closest to the optimum?
 #
-# **Claim** (UNA Sec. 4.1, Tables 1–3). On the same responses, scores teach more than thumbs, and thumbs more than
-# pairs: UNA-score is ahead of UNA-binary, and UNA-binary is ahead of DPO and KTO.
+# **Claim** (UNA Sec. 4.1, Tables 1–3). On the same responses, scores teach more than binary labels ("thumbs"), and
+# binary labels more than pairs. UNA-score is ahead of UNA-binary, and UNA-binary is ahead of DPO and KTO.
 #
-# The paper measures this by benchmarks of a 7B model, one run per method. Here the same comparison runs on ToySteer,
-# a world in which every response to a prompt can be listed. There the optimal policy is known, and "better" is a
-# number:
+# The paper measures this by benchmarks of a 7B model, one run per method. Here the same comparison runs on ToySteer, a
+# world in which every response to a prompt can be listed. The optimal policy is known there, and "better" is a number:
 #
 # $$\text{regret} = J(\pi^*) - J(\pi), \qquad
 # J(\pi) = \mathbb E_{y\sim\pi}\,r(x, y) - \beta\,\mathrm{KL}(\pi \,\|\, \pi_\text{ref}). \tag{UNA Eq. 3}$$
 #
-# **Needs.** Notebook 00. The tables are drawn from committed runs; two of them are repeated live.
+# **Needs.** Notebook 00. The tables come from committed runs, and two of these runs are repeated live.
 
 # %%
 import json
@@ -53,10 +52,11 @@ print(f"{len(runs)} runs on {study['date']}, torch {study['versions']['torch']},
 # %% [markdown]
 # ## The world
 #
-# A world has eight prompts. Each has 3,906 possible responses of at most five tokens, rated by a program in
+# A world has eight prompts. Each has 3,906 possible responses of at most five tokens. A program rates them in
 # HelpSteer2's five columns. The score is HelpSteer2's combination, $0.65\,h + 0.8\,c + 0.45\,co$ over its largest
-# value 7.6; the reward that judges is $r = 4\,(s - \tfrac12)$, with $\beta = 0.4$. The base policy is a tiny Mistral
-# that has imitated demonstrations with mistakes, so it is right about two times out of three.
+# value 7.6. The reward for evaluation is $r = 4\,(s - \tfrac12)$, with $\beta = 0.4$. The base policy is a tiny
+# Mistral that has imitated demonstrations with mistakes. It ships with the package, so every machine starts from the
+# same weights.
 
 # %%
 world, ref_next, ref = base_in_world(0, base)
@@ -72,10 +72,10 @@ for prompt, row in zip(world.prompts[:3], ref[:3], strict=True):
 exact = world.world(ref_next, settings.beta)
 regret = exact.regret(ref)
 kl = optimum.kl(ref, exact.optimum)
-check.close("regret of the base = β·KL(π_ref‖π*), a policy in float32", regret, settings.beta * kl, tol=1e-5)
+check.close("regret of the base = β·KL(π_ref‖π*), in float32", regret, settings.beta * kl, tol=1e-5)
 check.close("regret of the optimum", exact.regret(exact.optimum), torch.zeros(8).double(), tol=1e-5)
 check.differs(
-    "without the KL term it is another number",
+    "without the KL term regret is another number",
     regret,
     (exact.optimum.exp() - ref.exp()).mul(exact.rewards).sum(1),
     by=0.01,
@@ -85,10 +85,14 @@ print(f"mean regret of the base: {float(regret.mean()):.3f}")
 # %% [markdown]
 # ## The feedback
 #
-# Two panels. In **ratings**, rows are as the papers have them: of two responses the one with the higher score is
-# chosen (label 1), the other rejected (label 0). In **model**, feedback is drawn from the reward itself: pairs from
-# Bradley–Terry, $P(w \succ l) = \sigma(r_w - r_l)$ (UNA Eq. 1), thumbs with $P(\text{up}) = \sigma(r)$, scores $s = r$.
-# Only in the second panel is $\pi^*$ what DPO aims at as well. All methods of a panel see the same 2,048 responses.
+# There are two panels.
+#
+# - **ratings**: rows are as in the papers. Of two responses the one with the higher score is chosen (label 1), and the
+#   other is rejected (label 0).
+# - **model**: feedback is sampled from the reward itself. Pairs come from Bradley–Terry, $P(w \succ l) = \sigma(r_w -
+#   r_l)$ (UNA Eq. 1). Binary labels are positive with probability $\sigma(r)$. Scores are $s = r$.
+#
+# Only in the second panel does DPO also aim at $\pi^*$. All methods of a panel see the same 2,048 responses.
 
 # %%
 for name in ("dpo", "kto", "una-centred"):
@@ -108,10 +112,9 @@ from IPython.display import SVG
 SVG(figure)
 
 # %% [markdown]
-# Two of these runs again, live. A run is a function of its seed and of the base policy. That is trained where it is
-# used, and processors of other kinds round differently: 1,500 steps make another policy of it, of the same recipe. On
-# the study's base the numbers are the study's; on another one, see below, the two methods still end on the two sides of
-# where they began.
+# Two of these runs are repeated live. A run is a function of its seed and of the base policy, and the base is fixed. So
+# the numbers below repeat the record's, up to the rounding of another processor. The check compares both methods with
+# the policy they started from.
 
 # %% tags=["check"]
 again = {}
@@ -122,12 +125,13 @@ for name in ("una-centred", "una-score"):
 began = float(regret.mean())
 evidence = f"{again['una-centred']:.3f} < {began:.3f} < {again['una-score']:.3f}"
 apart = again["una-centred"] < began < again["una-score"]
-check.true("centred UNA ahead of its base, una-score behind it", apart, evidence)
+check.true("live: centred UNA ahead of its base, una-score behind it", apart, evidence)
 
 # %% [markdown]
-# ## What of the paper's order holds here
+# ## Which parts of the paper's order hold here
 #
-# Differences are paired: the same world, the same responses, both methods at their best setting.
+# Differences are paired: the same world and the same responses, with both methods at their best setting. "Yes" and "no"
+# mean that the 95 % interval lies on one side of 0. "Open" means that it contains 0.
 
 
 # %%
@@ -141,9 +145,9 @@ def gap(panel: str, better: str, worse: str) -> tuple[float, float]:
 statements = {
     "UNA-score (Eq. 10) beats DPO": ("una-score", "dpo"),
     "UNA-score, the authors' code, beats DPO": ("una-score.released", "dpo"),
-    "UNA-score beats UNA on thumbs (MSE)": ("una-score", "una-binary-mse"),
-    "UNA on thumbs (MSE) beats DPO": ("una-binary-mse", "dpo"),
-    "UNA on thumbs (BCE) beats KTO": ("una-binary-bce", "kto"),
+    "UNA-score beats UNA on binary labels (MSE)": ("una-score", "una-binary-mse"),
+    "UNA on binary labels (MSE) beats DPO": ("una-binary-mse", "dpo"),
+    "UNA on binary labels (BCE) beats KTO": ("una-binary-bce", "kto"),
     "UNA-score beats its own shuffled scores": ("una-score", "una-score.shuffled"),
     "centred UNA beats UNA-score": ("una-centred", "una-score"),
     "centred UNA beats DPO": ("una-centred", "dpo"),
@@ -162,14 +166,16 @@ for statement, (better, worse) in statements.items():
 # ## Why raw scores mislead, without any training
 #
 # UNA-score regresses $r_\theta = \beta\log\frac{\pi}{\pi_\text{ref}}$ on $s$ (UNA Eq. 10). The optimum obeys another
-# equation, $r_\theta = s - \beta\log Z(x)$ (UNA Eq. 4). Scores in $[0, 1]$ make $\beta\log Z(x)$ positive, so Eq. 10
-# asks *every* response to become likelier, and all cannot. What gives is decided by how often each is drawn: the
-# larger the scores, the closer the minimiser comes to the distribution that the responses were drawn from.
+# equation, $r_\theta = s - \beta\log Z(x)$ (UNA Eq. 4). Scores in $[0, 1]$ make $\beta\log Z(x)$ positive. So Eq. 10
+# asks *every* response to become more likely, and not all of them can. The frequency of each response in the data
+# decides the result. The larger the scores, the closer the minimiser comes to the distribution of the data.
 #
-# On one prompt of this world, cut to its forty likeliest responses, the policy that each loss really learns can be
-# computed: the minimiser of its expectation, for two ways to draw the responses. **From π_ref**, as in the second
-# panel. **Untied**, as in the first: drawn in twos until the scores differ, so that half of all responses are
-# worse than their neighbour, and the right answer is seen less often than the base says it.
+# We take one prompt of this world, cut to its forty most likely responses. There the minimiser of each expected loss
+# can be computed. The responses are sampled in two ways.
+#
+# - **From π_ref**, as in the second panel.
+# - **Untied**, as in the first panel. Responses are sampled in pairs until the two scores differ. So half of all
+#   responses are worse than their partner, and the right answer is rarer than under the base.
 
 # %%
 BETA = settings.beta / settings.scale
@@ -204,7 +210,7 @@ for sampler in SAMPLERS:
 
 # %% tags=["check"]
 centred = [v for _, v in ends.values()]
-check.close("centred UNA learns π*, whatever the sampler and the constant", centred, torch.zeros(6), tol=1e-8)
+check.close("centred UNA learns π*, for every sampler and constant", centred, torch.zeros(6), tol=1e-8)
 check.differs("una-score does not (from π_ref, constant 0)", ends["from π_ref", 0.0][0], 0.0, by=0.01)
 start = float(small.regret(small.ref_logps))
 raw = ends["from π_ref", 0.0][0], ends["untied", 0.0][0]
@@ -212,7 +218,7 @@ check.true(
     "una-score is ahead of π_ref from π_ref, behind it untied", raw[0] < start < raw[1], f"{raw[0]:.3f}, {raw[1]:.3f}"
 )
 towards = optimum.kl(learned("untied", 50.0, centred=False), SAMPLERS["untied"].log())
-check.close("as the constant grows, it goes to the sampler itself (KL, constant 50)", towards, torch.zeros(1), tol=1e-3)
+check.close("una-score, constant 50: it learns the sampler (KL)", towards, torch.zeros(1), tol=1e-3)
 loss = METHODS["una-score"].loss(
     logps=small.optimum[0],
     ref_logps=small.ref_logps[0],
@@ -221,19 +227,22 @@ loss = METHODS["una-score"].loss(
     baseline=float(BETA * small.log_partition),
 )
 check.close("Eq. 10 with β·log Z(x) as baseline is 0 at π*", loss, torch.zeros(40).double())
-check.true("and β·log Z(x) is not 0 here", BETA * small.log_partition > 0.5, f"{float(BETA * small.log_partition):.3f}")
+check.true("β·log Z(x) is not 0 here", BETA * small.log_partition > 0.5, f"{float(BETA * small.log_partition):.3f}")
 
 # %% [markdown]
-# ## Why the authors' form is first in the second panel
+# ## The limit of the authors' form is greedy
 #
-# There its targets are rewards between −2 and 2, and $\sigma$ ends at 0 and 1. A target above 1 cannot be reached, nor
-# one below 0, so every such response is pushed for ever, up or down:
+# In the second panel the targets of the authors' form are rewards between −2 and 2, and $\sigma$ lies between 0 and 1.
+# A target above 1 or below 0 cannot be reached. So every such response is pushed forever, up or down:
 #
 # $$\big[\sigma(\beta\log\tfrac{\pi}{\pi_\text{ref}}) - r\big]^2, \qquad r \notin [0, 1].$$
 #
-# Only the sum of probabilities sets them against each other. In the limit what is left is the greedy policy, the best
-# response with probability one, whatever the loss's own $\beta$. The regret of that is
-# $-\beta\log\pi^*(\text{best})$, and on this world $\pi^*$ is nearly greedy.
+# Only the sum of the probabilities limits these pushes. The limit is the greedy policy, with probability one on the
+# best response, for every $\beta$ of the loss. The regret of the greedy policy is $-\beta\log\pi^*(\text{best})$. In
+# this world $\pi^*$ is nearly greedy, so the limit has little regret.
+#
+# This is the limit of the loss over all policies, not the end of a training run. The table above has the trained runs:
+# compare their regret and their KL to π_ref with the optimum's.
 
 # %%
 paid = TableWorld(small.ref_logps, world.rewards[0, top][None], settings.beta)
@@ -254,18 +263,25 @@ for beta in (0.4, 1.0, 2.0, 4.0):
 
 # %% tags=["check"]
 sure = [float(policy[0, best].exp()) for policy in greedy.values()]
-check.close("the authors' form ends greedy, whatever its β", sure, [1.0] * 3, tol=1e-6)
+check.close("the authors' form ends greedy, for every β", sure, [1.0] * 3, tol=1e-6)
 cost = -settings.beta * float(paid.optimum[0, best])
-check.close("which costs −β·log π*(best)", [float(paid.regret(p)) for p in greedy.values()], [cost] * 3, tol=1e-5)
+check.close(
+    "the greedy policy's regret is −β·log π*(best)",
+    [float(paid.regret(p)) for p in greedy.values()],
+    [cost] * 3,
+    tol=1e-5,
+)
 within = una_regression(paid.ref_logps, paid.rewards.sigmoid(), 1.0, normaliser="sigmoid")
 mild = float(fixed_point(within, paid.ref_logps, tolerance=1e-8)[0, best].exp())
-check.differs("with targets σ(r), within its reach, it is not greedy (β 1)", mild, 1.0, by=0.05)
-check.true("judged at β = 2 it is behind π_ref", elsewhere[2.0][0] > elsewhere[2.0][1], f"{elsewhere[2.0]}")
+check.differs("with targets σ(r) in its range it is not greedy (β 1)", mild, 1.0, by=0.05)
+check.true(
+    "judged at β = 2 the greedy policy is behind π_ref", elsewhere[2.0][0] > elsewhere[2.0][1], f"{elsewhere[2.0]}"
+)
 
 # %% [markdown]
 # ## The same call trains Mistral-7B
 #
-# A run of the study and the paper's run are one record with other names in it:
+# A run of the study and the paper's run are one configuration with other values:
 
 # %%
 toy = resolve("una-centred", ["beta=0.1", "lr=3e-3", "batch=32"], steps=100)
@@ -288,53 +304,42 @@ for key, value in paper.to_dict().items():
 #     --output runs/una-centred-7b beta=0.03 lr=5e-6 batch=32 epochs=2 dtype=bfloat16
 # ```
 #
-# `--dry-run` shows what it would do with your first row. This has not been run at 7B in this repository.
+# `--dry-run` shows the effect on your first row. This repository has not run it at 7B.
 
 # %% [markdown]
 # ## Another base
 #
-# The study has six worlds and one base policy, so its intervals say nothing of other bases. Here are the first panel's
-# worlds and settings again with a base that a processor of another kind made of the same recipe
-# (`una-ref compare --base FOLDER` runs the whole study on another base): regret by world, the study's above, the other
-# base's below.
+# The study has one base policy, so its intervals do not cover other bases. One earlier record,
+# `figures/runs/another_base`, has the first panel's worlds on another base of the same recipe. Its learning rates and
+# values of β are those of an earlier study. `una-ref compare --base FOLDER` runs the whole study on another base.
 
 # %%
 other = json.loads((committed.parent / "another_base" / "results.json").read_text())
-print(f"below: {other['hardware']}")
-both = {}
-for r in other["rows"]:
-    [own] = (s for s in study["rows"] if s["panel"] == "ratings" and s["name"] == r["name"])
-    both[r["name"]] = [torch.tensor(one["regret"]["values"]) for one in (own, r)]
-    for title, values in zip((r["name"], ""), both[r["name"]], strict=True):
-        print(f"{title:<20}" + "  ".join(f"{v:5.3f}" for v in values.tolist()) + f"   mean {values.mean():.3f}")
-for r in other["centred"]:
-    print(f"una-centred, β {r['beta']:<6}" + "  ".join(f"{v:5.3f}" for v in r["regret"]["values"]))
+earlier = {r["name"]: torch.tensor(r["regret"]["values"]) for r in other["rows"]}
+earlier |= {f"una-centred, β {r['beta']}": torch.tensor(r["regret"]["values"]) for r in other["centred"]}
+present = {r["name"]: torch.tensor(r["regret"]["values"]) for r in study["rows"] if r["panel"] == "ratings"}
+print(f"{'regret, ratings':<20} earlier record: mean   worst world    this study: mean   worst world")
+for name, values in earlier.items():
+    here = f"{present[name].mean():20.3f} {present[name].max():13.3f}" if name in present else ""
+    print(f"{name:<20} {values.mean():20.3f} {values.max():13.3f}{here}")
 
 # %% [markdown]
-# Most runs end where they did. A few run off: the policy puts mass on answers that hardly a row has shown
-# and that π_ref hardly gives, where nothing holds it. KTO in one world is such a run, and centred UNA at β = 0.1, the
-# study's choice, in two. Which runs do is chance; a mean over six worlds does not say how often.
+# The results move with the base. In the earlier record one run of KTO ends far from all others. Centred UNA at β = 0.1
+# has two runs with high regret, and at β = 0.3 none. A mean over six worlds does not say how often this happens.
 
 # %% tags=["check"]
-near = [name for name in both if name not in ("kto", "una-centred")]
-gaps = [float((a - b).mean().abs()) for a, b in (both[name] for name in near)]
-check.true("the other means move by little", max(gaps) < 0.02, f"{max(gaps):.3f} at most")
-most, middle = float(both["kto"][1].max()), float(both["kto"][1].median())
-check.true("one run of KTO runs off", most > 1 > 0.1 > middle, f"{most:.3f}, median {middle:.3f}")
-off, held = (int((values > 0.15).sum()) for values in both["una-centred"][::-1])
-evidence = f"{off} and {held} runs"
-check.true("centred UNA runs off on the other base, not on the study's", off == 2 and held == 0, evidence)
-factor = float(both["una-centred"][1].mean() / both["una-binary-mse"][1].mean())
-check.true("so its mean there is far from UNA on thumbs, MSE", factor > 1.5, f"{factor:.2f} times")
-steady = torch.tensor(other["centred"][1]["regret"]["values"])
-check.true("at β = 0.3 none of its runs is above 0.12", steady.max() < 0.12, f"{steady.max():.3f}")
-least = min(float((both["una-score"][i] - both["base"][i]).min()) for i in (0, 1))
-check.true("UNA-score is behind its base in every world, on both", least > 0, f"by {least:.3f} at least")
+most, middle = float(earlier["kto"].max()), float(earlier["kto"].median())
+check.true("earlier record: one run of KTO ends far off", most > 1 > 0.1 > middle, f"{most:.3f}, median {middle:.3f}")
+off, steady = (int((earlier[f"una-centred, β {beta}"] > 0.15).sum()) for beta in (0.1, 0.3))
+check.true("earlier record: centred UNA above 0.15", (off, steady) == (2, 0), f"β 0.1: {off} runs, β 0.3: {steady}")
+least = float((earlier["una-score"] - earlier["base"]).min())
+check.true("earlier record: UNA-score is behind its base in every world", least > 0, f"by {least:.3f} at least")
 
 # %% [markdown]
 # ## What we learned
 #
-# Each interval stands alone; with sixteen shown, one near its edge decides little, and one that holds 0 nothing.
+# Each interval stands alone, and sixteen are shown. One interval near 0 decides little, and one that contains 0 decides
+# nothing. The checks below name the differences whose interval lies above 0.
 
 # %% tags=["check"]
 
@@ -346,54 +351,50 @@ def ahead(name: str, panel: str, better: str, worse: str) -> None:
 
 
 ahead("UNA-score is behind DPO", "ratings", "dpo", "una-score")
-ahead("so is the authors' form", "ratings", "dpo", "una-score.released")
+ahead("the authors' form is behind DPO", "ratings", "dpo", "una-score.released")
 ahead("UNA-score is behind its own base", "ratings", "base", "una-score")
-ahead("and its placebo behind it", "ratings", "una-score", "una-score.shuffled")
+ahead("the shuffled control is behind UNA-score", "ratings", "una-score", "una-score.shuffled")
 ahead("centred UNA is ahead of UNA-score", "ratings", "una-centred", "una-score")
-ahead("UNA on thumbs (MSE) is ahead of DPO", "ratings", "una-binary-mse", "dpo")
-ahead("UNA-score is ahead of UNA on thumbs (MSE)", "model", "una-score", "una-binary-mse")
-ahead("UNA-score is ahead of its placebo", "model", "una-score", "una-score.shuffled")
-ahead("KTO is ahead of UNA on thumbs (BCE)", "model", "kto", "una-binary-bce")
+ahead("UNA-score is ahead of UNA on binary labels (MSE)", "model", "una-score", "una-binary-mse")
+ahead("UNA-score is ahead of its shuffled control", "model", "una-score", "una-score.shuffled")
+ahead("KTO is ahead of UNA on binary labels (BCE)", "model", "kto", "una-binary-bce")
 mean, half = gap("ratings", "una-centred", "una-binary-mse")
-check.true("ratings: centred UNA and UNA on thumbs (MSE) are level", abs(mean) < half, f"{mean:.3f} ± {half:.3f}")
+check.true("ratings: centred UNA and UNA on labels (MSE) are level", abs(mean) < half, f"{mean:.3f} ± {half:.3f}")
 up = float((ref.exp() * world.rewards.sigmoid()).sum(1).mean())
-check.true("model: most thumbs are up (world 0)", up > 0.7, f"{up:.2f} of them")
+check.true("model: most labels are positive (world 0)", up > 0.7, f"{up:.2f} of them")
 chosen = [study["chosen"][f"{panel}/una-centred"]["beta"] for panel in PANELS]
 theory = [settings.beta / settings.scale, settings.beta]
-check.close("of the grid, centred UNA chose the β that theory names", chosen, theory)
+check.close("centred UNA chose the β that theory names", chosen, theory)
 
 # %% [markdown]
-# - **In the papers' own setting, scores as Eq. 10 uses them teach nothing here.** With ratings UNA-score ends behind
-#   DPO, behind UNA on thumbs, and *behind the policy it started from*; its best setting of the grid is the one that
-#   moves least. The authors' form, with σ on the implicit reward, improves on the base and stays far behind DPO. The
-#   reason is where the responses come from: drawn from π_ref UNA-score improves on it, drawn in untied twos it does not
-#   (*ahead of π_ref from π_ref, behind it untied*).
-# - **Part of the paper's order holds.** UNA on thumbs (MSE) is a little ahead of DPO with ratings. With feedback drawn
-#   from the reward, UNA-score is ahead of UNA on thumbs.
-# - **Centring mends the first panel.** One number per prompt makes π\* the minimiser, whatever the sampler, if it gives
-#   every response (*centred UNA learns π\**). Centred UNA is then level with the best, UNA on thumbs, on the study's
-#   base; on another one two of its six runs go off and its mean with them (*centred UNA runs off*). Of five values of β
-#   it chose the one that theory names; three times as much ran off in no world. In the second panel raw scores do well
-#   too, and what centring adds is in the table above, with its interval.
-# - **The authors' form is first in the second panel because it goes for the best response alone**, and there the
-#   optimum nearly does too (*ends greedy, whatever its β*). It no longer heeds its β: where staying close to π_ref
-#   matters more, it would end behind π_ref (*judged at β = 2*).
-# - **Thumbs: UNA against KTO is open with balanced thumbs**, as the first panel has them, and goes KTO's way in the
-#   second, where most thumbs are up and plain UNA-binary has no number to take that up.
-# - **The placebo matters.** Real scores beat shuffled ones in both panels, so UNA-score does read them. But with
+# - **With ratings, scores as Eq. 10 uses them do not help.** UNA-score ends behind DPO and *behind its own base*. The
+#   authors' form, with σ on the implicit reward, is *behind DPO* too. The sampling explains this. UNA-score improves on
+#   π_ref with samples from π_ref, and not with untied samples (*ahead of π_ref from π_ref, behind it untied*).
+# - **Part of the paper's order holds.** With feedback sampled from the reward, *UNA-score is ahead of UNA on binary
+#   labels (MSE)*. The other verdicts, for both panels, are in the list above.
+# - **Centring corrects the first panel.** One number per prompt makes π\* the minimiser for every sampler that gives
+#   each response (*centred UNA learns π\**). Centred UNA is *ahead of UNA-score* there, and its difference from UNA on
+#   binary labels (MSE) is within the interval. Of five values of β it chose the one that theory names.
+# - **The authors' form has a greedy limit in the second panel**, for every β of its loss (*ends greedy*). If staying
+#   close to π_ref matters more, that limit is worse than π_ref (*judged at β = 2*).
+# - **UNA against KTO on binary labels.** In the second panel *KTO is ahead of UNA on binary labels (BCE)*. There most
+#   labels are positive, and plain UNA-binary has no number that takes up their mean. The list above has the verdict for
+#   the balanced labels of the first panel.
+# - **The shuffled control matters.** Real scores beat shuffled ones in both panels, so UNA-score does read them. With
 #   ratings both leave the policy worse than it was.
 #
 # ## Limits
 #
-# Eight prompts a world, six worlds, one base policy (two in the first panel), three passes over the data, a grid of
-# three learning rates and five βs. Most methods chose the middle learning rate; several chose the largest or the
-# smallest β (see the table), and a wider grid may move them. The placebo runs at UNA-score's setting, and SFT sees
-# the better half of the responses only. Regret is the yardstick of the RLHF objective; IPO, KTO and SFT aim at other
-# things. Nothing here says how a 7B model scores on a benchmark.
+# - Each world has eight prompts. There are six worlds, one base policy, three passes over the data and a grid of three
+#   learning rates and five values of β.
+# - Some methods chose a value at the edge of the grid (see the table). A wider grid may change their results.
+# - The shuffled control runs at UNA-score's setting. SFT sees only the better half of the responses.
+# - Regret measures the RLHF objective. IPO, KTO and SFT have other objectives.
+# - The study does not say how a 7B model scores on a benchmark.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. The answers are folded below.
 #
 # **1.** By how much must all scores of the small world be lowered so that UNA-score needs no baseline at all?
 
@@ -411,7 +412,7 @@ if shift is not ...:
 du, ds = (
     torch.tensor([0.3]),
     torch.tensor([0.1]),
-)  # β·log-ratio and score of the first response less those of the second
+)  # β·log-ratio and score of the first response minus those of the second
 mine = ...  # a tensor (1,)
 
 if mine is not ...:

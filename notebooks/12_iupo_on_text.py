@@ -9,16 +9,16 @@
 # %% [markdown]
 # # What can loss curves say about IPO and JS-IUPO?
 #
-# **Claim** (UPO Sec. 5.2, Figure 1). A GPT-2 is fine-tuned on HH, then trained by IPO and by JS-IUPO at $\beta$ .1, .2
-# and .5. "IPO consistently remains above JS-IUPO in curves of train loss and evaluation loss, while in curves of
-# evaluation accuracy and evaluation margin reward, IPO consistently lies below JS-IUPO", so JS-IUPO is the better
-# method, and $\beta = .1$ the right choice.
+# **Claim** (UPO Sec. 5.2, Figure 1). A GPT-2 is fine-tuned on HH, then trained by IPO and by JS-IUPO at three values
+# of $\beta$: 0.1, 0.2 and 0.5. "IPO consistently remains above JS-IUPO in curves of train loss and evaluation loss,
+# while in curves of evaluation accuracy and evaluation margin reward, IPO consistently lies below JS-IUPO". The paper
+# concludes that JS-IUPO is the better method, and $\beta = 0.1$ the right choice.
 #
-# Notebook 06 showed on paper that the two losses are different functions of one policy. Here are the same four curves,
-# at small scale, from runs of this package: a GPT-2 of two layers, made and fine-tuned from HH pairs, three seeds, and
-# a third loss beside the paper's two, JS-IUPO in the form that Theorem 3.1 gives.
+# Notebook 06 showed that the two losses are different functions of one policy. This notebook shows the same four curves
+# at small scale, from runs of this package. The model is a GPT-2 of two layers, made and fine-tuned from HH pairs, with
+# three seeds. A third loss is added: JS-IUPO in the form that Theorem 3.1 gives.
 #
-# **Needs.** Notebook 06. The runs are committed; none is repeated here.
+# **Needs.** Notebook 06. The runs are committed, and none is repeated here.
 
 # %%
 import json
@@ -37,7 +37,7 @@ LOSSES, BETAS, SEEDS = record["losses"], record["betas"], record["seeds"]
 print(record["command"])
 print(f"{record['date']}, torch {record['versions']['torch']}, {record['pairs']} pairs, seeds {SEEDS}")
 held_out = {seed: f"{loss:.0f}" for seed, loss in record["sft_loss"].items()}
-print(f"fine-tuned start: nats a held-out chosen response, by seed: {held_out}")
+print(f"fine-tuned start: loss in nats per held-out chosen response, by seed: {held_out}")
 
 
 def runs(loss: str, beta: float) -> list[dict]:
@@ -53,8 +53,8 @@ def last(loss: str, beta: float, what: str) -> tuple[float, float]:
 # %% [markdown]
 # ## All three start at the same policy, and at the same loss
 #
-# At the start $\pi = \pi_\text{ref}$. IPO's gap and the right form's are then 0 for every pair. So is the printed
-# form's, $f'(\pi_w/\pi_l) - f'(\text{ref}_w/\text{ref}_l)$. Each loss is the square of its target,
+# At the start $\pi = \pi_\text{ref}$. The gaps of IPO and of the corrected form are then 0 for every pair. The printed
+# form's gap, $f'(\pi_w/\pi_l) - f'(\text{ref}_w/\text{ref}_l)$, is also 0. Each loss is the square of its target,
 #
 # $$\Big(0 - \frac{1}{2\beta}\Big)^2 = \frac{1}{4\beta^2}. \tag{UPO Eq. 24}$$
 
@@ -100,27 +100,29 @@ for beta in BETAS:
         print(f"{loss:<22} {beta:>4}   " + "   ".join(f"{mean:7.3f} ± {half:6.3f}" for mean, half in ends))
 
 # %% [markdown]
-# ## Lowest in loss, last in accuracy and margin
+# ## Means over three seeds
 #
-# In the means over seeds the printed JS-IUPO ends with the lowest held-out loss of the three at every $\beta$, and so
-# below IPO, as in the paper's figure. (Its train loss, unlike there, lies above IPO's.) By accuracy and by margin it is
-# last at every $\beta$. Its loss is low because its gap hardly moves: a
-# gap that stays near 0 keeps the loss near $1/(4\beta^2)$, where a policy that takes a side on pairs it has not seen is
-# charged for each one that it gets wrong, by the square.
+# In the means over seeds, the printed JS-IUPO ends with the lowest held-out loss of the three at every $\beta$. So it
+# is below IPO, as in the paper's figure. Unlike there, its train loss lies above IPO's. Its mean accuracy and its mean
+# margin are the lowest at every $\beta$. The next section shows which of these differences exceed the noise.
+#
+# Its loss stays low because its gap hardly moves. A gap near 0 keeps the loss near $1/(4\beta^2)$. A policy whose gaps
+# move away from 0 pays the square of its error on each unseen pair that it gets wrong.
 
 # %% tags=["check"]
 IPO, PRINTED, RIGHT = LOSSES
 for beta in BETAS:
     means = {what: {loss: last(loss, beta, what)[0] for loss in LOSSES} for what in ("loss", "accuracy", "margin")}
     lowest = min(LOSSES, key=means["loss"].get)
-    check.true(f"β {beta}: the lowest held-out loss is the printed form's", lowest == PRINTED, f"{means['loss']}")
+    check.true(f"β {beta}: the printed form has the lowest mean loss", lowest == PRINTED, f"{means['loss']}")
     least = {min(LOSSES, key=means[what].get) for what in ("accuracy", "margin")}
-    check.true(f"β {beta}: and so are the least accuracy and the least margin", least == {PRINTED})
+    check.true(f"β {beta}: it has the lowest mean accuracy and margin", least == {PRINTED})
 
 # %% [markdown]
-# Are these differences more than noise? A difference is taken within a seed: the same start, the same pairs, the same
-# order. Three seeds make wide intervals: of the losses and the accuracies (105 held-out pairs a seed) nothing stands
-# out between IPO and the printed form; the margin has one sign in every run.
+# Are these differences more than noise? A difference is taken within a seed: the same start, the same pairs and the
+# same order. Three seeds make wide intervals, and the accuracies rest on 105 held-out pairs a seed. Compare IPO with
+# the printed form. No difference in loss or accuracy exceeds its interval. The difference in margin has one sign in
+# all nine runs, but these share three seeds.
 
 
 # %%
@@ -134,31 +136,33 @@ for what in ("accuracy", "margin", "loss"):
     for beta in BETAS:
         mean, half = gap(what, beta, IPO, PRINTED)
         other, width = gap(what, beta, RIGHT, IPO)
-        print(f"{what:<9} β {beta}: IPO − printed {mean:+.3f} ± {half:.3f}    right − IPO {other:+.3f} ± {width:.3f}")
+        print(
+            f"{what:<9} β {beta}: IPO − printed {mean:+.3f} ± {half:.3f}    corrected − IPO {other:+.3f} ± {width:.3f}"
+        )
 
 # %% tags=["check"]
 over = [gap("margin", beta, IPO, PRINTED)[0] for beta in BETAS]
-check.true("IPO's margin is above the printed form's in the mean, at every β", min(over) > 0, f"{over}")
+check.true("at every β IPO's mean margin is above the printed form's", min(over) > 0, f"{over}")
 above = sum(
     ipo["margin"][-1] > printed["margin"][-1]
     for beta in BETAS
     for ipo, printed in zip(runs(IPO, beta), runs(PRINTED, beta), strict=True)
 )
-check.true("and in each of the nine runs", above == 9, f"{above} of 9")
+check.true("IPO's margin is above it in each of the nine runs", above == 9, f"{above} of 9")
 train = [[last(loss, beta, "train_loss")[0] for loss in (IPO, PRINTED)] for beta in BETAS]
-check.true("in train loss the printed form ends above IPO", all(ipo < own for ipo, own in train), f"{train}")
+check.true("the printed form's mean train loss ends above IPO's", all(ipo < own for ipo, own in train), f"{train}")
 
 # %% [markdown]
 # ## One policy, two losses
 #
-# That is no accident of training. Take one pair and one policy, let it move the pair apart by $h$ nats, and read both
-# losses off it:
+# This result does not depend on training. Take one pair and one policy that moves the pair apart by $h$ nats. Compute
+# both losses:
 #
 # $$\Big(h - \frac{1}{2\beta}\Big)^2 \quad\text{(UPO Eq. 10)}, \qquad
 # \Big(\log\frac{2\rho}{1+\rho} - \log\frac{2\rho_0}{1+\rho_0} - \frac{1}{2\beta}\Big)^2
 # \quad\text{(UPO Eq. 26)},$$
 #
-# with $\rho = \pi_w/\pi_l = \rho_0 e^h$. Which is the lower depends on $h$, not on which policy is the better.
+# with $\rho = \pi_w/\pi_l = \rho_0 e^h$. Which loss is lower depends on $h$. It does not say which policy is better.
 
 # %% tags=["check"]
 h = torch.tensor([-3.0, 0.0, 3.0])
@@ -166,36 +170,38 @@ pair = {"rejected_logps": torch.zeros(3), "ref_chosen_logps": torch.zeros(3), "r
 ipo = METHODS["ipo"].loss(chosen_logps=h, beta=0.1, **pair)
 printed = METHODS["iupo"].printed(chosen_logps=h, beta=0.1, **pair)
 print("h", h.tolist(), " IPO", ipo.tolist(), " Eq. 26", [round(x, 3) for x in printed.tolist()])
-check.true("the wrong way (h = −3) Eq. 26 is the lower", printed[0] < ipo[0])
-check.true("the right way (h = 3) IPO is", ipo[2] < printed[2])
-check.close("and where nothing has moved they are equal", ipo[1], printed[1], tol=1e-6)
+check.true("h = −3: Eq. 26 is lower", printed[0] < ipo[0])
+check.true("h = 3: IPO is lower", ipo[2] < printed[2])
+check.close("h = 0: the two losses are equal", ipo[1], printed[1], tol=1e-6)
 
 # %% [markdown]
 # ## What we learned
 #
-# - **Held-out loss says nothing of the policy.** The printed JS-IUPO ends below IPO in held-out loss, as in Figure 1,
-#   and is last in accuracy and margin (*the lowest held-out loss …*, *and so are the least accuracy …*). The two losses
-#   are different functions of one policy (*the wrong way …*).
-# - **The paper's other half, more accuracy and margin for JS-IUPO, does not come out here.** Its margin is the smaller
-#   in each of nine runs (*IPO's margin …*); its accuracy is the smaller in the means, within noise. Notebook 07 shows
-#   what holds it back: pairs whose chosen response is the likelier one already get next to no push from Eq. 26.
-# - **The right form learns as IPO does**, up to noise, with a little more margin at the smaller $\beta$.
-# - **Held-out loss ends above its start** for most runs, while accuracy has risen: on pairs that were not seen a
-#   squared loss pays dearly for the ones it gets wrong.
+# - **Held-out loss does not compare policies that were trained by different losses.** The mean held-out loss of the
+#   printed JS-IUPO is below IPO's, as in Figure 1 (*the printed form has the lowest mean loss*). Its mean accuracy and
+#   margin are also the lowest. With three seeds the differences in loss and accuracy stay within their intervals.
+# - The two losses are different functions of one policy: *h = −3: Eq. 26 is lower*, *h = 3: IPO is lower*.
+# - **The paper's other half, more accuracy and margin for JS-IUPO, does not show here.** Its margin is smaller than
+#   IPO's in nine of nine runs, which share three seeds. Its mean accuracy is smaller, by less than the interval.
+# - Notebook 07 shows a cause: Eq. 26 gives almost no push to pairs whose chosen response is already much more likely.
+# - **In accuracy and margin the corrected form differs from IPO by less than the interval** (*corrected − IPO* above).
+# - **Held-out loss can end above its start while accuracy rises** (see the curves). A squared loss weighs the pairs
+#   that the policy gets wrong by the square of the error.
 #
 # ## Limits
 #
-# A two-layer GPT-2 made from 700 HH pairs, 100 steps, three seeds, one learning rate (IPO's best of three on another
-# seed, for all), 105 held-out pairs a seed. The paper's model has 137M parameters, and its curves go over 1.1M steps,
-# one run each; which way the accuracies go at that size is not shown here. What a loss curve cannot say does not
-# depend on size.
+# - The model is a two-layer GPT-2 made from 700 HH pairs, with 100 steps, three seeds and 105 held-out pairs a seed.
+# - There is one learning rate for all, IPO's best of three on another seed.
+# - The paper's model has 137M parameters, and its curves go over 1.1M steps, one run each. The direction of the
+#   accuracies at that size is not shown here.
+# - The two losses are different functions of a policy at every size.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. The answers are folded below.
 #
-# **1.** By how many nats does IPO want every pair apart at $\beta = .1$, and how far did it get in the mean, on
-# held-out pairs? (Two numbers.)
+# **1.** By how many nats does IPO want every pair apart at $\beta = 0.1$? How far did it get in the mean, on held-out
+# pairs? (Two numbers.)
 
 # %%
 wanted, reached = ..., ...
@@ -204,8 +210,8 @@ if wanted is not ...:
     check.close("exercise 1", [wanted, reached], [5.0, last(IPO, 0.1, "margin")[0]], tol=5e-3)
 
 # %% [markdown]
-# **2.** At which $\beta$ could the printed JS-IUPO reach its target at all, on a pair whose responses the reference
-# holds equally likely? Its gap stays below $\log 2$.
+# **2.** The reference gives both responses of a pair the same probability. Above which $\beta$ could the printed
+# JS-IUPO reach its target? Its gap stays below $\log 2$.
 
 # %%
 smallest = ...  # a number
@@ -217,8 +223,8 @@ if smallest is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** `5.0, last(IPO, 0.1, "margin")[0]`: the target is $1/(2\beta)$; on new pairs it gets less than a tenth of it.
+# **1.** `5.0, last(IPO, 0.1, "margin")[0]`: the target is $1/(2\beta)$. On new pairs it gets less than a tenth of it.
 #
-# **2.** `1 / (2 * math.log(2))`, from $1/(2\beta) < \log 2$ (with `import math`). The paper's largest is .5.
+# **2.** `1 / (2 * math.log(2))`, from $1/(2\beta) < \log 2$ (with `import math`). The paper's largest is 0.5.
 #
 # </details>

@@ -9,15 +9,16 @@
 # %% [markdown]
 # # Does online UNA replace PPO with something simpler, steadier, faster, smaller?
 #
-# Offline the responses are given. Online a step begins with drawing them from the policy as it is and having a reward
-# model score them; then they are rows like any others. RLHF updates on such rows with PPO. UNA proposes its regression.
+# Offline the responses are given. Online a step samples responses from the current policy, and a reward model scores
+# them. Then they are rows like any others. RLHF updates on such rows with PPO. UNA proposes its regression.
 #
 # **Claim** (UNA Sec. 2.3.2 and 4.2). Online UNA "transforms the original unstable RL problem into a stable supervised
-# learning problem", "removes the necessary of value model in PPO", "will speed up the training process" (8 hours become
-# 6.5) and "outperforms RLHF/PPO". In four words: simpler, steadier, faster, smaller.
+# learning problem". It "removes the necessary of value model in PPO" and "will speed up the training process" (8 hours
+# become 6.5). It "outperforms RLHF/PPO". In four words: simpler, steadier, faster, smaller.
 #
-# Sections 1 and 2 say what the step of online UNA is, section 3 what the authors' script does instead. Section 4 takes
-# PPO apart. Sections 5 to 7 measure noise, stability, replay and models on worlds where the optimum is known.
+# - Sections 1 and 2 derive the step of online UNA, and section 3 that of the authors' script.
+# - Section 4 takes PPO apart.
+# - Sections 5 to 7 measure noise, stability, replay and models on worlds where the optimum is known.
 #
 # **Needs.** Notebook 04, sections 2 and 4. $\beta\log\frac{\pi}{\pi_\text{ref}} = r_\theta$ is the implicit reward,
 # $J = \mathbb{E}_\pi[s - r_\theta]$ what RLHF maximises (UNA Eq. 3), and regret is $J(\pi^*) - J(\pi)$.
@@ -61,17 +62,18 @@ def plus(offset):
 # %% [markdown]
 # ## 1. The step of online UNA is a policy gradient
 #
-# UNA Eq. 7 with the squared error of Eq. 10, its sign mended, and responses drawn from the policy itself:
+# Take UNA Eq. 7 with the squared error of Eq. 10, its sign corrected, and responses sampled from the policy itself:
 #
 # $$L = \mathbb{E}_x\,\mathbb{E}_{y\sim\pi_\theta}\,\big(r_\theta(x, y) - s(x, y)\big)^2$$
 #
-# "Draw, then regress": the sampler is left out of the derivative. Then the expected step is, for every policy,
+# The sampler is held fixed in the derivative. Then the expected step is, for every policy,
 #
 # $$\mathbb{E}_{y\sim\pi}\,\nabla (r_\theta - s)^2 = 2\beta\,\mathbb{E}_\pi[(r_\theta - s)\,\nabla\log\pi]
 # = -2\beta\,\nabla J .$$
 #
-# The supervised problem and the RL problem have one gradient. In numbers: the loss of the library on every response of
-# every prompt, weighted by $\pi$ without gradient, against autograd's derivative of $J$.
+# So the supervised problem and the RL problem have the same expected gradient. The cell below computes the library's
+# loss on every response of every prompt, weighted by $\pi$ without gradient. It compares the gradient with autograd's
+# derivative of $J$.
 
 
 # %%
@@ -102,15 +104,15 @@ for offset in (0.0, 4.0, -4.0):
         check.close(f"offset {offset:+.0f}, at {name}: the expected step is −2β∇J", step, -2 * BETA * j)
 at = policies["another"]
 through = on_policy(plus(4.0), at, through_sampler=True)
-check.close("at π* the step is 0", expected_step(plus(4.0), WORLD.optimum), 0.0)
+check.close("at π* the expected step is 0", expected_step(plus(4.0), WORLD.optimum), 0.0)
 check.differs(
     "differentiated through the sampler it is another problem (CU6)", through, expected_step(plus(4.0), at), 1.0
 )
 
 # %% [markdown]
-# The loop of the package does the same with samples. One step of `una-ref train una-online` on this table: the
-# responses are drawn, scored, and laid out as a batch, and the gradient that reaches the table is that of the loss on
-# these rows.
+# The training loop of the package does the same with samples. One step of `una-ref train una-online` runs on this
+# table. The responses are sampled, scored, and laid out as a batch. The gradient that reaches the table is that of the
+# loss on these rows.
 
 # %% tags=["check"]
 job = table_job(WORLD, Config(method="una-online", batch=4, draws=3, lora_r=0, hyper={"beta": BETA}))
@@ -124,20 +126,21 @@ x = torch.tensor([row.prompt[0] for row in rows for _ in row.responses])
 y = torch.tensor([response[0] for row in rows for response in row.responses])
 r = BETA * (mine.log_softmax(-1) - WORLD.ref_logps)[x, y]
 by_hand = torch.autograd.grad(((r - WORLD.rewards[x, y]) ** 2).mean(), mine)[0]
-print(f"prompts {x.tolist()}\ndrawn   {y.tolist()}")
-check.close("the loop's gradient is that of Eq. 10 on the drawn rows", table.grad, by_hand)
+print(f"prompts {x.tolist()}\nsampled {y.tolist()}")
+check.close("the loop's gradient is that of Eq. 10 on its rows", table.grad, by_hand)
 
 # %% [markdown]
 # ## 2. With a baseline it is RLOO
 #
-# What multiplies $\nabla\log\pi$ in Eq. 10 is the whole reward $s - r_\theta$, offset and all. Any number $V(x)$ may be
-# taken from it without changing the mean, and the number at hand is the mean of $s - r_\theta$ over the prompt's
-# *other* responses. That is `una-centred`, and its step is RLOO's,
+# In Eq. 10 the factor of $\nabla\log\pi$ is the whole reward $s - r_\theta$, including its offset. Any number $V(x)$
+# may be subtracted without changing the mean. One available number is the mean of $s - r_\theta$ over the prompt's
+# *other* responses. This is `una-centred`, and its step is RLOO's,
 #
 # $$\nabla\,\frac1K\sum_k \big(r_\theta + V_{-k} - s\big)^2
-# = -2\beta\,\frac1K\sum_k \Big(R_k - \frac{1}{K-1}\sum_{j\neq k} R_j\Big)\nabla\log\pi(y_k), \qquad R = s - r_\theta,$$
+# = -2\beta\,\frac1K\sum_k \Big(R_k - \frac{1}{K-1}\sum_{j\neq k} R_j\Big)\nabla\log\pi(y_k), \qquad R = s - r_\theta.$$
 #
-# not in the mean but sample by sample. Here are all 125 ways to draw three of five responses.
+# The two agree sample by sample, not only in the mean. The cell below takes all 125 ways to sample three of five
+# responses.
 
 
 # %%
@@ -154,7 +157,7 @@ group = torch.arange(125).repeat_interleave(3)
 given = {"ref_logps": WORLD.ref_logps[0, drawn].flatten(), "scores": WORLD.rewards[0, drawn].flatten()}
 centred, rloo = (of_triples(METHODS[name].loss, groups=group) for name in ("una-centred", "rloo"))
 raw, reinforce = (of_triples(METHODS[name].loss) for name in ("una-online", "reinforce"))
-print("drawn      centred UNA                                2β·RLOO")
+print("sampled    centred UNA                                2β·RLOO")
 for n in (1, 37, 99):
     print(f"{drawn[n].tolist()}  {centred[n].numpy().round(4)}  {(2 * BETA * rloo[n]).numpy().round(4)}")
 
@@ -162,8 +165,8 @@ for n in (1, 37, 99):
 check.close("125 triples: una-centred = 2β·rloo", centred, 2 * BETA * rloo)
 check.close("125 triples: una-online = 2β·reinforce", raw, 2 * BETA * reinforce)
 p = WORLD.optimum[1][drawn].sum(1).exp()[:, None]
-check.close("in the mean the baseline changes nothing", (p * centred).sum(0), (p * raw).sum(0))
-check.differs("sample by sample it does", centred, raw, by=0.1)
+check.close("in the mean the baseline has no effect", (p * centred).sum(0), (p * raw).sum(0))
+check.differs("sample by sample the baseline has an effect", centred, raw, by=0.1)
 s_alone = leave_one_out(given["scores"], group)
 of_s_alone = of_triples(METHODS["una-online"].loss, baseline=s_alone)
 check.differs("a baseline of s alone, without −r_θ, is not RLOO", of_s_alone, 2 * BETA * rloo, by=0.1)
@@ -171,18 +174,20 @@ check.differs("a baseline of s alone, without −r_θ, is not RLOO", of_s_alone,
 # %% [markdown]
 # ## 3. What the authors' script does
 #
-# The released online script takes the log-ratio to the policy *that drew the rollout*, not to $\pi_\text{ref}$, with a
-# $\sigma$ on both sides:
+# The released online script does not use the log-ratio to $\pi_\text{ref}$. It uses the log-ratio to the policy *that
+# sampled the rollout*, with a $\sigma$ on both sides:
 #
 # $$\Big[\sigma\Big(k\log\frac{\pi_\theta}{\pi_\text{rollout}}\Big) - \sigma(s)\Big]^2$$
 #
-# $\pi_\text{ref}$ is computed, logged, and not in the loss. In the first pass over a rollout the log-ratio is 0, so
+# The script computes and logs $\pi_\text{ref}$, but its loss does not contain it. In the first pass over a rollout the
+# log-ratio is 0, so
 #
 # $$\mathbb{E}_\pi\,\nabla L = -\frac{k}{2}\,\mathbb{E}_\pi\Big[\big(\sigma(s) - \tfrac12\big)\nabla\log\pi\Big]
-# = -\frac{k}{2}\,\nabla\,\mathbb{E}_\pi\,\sigma(s) :$$
+# = -\frac{k}{2}\,\nabla\,\mathbb{E}_\pi\,\sigma(s) .$$
 #
-# REINFORCE on the squashed score with the baseline ½, and no KL at all. $k$ is a factor in front, a step size. In later
-# passes a log-ratio of a few $1/k$ saturates the $\sigma$, which bounds the step. Nothing bounds the way.
+# This is REINFORCE on the squashed score with the baseline ½, and it has no KL. $k$ is a factor in front, so it acts as
+# a step size. In later passes a log-ratio of a few $1/k$ saturates the $\sigma$, which bounds the step. No term limits
+# the total distance from $\pi_\text{ref}$.
 
 # %% tags=["check"]
 at = WORLD.optimum.flip(-1)
@@ -194,14 +199,16 @@ other_ref = TableWorld(WORLD.optimum, WORLD.rewards, BETA)
 again = online_noise.response_gradients(
     METHODS["una-online"].released, other_ref, at, old_logps=at, scores=WORLD.rewards
 )
-check.close("with another π_ref it is the same", again, each)
+check.close("with another π_ref the step is the same", again, each)
 small, large = (released_online.released_descent(WORLD, 30, 4.0, beta=k)[-1] for k in (1.0, 30.0))
 check.close("k = 1 and k = 30, each with its own rate: the same policy", small, large)
-check.differs("Eq. 10 knows π_ref", expected_step(other_ref, at), expected_step(WORLD, at), by=0.1)
+check.differs(
+    "Eq. 10: another π_ref gives another step", expected_step(other_ref, at), expected_step(WORLD, at), by=0.1
+)
 
 # %% [markdown]
-# With unlimited samples, so that only the losses differ, both go towards good responses at first. Eq. 10 stops at
-# $\pi^*$. The script goes through and on, to one response alone.
+# With unlimited samples only the losses differ. Both move towards good responses at first. Eq. 10 stops at $\pi^*$. The
+# script continues, to a single response.
 
 # %%
 world = online_learning.world_of(0)  # 8 prompts × 6 responses
@@ -224,28 +231,36 @@ left.axhline(best_kl, color=figures.PALETTE["grey"], linestyle="--", linewidth=1
 left.text(1.2, best_kl + 0.04, r"$\pi^*$", color=figures.PALETTE["grey"])
 right.axhline(regret["UNA Eq. 10"][0], color=figures.PALETTE["grey"], linestyle="--", linewidth=1.2)
 right.text(1.2, regret["UNA Eq. 10"][0] + 0.015, r"$\pi_\mathrm{ref}$", color=figures.PALETTE["grey"])
-left.set(xscale="log", xlabel="rollouts", ylabel=r"KL$(\pi\,\|\,\pi_\mathrm{ref})$, nats", title="How far it goes")
-right.set(xscale="log", xlabel="rollouts", ylabel="exact regret", title="What that is worth", ylim=(0, None))
+left.set(xscale="log", xlabel="rollouts", ylabel=r"KL$(\pi\,\|\,\pi_\mathrm{ref})$, nats", title="Distance from π_ref")
+right.set(xscale="log", xlabel="rollouts", ylabel="exact regret", title="Regret on the way", ylim=(0, None))
 right.legend()
 plt.show()
 
 # %% tags=["check"]
 end, went, cost = script[-1], kls["the authors' script"], regret["the authors' script"]
 check.true("the script: KL past π*'s", went[-1] > 1.5 * best_kl, f"{went[-1]:.2f} nats, π* has {best_kl:.2f}")
-check.true("to one response alone", end.exp().amax(-1).mean() > 0.98, f"{end.exp().amax(-1).mean():.3f} of the mass")
-likely = (end.argmax(-1) != world.rewards.argmax(-1)).sum()
-check.true("not always the best one", likely > 0, f"another in {likely} of 8 prompts, likelier under π_ref")
 check.true(
-    "its best policy was one on the way", min(cost) < 0.5 * cost[-1], f"regret {min(cost):.3f}, then {cost[-1]:.3f}"
+    "the script ends at a single response",
+    end.exp().amax(-1).mean() > 0.98,
+    f"{end.exp().amax(-1).mean():.3f} of the mass",
 )
-check.close("Eq. 10: at π*", eq10[-1].exp(), world.optimum.exp(), tol=1e-2)
+likely = (end.argmax(-1) != world.rewards.argmax(-1)).sum()
+check.true(
+    "the script: not always the best response", likely > 0, f"another in {likely} of 8 prompts, likelier under π_ref"
+)
+check.true(
+    "the script: its best policy was on the way",
+    min(cost) < 0.5 * cost[-1],
+    f"regret {min(cost):.3f}, then {cost[-1]:.3f}",
+)
+check.close("Eq. 10 ends at π*", eq10[-1].exp(), world.optimum.exp(), tol=1e-2)
 
 # %% [markdown]
 # ## 4. PPO, part by part
 #
 # PPO has the same objective and five parts around it: the KL in the reward, a critic, generalised advantages, whitening
-# and clipping. Each in a few lines, next to what it does. The smallest world that has tokens: two words, two places,
-# four responses, every one of them listed.
+# and clipping. Each part is shown in a few lines. The world is the smallest one that has tokens: two words, two
+# positions and four responses, all of them listed.
 
 # %%
 g = torch.Generator().manual_seed(3)
@@ -276,22 +291,22 @@ grad_j = slope((whole.exp() * (scores - BETA * (whole - ref.sum(1)))).sum())
 print("responses 00 01 10 11, π:", chance.numpy().round(3), " s:", scores.numpy())
 
 # %% [markdown]
-# **The KL goes into the reward.** Each token is charged $-\beta\log\frac{\pi}{\pi_\text{ref}}$, the last one is given
-# the score, and the sum is $s - r_\theta$. Why not add the KL to the loss, estimated on the same samples? Because the
-# gradient of an estimate is not an estimate of the gradient. The two usual ones, with
+# **The KL is part of the reward.** Each token is charged $-\beta\log\frac{\pi}{\pi_\text{ref}}$, the last one also
+# receives the score, and the sum is $s - r_\theta$. Why not add an estimate of the KL to the loss, on the same samples?
+# The gradient of an estimate is not an estimate of the gradient. For the two usual estimates, with
 # $u = \log\frac{\pi}{\pi_\text{ref}}$:
 #
 # $$k_1 = u:\quad \mathbb{E}_\pi\nabla k_1 = 0, \qquad\qquad
 # k_3 = e^{-u} - 1 + u:\quad \mathbb{E}_\pi\nabla k_3 = \nabla\,\mathrm{KL}(\pi_\text{ref}\,\|\,\pi).$$
 #
-# The first regularises nothing, the second towards another divergence. (And a KL charged to its own token only loses
-# what a first word does to the second one's.)
+# The first does not regularise, and the second regularises towards another divergence. A KL that is charged only to its
+# own token has another fault: it omits the effect of a first word on the KL of the second.
 
 # %% tags=["check"]
 rewards = -BETA * (old - ref)
 rewards[:, -1] += scores
 check.close("the library's token_rewards", policy_gradient.token_rewards(old, ref, scores, mask, BETA), rewards)
-check.close("they add up to s − r_θ", rewards.sum(1), scores - BETA * (old - ref).sum(1))
+check.close("the token rewards add up to s − r_θ", rewards.sum(1), scores - BETA * (old - ref).sum(1))
 
 whole = token_logps().sum(1)
 grad_kl = slope((whole.exp() * (whole - ref.sum(1))).sum())
@@ -303,21 +318,21 @@ forward = slope((ref.sum(1).exp() * (ref.sum(1) - token_logps().sum(1))).sum())
 to_go = (old - ref).flip(1).cumsum(1).flip(1)
 in_reward = slope((chance[:, None] * to_go * token_logps()).sum())
 own_token = slope((chance[:, None] * (old - ref) * token_logps()).sum())
-check.close("k1 in the loss: no gradient at all", k1, 0.0)
-check.close("k3 in the loss: that of the other KL", k3, forward)
-check.differs("which is not this one", k3, grad_kl, by=0.05)
-check.close("in the reward: that of the KL", in_reward, grad_kl)
+check.close("k1 in the loss: no gradient", k1, 0.0)
+check.close("k3 in the loss: the other KL", k3, forward)
+check.differs("k3's gradient is not that of the KL", k3, grad_kl, by=0.05)
+check.close("the KL in the reward: its own gradient", in_reward, grad_kl)
 check.differs("each token's own term alone is not", own_token, grad_kl, by=0.05)
 
 # %% [markdown]
-# **The critic and its advantages.** $V$ says what the rest of a response is worth; $\delta_t = r_t + V_{t+1} - V_t$ is
-# how much better it went, and
+# **The critic and its advantages.** $V$ predicts the value of the rest of a response.
+# $\delta_t = r_t + V_{t+1} - V_t$ measures how much better a step was than predicted, and
 #
 # $$A_t = \delta_t + \gamma\lambda\, A_{t+1} \qquad\text{(generalised advantage estimation)}.$$
 #
-# With $\lambda = 1$ the advantage is the reward still to come less $V_t$, a baseline, and the update is $-\nabla J$
-# whatever the critic says. With $\lambda < 1$ the critic's word is taken for part of the reward: less noise, and a bias
-# as large as its error.
+# With $\lambda = 1$ the advantage is the remaining reward minus $V_t$, which is a baseline. The expected update is then
+# $-\nabla J$ for every critic. With $\lambda < 1$ the critic's prediction replaces part of the reward. This reduces
+# noise and adds a bias that comes from the critic's error.
 
 
 # %%
@@ -358,24 +373,23 @@ for name, values in critics.items():
 for lam in (1.0, 0.95, 0.0):
     values = critics["a wrong one"]
     check.close(f"gae, λ = {lam}", gae(rewards, values, lam), policy_gradient.gae(rewards, values, mask, 1.0, lam))
-check.close("λ = 1: no bias, whatever the critic", [found[name, 1.0][0] for name in critics], 0.0)
+check.close("λ = 1: no bias for any critic", [found[name, 1.0][0] for name in critics], 0.0)
 check.differs("λ = 0.95 with a wrong critic: biased", found["a wrong one", 0.95][0], 0.0, by=0.02)
 check.true("the right critic: less noise", found["the right one", 1.0][1] < found["no critic", 1.0][1])
 
 # %% [markdown]
-# **Whitening** brings a rollout's advantages to mean 0 and variance 1. The mean that it takes off is *one* baseline for
-# all prompts, the constant $c$ of UNA's Discussion 3, estimated afresh in every rollout; and the unit of the rewards
-# drops out.
+# **Whitening** brings a rollout's advantages to mean 0 and variance 1. The mean that it subtracts is *one* baseline for
+# all prompts, the constant $c$ of UNA's Discussion 3, estimated anew in every rollout. The unit of the rewards cancels.
 #
-# **Clipping** ends the push on a response whose probability has moved by more than a factor $1 \pm \epsilon$:
+# **Clipping** ends the push on a response whose probability has changed by more than a factor $1 \pm \epsilon$:
 #
 # $$-\min\big(\rho A,\ \text{clip}(\rho, 1 - \epsilon, 1 + \epsilon)\,A\big), \qquad
 # \rho = \frac{\pi}{\pi_\text{old}}.$$
 #
-# It matters once a rollout is used again. Here 200 small rollouts, four responses of each of the four prompts, are each
-# used up to 200 times over, without a critic. Without clipping a few uses do good; then the four that happened to be
-# drawn are taken for all that there is, and the policy goes to the best of them. Clipping does not find the best
-# moment. It makes the number of uses harmless.
+# It matters when a rollout is used more than once. The cell below has 200 small rollouts, with four responses of each
+# of the four prompts. Each rollout is used up to 200 times, without a critic. Without clipping a few uses help. With
+# more uses the policy overfits the four sampled responses and moves to the best of them. Clipping does not find the
+# best number of uses. It makes further uses harmless here.
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -404,9 +418,9 @@ print(f"π_ref {WORLD.regret(WORLD.ref_logps).mean():31.3f}")
 A = WORLD.rewards - (WORLD.ref_logps.exp() * WORLD.rewards).sum(-1, keepdim=True)
 white = policy_gradient.whitened(A, A < 99)
 check.close("whitened: mean 0, variance 1", white, (A - A.mean()) / A.std(), tol=1e-7)
-check.close("an offset drops out, and so does the unit", policy_gradient.whitened(10 * A + 4, A < 99), white, tol=1e-7)
+check.close("whitening: an offset and the unit cancel", policy_gradient.whitened(10 * A + 4, A < 99), white, tol=1e-7)
 per_prompt = policy_gradient.whitened(A + torch.arange(4)[:, None], A < 99)
-check.differs("an offset of each prompt does not", per_prompt, white, by=0.5)
+check.differs("whitening: an offset of each prompt remains", per_prompt, white, by=0.5)
 rho = torch.linspace(0.4, 1.8, 29)
 for a in (2.0, -2.0):
     mine = -torch.minimum(rho * a, rho.clamp(0.8, 1.2) * a)
@@ -415,26 +429,29 @@ for a in (2.0, -2.0):
     check.close(f"the clipped ratio, A = {a:+.0f}", METHODS["ppo"].loss(**one, **none), mine)
 still = [reused["clipped at 0.2", use] for use in (20, 200)]
 spoilt = [reused["not clipped", use] for use in (20, 200)]
-check.true("clipped: at rest", abs(still[0] - still[1]) < 0.03, f"regret {still[0]:.3f}, then {still[1]:.3f}")
+check.true(
+    "clipped: more uses change little", abs(still[0] - still[1]) < 0.03, f"regret {still[0]:.3f}, then {still[1]:.3f}"
+)
 check.true(
     "not clipped: the rollout is overfitted", spoilt[1] > 1.3 * spoilt[0], f"{spoilt[0]:.3f}, then {spoilt[1]:.3f}"
 )
-check.true("and responses end far off", far["not clipped"] > 10 * far["clipped at 0.2"])
+check.true("not clipped: ratios ten times as large", far["not clipped"] > 10 * far["clipped at 0.2"])
 
 # %% [markdown]
-# So PPO is $\nabla J$ with two guards against noise (critic, whitening) and one against using samples too often
-# (clipping). Online UNA has none of the three. Is that simplicity, or is it missing?
+# So PPO is $\nabla J$ with two guards against noise (critic, whitening) and one against repeated use of samples
+# (clipping). Online UNA has none of the three. The next sections measure whether that matters.
 #
 # ## 5. How noisy is a step?
 #
-# All methods here have $\nabla J$ for a mean, up to a factor. What differs is the noise around it. For one response of
-# each prompt,
+# The expected step of Eq. 10, of centred UNA and of PPO's start is $\nabla J$, up to a factor. The authors' script is
+# different: its expected step is $\nabla\,\mathbb{E}_\pi\,\sigma(s)$ (section 3). For each of them we compare the noise
+# with its own mean. For one response of each prompt,
 #
 # $$\frac{\text{noise}}{\text{signal}}
-# = \frac{\sum_x \text{Var}_{y\sim\pi}(g)}{\sum_x \|\mathbb{E}_{y\sim\pi}\,g\|^2},$$
+# = \frac{\sum_x \text{Var}_{y\sim\pi}(g)}{\sum_x \|\mathbb{E}_{y\sim\pi}\,g\|^2}.$$
 #
-# the number of responses of each prompt at which the noise of their mean is as large as the mean. By enumeration, at
-# $\pi_\text{ref}$, against a constant in the rewards (40 prompts × 8 responses):
+# At this number of responses per prompt, the noise of their mean is as large as the mean. The ratio is computed by
+# enumeration at $\pi_\text{ref}$, for a constant added to the rewards (40 prompts × 8 responses):
 
 # %%
 OFFSETS = [-8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8]
@@ -452,28 +469,35 @@ for how in HOW:
 # %% tags=["check"]
 at0, at4, at8 = (noise["eq10"][OFFSETS.index(o)] for o in (0, 4, 8))
 check.true(
-    "Eq. 10: with the square of the offset", 2.5 < (at8 - at4) / (at4 - at0) < 3.5, f"{at0:.1f}, {at4:.0f}, {at8:.0f}"
+    "Eq. 10: noise grows with the square of the offset",
+    2.5 < (at8 - at4) / (at4 - at0) < 3.5,
+    f"{at0:.1f}, {at4:.0f}, {at8:.0f}",
 )
 script4, script8 = (noise["released"][OFFSETS.index(o)] for o in (4, 8))
-check.true("the script: with its exponential", script8 > 1000 * script4, f"{script4:.0f}, {script8:.1e}")
-check.close("with V(x): not at all", noise["v"], noise["v"][0], tol=1e-9)
-check.close("whitened: not at all, if all prompts share it", noise["whitened"], noise["whitened"][0], tol=1e-9)
+check.true("the script: noise grows with its exponential", script8 > 1000 * script4, f"{script4:.0f}, {script8:.1e}")
+check.close("with V(x): no change", noise["v"], noise["v"][0], tol=1e-9)
+check.close("whitened: no change, if all prompts share the offset", noise["whitened"], noise["whitened"][0], tol=1e-9)
 own = 4 * torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
 apart = {how: online_noise.noise(shifted(example_worlds.WORLD, own), how) for how in HOW}
-check.true("if each prompt has its own (sd 4), whitening does not help", apart["whitened"] > 10 * apart["v"],
+check.true("an offset per prompt (sd 4): whitening does not help", apart["whitened"] > 10 * apart["v"],
            ", ".join(f"{how} {apart[how]:.0f}" for how in HOW))  # fmt: skip
 at_optimum = online_noise.noise_at_optimum()
 check.close("at π* centred UNA has no noise: every residual is 0", at_optimum["centred"], 0.0)
-check.differs("Eq. 10 has: −β·log Z(x)", at_optimum["eq10"], 0.0, by=0.4)
-check.differs("and a critic off by 0.01, whitened", at_optimum["ppo_whitened"], 0.0, by=0.9)
+check.differs("at π* Eq. 10 has noise: its residual is −β·log Z(x)", at_optimum["eq10"], 0.0, by=0.4)
+check.differs("at π* PPO has noise: a critic off by 0.01, whitened", at_optimum["ppo_whitened"], 0.0, by=0.9)
 
 # %% [markdown]
 # ### And in training?
 #
-# Runs of the package's own loop on tables of 8 prompts × 6 responses: 4 responses of each prompt a step, each method
-# with as many steps and as many reward calls. PPO has a critic of its own and one pass. Every method at four learning
-# rates, in three conditions: rewards around 0, all rewards 4 higher, and each prompt's rewards with a number of its own
-# (sd 4). Means over worlds with 95 % intervals.
+# The package's own loop runs on tables of 8 prompts × 6 responses, with 4 responses of each prompt a step. Each method
+# has the same number of steps and of reward calls. PPO has a critic of its own and one pass. Every method runs at four
+# learning rates in three conditions:
+#
+# - rewards around 0;
+# - all rewards 4 higher;
+# - each prompt's rewards shifted by a number of its own (sd 4).
+#
+# The numbers are means over worlds with 95 % intervals.
 
 # %%
 SEEDS, STEPS = scale(full=(range(10), 200), ci=(range(4), 50))
@@ -484,7 +508,7 @@ grid = {}
 for name in NAMES:
     for condition, more in CONDITIONS.items():
         for rate in RATES:
-            # Centred UNA is the same run to the last digits whatever is added: checked below, not run again.
+            # An offset does not change centred UNA's run: checked below, not run again.
             own = {} if name == "centred" else more
             grid[name, condition, rate] = online_learning.regret_over_seeds(name, rate, SEEDS, **own, steps=STEPS)
 worlds = [online_learning.world_of(seed) for seed in SEEDS]
@@ -509,9 +533,9 @@ for condition in ("all + 4", "each prompt its own"):
 usable = {(n, c): sum(grid[n, c, rate][0] < 0.1 for rate in RATES) for n in NAMES for c in CONDITIONS}
 for name, title in NAMES.items():
     print(f"{title:<26} rates of 4 with a regret below 0.1: {[usable[name, c] for c in CONDITIONS]}")
-check.true("Eq. 10 has none at + 4", usable["eq10", "all + 4"] == 0)
+check.true("all + 4: no rate works for Eq. 10", usable["eq10", "all + 4"] == 0)
 rest = [usable[n, "all + 4"] for n in ("ppo", "centred")]
-check.true("PPO and centred UNA have some", min(rest) >= 2, f"{rest} of 4")
+check.true("all + 4: two rates or more work for PPO and centred UNA", min(rest) >= 2, f"{rest} of 4")
 
 # %%
 fig, axes = plt.subplots(1, 3, figsize=(12.6, 4.2), gridspec_kw={"width_ratios": [1.25, 1, 1]})
@@ -521,7 +545,7 @@ for how, key in (("eq10", "eq10"), ("released", "released"), ("v", "centred")):
     noise_ax.plot(OFFSETS, noise[how], color=looks[key]["color"], linewidth=2.4)
 noise_ax.set(yscale="log", ylim=(1, 1e7), xlabel="constant added to all rewards (1 = their sd in a prompt)")
 noise_ax.set_ylabel("noise / signal of one response's gradient")
-noise_ax.set_title("A constant in the rewards drowns the step …")
+noise_ax.set_title("A constant in the rewards adds noise")
 text = {"fontsize": 10, "ha": "center"}
 noise_ax.text(0, 3e4, "the authors' script", color=looks["released"]["color"], **text)
 noise_ax.text(-6.3, 70, "UNA Eq. 10", color=looks["eq10"]["color"], **text)
@@ -534,7 +558,7 @@ for ax, condition in zip(axes[1:], ("around 0", "all + 4"), strict=True):
         ax.errorbar(at, means, yerr=[low, halves], **looks[name])
     ax.axhline(at_ref, color=figures.PALETTE["grey"], linestyle="--", linewidth=1.2)
     ax.text(0.32, at_ref * 1.12, r"$\pi_\mathrm{ref}$", color=figures.PALETTE["grey"])
-    ax.set(xscale="log", yscale="log", ylim=(8e-4, 3), xlabel="learning rate", title=f"… rewards {condition}")
+    ax.set(xscale="log", yscale="log", ylim=(8e-4, 3), xlabel="learning rate", title=f"Training, rewards {condition}")
     ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
     ax.minorticks_off()
 axes[1].set_ylabel(f"exact regret after {STEPS} steps")
@@ -545,10 +569,10 @@ plt.show()
 # %% [markdown]
 # ## 6. Replay
 #
-# Samples are dear, so one would like to use them again. PPO may only for a few passes, since its gradient is of the
-# policy that drew. Centred UNA is a regression with $\pi^*$ as its minimiser for *every* sampler that gives each
-# response (notebook 04, section 4), so old rollouts stay right. Eq. 10 without $V(x)$ is right on-policy only: on old
-# rows it is the offline regression, whose minimum moves with the rewards' offset.
+# Samples are expensive, so one would like to reuse them. PPO can reuse them only for a few passes, because its gradient
+# is that of the policy that sampled. Centred UNA is a regression with $\pi^*$ as its minimiser for *every* sampler that
+# gives each response (notebook 04, section 4). So old rollouts remain valid. Eq. 10 without $V(x)$ is valid on-policy
+# only. On old rows it is the offline regression, whose minimum moves with the offset of the rewards.
 
 # %%
 replay = {}
@@ -559,21 +583,23 @@ for name in ("replay", "eq10 replay"):
 
 # %% tags=["check"]
 check.close(
-    "centred UNA with replay: the offset is nothing", replay["replay", 0.0][0], replay["replay", 4.0][0], tol=1e-9
+    "centred UNA with replay: the offset has no effect", replay["replay", 0.0][0], replay["replay", 4.0][0], tol=1e-9
 )
-check.true("Eq. 10 with replay: it decides", replay["eq10 replay", 4.0][0] > 4 * replay["replay", 4.0][0],
+check.true("Eq. 10 with replay: the offset decides", replay["eq10 replay", 4.0][0] > 4 * replay["replay", 4.0][0],
            f"{replay['eq10 replay', 4.0][0]:.3f}, centred {replay['replay', 4.0][0]:.3f}")  # fmt: skip
 
 # %% [markdown]
-# That needs a class of policies with $\pi^*$ in it. Take one with three parameters for eight prompts, which cannot be
-# right everywhere. Then *which* errors weigh most decides where the regression ends, and that is the sampler's choice:
-# on-policy it is the member with the largest $J$ (section 1), on other rows another one (CU9). What does a buffer do?
-# It is filled by the policy itself. Where the policy comes to rest, the whole buffer has been drawn from it, and
+# This needs a class of policies that contains $\pi^*$. Take a class with three parameters for eight prompts, which
+# cannot be right everywhere. Then the *weights* of the errors decide where the regression ends, and the sampler chooses
+# the weights. On-policy it stops where $\nabla J = 0$ (section 1). On other rows it stops at another member (CU9).
+#
+# A replay buffer is filled by the policy itself. Where the policy comes to rest, the whole buffer was sampled from it,
+# and
 #
 # $$\pi_\text{buffer} = \pi_\theta \quad\Rightarrow\quad \mathbb{E}\,\nabla L = -2\beta\,\nabla J = 0 .$$
 #
-# So a buffer that *forgets* rests where on-policy does, and only has to catch up. Rows that stay, a fixed data set or
-# a part of the buffer that is never thrown out, do not. With unlimited samples:
+# So a buffer that *forgets* rests where on-policy training does, after some delay. Rows that stay do not: a fixed data
+# set, or a part of the buffer that is never removed. With unlimited samples:
 
 # %%
 narrow = shifted(TableWorld.random(0, prompts=8, responses=6, beta=BETA), 1.0)
@@ -586,7 +612,7 @@ def member(theta):
 
 
 def trained(keep, steps, fixed=0.0):
-    """θ after steps of centred UNA on the last `keep` rollouts, a share `fixed` of all rows from π_ref for ever."""
+    """θ after steps of centred UNA on the last `keep` rollouts, with a share `fixed` of all rows always from π_ref."""
     theta, past = torch.zeros(3), []
     for _ in range(steps):
         past = [*past, member(theta).exp()][-keep:]
@@ -608,11 +634,11 @@ for name, asked in {
     "on-policy": {"keep": 1},
     "the last 20 rollouts": {"keep": 20},
     "all rollouts": {"keep": 10_000},
-    "half of the rows from π_ref for ever": {"keep": 20, "fixed": 0.5},
+    "half of the rows always from π_ref": {"keep": 20, "fixed": 0.5},
     "all rows from π_ref (offline)": {"keep": 1, "fixed": 1.0},
 }.items():
     behind[name] = [best_j - j_of(trained(steps=steps, **asked)) for steps in (30, 100, 600)]
-    print(f"{name:<38} J behind the best member after 30, 100, 600 steps: "
+    print(f"{name:<38} J behind the on-policy end after 30, 100, 600 steps: "
           + "  ".join(f"{abs(gap):.5f}" for gap in behind[name]))  # fmt: skip
 
 # %% tags=["check"]
@@ -620,23 +646,28 @@ at = on_policy.clone().requires_grad_()
 j = objective(member(at), narrow.ref_logps, narrow.rewards, BETA).mean()
 check.close("on-policy: ∇J = 0 there", torch.autograd.grad(j, at)[0], 0.0, tol=1e-7)
 check.true(
-    "and it is not π*",
+    "on-policy: the end is not π*",
     narrow.regret(member(on_policy)).mean() > 0.3,
     f"regret {narrow.regret(member(on_policy)).mean():.3f}",
 )
-check.close("a buffer that forgets: the same member", behind["the last 20 rollouts"][-1], 0.0, tol=1e-7)
-check.true("though later", behind["the last 20 rollouts"][0] > 3 * behind["on-policy"][0])
+check.close("a buffer that forgets: the same J as on-policy", behind["the last 20 rollouts"][-1], 0.0, tol=1e-7)
+check.true("a buffer that forgets: later", behind["the last 20 rollouts"][0] > 3 * behind["on-policy"][0])
 check.differs("offline: another member", behind["all rows from π_ref (offline)"][-1], 0.0, by=0.01)
-check.differs("half of it: in between", behind["half of the rows from π_ref for ever"][-1], 0.0, by=0.001)
+check.differs(
+    "half of the rows from π_ref: not the on-policy end",
+    behind["half of the rows always from π_ref"][-1],
+    0.0,
+    by=0.001,
+)
 
 # %% [markdown]
-# ## 7. What has to be held
+# ## 7. Which models are held
 #
-# A model is counted if a step runs it. "Reward" is the reward model, which every method needs; the reference is one
-# forward pass, and with LoRA no further weights.
+# A model is counted if a step runs it. "Reward" is the reward model, which every method needs. The reference costs one
+# forward pass, and with LoRA it needs no further weights.
 
 # %%
-print(f"{'':<26} policy  reference  reward  value   numbers trained on this table")
+print(f"{'':<26} policy  reference  reward  value   parameters trained on this table")
 held = {}
 for title, asked in {
     "PPO, its own critic": ("ppo", {}),
@@ -649,7 +680,7 @@ for title, asked in {
     print(f"{title:<26} {of['policy']:>6} {of['reference']:>10} {of['reward']:>7} {of['value']:>6} {of['trained']:>8}")
 
 # %% tags=["check"]
-check.true("PPO with a critic of its own: one model more", held["PPO, its own critic"]["value"] == 1)
+check.true("PPO with its own critic: one model more", held["PPO, its own critic"]["value"] == 1)
 check.true(
     "with a head: as many as UNA", held["PPO, a value head"]["value"] == held["online UNA (Eq. 10)"]["value"] == 0
 )
@@ -658,11 +689,13 @@ check.true("centred UNA needs no more than Eq. 10", held["centred UNA = RLOO"] =
 # %% [markdown]
 # ## 8. On language: the committed comparison
 #
-# Tables are kind to PPO: every response has its own parameter, and a critic that has seen a prompt knows it. The same
-# methods on ToySteer, with a tiny Mistral under LoRA: one reward model a world, learned from 1,024 pairs; 2,048 reward
-# calls for each method; each at its best learning rate of one grid, chosen on other worlds. `una-ref compare --online`
-# made the file that this section reads. The reward model can be listed as well, so there are two exact regrets: by the
-# proxy, which is what a method was asked for, and the true one.
+# Tables favour PPO: every response has its own parameter, and a critic that has seen a prompt knows it. So the same
+# methods run on ToySteer, with a tiny Mistral under LoRA. Each world has one reward model, trained on 1,024 pairs. Each
+# method has 2,048 reward calls and its best learning rate of one grid, chosen on other worlds. The command
+# `una-ref compare --online` made the record that this section reads.
+#
+# The reward model can be listed as well, so there are two exact regrets. One is measured by the proxy, which is the
+# reward model that the methods optimise. The other is measured by the true reward.
 
 # %%
 committed = Path(una_ref.__file__).parents[1] / "figures" / "runs" / "compare_online"
@@ -673,7 +706,8 @@ Markdown(ONLINE.table({"methods": study["methods"]}))
 SVG(draw_methods(study["methods"], name="13_online_methods"))
 
 # %% [markdown]
-# A reward model says nothing about where its zero is (pairs cannot see it). A constant on all scores:
+# A reward model does not determine its own zero, because pairs cannot show it. The next table adds a constant to all
+# scores:
 
 # %%
 Markdown(ONLINE.table({"offset": study["offset"]}))
@@ -694,7 +728,6 @@ for statement, pair in {
     "the authors' code beats PPO": ("una-online.released", "ppo"),
     "centred UNA beats PPO": ("una-centred", "ppo"),
     "centred UNA with replay beats PPO": ("una-centred.replay", "ppo"),
-    "centred UNA beats RLOO": ("una-centred", "rloo"),
     "centred UNA beats iterative DPO": ("una-centred", "iterative-dpo"),
     "centred UNA beats the base": ("una-centred", "base"),
 }.items():
@@ -712,50 +745,55 @@ by = {(row["name"], row["offset"]): row["regret"]["mean"] for row in rows if not
 offsets = sorted({offset for _, offset in by})
 for name in ("rloo", "una-centred"):
     same = [abs(by[name, offset] - by[name, 0.0]) for offset in offsets]
-    check.true(f"{name}: no offset moves it", max(same) < 1e-3, f"by {max(same):.1g} at most")
+    check.true(f"{name}: no offset changes the regret", max(same) < 1e-3, f"by {max(same):.1g} at most")
 spread = [by["una-online", offset] for offset in (-4.0, 0.0, 4.0)]
-check.true("Eq. 10: an offset does", min(spread[0], spread[2]) > 1.3 * spread[1], f"{[round(x, 3) for x in spread]}")
-check.true("PPO holds one model more", len(of["ppo"]["models"]) == len(of["una-online"]["models"]) + 1)
+check.true(
+    "Eq. 10: an offset of 4 raises the regret",
+    min(spread[0], spread[2]) > 1.3 * spread[1],
+    f"{[round(x, 3) for x in spread]}",
+)
+check.true("the record: PPO holds one model more", len(of["ppo"]["models"]) == len(of["una-online"]["models"]) + 1)
 mine, theirs = of["ppo"]["regret"]["mean"], of["una-online.released"]["regret"]["mean"]
-check.true("the authors' code is behind PPO", theirs > 1.5 * mine, f"{theirs:.3f}, PPO {mine:.3f}")
+check.true("the record: the authors' code is behind PPO", theirs > 1.5 * mine, f"{theirs:.3f}, PPO {mine:.3f}")
 
 # %% [markdown]
 # ## 9. What of simpler, steadier, faster, smaller holds?
 #
-# - **Simpler: yes.** One squared error against five parts with eight settings. But it is the simplicity of
-#   REINFORCE, which it is (section 1), and what is left out does something (section 4).
-# - **Steadier: no, not as printed.** An offset in the rewards is noise to Eq. 10 and nothing to PPO (sections 5 and 8).
-#   With a leave-one-out baseline, yes: as steady as PPO, at any offset, and without noise at the optimum. That is RLOO.
-# - **Faster: an update, yes; to a good policy, no.** PPO's step is longer by its critic and by its further passes
-#   (section 8). For one number of reward calls it comes out first all the same, with four passes over each rollout;
-#   centred UNA with replay, which makes four as well, is not told apart from it. 8 hours against 6.5 are one run each.
-# - **Smaller: by the value model**, if that is a model of its own: three models instead of four. RLOO saves as much,
-#   and so does a value head on the policy. The authors' script loads the value model and runs it all the same.
+# - **Simpler: yes.** It is one squared error against five parts with eight settings. But it is as simple as REINFORCE,
+#   which it is (section 1). The parts that it leaves out have effects (section 4).
+# - **Steadier: not as printed.** An offset in the rewards adds noise to Eq. 10 and not to PPO with its critic (section
+#   5). In the record an offset changes Eq. 10's regret, and not centred UNA's (section 8). With a leave-one-out
+#   baseline it is steady at any offset, and it has no noise at the optimum. This is RLOO.
+# - **Faster: per update, read section 8.** It prints the time per update of PPO and of online UNA. At an equal number
+#   of reward calls, the table of section 8 gives the regrets. The verdicts below it say which differences exceed their
+#   interval. The paper's 8 hours against 6.5 are one run each.
+# - **Smaller: by the value model**, if that is a separate model: three models instead of four. RLOO saves as much, and
+#   so does a value head on the policy. The authors' script still loads the value model and runs it.
 #
-# And the fifth, "outperforms": Tables 4 and 5 count 8 wins of 14 (CU26), made by a script that trains another loss
-# (section 3).
+# The fifth word is "outperforms". The paper's Tables 4 and 5 have 12 tasks, 6 wins and 2 ties. With Table 6 the paper
+# counts 8 wins of 14 (CU26). The script behind these tables trains another loss (section 3).
 
 # %% [markdown]
 # ## What we learned
 #
 # - The expected step of online UNA is the policy gradient, at any policy and offset: *the expected step is −2β∇J*.
 #   Through the sampler it is another problem: *differentiated through the sampler*.
-# - With the leave-one-out baseline it is RLOO, sample by sample: *una-centred = 2β·rloo*. The baseline has to hold
+# - With the leave-one-out baseline it is RLOO, sample by sample: *una-centred = 2β·rloo*. The baseline has to contain
 #   $-r_\theta$ too: *a baseline of s alone*.
-# - The authors' script has no $\pi_\text{ref}$ in its loss: *with another π_ref it is the same*. It goes past π\*
-#   (*KL past π\*'s*) to one response alone, and its $k$ is a step size: *k = 1 and k = 30*.
-# - A KL belongs into the reward: *k1 in the loss: no gradient at all*, *k3 in the loss: that of the other KL*, *each
-#   token's own term alone is not*.
-# - Of PPO's parts the critic is a baseline at λ = 1 (*no bias, whatever the critic*) and a bias below (*λ = 0.95 with a
-#   wrong critic*); whitening takes one constant off for all prompts (*an offset of each prompt does not*); clipping is
-#   for using samples again (*not clipped: the rollout is overfitted*).
-# - Eq. 10's noise grows with the square of the offset, the script's with its exponential, centred UNA's not at all:
-#   *with the square*, *with its exponential*, *with V(x): not at all*. In training Eq. 10 falls behind PPO as soon as
-#   rewards are off 0: *at its best rate Eq. 10 is behind PPO*.
-# - Centred UNA may be replayed, Eq. 10 may not: *the offset is nothing*, *it decides*. Where the class has no π\* in
-#   it a buffer that forgets ends at the best member all the same, rows that stay do not: *a buffer that forgets*,
-#   *offline: another member*.
-# - UNA saves the value model, and so does anything without a critic: *with a head: as many as UNA*.
+# - The loss of the authors' script does not contain $\pi_\text{ref}$: *with another π_ref the step is the same*. It
+#   goes past π\* (*KL past π\*'s*) to a single response, and its $k$ is a step size: *k = 1 and k = 30*.
+# - The KL belongs in the reward: *k1 in the loss: no gradient*, *k3 in the loss: the other KL*, *each token's own term
+#   alone is not*.
+# - PPO's critic is a baseline at λ = 1 (*no bias for any critic*) and a bias below (*λ = 0.95 with a wrong critic*).
+# - Whitening subtracts one constant for all prompts (*an offset of each prompt remains*). Clipping is for repeated use
+#   of samples (*not clipped: the rollout is overfitted*).
+# - Eq. 10's noise grows with the square of the offset, and the script's with its exponential. Centred UNA's does not
+#   grow: *with the square*, *with its exponential*, *with V(x): no change*.
+# - In training at an offset Eq. 10 falls behind PPO: *at its best rate Eq. 10 is behind PPO*.
+# - Centred UNA allows replay, and Eq. 10 does not: *the offset has no effect*, *the offset decides*.
+# - If the class does not contain π\*, a buffer that forgets ends where on-policy training does. Rows that stay do not:
+#   *a buffer that forgets*, *offline: another member*.
+# - UNA saves the value model, and so does every method without a critic: *with a head: as many as UNA*.
 #
 # The ledger's entries:
 
@@ -765,23 +803,24 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_o
 # %% [markdown]
 # ## Limits
 #
-# - Tables: every response has its own parameter, so nothing generalises, and a critic of a table is exact once it has
-#   seen a prompt often enough. That is kind to PPO. Section 8's language is tiny as well: five worlds of eight prompts,
-#   and learning rates from two others.
-# - Rewards have sd 1 in each prompt and β is ½. What counts of an offset is its size in these units. A reward model's
-#   outputs that are normalised to mean 0 per prompt would make Eq. 10 and the centred form nearly the same.
-# - Few worlds at the scale of this page: the intervals in section 5 are wide. `UNA_REF_SCALE=full` takes ten worlds.
-# - PPO runs with one pass, so that all methods have as many updates; with its own four passes it is faster here, and
-#   takes smaller rates.
-# - The authors' script is its loss, not its run: token ids given to a reward model of another vocabulary, its length
-#   penalty and the rest are not in here.
+# - In tables every response has its own parameter, so nothing generalises. A critic of a table is exact once it has
+#   seen a prompt often enough, which favours PPO.
+# - The language of section 8 is tiny as well: a few worlds of eight prompts (see its table), and learning rates chosen
+#   on two others.
+# - Rewards have sd 1 in each prompt, and β is ½. The size of an offset counts in these units. With a reward model whose
+#   outputs have mean 0 per prompt, Eq. 10 and the centred form would differ less.
+# - There are few worlds at the scale of this page, so the intervals in section 5 are wide. `UNA_REF_SCALE=full` takes
+#   ten worlds.
+# - PPO runs in section 5 with one pass, so that all methods have equally many updates.
+# - The authors' script is represented by its loss, not by its run. Its other parts are not included, such as its length
+#   penalty and the token ids that it gives to a reward model of another vocabulary.
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Replace `...` by your answer and run the cell, which checks it. The answers are folded below.
 #
-# **1.** Which constant $c$, taken from all rewards, makes Eq. 10's noise over signal at $\pi_\text{ref}$ smallest on
-# `example_worlds.WORLD` with all rewards 3 higher? (One number; the check looks at the noise.)
+# **1.** Take `example_worlds.WORLD` with all rewards 3 higher. Which constant $c$, subtracted from all rewards, makes
+# Eq. 10's noise over signal at $\pi_\text{ref}$ smallest? (One number; the check computes the noise.)
 
 # %%
 mine = ...  # a number
@@ -791,8 +830,8 @@ if mine is not ...:
     check.true("exercise 1", around[1] == min(around), f"{around[1]:.4f}")
 
 # %% [markdown]
-# **2.** PPO's clipped ratio with $A > 0$: between which two values of $\rho$ does the response still get a push, and
-# how about $A < 0$? Write both intervals for $\epsilon = 0.2$, with `float("inf")` or 0 for an open end.
+# **2.** PPO's clipped ratio with $A > 0$: between which two values of $\rho$ does the response still get a push? And
+# with $A < 0$? Write both intervals for $\epsilon = 0.2$, with `float("inf")` or 0 for an open end.
 
 # %%
 mine = ...  # ((low, high) for A > 0, (low, high) for A < 0)
@@ -807,8 +846,8 @@ if mine is not ...:
         check.true(f"exercise 2, A = {a:+.0f}", torch.equal(pushed, (rho > low) & (rho < high)))
 
 # %% [markdown]
-# **3.** Write a baseline, from scores and log-ratios of a group of $K$ responses, that includes the response's own term
-# (the group's mean), and the factor by which the expected step is then too small.
+# **3.** Take a baseline that includes the response's own term: the mean of a group of $K$ responses. By which factor is
+# the expected step then too small? Give it as a function of $K$.
 
 # %%
 mine = ...  # a function of K
@@ -824,12 +863,12 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** About 3, `3.0` passes: what is left of the rewards then has mean 0 in each prompt, up to what $\pi_\text{ref}$
-# weighs more. It is the whitening of PPO's first rollout, and no number per prompt.
+# **1.** About 3, and `3.0` passes. The remaining rewards then have mean 0 in each prompt, up to the weights of
+# $\pi_\text{ref}$. It is the whitening of PPO's first rollout, not a number per prompt.
 #
-# **2.** `((0, 1.2), (0.8, float("inf")))`: a response that has already moved the right way by more than ε is left
-# alone, one that moved the wrong way is not.
+# **2.** `((0, 1.2), (0.8, float("inf")))`: a response that has already moved the right way by more than ε gets no push.
+# One that moved the wrong way still does.
 #
-# **3.** `lambda k: (k - 1) / k`: the mean holds a $K$-th of the response's own term.
+# **3.** `lambda k: (k - 1) / k`: the mean contains a $K$-th of the response's own term.
 #
 # </details>
