@@ -8,8 +8,8 @@ PPO. To what `offline.py` and `online.py` say of a case this adds tokens a secon
 to be done, and its share of the rate of a large product. `--parts` names some of these, for machines that are lent for
 minutes. Where TRL is not installed, its cases are left out, and that is said.
 
-It runs from a checkout, without installing una_ref. An image that has torch, transformers (5.17 will do), peft and
-accelerate still lacks jsonargparse and docstring-parser, and for TRL's cases trl and datasets.
+It runs from a checkout, without installing una_ref. It needs torch, transformers (5.17 will do), peft and accelerate,
+and for TRL's cases trl and datasets.
 
 Without a GPU it runs the same cases at tiny size, and its record says what that does not show.
 """

@@ -20,8 +20,8 @@ from pathlib import Path
 
 from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
-from una_ref.training.config import resolve
 from una_ref.training.run import train
+from una_ref.training.settings import resolve
 
 LOSSES = {
     # name in the record: method, form, settings

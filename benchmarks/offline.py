@@ -173,8 +173,8 @@ def prepared(
 ) -> Any:
     """A job of una_ref on rows, ready to start."""
     from una_ref.policies.loading import load
-    from una_ref.training.config import resolve
     from una_ref.training.run import prepare
+    from una_ref.training.settings import resolve
 
     settings = [
         f"beta={BETA}",

@@ -85,13 +85,13 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     """Steps of una_ref; of those that are measured, the last one is recorded, as every tenth is by default."""
     from una_ref.data.rows import Row
     from una_ref.policies.loading import load
-    from una_ref.training.config import resolve
     from una_ref.training.run import prepare
+    from una_ref.training.settings import resolve
 
     method, more = UNA[case]
     total = WARMUP + arguments.steps
     settings = [f"beta={BETA}", f"lr={LR}", f"lora_r={R}", f"lora_alpha={ALPHA}", f"batch={BATCH}", "held_out=0", *more]
-    settings += [f"draws={DRAWS}", f"max_response={MAX_NEW}", f"reward={folder / 'reward'}", f"dtype={arguments.dtype}"]
+    settings += [f"samples={DRAWS}", f"max_response={MAX_NEW}", f"reward={folder / 'reward'}", f"dtype={arguments.dtype}"]
     config = resolve(method, [*settings, "schedule=constant", "warmup=0"], online=True, data="prompts", steps=total)
     rows = [Row(prompt, ()) for prompt in json.loads((folder / "prompts.json").read_text())]
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)

@@ -25,11 +25,12 @@ from statistics import mean, median, stdev
 import torch
 
 from una_ref.training.card import versions
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config
 from una_ref.training.fit import Job, fit
 from una_ref.training.loop import losses_of
 from una_ref.training.metrics import means, measure
 from una_ref.training.run import prepare, train
+from una_ref.training.settings import resolve
 
 SHAPE = [
     "shape.hidden_size=128",
@@ -167,7 +168,7 @@ def by_prompt(job: Job) -> list[dict[str, float]]:
         batch = trainer.batch([example])
         logps, ref_logps = trainer.policy(batch), trainer.policy.reference(batch)
         more = {"baseline": trainer.baseline(batch), "kl": None if kl is None else torch.tensor(kl)}
-        losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.hyper, **more)
+        losses = losses_of(trainer.losses, batch, logps, ref_logps, job.config.loss_kwargs, **more)
         found = means(measure(batch, losses, logps, ref_logps, job.config.beta))
         row = {"loss": found["loss"], "reward": found["rewards/mean"]}
         if "rewards/margins" in found:  # not where all scores or labels are equal

@@ -469,7 +469,7 @@ check.differs("una-score without the −π_k", picked_only, slope(g["una-score"]
 # %%
 def trainer(policy, method, **settings):
     """The library's loop for one method on scores; the rest of the settings is left at its defaults."""
-    config = Config(method=method, hyper={"beta": BETA}, **settings)
+    config = Config(method=method, loss_kwargs={"beta": BETA}, **settings)
     return Trainer(policy, {"scores": METHODS[method].loss}, config)
 
 

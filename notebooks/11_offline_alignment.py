@@ -36,7 +36,7 @@ from una_ref.notebook import check
 from una_ref.theory import optimum
 from una_ref.theory.fixed_points import fixed_point, una_regression
 from una_ref.theory.worlds import TableWorld
-from una_ref.training.config import resolve
+from una_ref.training.settings import resolve
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)

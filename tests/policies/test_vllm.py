@@ -112,7 +112,7 @@ def test_no_two_draws_share_their_random_numbers_over_prompts_and_steps(stand_in
 
 
 def test_what_is_measured_at_temperature_1_is_drawn_by_the_engine_that_is_there(stand_in, policy):
-    rollouts = Rollouts(engine(temperature=0.5), None, "", None, draws=2, max_new=2, seed=0)
+    rollouts = Rollouts(engine(temperature=0.5), None, "", None, samples=2, max_new=2, seed=0)
     rollouts.engine(policy, PROMPTS, k=2, max_new=2, seed=1)
     plain = rollouts.plain.engine
     plain(policy, PROMPTS, k=2, max_new=2, seed=1)

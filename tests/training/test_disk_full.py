@@ -63,7 +63,7 @@ def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_goes_on(
     with full(bytes_):
         assert main(command("out", *settings)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"una-ref: failed: {out / named}: expected to write it whole, got: ")
+    assert last.startswith(f"una-ref: failed: {out / named}: expected to write the whole file, got: ")
     assert "File too large" in last
     if named == "run.json":
         assert not out.exists()
@@ -101,6 +101,6 @@ def test_scores_that_do_not_fit_leave_no_file(data, tmp_path, capsys):
     with full(9000):
         assert main(words) == 1
     said = capsys.readouterr().err
-    assert f"una-ref: failed: {output}: expected to write it whole, got: File too large" in said
+    assert f"una-ref: failed: {output}: expected to write the whole file, got: File too large" in said
     assert {p.name for p in tmp_path.iterdir()} == {"pairs.jsonl"}
     assert main(words) == 0

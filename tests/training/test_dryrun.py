@@ -9,9 +9,9 @@ import torch
 from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.training.config import recipes, resolve
 from una_ref.training.dryrun import dry_run
 from una_ref.training.run import prepare
+from una_ref.training.settings import recipes, resolve
 
 KINDS = {"demos": "messages", "pairs": "pairs", "labels": "thumbs", "scores": "scores"}
 
@@ -71,7 +71,7 @@ def test_of_the_config_it_shows_what_differs_from_the_defaults(data, tiny):
     report = dry_run(resolve("dpo", ["lora_r=4", "batch=4", "beta=0.2", *tiny[:6]], data=path))
     told = json.loads(report[report.index("{") : report.index("\n}") + 2])
     shape = {s.split("=")[0].removeprefix("shape."): int(s.split("=")[1]) for s in tiny[:6] if "shape" in s}
-    expected = {"method": "dpo", "data": path, "shape": shape, "batch": 4, "lora_r": 4, "hyper": {"beta": 0.2}}
+    expected = {"method": "dpo", "data": path, "shape": shape, "batch": 4, "lora_r": 4, "loss_kwargs": {"beta": 0.2}}
     assert told == expected | {"vocabulary": 300}
 
 

@@ -12,10 +12,11 @@ from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.policies.logprobs import parts
 from una_ref.policies.reward_sources import Classifier
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
 from una_ref.training.run import prepare, train
+from una_ref.training.settings import resolve
 
 MISTRAL, GRM = "mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"
 
@@ -38,7 +39,7 @@ def seven_billion(**more):
 
 def parts_of(config, held, prompt=5, response=20):
     """name -> part, and the memory itself."""
-    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.draws)))
+    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.samples)))
     return {part.name: part for part in whole.parts}, whole
 
 
@@ -163,7 +164,7 @@ def test_the_parts_add_up():
 
 
 def test_the_cache_is_what_generate_caches(tiny, data):
-    config = resolve("rloo", [*tiny, f"reward={__name__}:letters", "max_response=9", "draws=3"], data=data("pairs"))
+    config = resolve("rloo", [*tiny, f"reward={__name__}:letters", "max_response=9", "samples=3"], data=data("pairs"))
     job = prepare(config)
     inner = job.trainer.policy.model.get_base_model()
     ids = torch.ones(4, 6, dtype=torch.int64)  # the batch's four prompts
@@ -178,7 +179,7 @@ CACHE = {"return_dict_in_generate": True, "pad_token_id": 0}
 
 
 def test_no_more_rows_are_cached_than_the_sampler_takes_at_once_nor_than_a_share_has():
-    config, held = replace(seven_billion()[0], batch=64, draws=4), seven_billion()[1]
+    config, held = replace(seven_billion()[0], batch=64, samples=4), seven_billion()[1]
     row = Example((0,) * 512, ((0,) * 256,) * 4)
     rows = {
         n: int(next(p for p in memory(config, held, row, processes=n).parts if p.name == "KV cache").how.split()[0])
@@ -242,7 +243,7 @@ def test_the_largest_row_is_as_long_as_the_config_lets_it_be():
         return len(row.prompt), [len(r) for r in row.responses]
 
     assert lengths(max_length=1000) == (900, [100] * 4)
-    assert lengths(max_length=9000, draws=2) == (3996, [100] * 2)
+    assert lengths(max_length=9000, samples=2) == (3996, [100] * 2)
     assert lengths(max_prompt=512) == (512, [100] * 4)
 
 

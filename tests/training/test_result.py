@@ -43,7 +43,7 @@ def test_a_finished_folder_has_adapter_base_tokenizer_card_and_record_and_no_mor
 def test_the_card_has_the_template_the_data_and_the_numbers(words, tmp_path):
     assert main(words) == 0
     card, record = (tmp_path / "out" / "README.md").read_text(), json.loads((tmp_path / "out" / "run.json").read_text())
-    assert card.startswith('---\nlibrary_name: "peft"\n')
+    assert card.startswith("---\nlibrary_name: peft\n")
     digest = hashlib.sha256((tmp_path / "pairs.jsonl").read_bytes()).hexdigest()
     for part in (
         *("**dpo**", "beta = 0.1", "pairs.jsonl", record["template"], "2 steps of 4 rows", "seed 0", digest),

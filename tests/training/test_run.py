@@ -14,9 +14,9 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.loading import load
-from una_ref.training.config import resolve
 from una_ref.training.run import prepare, train
 from una_ref.training.run import toysteer_base as base
+from una_ref.training.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,7 +67,7 @@ def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, 
 
 def test_a_divergence_is_trained_with_and_saved(run, data):
     folder = run("f-dpo", data("pairs"), "divergence=js")
-    assert record(folder)["config"]["hyper"] == {"divergence": "js"}
+    assert record(folder)["config"]["loss_kwargs"] == {"divergence": "js"}
     assert "divergence = js" in (folder / "README.md").read_text()
 
 

@@ -6,8 +6,8 @@ import sys
 import pytest
 
 from una_ref.cli import main
-from una_ref.training.config import resolve
 from una_ref.training.loop import Trainer
+from una_ref.training.settings import resolve
 
 
 @pytest.fixture

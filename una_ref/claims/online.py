@@ -147,13 +147,13 @@ def run(
         **RUNS[name],
         steps=steps,
         batch=len(world.rewards),
-        draws=draws,
+        samples=draws,
         lr=lr,
         seed=seed,
         schedule="constant",
         lora_r=0,
         log_every=steps,
-        hyper={"beta": world.beta},
+        loss_kwargs={"beta": world.beta},
     )
     job = table_job(world, config)
     fit(job)

@@ -155,7 +155,7 @@ def one(run: Run, settings: Settings) -> dict[str, Any]:
         seed=run.seed,
         reference="cache",
         log_every=settings.steps,
-        hyper={} if run.beta is None else {"beta": run.beta},
+        loss_kwargs={} if run.beta is None else {"beta": run.beta},
     )
     model, tokenizer = loading.load(str(toysteer_base()))
     job = prepare(config, rows=feedback(run.panel, entry, run.seed, settings), model=model, tokenizer=tokenizer)

@@ -255,11 +255,11 @@ def ready(run: Training | Noise | Cost, settings: Settings, **changes: Any) -> J
         held_out=0.0,
         steps=settings.steps,
         batch=settings.batch,
-        draws=settings.draws,
+        samples=settings.draws,
         lr=1e-3 if isinstance(run, Noise) else run.lr,
         seed=run.seed,
         log_every=settings.steps,
-        hyper={"beta": settings.beta} | dict(entry.hyper),
+        loss_kwargs={"beta": settings.beta} | dict(entry.hyper),
         **entry.config,
     )
     model, tokenizer = loading.load(str(toysteer_base()))

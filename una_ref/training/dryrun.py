@@ -14,11 +14,12 @@ from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies import loading
-from una_ref.training.config import Config, output_of, recipes
+from una_ref.training.config import Config
 from una_ref.training.fit import Job
 from una_ref.training.loop import processes
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows, room_for
+from una_ref.training.settings import output_of, recipes
 
 
 def dry_run(config: Config) -> str:
@@ -73,7 +74,7 @@ def _largest_of(job: Job) -> Example:
     longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.prompt))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
-    return Example(longest.prompt, ((0,) * job.rollouts.max_new,) * (2 if job.config.ranks else job.config.draws))
+    return Example(longest.prompt, ((0,) * job.rollouts.max_new,) * (2 if job.config.ranks else job.config.samples))
 
 
 def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
@@ -85,7 +86,7 @@ def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
 def _steps(config: Config, response: int | None) -> Iterator[str]:
     """What a step does; `response` is the most tokens of one that is drawn."""
     if response is not None:
-        yield f"  responses    {config.draws} drawn of each prompt in a step, of {response} tokens at most"
+        yield f"  responses    {config.samples} drawn of each prompt in a step, of {response} tokens at most"
     yield f"  a step       {config.batch} rows, {processes().num_processes} process(es)"
     if response is not None:
         passes, minibatches = config.updates
@@ -126,7 +127,7 @@ def _planned(config: Config) -> Iterator[str]:
         yield f"  the run      {config.epochs:g} epochs"
     if config.on_policy and not config.epochs:
         passes, minibatches = config.updates
-        answers = config.steps * config.batch * config.draws
+        answers = config.steps * config.batch * config.samples
         yield f"               {answers:,} responses drawn and scored, {config.steps * passes * minibatches:,} updates"
     yield ""
     yield from _memory(config, held, row)

@@ -101,7 +101,7 @@ class Job:
             raise InputError(refused or "a reward was refused in another process, which says why")
         whole = trainer.gathered(answers, len(questions))
         examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
-        lost = len(questions) * self.rollouts.draws - sum(len(e.responses) for e in examples)
+        lost = len(questions) * self.rollouts.samples - sum(len(e.responses) for e in examples)
         dropped = zip(DROPPED, (lost, len(questions) - len(examples)), strict=True)
         values: dict[str, float] = {name: count for name, count in dropped if count or record}
         if not examples:

@@ -222,7 +222,7 @@ class Trainer:
         own = critic if policy.critic and policy.critic.core is not None else []
         held = {id(p) for p in own}
         self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in held], own) if part]
-        self.hyper = dict(config.hyper)
+        self.hyper = dict(config.loss_kwargs)
         self.cache: ReferenceCache | None = None
 
     def _learns_values(self) -> bool:
@@ -276,7 +276,7 @@ class Trainer:
             place = c.seed * 1_000_003 + step + update * 1_000_000_007
             torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
-        norms = [sharding.clip(part, c.clip or math.inf, team) for part in self._clipped]
+        norms = [sharding.clip(part, c.max_grad_norm or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the gradient's norm is {norm:g}", examples)

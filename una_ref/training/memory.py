@@ -25,8 +25,9 @@ from una_ref.methods import METHODS
 from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
 from una_ref.policies.rollout import SHORT, HuggingFace
 from una_ref.policies.vllm import VLLM
-from una_ref.training.config import Config, output_of, recipes, resolve
+from una_ref.training.config import Config
 from una_ref.training.run import _critic, _trainable
+from una_ref.training.settings import output_of, recipes, resolve
 
 Phase = Literal["always", "decoding", "learning"]
 
@@ -187,7 +188,7 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = config.draws if config.on_policy and not config.ranks else 2
+    count = config.samples if config.on_policy and not config.ranks else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 
@@ -263,7 +264,7 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
             "vLLM's weights", nbytes(own), f"{_count(own)}; its cache fills {VLLM.memory:.0%} of the GPU with them"
         )
         return
-    prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.draws
+    prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.samples
     asked = [row.prompt] * math.ceil(config.batch / processes)
     rows = draws * len(next(HuggingFace(0)._cut(asked, range(len(asked)), draws, response)))
     length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)

@@ -32,7 +32,7 @@ class Rollouts:
         reward: scores them, as text.
         name: of the reward, for messages.
         tokenizer: the policy's.
-        draws: responses to each question.
+        samples: responses to each question.
         max_new: most tokens of a response, EOS included.
         seed: the run's; what a step draws is a function of it, the step, the process and the policy.
         missing_eos_penalty: taken from the score of a response that did not end.
@@ -44,7 +44,7 @@ class Rollouts:
     reward: RewardSource
     name: str
     tokenizer: Any
-    draws: int
+    samples: int
     max_new: int
     seed: int
     missing_eos_penalty: float = 0.0
@@ -65,7 +65,7 @@ class Rollouts:
         began = seconds(device)
         prompts = [q.prompt for q in questions]
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
-        drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
+        drawn = self.engine(policy.model, prompts, k=self.samples, max_new=self.max_new, seed=seed)
         answers = [
             Answer(question.text, self._text(draw), draw.ended, group=i)
             for i, (question, draws) in enumerate(zip(questions, drawn, strict=True))
