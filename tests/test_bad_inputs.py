@@ -1,5 +1,5 @@
-"""Bad input in one table: each is refused with exit code 2 and one line that says where, what was expected and what
-came; there is no traceback, and the folder is as it was.
+"""A table of bad input. Each is refused with exit code 2 and one line that says where it is, what was expected and
+what came, without a traceback, and the folder is left unchanged.
 """
 
 import gzip
@@ -310,7 +310,7 @@ bad("no such claim", ["claims", "CU555"], "claim 'CU555': unknown", "did you mea
 bad(
     "an axis of nothing",
     ["compare", "--axis", "offset"],
-    "axis offset: expected with --online, which has axes; got without",
+    "axis offset: expected the online study, which has axes. Fix: add --online",
 )
 
 # ---- outputs

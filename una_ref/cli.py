@@ -199,7 +199,7 @@ def _wrapped(text: str, indent: int) -> str:
 
 
 def methods(arguments: argparse.Namespace) -> int:
-    """Print the registry, or one record of it."""
+    """Print the table of methods, or one method."""
     from una_ref.methods import METHODS, describe, table
 
     found = describe(METHODS[arguments.name]) if arguments.name else table()
@@ -220,11 +220,11 @@ def methods(arguments: argparse.Namespace) -> int:
 
 
 def claims(arguments: argparse.Namespace) -> int:
-    """Print the ledger or one entry of it, or compute it again."""
+    """Print the ledger or one claim, or recompute them."""
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
-        hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists them all"
+        hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists all of them"
         raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:
@@ -246,7 +246,7 @@ def claims(arguments: argparse.Namespace) -> int:
 
 
 def _counted(verdicts: Iterable[str]) -> str:
-    """The number of entries by kind of verdict: "61 entries: 20 holds, …"."""
+    """The number of claims by verdict, such as "61 entries: 20 holds, …"."""
     kinds = Counter("holds if …" if v.startswith("holds if") else v.partition(":")[0] for v in verdicts)
     return f"{sum(kinds.values())} entries: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
@@ -257,7 +257,7 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
 
     from una_ref.claims import recompute
 
-    torch.set_num_threads(1)  # tables this small gain nothing from a second one, and lose on a busy machine
+    torch.set_num_threads(1)  # more threads do not help tables this small
     decided = [entry for entry in entries if not entry.open]
     again = list(tqdm(recompute(decided), total=len(decided), desc="checking", unit="claim", disable=None))
     changed = {r.claim.id: r.faults for r in again if r.faults}
@@ -272,14 +272,14 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
 
 
 def _shown(value: object) -> list[str]:
-    """The lines of a value of a method's record."""
+    """A value of a method's record, as lines."""
     if isinstance(value, dict):
         return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()] or [""]
     return [str(value)]
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Resolve a config and run it, or show what it would do."""
+    """Train, or show what would be trained."""
     from transformers.utils import logging
 
     from una_ref.training.dryrun import dry_run
@@ -304,7 +304,7 @@ def train(arguments: argparse.Namespace) -> int:
         online=arguments.online,
     )
     config = config if config.output else replace(config, output=output_of(what or arguments.config))
-    logging.disable_progress_bar()  # a bar for weights that are written in no time
+    logging.disable_progress_bar()  # its bar for writing weights is over at once
     if arguments.dry_run:
         print(dry_run(config))
         return 0
@@ -312,7 +312,7 @@ def train(arguments: argparse.Namespace) -> int:
         record = run(config)
     except (NonFinite, Unrewarded) as error:
         return _said(1, f"failed: {error}")
-    if not record:  # the main process says it
+    if not record:  # only the main process reports
         return 0
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
@@ -335,12 +335,12 @@ def score(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output)
     if output.exists():
-        raise InputError(f"output {output}: expected a new file, got one that is there")
+        raise InputError(f"output {output}: expected a new file, got one that exists")
     rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
-    first = next(iter(rows))  # what is wrong with the data is said before a reward model is loaded
+    first = next(iter(rows))  # errors in the data come before the reward model is loaded
     rows = chain([first], rows)
     source = named(arguments.reward)
-    if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
+    if getattr(source, "pairwise", False):  # it compares the responses of one prompt, so they have to be together
         rows = group_by_prompt(rows)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -363,12 +363,12 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Run a study and say where its table and figures are."""
+    """Run a study, print its table, and say where table and figures are."""
     from una_ref.evaluation import compare as offline
     from una_ref.evaluation import online
 
     if arguments.axis and not arguments.online:
-        raise InputError(f"axis {arguments.axis}: expected with --online, which has axes; got without")
+        raise InputError(f"axis {arguments.axis}: expected the online study, which has axes. Fix: add --online")
     name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
     output, options = arguments.output or f"runs/{name}", {"quick": arguments.quick, "workers": arguments.workers}
     if arguments.online:
