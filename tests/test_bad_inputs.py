@@ -132,7 +132,7 @@ bad(
 bad(
     "misspelt ToySteer",
     ["train", "dpo", "data=toysteer/pair"],
-    "data toysteer/pair: unknown; did you mean toysteer/pairs?",
+    "got 'toysteer/pair'; did you mean toysteer/pairs?",
 )
 bad(
     "all rows too long",
@@ -291,7 +291,7 @@ for what, settings, says in (
     ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
     ("dpo", ["warmup=2"], "warmup: expected a number at least 0 and at most 1, got 2.0"),
     ("dpo", ["held_out=1"], "held_out: expected a number at least 0 and below 1, got 1.0"),
-    ("dpo", ["shape.hiden_size=3"], "did you mean hidden_size?"),
+    ("dpo", ["shape.hiden_size=3"], "sliding_window, got 'hiden_size'; did you mean hidden_size?"),
     ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected a whole number at least 1, got 'x'"),
     ("dpo", ["shape=3"], "shape: expected names with values, each a whole number at least 1, got 3"),
     ("dpo", ["patience=3"], "patience: expected evaluations to count, got eval_every=0"),

@@ -280,12 +280,6 @@ def _shown(value: object) -> list[str]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or show what would be trained."""
-    from transformers.utils import logging
-
-    from una_ref.training.dryrun import dry_run
-    from una_ref.training.loop import NonFinite
-    from una_ref.training.online import Unrewarded
-    from una_ref.training.run import train as run
     from una_ref.training.settings import output_of, resolve
 
     what, settings = arguments.what or "", arguments.settings
@@ -304,6 +298,14 @@ def train(arguments: argparse.Namespace) -> int:
         online=arguments.online,
     )
     config = config if config.output else replace(config, output=output_of(what or arguments.config))
+
+    from transformers.utils import logging  # slow to import: a mistyped key is refused without it
+
+    from una_ref.training.dryrun import dry_run
+    from una_ref.training.loop import NonFinite
+    from una_ref.training.online import Unrewarded
+    from una_ref.training.run import train as run
+
     logging.disable_progress_bar()  # its bar for writing weights is over at once
     if arguments.dry_run:
         print(dry_run(config))

@@ -11,7 +11,7 @@ from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method
 from una_ref.methods.rewards import divergence_of
 from una_ref.theory.divergences import DIVERGENCES
-from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check
+from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
 TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
 """The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
@@ -213,7 +213,8 @@ class Config:
         if self.form != "corrected" and getattr(method, self.form) is None:
             raise InputError(f"form: {self.method} has no {self.form} form that differs from the corrected one")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
-            raise InputError(f"data {self.data}: unknown{near(self.data, TOYSTEER)}; expected {', '.join(TOYSTEER)}")
+            hint = near(self.data, TOYSTEER)
+            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {self.data!r}{hint}")
         if self.patience and not self.eval_every:
             raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
         self._check_loss(method)
@@ -225,7 +226,7 @@ class Config:
         known = method.hyperparameters
         for name, value in self.loss_kwargs.items():
             if name not in known:
-                raise InputError(f"{name}: {self.method} takes {', '.join(known) or 'none'}{near(name, known)}")
+                raise InputError(f"loss_kwargs: expected {one_of(known)}, got {name!r}{near(name, known)}")
             check(name, value, hyperparameter_type(name, known[name]))
         if "divergence" not in known:
             return
@@ -235,7 +236,7 @@ class Config:
         trainable = [name for name in DIVERGENCES if name != "tv"]
         if divergence not in trainable:
             hint = near(str(divergence), trainable)
-            raise InputError(f"divergence: expected one of {', '.join(trainable)}, got {divergence!r}{hint}")
+            raise InputError(f"divergence: expected {one_of(trainable)}, got {divergence!r}{hint}")
         try:
             divergence_of(divergence, alpha)  # type: ignore[arg-type]
         except ValueError as error:
@@ -245,7 +246,7 @@ class Config:
         """Refuse models that cannot be made, loaded or used by this method."""
         for name in self.shape:
             if name not in SHAPE:
-                raise InputError(f"shape.{name}: unknown{near(name, SHAPE)}; expected {', '.join(SHAPE)}")
+                raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
         if self.reference_model and not method.needs_reference:
             raise InputError(f"reference_model: expected none, since {self.method} has no reference, got one")
         if not self.load_in_4bit:

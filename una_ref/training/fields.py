@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from types import NoneType, UnionType
 from typing import Annotated, Any, Literal, Union, get_args, get_origin
@@ -52,6 +52,11 @@ def check(name: str, value: Any, kind: Any) -> None:
     if not _fits(value, kind):
         hint = near(value, choices(kind)) if isinstance(value, str) else ""
         raise InputError(f"{name}: expected {_expected(kind)}, got {value!r}{hint}")
+
+
+def one_of(names: Collection[str]) -> str:
+    """The allowed names, as messages list them."""
+    return f"{'one of ' if len(names) > 1 else ''}{', '.join(names) or 'none'}"
 
 
 def choices(kind: Any) -> tuple[str, ...]:
@@ -125,7 +130,7 @@ def _expected(kind: Any) -> str:
     if origin is Annotated:
         return f"{_WORDS[parts[0]]} {parts[1]}".replace("finite ", "")
     if origin is Literal:
-        return ("one of " if len(parts) > 1 else "") + ", ".join(parts)
+        return one_of(parts)
     if origin is dict:
         return f"names with values, each {_expected(parts[1])}"
     return _WORDS[kind]

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, get_args, get_origin
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS
 from una_ref.training.config import GROUPS, SHAPE, Config, field_types, hyperparameter_type
-from una_ref.training.fields import check, choices, read
+from una_ref.training.fields import check, choices, one_of, read
 from una_ref.training.hints import HINTS
 
 SHARED = "shared"
@@ -243,7 +243,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         return
     parts = SHAPE if name == "shape" else known
     if part not in parts:
-        raise InputError(f"{key}: unknown{near(part, parts)}; expected {', '.join(parts) or 'none'}")
+        raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{near(part, parts)}")
     kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
 
