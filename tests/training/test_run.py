@@ -328,7 +328,7 @@ def test_a_second_model_of_another_vocabulary_is_refused(run, data, capsys):
 
 def test_a_method_without_a_reference_takes_no_second_model(run, data, capsys):
     run("sft", data("messages"), "reference_model=x", code=2)
-    assert "reference_model: expected none, as sft has no reference" in capsys.readouterr().err
+    assert "reference_model: expected none, since sft has no reference" in capsys.readouterr().err
 
 
 # ---- several processes
