@@ -20,8 +20,8 @@ from pathlib import Path
 
 import records
 
-from una_ref.training.config import resolve
 from una_ref.training.run import train
+from una_ref.training.settings import resolve
 
 LOSSES = {
     # name in the record: (method, form, settings)

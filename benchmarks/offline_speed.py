@@ -165,8 +165,8 @@ def prepared(
 ) -> Any:
     """A una_ref job on the rows, ready for its first step."""
     from una_ref.policies.loading import load
-    from una_ref.training.config import resolve
     from una_ref.training.run import prepare
+    from una_ref.training.settings import resolve
 
     settings = {"beta": BETA, "lr": LR, "lora_r": R, "lora_alpha": ALPHA, "batch": arguments.pairs}
     settings |= {"micro_tokens": arguments.micro_tokens, "reference": reference, "dtype": arguments.dtype}

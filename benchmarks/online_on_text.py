@@ -26,9 +26,9 @@ import records
 from una_ref.data.batch import Question
 from una_ref.policies.answers import Answer
 from una_ref.policies.classifier import Classifier
-from una_ref.training.config import resolve
 from una_ref.training.loop import HELD_OUT, Job, fit
 from una_ref.training.run import prepare, train
+from una_ref.training.settings import resolve
 
 SHAPE = [
     "shape.hidden_size=128",
@@ -40,7 +40,7 @@ SHAPE = [
 ]
 BASE = [*SHAPE, "lora_r=0", "lr=3e-3", "batch=16", "vocabulary=2048", "held_out=0", "max_length=192"]
 JUDGE = ["lora_r=0", "lr=3e-4", "batch=16", "held_out=0.1", "max_length=192", "eval_every=50"]
-RUN = ["batch=8", "draws=4", "max_length=192", "max_response=48", "held_out=0.2", "log_every=10", "eval_every=20"]
+RUN = ["batch=8", "samples=4", "max_length=192", "max_response=48", "held_out=0.2", "log_every=10", "eval_every=20"]
 RUNS = {
     "rloo": ("rloo", []),
     "centred UNA": ("una-centred", ["online=true"]),

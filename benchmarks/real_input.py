@@ -23,10 +23,11 @@ from statistics import mean, median, stdev
 import records
 import torch
 
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config
 from una_ref.training.loop import Job, fit
 from una_ref.training.metrics import means, measure
 from una_ref.training.run import prepare, train
+from una_ref.training.settings import resolve
 
 SHAPE = [
     "shape.hidden_size=128",

@@ -135,8 +135,8 @@ def _values(field: Any) -> str:
 
 def recipes() -> str:
     """Every recipe with its method, model and data."""
-    from una_ref.training.config import recipe
     from una_ref.training.config import recipes as names
+    from una_ref.training.settings import recipe
 
     found = ((name, recipe(name) or {}) for name in names())
     rows = (
@@ -282,8 +282,8 @@ def papers() -> str:
 def paper_methods() -> str:
     """Every method with its equation, its recipes and the errata that concern it."""
     from una_ref.methods import METHODS
-    from una_ref.training.config import recipe
     from una_ref.training.config import recipes as names
+    from una_ref.training.settings import recipe
 
     users: dict[str, list[str]] = {}
     for name in names():

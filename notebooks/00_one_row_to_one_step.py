@@ -474,7 +474,7 @@ check.differs("una-score without the −π_k: another gradient", picked_only, sl
 # %%
 def trainer(policy, method, **settings):
     """The library's trainer for one method on scores; all other settings keep their defaults."""
-    config = Config(method=method, hyper={"beta": BETA}, **settings)
+    config = Config(method=method, loss_kwargs={"beta": BETA}, **settings)
     return Trainer(policy, {"scores": METHODS[method].loss}, config)
 
 

@@ -38,7 +38,7 @@ from una_ref.studies.toysteer_policies import base_in_world
 from una_ref.theory import optimum
 from una_ref.theory.fixed_points import fixed_point, una_regression
 from una_ref.theory.worlds import TableWorld
-from una_ref.training.config import resolve
+from una_ref.training.settings import resolve
 from una_ref.training.toysteer_base import toysteer_base
 
 torch.set_num_threads(1)

@@ -115,7 +115,7 @@ check.differs(
 # loss on these rows.
 
 # %% tags=["check"]
-job = table_job(WORLD, Config(method="una-online", batch=4, draws=3, lora_r=0, hyper={"beta": BETA}))
+job = table_job(WORLD, Config(method="una-online", batch=4, samples=3, lora_r=0, loss_kwargs={"beta": BETA}))
 table = job.trainer.policy.model.table.weight
 with torch.no_grad():
     table.add_(torch.randn(table.shape, generator=torch.Generator().manual_seed(1)))  # so that r_θ is not 0

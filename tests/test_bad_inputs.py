@@ -1,5 +1,5 @@
-"""Bad input in one table: each is refused with exit code 2 and one line that says where, what was expected and what
-came; there is no traceback, and the folder is as it was.
+"""A table of bad input. Each is refused with exit code 2 and one line that says where it is, what was expected and
+what came, without a traceback, and the folder is left unchanged.
 """
 
 import gzip
@@ -132,7 +132,7 @@ bad(
 bad(
     "misspelt ToySteer",
     ["train", "dpo", "data=toysteer/pair"],
-    "data toysteer/pair: unknown; did you mean toysteer/pairs?",
+    "got 'toysteer/pair'; did you mean toysteer/pairs?",
 )
 bad(
     "all rows too long",
@@ -258,47 +258,51 @@ for what, settings, says in (
     ("una-scor", [], "did you mean una-score?"),
     ("DPO", [], "did you mean dpo?"),
     ("toysteer/bas", [], "did you mean toysteer/base?"),
-    ("../config", [], "expected a method or a recipe"),
+    ("../config", [], "expected a method, a recipe or a .yaml file"),
     ("dpo", ["stepz=3"], "stepz: unknown key of dpo; did you mean steps?"),
     ("kto", ["desirable_weigth=3"], "did you mean desirable_weight?"),
     ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key of dpo; it is one of kto"),
     ("dpo", ["bata=3"], "bata: unknown key of dpo; did you mean beta or data?"),
     ("dpo", ["method=kto"], "method: unknown key"),
+    ("dpo", ["lr.x=1"], "lr.x: unknown key of dpo"),
+    ("dpo", ["learning_rate=1e-5"], "learning_rate: unknown key of dpo. Fix: use lr"),
+    ("nowhere.yaml", [], "nowhere.yaml: expected a YAML file, got no such file"),
+    ("shared/iupo", [], "expected a method, a recipe"),
     ("dpo", ["steps"], "'steps': expected key=value"),
-    ("dpo", ["steps=many"], "steps: expected int, got 'many'"),
-    ("dpo", ["steps=1.5"], "steps: expected int, got '1.5'"),
-    ("dpo", ["steps=0"], "steps: expected a number from 1, got 0"),
-    ("dpo", ["rows=x"], "rows: expected int | None, got 'x'"),
-    ("dpo", ["layout=pack"], "layout: expected ['auto', 'packed', 'padded'], got 'pack'"),
-    ("dpo", ["group=perhaps"], "group: expected bool, got 'perhaps'"),
-    ("dpo", ["lr=nan"], "lr: expected float, got 'nan'"),
-    ("dpo", ["lr=-1"], "lr: expected a number from 0, got -1.0"),
-    ("dpo", ["beta=x"], "beta: expected a finite number, got 'x'"),
-    ("dpo", ["beta=nan"], "beta: expected a finite number, got 'nan'"),
+    ("dpo", ["steps=many"], "steps: expected a whole number at least 1, got 'many'"),
+    ("dpo", ["steps=1.5"], "steps: expected a whole number at least 1, got '1.5'"),
+    ("dpo", ["steps=0"], "steps: expected a whole number at least 1, got 0"),
+    ("dpo", ["rows=x"], "rows: expected a whole number at least 1 or null, got 'x'"),
+    ("dpo", ["layout=pack"], "layout: expected one of auto, packed, padded, got 'pack'; did you mean packed?"),
+    ("dpo", ["group=perhaps"], "group: expected true or false, got 'perhaps'"),
+    ("dpo", ["lr=nan"], "lr: expected a number at least 0, got nan"),
+    ("dpo", ["lr=-1"], "lr: expected a number at least 0, got -1.0"),
+    ("dpo", ["beta=x"], "beta: expected a number above 0, got 'x'"),
+    ("dpo", ["beta=nan"], "beta: expected a number above 0, got nan"),
     ("dpo", ["beta=0"], "beta: expected a number above 0, got 0.0"),
-    ("cdpo", ["label_smoothing=0.5"], "label_smoothing: expected a number from 0 and below 0.5, got 0.5"),
+    ("cdpo", ["label_smoothing=0.5"], "label_smoothing: expected a number at least 0 and below 0.5, got 0.5"),
     ("f-dpo", ["divergence=jss"], "chi2, hellinger, got 'jss'; did you mean js?"),
     ("iupo", ["divergence=3"], "divergence: expected one of reverse_kl, "),
     ("f-dpo", ["divergence=tv"], "divergence=tv: expected one that can be trained"),
     ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha: expected a number between 0 (reverse_kl) and 1 (forward_kl)"),
     ("dpo", ["divergence=js"], "divergence: unknown key"),
-    ("dpo", ["form=printd"], "form: expected"),
+    ("dpo", ["form=printd"], "form: expected one of corrected, printed, released, got 'printd'; did you mean printed?"),
     ("cdpo", ["form=released"], "form: cdpo has no released form"),
     ("dpo", ["threshold=high"], "threshold: expected a finite number or median, got 'high'"),
-    ("dpo", ["warmup=2"], "warmup: expected a number from 0 to 1, got 2.0"),
-    ("dpo", ["held_out=1"], "held_out: expected a share in [0, 1), got 1.0"),
-    ("dpo", ["shape.hiden_size=3"], "did you mean hidden_size?"),
-    ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected"),
-    ("dpo", ["shape=3"], "shape: expected dict[str, int], got '3'"),
-    ("dpo", ["patience=3"], "patience: expected evaluations to count (eval_every), got none"),
-    ("dpo", ["draws=8"], "draws: dpo asks it online only"),
-    ("dpo", ["--reward", "runs/judge"], "reward: dpo asks it online only"),
+    ("dpo", ["warmup=2"], "warmup: expected a number at least 0 and at most 1, got 2.0"),
+    ("dpo", ["held_out=1"], "held_out: expected a number at least 0 and below 1, got 1.0"),
+    ("dpo", ["shape.hiden_size=3"], "sliding_window, got 'hiden_size'; did you mean hidden_size?"),
+    ("dpo", ["shape.hidden_size=x"], "shape.hidden_size: expected a whole number at least 1, got 'x'"),
+    ("dpo", ["shape=3"], "shape: expected names with values, each a whole number at least 1, got 3"),
+    ("dpo", ["patience=3"], "patience: expected evaluations to count, got eval_every=0"),
+    ("dpo", ["samples=8"], "samples: applies only to online runs, and dpo is offline"),
+    ("dpo", ["--reward", "runs/judge"], "reward: applies only to online runs, and dpo is offline"),
     ("kto", ["--online"], "online: expected a method that learns from scores, got kto"),
-    ("rloo", ["replay=3"], "replay: rloo: expected 0, since its gradient is of the policy that drew, got 3"),
+    ("rloo", ["replay=3"], "replay: rloo: expected 0, since its gradient holds for fresh samples only, got 3"),
     ("rloo", ["temperature=0.7"], "temperature: rloo: expected 1, since rloo is right on policy only, got 0.7"),
     ("una-online", ["critic=head"], "critic: una-online: expected a method that values tokens"),
-    ("ppo", ["kl_target=1", "kl_horizon=1"], "kl_horizon: expected 26 or more for 128 responses a step"),
-    ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
+    ("ppo", ["kl_target=1", "kl_horizon=1"], "kl_horizon: expected at least 26 for 128 responses a step"),
+    ("iterative-dpo", ["samples=1"], "samples: iterative-dpo: expected two or more"),
 ):  # fmt: skip
     bad(f"train {what} {' '.join(settings)}".rstrip(), ["train", what, *settings], says)
 bad("no such method", ["methods", "kt0"], "no method is called 'kt0'; did you mean kto?")
@@ -306,7 +310,7 @@ bad("no such claim", ["claims", "CU555"], "claim 'CU555': unknown", "did you mea
 bad(
     "an axis of nothing",
     ["compare", "--axis", "offset"],
-    "axis offset: expected with --online, which has axes; got without",
+    "axis offset: expected the online study, which has axes. Fix: add --online",
 )
 
 # ---- outputs
@@ -393,7 +397,7 @@ resume(
 resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '4', got None")
 resume("another model", checkpoint(other_model), CHECKPOINT, "the parameters of this model, got those of another")
 resume("no moments", checkpoint(lambda tensors, _: tensors.pop("more")), CHECKPOINT, "a whole checkpoint, got")
-resume("other data", other_rows, CHECKPOINT, "data: expected ", "a run resumes with the version and the data")
+resume("other data", other_rows, CHECKPOINT, "data: expected ", "A run resumes only with the version and the data")
 resume(
     "a checkpoint cut short",
     lambda folder: cut(folder / "checkpoint.safetensors", 50),
@@ -482,7 +486,7 @@ def classifier(kit, outputs):
 
 def reward(name, given, *says, setup=None):
     """A reward that is none, online and in `una-ref score`."""
-    rolled = [*TINY, "max_response=4", "draws=2", "batch=2", "held_out=0", "steps=2"]
+    rolled = [*TINY, "max_response=4", "samples=2", "batch=2", "held_out=0", "steps=2"]
     for how, command in (
         ("online", ["train", "rloo", "--data", "pairs.jsonl", "--reward", given, *rolled]),
         ("score", ["score", "--data", "pairs.jsonl", "--reward", given, "--output", "s.jsonl"]),

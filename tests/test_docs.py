@@ -174,7 +174,7 @@ def test_every_option_of_every_command_is_listed():
 
 @each_page
 def test_settings_of_training_commands_are_accepted(page):
-    from una_ref.training.config import resolve
+    from una_ref.training.settings import resolve
 
     for _, name, *words in commands(page, "una-ref"):
         if name == "train":

@@ -3,7 +3,7 @@
 import subprocess
 import sys
 
-HEAVY = ("transformers", "peft", "datasets", "accelerate", "scipy", "matplotlib", "pandas", "jsonargparse")
+HEAVY = ("transformers", "peft", "datasets", "accelerate", "scipy", "matplotlib", "pandas")
 
 
 def python(code: str) -> str:

@@ -1,4 +1,4 @@
-"""``python -m una_ref`` is the command ``una-ref``, from a checkout too."""
+"""``python -m una_ref`` is the command ``una-ref``; it works from a checkout without installing."""
 
 import sys
 

@@ -8,10 +8,13 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shutil
 import sys
+import textwrap
 import warnings
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import replace
 from itertools import chain
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -21,13 +24,14 @@ from una_ref.errors import InputError, near
 if TYPE_CHECKING:
     from una_ref.claims import Claim
     from una_ref.data.rows import Row
+    from una_ref.training.settings import Key
 
 Command = Callable[[argparse.Namespace], int]
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command and return its exit code."""
-    arguments = _parsed(argv)
+    arguments = _parsed(sys.argv[1:] if argv is None else list(argv))
     _quiet()
     try:
         code = arguments.run(arguments)
@@ -37,22 +41,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         return _said(2, str(error))
     except KeyboardInterrupt as error:
         return _said(130, f"interrupted; {error}" if str(error) else "interrupted")
-    except BrokenPipeError:  # whoever reads has enough, as in `una-ref methods | head -1`
+    except BrokenPipeError:  # the reader has closed the pipe, as in `una-ref methods | head -1`
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 1
     except OSError as error:
         return _said(1, f"failed: {error}")
-
-
-def _parsed(argv: Sequence[str] | None) -> argparse.Namespace:
-    """The arguments; key=value settings may stand anywhere among the options, which argparse alone refuses."""
-    parser = _parser()
-    arguments, rest = parser.parse_known_args(argv)
-    if any(word.startswith("-") for word in rest) or (rest and not hasattr(arguments, "settings")):
-        parser.error(f"unrecognized arguments: {' '.join(rest)} (the keys of train are written key=value)")
-    if rest:
-        arguments.settings = [*arguments.settings, *rest]
-    return arguments
 
 
 def _said(code: int, message: str) -> int:
@@ -61,100 +54,152 @@ def _said(code: int, message: str) -> int:
 
 
 def _quiet() -> None:
-    """Silence what libraries say about themselves on every run, and nothing else."""
+    """Silence two messages that libraries print on every run."""
     os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
     warnings.filterwarnings("ignore", message=".*is_gradient_checkpointing", category=FutureWarning)
 
 
-def _parser() -> argparse.ArgumentParser:
+# ---- the parser
+
+
+def _parsed(words: Sequence[str]) -> argparse.Namespace:
+    """The arguments of the command that the first word names. Positional words may stand anywhere among options."""
+    parser, commands = _parsers(words)
+    command = commands.get(words[0]) if words else None
+    if command is None:  # help, version, or an error
+        return parser.parse_args(words)
+    arguments, rest = command.parse_known_intermixed_args(words[1:])
+    if rest:
+        command.error(f"unrecognized arguments: {' '.join(rest)}{_hint(rest[0], arguments)}")
+    return arguments
+
+
+def _hint(word: str, arguments: argparse.Namespace) -> str:
+    """What to write instead of an unknown option, in `train`: its keys are written key=value."""
+    if not hasattr(arguments, "settings"):
+        return ""
+    from una_ref.training.hints import HINTS
+
+    return f". Fix: {HINTS.get(word.lstrip('-').partition('=')[0], 'write keys as key=value, such as lr=1e-4')}"
+
+
+def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, argparse.ArgumentParser]]:
+    """The parser of the program, and that of each command by its name."""
     from una_ref import __version__
 
-    about = "LLM alignment from pairs, thumbs and scores, checked against exact optima."
+    about = "LLM alignment from pairs, binary labels and scores, checked against exact optima."
     parser = argparse.ArgumentParser(prog="una-ref", description=about)
     parser.add_argument("--version", action="version", version=f"una_ref {__version__}")
     commands = parser.add_subparsers(title="commands", metavar="COMMAND", required=True)
 
-    def command(name: str, run: Command, about: str, epilog: str = "") -> Callable[..., argparse.Action]:
-        raw = argparse.RawDescriptionHelpFormatter
-        sub = commands.add_parser(name, help=about, description=about, epilog=epilog, formatter_class=raw)
+    def command(name: str, run: Command, about: str) -> argparse.ArgumentParser:
+        sub = commands.add_parser(
+            name, help=about, description=about, formatter_class=argparse.RawDescriptionHelpFormatter
+        )
         sub.set_defaults(run=run)
-        return sub.add_argument
+        return sub
 
-    add = command("methods", methods, "The table of methods, or everything about one.")
+    add = command("methods", methods, "Print the table of methods, or everything about one.").add_argument
     add("name", nargs="?", help="a method, such as dpo")
-    add("--json", action="store_true", help="for programs")
+    add("--json", action="store_true", help="print JSON")
 
-    add = command("claims", claims, "The ledger of what the papers say: claim, verdict, number.")
+    add = command("claims", claims, "Print the ledger of the papers' claims: claim, verdict, number.").add_argument
     add("id", nargs="?", help="a claim, such as EU14")
-    add("--check", action="store_true", help="compute again; 1 if a verdict or a number changed")
-    add("--json", action="store_true", help="for programs")
+    add("--check", action="store_true", help="recompute the claims; exit code 1 if a verdict or a number changed")
+    add("--json", action="store_true", help="print JSON")
 
-    add = command("train", train, "Train a policy; the same command again goes on with it.", _keys())
-    add("what", help="a method (una-ref methods) or a recipe, such as toysteer/base")
-    add("settings", nargs="*", metavar="key=value", help="see below; also the loss's own, such as beta=0.1")
+    _train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
+
+    add = command("score", score, "Score stored responses with a reward, for una-score and una-centred.").add_argument
+    add("--reward", required=True, help=_REWARD)
+    add("--data", action="append", required=True, help="as in train")
+    add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
+
+    add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
+    add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")
+    add("--axis", choices=("methods", "offset", "proxy"), help="one axis of --online (default: all)")
+    add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
+    add("--output", help="the study's folder (default: runs/compare, -online, -quick)")
+    add("--workers", type=int, help="number of processes (default: one per core)")
+    add("--json", action="store_true", help="print results.json")
+    return parser, commands.choices
+
+
+_REWARD = (
+    "a function, module:function, that takes answers (.prompt .response .ended) and returns as many numbers; a "
+    "sequence-classification model; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one "
+    "prompt. Several, separated by commas, are averaged"
+)
+_DATA = (
+    "file (JSON Lines, also .gz; Parquet), quoted pattern such as 'data/*.jsonl', - (standard input), folder or hub "
+    "name; repeat it to mix (default: ToySteer)"
+)
+_MODEL = "folder or hub name (default: ToySteer's base, or with other data a small Mistral made from them)"
+
+
+def _train_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> None:
+    """The options of `train`, and its keys in groups. Of the method or recipe in `words`, the loss's keys as well."""
+    add = parser.add_argument
     add(
-        "--data",
-        action="append",
-        help="file (JSON Lines, .gz too; Parquet), a quoted pattern such as 'data/*.jsonl', - (standard input), folder "
-        "or hub name; repeat it to mix (ToySteer)",
+        "what",
+        nargs="?",
+        metavar="WHAT",
+        help="a method (una-ref methods lists them), a recipe or a .yaml file",
     )
-    add("--model", help="folder or hub name (ToySteer's base; with other data a small Mistral made from it)")
-    add("--output", help="folder of the result (runs/METHOD)")
+    add("settings", nargs="*", metavar="key=value", help="the keys below, and the loss's own, such as beta=0.1")
+    add("--config", metavar="FILE", help="a YAML file with keys, on top of the method or recipe if one is named")
+    add("--data", action="append", help=_DATA)
+    add("--model", help=_MODEL)
+    add("--output", help="folder of the result (default: runs/METHOD)")
     add("--reward", help="what scores the responses of an online run, see reward=")
-    add("--steps", type=int, help="optimizer steps")
-    add("--seed", type=int, help="of adapter, order of data, dropout and draws")
+    add("--steps", type=int, help="training steps")
+    add("--seed", type=int, help="random seed of adapter, data order, dropout and sampling")
     add(
         "--online",
         action="store_true",
         default=None,
-        help="draw the responses from the policy (una-online, rloo: always)",
+        help="sample the responses from the policy (una-online, rloo and others always do)",
     )
-    add("--dry-run", action="store_true", help="show config, sizes, and the first row through the pipe")
+    add("--dry-run", action="store_true", help="show config, sizes, memory and the first row, and train nothing")
     add("--json", action="store_true", help="print the finished run's record")
-
-    add = command("score", score, "Stored responses scored by a reward: what una-score and una-centred train on.")
-    add(
-        "--reward",
-        required=True,
-        help="a function, module:function, that takes answers (.prompt .response .ended) and returns "
-        "as many numbers, a sequence-classification model, or judge:MODEL@http://host:port/v1 (an LLM that compares "
-        "the responses to a prompt); several, comma-separated, are averaged",
-    )
-    add("--data", action="append", required=True, help="as of train")
-    add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
-
-    add = command("compare", compare, "Every method on the same data beside the exact optimum (UNA's Tables 1-3).")
-    add("--online", action="store_true", help="of the online methods, with one reward model for all (Tables 4-6)")
-    add("--axis", choices=("methods", "offset", "proxy"), help="of --online, one alone (all, one after the other)")
-    add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
-    add("--output", help="the study's folder (runs/compare, -online, -quick)")
-    add("--base", help="folder of another base policy (ToySteer's, which ships with the package)")
-    add("--workers", type=int, help="processes (one a core)")
-    add("--json", action="store_true", help="print results.json")
-    return parser
+    if words and words[0] == "train" and {"-h", "--help"} & {*words}:  # the keys are read from source, for the help
+        _key_help(parser, words[1:])
 
 
-def _keys() -> str:
-    """Every key of a config with its default and its line of the docstring, in groups."""
-    from dataclasses import MISSING, fields
+def _key_help(parser: argparse.ArgumentParser, words: Iterable[str]) -> None:
+    from una_ref.methods import METHODS
+    from una_ref.training.settings import key_groups, loss_keys, recipe, recipes
 
-    from docstring_parser import parse
+    for heading, keys in key_groups().items():
+        parser.add_argument_group(f"keys: {heading}", _key_lines(keys))
+    method = next((recipe(w)["method"] if w in recipes() else w for w in words if w in METHODS or w in recipes()), None)
+    keys = loss_keys(method) if method else []
+    more = "see them with una-ref train METHOD --help" if method is None else ""
+    parser.add_argument_group(f"keys: loss of {method or 'the method'}", _key_lines(keys) or more or "none")
+    parser.epilog = _wrapped(f"recipes: {', '.join(recipes())}", 0)
 
-    from una_ref.training.config import GROUPS, Config, recipes
 
-    about = {p.arg_name: " ".join((p.description or "").split()) for p in parse(Config.__doc__ or "").params}
-    lines = ["keys and their defaults (a method's own, such as beta: una-ref methods NAME)"]
-    for f in fields(Config):
-        if f.name in GROUPS:
-            lines += ["", f"{GROUPS[f.name]}:"]
-        if f.name not in ("method", "hyper"):
-            default = "{}" if f.default is MISSING else f.default
-            lines.append(f"  {f'{f.name}={default}':<30} {about[f.name]}")
-    return "\n".join([*lines, "", f"recipes: {', '.join(recipes())}"])
+def _key_lines(keys: Iterable[Key]) -> str:
+    """A key with its default in the left column, what it means in the right one."""
+    lines = []
+    for key in keys:
+        left, right = f"{key.name}={key.default}", _wrapped(key.about, 30).splitlines()
+        first = [left] if len(left) > 27 else [f"{left:<28}{right.pop(0)}"]
+        lines += [*first, *(f"{'':<28}{line}" for line in right)]
+    return "\n".join(lines)
+
+
+def _wrapped(text: str, indent: int) -> str:
+    """Text in lines that fit the terminal behind so many columns."""
+    width = max(40, min(shutil.get_terminal_size().columns, 120) - indent - 2)
+    return "\n".join(textwrap.wrap(text, width, break_on_hyphens=False))
+
+
+# ---- the commands
 
 
 def methods(arguments: argparse.Namespace) -> int:
-    """Print the registry, or one record of it."""
+    """Print the table of methods, or one method."""
     from una_ref.methods import METHODS, describe, table
 
     found = describe(METHODS[arguments.name]) if arguments.name else table()
@@ -175,11 +220,11 @@ def methods(arguments: argparse.Namespace) -> int:
 
 
 def claims(arguments: argparse.Namespace) -> int:
-    """Print the ledger or one entry of it, or compute it again."""
+    """Print the ledger or one claim, or recompute them."""
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
-        hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists them all"
+        hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists all of them"
         raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:
@@ -201,7 +246,7 @@ def claims(arguments: argparse.Namespace) -> int:
 
 
 def _counted(verdicts: Iterable[str]) -> str:
-    """The number of entries by kind of verdict: "61 entries: 20 holds, …"."""
+    """The number of claims by verdict, such as "61 entries: 20 holds, …"."""
     kinds = Counter("holds if …" if v.startswith("holds if") else v for v in verdicts)
     return f"{sum(kinds.values())} entries: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
@@ -212,7 +257,7 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
 
     from una_ref.claims import recompute
 
-    torch.set_num_threads(1)  # tables this small gain nothing from a second one, and lose on a busy machine
+    torch.set_num_threads(1)  # more threads do not help tables this small
     again = list(tqdm(recompute(entries), total=len(entries), desc="checking", unit="claim", disable=None))
     changed = {r.claim.id: r.faults for r in again if r.faults}
     if as_json:
@@ -226,34 +271,41 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
 
 
 def _shown(value: object) -> list[str]:
-    """The lines of a value of a method's record."""
+    """A value of a method's record, as lines."""
     if isinstance(value, dict):
         return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()] or [""]
     return [str(value)]
 
 
 def train(arguments: argparse.Namespace) -> int:
-    """Resolve a config and run it, or show what it would do."""
-    from transformers.utils import logging
+    """Train, or show what would be trained."""
+    from una_ref.training.settings import output_of, resolve
 
-    from una_ref.training.config import output_of, resolve
-    from una_ref.training.dryrun import dry_run
-    from una_ref.training.run import train as run
-    from una_ref.training.samplers import Unrewarded
-    from una_ref.training.trainer import NonFinite
-
+    what, settings = arguments.what or "", arguments.settings
+    if "=" in what:  # no method or recipe is named, and the first setting stands in its place
+        what, settings = "", [what, *settings]
     config = resolve(
-        arguments.what,
-        arguments.settings,
+        what,
+        settings,
+        file=arguments.config or "",
         data=",".join(arguments.data) if arguments.data else None,
         model=arguments.model,
-        output=arguments.output or output_of(arguments.what),
+        output=arguments.output,
         reward=arguments.reward,
         steps=arguments.steps,
         seed=arguments.seed,
         online=arguments.online,
     )
-    logging.disable_progress_bar()  # a bar for weights that are written in no time
+    config = config if config.output else replace(config, output=output_of(what or arguments.config))
+
+    from transformers.utils import logging  # slow to import: a mistyped key is refused without it
+
+    from una_ref.training.dryrun import dry_run
+    from una_ref.training.run import train as run
+    from una_ref.training.samplers import Unrewarded
+    from una_ref.training.trainer import NonFinite
+
+    logging.disable_progress_bar()  # its bar for writing weights is over at once
     if arguments.dry_run:
         print(dry_run(config))
         return 0
@@ -261,7 +313,7 @@ def train(arguments: argparse.Namespace) -> int:
         record = run(config)
     except (NonFinite, Unrewarded) as error:
         return _said(1, f"failed: {error}")
-    if not record:  # the main process says it
+    if not record:  # only the main process reports
         return 0
     if arguments.json:
         print(json.dumps(record, indent=1, ensure_ascii=False))
@@ -285,12 +337,12 @@ def score(arguments: argparse.Namespace) -> int:
 
     output = Path(arguments.output)
     if output.exists():
-        raise InputError(f"output {output}: expected a new file, got one that is there")
+        raise InputError(f"output {output}: expected a new file, got one that exists")
     rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
-    first = next(iter(rows))  # what is wrong with the data is said before a reward model is loaded
+    first = next(iter(rows))  # errors in the data come before the reward model is loaded
     rows = chain([first], rows)
     source = reward_source(arguments.reward)
-    if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
+    if getattr(source, "pairwise", False):  # it compares the responses of one prompt, so they have to be together
         rows = group_by_prompt(rows)
     try:
         output.parent.mkdir(parents=True, exist_ok=True)
@@ -313,13 +365,13 @@ def score(arguments: argparse.Namespace) -> int:
 
 
 def compare(arguments: argparse.Namespace) -> int:
-    """Run a study and say where its table and figures are."""
+    """Run a study, print its table, and say where table and figures are."""
     from una_ref.studies.engine import carry_out
     from una_ref.studies.offline_study import OFFLINE
     from una_ref.studies.online_study import ONLINE
 
     if arguments.axis and not arguments.online:
-        raise InputError(f"axis {arguments.axis}: expected with --online, which has axes; got without")
+        raise InputError(f"axis {arguments.axis}: expected the online study, which has axes. Fix: add --online")
     name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
     output, study = arguments.output or f"runs/{name}", ONLINE if arguments.online else OFFLINE
     axes = (arguments.axis,) if arguments.axis else tuple(study.axes)

@@ -319,7 +319,7 @@ def test_online_run_drops_responses_without_a_verdict(tmp_path, no_retries):
 
     output = tmp_path / "run"
     with served(reply) as (url, _):
-        options = ["batch=4", "draws=3", "log_every=1", "--steps", "3", "--output", str(output)]
+        options = ["batch=4", "samples=3", "log_every=1", "--steps", "3", "--output", str(output)]
         assert cli.main(["train", "rloo", f"reward=judge:m@{url}", *options]) == 0
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     steps = [line for line in lines if line["step"]]

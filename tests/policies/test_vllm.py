@@ -201,7 +201,7 @@ def test_no_two_samples_share_a_seed_over_prompts_and_steps(stand_in, policy):
 
 
 def test_evaluation_at_temperature_1_shares_the_engine_and_its_numbers(stand_in, policy):
-    rollouts = Rollouts(engine(temperature=0.5), None, "", None, draws=2, max_new=2, seed=0)
+    rollouts = Rollouts(engine(temperature=0.5), None, "", None, samples=2, max_new=2, seed=0)
     rollouts.engine(policy, PROMPTS, k=2, max_new=2, seed=1)
     plain = rollouts.plain.engine
     plain(policy, PROMPTS, k=2, max_new=2, seed=1)

@@ -118,11 +118,11 @@ def test_the_setting_with_the_lowest_mean_regret_is_chosen(regrets, best):
 
 
 def test_an_entry_s_own_keys_come_before_a_study_s():
-    entry = Entry("x", "X", "una-online", form="released", config={"passes": 4}, hyper={"beta": 1.0})
+    entry = Entry("x", "X", "una-online", form="released", config={"passes": 4}, loss_kwargs={"beta": 1.0})
     config = entry.run_config({"beta": 0.4}, steps=3, lr=0.01)
     assert (config.method, config.form, config.passes, config.steps) == ("una-online", "released", 4, 3)
-    assert config.hyper == {"beta": 1.0}
-    assert Entry("y", "Y", "una-online").run_config({"beta": 0.4}, steps=3).hyper == {"beta": 0.4}
+    assert config.loss_kwargs == {"beta": 1.0}
+    assert Entry("y", "Y", "una-online").run_config({"beta": 0.4}, steps=3).loss_kwargs == {"beta": 0.4}
 
 
 # ---- a study from start to end

@@ -1,6 +1,8 @@
-"""State on disk: restored to the bit, never half-written, never another run's."""
+"""A run's state on disk: restored bit by bit, never half-written, never that of another run."""
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -48,7 +50,7 @@ def test_a_restored_state_makes_the_same_next_step(tmp_path, state):
     assert [group["peak"] for group in its_optimizer.param_groups] == [0.1, 0.1]
 
 
-def test_no_checkpoint_is_step_zero(tmp_path, state):
+def test_without_a_checkpoint_a_run_starts_at_step_zero(tmp_path, state):
     assert load(tmp_path / "checkpoint.safetensors", *state(0)) == (0, {})
 
 
@@ -91,7 +93,7 @@ def test_another_model_s_parameters_are_refused(tmp_path, state):
 
 
 @pytest.mark.parametrize("error", [OSError("disk full"), KeyboardInterrupt()])
-def test_nothing_half_written_has_a_final_name(error, tmp_path, state, monkeypatch):
+def test_a_failed_write_leaves_the_old_file(error, tmp_path, state, monkeypatch):
     path = tmp_path / "checkpoint.safetensors"
     save(path, 1, *state(0))
 
@@ -117,7 +119,7 @@ def test_nothing_half_written_has_a_final_name(error, tmp_path, state, monkeypat
 # ---- the output folder
 
 
-def test_an_output_is_one_live_run_s(tmp_path):
+def test_an_output_belongs_to_one_live_run(tmp_path):
     output = tmp_path / "out"
     with claimed(output, {"steps": 1}) as finished:
         assert not finished
@@ -127,7 +129,27 @@ def test_an_output_is_one_live_run_s(tmp_path):
         pass
 
 
-def test_another_config_is_refused_wherever_the_output_is_said_to_be(tmp_path):
+def test_a_killed_process_releases_its_output(tmp_path):
+    code = """
+import sys, time
+from pathlib import Path
+from una_ref.training.checkpoints import claimed
+with claimed(Path(sys.argv[1]), {"steps": 1}):
+    print("held", flush=True)
+    time.sleep(600)
+"""
+    output = tmp_path / "out"
+    process = subprocess.Popen([sys.executable, "-c", code, str(output)], stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline() == "held\n"
+    with pytest.raises(InputError, match="expected to be alone there, got a live run"), claimed(output, {"steps": 1}):
+        pass
+    process.kill()
+    process.communicate()
+    with claimed(output, {"steps": 1}) as finished:
+        assert not finished
+
+
+def test_another_config_is_refused_whatever_the_output_is_called(tmp_path):
     output = tmp_path / "out"
     with claimed(output, {"steps": 1, "output": "here"}):
         pass
@@ -140,13 +162,13 @@ def test_another_config_is_refused_wherever_the_output_is_said_to_be(tmp_path):
     assert json.loads((output / "run.json").read_text())["config"]["steps"] == 1
 
 
-def test_a_finished_run_is_known(tmp_path):
+def test_a_finished_run_is_recognised(tmp_path):
     (tmp_path / "run.json").write_text(json.dumps({"config": {}, "finished": True}))
     with claimed(tmp_path, {}) as finished:
         assert finished
 
 
-def test_a_file_and_a_folder_of_somebody_else_s_are_refused_and_stay(tmp_path):
+def test_files_and_folders_of_others_are_refused_and_kept(tmp_path):
     (tmp_path / "thesis.txt").write_text("mine")
     for output, message in ((tmp_path, "got one with other files"), (tmp_path / "thesis.txt", "got a file")):
         with pytest.raises(InputError, match=message), claimed(output, {}):
@@ -166,7 +188,7 @@ def test_a_run_that_never_began_leaves_no_folder(tmp_path, error):
     assert list(output.iterdir()) == []  # what was there before is left
 
 
-def test_a_run_that_had_begun_stays(tmp_path):
+def test_a_run_that_had_begun_is_kept(tmp_path):
     with claimed(tmp_path / "out", {}):
         (tmp_path / "out" / "checkpoint.safetensors").touch()
     for error in (InputError("bad row"), RuntimeError("nan"), KeyboardInterrupt()):

@@ -1,4 +1,4 @@
-"""A disk that is full, for real: no file may grow beyond so many bytes (RLIMIT_FSIZE), and later it may."""
+"""A full disk, made by a limit on the size of files (RLIMIT_FSIZE) that is later lifted."""
 
 import json
 import resource
@@ -14,7 +14,7 @@ ADAPTER = "adapter_model.safetensors"
 
 @contextmanager
 def full(size):
-    """No file longer than this. Python ignores SIGXFSZ, so that a write fails as it does on a full disk."""
+    """No file may be longer. Python ignores SIGXFSZ, so a write fails as on a full disk."""
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
     try:
@@ -53,7 +53,7 @@ def base(command, tmp_path):
         (7000, "tokenizer.json", ["save_every=0"], True),
     ],
 )
-def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_goes_on(
+def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_resumes(
     bytes_, named, settings, given, command, base, tmp_path, capsys
 ):
     settings = [*settings, *(base if given else [])]
@@ -63,7 +63,7 @@ def test_a_full_disk_is_named_leaves_nothing_half_written_and_the_run_goes_on(
     with full(bytes_):
         assert main(command("out", *settings)) == 1
     last = capsys.readouterr().err.splitlines()[-1]
-    assert last.startswith(f"una-ref: failed: {out / named}: expected to write it whole, got: ")
+    assert last.startswith(f"una-ref: failed: {out / named}: expected to write the whole file, got: ")
     assert "File too large" in last
     if named == "run.json":
         assert not out.exists()
@@ -101,6 +101,6 @@ def test_scores_that_do_not_fit_leave_no_file(data, tmp_path, capsys):
     with full(9000):
         assert main(words) == 1
     said = capsys.readouterr().err
-    assert f"una-ref: failed: {output}: expected to write it whole, got: File too large" in said
+    assert f"una-ref: failed: {output}: expected to write the whole file, got: File too large" in said
     assert {p.name for p in tmp_path.iterdir()} == {"pairs.jsonl"}
     assert main(words) == 0

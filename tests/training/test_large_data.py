@@ -9,7 +9,7 @@ import pytest
 
 PREPARE = """
 import resource, sys
-from una_ref.training.config import resolve
+from una_ref.training.settings import resolve
 from una_ref.training.run import prepare
 
 def peak(path):

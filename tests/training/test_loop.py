@@ -284,7 +284,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(online, kills, un
     own = [f"steps={steps}", "save_every=1", "log_every=1", "eval_every=0"]
     words = {name: [*una("dpo", name), *own, "lora_r=16"] for name in ("straight", "broken")}
     if online:
-        drawn = [*own, "replay=2", "draws=4", "batch=4", "held_out=0", "beta=0.4"]
+        drawn = [*own, "replay=2", "samples=4", "batch=4", "held_out=0", "beta=0.4"]
         for name in words:
             words[name] = ["train", "una-centred", "--online", "--output", str(tmp_path / name), *drawn]
     told = json.dumps([words["straight"], words["broken"], str(tmp_path / "broken"), steps, kills, 5])

@@ -175,7 +175,7 @@ def test_demonstrations_beside_ppo_leave_the_gradient_of_ppo_as_it_is(trainer, e
     given, demos = examples("scores"), examples("demos", seed=1)
     gradients = []
     for weight, rows in ((0.0, given), (1e-12, [*given, *demos])):
-        start = trainer("ppo", given, hyper={"ptx": weight})
+        start = trainer("ppo", given, loss_kwargs={"ptx": weight})
         one = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
         gradients.append(gradient(one, rows))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)

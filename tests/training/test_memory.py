@@ -1,4 +1,4 @@
-"""The memory report: known models' counts by hand, and a tiny run's parts against the bytes that it really holds."""
+"""The memory report: counts of known models by hand, and the parts of a tiny run against the bytes that it holds."""
 
 import re
 from dataclasses import replace
@@ -12,10 +12,11 @@ from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts
 from una_ref.policies.classifier import Classifier
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
 from una_ref.training.run import prepare, train
+from una_ref.training.settings import resolve
 
 MISTRAL, GRM = "mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"
 
@@ -31,14 +32,14 @@ def count(parameters):
 
 @cache
 def seven_billion(**more):
-    """A config of a run at 7B, and its models, which take seconds to be laid out."""
+    """A config of a run at 7B, and its models, which take seconds to build."""
     config = Config(method="ppo", model=MISTRAL, reward=GRM, dtype="bfloat16", **more)
     return config, models(config)
 
 
 def parts_of(config, held, prompt=5, response=20):
-    """name -> part, and the memory itself."""
-    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.draws)))
+    """name -> part, and the whole memory."""
+    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.samples)))
     return {part.name: part for part in whole.parts}, whole
 
 
@@ -62,13 +63,13 @@ def test_the_recipes_models_have_the_known_numbers_of_parameters():
     assert all("shipped table" in source for source in held.sources) and len(held.sources) == 2
 
 
-def test_vllm_holds_the_base_once_more_and_decodes_with_a_cache_of_its_own():
+def test_vllm_adds_a_second_copy_of_the_base_and_no_other_cache():
     found, _ = parts_of(*seven_billion(engine="vllm"))
     assert found["vLLM's weights"].bytes == 2 * 7_241_732_096
     assert not found.keys() & {"KV cache", "merged weights"}
 
 
-def test_a_head_on_the_policy_is_a_critic_of_a_row():
+def test_a_critic_head_on_the_policy_adds_one_row_of_weights():
     separate, head = (parts_of(*seven_billion(**more))[0] for more in ({}, {"critic": "head"}))
     assert head["critic"].bytes == 4 * 4097
     assert "critic's activations" in separate and "critic's activations" not in head
@@ -90,7 +91,7 @@ def test_a_head_on_the_policy_is_a_critic_of_a_row():
         ("reward-model", ["lora_r=0"]),
     ],
 )
-def test_a_tiny_run_holds_what_the_report_says(method, more, dtype, data, tiny):
+def test_the_report_is_the_bytes_of_a_tiny_run(method, more, dtype, data, tiny):
     online = method in ("rloo", "ppo")
     reward = [f"reward={__name__}:letters", "max_response=4"] if online else []
     config = resolve(method, [*tiny, *reward, *more, f"dtype={dtype}", "held_out=0"], data=data("pairs"))
@@ -123,7 +124,7 @@ def test_frozen_weights_in_4_bits_take_half_a_byte_and_their_scales():
     assert four.bytes == pytest.approx(layers * (0.5 + 1 / 64 + 1 / 4096) + 4 * rest, abs=2)
 
 
-def test_a_second_model_as_the_reference_is_held_whole(data, tiny, tmp_path):
+def test_another_reference_model_is_counted_in_full(data, tiny, tmp_path):
     config = resolve("sft", [*tiny, "lora_r=0", "steps=1"], data=data("pairs"), output=str(tmp_path / "sft"))
     train(config, progress=False)
     config = resolve("dpo", [f"reference_model={tmp_path / 'sft'}"], data=data("pairs"), model=str(tmp_path / "sft"))
@@ -133,7 +134,7 @@ def test_a_second_model_as_the_reference_is_held_whole(data, tiny, tmp_path):
     assert "sft" in found["reference"].how
 
 
-def test_a_reward_model_holds_what_the_report_says(data, tiny, tmp_path):
+def test_the_report_counts_a_reward_model_s_bytes(data, tiny, tmp_path):
     job = prepare(resolve("dpo", tiny, data=data("pairs")))
     shape = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
     own = MistralConfig(vocab_size=len(job.tokenizer), num_key_value_heads=1, num_labels=1, **shape)
@@ -146,7 +147,7 @@ def test_a_reward_model_holds_what_the_report_says(data, tiny, tmp_path):
     assert held.sources == [f"{tmp_path / 'reward'}: sizes from its own config"]
 
 
-def test_the_parts_add_up():
+def test_the_peak_is_the_sum_of_its_parts():
     _, whole = parts_of(*seven_billion())
     by = {phase: sum(p.bytes for p in whole.parts if p.phase == phase) for phase in ("always", "decoding", "learning")}
     assert sum(by.values()) == sum(p.bytes for p in whole.parts)
@@ -162,8 +163,8 @@ def test_the_parts_add_up():
         at += n + 1
 
 
-def test_the_cache_is_what_generate_caches(tiny, data):
-    config = resolve("rloo", [*tiny, f"reward={__name__}:letters", "max_response=9", "draws=3"], data=data("pairs"))
+def test_the_kv_cache_has_the_size_that_generate_allocates(tiny, data):
+    config = resolve("rloo", [*tiny, f"reward={__name__}:letters", "max_response=9", "samples=3"], data=data("pairs"))
     job = prepare(config)
     inner = job.trainer.policy.model.get_base_model()
     ids = torch.ones(4, 6, dtype=torch.int64)  # the batch's four prompts
@@ -177,8 +178,8 @@ def test_the_cache_is_what_generate_caches(tiny, data):
 CACHE = {"return_dict_in_generate": True, "pad_token_id": 0}
 
 
-def test_no_more_rows_are_cached_than_the_sampler_takes_at_once_nor_than_a_share_has():
-    config, held = replace(seven_billion()[0], batch=64, draws=4), seven_billion()[1]
+def test_the_kv_cache_has_at_most_the_rows_of_one_sampler_call_and_of_one_process():
+    config, held = replace(seven_billion()[0], batch=64, samples=4), seven_billion()[1]
     row = Example((0,) * 512, ((0,) * 256,) * 4)
     rows = {
         n: int(next(p for p in memory(config, held, row, processes=n).parts if p.name == "KV cache").how.split()[0])
@@ -187,11 +188,11 @@ def test_no_more_rows_are_cached_than_the_sampler_takes_at_once_nor_than_a_share
     assert rows == {1: 4 * (32768 // (4 * 768)), 8: 4 * 8}
 
 
-def test_a_window_bounds_the_cache():
+def test_a_sliding_window_bounds_the_kv_cache():
     assert " 4096 tokens " in parts_of(*seven_billion(), prompt=6000, response=500)[0]["KV cache"].how
 
 
-def test_what_the_meta_device_keeps_is_what_a_real_forward_pass_keeps(data, tiny):
+def test_activations_on_the_meta_device_have_the_bytes_of_a_real_forward_pass(data, tiny):
     config = resolve("dpo", tiny, data=data("pairs"))
     job = prepare(config)
     held = models(config, job.trainer.policy.model.config)
@@ -215,7 +216,7 @@ def test_what_the_meta_device_keeps_is_what_a_real_forward_pass_keeps(data, tiny
     assert sum(storage.nbytes() for storage in kept.values()) == pytest.approx(on_meta, rel=0.05)
 
 
-def test_with_checkpointing_a_layer_keeps_its_input():
+def test_with_gradient_checkpointing_a_layer_keeps_only_its_input():
     shape = {"hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 4, "num_attention_heads": 4}
     policy = MistralConfig(vocab_size=40, num_key_value_heads=2, **shape)
 
@@ -231,22 +232,22 @@ def test_with_checkpointing_a_layer_keeps_its_input():
     assert less.bytes - less_kept == pytest.approx(plain.bytes / 4, rel=0.02)
 
 
-def test_sizes_that_are_nowhere_are_refused():
-    with pytest.raises(InputError, match="'mistralai/Mistral-8B': expected its config at hand or one of mistralai"):
+def test_a_model_of_unknown_sizes_is_refused():
+    with pytest.raises(InputError, match="Mistral-8B': expected a model whose config is available, or one of mist"):
         architecture("mistralai/Mistral-8B")
 
 
-def test_the_largest_row_is_as_long_as_the_config_lets_it_be():
+def test_the_largest_row_has_the_greatest_lengths_that_the_config_allows():
     def lengths(**more):
         row = largest(Config(method="rloo", **more), 4096, 100)
         return len(row.prompt), [len(r) for r in row.responses]
 
     assert lengths(max_length=1000) == (900, [100] * 4)
-    assert lengths(max_length=9000, draws=2) == (3996, [100] * 2)
+    assert lengths(max_length=9000, samples=2) == (3996, [100] * 2)
     assert lengths(max_prompt=512) == (512, [100] * 4)
 
 
-def test_a_dry_run_of_a_real_job_ends_in_the_same_table(data, tiny):
+def test_a_dry_run_shows_the_same_memory_table(data, tiny):
     config = resolve("dpo", [*tiny, "held_out=0"], data=data("pairs"))
     job = prepare(config)
     row = max(job.examples, key=lambda e: e.tokens)

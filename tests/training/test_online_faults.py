@@ -17,13 +17,13 @@ from una_ref.data.batch import Question
 from una_ref.errors import InputError
 from una_ref.policies import reward_sources
 from una_ref.policies.rollout import Sample
-from una_ref.training.config import resolve
 from una_ref.training.loop import fit
 from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
 from una_ref.training.samplers import Rollouts
+from una_ref.training.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
-ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
+ONLINE = ["batch=8", "samples=4", "beta=0.4", "lr=3e-3"]
 
 
 def rolled(answers, least=1, draws=3):
@@ -147,7 +147,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_names_the_row(bad, tmp_pat
 def test_pairs_are_ranked_among_the_answers_there_are(monkeypatch):
     # Iterative DPO: a prompt with one answer left has no pair; one whose answers are equal has none either.
     running(monkeypatch, lambda call, place: call == 2 and place < 3)
-    job = prepare(resolve("iterative-dpo", ["batch=8", "draws=4"], steps=2))
+    job = prepare(resolve("iterative-dpo", ["batch=8", "samples=4"], steps=2))
     rows, drawn = job.answered(job.examples[:8], 0, record=True)
     assert drawn["dropped"] == 4 and drawn["dropped_prompts"] == 1
     assert job.examples[0].prompt not in [row.prompt for row in rows]
@@ -172,7 +172,7 @@ SEEN = []
 
 def test_prompts_alone_are_data_for_an_online_run(tiny, tmp_path, capsys):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(9)])
-    own = ["max_response=4", "draws=2", "held_out=0.3"]
+    own = ["max_response=4", "samples=2", "held_out=0.3"]
     words = ["--data", data, "--reward", f"{__name__}:by_length", "--steps", "2", *tiny, *own]
     SEEN.clear()
     assert cli.main(["train", "rloo", *words, "--output", str(tmp_path / "run")]) == 0
@@ -191,7 +191,7 @@ def test_prompts_alone_are_data_for_an_online_run(tiny, tmp_path, capsys):
 @pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA is not set: no real data to read")
 def test_mt_bench_is_data_for_an_online_run(tiny):
     data = f"{os.environ['UNA_REF_DATA']}/mt_bench_questions.jsonl"
-    own = ["max_response=4", "draws=2", "held_out=0", "max_length=120"]
+    own = ["max_response=4", "samples=2", "held_out=0", "max_length=120"]
     job = prepare(resolve("una-online", [*tiny, *own], data=data, reward=f"{__name__}:by_length", steps=1))
     kept = {note.partition(": ")[0]: note for note in job.notes}
     assert "prompts dropped" in kept, "one is longer than 120 tokens of the small tokenizer made here"
@@ -201,7 +201,7 @@ def test_mt_bench_is_data_for_an_online_run(tiny):
 
 def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refused(tiny, tmp_path):
     texts = ["red cat", "blue dog " * 40, "green bird", "runs now " * 50, "sleeps"]
-    own = [*tiny, "max_response=4", "draws=2", "max_length=40", "held_out=0"]
+    own = [*tiny, "max_response=4", "samples=2", "max_length=40", "held_out=0"]
     reward = f"{__name__}:by_length"
     data = prompts(tmp_path / "some.jsonl", texts)
     job = prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
@@ -214,7 +214,7 @@ def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refus
 
 def test_a_model_that_never_ends_is_cut_and_training_goes_on(tiny, tmp_path):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
-    own = [*tiny, "max_response=5", "draws=3", "held_out=0"]
+    own = [*tiny, "max_response=5", "samples=3", "held_out=0"]
     config = resolve("rloo", own, data=data, reward=f"{__name__}:by_length", steps=2)
     model, tokenizer, _ = model_and_tokenizer(config, read_rows(config))
     model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
@@ -246,7 +246,7 @@ def test_killed_in_the_middle_of_a_rollout_it_resumes_to_the_same_bytes(tiny, tm
         "        time.sleep(600)\n"
         "    return [len(answer.response) for answer in answers]\n"
     )
-    own = [*tiny, "max_response=5", "draws=3", "held_out=0", "save_every=1"]
+    own = [*tiny, "max_response=5", "samples=3", "held_out=0", "save_every=1"]
 
     def start(name, **more):
         words = [
@@ -286,7 +286,7 @@ def broken(answers):
 
 def test_a_reward_that_raises_is_named_and_the_run_is_refused_before_its_first_step():
     with pytest.raises(InputError, match=r"reward .*broken: raised RuntimeError: service down"):
-        prepare(resolve("rloo", ["batch=4", "draws=2", f"reward={__name__}:broken"], steps=2))
+        prepare(resolve("rloo", ["batch=4", "samples=2", f"reward={__name__}:broken"], steps=2))
 
 
 ONE_BAD = """
@@ -305,7 +305,7 @@ def test_two_processes_share_a_rollout_out_and_stop_together(tmp_path):
     # reward that is none, the other does not wait for it, and what was done is saved.
     (tmp_path / "one_bad.py").write_text(ONE_BAD)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "una_ref"]
-    more = ["batch=8", "draws=4", "beta=0.4", "held_out=0", "log_every=1"]
+    more = ["batch=8", "samples=4", "beta=0.4", "held_out=0", "log_every=1"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"}
 
     def run(*words):

@@ -1,4 +1,4 @@
-"""What a finished folder holds, and that a failure while writing it leaves nothing half-written."""
+"""The files of a finished run. A failure while they are written leaves nothing half-written."""
 
 import hashlib
 import json
@@ -34,16 +34,16 @@ FILES = {"README.md", "adapter_config.json", "adapter_model.safetensors", "base"
 }
 
 
-def test_a_finished_folder_has_adapter_base_tokenizer_card_and_record_and_no_more(words, tmp_path):
+def test_a_finished_folder_has_adapter_base_tokenizer_card_and_record_only(words, tmp_path):
     assert main(words) == 0
     assert {p.name for p in (tmp_path / "out").iterdir()} == FILES
     assert (tmp_path / "out" / "base" / "tokenizer.json").exists()
 
 
-def test_the_card_has_the_template_the_data_and_the_numbers(words, tmp_path):
+def test_the_card_has_template_data_and_metrics(words, tmp_path):
     assert main(words) == 0
     card, record = (tmp_path / "out" / "README.md").read_text(), json.loads((tmp_path / "out" / "run.json").read_text())
-    assert card.startswith('---\nlibrary_name: "peft"\n')
+    assert card.startswith("---\nlibrary_name: peft\n")
     digest = hashlib.sha256((tmp_path / "pairs.jsonl").read_bytes()).hexdigest()
     for part in (
         *("**dpo**", "beta = 0.1", "pairs.jsonl", record["template"], "2 steps of 4 rows", "seed 0", digest),
@@ -56,14 +56,14 @@ def test_the_card_has_the_template_the_data_and_the_numbers(words, tmp_path):
     assert set(record["versions"]) == {"python", "una_ref", "torch", "transformers", "peft", "accelerate"}
 
 
-def test_a_pattern_s_files_have_their_digests_and_what_has_gone_has_none(tmp_path):
+def test_files_of_a_pattern_have_digests_and_missing_files_have_none(tmp_path):
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text(name)
     found = _digests(f"{tmp_path}/*.jsonl,-,{tmp_path}/gone.jsonl,{tmp_path}/gone*.jsonl,org/name")
     assert found == {str(tmp_path / f"{n}.jsonl"): hashlib.sha256(n.encode()).hexdigest() for n in "ab"}
 
 
-def test_the_hub_reads_the_card_and_finds_base_and_data_that_lie_there(words, tmp_path):
+def test_the_hub_reads_the_card_and_finds_its_base_and_data_sets(words, tmp_path):
     from huggingface_hub import ModelCard
 
     assert main(words) == 0
@@ -114,7 +114,7 @@ def test_the_card_s_command_makes_the_same_bytes_elsewhere(method, kind, setting
     ("method", "kind", "settings"),
     [("dpo", "pairs", []), ("sft", "pairs", ["lora_r=0"]), ("reward-model", "pairs", [])],
 )
-def test_the_card_s_lines_load_the_result_and_ask_it(method, kind, settings, data, tiny, tmp_path, monkeypatch, capsys):
+def test_the_card_s_code_loads_the_result(method, kind, settings, data, tiny, tmp_path, monkeypatch, capsys):
     out = tmp_path / "out"
     assert main(["train", method, "--data", data(kind), "--output", str(out), *tiny, "steps=2", *settings]) == 0
     lines = fenced((out / "README.md").read_text(), "python")

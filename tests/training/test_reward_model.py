@@ -171,7 +171,7 @@ def test_stock_transformers_loads_it_whole(rank, made, data):
     assert alone == pytest.approx(rewards.tolist(), abs=1e-5)
     assert together == pytest.approx(rewards.tolist(), abs=1e-5)
     card = (folder / "README.md").read_text()
-    assert card.startswith('---\nlibrary_name: "transformers"\npipeline_tag: "text-classification"')
+    assert card.startswith('---\nlibrary_name: transformers\npipeline_tag: text-classification')
 
 
 def test_it_learns_who_won(made, data):
@@ -201,7 +201,7 @@ def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, 
 def test_an_online_run_is_rewarded_by_it(made, data, tmp_path, tiny):
     folder = made(data("pairs"))
     words = ["train", "una-online", "--data", data("pairs"), "--output", str(tmp_path / "online"), *tiny]
-    assert main([*words, "steps=2", "draws=2", f"reward={folder}", "max_response=6"]) == 0
+    assert main([*words, "steps=2", "samples=2", f"reward={folder}", "max_response=6"]) == 0
     line = json.loads((tmp_path / "online" / "metrics.jsonl").read_text().splitlines()[-1])
     assert abs(line["reward"]) < 20
 

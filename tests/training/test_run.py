@@ -14,9 +14,9 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.loading import load
-from una_ref.training.config import resolve
 from una_ref.training.run import prepare, train
 from una_ref.training.run import toysteer_base as base
+from una_ref.training.settings import resolve
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -67,7 +67,7 @@ def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, 
 
 def test_a_divergence_is_trained_with_and_saved(run, data):
     folder = run("f-dpo", data("pairs"), "divergence=js")
-    assert record(folder)["config"]["hyper"] == {"divergence": "js"}
+    assert record(folder)["config"]["loss_kwargs"] == {"divergence": "js"}
     assert "divergence = js" in (folder / "README.md").read_text()
 
 
@@ -328,7 +328,7 @@ def test_a_second_model_of_another_vocabulary_is_refused(run, data, capsys):
 
 def test_a_method_without_a_reference_takes_no_second_model(run, data, capsys):
     run("sft", data("messages"), "reference_model=x", code=2)
-    assert "reference_model: expected none, as sft has no reference" in capsys.readouterr().err
+    assert "reference_model: expected none, since sft has no reference" in capsys.readouterr().err
 
 
 # ---- several processes

@@ -15,14 +15,14 @@ from una_ref.methods import METHODS
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import HuggingFace, Sample
 from una_ref.theory.prefix_tree import PrefixTree
-from una_ref.training.config import resolve
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
 from una_ref.training.run import prepare, train
 from una_ref.training.samplers import ReplayBuffer, Rollouts, adaptive_beta, kept, measured
+from una_ref.training.settings import resolve
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import reference_logps
 
-ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
+ONLINE = ["batch=8", "samples=4", "beta=0.4", "lr=3e-3"]
 
 
 def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
@@ -31,8 +31,10 @@ def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
     assert resolve("una-centred", online=True).on_policy
     with pytest.raises(InputError, match="expected a method that learns from scores, got una-pair"):
         resolve("una-pair", online=True)
-    with pytest.raises(InputError, match="draws: una-centred asks it online only; add --online"):
-        resolve("una-centred", ["draws=8"])
+    with pytest.raises(
+        InputError, match="samples: applies only to online runs, and una-centred is offline. Fix: add --online"
+    ):
+        resolve("una-centred", ["samples=8"])
 
 
 def test_a_run_lowers_the_exact_regret(tmp_path):
@@ -108,7 +110,7 @@ def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
 
 
 def test_a_run_says_whether_its_adapter_was_merged_for_decoding(data, tiny):
-    settings = [*tiny, f"reward={__name__}:letters", "draws=2", "held_out=0"]
+    settings = [*tiny, f"reward={__name__}:letters", "samples=2", "held_out=0"]
     for more, said in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
         job = prepare(resolve("rloo", [*settings, more], data=data("pairs")))
         assert sum(note.startswith(said) for note in job.notes) == 1
@@ -121,8 +123,8 @@ def letters(answers):
 
 def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
     with pytest.raises(InputError, match="expected two or more responses of a prompt for rloo, got one"):
-        prepare(resolve("rloo", [*ONLINE, "draws=1"], steps=2))
-    prepare(resolve("una-online", [*ONLINE, "draws=1"], steps=2))
+        prepare(resolve("rloo", [*ONLINE, "samples=1"], steps=2))
+    prepare(resolve("una-online", [*ONLINE, "samples=1"], steps=2))
 
 
 def test_what_a_rollout_measures_by_hand():
@@ -213,7 +215,7 @@ def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
 
 
 def test_the_kl_of_a_rollout_estimates_the_exact_kl_of_a_trained_policy():
-    job = prepare(resolve("ppo", ["batch=8", "draws=48", "beta=0.1", "lr=0.02"], steps=6))
+    job = prepare(resolve("ppo", ["batch=8", "samples=48", "beta=0.1", "lr=0.02"], steps=6))
     world, tree = toysteer.ToySteer(seed=0), PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
     ref = tree.sequence_logps(reference_logps(job.trainer.policy.model, world))
@@ -366,7 +368,7 @@ def test_imitating_the_best_of_k_samples_is_one_record(tmp_path, monkeypatch):
     # Rejection sampling: SFT on the best of K samples of the current policy.
     record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
     monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
-    job = prepare(resolve("best-of-k", ["batch=8", "draws=8", "lr=3e-3"], steps=30))
+    job = prepare(resolve("best-of-k", ["batch=8", "samples=8", "lr=3e-3"], steps=30))
     rows, drawn = job.answered(job.examples, 0, record=True)
     assert {(row.kind, len(row.responses)) for row in rows} == {("demos", 1)}
     assert METHODS["best-of-k"].samples == "the best of K" and not job.trainer.policy.has_reference
@@ -459,7 +461,7 @@ def test_patience_by_hand():
 @pytest.mark.parametrize(
     ("method", "settings", "message"),
     [
-        ("rloo", ["passes=2"], "passes: rloo: expected 1, since its gradient is of the policy that drew, got 2"),
+        ("rloo", ["passes=2"], "passes: rloo: expected 1, since its gradient holds for fresh samples only, got 2"),
         ("reinforce", ["minibatches=2"], "minibatches: reinforce: expected 1"),
         ("rloo", ["replay=3"], "replay: rloo: expected 0"),
         ("ppo", ["replay=3"], "replay: ppo: expected 0"),
@@ -471,19 +473,19 @@ def test_patience_by_hand():
         ("ppo", ["temperature=0.7"], "temperature: ppo: expected 1"),
         ("rloo", ["critic=head"], "critic: rloo: expected a method that values tokens"),
         ("rloo", ["kl_target=3"], "kl_target: rloo: expected a method whose β stands outside its loss"),
-        ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
+        ("iterative-dpo", ["samples=1"], "samples: iterative-dpo: expected two or more"),
         (
             "dpo",
             ["online=true"],
-            "online: expected a method that learns from scores, got dpo; iterative-dpo makes pairs",
+            "online: expected a method that learns from scores, got dpo. Fix: use iterative-dpo",
         ),
-        ("dpo", ["passes=2"], "passes: dpo asks it online only"),
+        ("dpo", ["passes=2"], "passes: applies only to online runs, and dpo is offline"),
         (
             "ppo",
-            ["kl_target=1", "kl_horizon=6", "batch=4", "draws=8"],
-            "kl_horizon: expected 7 or more for 32 responses",
+            ["kl_target=1", "kl_horizon=6", "batch=4", "samples=8"],
+            "kl_horizon: expected at least 7 for 32 responses",
         ),
-        ("rloo", ["patience=2"], r"patience: expected evaluations to count \(eval_every\)"),
+        ("rloo", ["patience=2"], "patience: expected evaluations to count, got eval_every=0"),
     ],
 )
 def test_what_would_be_wrong_online_is_refused(method, settings, message):

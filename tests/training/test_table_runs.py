@@ -13,7 +13,7 @@ BETA = 0.5
 
 def job(method, steps=200, offset=0.0, **more):
     world = TableWorld.random(0, prompts=4, responses=5, beta=BETA, offset=offset)
-    own = {"lr": 0.05, "batch": 4, "draws": 16, "lora_r": 0, "schedule": "cosine", "hyper": {"beta": BETA}}
+    own = {"lr": 0.05, "batch": 4, "samples": 16, "lora_r": 0, "schedule": "cosine", "loss_kwargs": {"beta": BETA}}
     return world, table_job(world, Config(method=method, steps=steps, **own | more))
 
 
@@ -31,7 +31,7 @@ def regret(world, one):
         ("una-centred", {"online": True, "replay": 20, "passes": 2, "steps": 100}),
         ("una-centred", {"online": True, "baseline": "learned"}),
         ("ppo", {"critic": "separate", "steps": 80}),
-        ("ppo", {"critic": "head", "steps": 80, "hyper": {"beta": BETA, "value_weight": 0.01}}),
+        ("ppo", {"critic": "head", "steps": 80, "loss_kwargs": {"beta": BETA, "value_weight": 0.01}}),
     ],
     ids=str,
 )
@@ -67,7 +67,7 @@ def test_an_offset_of_the_prompts_changes_what_eq_10_does_and_not_what_the_centr
 
 def test_the_authors_loss_leaves_the_optimum_behind():
     # Nothing in it holds π near π_ref: started at π*, it goes on towards the best response of every prompt.
-    world, one = job("una-online", form="released", steps=400, lr=0.05, schedule="constant", hyper={"beta": 1.0})
+    world, one = job("una-online", form="released", steps=400, lr=0.05, schedule="constant", loss_kwargs={"beta": 1.0})
     with torch.no_grad():
         one.trainer.policy.model.table.weight.copy_(world.optimum)
     fit(one)

@@ -1,4 +1,4 @@
-"""A tracker is given what metrics.jsonl has, by one process, once."""
+"""Trackers get the metrics of metrics.jsonl, each once, from one process."""
 
 import json
 import sys
@@ -6,19 +6,19 @@ import sys
 import pytest
 
 from una_ref.cli import main
-from una_ref.training.config import resolve
+from una_ref.training.settings import resolve
 from una_ref.training.trainer import Trainer
 
 
 @pytest.fixture
 def words(tmp_path, data, tiny):
-    """The command of a run of seven steps into tmp_path/out that TensorBoard is told of."""
+    """The command of a run of seven steps into tmp_path/out with TensorBoard."""
     own = ["held_out=0.3", "eval_every=2", "steps=7", "save_every=2", "tracker=tensorboard"]
     return ["train", "dpo", "--data", data("pairs"), "--output", str(tmp_path / "out"), *tiny, *own]
 
 
 def tracked(folder):
-    """(name, step) -> values, of all that TensorBoard would show."""
+    """(name, step) -> values, as TensorBoard shows them."""
     from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 
     events = EventAccumulator(str(folder / "tensorboard"), purge_orphaned_data=True)
@@ -47,7 +47,7 @@ def test_tensorboard_has_the_numbers_of_metrics_jsonl(words, tmp_path):
     same(tmp_path / "out")
 
 
-def test_and_has_them_once_after_a_kill(words, tmp_path, monkeypatch):
+def test_a_resumed_run_logs_each_step_to_tensorboard_once(words, tmp_path, monkeypatch):
     true = Trainer.step
 
     def step(self, number, *arguments, **more):
@@ -64,16 +64,16 @@ def test_and_has_them_once_after_a_kill(words, tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("name", ["tensorboard", "trackio", "wandb"])
-def test_a_tracker_that_is_not_installed_is_named_before_anything_begins(name, words, tmp_path, monkeypatch, capsys):
+def test_a_missing_tracker_is_refused_before_anything_begins(name, words, tmp_path, monkeypatch, capsys):
     for package in [package for package in sys.modules if package.partition(".")[0] == name]:
         monkeypatch.delitem(sys.modules, package)
     monkeypatch.setattr("una_ref.training.trackers.find_spec", lambda package: None)
     assert main([*words, f"tracker={name}"]) == 2
-    assert f"tracker={name}: expected the package {name}, got none; pip install {name}" in capsys.readouterr().err
+    assert f"tracker={name}: expected the package {name}, got none. Fix: pip install {name}" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
-def test_without_one_none_is_loaded(words, tmp_path):
+def test_without_a_tracker_no_tensorboard_folder_is_made(words, tmp_path):
     assert resolve("dpo").tracker == "none"
     assert main([*words, "tracker=none"]) == 0
     assert not (tmp_path / "out" / "tensorboard").exists()

@@ -127,7 +127,7 @@ def test_kto_refuses_a_batch_of_one_prompt(trainer, examples):
 @pytest.mark.parametrize("method", ["kto", "una-binary-bce"])
 def test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient(method, trainer, examples, gradient):
     given = examples("labels", prompts=5)
-    one = trainer(method, given, micro_tokens=1, hyper={"beta": 0.5})
+    one = trainer(method, given, micro_tokens=1, loss_kwargs={"beta": 0.5})
     if method != "kto":  # nobody else pays for the estimate
         assert "kl" not in one.accumulate(given)
         return
@@ -262,7 +262,7 @@ def trained(method, kinds, dtype=torch.float64, **config):
     """(world, policy's log-probs, trainer) after the loop has run on a table, full batches."""
     exact = world()
     given = [of_prompt(x, kind) for x, kind in enumerate(kinds)]
-    settings = {"steps": 400, "batch": 3, "lr": 0.05, "value_lr": 0.05, "lora_r": 0, "hyper": {"beta": BETA}} | config
+    settings = {"steps": 400, "batch": 3, "lr": 0.05, "lora_r": 0, "loss_kwargs": {"beta": BETA}} | config
     config = Config(method=method, **settings)
     model = TableLM(exact.ref_logps.to(dtype))
     losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
@@ -302,7 +302,7 @@ def test_dro_learns_the_optimum_and_the_values_of_a_table():
 
 @pytest.mark.parametrize("divergence", ["js", "forward_kl"])
 def test_f_dpo_reaches_the_optimum_of_its_divergence(divergence):
-    exact, logps, _ = trained("f-dpo", ["pairs"] * 3, hyper={"beta": BETA, "divergence": divergence}, steps=1000)
+    exact, logps, _ = trained("f-dpo", ["pairs"] * 3, loss_kwargs={"beta": BETA, "divergence": divergence}, steps=1000)
     best = optimal_logps(exact.ref_logps, REWARDS, BETA, divergence)
     torch.testing.assert_close(logps.exp(), best.exp(), rtol=0, atol=1e-3)
     assert (best.exp() - exact.optimum.exp()).abs().max() > 0.02

@@ -49,13 +49,13 @@ def run(
         **RUNS[name],
         steps=steps,
         batch=len(world.rewards),
-        draws=samples,
+        samples=samples,
         lr=lr,
         seed=seed,
         schedule="constant",
         lora_r=0,
         log_every=steps,
-        hyper={"beta": world.beta},
+        loss_kwargs={"beta": world.beta},
     )
     job = table_job(world, config)
     fit(job)

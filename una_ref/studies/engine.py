@@ -44,7 +44,7 @@ class Entry:
         method: name in the registry.
         form: which of the method's losses.
         config: further keys of `Config` that make it this row.
-        hyper: hyper-parameters that are not tuned.
+        loss_kwargs: hyper-parameters that are not tuned.
         tuned_as: name of the entry whose setting it takes; empty where it is tuned itself.
     """
 
@@ -53,12 +53,12 @@ class Entry:
     method: str
     form: Literal["corrected", "printed", "released"] = "corrected"
     config: Mapping[str, Any] = field(default_factory=dict)
-    hyper: Mapping[str, Any] = field(default_factory=dict)
+    loss_kwargs: Mapping[str, Any] = field(default_factory=dict)
     tuned_as: str = ""
 
-    def run_config(self, hyper: Mapping[str, Any], **keys: Any) -> Config:
+    def run_config(self, loss_kwargs: Mapping[str, Any], **keys: Any) -> Config:
         """The config of a training run of this entry; its own keys and hyper-parameters come before those given."""
-        own = {"hyper": {**hyper, **self.hyper}, **self.config}
+        own = {"loss_kwargs": {**loss_kwargs, **self.loss_kwargs}, **self.config}
         return Config(method=self.method, form=self.form, **{**keys, **own})
 
 

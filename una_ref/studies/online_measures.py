@@ -81,7 +81,7 @@ def online_job(
         held_out=0.0,
         steps=settings.steps if steps is None else steps,
         batch=settings.batch,
-        draws=settings.draws,
+        samples=settings.draws,
         lr=1e-3 if isinstance(run, NoiseRun) else run.lr,
         seed=run.seed,
         log_every=settings.steps,

@@ -19,7 +19,7 @@ ENTRIES = (
         "una-online",
         form="released",
         config={"passes": 4},
-        hyper={"beta": 1.0},
+        loss_kwargs={"beta": 1.0},
     ),
     Entry("una-centred", "centred UNA", "una-centred", config={"online": True}),
     Entry(

@@ -1,8 +1,7 @@
-"""The model card: what a stranger needs to know of a result, and to make it again."""
+"""The model card: what a stranger needs in order to use a result, and to make it again."""
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
@@ -19,14 +18,14 @@ from una_ref.training.config import Config
 
 _SCORER = (
     "",
-    "`AutoModelForSequenceClassification` loads it whole, adapters merged into the weights. Its one output is the",
+    "`AutoModelForSequenceClassification` loads it. The adapters are merged into the weights. Its one output is the",
     "reward of a response, read at the last token: the EOS, if the response ended. Only differences between the",
     "responses of one prompt were trained.",
 )
 
 
 def versions() -> dict[str, str]:
-    """Versions of what a number depends on."""
+    """Versions of the packages on which the numbers depend."""
     from una_ref import __version__
 
     names = ("torch", "transformers", "peft", "accelerate")
@@ -34,7 +33,7 @@ def versions() -> dict[str, str]:
 
 
 def commit() -> str:
-    """The git commit of this package, with a + where files have changed since; empty where it is no checkout."""
+    """The git commit of this package, with a + if files have changed since. Empty outside a checkout."""
 
     def git(*words: str) -> str:
         command = ["git", "-C", str(Path(__file__).parent), *words]
@@ -44,14 +43,14 @@ def commit() -> str:
             return ""
         return done.stdout.strip()
 
-    if not git("ls-files", "--", Path(__file__).name):  # installed below somebody else's checkout
+    if not git("ls-files", "--", Path(__file__).name):  # installed inside another project's checkout
         return ""
     head = git("rev-parse", "HEAD")
     return f"{head}{'+' if git('status', '--porcelain', '--', '..') else ''}"
 
 
 def hardware(device: torch.device, processes: int) -> str:
-    """What a run computed on."""
+    """The hardware of a run, in words."""
     if device.type == "cuda":
         return f"{processes} × {torch.cuda.get_device_name(device)}"
     threads = torch.get_num_threads()
@@ -59,7 +58,7 @@ def hardware(device: torch.device, processes: int) -> str:
 
 
 def command(config: Config) -> str:
-    """The command line of a run."""
+    """The command line that makes a run again."""
     return shlex.join(["una-ref", "train", config.method, *config.settings()])
 
 
@@ -68,25 +67,18 @@ def card(record: dict[str, Any]) -> str:
     config = record["config"]
     method = METHODS[config["method"]]
     form = "" if config["form"] == "corrected" else f", as {config['form']}"
-    hyper = "".join(f", {name} = {value}" for name, value in {**method.hyperparameters, **config["hyper"]}.items())
-    toy = config["data"].partition("/")[0] == "toysteer"
-    head = {
-        "library_name": "peft" if config["lora_r"] and not method.scorer else "transformers",
-        "pipeline_tag": "text-classification" if method.scorer else "text-generation",
-        "tags": ["una_ref", config["method"]],
-        "base_model": [name for name in [config["model"]] if is_hub_name(name)],
-        "datasets": [] if toy else [name for name in config["data"].split(",") if is_hub_name(name)],
-    }
+    given = {**method.hyperparameters, **config["loss_kwargs"]}
+    hyperparameters = "".join(f", {name} = {value}" for name, value in given.items())
     measured = [f"| {name} | {value:.4f} |" for name, value in record["evaluation"].items()]
     rows = record["rows"]
     lines = [
         "---",
-        *(f"{key}: {json.dumps(value)}" for key, value in head.items() if value),  # as the hub reads it; JSON is YAML
+        _header(config).to_yaml(),
         "---",
         "",
         f"# {method.title}",
         "",
-        f"Trained with `una_ref` by **{config['method']}**{form}{hyper} ({method.paper}: {method.equation}),",
+        f"Trained with `una_ref` by **{config['method']}**{form}{hyperparameters} ({method.paper}: {method.equation}),",
         f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows over all processes.",
         _trained(config),
         *(_SCORER if method.scorer else ()),
@@ -107,8 +99,8 @@ def card(record: dict[str, Any]) -> str:
         "",
         "## Data",
         "",
-        f"`{config['data']}`: {rows['trained']} rows to train on, {rows['held_out']} held out. Digest of what was",
-        f"trained on, as token ids with their feedback: `{rows['digest']}`.",
+        f"`{config['data']}`: {rows['trained']} rows to train on, {rows['held_out']} held out. Digest of the training",
+        f"rows, as token ids with their feedback: `{rows['digest']}`.",
         "",
         *(f"- `{name}`: sha256 `{digest}`" for name, digest in record["files"].items()),
         *(f"- {note}" for note in record["notes"]),
@@ -123,18 +115,32 @@ def card(record: dict[str, Any]) -> str:
         command(Config(**config)),
         "```",
         "",
-        f"- seed {config['seed']}; everything that this was told is in `run.json`, what it measured in `metrics.jsonl`",
+        f"- seed {config['seed']}; all settings are in `run.json`, all metrics in `metrics.jsonl`",
         f"- versions: {', '.join(f'{name} {version}' for name, version in record['versions'].items())}",
         *([f"- una_ref's commit: `{record['code']}`"] if record["code"] else []),
-        f"- on {record['hardware']}; the same bytes are to be expected of the same versions on a CPU of the same kind",
+        f"- on {record['hardware']}; expect the same bytes from the same versions on a CPU of the same kind",
         "",
         "## Limits",
         "",
-        "This card knows what was computed. The licences of data and base model, and what the result is fit for, are",
-        "not in it: whoever passes the model on has to say.",
+        "This card states what was computed. It does not state the licences of data and base model, nor the uses for",
+        "which the result is fit. Whoever publishes the model has to add both.",
         "",
     ]
     return "\n".join(lines)
+
+
+def _header(config: dict[str, Any]) -> Any:
+    """The metadata that the hub reads. Only names on the hub are listed as base model and data sets."""
+    from huggingface_hub import ModelCardData
+
+    scorer, toy = METHODS[config["method"]].scorer, config["data"].partition("/")[0] == "toysteer"
+    return ModelCardData(
+        library_name="peft" if config["lora_r"] and not scorer else "transformers",
+        pipeline_tag="text-classification" if scorer else "text-generation",
+        tags=["una_ref", config["method"]],
+        base_model=[config["model"]] if is_hub_name(config["model"]) else None,
+        datasets=[name for name in config["data"].split(",") if is_hub_name(name) and not toy] or None,
+    )
 
 
 def _trained(config: dict[str, Any]) -> str:
@@ -145,7 +151,7 @@ def _trained(config: dict[str, Any]) -> str:
 
 
 def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> list[str]:
-    """Lines of Python that load the result, wherever its folder is, and ask it something."""
+    """Lines of Python that load the result from its folder, wherever that is, and query it."""
     package, name = "transformers", "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
     if config["lora_r"] and not scorer:
         package, name = "peft", "AutoPeftModelForCausalLM"
@@ -156,7 +162,7 @@ def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> li
         "",
         f'model, tokenizer = {name}.from_pretrained("."), AutoTokenizer.from_pretrained(".")',
     ]
-    if base:  # an adapter knows its base by a path from the root, which a moved folder does not have
+    if base:  # the adapter's config has the base's absolute path, which a moved folder no longer has
         lines = [
             "from peft import PeftModel",
             "from transformers import AutoModelForCausalLM, AutoTokenizer",
@@ -168,7 +174,7 @@ def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> li
         return lines
     return [
         *lines,
-        f"text = {opening!r}  # {asked}, as the model was given it{'; EOS at the end' if scorer else ''}",
+        f"text = {opening!r}  # {asked}, as the model sees it{'; EOS at the end' if scorer else ''}",
         'ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]',
         "print(model(ids).logits)"
         if scorer

@@ -1,12 +1,11 @@
-"""A run's state on disk, such that a run killed at any moment goes on to the same bytes.
+"""A run's state on disk. A run that is killed at any moment resumes to the same bytes.
 
-Order of data, learning rate, dropout and metrics are functions of the step, so a checkpoint is one file: what is
-trained, the optimizer's moments, the step. What has a final name is whole: it was written beside and renamed.
+Data order, learning rate, dropout and metrics are functions of the step. So a checkpoint is one file: trained weights,
+the optimizer's moments, the step. A file with its final name is whole: it is written under another name and renamed.
 """
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -15,39 +14,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock, Timeout
 from torch import Tensor
 
 from una_ref.errors import InputError
 from una_ref.training.sharding import shard_like, unsharded
 
 FORMAT = "4"
-"""Version of the checkpoint's layout; another one is refused, not guessed at."""
-ANEW = "without that file the run starts anew"
+"""Version of the checkpoint's layout. A checkpoint of another version is refused."""
 RECORD = "run.json"
-"""The file that makes a folder a run's: its config, and whether it is finished."""
+"""The file that marks a folder as a run's output: its config, and whether it is finished."""
+_DELETE = "Fix: delete it, and the run starts from the beginning"
 
 
 @contextmanager
 def writing(path: Path) -> Iterator[None]:
-    """Name the file in whatever error there is while it is written, a full disk's say.
+    """Name the file in errors while it is written, such as those of a full disk.
 
     Raises:
-        OSError: in its place; safetensors and tokenizers raise classes of their own, which name no file.
+        OSError: instead of the library's own error; those of safetensors and tokenizers name no file.
     """
     from safetensors import SafetensorError
 
     try:
         yield
     except Exception as error:
-        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:  # tokenizers'
+        if not isinstance(error, OSError | SafetensorError) and type(error) is not Exception:  # tokenizers raises that
             raise
         reason = getattr(error, "strerror", None) or error
-        raise OSError(f"{path}: expected to write it whole, got: {reason}") from error
+        raise OSError(f"{path}: expected to write the whole file, got: {reason}") from error
 
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """A name to write to; it takes the place of `path` when all is written, or is removed after an error.
+    """A temporary path to write to. It replaces `path` once everything is written, and is deleted after an error.
 
     Raises:
         OSError: see `writing`.
@@ -64,7 +64,7 @@ def replacing(path: Path) -> Iterator[Path]:
 
 
 def append_text(path: Path, text: str) -> None:
-    """Add to a file's end: all of the text, or after an error nothing of it."""
+    """Append to a file: the whole text, or nothing of it after an error."""
     size = path.stat().st_size
     try:
         with writing(path), open(path, "a", encoding="utf-8") as file:
@@ -75,7 +75,7 @@ def append_text(path: Path, text: str) -> None:
 
 
 def write_text(path: Path, text: str) -> None:
-    """Write a file so that under its name stands either the old content or the new."""
+    """Write a file so that its name always holds either the old content or the new."""
     with replacing(path) as beside:
         beside.write_text(text, encoding="utf-8")
 
@@ -90,25 +90,25 @@ def save(
     more: Mapping[str, Any] | None = None,
     write: bool = True,
 ) -> None:
-    """Write the state after `step` steps, over an earlier one. Where weights are in shards, all processes call this.
+    """Write the state after `step` steps, in place of the earlier one. With sharded weights, all processes call this.
 
     Args:
         path: a .safetensors file.
         step: steps done.
         trained: name -> parameter, in the optimizer's order.
         optimizer: of these parameters.
-        data: what the examples were, see `load`.
-        more: what else the run goes on from (rollouts that are kept, β where it is steered), ready for JSON.
-        write: whether this process is the one that writes.
+        data: digest of the examples, which `load` compares.
+        more: the rest of the run's state (replay buffer, adaptive β), ready for JSON.
+        write: whether this process writes.
     """
     from safetensors.torch import save_file
 
     state: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor) -> None:
-        one = unsharded(value)  # on its device for this moment alone: all of them may not fit there
+        gathered = unsharded(value)  # one at a time: the device may not hold all of them
         if write:
-            state[name] = one.cpu().contiguous()
+            state[name] = gathered.cpu().contiguous()
 
     for name, value in trained.items():
         add(f"trained/{name}", value.detach())
@@ -126,10 +126,13 @@ def save(
 def load(
     path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
 ) -> tuple[int, dict[str, Any]]:
-    """Restore what `save` wrote; returns the steps done and what else was saved, (0, {}) where there is no such file.
+    """Restore what `save` wrote.
+
+    Returns:
+        The steps done and the rest of the run's state; (0, {}) if there is no such file.
 
     Raises:
-        InputError: a checkpoint of another format, of other parameters, or of a run on other data; a damaged one.
+        InputError: a damaged checkpoint, or one of another format, of other parameters or of other data.
     """
     from safetensors import SafetensorError, safe_open
 
@@ -138,17 +141,17 @@ def load(
     try:
         with safe_open(path, "pt") as file:
             about = file.metadata() or {}
-            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, it is no dict
+            state = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118, not a dict
     except SafetensorError as error:
-        raise InputError(f"{path}: expected a whole checkpoint, got: {error}; {ANEW}") from error
+        raise InputError(f"{path}: expected a whole checkpoint, got: {error}. {_DELETE}") from error
     for key, expected in (("format", FORMAT), ("data", data)):
         if about.get(key) != expected:
             raise InputError(
-                f"{path}: {key}: expected {expected!r}, got {about.get(key)!r}; a run resumes with the "
-                "version and the data that it began with, or starts anew in another output"
+                f"{path}: {key}: expected {expected!r}, got {about.get(key)!r}. A run resumes only with the version "
+                "and the data that it started with. Fix: choose another output"
             )
     if "more" not in state:
-        raise InputError(f"{path}: expected a whole checkpoint, got: one without `more`; {ANEW}")
+        raise InputError(f"{path}: expected a whole checkpoint, got one without `more`. {_DELETE}")
     saved = {name.removeprefix("trained/"): v for name, v in state.items() if name.startswith("trained/")}
     if {name: v.shape for name, v in saved.items()} != {name: v.shape for name, v in trained.items()}:
         raise InputError(f"{path}: expected the parameters of this model, got those of another")
@@ -167,14 +170,15 @@ def load(
 
 @contextmanager
 def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
-    """Hold an output folder for one run; yields whether that run is finished already.
+    """Hold an output folder for one run; yields whether that run is already finished.
 
-    If the run fails before it leaves anything there, what this made is taken away again.
+    The lock is released when its process ends, however it ends. If a new run fails before it leaves a file, the folders
+    that were made for it are deleted again.
 
     Raises:
-        InputError: a live run holds it, it belongs to another config, or it is somebody else's folder or a file.
+        InputError: another live run holds the folder, or it belongs to another config, or it is not a run's output.
     """
-    record, lock = output / RECORD, output / ".lock"
+    record, lock = output / RECORD, FileLock(output / ".lock")
     new = [folder for folder in (output, *output.parents) if not os.path.lexists(folder)]
     if os.path.lexists(output) and not os.path.isdir(output):
         raise InputError(f"output {output}: expected a folder, got a file")
@@ -182,15 +186,13 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         raise InputError(f"output {output}: expected an empty folder or an earlier run's, got one with other files")
     try:
         output.mkdir(parents=True, exist_ok=True)
-        held = open(lock, "w")  # noqa: SIM115, closed below
-    except (OSError, ValueError) as error:  # below a file, not allowed, no name for a file
+        lock.acquire(blocking=False)
+    except Timeout:
+        raise InputError(f"output {output}: expected to be alone there, got a live run that writes to it") from None
+    except (OSError, ValueError) as error:  # below a file, no permission, no valid name
         reason = getattr(error, "strerror", None) or error
         raise InputError(f"output {output}: expected a folder to write to, got: {reason}") from error
-    with held:
-        try:
-            fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise InputError(f"output {output}: expected to be alone there, got a live run that writes to it") from None
+    try:
         begun = record.exists()
         finished = begun and _same_run(record, config)
         try:
@@ -200,10 +202,13 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         except Exception:
             if not begun and _visible(output) in ([], [record]):
                 record.unlink(missing_ok=True)
-                lock.unlink()
+                lock.release()  # Windows does not delete a file that is open
+                Path(lock.lock_file).unlink(missing_ok=True)
                 for folder in new:
                     folder.rmdir()
             raise
+    finally:
+        lock.release()
 
 
 def _visible(folder: Path) -> list[Path]:
@@ -211,18 +216,22 @@ def _visible(folder: Path) -> list[Path]:
 
 
 def _same_run(record: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the run of this record is finished; InputError if that is another config's (output aside)."""
+    """Whether the run of this record is finished. The output's name may differ.
+
+    Raises:
+        InputError: the record is of another config, or no record.
+    """
     try:
         saved = json.loads(record.read_text("utf-8"))
         finished, _ = bool(saved["finished"]), saved["config"].keys()
-    except (ValueError, LookupError, TypeError, AttributeError) as error:  # no JSON, or JSON of something else
+    except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or not a record
         raise InputError(
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
         ) from error
     for key in sorted((saved["config"].keys() | config.keys()) - {"output"}):
         if saved["config"].get(key) != config.get(key):
             raise InputError(
-                f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that "
-                f"it holds, got {config.get(key)!r}; choose another output, or that config to go on"
+                f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that it "
+                f"holds, got {config.get(key)!r}. Fix: choose another output, or set that value to resume"
             )
     return finished

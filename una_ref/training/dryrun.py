@@ -1,4 +1,4 @@
-"""What a run would do: its config, its sizes, and its first row through the whole pipe."""
+"""A dry run: the config, sizes and memory of a run, and its first row through model and loss."""
 
 from __future__ import annotations
 
@@ -15,35 +15,36 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need
 from una_ref.policies import loading
-from una_ref.training.config import Config, output_of, recipes
+from una_ref.training.config import Config
 from una_ref.training.distributed import processes
 from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows, room_for
+from una_ref.training.settings import output_of, recipes
 
 
 def dry_run(config: Config) -> str:
-    """The report as text; what needs data or a model that are not at hand is named instead of shown.
+    """The report as text. It names what it cannot show for lack of data or model.
 
     Raises:
-        InputError: what a run would refuse as well.
+        InputError: what the run itself would refuse.
     """
-    lines = ["config, all else as `una-ref train --help` has it"]
+    lines = ["config (all other keys have their defaults, see una-ref train --help)"]
     lines += [json.dumps(config.changed(), indent=1, ensure_ascii=False), ""]
     try:
         rows = read_rows(config)
     except InputError as error:
         if not (config.model and isinstance(error.__cause__, ConnectionError)):
             raise
-        missing = f"not shown, because the data are not at hand: rows, and what becomes of them ({error})"
+        missing = f"not shown, since the data are not available: rows and their conversions ({error})"
         return "\n".join([*lines, *_planned(config), "", missing])
     kept = rows if config.on_policy else conform(rows, config)[0]
     try:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
         folder = Path(config.model)
-        nothing = loading.is_missing_path(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
-        if not config.model or (nothing and config.model not in map(output_of, recipes())):
+        absent = loading.is_missing_path(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
+        if not config.model or (absent and config.model not in map(output_of, recipes())):
             raise
         return "\n".join([*lines, *_without_model(config, kept[0], error)])
     job = prepare(config, rows=rows, model=model, tokenizer=tokenizer)
@@ -56,13 +57,14 @@ def _sizes(job: Job) -> Iterator[str]:
     total = sum(p.numel() for p in trainer.policy.parameters())
     trained = sum(p.numel() for p in trainer.trained.values())
     yield "sizes"
-    yield f"  parameters   {total:,}, and {trained:,} numbers are trained"
+    yield f"  parameters   {total:,}, of which {trained:,} are trained"
     yield f"  rows         {len(job.examples)} to train on, {len(job.held_out)} held out"
-    what = "a prompt" if job.rollouts else "a row"
-    yield f"  tokens       mean {sum(tokens) / len(tokens):.1f} {what}, most {max(tokens)}, prompt stored once"
+    unit = "prompt" if job.rollouts else "row"
+    mean = sum(tokens) / len(tokens)
+    yield f"  tokens       mean {mean:.1f} per {unit}, at most {max(tokens)}, each prompt stored once"
     yield from _steps(config, job.rollouts.max_new if job.rollouts else None)
-    yield f"  a pass       at most {config.micro_tokens} tokens, layout {trainer.layout}"
-    yield f"  the run      {config.steps} steps, {config.steps * config.batch / len(job.examples):.3g} epochs"
+    yield f"  forward pass at most {config.micro_tokens} tokens, layout {trainer.layout}"
+    yield f"  run          {config.steps} steps, {config.steps * config.batch / len(job.examples):.3g} epochs"
     yield f"  device       {trainer.accelerator.device}, dtype {config.dtype}"
     yield from (f"  {note}" for note in job.notes)
     yield ""
@@ -70,66 +72,67 @@ def _sizes(job: Job) -> Iterator[str]:
 
 
 def _largest_of(job: Job) -> Example:
-    """The row that takes the most tokens; of questions, the longest with responses as long as they may be."""
+    """The row with the most tokens. Online: the longest prompt, with responses of the greatest length."""
     longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.prompt))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
-    count = job.config.draws if job.config.keep == "all" else 2
+    count = job.config.samples if job.config.keep == "all" else 2
     return Example(longest.prompt, ((0,) * job.rollouts.max_new,) * count)
 
 
 def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
     count = processes().num_processes
-    yield f"memory of each of {count} process(es) in GB (10⁹ bytes), every row as long as the longest may be"
+    yield f"memory of each of {count} process(es) in GB (10⁹ bytes), if every row had the greatest length"
     yield from memory(config, held, row, processes=count).lines()
 
 
 def _steps(config: Config, response: int | None) -> Iterator[str]:
-    """What a step does; `response` is the most tokens of one that is drawn."""
+    """The work of a step; `response` is the most tokens of a sampled response, or None offline."""
     if response is not None:
-        yield f"  responses    {config.draws} drawn of each prompt in a step, of {response} tokens at most"
-    yield f"  a step       {config.batch} rows, {processes().num_processes} process(es)"
+        yield f"  responses    {config.samples} sampled per prompt in a step, at most {response} tokens each"
+    yield f"  step         {config.batch} rows, {processes().num_processes} process(es)"
     if response is not None:
         passes, minibatches = config.updates
-        yield f"  updates      {passes * minibatches} in a step: {passes} pass(es) of {minibatches}"
+        yield f"  updates      {passes * minibatches} per step: {passes} pass(es) of {minibatches}"
 
 
 def _planned(config: Config) -> Iterator[str]:
     """Sizes, steps and memory from the config alone.
 
     Raises:
-        InputError: a model whose sizes are nowhere at hand.
+        InputError: the sizes of a model are not known.
     """
     held = models(config)
-    own = [*held.policy.parameters(), *(held.critic.parameters() if held.critic else ())]
+    parameters = [*held.policy.parameters(), *(held.critic.parameters() if held.critic else ())]
     positions = held.policy.config.max_position_embeddings
     longest = min(config.max_length, positions)
     drawn = room_for(config.max_response, longest)
     response = drawn if config.on_policy else min(config.max_response or longest, longest - 1)
     row = largest(config, positions, response)
-    trained = sum(p.numel() for p in own if p.requires_grad)
+    trained = sum(p.numel() for p in parameters if p.requires_grad)
     yield "sizes"
     yield from (f"  {source}" for source in held.sources)
-    yield f"  parameters   {sum(p.numel() for p in own):,}, and {trained:,} numbers are trained"
+    yield f"  parameters   {sum(p.numel() for p in parameters):,}, of which {trained:,} are trained"
     if config.on_policy:
-        yield f"  tokens       at most {len(row.prompt)} a prompt, {response} a response"
+        yield f"  tokens       at most {len(row.prompt)} per prompt, {response} per response"
     else:
-        yield f"  tokens       at most {longest} a prompt with a response"
+        yield f"  tokens       at most {longest} per prompt with one response"
     yield from _steps(config, response if config.on_policy else None)
-    yield f"  a pass       at most {config.micro_tokens} tokens"
+    yield f"  forward pass at most {config.micro_tokens} tokens"
     rows = table("datasets").get(config.data)
     if not config.epochs:
-        yield f"  the run      {config.steps} steps"
+        yield f"  run          {config.steps} steps"
     elif rows:
         kept = round(rows * (1 - config.held_out))
         steps = round(config.epochs * kept / config.batch)
-        yield f"  the run      {config.epochs:g} epochs of {kept:,} rows at most, which is {steps:,} steps"
+        yield f"  run          {config.epochs:g} epochs of at most {kept:,} rows, which is {steps:,} steps"
     else:
-        yield f"  the run      {config.epochs:g} epochs"
+        yield f"  run          {config.epochs:g} epochs"
     if config.on_policy and not config.epochs:
         passes, minibatches = config.updates
-        answers = config.steps * config.batch * config.draws
-        yield f"               {answers:,} responses drawn and scored, {config.steps * passes * minibatches:,} updates"
+        answers = config.steps * config.batch * config.samples
+        updates = config.steps * passes * minibatches
+        yield f"               {answers:,} responses sampled and scored, {updates:,} updates"
     yield ""
     yield from _memory(config, held, row)
 
@@ -139,16 +142,16 @@ def _first_row(job: Job) -> Iterator[str]:
     trainer = job.trainer
     rows, _ = job.answered(job.examples[: job.config.batch if job.rollouts else 1], 0, record=False)
     if not rows:
-        yield "no row to show: in the first rollout all responses to a prompt have one score"
+        yield "no row to show: in the first rollout, all responses to each prompt have the same score"
         return
     example = rows[0]
     trainer.policy.eval()
-    # The policy is its reference: KTO's KL of the two is 0.
+    # The policy is still equal to its reference, so KTO's KL is 0.
     kl = torch.zeros((), device=trainer.accelerator.device) if Need.KL in trainer.needs else None
     forward = trainer.forward([example], kl)
     batch = forward.batch
     scored = [batch.target[batch.response == i].tolist() for i in range(len(example.responses))]
-    yield "the first row through the pipe"
+    yield "the first row through model and loss"
     yield from _text(example, job.tokenizer, scored)
     for i in range(len(example.responses)):
         numbers = (
@@ -162,7 +165,7 @@ def _first_row(job: Job) -> Iterator[str]:
 
 
 def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = None) -> Iterator[str]:
-    """The row as text and ids; with the tokens that a batch scores, also what they spell."""
+    """The row as text and token ids, and the text of the tokens that a batch scores."""
     yield f"  from       {example.source}"
     yield f"  prompt     {tokenizer.decode(list(example.prompt))!r}"
     yield f"    ids      {list(example.prompt)}"
@@ -178,7 +181,7 @@ def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = Non
 
 
 def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str]:
-    """The row's text and, where the tokenizer is at hand, its ids; sizes and memory where the architecture is known."""
+    """The row's text; its ids if the tokenizer is available; sizes and memory if the architecture is known."""
     from transformers import AutoTokenizer
 
     missing = []
@@ -208,4 +211,4 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
     except InputError:
         missing += ["parameter counts", "memory"]
     missing += ["mask", "log-probs", "rewards", "loss"]
-    yield f"not shown, because the model is not at hand: {', '.join(missing)} ({reason})"
+    yield f"not shown, since the model is not available: {', '.join(missing)} ({reason})"

@@ -104,7 +104,7 @@ class Job:
             raise InputError(refused or "reward: refused in another process, whose message says why")
         whole = distributed.gathered(team, answers, len(questions))
         examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
-        lost = len(questions) * self.rollouts.draws - sum(len(e.responses) for e in examples)
+        lost = len(questions) * self.rollouts.samples - sum(len(e.responses) for e in examples)
         dropped = zip(DROPPED, (lost, len(questions) - len(examples)), strict=True)
         values: dict[str, float] = {name: count for name, count in dropped if count or record}
         if not examples:
@@ -171,7 +171,7 @@ class Job:
     def restore(self, state: dict[str, Any]) -> None:
         """Take over a state."""
         self.pool.restore(state["pool"])
-        self.trainer.loss_kwargs = state["hyper"]
+        self.trainer.loss_kwargs = state["loss_kwargs"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.restore(own)
         before = state["processes"]

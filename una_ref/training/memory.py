@@ -1,8 +1,8 @@
-"""What a run holds in memory, part by part, from its config alone: its models are built without their numbers.
+"""The memory of a run, part by part, from its config alone. Its models are built without their weights.
 
-Parameters are counted on the meta device, from the code that builds the real models; so is what a forward pass keeps
-for the backward one. Left out: what allocator and kernels take for themselves, passing results of forward passes
-without gradient, and the casts of autocast. Bytes; GB are 10⁹ of them.
+Parameters, and the activations that a forward pass keeps for the backward pass, are counted on the meta device with the
+code that builds the real models. Not counted: memory of allocator and kernels, temporary results of forward passes
+without gradient, and casts of autocast. Sizes are in bytes; a GB is 10⁹ bytes.
 """
 
 from __future__ import annotations
@@ -27,15 +27,16 @@ from una_ref.policies.layouts import hidden_states, layouts
 from una_ref.policies.logprobs import CHUNK_ELEMENTS
 from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 from una_ref.policies.vllm import VLLM
-from una_ref.training.config import Config, output_of, recipes, resolve
+from una_ref.training.config import Config
 from una_ref.training.run import _critic, _trainable
+from una_ref.training.settings import output_of, recipes, resolve
 
 Phase = Literal["always", "decoding", "learning"]
 
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """Bytes of one part, how they come about, and when they are held."""
+    """Bytes of one part, how they are computed, and when they are held."""
 
     name: str
     bytes: int
@@ -48,11 +49,11 @@ class Models:
     """The models of a run, on the meta device.
 
     Attributes:
-        policy: with its adapters; what is trained requires a gradient.
-        critic: what values tokens, if the method asks for it.
-        second: the model that is the reference, if it is another one.
+        policy: the policy with its adapters; trained parameters require a gradient.
+        critic: the value model, if the method has one.
+        second: the reference, if it is another model.
         rewards: the reward models.
-        sources: where their sizes are from, a line each.
+        sources: where the sizes are from, a line per model.
     """
 
     policy: Any
@@ -69,16 +70,16 @@ class Memory:
     parts: Sequence[Part]
 
     def total(self, phase: Phase) -> int:
-        """Bytes of the parts of a phase alone."""
+        """Bytes of the parts of one phase."""
         return sum(part.bytes for part in self.parts if part.phase == phase)
 
     @cached_property
     def peak(self) -> int:
-        """Bytes at most: what is always held and the larger of decoding and learning, which take turns."""
+        """Peak in bytes: the parts that are always held, and the larger of decoding and learning, which alternate."""
         return self.total("always") + max(self.total("decoding"), self.total("learning"))
 
     def lines(self) -> Iterator[str]:
-        """As a table in GB."""
+        """The table of parts in GB, a line each."""
         labels: dict[Phase, str] = {"always": "always held", "decoding": "+ decoding", "learning": "+ learning"}
         for phase, label in labels.items():
             own = [part for part in self.parts if part.phase == phase]
@@ -90,12 +91,12 @@ class Memory:
 
 
 def architecture(name: str) -> tuple[Any, str]:
-    """A model's config, and where it is from: a folder or the hub's cache, else the table that is shipped here.
+    """A model's config and its source: a folder, the hub's cache, or the table that ships with the package.
 
-    The result of a recipe that has not been run has the sizes of the model that it begins with.
+    The result of a recipe that has not been run yet has the sizes of the recipe's starting model.
 
     Raises:
-        InputError: in neither.
+        InputError: the config is in none of them.
     """
     from transformers import AutoConfig
 
@@ -109,15 +110,15 @@ def architecture(name: str) -> tuple[Any, str]:
             found, source = architecture(resolve(maker).model)
             return found, f"{name}: made by {maker}; {source}"
         if name not in known:
-            expected = f"its config at hand or one of {', '.join(known)}"
+            expected = f"a model whose config is available, or one of {', '.join(known)}"
             raise InputError(f"model {name!r}: expected {expected}, got neither") from None
         values = dict(known[name])
         found = AutoConfig.for_model(values.pop("model_type"), **values)
-        return found, f"{name}: sizes from the shipped table; its own config is not at hand"
+        return found, f"{name}: sizes from the shipped table; its own config is not available"
 
 
 def table(name: str) -> dict[str, Any]:
-    """What is shipped here about models or data sets: ``architectures`` or ``datasets``."""
+    """A table that ships with the package: ``architectures`` of models or sizes of ``datasets``."""
     import yaml
 
     return yaml.safe_load((resources.files(__package__) / f"{name}.yaml").read_text("utf-8"))
@@ -128,10 +129,10 @@ def models(config: Config, policy: Any = None) -> Models:
 
     Args:
         config: of the run.
-        policy: the config of the policy's architecture, where it is known already.
+        policy: the config of the policy's architecture, if it is known already.
 
     Raises:
-        InputError: a model whose sizes are nowhere at hand.
+        InputError: the sizes of a model are not known.
     """
     from transformers import AutoModelForCausalLM, AutoModelForSequenceClassification
 
@@ -168,19 +169,19 @@ def models(config: Config, policy: Any = None) -> Models:
 
 
 def _saved_in(found: Any) -> torch.dtype:
-    """What a model's weights were saved in, as its config says: a `Classifier` is loaded in that."""
+    """The type of a model's saved weights, as its config says. A `Classifier` is loaded in this type."""
     dtype = getattr(found, "dtype", None) or "float32"
     return getattr(torch, dtype) if isinstance(dtype, str) else dtype
 
 
 def _classifiers(config: Config) -> list[str]:
-    """The names in `reward` that are models, not functions, the truth or addresses."""
+    """The names in `reward` that are models: no function, no judge, not ToySteer's true reward."""
     names = [name.strip() for name in config.reward.split(",")] if config.on_policy else []
     return [name for name in names if Path(name).exists() or not (name == "toysteer" or ":" in name)]
 
 
 def largest(config: Config, positions: int, response: int) -> Example:
-    """The largest row that the config allows: a prompt as long as may be, and its responses (offline: two).
+    """The largest row that the config allows: the longest prompt and its responses (offline: two).
 
     Args:
         config: of the run.
@@ -189,29 +190,29 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = config.draws if config.on_policy and config.keep == "all" else 2
+    count = config.samples if config.on_policy and config.keep == "all" else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 
 def memory(config: Config, held: Models, row: Example, *, processes: int = 1) -> Memory:
-    """What one process holds.
+    """The memory of one process.
 
     Args:
         config: of the run.
         held: its models.
-        row: the largest of its rows.
-        processes: that share the batch.
+        row: its largest row.
+        processes: number of processes that share the batch.
     """
     return Memory([*_always(config, held), *_decoding(config, held, row, processes), *_learning(config, held, row)])
 
 
 def nbytes(parameters: Iterable[torch.Tensor]) -> int:
-    """Bytes of some tensors, each counted once."""
+    """Bytes of these tensors, each counted once."""
     return sum(p.numel() * p.element_size() for p in {id(p): p for p in parameters}.values())
 
 
 def _count(parameters: Iterable[torch.Tensor]) -> str:
-    """Such as 7,241,732,096 × 2 bytes, with a term for each size of number."""
+    """The size as text, such as "7,241,732,096 × 2 bytes", with a term per size of number."""
     sizes: dict[int, int] = {}
     for p in parameters:
         sizes[p.element_size()] = sizes.get(p.element_size(), 0) + p.numel()
@@ -219,13 +220,16 @@ def _count(parameters: Iterable[torch.Tensor]) -> str:
 
 
 def _four_bit(model: Any, weights: Sequence[torch.Tensor]) -> tuple[int, str]:
-    """Bytes of QLoRA's frozen weights: layers in blocks of 64 with a scale of a byte each, these in blocks of 256 with
-    another of four; what is no layer of the transformer is float32.
+    """Bytes of QLoRA's frozen weights, and the size as text.
+
+    Linear layers have 4 bits per weight, a scale of 1 byte per block of 64 weights, and another of 4 bytes per block of
+    256 scales. All other weights are float32.
     """
     layers = {id(m.weight): m.weight for m in parts(model)[0].modules() if isinstance(m, nn.Linear)}
-    own = sum(p.numel() for p in weights if id(p) in layers)
-    rest = sum(p.numel() for p in weights if id(p) not in layers)
-    return round(own * (1 / 2 + 1 / 64 + 4 / 64 / 256)) + 4 * rest, f"{own:,} × .516 bytes + {rest:,} × 4 bytes, frozen"
+    linear = sum(p.numel() for p in weights if id(p) in layers)
+    others = sum(p.numel() for p in weights if id(p) not in layers)
+    total = round(linear * (1 / 2 + 1 / 64 + 4 / 64 / 256)) + 4 * others
+    return total, f"{linear:,} × 0.516 bytes + {others:,} × 4 bytes, frozen"
 
 
 def _always(config: Config, held: Models) -> Iterator[Part]:
@@ -259,15 +263,15 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
     if not config.on_policy:
         return
     of, size = held.policy.config, next(held.policy.parameters()).element_size()
-    if config.engine == "vllm":  # always held: the engine keeps its share
+    if config.engine == "vllm":  # always held: vLLM does not free it while the policy learns
         own = [p for name, p in held.policy.named_parameters() if ".lora_" not in name]
         yield Part(
-            "vLLM's weights", nbytes(own), f"{_count(own)}; its cache fills {VLLM.memory:.0%} of the GPU with them"
+            "vLLM's weights", nbytes(own), f"{_count(own)}; with its cache they fill {VLLM.memory:.0%} of the GPU"
         )
         return
-    prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.draws
+    prompt, response, samples = len(row.prompt), max(map(len, row.responses)), config.samples
     asked = [row.prompt] * math.ceil(config.batch / processes)
-    rows = draws * len(next(HuggingFace(0).chunks(asked, draws, response)))
+    rows = samples * len(next(HuggingFace(0).chunks(asked, samples, response)))
     length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)
     heads = getattr(of, "num_key_value_heads", None) or of.num_attention_heads
     width = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
@@ -297,7 +301,7 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
             core.eval()  # in which nothing is recomputed
             layers = core.config.num_hidden_layers
             again = _kept(core, batch) // layers
-            how += f" + {again / tokens:,.0f} for the layer that is computed again"
+            how += f" + {again / tokens:,.0f} for the layer that is recomputed"
             kept += again
         yield Part(name, kept, how, "learning")
     if whole:
@@ -310,7 +314,7 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
 
 
 class _Fused(torch.overrides.TorchFunctionMode):
-    """Attention keeps what a fused kernel keeps; on the meta device it would keep (L, L) weights."""
+    """Attention keeps what a fused kernel keeps. On the meta device alone it would keep (L, L) weights."""
 
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.nn.functional.scaled_dot_product_attention:
@@ -319,7 +323,7 @@ class _Fused(torch.overrides.TorchFunctionMode):
 
 
 class _Attention(torch.autograd.Function):
-    """What a fused kernel saves, without its arithmetic: only counted, on the meta device, and never run backwards."""
+    """The tensors that a fused kernel saves, without its arithmetic. It is only counted and has no backward pass."""
 
     @staticmethod
     def forward(ctx: Any, q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
@@ -333,14 +337,14 @@ class _Attention(torch.autograd.Function):
 
 
 def _kept(core: nn.Module, batch: Any) -> int:
-    """Bytes that autograd keeps of a transformer's forward pass, its parameters aside, each storage once."""
+    """Bytes that autograd keeps from a transformer's forward pass, without parameters, each storage once."""
     own = {p.untyped_storage()._cdata for p in core.parameters()}
     kept: dict[int, torch.UntypedStorage] = {}
 
     def pack(value: torch.Tensor) -> torch.Tensor:
         storage = value.untyped_storage()
         if storage._cdata not in own:
-            kept[storage._cdata] = storage  # held, so that its address is not given to another
+            kept[storage._cdata] = storage  # kept alive, so that its address is not reused
         return value
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value), _Fused():

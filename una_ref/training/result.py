@@ -1,7 +1,7 @@
-"""What a finished run leaves in its folder: adapter or weights, tokenizer, model card, record.
+"""The files of a finished run: adapter or weights, tokenizer, model card, record.
 
-A reward model is used frozen and whole, by anybody's `AutoModelForSequenceClassification`: its weights are saved with
-the adapter merged into them.
+A reward model is saved whole, with the adapter merged into its weights, so that
+`AutoModelForSequenceClassification` loads it.
 """
 
 from __future__ import annotations
@@ -29,13 +29,13 @@ from una_ref.training.sharding import unsharded
 
 CARD, BASE = "README.md", "base"
 _UNDER = "base_model.model."
-"""What peft puts in front of the names of the model under an adapter."""
+"""The prefix that peft gives to parameter names of the model under an adapter."""
 
 
 def whole_state(job: Job) -> dict[str, Tensor] | None:
-    """Where the weights are in shards, those to be saved in one piece, by their names in the model; else None.
+    """The weights to save, gathered from their shards, by name; None if the weights are not sharded.
 
-    All processes call this, and the main one has them.
+    All processes call this. The main process gets the weights, the others an empty dict.
     """
     trainer = job.trainer
     if not trainer.sharded:
@@ -45,25 +45,26 @@ def whole_state(job: Job) -> dict[str, Tensor] | None:
     out: dict[str, Tensor] = {}
     for name, value in trainer.policy.model.state_dict().items():
         if everything or f"model.{name}" in trainer.trained:
-            one = unsharded(value.detach()).cpu()
-            out |= {name: one} if main else {}
+            gathered = unsharded(value.detach()).cpu()
+            out |= {name: gathered} if main else {}
     return out
 
 
 def save(
     job: Job, config: dict[str, Any], output: Path, evaluation: dict[str, float], state: dict[str, Tensor] | None = None
 ) -> dict[str, Any]:
-    """Write the result beside, move it into place, the record last, and return the record.
+    """Write the result to a temporary folder, move it into place, the record last, and return the record.
 
     Args:
-        job: trained.
-        config: as the run was told, and as the record has it already.
+        job: the trained job.
+        config: the run's config, as the unfinished record has it.
         output: the run's folder.
-        evaluation: its last metrics on the held-out rows.
-        state: the model's weights, where it has only a shard of them itself, see `whole_state`.
+        evaluation: the last metrics on the held-out rows.
+        state: the gathered weights of a sharded model, see `whole_state`.
 
     Raises:
-        OSError: something could not be written, a full disk say; what has its final name is whole, and a run goes on.
+        OSError: a file could not be written, for instance on a full disk. Files with their final names are whole, and
+            the same command resumes the run.
     """
     policy = job.trainer.policy
     if isinstance(policy, Scorer):
@@ -90,7 +91,7 @@ def save(
         if policy.adapters and job.own_base:
             with writing(output / BASE):
                 _save_base(policy.model, beside / BASE, job.tokenizer, state)
-            _move(beside, output)  # first, since saving an adapter looks at the model it names
+            _move(beside, output)  # first: saving an adapter reads the config of the base that it names
             for adapter in policy.model.peft_config.values():
                 adapter.base_model_name_or_path = str((output / BASE).resolve())
         with writing(output / ("adapter_model.safetensors" if policy.adapters else "model.safetensors")):
@@ -103,14 +104,17 @@ def save(
         checkpoints.write_text(output / RECORD, json.dumps(record, indent=1, ensure_ascii=False))
     finally:
         shutil.rmtree(beside, ignore_errors=True)
-    unfinished = (*output.glob(".*.partial"), *output.glob(".tmp*"))  # left by a kill: ours, and safetensors' own
-    for left in (output / CHECKPOINT, output / NON_FINITE, *unfinished):
-        left.unlink(missing_ok=True)
+    leftovers = (
+        *output.glob(".*.partial"),
+        *output.glob(".tmp*"),
+    )  # left by a killed process: ours, and those of safetensors
+    for path in (output / CHECKPOINT, output / NON_FINITE, *leftovers):
+        path.unlink(missing_ok=True)
     return record
 
 
 def _digests(data: str) -> dict[str, str]:
-    """SHA-256 of each file that a run's data are in; of those that have gone since, none."""
+    """SHA-256 of each data file. Files that no longer exist are left out."""
     out = {}
     for name in data.split(","):
         with suppress(InputError):
@@ -122,7 +126,7 @@ def _digests(data: str) -> dict[str, str]:
 
 
 def _opening(encoder: Encoder) -> str:
-    """A prompt as the model is given it, as text; empty where the template takes no lone question."""
+    """An example prompt as the model sees it. Empty if the template does not take a prompt without an answer."""
     try:
         return encoder.tokenizer.decode(encoder.prompt(Row("What is 2 + 2?", ("",))))
     except InputError:
@@ -130,7 +134,7 @@ def _opening(encoder: Encoder) -> str:
 
 
 def _move(beside: Path, output: Path) -> None:
-    """Everything in one folder into the other, over what has the same name there."""
+    """Move everything in `beside` to `output`, replacing files and folders of the same name."""
     for part in sorted(beside.iterdir()):
         if (output / part.name).is_dir():
             shutil.rmtree(output / part.name)
@@ -138,9 +142,9 @@ def _move(beside: Path, output: Path) -> None:
 
 
 def _save_base(model: Any, folder: Path, tokenizer: Any, state: dict[str, Tensor] | None) -> None:
-    """The model under an adapter, as a folder of its own."""
+    """Save the model under an adapter, without the adapter, with its tokenizer."""
     base = model.get_base_model()
-    own = base.state_dict() if state is None else {name.removeprefix(_UNDER): v for name, v in state.items()}
-    plain = {name.replace(".base_layer", ""): value for name, value in own.items() if ".lora_" not in name}
+    weights = base.state_dict() if state is None else {name.removeprefix(_UNDER): v for name, v in state.items()}
+    plain = {name.replace(".base_layer", ""): value for name, value in weights.items() if ".lora_" not in name}
     base.save_pretrained(folder, state_dict=plain)
     tokenizer.save_pretrained(folder)

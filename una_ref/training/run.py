@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import math
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from filelock import FileLock
 
 from una_ref.data import conversions, toysteer
 from una_ref.data.batch import Example
@@ -62,8 +62,7 @@ def made_once(config: Config, *, progress: bool = True) -> Path:
     """
     folder = Path(config.output)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_suffix(".lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # whoever comes second waits for the first and finds it made
+    with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits for the first and finds it made
         if not _finished(folder):
             if processes().num_processes > 1:
                 raise InputError(
@@ -273,8 +272,8 @@ def _online(
     else:
         engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     penalty = config.missing_eos_penalty
-    least = min(_least(trainer), config.draws)  # too few draws are refused below
-    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
+    least = min(_least(trainer), config.samples)  # too few samples are refused below
+    rollouts = Rollouts(engine, reward, config.reward, tokenizer, config.samples, room, config.seed, penalty, least)
     callbacks = [Patience(config.patience, "eval_reward", rising=True)] if config.patience else []
     job = Job(config, trainer, questions, held_out, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks)
     first = questions[: config.batch]

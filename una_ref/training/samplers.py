@@ -33,7 +33,7 @@ class Rollouts:
         reward: scores them, as text.
         name: name of the reward, for messages.
         tokenizer: the policy's.
-        draws: responses to each prompt.
+        samples: responses to each prompt.
         max_new: most tokens of a response, EOS included.
         seed: of the run. Samples are a function of seed, step, process and policy.
         missing_eos_penalty: subtracted from the score of a response that did not end, in reward units.
@@ -45,7 +45,7 @@ class Rollouts:
     reward: RewardSource
     name: str
     tokenizer: Any
-    draws: int
+    samples: int
     max_new: int
     seed: int
     missing_eos_penalty: float = 0.0
@@ -66,7 +66,7 @@ class Rollouts:
         began = seconds(device)
         prompts = [q.prompt for q in questions]
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
-        drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
+        drawn = self.engine(policy.model, prompts, k=self.samples, max_new=self.max_new, seed=seed)
         answers = [
             Answer(question.text, self._text(draw), draw.ended, group=i)
             for i, (question, draws) in enumerate(zip(questions, drawn, strict=True))

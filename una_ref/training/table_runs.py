@@ -67,7 +67,7 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=len(told))
     questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
-    rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.draws, 1, config.seed)
+    rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.samples, 1, config.seed)
     return Job(config, trainer, questions, [], tokenizer=Numbers(), rollouts=rollouts)
 
 

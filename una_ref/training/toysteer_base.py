@@ -22,7 +22,8 @@ from una_ref.data.rows import Row
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
 from una_ref.theory.prefix_tree import PrefixTree
-from una_ref.training.config import Config, resolve
+from una_ref.training.config import Config
+from una_ref.training.settings import resolve
 
 
 def toysteer_base() -> Path:

@@ -1,4 +1,4 @@
-"""A run's numbers given to TensorBoard, trackio or wandb as well, through accelerate, where one is asked for."""
+"""Metrics of a run in TensorBoard, trackio or wandb, through accelerate."""
 
 from __future__ import annotations
 
@@ -16,36 +16,37 @@ PROJECT = "una_ref"
 
 
 def check(config: Config) -> None:
-    """Raises InputError where the tracker asked for is not installed."""
+    """Raise InputError if the tracker's package is not installed."""
     if config.tracker != "none" and find_spec(config.tracker) is None:
         raise InputError(
-            f"tracker={config.tracker}: expected the package {config.tracker}, got none; pip install {config.tracker}, "
-            "or una_ref[trackers] for all of them"
+            f"tracker={config.tracker}: expected the package {config.tracker}, got none. "
+            f"Fix: pip install {config.tracker}, or una_ref[trackers] for all of them"
         )
 
 
 @contextmanager
 def tracking(config: Config, output: Path | None, start: int) -> Iterator[Any]:
-    """accelerate's tracker for the steps after `start`, or None; closed at the end, whatever it is.
+    """accelerate's tracker for the steps after `start`, or None. It is closed when the run ends or fails.
 
-    A run that goes on is the same run to the tracker. TensorBoard's files are in the output's `tensorboard`; where the
-    others write is theirs to say (WANDB_DIR and WANDB_MODE=offline, TRACKIO_DIR).
+    A resumed run is the same run to the tracker. TensorBoard writes to the folder `tensorboard` in the output; the
+    others have settings of their own (WANDB_DIR and WANDB_MODE=offline, TRACKIO_DIR).
     """
     if config.tracker == "none" or output is None:
         yield None
         return
     from accelerate.tracking import LOGGER_TYPE_TO_CLASS
 
-    of = LOGGER_TYPE_TO_CLASS[config.tracker]
-    if config.tracker == "tensorboard":  # forget what a killed run said of the steps that come again
-        tracker = of("tensorboard", str(output), purge_step=start + 1 if start else None)
+    tracker_class = LOGGER_TYPE_TO_CLASS[config.tracker]
+    if config.tracker == "tensorboard":  # drop the points of steps that will be repeated
+        tracker = tracker_class("tensorboard", str(output), purge_step=start + 1 if start else None)
     else:
         name = str(output.resolve())
-        own = {"id": hashlib.sha256(name.encode()).hexdigest()[:16]} if config.tracker == "wandb" else {"embed": False}
-        tracker = of(PROJECT, name=output.name, resume="allow", **own)
+        wandb = config.tracker == "wandb"
+        options = {"id": hashlib.sha256(name.encode()).hexdigest()[:16]} if wandb else {"embed": False}
+        tracker = tracker_class(PROJECT, name=output.name, resume="allow", **options)
     tracker.start()
     try:
-        if not start and config.tracker != "tensorboard":  # which would make a folder of its own for them
+        if not start and config.tracker != "tensorboard":  # TensorBoard would write them to a second folder
             tracker.store_init_configuration(config.to_dict())
         yield tracker
     finally:

@@ -123,7 +123,7 @@ class Trainer:
         separate = critic if policy.critic and policy.critic.core is not None else []
         ids = {id(p) for p in separate}
         self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in ids], separate) if part]
-        self.loss_kwargs = dict(config.hyper)
+        self.loss_kwargs = dict(config.loss_kwargs)
         self.cache: ReferenceCache | None = None
 
     def _learns_values(self) -> bool:
@@ -166,7 +166,7 @@ class Trainer:
             place = c.seed * 1_000_003 + step + update * 1_000_000_007
             torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
-        norms = [sharding.clip_gradients(part, c.clip or math.inf, team) for part in self._clipped]
+        norms = [sharding.clip_gradients(part, c.max_grad_norm or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the norm of the gradient is {norm:g}", examples)

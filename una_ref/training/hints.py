@@ -1,0 +1,100 @@
+"""Names that users of TRL and transformers type, and earlier names of this package, with the key to use instead."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import NamedTuple
+
+
+class Hint(NamedTuple):
+    """What to write instead of a name.
+
+    Attributes:
+        use: a key, key=value or option of `una-ref train`; empty where there is nothing to write.
+        note: how it differs, or why there is nothing to write.
+    """
+
+    use: str
+    note: str = ""
+
+    def __str__(self) -> str:
+        if not self.use:
+            return self.note
+        return f"use {self.use}{f' ({self.note})' if self.note else ''}"
+
+
+HINTS: Mapping[str, Hint] = {
+    # ---- earlier names
+    "clip": Hint("max_grad_norm"),
+    "draws": Hint("samples"),
+    "hyper": Hint("loss_kwargs"),
+    # ---- data and model
+    "dataset_name": Hint("--data"),
+    "train_file": Hint("--data"),
+    "dataset_train_split": Hint("split"),
+    "dataset_test_split": Hint("held_out", "a share of the prompts"),
+    "model_name_or_path": Hint("--model"),
+    "ref_model": Hint("reference_model"),
+    "precompute_ref_log_probs": Hint("reference=cache"),
+    "chat_template": Hint("template"),
+    "chat_template_path": Hint("template", "the text of the template"),
+    "max_seq_length": Hint("max_length"),
+    "max_prompt_length": Hint("max_prompt"),
+    "max_completion_length": Hint("max_response"),
+    "max_new_tokens": Hint("max_response"),
+    "response_length": Hint("max_response"),
+    "truncation_mode": Hint("max_prompt", "longer prompts are dropped; a long response is cut at its end"),
+    # ---- run
+    "output_dir": Hint("--output"),
+    "max_steps": Hint("steps"),
+    "num_train_epochs": Hint("epochs"),
+    "per_device_train_batch_size": Hint("batch", "rows over all processes"),
+    "train_batch_size": Hint("batch", "rows over all processes"),
+    "gradient_accumulation_steps": Hint("micro_tokens", "a batch is split by tokens; the gradient stays the same"),
+    "per_device_eval_batch_size": Hint("micro_tokens", "evaluation is split by tokens as well"),
+    "packing": Hint("layout"),
+    "padding_free": Hint("layout"),
+    "loss_type": Hint("", "name the method instead, such as una-ref train ipo; una-ref methods lists them"),
+    "resume_from_checkpoint": Hint("", "the same command on the same output resumes the run"),
+    "push_to_hub": Hint("", "publish a finished folder with hf upload NAME FOLDER"),
+    # ---- optimizer
+    "learning_rate": Hint("lr"),
+    "lr_scheduler_type": Hint("schedule"),
+    "warmup_ratio": Hint("warmup"),
+    "warmup_steps": Hint("warmup", "a share of the steps"),
+    "optim": Hint("", "AdamW is the only optimizer"),
+    "adam_beta1": Hint("", "AdamW runs with PyTorch's default betas"),
+    "adam_beta2": Hint("", "AdamW runs with PyTorch's default betas"),
+    # ---- weights and adapter
+    "bf16": Hint("dtype=bfloat16"),
+    "fp16": Hint("dtype=bfloat16", "float16 is not offered"),
+    "torch_dtype": Hint("dtype"),
+    "load_in_8bit": Hint("load_in_4bit"),
+    "use_peft": Hint("lora_r", "LoRA is the default; lora_r=0 trains every weight"),
+    "lora_target_modules": Hint("lora_targets"),
+    "deepspeed": Hint("", "start the run with accelerate launch --config_file una_ref/training/launch/fsdp2.yaml"),
+    "fsdp": Hint("", "start the run with accelerate launch --config_file una_ref/training/launch/fsdp2.yaml"),
+    # ---- online
+    "num_generations": Hint("samples"),
+    "rloo_k": Hint("samples"),
+    "num_iterations": Hint("passes"),
+    "num_ppo_epochs": Hint("passes"),
+    "num_mini_batches": Hint("minibatches"),
+    "reward_funcs": Hint("--reward"),
+    "reward_model_path": Hint("--reward"),
+    "use_vllm": Hint("engine=vllm"),
+    "kl_coef": Hint("beta"),
+    "cliprange": Hint("ratio_clip"),
+    "epsilon": Hint("ratio_clip"),
+    "cliprange_value": Hint("value_clip"),
+    "vf_coef": Hint("value_weight"),
+    "f_divergence_type": Hint("divergence", "of the method f-dpo"),
+    "f_alpha_divergence_coef": Hint("alpha", "of the method f-dpo"),
+    # ---- log, evaluations, checkpoints
+    "logging_steps": Hint("log_every"),
+    "eval_steps": Hint("eval_every"),
+    "save_steps": Hint("save_every"),
+    "early_stopping_patience": Hint("patience"),
+    "report_to": Hint("tracker"),
+}
+"""Name -> what to write instead. No name here is a key of a config or of a loss."""
