@@ -91,7 +91,8 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     method, more = UNA[case]
     total = WARMUP + arguments.steps
     settings = [f"beta={BETA}", f"lr={LR}", f"lora_r={R}", f"lora_alpha={ALPHA}", f"batch={BATCH}", "held_out=0", *more]
-    settings += [f"samples={DRAWS}", f"max_response={MAX_NEW}", f"reward={folder / 'reward'}", f"dtype={arguments.dtype}"]
+    settings += [f"samples={DRAWS}", f"max_response={MAX_NEW}", f"dtype={arguments.dtype}"]
+    settings.append(f"reward={folder / 'reward'}")
     config = resolve(method, [*settings, "schedule=constant", "warmup=0"], online=True, data="prompts", steps=total)
     rows = [Row(prompt, ()) for prompt in json.loads((folder / "prompts.json").read_text())]
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)
