@@ -89,7 +89,7 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
 
     method, options = UNA[case]
     total = WARMUP + arguments.steps
-    settings = {"beta": BETA, "lr": LR, "lora_r": R, "lora_alpha": ALPHA, "batch": BATCH, "draws": SAMPLES}
+    settings = {"beta": BETA, "lr": LR, "lora_r": R, "lora_alpha": ALPHA, "batch": BATCH, "samples": SAMPLES}
     settings |= {"max_response": MAX_NEW, "reward": folder / "reward", "dtype": arguments.dtype}
     settings |= {"held_out": 0, "schedule": "constant", "warmup": 0}
     assigned = [*(f"{name}={value}" for name, value in settings.items()), *options]

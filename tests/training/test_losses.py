@@ -154,7 +154,7 @@ def test_metrics_report_the_reward_of_the_method(trainer, examples):
         ("ipo", {"beta": 0.5}),
         ("f-dpo", {"beta": 0.5, "divergence": "js"}),
     ):
-        one = trainer(method, given, hyper=kwargs)
+        one = trainer(method, given, loss_kwargs=kwargs)
         batch = one.batch(given)
         logps, ref = one.policy(batch).detach().double(), one.policy.reference(batch).double()
         expected = {"dpo": 0.5 * (logps - ref), "ipo": logps - ref, "f-dpo": f_reward(logps, ref, 0.5, "js")}[method]

@@ -171,7 +171,7 @@ def test_stock_transformers_loads_it_whole(rank, made, data):
     assert alone == pytest.approx(rewards.tolist(), abs=1e-5)
     assert together == pytest.approx(rewards.tolist(), abs=1e-5)
     card = (folder / "README.md").read_text()
-    assert card.startswith('---\nlibrary_name: transformers\npipeline_tag: text-classification')
+    assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification")
 
 
 def test_it_learns_who_won(made, data):
