@@ -106,7 +106,7 @@ def _next(case: str, process: subprocess.Popen[str], *, go: bool = False) -> str
 
 
 def make(folder: Path, arguments: argparse.Namespace, **options: Any) -> None:
-    """Write the models and data that the cases read. Frozen weights have the dtype asked for on a GPU only."""
+    """Write the models and data that the cases read. Frozen weights have `--dtype` on a GPU only."""
     on_gpu = {"device": arguments.device, "dtype": arguments.dtype} if arguments.device == "cuda" else {}
     fixture.make(folder, arguments.preset, lengths=arguments.lengths, **on_gpu, **options)
 

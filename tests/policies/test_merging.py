@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from una_ref.policies import loading
-from una_ref.policies.merging import SHARE, TOLERANCE, merged
+from una_ref.policies.merging import PROBE, SHARE, TOLERANCE, merged
 from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 
 EOS = 2
@@ -139,6 +139,7 @@ def test_bias_of_a_merged_layer_is_kept(tiny, lora):
     ("config", "reason"),
     [
         ({"use_dora": True}, "is a variant of LoRA, DoraLinearVariant"),
+        ({"lora_bias": True}, "has a bias"),
         ({"target_modules": ["embed_tokens"]}, "embed_tokens is no LoRA on a linear layer"),
     ],
 )
@@ -160,6 +161,37 @@ def test_adapter_that_is_off_missing_or_has_dropout_is_not_merged(tiny, lora):
         assert not verdict.merged and "is off" in verdict.why
     with merged(tiny(), PROMPTS) as verdict:
         assert not verdict.merged and "no adapter" in verdict.why
+
+
+def test_adapter_that_peft_has_merged_is_not_merged_again(tiny, lora):
+    model = lora(tiny())
+    model.merge_adapter()
+    with merged(model, PROMPTS) as verdict:
+        assert not verdict.merged and "already merged" in verdict.why
+
+
+def test_effect_of_the_adapter_is_the_root_mean_square_over_the_probed_tokens(tiny, lora):
+    model = lora(tiny())
+    ids = torch.tensor([[token for prompt in PROMPTS for token in prompt]])
+
+    @torch.no_grad()
+    def next_logps():
+        return model(input_ids=ids).logits[0].log_softmax(-1).gather(-1, ids[0].roll(-1)[:, None]).double()
+
+    adapted = next_logps()
+    with model.disable_adapter():
+        effect = (next_logps() - adapted).square().mean().sqrt()
+    with merged(model, PROMPTS) as verdict:
+        assert verdict.why.endswith(f"the adapter by {effect:.2g}")
+
+
+def test_merging_is_measured_on_the_first_tokens_only(tiny, lora):
+    model, shapes = lora(tiny()), []
+    model.get_base_model().register_forward_pre_hook(
+        lambda _, args, kwargs: shapes.append(tuple(kwargs["input_ids"].shape)), with_kwargs=True
+    )
+    with merged(model, [(5,) * 50, (6,) * 50]):
+        assert shapes == [(1, PROBE)] * 3
 
 
 # -------------------------------------------------------------------------------------------------------- in a rollout

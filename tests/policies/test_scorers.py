@@ -91,8 +91,9 @@ def test_transformer_is_shared_not_copied(tiny, encoder):
     assert with_scalar_head(model, encoder).model is model.model
 
 
-def test_pad_token_that_is_the_eos_is_left_out_of_the_config(tiny, encoder):
+def test_pad_token_that_is_the_eos_or_has_no_embedding_is_left_out_of_the_config(tiny, encoder):
     assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id == encoder.tokenizer.pad_token_id
+    assert with_scalar_head(tiny(vocab_size=encoder.tokenizer.pad_token_id), encoder).config.pad_token_id is None
     encoder.tokenizer.pad_token = encoder.tokenizer.eos_token  # transformers would read the reward before the EOS
     assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id is None
 
@@ -149,6 +150,8 @@ def test_small_adapter_survives_merging_into_a_bfloat16_base(scorer):
     reward_model.merge()
     merged = reward_model.model.model.layers[0].mlp.up_proj.weight
     assert merged.dtype == torch.float32 and torch.equal(merged, expected.to(merged)) and not torch.equal(merged, base)
+    reward_model.merge()
+    assert reward_model.model.model.layers[0].mlp.up_proj.weight is merged, "a second merge changes nothing"
 
 
 def test_rewards_are_float32_under_autocast(scorer):

@@ -175,6 +175,12 @@ def test_engine_is_loaded_once_with_the_policys_base_rank_and_dtype(stand_in, po
     assert (llm.rank, llm.positions, llm.generation_config) == (8, 64, "vllm")
 
 
+@pytest.mark.parametrize(("r", "limit"), [(1, 8), (8, 8), (9, 16), (512, 512)])
+def test_largest_rank_is_the_next_one_that_vllm_takes(stand_in, policy, r, limit):
+    policy.peft_config["default"].r = r
+    assert engine()._engine(policy, sys.modules["vllm"]).rank == limit
+
+
 def test_adapter_is_the_current_one_under_a_new_number_each_time(stand_in, policy):
     vllm = engine()
     before = vllm(policy, PROMPTS, k=2, max_new=5, seed=1)

@@ -14,7 +14,7 @@ from una_ref.policies.anatomy import parts, unwrapped
 
 _log = logging.getLogger(__name__)
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
-"""What `_try_packed` found, for each model that was tried."""
+"""The result of `_try_packed` for each model that was tried."""
 
 
 def layouts(model: Any) -> tuple[Layout, ...]:
@@ -58,7 +58,7 @@ def _try_packed(model: Any) -> bool:
     model.eval()
     try:
         packed = hidden_states(core, collate([example], "packed").to(device))
-    except Exception as error:  # each architecture fails in its own class
+    except Exception as error:  # each architecture raises its own class
         _log.info("%s: batches are padded, since a packed one raised %s: %s", name, type(error).__name__, error)
         return False
     else:
