@@ -1,10 +1,10 @@
-"""What tests of several layers share."""
+"""Fixtures shared by the tests of several layers."""
 
 import os
 
 import pytest
 
-os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test reaches for the network
+os.environ.setdefault("HF_HUB_OFFLINE", "1")  # no test uses the network
 
 
 @pytest.fixture(scope="session")

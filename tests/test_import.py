@@ -1,4 +1,4 @@
-"""What ``import una_ref`` costs: torch, and next to nothing more."""
+"""``import una_ref`` loads torch and few other packages."""
 
 import subprocess
 import sys
@@ -7,12 +7,12 @@ HEAVY = ("transformers", "peft", "datasets", "accelerate", "scipy", "matplotlib"
 
 
 def python(code: str) -> str:
-    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
-    return done.stdout.strip()
+    process = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    return process.stdout.strip()
 
 
-def test_it_loads_nothing_heavy():
-    # Torch itself may load some of these where they are installed; only what una_ref adds counts.
+def test_import_loads_no_heavy_package():
+    # Torch may load some of these if they are installed, so only what una_ref adds counts.
     code = """
 import sys, torch
 before = set(sys.modules)
@@ -24,6 +24,6 @@ print(*set(sys.modules) - before)
     assert not loaded & set(HEAVY)
 
 
-def test_it_adds_at_most_300_ms_to_torch():
+def test_import_adds_at_most_300_ms_to_torch():
     code = "import time, torch; start = time.time(); import una_ref; print(time.time() - start)"
     assert min(float(python(code)) for _ in range(2)) <= 0.3

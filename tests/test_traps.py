@@ -1,20 +1,25 @@
-"""Where others' implementations of these losses went wrong, and what keeps ours from it.
+"""Known errors of other alignment libraries, and the tests that guard against them.
 
-Each trap is one that a public alignment library or script has fallen into. Beside it stand the tests that fail when it
-is sprung, or the reason why it cannot be. The numbers are those of the project's list of traps.
+Each trap is an error of a public alignment library or script. Beside it are the tests that fail if it occurs here, or
+the reason why it cannot occur. The numbers are those of the project's list of traps.
 """
 
 import ast
+import re
 from pathlib import Path
 
-ROOT = Path(__file__).resolve().parents[1]
-ASKED = {*range(1, 42), *range(43, 48)}
+import pytest
 
-BATCH, ENCODER, LOOP = (f"tests/{name}.py::" for name in ("data/test_batch", "data/test_encoder", "training/test_loop"))
+ROOT = Path(__file__).resolve().parents[1]
+REQUESTED = {*range(1, 42), *range(43, 48)}
+
+BATCH, ENCODER, TRAINER = (
+    f"tests/{name}.py::" for name in ("data/test_batch", "data/test_encoder", "training/test_trainer")
+)
 LOGPROBS, REFERENCES = "tests/policies/test_logprobs.py::", "tests/policies/test_references.py::"
 EVERY, SOURCES = "tests/methods/test_every_loss.py::", "tests/data/test_sources.py::"
-ROLLOUT, ONLINE = "tests/policies/test_rollout.py::", "tests/training/test_online.py::"
-TABLES, GRADIENT = "tests/training/test_tables.py::", "tests/methods/test_policy_gradient.py::"
+ROLLOUT, ONLINE = "tests/policies/test_rollout.py::", "tests/training/test_samplers.py::"
+TABLES, GRADIENT = "tests/training/test_table_runs.py::", "tests/methods/test_policy_gradient.py::"
 SCORERS, REWARD_MODEL = "tests/policies/test_scorers.py::", "tests/training/test_reward_model.py::"
 POPULATION, PARITY = "tests/methods/test_population.py::", "tests/methods/test_trl_parity.py::"
 METRICS, CONVERSIONS = "tests/training/test_metrics.py::", "tests/data/test_conversions.py::"
@@ -26,7 +31,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (ENCODER + "test_no_token_spans_the_boundary", ENCODER + "test_tokenised_together_they_would_merge"),
     ),
     2: (
-        "A prompt taken to be what two responses begin with eats the words that both share.",
+        "A prompt inferred as the common prefix of two responses swallows the words that both share.",
         (
             SOURCES + "test_hh_dialogues_split_at_the_last_shared_assistant",
             SOURCES + "test_hh_prompt_and_response_are_the_dialogue_again",
@@ -46,7 +51,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (ENCODER + "test_a_response_that_is_cut_does_not_end",),
     ),
     6: (
-        "Only one of two responses loses its EOS to the cut, and nobody is told.",
+        "Only one of two responses loses its EOS to the cut, without a report.",
         (ENCODER + "test_a_response_that_is_cut_does_not_end",),
     ),
     7: (
@@ -57,15 +62,18 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ),
     ),
     8: (
-        "A mask or a count made of values that are not 0: before the first step all rewards are 0.",
+        "A mask or a count is built from non-zero values, but before the first step all rewards are 0.",
         (
-            METRICS + "test_each_is_the_mean_computed_by_hand",
+            METRICS + "test_each_metric_is_the_mean_computed_by_hand",
             "tests/training/test_run.py::test_a_fresh_run_begins_with_rewards_of_zero",
         ),
     ),
     9: (
         "(B,) and (B, T) broadcast to something plausible.",
-        (EVERY + "test_a_wrong_shape_is_refused_however_it_would_broadcast", EVERY + "test_one_number_per_example"),
+        (
+            EVERY + "test_mismatched_shapes_are_refused_even_if_they_broadcast",
+            EVERY + "test_loss_has_one_value_per_example",
+        ),
     ),
     10: (
         "Dropout is on in the policy and off in its reference, so the first margins are not 0.",
@@ -75,11 +83,11 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ),
     ),
     11: (
-        "With adapters off, modules that are trained as a whole stay on, and the reference moves.",
+        "Fully trained modules stay on while adapters are off, and the reference changes.",
         (REFERENCES + "test_training_leaves_the_reference_as_it_was_to_the_bit",),
     ),
     12: (
-        "Training goes on with an adapter, and the reference is the model under it.",
+        "Training continues from an adapter, but the reference is the base model below it.",
         (
             "tests/policies/test_loading.py::test_trained_adapter_is_merged_and_becomes_the_reference",
             REFERENCES + "test_an_adapter_that_is_not_fresh_is_found",
@@ -101,23 +109,23 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (LOGPROBS + "test_bfloat16_stays_within_its_noise", LOGPROBS + "test_autocast_scores_in_float32"),
     ),
     16: (
-        "A reference computed beforehand is computed in another precision than the policy.",
+        "A precomputed reference has another precision than the policy.",
         (
-            LOOP + "test_a_reference_computed_once_has_the_policy_s_precision",
+            TRAINER + "test_cached_reference_has_the_precision_of_the_policy",
             REFERENCES + "test_zero_under_autocast_as_well",
         ),
     ),
     17: (
-        "A response's log-prob depends on what else is in its micro-batch.",
+        "A response's log-prob depends on the other rows of its micro-batch.",
         (LOGPROBS + "test_the_company_in_a_batch_makes_no_difference",),
     ),
     18: (
-        "Responses are drawn at one temperature and scored at another, so the first ratio is not 1.",
+        "Responses are sampled at one temperature and scored at another, so the first ratio is not 1.",
         (
             ROLLOUT + "test_sampler_has_no_temperature_top_k_or_top_p",
             ROLLOUT + "test_temperature_changes_the_samples_and_not_their_log_probs",
-            ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
-            ONLINE + "test_what_would_be_wrong_online_is_refused",
+            ONLINE + "test_first_ppo_update_has_ratio_one_and_zero_values",
+            ONLINE + "test_invalid_online_settings_are_refused",
         ),
     ),
     19: (
@@ -132,93 +140,102 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (
             ROLLOUT + "test_sampler_log_probs_equal_the_training_forward",
             ROLLOUT + "test_pads_and_chunks_change_no_log_prob",
-            ONLINE + "test_what_a_rollout_measures_by_hand",
+            ONLINE + "test_rollout_measures_by_hand",
             "tests/policies/test_merging.py::test_each_of_the_two_limits_refuses_a_merge",
         ),
     ),
     21: (
-        "The rollout stands where the reference belongs: rewards are 0 in the first pass, and nothing holds π.",
+        "The rollout policy replaces the reference: rewards are 0 in the first pass, and π is not kept near π_ref.",
         (
-            TABLES + "test_they_reach_the_optimum_of_a_table",
-            TABLES + "test_the_authors_loss_leaves_the_optimum_behind",
-            GRADIENT + "test_the_authors_online_loss_is_anchored_at_the_rollout",
+            TABLES + "test_online_methods_reach_the_optimum_of_a_table",
+            TABLES + "test_released_una_online_moves_away_from_the_optimum",
+            GRADIENT + "test_released_una_online_uses_the_rollout_policy_as_reference",
         ),
     ),
     22: (
-        "An f-divergence used response by response, as if log Z cancelled there too: another optimum.",
+        "An f-divergence is applied to single responses, as if log Z cancelled there too: another optimum.",
         (
-            POPULATION + "test_iupo_as_printed_learns_something_else",
+            POPULATION + "test_printed_iupo_does_not_learn_the_optimum_of_its_divergence",
             POPULATION + "test_iupo_learns_the_optimum_of_its_divergence",
             POPULATION + "test_f_dpo_learns_the_optimum_of_its_divergence",
         ),
     ),
     23: (
         "Forward KL's exp(−log π/π_ref) is infinite as soon as a chosen response has become unlikely.",
-        (EVERY + "test_finite_at_the_extremes", PARITY + "test_pairs_with_label_smoothing_or_a_divergence"),
+        (
+            EVERY + "test_loss_and_gradient_are_finite_at_extreme_inputs",
+            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
+        ),
     ),
     24: (
-        "log(sigmoid(x)) and its kin overflow where they saturate.",
-        (EVERY + "test_finite_at_the_extremes", "tests/methods/test_shapes.py::test_far_out_nothing_is_lost"),
+        "log(sigmoid(x)) and similar expressions overflow where they saturate.",
+        (
+            EVERY + "test_loss_and_gradient_are_finite_at_extreme_inputs",
+            "tests/methods/test_shapes.py::test_logistic_and_bce_keep_precision_at_extreme_inputs",
+        ),
     ),
     25: (
-        "Gradient accumulation weighs micro-batches, not rows.",
+        "Gradient accumulation weights micro-batches, not rows.",
         (
-            LOOP + "test_a_batch_cut_into_micro_batches_has_the_gradient_of_the_whole",
-            LOOP + "test_two_processes_have_the_gradient_and_the_metrics_of_one",
+            TRAINER + "test_micro_batches_have_the_gradient_of_the_whole_batch",
+            TRAINER + "test_two_processes_match_the_gradient_and_metrics_of_one",
         ),
     ),
     26: (
-        "A sum goes for a mean, and the learning rate grows with the batch.",
-        (LOOP + "test_a_batch_given_twice_has_the_same_gradient",),
+        "A sum replaces a mean, and the learning rate grows with the batch.",
+        (TRAINER + "test_duplicated_batch_has_the_same_gradient",),
     ),
-    27: ("The first row's label is taken for all rows.", (LOOP + "test_losses_move_with_their_rows",)),
+    27: ("The first row's label is taken for all rows.", (TRAINER + "test_reordering_a_batch_reorders_its_losses",)),
     28: (
-        "KTO's mismatched pairs meet their own prompt, or are made for another batch than the one in hand.",
+        "KTO's mismatched responses keep their own prompt, or come from another batch.",
         (
-            LOOP + "test_no_response_meets_its_own_prompt",
-            LOOP + "test_kto_refuses_a_batch_of_one_prompt",
-            LOOP + "test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient",
+            TRAINER + "test_mismatched_responses_come_from_another_prompt",
+            TRAINER + "test_kto_refuses_a_batch_of_one_prompt",
+            TRAINER + "test_kl_estimate_covers_the_whole_batch_and_has_no_gradient",
         ),
     ),
     29: (
         "KTO's estimate of the KL lets the gradient through, goes below 0, or differs between processes.",
         (
-            LOOP + "test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient",
-            LOOP + "test_a_negative_estimate_counts_as_zero",
-            LOOP + "test_two_processes_have_the_gradient_and_the_metrics_of_one",
+            TRAINER + "test_kl_estimate_covers_the_whole_batch_and_has_no_gradient",
+            TRAINER + "test_negative_kl_estimate_counts_as_zero",
+            TRAINER + "test_two_processes_match_the_gradient_and_metrics_of_one",
         ),
     ),
     30: (
-        "Label smoothing is a setting that nothing reads.",
+        "Label smoothing is a setting without effect.",
         (
-            POPULATION + "test_cdpo_asks_for_a_smaller_margin_and_a_finite_one",
-            PARITY + "test_pairs_with_label_smoothing_or_a_divergence",
+            POPULATION + "test_cdpo_margin_is_the_logit_of_the_smoothed_preference",
+            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
         ),
     ),
     31: (
-        "Log-probs are summed here and averaged there, and β means two things.",
-        (LOGPROBS + "test_the_sum_over_tokens_not_their_mean", "tests/methods/test_trl_parity.py::test_pairs"),
+        "Log-probs are summed in one place and averaged in another, and β has two meanings.",
+        (
+            LOGPROBS + "test_the_sum_over_tokens_not_their_mean",
+            "tests/methods/test_trl_parity.py::test_pair_losses_match_trl",
+        ),
     ),
     32: (
-        "A head for values or scores begins large, or is lost when the model is loaded again.",
+        "A value or score head starts large, or is lost when the model is reloaded.",
         (
             SCORERS + "test_head_starts_small_and_depends_on_the_seed",
             SCORERS + "test_saved_scorer_loads_with_the_same_rewards",
-            REWARD_MODEL + "test_stock_transformers_loads_it_whole",
-            ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
+            REWARD_MODEL + "test_stock_transformers_loads_the_whole_reward_model",
+            ONLINE + "test_first_ppo_update_has_ratio_one_and_zero_values",
         ),
     ),
     33: (
-        "A reward is read at a pad, or one token before the last.",
+        "A reward is read at a pad token, or one token before the last.",
         (
             SCORERS + "test_rewards_in_both_layouts_equal_the_models_own_forward",
             SCORERS + "test_reward_depends_on_the_last_token_and_not_on_other_responses",
-            GRADIENT + "test_rewards_of_tokens_add_up_to_that_of_the_response",
+            GRADIENT + "test_token_rewards_add_up_to_the_response_reward",
         ),
     ),
     34: (
-        "The penalty for a missing EOS finds one in the prompt.",
-        (ONLINE + "test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt",),
+        "The penalty for a missing EOS is fooled by an EOS in the prompt.",
+        (ONLINE + "test_missing_eos_penalty_ignores_eos_in_the_prompt",),
     ),
     35: (
         "Padding without position ids shifts every position.",
@@ -230,48 +247,48 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     36: (
         "A reward model is given the policy's token ids.",
         (
-            REWARD_MODEL + "test_it_sees_text_whatever_the_policy_s_ids_are",
+            REWARD_MODEL + "test_reward_model_reads_text_whatever_the_policy_token_ids",
             "tests/policies/test_classifier.py::test_tokenizer_of_another_model_is_refused",
         ),
     ),
     37: (
-        "A reward model reads another template than in its training.",
+        "A reward model reads another chat template than in its training.",
         (
-            REWARD_MODEL + "test_the_source_gives_the_rewards_of_training",
-            REWARD_MODEL + "test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut",
+            REWARD_MODEL + "test_reward_source_gives_the_rewards_of_training",
+            REWARD_MODEL + "test_reward_source_matches_training_with_a_template_and_cut_rows",
             "tests/policies/test_classifier.py::test_dialogue_is_read_through_the_models_own_chat_template",
         ),
     ),
     38: (
-        "An estimate of the KL stands in the loss, where its gradient is not that of the KL.",
+        "An estimate of the KL is part of the loss, where its gradient is not that of the KL.",
         (
-            GRADIENT + "test_a_kl_estimate_in_the_loss_is_not_the_gradient_of_the_kl",
-            GRADIENT + "test_its_expected_update_is_the_policy_gradient",
+            GRADIENT + "test_gradient_of_a_kl_estimate_is_not_the_gradient_of_the_kl",
+            GRADIENT + "test_ppo_expected_gradient_is_the_policy_gradient",
         ),
     ),
     39: (
-        "Each token answers for its own KL only, and the cross terms of the sequence's are lost.",
-        (GRADIENT + "test_token_by_token_reinforce_loses_the_cross_terms_of_a_sequence_kl",),
+        "Each token is penalised for its own KL only, and the cross terms of the sequence KL are lost.",
+        (GRADIENT + "test_per_token_kl_penalty_loses_the_cross_terms_of_a_sequence_kl",),
     ),
     40: (
         "Metrics are means over padding, of one process, or of micro-batches.",
         (
-            METRICS + "test_each_is_the_mean_computed_by_hand",
-            METRICS + "test_parts_add_up_to_the_whole",
-            LOOP + "test_two_processes_have_the_gradient_and_the_metrics_of_one",
+            METRICS + "test_each_metric_is_the_mean_computed_by_hand",
+            METRICS + "test_metrics_of_parts_add_up_to_those_of_the_whole_batch",
+            TRAINER + "test_two_processes_match_the_gradient_and_metrics_of_one",
         ),
     ),
-    41: ("A reference that no loss asks for fills memory.", (REFERENCES + "test_no_reference_no_second_model",)),
+    41: ("A reference that no loss uses fills memory.", (REFERENCES + "test_no_reference_no_second_model",)),
     43: (
         "A resumed run has another order, dropout, optimizer or reference.",
         (
-            "tests/training/test_fit.py::test_interrupted_and_killed_it_ends_with_the_same_bytes",
-            LOOP + "test_every_epoch_is_a_permutation_that_seed_and_step_alone_decide",
-            LOOP + "test_dropout_depends_on_seed_and_step_alone",
+            "tests/training/test_loop.py::test_interrupted_and_killed_run_resumes_to_the_same_bytes",
+            TRAINER + "test_each_epoch_is_a_permutation_set_by_seed_and_step",
+            TRAINER + "test_dropout_depends_only_on_seed_step_and_update",
         ),
     ),
     44: (
-        "A special token that the model has no embedding for, or a marker that falls into pieces.",
+        "A special token has no embedding in the model, or a marker is split into pieces.",
         (
             "tests/policies/test_loading.py::test_token_without_an_embedding_is_refused",
             ENCODER + "test_chatml_ends_at_its_end_of_turn",
@@ -282,7 +299,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (ENCODER + "test_a_template_with_its_own_bos_and_eos",),
     ),
     46: (
-        "Scores leave [0, 1] on their way to labels, and ties become a win.",
+        "Scores converted to labels leave [0, 1], and ties become wins.",
         (
             SOURCES + "test_helpsteer2_ranges",
             CONVERSIONS + "test_ties_are_dropped_and_counted_or_keep_the_first",
@@ -291,7 +308,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         ),
     ),
     47: (
-        "Nothing is left of a response behind a long prompt, and its loss is empty.",
+        "A long prompt leaves no room for its response, and the loss is empty.",
         (
             ENCODER + "test_a_prompt_that_leaves_no_room_is_dropped_and_counted",
             "tests/training/test_run.py::test_all_rows_too_long_are_refused",
@@ -300,14 +317,47 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
 }
 
 
-def test_every_trap_that_was_asked_for_is_here():
-    assert set(TRAPS) == ASKED
+def test_every_requested_trap_is_listed():
+    assert set(TRAPS) == REQUESTED
 
 
-def test_every_guard_is_a_test_that_exists():
+def weaknesses(guard):
+    """Why pytest would not collect and run this guard, or why it could not fail: empty if it can do its work.
+
+    Read from the source, since collecting the guards would import every library that the tests use.
+    """
+    path, _, name = guard.partition("::")
+    module = ast.parse((ROOT / path).read_text("utf-8")).body
+    functions = [node for node in module if isinstance(node, ast.FunctionDef) and node.name == name]
+    if not name.startswith("test_") or len(functions) != 1:
+        return [f"defined {len(functions)} times as a test"]
+    marks = [node for node in module if isinstance(node, ast.Assign) and ast.unparse(node.targets[0]) == "pytestmark"]
+    skips = [
+        word
+        for node in (*functions, *marks)
+        for word in re.findall(r"\b(?:skip|skipif|xfail|importorskip)\b", ast.unparse(node))
+    ]
+    checks = re.search(r"\bassert |\b(?:raises|assert_close|same|refused)\(", ast.unparse(functions[0]))
+    return skips + ([] if checks else ["no assertion"])
+
+
+def test_every_guard_is_collected_not_skipped_and_asserts():
     for number, (trap, guards) in TRAPS.items():
         assert trap.endswith(".") and guards
         for guard in guards if isinstance(guards, tuple) else ():
-            path, _, name = guard.partition("::")
-            tree = ast.parse((ROOT / path).read_text("utf-8"))
-            assert name in {node.name for node in tree.body if isinstance(node, ast.FunctionDef)}, (number, guard)
+            assert not weaknesses(guard), (number, guard)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("def test_a():\n    assert True", []),
+        ("def test_b():\n    assert True", ["defined 0 times as a test"]),
+        ("@pytest.mark.skip\ndef test_a():\n    assert True", ["skip"]),
+        ("pytestmark = pytest.mark.xfail\ndef test_a():\n    assert True", ["xfail"]),
+        ("def test_a():\n    print(1)", ["no assertion"]),
+    ],
+)
+def test_missing_skipped_or_empty_guard_is_reported(source, expected, tmp_path):
+    (tmp_path / "test_guards.py").write_text(source)
+    assert weaknesses(f"{tmp_path / 'test_guards.py'}::test_a") == expected

@@ -95,7 +95,7 @@ def composition(method, reward=None):
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.composes], ids=lambda m: m.name)
-def test_the_choices_compose_to_the_loss(method, draw):
+def test_loss_equals_composition_of_record_choices(method, draw):
     for groups in (True, False):
         arguments = draw(method.loss, groups=groups)
         if "desirable_weight" in inspect.signature(method.loss).parameters:
@@ -105,19 +105,19 @@ def test_the_choices_compose_to_the_loss(method, draw):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", ["f-dpo", "iupo"])
-def test_a_divergence_enters_only_in_the_reward(name, divergence, draw):
+def test_divergence_changes_only_the_reward(name, divergence, draw):
     method = METHODS[name]
     arguments = draw(method.loss) | {"divergence": divergence, "alpha": 0.3}
     torch.testing.assert_close(composition(method)(**arguments), method.loss(**arguments), rtol=1e-14, atol=1e-14)
 
 
-def test_another_choice_is_another_loss(draw):
+def test_different_reward_choice_gives_a_different_loss(draw):
     arguments = draw(METHODS["dpo"].loss)
     other = compose("log(π/π_ref)", "two responses of a prompt", "logistic")
     assert (other(**arguments) - METHODS["dpo"].loss(**arguments)).abs().min() > 1e-3
 
 
-def test_every_entry_is_used():
+def test_every_composition_entry_is_used_by_a_method():
     methods = METHODS.values()
     methods = [m for m in methods if m.composes]
     assert {m.formula for m in methods} == set(REWARDS)
@@ -128,7 +128,7 @@ def test_every_entry_is_used():
 
 @pytest.mark.parametrize("divergence", sorted(set(DIVERGENCES) - {"reverse_kl"}))
 @pytest.mark.parametrize("name", ["f-dpo", "iupo"])
-def test_a_number_added_to_both_rewards_cancels_for_every_divergence(name, divergence, draw, monkeypatch):
+def test_reward_offset_shared_by_a_pair_cancels_for_every_divergence(name, divergence, draw, monkeypatch):
     method = METHODS[name]
     arguments = draw(method.loss) | {"divergence": divergence}
     offset = torch.randn(6, dtype=torch.float64)

@@ -15,13 +15,13 @@ def per_example(arguments):
     return {name: x for name, x in arguments.items() if torch.is_tensor(x) and x.is_floating_point() and x.dim()}
 
 
-def test_is_a_plain_keyword_only_function(loss):
+def test_loss_is_a_documented_keyword_only_function(loss):
     parameters = inspect.signature(loss).parameters.values()
     assert {parameter.kind for parameter in parameters} == {inspect.Parameter.KEYWORD_ONLY}
     assert loss.__doc__
 
 
-def test_gradients_are_those_of_the_value(loss, draw):
+def test_loss_gradient_is_the_derivative_of_its_value(loss, draw):
     # With a given baseline: a leave-one-out one has, on purpose, no gradient.
     arguments = draw(loss, groups=False)
     values = per_example(arguments)
@@ -39,7 +39,7 @@ def test_gradients_are_those_of_the_value(loss, draw):
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_finite_at_the_extremes(loss, draw, scale, dtype):
+def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, draw, scale, dtype):
     arguments = draw(loss, dtype=dtype)
     for name in per_example(arguments):
         if name in ("logps", "chosen_logps", "token_logps", "chosen_rewards"):
@@ -52,7 +52,7 @@ def test_finite_at_the_extremes(loss, draw, scale, dtype):
     assert all(x.grad.isfinite().all() for x in arguments.values() if torch.is_tensor(x) and x.requires_grad)
 
 
-def test_each_example_has_its_own_number(loss, draw):
+def test_permuted_examples_give_permuted_losses(loss, draw):
     # A permutation of the examples permutes the numbers: none was read from another row, or from the first.
     arguments = draw(loss)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
@@ -60,19 +60,19 @@ def test_each_example_has_its_own_number(loss, draw):
     torch.testing.assert_close(loss(**moved), loss(**arguments)[order], rtol=0, atol=1e-14)
 
 
-def test_a_copy_of_the_batch_doubles_nothing_but_the_count(loss, draw):
+def test_repeated_batch_repeats_its_losses(loss, draw):
     arguments = draw(loss, groups=False)
     twice = {name: torch.cat([x, x]) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
     torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_one_number_per_example(loss, draw, size):
+def test_loss_has_one_value_per_example(loss, draw, size):
     assert loss(**draw(loss, size, groups=False)).shape == (size,)
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_a_wrong_shape_is_refused_however_it_would_broadcast(loss, draw, size):
+def test_mismatched_shapes_are_refused_even_if_they_broadcast(loss, draw, size):
     arguments = draw(loss, size, groups=False)
     for name, x in per_example(arguments).items():
         square = () if x.dim() > 1 else (x[:, None].expand(size, size),)
@@ -88,7 +88,7 @@ def test_a_wrong_shape_is_refused_however_it_would_broadcast(loss, draw, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])
-def test_any_float_dtype(loss, draw, dtype):
+def test_loss_keeps_the_input_dtype_and_matches_float64(loss, draw, dtype):
     low = draw(loss, dtype=dtype)
     exact = {name: x.to(F64) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in low.items()}
     values = loss(**low)
@@ -98,7 +98,7 @@ def test_any_float_dtype(loss, draw, dtype):
 
 
 @pytest.mark.parametrize("beta", [0, -0.1, float("nan")])
-def test_beta_must_be_positive(loss, draw, beta):
+def test_non_positive_beta_is_refused(loss, draw, beta):
     arguments = draw(loss)
     if "beta" not in inspect.signature(loss).parameters:
         # Nothing to be weighed against: sft, ptx, a scorer. PPO's rewards hold the reference.

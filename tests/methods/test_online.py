@@ -38,7 +38,7 @@ def per_response(loss, logps, world, **arguments):
 
 
 @pytest.mark.parametrize("baseline", [0.0, 3.0])
-def test_expected_gradient_of_una_score_is_the_policy_gradient(world, policy, baseline):
+def test_una_score_expected_gradient_is_the_policy_gradient(world, policy, baseline):
     # EU13: ∇E = Σ_y π·2(βu + b − r)·β∇log π; Σ_y π·∇log π = 0 takes b and the 1 from ∇(log π) away, and what
     # is left is −2β·Σ_y π·(r − βu)·∇log π = −2β·∇J. The sampler has no gradient: that is online UNA read as
     # supervised.
@@ -50,7 +50,7 @@ def test_expected_gradient_of_una_score_is_the_policy_gradient(world, policy, ba
     assert j.abs().max() > 0.1
 
 
-def test_with_the_samplers_gradient_it_is_another_one(world, policy):
+def test_gradient_through_the_sampler_is_not_the_policy_gradient(world, policy):
     parameters, logps = policy
     literal = (logps.exp() * per_response(METHODS["una-score"].loss, logps, world)).sum()
     (una,) = torch.autograd.grad(literal, parameters, retain_graph=True)
@@ -58,10 +58,10 @@ def test_with_the_samplers_gradient_it_is_another_one(world, policy):
     assert (una + 2 * BETA * j).abs().max() > 0.1
 
 
-def test_two_responses_by_hand():
-    # EU13: E2 at π = (.6, .4): −2·∇J = (−.285377, .285377) in the logits; with the sampler's gradient
-    # (∓.136864). ∇J in the first logit is π₁π₂·(a₁ − a₂), a = r − log(π/½): .24·(1 − log 1.2 + log .8) =
-    # .142688.
+def test_una_score_gradient_on_two_responses_by_hand():
+    # EU13: E2 at π = (0.6, 0.4): −2·∇J = (−0.285377, 0.285377) in the logits; with the sampler's gradient
+    # (∓0.136864). ∇J in the first logit is π₁π₂·(a₁ − a₂), a = r − log(π/½): 0.24·(1 − log 1.2 + log 0.8) =
+    # 0.142688.
     ref, logits = torch.tensor([0.5, 0.5], dtype=F64).log(), torch.tensor([0.6, 0.4], dtype=F64).log()
     scores = torch.tensor([1.0, 0.0], dtype=F64)
 
@@ -76,7 +76,7 @@ def test_two_responses_by_hand():
     assert gradient(stop=False) == pytest.approx([-0.136864, 0.136864], abs=5e-7)
 
 
-def test_centred_una_is_rloo_sample_by_sample(world, policy):
+def test_una_centred_gradient_is_rloo_on_every_sample(world, policy):
     # RLOO: 1/K·Σ_i A_i·∇log π(y_i), A_i = R_i − mean_{j≠i} R_j, R = s − βu. The residual of centred UNA is
     # −A_i, so that the gradient of its mean is −2β times RLOO's, for each of the 125 triples and not only on
     # average.

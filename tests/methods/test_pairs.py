@@ -34,15 +34,15 @@ def pair(gap, count=1):
     }
 
 
-def test_una_pair_by_hand():
-    # EU7, EU8: margin .5: −log σ(.5) = .4741; at margin 0 log 2; the missing σ would give −log .5 = .6931.
+def test_una_pair_is_negative_log_sigmoid_of_the_margin():
+    # EU7, EU8: margin 0.5: −log σ(0.5) = 0.4741; at margin 0 log 2; the missing σ would give −log 0.5 = 0.6931.
     assert una_pair(**pair(5), beta=0.1).item() == pytest.approx(math.log(1 + math.exp(-0.5)), abs=1e-15)
     assert una_pair(**pair(5), beta=0.1).item() == pytest.approx(0.4741, abs=5e-5)
     assert una_pair(**pair(0), beta=0.1).item() == pytest.approx(math.log(2), abs=1e-15)
     assert una_pair(**pair(-10), beta=0.1).item() == pytest.approx(math.log(1 + math.e), abs=1e-15)
 
 
-def test_una_pair_as_printed_has_no_least():
+def test_printed_una_pair_is_unbounded_below():
     # EU7: a margin of 1000 costs −1000, and each pair pulls with the same force however right it already is.
     assert una_pair_printed(**pair(1e4), beta=0.1).item() == pytest.approx(-1000)
     arguments = pair(1e4, count=2)
@@ -54,15 +54,15 @@ def test_una_pair_as_printed_has_no_least():
     assert torch.autograd.grad(una_pair(**arguments, beta=0.1).sum(), logps)[0].abs().max() < 1e-300
 
 
-def test_ipo_by_hand():
-    # ES9: h = 2, β = .1: (2 − 5)² = 9, printed −9. The least is at h = 1/(2β).
+def test_ipo_target_is_half_inverse_beta():
+    # ES9: h = 2, β = 0.1: (2 − 5)² = 9, printed −9. The least is at h = 1/(2β).
     assert ipo(**pair(2), beta=0.1).item() == pytest.approx(9)
     assert ipo_printed(**pair(2), beta=0.1).item() == pytest.approx(-9)
     assert ipo(**pair(5), beta=0.1).item() == 0
     assert ipo(**pair(6), beta=0.1).item() == pytest.approx(1)
 
 
-def test_ipo_is_the_pairwise_regression_of_a_constant():
+def test_ipo_equals_pairwise_regression_on_a_constant_score_gap():
     # (β'h − Δs)²/β'² with Δs = β'/(2β) is (h − 1/(2β))², whatever β'.
     torch.manual_seed(0)
     gap = torch.randn(5, dtype=F64)
@@ -72,8 +72,8 @@ def test_ipo_is_the_pairwise_regression_of_a_constant():
     torch.testing.assert_close(ipo(**arguments, beta=0.2), regression / 0.7**2)
 
 
-def test_una_centred_pairwise_by_hand():
-    # β·(u_w − u_l) = .5·3, scores 2 and 1: (1.5 − 1)². Exchanging the two responses changes nothing.
+def test_una_centred_pairwise_is_squared_reward_gap_minus_score_gap():
+    # β·(u_w − u_l) = 0.5·3, scores 2 and 1: (1.5 − 1)². Exchanging the two responses changes nothing.
     scores = {"chosen_scores": torch.tensor([2.0]), "rejected_scores": torch.tensor([1.0])}
     assert una_centred_pairwise(**pair(3), **scores, beta=0.5).item() == pytest.approx(0.25)
     exchanged = {
@@ -84,7 +84,7 @@ def test_una_centred_pairwise_by_hand():
 
 
 @pytest.mark.parametrize("responses", [2, 3, 5])
-def test_pairwise_and_leave_one_out_have_one_gradient(responses):
+def test_pairwise_gradient_is_k_minus_1_times_leave_one_out(responses):
     # With d_i = r_θ(y_i) − s_i and d̄ their mean, the leave-one-out residual is e_i = K/(K − 1)·(d_i − d̄),
     # so Σ_i e_i² with V held has the gradient 2K/(K − 1)·Σ_i (d_i − d̄)·∇r_θ(y_i). That of the pairs' sum,
     # Σ_{i<j} (d_i − d_j)², is 2·Σ_i ∇r_θ(y_i)·Σ_j (d_i − d_j) = 2K·Σ_i (d_i − d̄)·∇r_θ(y_i): K − 1 times the
@@ -108,8 +108,8 @@ def test_pairwise_and_leave_one_out_have_one_gradient(responses):
     torch.testing.assert_close(pairwise, (responses - 1) * leave_one_out, rtol=0, atol=1e-14)
 
 
-def test_cdpo_by_hand():
-    # −log σ(−m) = −log σ(m) + m, so that the loss is DPO's plus ε·m: .4741 + .2·.5 at the margin m = .5.
+def test_cdpo_adds_label_smoothing_times_margin_to_dpo():
+    # −log σ(−m) = −log σ(m) + m, so that the loss is DPO's plus ε·m: 0.4741 + 0.2·0.5 at the margin m = 0.5.
     assert cdpo(**pair(5), beta=0.1, label_smoothing=0.2).item() == pytest.approx(math.log(1 + math.exp(-0.5)) + 0.1)
     torch.testing.assert_close(cdpo(**pair(5), label_smoothing=0.0), una_pair(**pair(5)), rtol=0, atol=0)
     # ES38: a margin of 50, where 1 − σ(50) is 0 in float64, costs ε·50.
@@ -125,7 +125,7 @@ def of(chosen, rejected, ref_chosen, ref_rejected):
     return dict(zip(names, probabilities, strict=True))
 
 
-def test_f_dpo_by_hand():
+def test_f_dpo_compares_divergence_slopes():
     # w = 2 and ½, β = ½. JS: log(4/3) − log(2/3) = log 2, −log σ(½·log 2) = log(1 + 2^−½). χ²: 2·1 − 2·(−½) = 3.
     arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
     assert f_dpo(**arguments, divergence="js").item() == pytest.approx(math.log(1 + math.sqrt(0.5)))
@@ -133,17 +133,17 @@ def test_f_dpo_by_hand():
     assert f_dpo(**arguments, divergence=DIVERGENCES["js"]) == f_dpo(**arguments, divergence="js")
 
 
-def test_iupo_by_hand():
-    # EP7: π = (.6, .2), π_ref = (.3, .4), JS. f′(2) − f′(½) = log 2 = .6931; printed f′(3) − f′(¾) = log(3/2) −
-    # log(6/7) = log(7/4) = .5596. The target is 1/(2β) = 1.
+def test_iupo_corrected_and_printed_values_by_hand():
+    # EP7: π = (0.6, 0.2), π_ref = (0.3, 0.4), JS. f′(2) − f′(½) = log 2 = 0.6931; printed f′(3) − f′(¾) = log(3/2) −
+    # log(6/7) = log(7/4) = 0.5596. The target is 1/(2β) = 1.
     arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
     assert iupo(**arguments).item() == pytest.approx((math.log(2) - 1) ** 2)
     assert iupo_printed(**arguments).item() == pytest.approx((math.log(7 / 4) - 1) ** 2)
     assert math.log(7 / 4) == pytest.approx(0.5596, abs=5e-5)
 
 
-def test_iupo_as_printed_has_a_floor_that_no_policy_reaches():
-    # EP8: π_ref even, β = .1: at log π_w/π_l = 0, 1, 5, 50 the loss is 25, 21.35, 18.61, 18.549, falling to
+def test_printed_iupo_has_a_positive_lower_bound():
+    # EP8: π_ref even, β = 0.1: at log π_w/π_l = 0, 1, 5, 50 the loss is 25, 21.35, 18.61, 18.549, falling to
     # (5 − log 2)². EP9: at 1 IPO's is 16.
     gaps = torch.tensor([0.0, 1, 5, 50], dtype=F64)
     zero = torch.zeros(4, dtype=F64)
@@ -160,7 +160,7 @@ def test_iupo_as_printed_has_a_floor_that_no_policy_reaches():
 @pytest.mark.parametrize(
     ("general", "special"), [(f_dpo, una_pair), (iupo, ipo), (iupo_printed, ipo)], ids=["f-dpo", "iupo", "iupo.printed"]
 )
-def test_with_the_reverse_kl_they_are_dpo_and_ipo(general, special, draw):
+def test_reverse_kl_reduces_f_dpo_to_dpo_and_iupo_to_ipo(general, special, draw):
     # UPO Sec. 2.4 and Proposition 4.1. The printed form takes the same differences in another order.
     arguments = draw(special)
     atol = 1e-13 if general is iupo_printed else 0
@@ -168,7 +168,7 @@ def test_with_the_reverse_kl_they_are_dpo_and_ipo(general, special, draw):
     assert (general(**arguments, divergence="js") - special(**arguments)).abs().min() > 1e-4
 
 
-def test_the_two_forms_of_iupo_are_two_for_any_other_divergence(draw):
+def test_printed_and_corrected_iupo_differ_unless_reverse_kl(draw):
     arguments = draw(iupo)
     for divergence in set(DIVERGENCES) - {"reverse_kl", "tv"}:  # tv's two forms are 0, ½ or 1, and agree by chance
         forms = iupo(**arguments, divergence=divergence), iupo_printed(**arguments, divergence=divergence)
@@ -177,7 +177,7 @@ def test_the_two_forms_of_iupo_are_two_for_any_other_divergence(draw):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
-def test_with_any_divergence_the_gradient_is_that_of_the_value(loss, divergence, draw):
+def test_divergence_loss_gradient_is_the_derivative_of_its_value(loss, divergence, draw):
     arguments = draw(loss) | {"divergence": divergence, "alpha": 0.3}
     values = [arguments.pop(name).requires_grad_() for name in list(arguments) if name.endswith("logps")]
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
@@ -191,7 +191,7 @@ def test_with_any_divergence_the_gradient_is_that_of_the_value(loss, divergence,
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
-def test_with_any_divergence_nothing_overflows(loss, divergence, dtype):
+def test_divergence_losses_are_finite_at_extreme_log_probs(loss, divergence, dtype):
     # All four corners: f′ of either response may be flat, or beyond every number.
     corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=dtype) * 1e4
     chosen, rejected = (corners[:, i].clone().requires_grad_() for i in (0, 1))

@@ -23,13 +23,13 @@ def gradient(name, **arguments):
     return torch.autograd.grad(METHODS[name].loss(**arguments).sum(), arguments["logps"])[0]
 
 
-def test_by_hand():
+def test_reinforce_gradient_by_hand():
     # u = −1 − (−2) = 1; s − β·u = 2 − 0.5 = 1.5; less the baseline 0.5 it is 1: the gradient in log π is −1.
     one = {"ref_logps": torch.tensor([-2.0]), "scores": torch.tensor([2.0]), "beta": BETA}
     assert gradient("reinforce", logps=torch.tensor([-1.0], requires_grad=True), baseline=0.5, **one) == -1.0
 
 
-def test_rloo_by_hand():
+def test_rloo_gradient_uses_leave_one_out_advantages():
     # π = π_ref, scores 3, 1, 2: the others' means are 1.5, 2.5, 2, so that advantages are 1.5, −1.5, 0.
     logps = torch.zeros(3, dtype=F64, requires_grad=True)
     three = {"ref_logps": torch.zeros(3, dtype=F64), "scores": torch.tensor([3.0, 1.0, 2.0], dtype=F64)}
@@ -45,13 +45,13 @@ def test_rloo_by_hand():
         ("una-centred", "rloo", {"groups": torch.tensor([0, 0, 0, 1, 1, 1])}),
     ],
 )
-def test_una_is_two_beta_times_it_sample_by_sample(una, policy_gradient, more):
+def test_una_gradient_is_two_beta_times_policy_gradient_on_every_sample(una, policy_gradient, more):
     arguments = responses()
     twice = 2 * BETA * gradient(policy_gradient, **arguments, **more)
     torch.testing.assert_close(gradient(una, **arguments, **more), twice, rtol=0, atol=1e-14)
 
 
-def test_the_expected_gradient_of_rloo_is_that_of_minus_j():
+def test_rloo_expected_gradient_is_minus_the_gradient_of_j():
     # Every triple of responses with its probability, by enumeration; a sampler that is not π has another expectation.
     torch.manual_seed(1)
     world = TableWorld(torch.randn(1, 4, dtype=F64).log_softmax(-1), torch.randn(1, 4, dtype=F64) + 2, BETA)
@@ -86,16 +86,16 @@ def tokens(**rows):
     return {name: torch.tensor([row], dtype=F64) for name, row in rows.items()}
 
 
-def test_advantages_by_hand():
-    # r = (0, 1, 2), V = (3, 4, 5), γ = .5, λ = .8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −.5, −3), and backwards
-    # with γλ = .4: A_3 = −3, A_2 = −.5 − 1.2 = −1.7, A_1 = −1 − .68 = −1.68. A fourth position is behind the end.
+def test_gae_by_hand():
+    # r = (0, 1, 2), V = (3, 4, 5), γ = 0.5, λ = 0.8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −0.5, −3), and backwards
+    # with γλ = 0.4: A_3 = −3, A_2 = −0.5 − 1.2 = −1.7, A_1 = −1 − 0.68 = −1.68. A fourth position is behind the end.
     x = tokens(rewards=[0, 1, 2, 9], values=[3, 4, 5, 7])
     mask = torch.tensor([[True, True, True, False]])
     advantages = policy_gradient.gae(x["rewards"] * mask, x["values"], mask, gamma=0.5, lam=0.8)
     torch.testing.assert_close(advantages, torch.tensor([[-1.68, -1.7, -3.0, 0.0]], dtype=F64))
 
 
-def test_rewards_of_tokens_add_up_to_that_of_the_response():
+def test_token_rewards_add_up_to_the_response_reward():
     torch.manual_seed(0)
     logps, ref = -torch.rand(2, 3, dtype=F64), -torch.rand(2, 3, dtype=F64)
     mask = torch.tensor([[True, True, True], [True, True, False]])
@@ -108,7 +108,7 @@ def test_rewards_of_tokens_add_up_to_that_of_the_response():
     torch.testing.assert_close(rewards[1, 1], -0.5 * (logps - ref)[1, 1] - 1.0)
 
 
-def test_whitening_is_over_the_tokens_in_the_mask():
+def test_whitening_uses_only_tokens_in_the_mask():
     x = torch.tensor([[1.0, 3.0, 99.0], [5.0, 99.0, 99.0]], dtype=F64)
     mask = x < 99
     white = policy_gradient.whitened(x, mask)  # mean 3, standard deviation 2
@@ -128,8 +128,8 @@ def test_whitening_is_over_the_tokens_in_the_mask():
         (1.1, 2.0, -2.2, -2.2),
     ],
 )
-def test_the_clipped_ratio_by_hand(ratio, advantage, loss, slope):
-    # max(−ρA, −clip(ρ, .8, 1.2)·A), and its derivative in log π, which is −ρA or 0.
+def test_ppo_clipped_ratio_loss_and_slope_by_hand(ratio, advantage, loss, slope):
+    # max(−ρA, −clip(ρ, 0.8, 1.2)·A), and its derivative in log π, which is −ρA or 0.
     logps = torch.tensor([[math.log(ratio)]], dtype=F64, requires_grad=True)
     zero = torch.zeros(1, 1, dtype=F64)
     arguments = {"old_token_logps": zero, "values": zero, "old_values": zero, "returns": zero}
@@ -140,8 +140,8 @@ def test_the_clipped_ratio_by_hand(ratio, advantage, loss, slope):
     torch.testing.assert_close(torch.autograd.grad(value.sum(), logps)[0], torch.tensor([[slope]], dtype=F64))
 
 
-def test_the_clipped_value_by_hand():
-    # V_old = 0, R = 1: V = .1 is within ±.2, (.9)²/2; V = .5 is cut at .2, where the error is larger: (.8)²/2.
+def test_ppo_value_is_clipped_on_both_sides_of_the_old_value():
+    # V_old = 0, R = 1: V = 0.1 is within ±0.2, (0.9)²/2; V = 0.5 is cut at 0.2, where the error is larger: (0.8)²/2.
     zero = torch.zeros(1, 1, dtype=F64)
     for value, expected in ((0.1, 0.405), (0.5, 0.32)):
         loss = METHODS["ppo"].loss(
@@ -157,7 +157,7 @@ def test_the_clipped_value_by_hand():
         torch.testing.assert_close(loss, torch.tensor([expected], dtype=F64))
 
 
-def test_what_stands_behind_a_response_does_not_count(draw):
+def test_ppo_ignores_values_outside_the_mask(draw):
     arguments = draw(METHODS["ppo"].loss)
     outside = {
         n: x.masked_fill(~arguments["mask"], 50.0) for n, x in arguments.items() if torch.is_tensor(x) and x.dim() == 2
@@ -187,7 +187,7 @@ def slopes(value, parameters):
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
 
 
-def test_its_expected_update_is_the_policy_gradient(language):
+def test_ppo_expected_gradient_is_the_policy_gradient(language):
     # At ratio 1, λ = 1, γ = 1, not whitened, Σ_y π(y)·∇loss = −∇J, whatever the critic says of a prefix: rewards to go
     # leave out only what the past cannot change, and a value of the past is a baseline. The KL is that of sequences.
     parameters, token_logps, ref, scores = language
@@ -206,7 +206,7 @@ def test_its_expected_update_is_the_policy_gradient(language):
     torch.testing.assert_close(expected, -slopes(objective, parameters), rtol=0, atol=1e-12)
 
 
-def test_a_kl_estimate_in_the_loss_is_not_the_gradient_of_the_kl(language):
+def test_gradient_of_a_kl_estimate_is_not_the_gradient_of_the_kl(language):
     # E ∇(log π − log π_ref) = 0, and E ∇(ratio − 1 − log ratio) is the gradient of the *other* KL: hence in the reward.
     parameters, token_logps, ref, _ = language
     sequence, reference = token_logps().sum(1), ref.sum(1)
@@ -222,7 +222,7 @@ def test_a_kl_estimate_in_the_loss_is_not_the_gradient_of_the_kl(language):
     assert (k3 - kl).abs().max() > 1e-2
 
 
-def test_token_by_token_reinforce_loses_the_cross_terms_of_a_sequence_kl(language):
+def test_per_token_kl_penalty_loses_the_cross_terms_of_a_sequence_kl(language):
     # Each token against its own log-ratio only (γ = 0 for the KL): the later tokens' KL does not reach the first word.
     parameters, token_logps, ref, _ = language
     logps = token_logps()
@@ -236,7 +236,7 @@ def test_token_by_token_reinforce_loses_the_cross_terms_of_a_sequence_kl(languag
     assert (alone - kl).abs().max() > 1e-2
 
 
-def test_ppo_is_unchanged_by_an_offset_of_the_prompt_that_its_critic_knows():
+def test_prompt_offset_known_to_the_critic_leaves_ppo_advantages_unchanged():
     torch.manual_seed(0)
     mask = torch.tensor([[True, True, True], [True, True, False], [True, False, False]])
     logps, ref, values = (torch.randn(3, 3, dtype=F64) for _ in range(3))
@@ -251,12 +251,12 @@ def test_ppo_is_unchanged_by_an_offset_of_the_prompt_that_its_critic_knows():
     torch.testing.assert_close(returns, (known + values + offset) * mask)
 
 
-def test_ptx_is_a_weighed_likelihood():
+def test_ptx_is_a_weighted_negative_log_likelihood():
     logps = torch.tensor([-2.0, -3.0])
     assert METHODS["ppo"].auxiliary.loss(logps=logps, ptx=0.5).tolist() == [1.0, 1.5]
 
 
-def test_the_authors_online_loss_is_anchored_at_the_rollout():
+def test_released_una_online_uses_the_rollout_policy_as_reference():
     # In the first pass log π = log π_rollout: r = 0, and the gradient is 2·(½ − σ(s))·¼·β·∇log π; π_ref is nowhere.
     logps = torch.tensor([-2.0, -5.0], dtype=F64, requires_grad=True)
     scores = torch.tensor([0.0, 2.0], dtype=F64)

@@ -34,7 +34,7 @@ def same(logps, other):
     torch.testing.assert_close(logps.exp(), other.exp(), rtol=0, atol=ATOL)
 
 
-def test_sft_learns_its_data():
+def test_sft_learns_its_data_distribution():
     a_world, sampler = world()
 
     def population(logps):
@@ -51,7 +51,7 @@ def test_una_pair_learns_the_optimum(offset):
 
 
 @pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
-def test_una_score_learns_the_optimum_if_it_is_told_log_z(offset):
+def test_una_score_with_baseline_beta_log_z_learns_the_optimum(offset):
     a_world, sampler = world(offset)
     baseline = BETA * a_world.log_partition[:, None]
     population = singles(METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards, baseline=baseline)
@@ -72,7 +72,7 @@ def test_una_centred_learns_the_optimum(offset):
     assert population(found) < 1e-20
 
 
-def test_una_centred_asks_nothing_of_the_optimum_whatever_was_sampled():
+def test_una_centred_is_zero_at_the_optimum_for_any_samples():
     # At π* s − r_θ is β·log Z for every response, so that any two, or more, of a prompt have residuals of
     # zero.
     a_world, sampler = world(5.0)
@@ -85,7 +85,7 @@ def test_una_centred_asks_nothing_of_the_optimum_whatever_was_sampled():
     assert losses.max() < 1e-25
 
 
-def test_una_centred_learns_the_optimum_from_scores_labels_and_pairs_at_once():
+def test_una_centred_learns_the_optimum_from_mixed_scores_labels_and_pairs():
     # One V(x) for scores and labels; labels with P(up) = σ(r), preferences with σ of the difference. Each of
     # the three is least at π*, and so is any mixture.
     a_world, sampler = world(2.0)
@@ -100,7 +100,7 @@ def test_una_centred_learns_the_optimum_from_scores_labels_and_pairs_at_once():
 
 
 @pytest.mark.parametrize("name", ["una-binary-mse", "una-binary-bce"])
-def test_una_binary_learns_the_optimum_if_it_is_told_log_z(name):
+def test_una_binary_with_baseline_beta_log_z_learns_the_optimum(name):
     # Thumbs with P(up) = σ(r): both labels of each response, weighted by their probabilities.
     a_world, sampler = world(2.0)
     baseline = BETA * a_world.log_partition[:, None]
@@ -117,9 +117,9 @@ def test_una_binary_learns_the_optimum_if_it_is_told_log_z(name):
     assert a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01  # untold, it is biased
 
 
-def test_una_score_by_hand():
-    # EU14: E2 (ref = (½, ½), r = (1, 0), β = 1), y uniform. Without a baseline: (.6575, .3425), loss .3352,
-    # and not π* = (.7311, .2689), which β·log Z as baseline gives, with loss 0.
+def test_una_score_fixed_point_on_two_responses_by_hand():
+    # EU14: E2 (ref = (½, ½), r = (1, 0), β = 1), y uniform. Without a baseline: (0.6575, 0.3425), loss 0.3352,
+    # and not π* = (0.7311, 0.2689), which β·log Z as baseline gives, with loss 0.
     ref, rewards = torch.full((1, 2), 0.5, dtype=F64).log(), torch.tensor([[1.0, 0.0]], dtype=F64)
 
     def population(logps, baseline=0.0):
@@ -158,7 +158,7 @@ def raw_una_score(a_world, sampler):
 
 @pytest.mark.parametrize("offset", [2.0, 5.0])
 @pytest.mark.parametrize("from_reference", [True, False])
-def test_una_score_without_a_baseline_learns_another_policy(offset, from_reference):
+def test_una_score_without_a_baseline_does_not_learn_the_optimum(offset, from_reference):
     a_world, sampler = world(offset)
     assert a_world.log_partition.min() > 0  # hence λ > 0, where the equation above has one root
     if from_reference:
@@ -170,7 +170,7 @@ def test_una_score_without_a_baseline_learns_another_policy(offset, from_referen
     assert population(found) > 0.1
 
 
-def test_a_large_offset_teaches_una_score_nothing():
+def test_una_score_returns_to_the_reference_as_the_reward_offset_grows():
     # EU14: scored from π_ref, the policy goes back to π_ref as the offset grows.
     distances = []
     for offset in (2.0, 5.0, 10.0, 40.0):
@@ -181,7 +181,7 @@ def test_a_large_offset_teaches_una_score_nothing():
     assert distances[-1] < 1e-3 < 0.1 < kl(a_world.optimum, a_world.ref_logps).max()
 
 
-def test_the_released_form_forgets_beta():
+def test_released_una_score_ignores_beta_and_reference():
     # With |βu| small, σ(βu) = ½ + βu/4 and the squared error is, but for a constant, β·(½ − s)·u/2: the least
     # of −Σ_y μ·(s − ½)·log π is π ∝ μ·(s − ½), for scores above ½. π_ref and β are not in it.
     a_world, sampler = world()
@@ -205,7 +205,7 @@ def test_the_released_form_forgets_beta():
 
 
 @pytest.mark.parametrize(("ups", "wins"), [((0.6, 0.45), 0), ((0.9, 0.8), None), ((0.2, 0.51), 1)])
-def test_kto_goes_to_one_end(ups, wins):
+def test_kto_puts_all_mass_on_the_response_with_mostly_positive_labels(ups, wins):
     # Two responses with P(up) on either side of ½: all mass goes to the one above, however near to ½ it is.
     # If both are above ½ they share it.
     ref = torch.full((1, 2), 0.5, dtype=F64).log()
@@ -241,7 +241,7 @@ def test_kto_does_not_learn_the_optimum():
     assert slope.abs().max() > 0.01
 
 
-def test_ipo_learns_its_own_optimum():
+def test_ipo_learns_the_exponential_of_win_rate_over_beta():
     # Per pair the loss is least at h(y, y') = (2·P(y ≻ y') − 1)/(2β). h is a difference u(y) − u(y'), and the
     # least squares over independent y, y' ~ μ give u(y) = E_{y'} P(y ≻ y')/β + a constant: π ∝ π_ref·exp(P(y
     # ≻ μ)/β).
@@ -255,7 +255,7 @@ def test_ipo_learns_its_own_optimum():
         assert kl(found, a_world.optimum).max() > 0.1
 
 
-def test_ipo_stops_where_dpo_does_not():
+def test_certain_preferences_bound_the_ipo_margin_but_not_the_dpo_margin():
     # Preferences that are certain: DPO's margin grows without end, IPO's stays at the order of 1/β.
     a_world, sampler = world()
     certain = torch.where(bradley_terry(a_world.rewards) > 0.5, 1.0, 0.0).to(F64)
@@ -266,7 +266,7 @@ def test_ipo_stops_where_dpo_does_not():
 
 
 @pytest.mark.parametrize("p", [1.0, 0.9, 0.6])
-def test_cdpo_asks_for_a_smaller_margin_and_a_finite_one(p):
+def test_cdpo_margin_is_the_logit_of_the_smoothed_preference(p):
     # Two responses, the first wins with p: the margin is logit((1 − ε)·p + ε·(1 − p)), for p = 1 it is logit(1 − ε).
     ref = torch.tensor([[0.3, 0.7]], dtype=F64).log()
     preference = torch.tensor([[[0.5, p], [1 - p, 0.5]]], dtype=F64)
@@ -313,7 +313,7 @@ def test_f_dpo_learns_the_optimum_of_its_divergence(divergence):
     assert divergence == "reverse_kl" or kl(found, a_world.optimum).max() > 0.01
 
 
-def test_f_dpo_with_chi2_learns_the_optimum_if_that_has_no_zeros():
+def test_f_dpo_with_chi2_learns_an_optimum_without_zeros():
     # f′(0+) = −2: w = 1 + (r − λ)/(2β) stays positive here for rewards divided by 4.
     a_world, sampler = world()
     rewards = a_world.rewards / 4
@@ -340,9 +340,9 @@ def test_iupo_learns_the_optimum_of_its_divergence(divergence):
         (0.1, [0.9773, 0.0193, 0.0034], [0.6368, 0.2296, 0.1336]),
     ],
 )
-def test_iupo_as_printed_learns_something_else(beta, corrected, printed):
-    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); μ = (.2, .5, .3), π_ref = (.5, .3, .2), JS. By
-    # hand P(y ≻ μ) = (.2·½ + .5·.7311 + .3·.8808, …) = (.7298, .4905, .3626).
+def test_printed_iupo_does_not_learn_the_optimum_of_its_divergence(beta, corrected, printed):
+    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); μ = (0.2, 0.5, 0.3), π_ref = (0.5, 0.3, 0.2), JS. By
+    # hand P(y ≻ μ) = (0.2·½ + 0.5·0.7311 + 0.3·0.8808, …) = (0.7298, 0.4905, 0.3626).
     logits = torch.tensor([[0, 1, 2], [-1, 0, 0.5], [-2, -0.5, 0]], dtype=F64)
     mu, ref = torch.tensor([[0.2, 0.5, 0.3], [0.5, 0.3, 0.2]], dtype=F64)
     preference, ref = logits.sigmoid(), ref[None].log()

@@ -21,7 +21,7 @@ def arguments_of(loss):
     return inspect.signature(loss).parameters
 
 
-def test_a_method_is_found_by_name_and_by_alias():
+def test_method_is_found_by_name_and_alias():
     assert list(METHODS)[:2] == ["sft", "una-pair"]
     assert len(METHODS) == len(list(METHODS)) == len(table())
     assert METHODS["dpo"] is METHODS["una-pair"]
@@ -34,20 +34,20 @@ def test_a_method_is_found_by_name_and_by_alias():
     ("wrong", "near"),
     [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("kot", "kto")],
 )
-def test_a_wrong_name_suggests_the_near_one(wrong, near):
+def test_misspelt_method_name_suggests_the_closest(wrong, near):
     with pytest.raises(UnknownMethod) as error:
         METHODS[wrong]
     assert str(error.value) == f"no method is called {wrong!r}; did you mean {near}?"
     assert isinstance(error.value, KeyError) and isinstance(error.value, InputError)
 
 
-def test_a_name_that_is_near_nothing_lists_all():
+def test_unknown_method_name_lists_all_methods():
     with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, reward-model, dpo$"):
         METHODS["zzzz"]
 
 
 @BY_NAME
-def test_a_record_names_known_kinds_axes_and_errata(method):
+def test_method_record_has_known_kinds_axes_and_errata(method):
     assert set(method.kinds) <= set(KINDS) and method.loss is method.losses[method.kinds[0]]
     assert method.axes == {} or list(method.axes) == list(AXES)
     assert all(identifier[:2] in ("EU", "EP", "ES") for identifier in method.errata)
@@ -63,19 +63,19 @@ def test_a_record_names_known_kinds_axes_and_errata(method):
 
 
 @BY_NAME
-def test_one_default_for_all_kinds_of_feedback(method):
+def test_losses_of_a_method_share_default_hyperparameters(method):
     # Feedback of several kinds in one batch speaks of one reward, so that it needs one β.
     for loss in method.losses.values():
         for name, parameter in inspect.signature(loss).parameters.items():
             assert name not in method.hyperparameters or parameter.default == method.hyperparameters[name]
 
 
-def test_a_method_needs_a_reference_if_any_of_its_functions_names_one():
+def test_method_needs_a_reference_if_any_of_its_functions_takes_one():
     assert not METHODS["sft"].needs_reference and not METHODS["reward-model"].needs_reference
     assert METHODS["dpo"].needs_reference and METHODS["ppo"].needs_reference  # PPO's advantages name it
 
 
-def test_a_paired_argument_is_named_after_its_response():
+def test_paired_argument_is_named_after_its_response():
     assert (
         sided("logps", "chosen") == "chosen_logps"
         and sided("ref_token_logps", "rejected") == "ref_rejected_token_logps"
@@ -85,7 +85,7 @@ def test_a_paired_argument_is_named_after_its_response():
     assert argument("beta") is None
 
 
-def test_a_run_computes_what_the_arguments_of_its_losses_require():
+def test_loss_arguments_determine_what_a_run_computes():
     assert needs([METHODS["dpo"].loss]) == {Need.REFERENCE}
     assert needs([METHODS["kto"].loss]) == {Need.REFERENCE, Need.KL}
     assert needs([METHODS["rloo"].loss]) == {Need.REFERENCE, Need.SCORES, Need.GROUP, Need.BASELINE}
@@ -93,7 +93,7 @@ def test_a_run_computes_what_the_arguments_of_its_losses_require():
     assert needs([METHODS["reward-model"].loss]) == needs([METHODS["sft"].loss]) == frozenset()
 
 
-def test_a_loss_with_an_unknown_argument_is_refused():
+def test_loss_with_an_unknown_argument_is_refused():
     def loss(*, logps, weights, beta=0.1):
         return logps
 
@@ -102,7 +102,7 @@ def test_a_loss_with_an_unknown_argument_is_refused():
 
 
 @BY_NAME
-def test_the_baseline_of_a_record_is_that_of_its_loss(method):
+def test_method_record_baseline_matches_its_loss(method):
     default = arguments_of(method.loss).get("baseline")
     if default is None:
         assert method.baseline == "none"
@@ -112,14 +112,14 @@ def test_the_baseline_of_a_record_is_that_of_its_loss(method):
 
 
 @BY_NAME
-def test_the_reward_of_a_record_takes_arguments_of_the_table(method):
+def test_method_reward_takes_only_known_arguments(method):
     function = method.reward.function
     known = {*ARGUMENTS, *method.hyperparameters}
     assert function is None or names(function) <= known
 
 
 @BY_NAME
-def test_the_record_says_whether_an_offset_of_the_rewards_changes_the_gradient(method, draw):
+def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, draw):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards; with another
     # divergence it does not, see below. A scorer's rewards are there to be added to. Rows 2i and 2i + 1 are responses
     # of one prompt, and so are the two of a pair.
@@ -144,7 +144,7 @@ def test_the_record_says_whether_an_offset_of_the_rewards_changes_the_gradient(m
     assert method.shift_invariant == unchanged
 
 
-def test_the_defaults_of_the_papers():
+def test_default_hyperparameters_match_the_papers():
     assert not METHODS["sft"].hyperparameters and not METHODS["reward-model"].hyperparameters
     expected = {
         "una-pair": 0.1,
@@ -172,7 +172,7 @@ def test_the_defaults_of_the_papers():
     assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1
 
 
-def test_every_cell_of_the_table_is_text():
+def test_method_table_cells_are_text():
     for row in table():
         assert all(isinstance(cell, str) for cell in row.values())
     rows = {row["name"]: row for row in table()}
@@ -182,11 +182,11 @@ def test_every_cell_of_the_table_is_text():
 
 
 @BY_NAME
-def test_a_description_survives_json(method):
+def test_method_description_survives_json(method):
     assert json.loads(json.dumps(describe(method))) == describe(method)
 
 
-def test_a_description_has_the_arguments_of_every_form():
+def test_method_description_has_the_arguments_of_every_form():
     record = describe(METHODS["una-score"])
     arguments = ["logps", "ref_logps", "scores", "baseline=0.0", "beta=0.03"]
     assert record["arguments"] == {"scores": arguments, "printed": arguments, "released": arguments}
@@ -194,7 +194,7 @@ def test_a_description_has_the_arguments_of_every_form():
     assert describe(METHODS["kto"])["axes"]["F1"] == "Binary"
 
 
-def test_axes_of_the_survey():
+def test_survey_axes_of_known_methods():
     assert METHODS["dpo"].axes["RM1"] == "Implicit" and METHODS["dpo"].axes["O2"] == "Separate"
     assert METHODS["ipo"].axes["RM2"] == "Preference"
     assert METHODS["kto"].axes["F1"] == "Binary"
@@ -203,12 +203,12 @@ def test_axes_of_the_survey():
     assert METHODS["una-score"].axes == {}
 
 
-def test_records_say_where_responses_come_from():
+def test_method_record_says_where_responses_come_from():
     assert all(METHODS[name].on_policy_only for name in ("una-online", "reinforce", "rloo", "ppo"))
     assert not any(METHODS[name].on_policy_only for name in ("dpo", "una-centred", "iterative-dpo"))
     assert METHODS["iterative-dpo"].samples == "the best and the worst of K"
     assert METHODS["reinforce"].reuse == METHODS["rloo"].reuse == "none" and METHODS["ppo"].reuse == "passes"
 
 
-def test_every_hyperparameter_is_explained_and_no_other():
+def test_every_hyperparameter_has_a_description():
     assert set(HYPERPARAMETERS) == {name for method in METHODS.values() for name in method.hyperparameters}

@@ -22,7 +22,7 @@ from una_ref.theory import DIVERGENCES
 F64 = torch.float64
 
 
-def test_rewards_by_hand():
+def test_reward_functions_by_hand():
     logps, ref = torch.tensor([-1.0, -4.0]), torch.tensor([-2.0, -2.0])
     assert log_likelihood(logps).tolist() == [-1, -4]
     assert log_ratio(logps, ref).tolist() == [1, -2]
@@ -30,7 +30,7 @@ def test_rewards_by_hand():
     assert margin(logps, ref).tolist() == [1, -2]
 
 
-def test_leave_one_out_by_hand():
+def test_leave_one_out_is_the_mean_of_the_other_values_in_a_group():
     # Group 7 holds 1, 2 and 6: the others' means are 4, 3.5 and 1.5. Group −1 holds 10 and 20.
     values = torch.tensor([1.0, 10.0, 2.0, 20.0, 6.0], requires_grad=True)
     groups = torch.tensor([7, -1, 7, -1, 7])
@@ -39,12 +39,12 @@ def test_leave_one_out_by_hand():
     assert not baseline.requires_grad
 
 
-def test_leave_one_out_needs_company():
+def test_leave_one_out_of_a_single_response_is_refused():
     with pytest.raises(ValueError, match="1 of 2 groups have one: give `baseline`, or K >= 2 responses"):
         leave_one_out(torch.ones(3), torch.tensor([0, 0, 1]))
 
 
-def test_centred_reward_by_hand():
+def test_centred_reward_adds_the_prompt_baseline():
     # β = 1/2: r_θ = (1/2, −1); s = (2, 3); s − r_θ = (3/2, 4), each the other's V: r_θ + V = (9/2, 1/2).
     logps, ref, scores = torch.tensor([-1.0, -4.0]), torch.tensor([-2.0, -2.0]), torch.tensor([2.0, 3.0])
     groups = torch.tensor([0, 0])
@@ -68,7 +68,7 @@ def test_centred_reward_by_hand():
         ("hellinger", 1 - math.sqrt(1 / 2), 1 - math.sqrt(2)),
     ],
 )
-def test_f_reward_by_hand(divergence, at_two, at_half):
+def test_f_reward_is_beta_times_the_divergence_slope(divergence, at_two, at_half):
     logps = torch.tensor([0.4, 0.1, 0.2], dtype=F64).log()
     ref = torch.tensor([0.2, 0.2, 0.2], dtype=F64).log()
     expected = torch.tensor([at_two, at_half, 0], dtype=F64)
@@ -76,7 +76,7 @@ def test_f_reward_by_hand(divergence, at_two, at_half):
     torch.testing.assert_close(f_reward(logps, ref, 0.3, divergence), 0.3 * expected, rtol=0, atol=1e-15)
 
 
-def test_alpha_is_that_of_the_alpha_divergence():
+def test_alpha_only_affects_the_alpha_divergence():
     u, zero = torch.tensor([1.0], dtype=F64), torch.zeros(1, dtype=F64)
     assert f_slope(u, zero, "alpha", 0.3).item() == pytest.approx((1 - math.exp(-0.3)) / 0.3)
     assert f_slope(u, zero, "js", 0.3) == f_slope(u, zero, "js")
@@ -89,7 +89,7 @@ def test_alpha_is_that_of_the_alpha_divergence():
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
-def test_f_slope_neither_overflows_nor_falls(divergence, dtype):
+def test_f_slope_is_finite_and_non_decreasing(divergence, dtype):
     # e^(2e4) is far beyond every dtype; the straight line goes on rising, and is u itself for the reverse KL.
     u = torch.tensor([-2e4, -1e3, -240, -40, -3, 0, 3, 40, 240, 1e3, 2e4], dtype=dtype, requires_grad=True)
     slope = f_slope(u, torch.zeros_like(u), divergence)
@@ -103,7 +103,7 @@ def test_f_slope_neither_overflows_nor_falls(divergence, dtype):
         assert torch.equal(gradient, torch.ones_like(u))
 
 
-def test_per_example_names_the_shapes():
+def test_per_example_error_names_the_shapes():
     three = torch.zeros(3)
     message = r"per-example tensors must share one shape, got \{'logps': \(3,\), 'scores': \(3, 1\)\}"
     with pytest.raises(ValueError, match=message):

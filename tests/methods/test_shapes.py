@@ -17,7 +17,7 @@ Y = torch.tensor([1.0, 0.5], dtype=F64)
     [
         (linear(X), [0, -math.log(3)]),
         (logistic(X), [math.log(2), math.log(4 / 3)]),
-        # log 2 both ways round; −.8·log(3/4) − .2·log(1/4)
+        # log 2 both ways round; −0.8·log(3/4) − 0.2·log(1/4)
         (smoothed_logistic(X, 0.2), [math.log(2), 0.8 * math.log(4 / 3) + 0.2 * math.log(4)]),
         (squared(X + 1), [1, (math.log(3) + 1) ** 2]),
         (squared(X, 2.0), [4, (math.log(3) - 2) ** 2]),
@@ -28,11 +28,11 @@ Y = torch.tensor([1.0, 0.5], dtype=F64)
         (kahneman_tversky(X, 1 - Y), [1 / 2, 1 / 2]),  # label 0: σ(0); label ½: ½·¼ + ½·¾
     ],
 )
-def test_by_hand(values, expected):
+def test_shape_values_by_hand(values, expected):
     assert values.tolist() == pytest.approx(expected, abs=1e-15)
 
 
-def test_far_out_nothing_is_lost():
+def test_logistic_and_bce_keep_precision_at_extreme_inputs():
     far = torch.tensor([1e4, -1e4], dtype=F64, requires_grad=True)
     assert logistic(far).tolist() == [0, 1e4]
     assert bce(far, torch.tensor([0.0, 1.0])).tolist() == [1e4, 1e4]
@@ -43,8 +43,8 @@ def test_far_out_nothing_is_lost():
 
 
 @pytest.mark.parametrize("shape", [bce, mse])
-def test_proper_scores_are_least_at_the_label(shape):
-    # EU17: the least of BCE with the soft label .7 is at σ(x) = .7, x = logit(.7) = .8473.
+def test_bce_and_mse_are_minimal_at_the_label(shape):
+    # EU17: the least of BCE with the soft label 0.7 is at σ(x) = 0.7, x = logit(0.7) = 0.8473.
     x = torch.tensor([math.log(0.7 / 0.3)], dtype=F64, requires_grad=True)
     assert x.item() == pytest.approx(0.8473, abs=5e-5)
     (slope,) = torch.autograd.grad(shape(x, torch.tensor([0.7])).sum(), x)
@@ -53,7 +53,7 @@ def test_proper_scores_are_least_at_the_label(shape):
         assert shape(x + step, torch.tensor([0.7])) > shape(x, torch.tensor([0.7]))
 
 
-def test_smoothing_puts_the_least_at_a_finite_margin():
+def test_label_smoothing_puts_the_minimum_at_a_finite_margin():
     # At logit(1 − ε): the slope −(1 − ε)·σ(−x) + ε·σ(x) is −(1 − ε)·ε + ε·(1 − ε) = 0.
     x = torch.tensor([math.log(0.9 / 0.1)], dtype=F64, requires_grad=True)
     assert torch.autograd.grad(smoothed_logistic(x, 0.1).sum(), x)[0].item() == pytest.approx(0, abs=1e-16)
@@ -65,7 +65,7 @@ def test_smoothing_puts_the_least_at_a_finite_margin():
 
 
 @pytest.mark.parametrize(("p", "sign"), [(0.3, 1), (0.49, 1), (0.51, -1), (0.7, -1)])
-def test_kahneman_tversky_is_no_proper_score(p, sign):
+def test_kahneman_tversky_is_not_a_proper_score(p, sign):
     # At P(up) = p the expected loss is p + (1 − 2p)·σ(x): monotone, least at −∞ or +∞, and p is lost.
     x = torch.linspace(-8, 8, 50, dtype=F64, requires_grad=True)
     expected = p * kahneman_tversky(x, torch.ones(50)) + (1 - p) * kahneman_tversky(x, torch.zeros(50))

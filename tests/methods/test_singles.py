@@ -39,31 +39,31 @@ def numbers(*values):
 LOGIT_9, LOGIT_8, LOGIT_7, LOGIT_6 = (math.log(p / (1 - p)) for p in (0.9, 0.8, 0.7, 0.6))
 
 
-def test_sft():
+def test_sft_is_the_negative_log_likelihood():
     assert sft(logps=numbers(-1.5, -4)).tolist() == [1.5, 4]
 
 
-def test_una_binary_by_hand():
-    # EU9: σ(r_θ) = (.9, .8, .7, .6), y = (1, 1, 1, 0): squares (.01, .04, .09, .36), mean .125.
+def test_una_binary_mse_and_bce_by_hand():
+    # EU9: σ(r_θ) = (0.9, 0.8, 0.7, 0.6), y = (1, 1, 1, 0): squares (0.01, 0.04, 0.09, 0.36), mean 0.125.
     arguments = rewarded(LOGIT_9, LOGIT_8, LOGIT_7, LOGIT_6) | {"labels": numbers(1, 1, 1, 0)}
     mse, bce = una_binary_mse(**arguments), una_binary_bce(**arguments)
     assert mse.tolist() == pytest.approx([0.01, 0.04, 0.09, 0.36])
     assert mse.mean().item() == pytest.approx(0.125)
     assert bce.tolist() == pytest.approx([-math.log(p) for p in (0.9, 0.8, 0.7, 0.4)])
-    # Printed: the square of g once more, and a minus. The pooled mean of the squares is .03485.
+    # Printed: the square of g once more, and a minus. The pooled mean of the squares is 0.03485.
     assert una_binary_mse_printed(**arguments).mean().item() == pytest.approx(-0.03485)
     torch.testing.assert_close(una_binary_bce_printed(**arguments), -(bce**2))
 
 
-def test_the_binary_baseline_is_added_to_the_implicit_reward():
+def test_una_binary_baseline_is_added_to_the_implicit_reward():
     with_baseline = rewarded(LOGIT_9 - 2, LOGIT_8 - 1) | {"labels": numbers(1, 0)}
     for loss in (una_binary_mse, una_binary_bce):
         expected = loss(**rewarded(LOGIT_9, LOGIT_8), labels=numbers(1, 0))
         torch.testing.assert_close(loss(**with_baseline, baseline=numbers(2, 1)), expected)
 
 
-def test_una_score_by_hand():
-    # EU12: r_θ = .2, s = .9: (.2 − .9)² = .49, printed −.49; the right gradient in r_θ is 2·(.2 − .9) = −1.4.
+def test_una_score_corrected_and_printed_by_hand():
+    # EU12: r_θ = 0.2, s = 0.9: (0.2 − 0.9)² = 0.49, printed −0.49; the right gradient in r_θ is 2·(0.2 − 0.9) = −1.4.
     arguments = rewarded(0.2, beta=1.0) | {"scores": numbers(0.9)}
     arguments["logps"].requires_grad_()
     assert una_score(**arguments).item() == pytest.approx(0.49)
@@ -74,13 +74,13 @@ def test_una_score_by_hand():
     assert una_score(**arguments, baseline=0.5).item() == pytest.approx(0.04)
 
 
-def test_una_score_released_by_hand():
-    # EU11: σ(r_θ) = .9 against the score .7: .04; with r_θ = 0 it stands at ½ whatever the score.
+def test_released_una_score_compares_sigmoid_with_score():
+    # EU11: σ(r_θ) = 0.9 against the score 0.7: 0.04; with r_θ = 0 it stands at ½ whatever the score.
     arguments = rewarded(LOGIT_9, 0) | {"scores": numbers(0.7, 0.7)}
     assert una_score_released(**arguments).tolist() == pytest.approx([0.04, 0.04])
 
 
-def test_una_centred_by_hand():
+def test_una_centred_uses_leave_one_out_baselines():
     # r_θ = (1, 0, 2, 5) in groups (0, 0, 1, 1), scores (3, 1, 1, 1): s − r_θ = (2, 1, −1, −4). Each one's V
     # is the other's: residuals 1 + 1 − 3, 0 + 2 − 1, 2 − 4 − 1, 5 − 1 − 1.
     arguments = rewarded(1, 0, 2, 5) | {"scores": numbers(3, 1, 1, 1)}
@@ -90,7 +90,7 @@ def test_una_centred_by_hand():
     torch.testing.assert_close(given, una_score(**arguments, baseline=numbers(1, 1, 0, 0)))
 
 
-def test_una_centred_gradient_treats_the_baseline_as_given(draw):
+def test_una_centred_gradient_skips_the_leave_one_out_baseline(draw):
     arguments = draw(una_centred)
     logps = arguments["logps"].requires_grad_()
     reward = arguments["beta"] * (logps - arguments["ref_logps"])
@@ -100,14 +100,14 @@ def test_una_centred_gradient_treats_the_baseline_as_given(draw):
     torch.testing.assert_close(own, given, rtol=0, atol=0)
 
 
-def test_una_centred_learns_a_baseline():
+def test_una_centred_gradient_reaches_a_learned_baseline():
     arguments = rewarded(1, 0) | {"scores": numbers(3, 1)}
     baseline = numbers(0, 0).requires_grad_()
     una_centred(**arguments, baseline=baseline).sum().backward()
     assert baseline.grad.tolist() == pytest.approx([2 * (1 - 3), 2 * (0 - 1)])
 
 
-def test_una_centred_wants_a_baseline_or_company():
+def test_una_centred_without_baseline_or_second_response_is_refused():
     arguments = rewarded(1, 0) | {"scores": numbers(3, 1)}
     with pytest.raises(ValueError, match="needs `baseline`"):
         una_centred(**arguments)
@@ -115,9 +115,9 @@ def test_una_centred_wants_a_baseline_or_company():
         una_centred(**arguments, groups=torch.tensor([0, 1]))
 
 
-def test_dro_by_hand():
-    # ES18: β = .1, u = 1, s = 1, V = .2: ½·(1 − .2 − .1)² = .245; slope −.07 in log π and −.7 in V (Eq. 39). Printed,
-    # Eq. 38 is −[(s − V) − β·u] = −.7 in log π.
+def test_dro_corrected_and_printed_by_hand():
+    # ES18: β = 0.1, u = 1, s = 1, V = 0.2: ½·(1 − 0.2 − 0.1)² = 0.245; slope −0.07 in log π and −0.7 in V (Eq. 39). Printed,
+    # Eq. 38 is −[(s − V) − β·u] = −0.7 in log π.
     arguments = rewarded(0.1, beta=0.1) | {"scores": numbers(1), "baseline": numbers(0.2)}
     logps, baseline = arguments["logps"].requires_grad_(), arguments["baseline"].requires_grad_()
     assert dro(**arguments).item() == pytest.approx(0.245)
@@ -127,7 +127,7 @@ def test_dro_by_hand():
     torch.testing.assert_close(2 * dro(**arguments), una_centred(**arguments))
 
 
-def test_dro_s_thumbs_are_rewards_of_plus_and_minus_one():
+def test_dro_binary_labels_are_rewards_of_plus_and_minus_one():
     arguments = rewarded(0.3, 0.3, -0.2) | {"baseline": 0.1}
     scores = dro(**arguments, scores=numbers(1, -1, 0))
     torch.testing.assert_close(dro_labels(**arguments, labels=numbers(1, 0, 0.5)), scores)
@@ -135,9 +135,9 @@ def test_dro_s_thumbs_are_rewards_of_plus_and_minus_one():
     assert METHODS["dro"].losses["labels"] is dro_labels
 
 
-def test_dro_has_other_optima_where_responses_are_missing():
-    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (.5, .1839, .3161) with V =
-    # .5945 has loss 0 on the first two, and is not π* = (.6652, .2447, .0900), whose V is log Z = .3089.
+def test_dro_has_other_minimisers_if_a_response_is_never_sampled():
+    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (0.5, 0.1839, 0.3161) with V =
+    # 0.5945 has loss 0 on the first two, and is not π* = (0.6652, 0.2447, 0.0900), whose V is log Z = 0.3089.
     ref, scores = torch.full((3,), 1 / 3, dtype=F64).log(), numbers(1, 0, -1)
     other, best = numbers(0.5, 0.5 / math.e, 0.5 - 0.5 / math.e), (ref + scores).softmax(-1)
     assert other.tolist() == pytest.approx([0.5, 0.1839, 0.3161], abs=5e-5)
@@ -148,8 +148,8 @@ def test_dro_has_other_optima_where_responses_are_missing():
         assert (losses[2] > 0.5) == (policy is other)
 
 
-def test_kto_by_hand():
-    # β·kl = .5·2 = 1. Up with r_θ = 1 + logit .9: λ_D·(1 − .9); down with r_θ = 1 + logit .8: λ_U·.8.
+def test_kto_weights_desirable_and_undesirable_responses():
+    # β·kl = 0.5·2 = 1. Up with r_θ = 1 + logit 0.9: λ_D·(1 − 0.9); down with r_θ = 1 + logit 0.8: λ_U·0.8.
     arguments = rewarded(1 + LOGIT_9, 1 + LOGIT_8) | {"labels": torch.tensor([True, False])}
     weights = {"desirable_weight": 2.0, "undesirable_weight": 3.0}
     assert kto(**arguments, kl=2.0).tolist() == pytest.approx([0.1, 0.8])
@@ -159,7 +159,7 @@ def test_kto_by_hand():
 
 
 @pytest.mark.parametrize("loss", [una_binary_mse, una_binary_bce, dro_labels, kto])
-def test_labels_may_be_bool(loss, draw):
+def test_bool_labels_equal_float_labels(loss, draw):
     arguments = draw(loss)
     up = arguments["labels"] > 0.5
     as_numbers = loss(**arguments | {"labels": up.to(F64)})

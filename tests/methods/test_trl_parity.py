@@ -110,7 +110,7 @@ def arguments_for(config, tmp_path, **own):
         ),  # TRL's ipo takes log-probabilities per token, the paper's their sum
     ],
 )
-def test_pairs(models, tokenizer, tmp_path, loss_type, loss, mean):
+def test_pair_losses_match_trl(models, tokenizer, tmp_path, loss_type, loss, mean):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -148,7 +148,7 @@ def test_pairs(models, tokenizer, tmp_path, loss_type, loss, mean):
         ),
     ],
 )
-def test_pairs_with_label_smoothing_or_a_divergence(models, tokenizer, tmp_path, name, hyper, theirs):
+def test_label_smoothed_and_divergence_losses_match_trl(models, tokenizer, tmp_path, name, hyper, theirs):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -171,7 +171,7 @@ def test_pairs_with_label_smoothing_or_a_divergence(models, tokenizer, tmp_path,
 
 @pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
 @pytest.mark.parametrize("clamped", [True, False])
-def test_kto(models, tokenizer, tmp_path, weights, clamped):
+def test_kto_matches_trl(models, tokenizer, tmp_path, weights, clamped):
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 

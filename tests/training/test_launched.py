@@ -81,7 +81,7 @@ def words(folder, tiny, file):
 
 
 @pytest.mark.slow
-def test_a_stop_waits_for_the_checkpoint_and_another_number_of_processes_is_said(launched, data, tiny, tmp_path):
+def test_stop_waits_for_the_checkpoint_and_a_changed_process_count_is_noted(launched, data, tiny, tmp_path):
     file = data("pairs")
     done = launched("stop", file)
     assert done.returncode != 0 and "stopped after step 3 of 5" in done.stderr
@@ -95,7 +95,7 @@ def test_a_stop_waits_for_the_checkpoint_and_another_number_of_processes_is_said
 
 
 @pytest.mark.slow
-def test_a_loss_that_is_no_number_in_one_process_is_told_with_its_rows_by_one(launched, data, tmp_path):
+def test_non_finite_loss_in_one_process_is_reported_once_with_its_rows(launched, data, tmp_path):
     done = launched("nan", data("pairs"))
     assert done.returncode != 0
     assert len(re.findall(r"failed: step 3: a loss is nan; the rows are in", done.stderr)) == 1
@@ -105,7 +105,7 @@ def test_a_loss_that_is_no_number_in_one_process_is_told_with_its_rows_by_one(la
 
 
 @pytest.mark.slow
-def test_processes_that_read_other_rows_are_refused(launched, data, tmp_path):
+def test_processes_that_read_different_rows_are_refused(launched, data, tmp_path):
     done = launched("rows", data("pairs"))  # a pipe, say, of which each reads a part
     assert done.returncode != 0
     assert "data: expected the same rows in every process" in done.stderr

@@ -71,7 +71,7 @@ def crash():
 
 
 @pytest.mark.parametrize("method", RUNS)
-def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_path, monkeypatch, capsys):
+def test_interrupted_and_killed_run_resumes_to_the_same_bytes(method, una, tmp_path, monkeypatch, capsys):
     before = signal.getsignal(signal.SIGINT)  # a shell's background job is born ignoring it
     assert main(una(method, "straight")) == 0
     with monkeypatch.context() as patch:
@@ -100,14 +100,14 @@ def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_pat
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_a_signal_that_was_ignored_stays_ignored(una, monkeypatch):
+def test_ignored_signal_stays_ignored(una, monkeypatch):
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     stop(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
     assert main(una("dpo", "out")) == 0
     assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
+def test_crash_while_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
     true, calls = checkpoints.os.replace, []
 
     def replace(*names):
@@ -133,7 +133,7 @@ class Terminal(io.StringIO):
         return True
 
 
-def test_a_terminal_has_a_bar_and_a_log_has_lines(una, monkeypatch, capsys):
+def test_terminal_shows_a_progress_bar_and_a_log_shows_lines(una, monkeypatch, capsys):
     monkeypatch.setattr("sys.stderr", terminal := Terminal())
     assert main(una("dpo", "seen")) == 0
     assert "7/7" in terminal.getvalue() and "dpo: step" not in terminal.getvalue()
@@ -143,7 +143,7 @@ def test_a_terminal_has_a_bar_and_a_log_has_lines(una, monkeypatch, capsys):
     assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", said) == ["1", "3", "6", "7"] and "7/7" not in said
 
 
-def test_metrics_have_each_step_once_and_held_out_ones_where_asked(una, tmp_path):
+def test_metrics_list_each_step_once_and_evaluations_as_configured(una, tmp_path):
     assert main(una("dpo", "out")) == 0
     lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
     assert [line["step"] for line in lines] == list(range(8))
@@ -154,7 +154,7 @@ def test_metrics_have_each_step_once_and_held_out_ones_where_asked(una, tmp_path
     assert record["evaluation"]["loss"] == pytest.approx(lines[-1]["eval_loss"])
 
 
-def test_a_line_that_a_killed_run_left_unfinished_is_cut_off(una, tmp_path, monkeypatch):
+def test_unfinished_metrics_line_of_a_killed_run_is_removed(una, tmp_path, monkeypatch):
     with monkeypatch.context() as patch:
         stop(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
         assert main(una("dpo", "out")) == 130
@@ -164,7 +164,7 @@ def test_a_line_that_a_killed_run_left_unfinished_is_cut_off(una, tmp_path, monk
     assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(8))
 
 
-def test_a_non_finite_loss_stops_the_run_and_its_rows_are_saved(una, data, tmp_path, monkeypatch, capsys):
+def test_non_finite_loss_stops_the_run_and_saves_its_rows(una, data, tmp_path, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         patch.setattr("una_ref.training.trainer.losses_of", _poisoned)
         assert main(una("dpo", "out")) == 1
@@ -184,7 +184,7 @@ def _poisoned(losses, batch, logps, *_, **__):
     return logps.new_full((batch.count,), torch.nan) + (logps.sum() if logps.requires_grad else 0)
 
 
-def test_data_that_changed_since_are_refused(una, tmp_path, data, monkeypatch, capsys):
+def test_resume_with_changed_data_is_refused(una, tmp_path, data, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
         assert main(una("dpo", "out")) == 130
@@ -277,7 +277,7 @@ print(json.dumps(found))
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("online", "kills"), [(False, 20), (True, 5)], ids=["offline", "online"])
-def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(online, kills, una, tmp_path, toysteer_base):
+def test_run_killed_at_random_moments_resumes_to_the_same_bytes(online, kills, una, tmp_path, toysteer_base):
     # Real processes and SIGKILL, at moments drawn from a seed: while it starts, in steps, every fourth while a
     # checkpoint is written, the last one while the result is. Forked, since importing takes longer than the run.
     steps = 15 if online else 60
@@ -302,7 +302,7 @@ def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(online, kills, un
 
 
 @pytest.mark.slow
-def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_output(una, tmp_path):
+def test_ctrl_c_saves_for_resume_and_a_live_run_locks_its_output(una, tmp_path):
     long = ["steps=1500", "eval_every=0"]  # long enough that a second run starts while it lives
     words = [*una("una-centred", "out"), *long]
     process, log = start(words), tmp_path / "out" / "metrics.jsonl"

@@ -37,7 +37,7 @@ def forward(trainer, method, examples, loss, kind, **config):
     return one, given
 
 
-def test_a_loss_on_pairs_may_ask_for_the_log_probabilities_of_tokens(trainer):
+def test_pair_loss_receives_token_log_probs(trainer):
     def loss(
         *,
         chosen_token_logps,
@@ -60,7 +60,7 @@ def test_a_loss_on_pairs_may_ask_for_the_log_probabilities_of_tokens(trainer):
     assert (given["ref_chosen_token_logps"] - given["chosen_token_logps"]).abs().max() > 1e-3
 
 
-def test_the_cache_holds_the_reference_s_tokens_where_a_loss_asks_for_them(trainer):
+def test_reference_cache_holds_token_log_probs_if_a_loss_takes_them(trainer):
     def loss(*, ref_chosen_token_logps, ref_rejected_logps):
         return ref_rejected_logps
 
@@ -73,7 +73,7 @@ def test_the_cache_holds_the_reference_s_tokens_where_a_loss_asks_for_them(train
         torch.testing.assert_close(given[name], value)
 
 
-def test_a_loss_may_ask_for_the_whole_next_token_distributions(trainer):
+def test_loss_receives_full_next_token_distributions(trainer):
     def loss(*, logits, ref_logits, token_logps, token_ids, mask):
         return token_logps.sum(1)
 
@@ -86,7 +86,7 @@ def test_a_loss_may_ask_for_the_whole_next_token_distributions(trainer):
     torch.testing.assert_close(picked[mask], given["token_logps"][mask])
 
 
-def test_scores_beside_pairs_and_their_margin_are_those_of_the_rows(trainer):
+def test_pair_loss_receives_scores_and_margins_of_the_rows(trainer):
     def loss(*, chosen_logps, chosen_scores, rejected_scores, margins):
         return chosen_logps
 
@@ -95,7 +95,7 @@ def test_scores_beside_pairs_and_their_margin_are_those_of_the_rows(trainer):
     assert given["margins"].tolist() == [0.5, 2.0]
 
 
-def test_lists_are_padded_by_prompt(trainer):
+def test_list_loss_receives_tensors_padded_by_prompt(trainer):
     def loss(*, logps, ref_logps, scores, lengths, mask):
         return (logps * mask).sum(1)
 
@@ -108,7 +108,7 @@ def test_lists_are_padded_by_prompt(trainer):
     torch.testing.assert_close(given["logps"][given["mask"]], one.policy(batch))
 
 
-def test_a_loss_on_lists_has_one_gradient_however_the_batch_is_cut(trainer, gradient):
+def test_list_loss_gradient_does_not_depend_on_micro_batches(trainer, gradient):
     def loss(*, logps, scores, mask):
         shares = scores.masked_fill(~mask, -torch.inf).softmax(1)
         return -(shares * logps.masked_fill(~mask, -torch.inf).log_softmax(1).masked_fill(~mask, 0)).sum(1)
@@ -122,12 +122,12 @@ def test_a_loss_on_lists_has_one_gradient_however_the_batch_is_cut(trainer, grad
     assert gradients[0].abs().max() > 1e-4
 
 
-def test_a_win_rate_is_the_share_of_the_other_responses_that_a_response_beats():
+def test_win_rate_is_the_share_of_other_responses_beaten():
     rates = win_rates(collate([*LISTS, Example((1, 7), ((6, 2), (7, 2)), scores=(0.0, 9.0))]))
     assert rates.tolist() == [0.0, 0.75, 0.75, 1.0, 0.0, 0.0, 1.0]
 
 
-def test_every_argument_of_a_single_response_can_be_given():
+def test_every_single_response_argument_is_available():
     # What `losses_of` itself adds and what the trainer computes, together the whole table but for pairs.
     batch = collate([Example((1, 5), ((6, 2), (8, 2)), scores=(0.0, 1.0))])
     by_trainer = {name for name in ARGUMENTS if name not in ("lengths", "groups", "scores", "labels", "margins")}
@@ -162,7 +162,7 @@ def test_metrics_report_the_reward_of_the_method(trainer, examples):
         assert one.evaluate(given)["rewards/mean"] == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
-def test_a_method_without_a_reward_reports_none(trainer, examples):
+def test_method_without_a_reward_reports_none(trainer, examples):
     one = trainer("sft", examples("demos"))
     assert one.forward(examples("demos")).rewards is None
     assert METHODS["sft"].reward.function is None
@@ -171,7 +171,7 @@ def test_a_method_without_a_reward_reports_none(trainer, examples):
 # ---- the auxiliary loss
 
 
-def test_demonstrations_beside_ppo_leave_the_gradient_of_ppo_as_it_is(trainer, examples, gradient):
+def test_demonstrations_leave_the_ppo_gradient_unchanged(trainer, examples, gradient):
     given, demos = examples("scores"), examples("demos", seed=1)
     gradients = []
     for weight, rows in ((0.0, given), (1e-12, [*given, *demos])):

@@ -43,7 +43,7 @@ def rolled(answers, least=1, draws=3):
     return rollouts(Policy(), [Question((1,), "What?", 0), Question((1, 4), "Why?", 1)], 0)
 
 
-def test_a_response_without_an_answer_is_in_no_example_and_no_measure():
+def test_unscored_response_is_left_out_of_examples_and_measures():
     examples, drawn = rolled([1.0, None, 3.0, None, None, 6.0])
     assert [(len(e.responses), e.scores) for e in examples] == [(2, (1.0, 3.0)), (1, (6.0,))]
     assert [e.prompt_index for e in examples] == [0, 1]
@@ -51,7 +51,7 @@ def test_a_response_without_an_answer_is_in_no_example_and_no_measure():
     assert [[d.tokens for d in draws] for draws in drawn] == [list(e.responses) for e in examples]
 
 
-def test_a_prompt_left_with_too_few_responses_is_dropped():
+def test_prompt_with_too_few_scored_responses_is_dropped():
     answers = [1.0, None, 3.0, None, None, 6.0]
     (example, none), _ = rolled(answers, least=2)
     assert example.prompt_index == 0 and len(example.responses) == 2 and none is None
@@ -78,7 +78,7 @@ def running(monkeypatch, of):
     return source
 
 
-def test_no_evaluation_without_answers_is_held_against_a_run(monkeypatch):
+def test_patience_ignores_an_evaluation_without_scores(monkeypatch):
     # Patience asks for a held-out reward; the evaluation in the middle has none.
     running(monkeypatch, lambda call, place: call == 4)
     job = prepare(resolve("rloo", [*ONLINE, "eval_every=1", "patience=3"], steps=3))
@@ -87,7 +87,7 @@ def test_no_evaluation_without_answers_is_held_against_a_run(monkeypatch):
 
 
 @pytest.mark.parametrize(("method", "prompts"), [("rloo", 1), ("una-online", 0), ("ppo", 0)])
-def test_what_had_no_answer_is_counted_step_by_step_and_over_the_run(method, prompts, tmp_path, monkeypatch):
+def test_unscored_responses_are_counted_per_step_and_per_run(method, prompts, tmp_path, monkeypatch):
     # Call 1 is prepare's look, 2 the evaluation before the first step, 3 … 7 the steps, 8 the evaluation at the end.
     # In step 2 (call 4) three of the first prompt's four draws: a leave-one-out baseline is left with nothing there.
     running(monkeypatch, lambda call, place: call == 4 and place < 3)
@@ -100,7 +100,7 @@ def test_what_had_no_answer_is_counted_step_by_step_and_over_the_run(method, pro
     assert record["notes"][-1] == f"responses dropped, because the reward gave no score: {3 + prompts}"
 
 
-def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, monkeypatch, capsys):
+def test_step_without_scores_stops_the_run_and_the_run_can_resume(tmp_path, monkeypatch, capsys):
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     train(resolve("rloo", ONLINE, steps=4, output=str(whole)), progress=False)
     running(monkeypatch, lambda call, place: call == 5)
@@ -114,7 +114,7 @@ def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, m
     assert one == two
 
 
-def test_a_reward_that_answers_nothing_is_refused_before_the_first_step(tmp_path, monkeypatch):
+def test_reward_without_any_score_is_refused_before_the_first_step(tmp_path, monkeypatch):
     running(monkeypatch, lambda call, place: True)
     output = tmp_path / "run"
     with pytest.raises(InputError, match="reward toysteer: expected answers, got none for 8 prompts"):
@@ -122,7 +122,7 @@ def test_a_reward_that_answers_nothing_is_refused_before_the_first_step(tmp_path
     assert not output.exists()
 
 
-def test_an_evaluation_without_answers_is_empty_and_the_run_goes_on(tmp_path, monkeypatch):
+def test_evaluation_without_scores_is_empty_and_the_run_continues(tmp_path, monkeypatch):
     running(monkeypatch, lambda call, place: call in (2, 5))
     output = tmp_path / "run"
     record = train(resolve("rloo", ONLINE, steps=2, output=str(output)), progress=False)
@@ -131,7 +131,7 @@ def test_an_evaluation_without_answers_is_empty_and_the_run_goes_on(tmp_path, mo
 
 
 @pytest.mark.parametrize("bad", [float("nan"), float("inf"), -float("inf")])
-def test_a_reward_that_is_no_number_stops_the_run_and_names_the_row(bad, tmp_path, monkeypatch, capsys):
+def test_non_finite_reward_stops_the_run_and_names_the_row(bad, tmp_path, monkeypatch, capsys):
     source = running(monkeypatch, lambda call, place: False)
     world = toysteer.ToySteer(seed=0)
     truth = source.truth
@@ -144,7 +144,7 @@ def test_a_reward_that_is_no_number_stops_the_run_and_names_the_row(bad, tmp_pat
     assert (output / "checkpoint.safetensors").exists() and not (output / "adapter_model.safetensors").exists()
 
 
-def test_pairs_are_ranked_among_the_answers_there_are(monkeypatch):
+def test_pairs_are_made_from_scored_responses_only(monkeypatch):
     # Iterative DPO: a prompt with one answer left has no pair; one whose answers are equal has none either.
     running(monkeypatch, lambda call, place: call == 2 and place < 3)
     job = prepare(resolve("iterative-dpo", ["batch=8", "samples=4"], steps=2))
@@ -170,7 +170,7 @@ def by_length(answers):
 SEEN = []
 
 
-def test_prompts_alone_are_data_for_an_online_run(tiny, tmp_path, capsys):
+def test_prompts_without_responses_are_data_for_online_runs_only(tiny, tmp_path, capsys):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(9)])
     own = ["max_response=4", "samples=2", "held_out=0.3"]
     words = ["--data", data, "--reward", f"{__name__}:by_length", "--steps", "2", *tiny, *own]
@@ -199,7 +199,7 @@ def test_mt_bench_is_data_for_an_online_run(tiny):
     assert first.startswith("Compose an engaging travel blog post about a recent trip to Hawaii")
 
 
-def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refused(tiny, tmp_path):
+def test_prompts_beyond_the_window_are_dropped_and_refused_if_none_remain(tiny, tmp_path):
     texts = ["red cat", "blue dog " * 40, "green bird", "runs now " * 50, "sleeps"]
     own = [*tiny, "max_response=4", "samples=2", "max_length=40", "held_out=0"]
     reward = f"{__name__}:by_length"
@@ -212,7 +212,7 @@ def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refus
         prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
 
 
-def test_a_model_that_never_ends_is_cut_and_training_goes_on(tiny, tmp_path):
+def test_responses_without_eos_are_cut_and_training_continues(tiny, tmp_path):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
     own = [*tiny, "max_response=5", "samples=3", "held_out=0"]
     config = resolve("rloo", own, data=data, reward=f"{__name__}:by_length", steps=2)
@@ -232,7 +232,7 @@ def test_a_model_that_never_ends_is_cut_and_training_goes_on(tiny, tmp_path):
 
 
 @pytest.mark.slow
-def test_killed_in_the_middle_of_a_rollout_it_resumes_to_the_same_bytes(tiny, tmp_path):
+def test_run_killed_during_a_rollout_resumes_to_the_same_bytes(tiny, tmp_path):
     # A real process; its reward says that it has been asked for step 3's scores and then never comes back.
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
     (tmp_path / "stalling.py").write_text(
@@ -284,7 +284,7 @@ def broken(answers):
     raise RuntimeError("service down")
 
 
-def test_a_reward_that_raises_is_named_and_the_run_is_refused_before_its_first_step():
+def test_reward_that_raises_is_refused_before_the_first_step():
     with pytest.raises(InputError, match=r"reward .*broken: raised RuntimeError: service down"):
         prepare(resolve("rloo", ["batch=4", "samples=2", f"reward={__name__}:broken"], steps=2))
 
@@ -300,7 +300,7 @@ def bad(answers):
 
 
 @pytest.mark.slow
-def test_two_processes_share_a_rollout_out_and_stop_together(tmp_path):
+def test_two_processes_share_a_rollout_and_stop_together(tmp_path):
     # Half of the prompts each: PPO ends, with four responses to each of eight prompts; and where one process gets a
     # reward that is none, the other does not wait for it, and what was done is saved.
     (tmp_path / "one_bad.py").write_text(ONE_BAD)

@@ -65,14 +65,14 @@ def trained(folder):
 
 @pytest.mark.parametrize("rank", [0, 4])
 @pytest.mark.parametrize("kind", ["pairs", "scores"])
-def test_the_source_gives_the_rewards_of_training(rank, kind, made, data):
+def test_reward_source_gives_the_rewards_of_training(rank, kind, made, data):
     folder = made(data(kind), f"lora_r={rank}")
     rewards, answers = trained(folder)
     assert rewards.std() > 1e-3
     assert Classifier(str(folder))(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
 
 
-def test_so_it_does_on_toysteer_with_and_without_an_end(made, toysteer_base):
+def test_reward_source_matches_training_with_and_without_eos(made, toysteer_base):
     # An answer of two letters or more is cut. Which draws reach the horizon of five depends on the processor.
     folder = made("toysteer/pairs", "rows=256", "shape={}", "seed=0", "max_response=2")
     rewards, answers = trained(folder)
@@ -85,7 +85,7 @@ def test_so_it_does_on_toysteer_with_and_without_an_end(made, toysteer_base):
 
 
 @pytest.mark.parametrize("template", [None, CHATML])
-def test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut(template, made, data, tmp_path):
+def test_reward_source_matches_training_with_a_template_and_cut_rows(template, made, data, tmp_path):
     path = data("pairs")
     texts = [text for row in read_rows(Config("dpo", data=path)) for text in (row.prompt, *row.responses)]
     tokenizer = byte_pair_tokenizer(texts, 290)
@@ -106,7 +106,7 @@ def test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut(templa
     assert read == (golden if template else "<s>red cat now</s>")
 
 
-def test_messages_are_read_as_in_training(made, data):
+def test_reward_source_reads_messages_as_in_training(made, data):
     source = Classifier(str(made(data("pairs"))))
     turns = ({"role": "user", "content": "red cat"},)
     encoder = Encoder(source.tokenizer)
@@ -115,7 +115,7 @@ def test_messages_are_read_as_in_training(made, data):
     assert source.tokenizer.decode(example.prompt) == "<s>User: red cat\n\nAssistant: "
 
 
-def test_a_model_from_elsewhere_is_read_its_own_way(made, data):
+def test_reward_model_from_elsewhere_reads_plain_text(made, data):
     folder = made(data("pairs"))
     about = json.loads((folder / "config.json").read_text())
     del about["una_ref"]
@@ -124,13 +124,13 @@ def test_a_model_from_elsewhere_is_read_its_own_way(made, data):
     assert source.tokenizer.decode(source.ids(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
 
 
-def test_a_prompt_that_leaves_no_room_is_refused(made, data):
+def test_prompt_that_leaves_no_room_for_a_response_is_refused(made, data):
     source = Classifier(str(made(data("pairs"), "shape.max_position_embeddings=32")))
     with pytest.raises(InputError, match="leaves room for a response in 32 tokens"):
         source([Answer("red cat " * 40, "now")])
 
 
-def test_it_sees_text_whatever_the_policy_s_ids_are(made, data):
+def test_reward_model_reads_text_whatever_the_policy_token_ids(made, data):
     # Trap 36: two policies with other tokenizers say the same; the ids differ, the text and so the score do not.
     path = data("pairs")
     source = Classifier(str(made(path)))
@@ -154,7 +154,7 @@ def test_it_sees_text_whatever_the_policy_s_ids_are(made, data):
 
 
 @pytest.mark.parametrize("rank", [0, 4])
-def test_stock_transformers_loads_it_whole(rank, made, data):
+def test_stock_transformers_loads_the_whole_reward_model(rank, made, data):
     folder = made(data("pairs"), f"lora_r={rank}")
     model, report = AutoModelForSequenceClassification.from_pretrained(folder, output_loading_info=True)
     assert not any(report.values()), report
@@ -174,7 +174,7 @@ def test_stock_transformers_loads_it_whole(rank, made, data):
     assert card.startswith("---\nlibrary_name: transformers\npipeline_tag: text-classification")
 
 
-def test_it_learns_who_won(made, data):
+def test_reward_model_learns_the_preferences(made, data):
     # Chosen responses end with "now" and rejected ones with "cat", so that all can be told apart.
     folder = made(data("pairs", 40), "steps=60", "held_out=0.25")
     lines = [json.loads(line) for line in (folder / "metrics.jsonl").read_text().splitlines()]
@@ -184,7 +184,7 @@ def test_it_learns_who_won(made, data):
     assert not [name for line in lines for name in line if "logps" in name]
 
 
-def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, data):
+def test_reward_head_is_trained_beside_the_adapter_and_no_base_is_saved(made, data):
     folder = made(data("pairs"))
     job = job_of(folder)
     start = job.trainer.policy
@@ -198,7 +198,7 @@ def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, 
     assert not (folder / "base").exists() and not (folder / "adapter_model.safetensors").exists()
 
 
-def test_an_online_run_is_rewarded_by_it(made, data, tmp_path, tiny):
+def test_online_run_uses_a_trained_reward_model(made, data, tmp_path, tiny):
     folder = made(data("pairs"))
     words = ["train", "una-online", "--data", data("pairs"), "--output", str(tmp_path / "online"), *tiny]
     assert main([*words, "steps=2", "samples=2", f"reward={folder}", "max_response=6"]) == 0
@@ -206,7 +206,7 @@ def test_an_online_run_is_rewarded_by_it(made, data, tmp_path, tiny):
     assert abs(line["reward"]) < 20
 
 
-def test_it_moves_with_its_config(made, data, tmp_path):
+def test_copied_reward_model_gives_the_same_scores(made, data, tmp_path):
     # What it read is in config.json, not in the record of the run: a copy without that is read the same.
     folder = made(data("pairs"))
     for name in ("config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json"):
@@ -216,7 +216,7 @@ def test_it_moves_with_its_config(made, data, tmp_path):
     assert Classifier(str(tmp_path / "moved"))(answers) == Classifier(str(folder))(answers)
 
 
-def test_it_wants_no_other_way_of_learning(made, data, capsys):
+def test_reward_model_training_refuses_online_and_beta(made, data, capsys):
     words = ["train", "reward-model", "--data", data("pairs"), "--dry-run"]
     assert main([*words, "--online"]) == 2
     assert "expected a method that learns from scores" in capsys.readouterr().err

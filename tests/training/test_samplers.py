@@ -25,7 +25,7 @@ from una_ref.training.toysteer_base import reference_logps
 ONLINE = ["batch=8", "samples=4", "beta=0.4", "lr=3e-3"]
 
 
-def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
+def test_on_policy_methods_are_online_and_others_need_the_online_option():
     assert resolve("rloo").on_policy
     assert not resolve("una-centred").on_policy
     assert resolve("una-centred", online=True).on_policy
@@ -37,7 +37,7 @@ def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
         resolve("una-centred", ["samples=8"])
 
 
-def test_a_run_lowers_the_exact_regret(tmp_path):
+def test_online_una_centred_halves_the_exact_regret(tmp_path):
     config = resolve("una-centred", ONLINE, online=True, steps=30, output=str(tmp_path / "run"))
     job = prepare(config)
     world = toysteer.ToySteer(seed=0)
@@ -52,13 +52,13 @@ def test_a_run_lowers_the_exact_regret(tmp_path):
     assert measured["ended"] > 0.9
 
 
-def test_the_sampler_s_gap_is_measured_without_dropout_as_it_draws():
+def test_sampler_gap_is_measured_without_dropout():
     job = prepare(resolve("rloo", [*ONLINE, "lora_r=4", "lora_dropout=0.5", "lr=0.03"], steps=3))
     gaps = [job.step(step, record=True)["sampler_gap"] for step in range(3)]  # of the first the adapter is 0 still
     assert max(gaps) < 1e-3 and job.trainer.policy.training
 
 
-def test_rows_are_drawn_anew_from_the_policy_as_it_is():
+def test_rollout_samples_from_the_current_policy():
     job = prepare(resolve("rloo", ONLINE, steps=3))
     first, _ = job.answered(job.examples[:8], 0, record=False)
     again, _ = job.answered(job.examples[:8], 0, record=False)
@@ -72,7 +72,7 @@ def test_rows_are_drawn_anew_from_the_policy_as_it_is():
     assert [e.responses for e in job.answered(job.examples[:8], 0, record=False)[0]] != [e.responses for e in first]
 
 
-def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
+def test_run_stopped_during_a_rollout_resumes_to_the_same_bytes(tmp_path):
     whole = resolve("una-online", ONLINE, steps=4, output=str(tmp_path / "whole"))
     train(whole, progress=False)
     from una_ref.training import loop as loop_module
@@ -100,7 +100,7 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
     assert {"reward", "sampler_gap", "response_length", "ended"} <= lines[-1].keys()
 
 
-def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
+def test_max_prompt_drops_and_counts_longer_prompts():
     whole = prepare(resolve("rloo", ONLINE, steps=1))
     longest = max(len(q.prompt) for q in whole.examples)
     job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
@@ -109,7 +109,7 @@ def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
     assert 0 < len(job.examples) < len(whole.examples)
 
 
-def test_a_run_says_whether_its_adapter_was_merged_for_decoding(data, tiny):
+def test_notes_say_whether_the_adapter_is_merged_for_decoding(data, tiny):
     settings = [*tiny, f"reward={__name__}:letters", "samples=2", "held_out=0"]
     for more, said in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
         job = prepare(resolve("rloo", [*settings, more], data=data("pairs")))
@@ -121,13 +121,13 @@ def letters(answers):
     return [len(answer.response) for answer in answers]
 
 
-def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
+def test_leave_one_out_with_one_sample_per_prompt_is_refused():
     with pytest.raises(InputError, match="expected two or more responses of a prompt for rloo, got one"):
         prepare(resolve("rloo", [*ONLINE, "samples=1"], steps=2))
     prepare(resolve("una-online", [*ONLINE, "samples=1"], steps=2))
 
 
-def test_what_a_rollout_measures_by_hand():
+def test_rollout_measures_by_hand():
     # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
     drawn = [[Sample((5, 2), True, -1.0), Sample((5, 6, 7), False, -2.0)], [Sample((2,), True, -4.0)]]
     examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
@@ -139,7 +139,7 @@ def test_what_a_rollout_measures_by_hand():
     }
 
 
-def test_what_a_step_draws_depends_on_the_seed_and_the_step():
+def test_rollout_seed_depends_on_run_seed_and_step():
     asked = []
 
     def engine(model, prompts, *, k, max_new, seed):
@@ -164,7 +164,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_the_step():
 
 
 def exact_regret(job, before=False):
-    """Mean exact regret at β = .4 of a ToySteer job's policy, or of where it started."""
+    """Mean exact regret at β = 0.4 of a ToySteer job's policy, or of where it started."""
     world = toysteer.ToySteer(seed=0)
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
@@ -197,7 +197,7 @@ def test_every_online_method_lowers_the_exact_regret(method, settings):
 
 
 @pytest.mark.parametrize("critic", ["separate", "head"])
-def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
+def test_first_ppo_update_has_ratio_one_and_zero_values(critic):
     job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
     rows, values = job.answered(job.examples[:8], 0, record=True)
     batch = job.trainer.batch(rows)
@@ -214,7 +214,7 @@ def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
     assert abs(float(white.mean())) < 1e-5 and abs(float(white.std()) - 1) < 1e-3
 
 
-def test_the_kl_of_a_rollout_estimates_the_exact_kl_of_a_trained_policy():
+def test_rollout_kl_estimates_the_exact_kl():
     job = prepare(resolve("ppo", ["batch=8", "samples=48", "beta=0.1", "lr=0.02"], steps=6))
     world, tree = toysteer.ToySteer(seed=0), PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
@@ -230,7 +230,7 @@ def test_the_kl_of_a_rollout_estimates_the_exact_kl_of_a_trained_policy():
     assert values["objective/kl"] == pytest.approx(float(exact.mean()), abs=4 * error)
 
 
-def test_a_separate_critic_has_adapters_of_its_own_and_no_part_in_the_policy_s_gradient():
+def test_separate_critic_has_separate_adapters_and_does_not_train_the_policy():
     job = prepare(resolve("ppo", [*ONLINE, "value_lr=0.02"], steps=3))
     trainer = job.trainer
     own = {name for name in trainer.trained if name.startswith("critic.")}
@@ -246,7 +246,7 @@ def test_a_separate_critic_has_adapters_of_its_own_and_no_part_in_the_policy_s_g
     assert moved and moved <= own  # only the value's error is left, and it is the critic's
 
 
-def test_a_head_on_the_policy_moves_it():
+def test_critic_head_on_the_policy_trains_the_policy():
     job = prepare(resolve("ppo", [*ONLINE, "critic=head", "value_weight=1"], steps=3))
     rows, _ = job.answered(job.examples[:8], 0, record=False)
     still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
@@ -270,7 +270,7 @@ def zero(example):
     ],
     ids=str,
 )
-def test_stopped_between_steps_it_ends_in_the_same_bytes_with_all_that_it_keeps(method, settings, tmp_path):
+def test_run_stopped_between_steps_resumes_its_state_to_the_same_bytes(method, settings, tmp_path):
     both = [resolve(method, [*ONLINE, *settings], steps=4, output=str(tmp_path / name)) for name in ("whole", "parts")]
     train(both[0], progress=False)
     from una_ref.training import loop as loop_module
@@ -305,7 +305,7 @@ def drawn(pool, fresh, *more):
     return [[e.responses[0][0] for e in some] for some in pool.updates(fresh, *more)]
 
 
-def test_a_pass_takes_each_fresh_row_once():
+def test_each_pass_takes_every_fresh_row_once():
     assert drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
     parts = drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
     assert [len(part) for part in parts] == [3, 2, 3, 2]
@@ -314,7 +314,7 @@ def test_a_pass_takes_each_fresh_row_once():
     assert drawn(ReplayBuffer(0, 0), [], 0, 2, 2) == []
 
 
-def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
+def test_replay_samples_recent_rollouts_uniformly_and_forgets_older_ones():
     pool = ReplayBuffer(1, 0)
     assert sorted(drawn(pool, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
     seen = [token for some in drawn(pool, rows(7, 8), 1, 500, 1) for token in some]
@@ -323,7 +323,7 @@ def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
     assert seen == {7, 8, 9}
 
 
-def test_what_a_pool_keeps_goes_through_json():
+def test_replay_buffer_state_survives_json():
     pool = ReplayBuffer(2, 0)
     lived = {"old_token_logps": ((-1.5, -0.25),)}
     kept = [
@@ -337,8 +337,8 @@ def test_what_a_pool_keeps_goes_through_json():
     assert ReplayBuffer(0, 0, [kept]).state() == []
 
 
-def test_adaptive_beta_moves_with_the_kl_by_hand():
-    # KL .3 against .2 is 50 % above, cut at 20 %: β·(1 + .2·64/640); below it is the other way; at the target nothing.
+def test_adaptive_beta_follows_the_kl_by_hand():
+    # KL 0.3 against 0.2 is 50 % above, cut at 20 %: β·(1 + 0.2·64/640); below it is the other way; at the target nothing.
     assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
     assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
     assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
@@ -356,7 +356,7 @@ def test_adaptive_kl_is_reported_and_moves_beta_towards_the_target(tmp_path):
     assert betas[0] < 0.4 < betas[-1]  # at step 0 the KL is 0: β falls; then it is above the target
 
 
-def test_the_best_and_the_worst_of_a_prompt_by_hand():
+def test_best_and_worst_response_of_a_prompt_form_a_pair():
     example = Example((1,), ((5,), (6,), (7,)), (0.0, 3.0, -1.0), source="a")
     pair = kept(example, "best_and_worst", "pairs")
     assert pair == Example((1,), ((6,), (7,)), (3.0, -1.0), pairs=((0, 1),), source="a")
@@ -364,7 +364,7 @@ def test_the_best_and_the_worst_of_a_prompt_by_hand():
     assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "best_and_worst", "pairs") is None
 
 
-def test_imitating_the_best_of_k_samples_is_one_record(tmp_path, monkeypatch):
+def test_rejection_sampling_needs_only_a_method_record(tmp_path, monkeypatch):
     # Rejection sampling: SFT on the best of K samples of the current policy.
     record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
     monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
@@ -375,7 +375,7 @@ def test_imitating_the_best_of_k_samples_is_one_record(tmp_path, monkeypatch):
     assert fit(job)["reward"] > drawn["reward"] + 0.2  # in reward units; the truth is the reward
 
 
-def test_a_rollout_without_a_pair_is_no_step(tmp_path):
+def test_rollout_without_a_pair_makes_no_update(tmp_path):
     config = resolve(
         "iterative-dpo", [*ONLINE, f"reward={__name__}:indifferent"], steps=2, output=str(tmp_path / "run")
     )
@@ -388,7 +388,7 @@ def indifferent(answers):
     return [1.0] * len(answers)
 
 
-def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
+def test_missing_eos_penalty_ignores_eos_in_the_prompt():
     # The prompt has token 2, the EOS, in it; of its two responses one ended and one was cut.
     def engine(model, prompts, *, k, max_new, seed):
         return [[Sample((5, 2), True, -1.0), Sample((5, 6), False, -1.0)] for _ in prompts]
@@ -405,7 +405,7 @@ def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
     assert example.scores == (1.0, -2.0)
 
 
-def test_a_run_stops_when_held_out_rows_are_no_better(tmp_path):
+def test_patience_stops_a_run_without_held_out_improvement(tmp_path):
     more = ["eval_every=1", "patience=2", f"reward={__name__}:indifferent"]
     config = resolve("una-online", [*ONLINE, *more], steps=10, output=str(tmp_path / "run"))
     record = train(config, progress=False)
@@ -434,7 +434,7 @@ class Temperatures(HuggingFace):
 ASKED = []
 
 
-def test_a_learned_value_of_a_prompt_that_is_only_held_out_is_the_others_mean(data, tiny):
+def test_held_out_prompt_uses_the_mean_of_the_learned_values(data, tiny):
     more = ["online=true", "baseline=learned", "held_out=0.4", f"reward={__name__}:indifferent"]
     job = prepare(resolve("una-centred", [*tiny, *more, "max_response=4"], data=data("pairs", 10)))
     assert len(job.trainer.values) == len(job.examples) < len(job.examples) + len(job.held_out) == 10
@@ -445,7 +445,7 @@ def test_a_learned_value_of_a_prompt_that_is_only_held_out_is_the_others_mean(da
     torch.testing.assert_close(known, torch.full_like(known, float(job.trainer.values.detach().mean())))
 
 
-def test_patience_by_hand():
+def test_patience_counts_evaluations_without_improvement():
     patience = Patience(2, "eval_reward", rising=True)
     told = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
     assert told == [False, False, False, False, False, True]
@@ -488,6 +488,6 @@ def test_patience_by_hand():
         ("rloo", ["patience=2"], "patience: expected evaluations to count, got eval_every=0"),
     ],
 )
-def test_what_would_be_wrong_online_is_refused(method, settings, message):
+def test_invalid_online_settings_are_refused(method, settings, message):
     with pytest.raises(InputError, match=message):
         resolve(method, settings)

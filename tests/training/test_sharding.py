@@ -35,7 +35,7 @@ def launched(file, processes=2):
     ("file", "shards", "free"),
     [("ddp.yaml", False, None), ("fsdp2.yaml", True, "true")],
 )
-def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, shards, free, monkeypatch):
+def test_launch_files_request_the_sharding_in_their_name(file, shards, free, monkeypatch):
     told = launched(file)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
@@ -54,7 +54,7 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "got true"),
     ],
 )
-def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monkeypatch):
+def test_unsupported_accelerate_launch_is_refused(told, message, monkeypatch):
     for name, value in told.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
@@ -71,7 +71,7 @@ def test_a_launch_that_the_loop_would_not_follow_is_refused(told, message, monke
         (Config(method="dpo"), "fsdp_reshard_after_forward: false with adapters"),
     ],
 )
-def test_what_is_not_done_in_shards_is_refused(config, reason, monkeypatch):
+def test_run_that_cannot_be_sharded_is_refused(config, reason, monkeypatch):
     monkeypatch.setenv("ACCELERATE_USE_FSDP", "true")
     monkeypatch.setenv("FSDP_VERSION", "2")
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(not reason.startswith("fsdp_reshard")).lower())
@@ -149,7 +149,7 @@ def together(runs, folder, told):
 
 
 @pytest.mark.slow
-def test_layers_that_stay_whole_until_their_backward_pass_are_gathered_half_as_often(data, tiny, tmp_path):
+def test_without_resharding_after_forward_layers_are_gathered_half_as_often(data, tiny, tmp_path):
     def words(output):
         own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0", "micro_tokens=60", "batch=5", "lora_r=0"]
         return ["train", "sft", "--data", data("messages"), "--output", str(tmp_path / output), *own]
@@ -168,7 +168,7 @@ def test_layers_that_stay_whole_until_their_backward_pass_are_gathered_half_as_o
 
 
 @pytest.mark.slow
-def test_two_processes_in_shards_train_the_weights_of_one_and_go_on_to_the_same_bytes(data, tiny, tmp_path):
+def test_sharded_training_matches_one_process_and_resumes_to_the_same_bytes(data, tiny, tmp_path):
     files = {kind: data(kind) for kind in ("pairs", "thumbs", "scores")}
 
     def words(output, method, kind, settings):

@@ -35,14 +35,14 @@ def regret(world, one):
     ],
     ids=str,
 )
-def test_they_reach_the_optimum_of_a_table(method, more):
+def test_online_methods_reach_the_optimum_of_a_table(method, more):
     world, one = job(method, **more)
     assert regret(world, one) > 0.3
     fit(one)
     assert regret(world, one) < 0.02
 
 
-def test_at_the_optimum_centred_una_has_no_gradient_and_eq_10_has_noise():
+def test_gradient_at_the_optimum_is_zero_for_una_centred_and_noisy_for_una_online():
     # β·log π*/π_ref = r − β·log Z: with leave-one-out every residual is 0, without it each is −β·log Z(x).
     for method, still in (("una-centred", True), ("una-online", False)):
         world, one = job(method, **({"online": True} if still else {}), lr=0.0)
@@ -54,7 +54,7 @@ def test_at_the_optimum_centred_una_has_no_gradient_and_eq_10_has_noise():
         assert (model.table.weight.grad.abs().max() < 1e-12) == still
 
 
-def test_an_offset_of_the_prompts_changes_what_eq_10_does_and_not_what_the_centred_form_does():
+def test_prompt_reward_offset_changes_una_online_but_not_una_centred():
     ends = {}
     for method in ("una-online", "una-centred"):
         for offset in (0.0, 4.0):
@@ -65,7 +65,7 @@ def test_an_offset_of_the_prompts_changes_what_eq_10_does_and_not_what_the_centr
     assert (ends["una-online", 0.0] - ends["una-online", 4.0]).abs().max() > 0.05
 
 
-def test_the_authors_loss_leaves_the_optimum_behind():
+def test_released_una_online_moves_away_from_the_optimum():
     # Nothing in it holds π near π_ref: started at π*, it goes on towards the best response of every prompt.
     world, one = job("una-online", form="released", steps=400, lr=0.05, schedule="constant", loss_kwargs={"beta": 1.0})
     with torch.no_grad():
@@ -76,7 +76,7 @@ def test_the_authors_loss_leaves_the_optimum_behind():
     assert regret(world, one) > 0.1
 
 
-def test_draws_are_from_the_table():
+def test_multinomial_samples_follow_the_table():
     world, one = job("rloo")
     ((draws, *_)) = Multinomial()(one.trainer.policy.model, [(2,)], k=40_000, max_new=1, seed=0)
     counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=5) / 40_000

@@ -39,7 +39,7 @@ each_case = pytest.mark.parametrize(("method", "kinds", "config"), CASES, ids=la
 
 
 @each_case
-def test_a_batch_cut_into_micro_batches_has_the_gradient_of_the_whole(
+def test_micro_batches_have_the_gradient_of_the_whole_batch(
     method, kinds, config, trainer, examples, gradient
 ):
     given = examples(*kinds)
@@ -52,7 +52,7 @@ def test_a_batch_cut_into_micro_batches_has_the_gradient_of_the_whole(
 
 
 @each_case
-def test_the_trained_weights_do_not_depend_on_the_micro_batches(method, kinds, config, trainer, examples):
+def test_trained_weights_do_not_depend_on_micro_batches(method, kinds, config, trainer, examples):
     given, trained = examples(*kinds), []
     for tokens in (1, 10**6):
         one = trainer(method, given, micro_tokens=tokens, **config)
@@ -66,7 +66,7 @@ def test_the_trained_weights_do_not_depend_on_the_micro_batches(method, kinds, c
 
 
 @each_case
-def test_a_batch_given_twice_has_the_same_gradient(method, kinds, config, trainer, examples, gradient):
+def test_duplicated_batch_has_the_same_gradient(method, kinds, config, trainer, examples, gradient):
     given = examples(*kinds)
     once, twice = (gradient(trainer(method, given, **config), batch) for batch in (given, [*given, *given]))
     assert (once - twice).abs().max() <= 1e-5 * once.abs().max()
@@ -88,7 +88,7 @@ def test_reordering_a_batch_reorders_its_losses(method, trainer, examples):
         torch.testing.assert_close(part, turned[source])
 
 
-def test_a_mixed_batch_has_one_loss_for_each_pair_and_each_single_response(trainer, examples):
+def test_mixed_batch_has_one_loss_per_pair_and_single_response(trainer, examples):
     given = examples("scores", "labels", "pairs")
     one = trainer("una-centred", given)
     batch = collate(given)
@@ -106,7 +106,7 @@ def test_a_mixed_batch_has_one_loss_for_each_pair_and_each_single_response(train
 # ---- KTO
 
 
-def test_mismatched_responses_are_those_of_another_prompt():
+def test_mismatched_responses_come_from_another_prompt():
     draw = random.Random(0)
     for n in range(2, 9):
         prompts = [draw.randrange(4) for _ in range(n)]
@@ -125,7 +125,7 @@ def test_kto_refuses_a_batch_of_one_prompt(trainer, examples):
 
 
 @pytest.mark.parametrize("method", ["kto", "una-binary-bce"])
-def test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient(method, trainer, examples, gradient):
+def test_kl_estimate_covers_the_whole_batch_and_has_no_gradient(method, trainer, examples, gradient):
     given = examples("labels", prompts=5)
     one = trainer(method, given, micro_tokens=1, loss_kwargs={"beta": 0.5})
     if method != "kto":  # nobody else pays for the estimate
@@ -145,7 +145,7 @@ def test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient(method, 
     torch.testing.assert_close(got, constant, rtol=1e-4, atol=1e-6)
 
 
-def test_a_negative_estimate_counts_as_zero(trainer, examples):
+def test_negative_kl_estimate_counts_as_zero(trainer, examples):
     given = examples("labels")
     one = trainer("kto", given)
     one.policy.reference = lambda batch: one.policy(batch) + 1
@@ -176,7 +176,7 @@ if one.accelerator.is_main_process:
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_and_the_metrics_of_one(tmp_path):
+def test_two_processes_match_the_gradient_and_metrics_of_one(tmp_path):
     cases = [
         ("dpo", "dpo", ("pairs",), {}),
         ("kto", "kto", ("labels",), {}),
@@ -215,7 +215,7 @@ def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, tr
 
 
 @pytest.mark.parametrize(("tasks", "right"), [(2, True), (8, True), (3, False), (16, False)])
-def test_srun_may_start_one_torchrun_a_node(tasks, right, monkeypatch):
+def test_srun_may_start_one_torchrun_per_node(tasks, right, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator", lambda cpu: SimpleNamespace(num_processes=8))
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
@@ -225,7 +225,7 @@ def test_srun_may_start_one_torchrun_a_node(tasks, right, monkeypatch):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_a_number_of_processes_without_a_place_to_meet_is_refused(name, tmp_path):
+def test_process_count_without_a_rendezvous_is_refused(name, tmp_path):
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", name: "2"}
     words = ["train", "dpo", "--output", str(tmp_path / "out")]
     command = [sys.executable, "-m", "una_ref", *words]
@@ -272,7 +272,7 @@ def trained(method, kinds, dtype=torch.float64, **config):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_centred_una_reaches_the_optimum_of_a_table(dtype):
+def test_una_centred_reaches_the_optimum_of_a_table(dtype):
     exact, logps, _ = trained("una-centred", ["scores"] * 3, dtype)
     assert exact.metrics(exact.ref_logps)["regret"] > 0.1
     assert exact.metrics(logps)["regret"] < 1e-5
@@ -308,7 +308,7 @@ def test_f_dpo_reaches_the_optimum_of_its_divergence(divergence):
     assert (best.exp() - exact.optimum.exp()).abs().max() > 0.02
 
 
-def test_scores_labels_and_pairs_train_together_and_each_prompt_reaches_the_optimum():
+def test_mixed_scores_labels_and_pairs_reach_the_optimum_of_every_prompt():
     exact, logps, trainer = trained("una-centred", ["scores", "labels", "pairs"], steps=1000)
     assert exact.metrics(logps)["regret"] < 1e-4
     values = trainer.values.detach()  # learned for all, because labels need it
@@ -320,7 +320,7 @@ def exact_log_z(exact):
     return torch.logsumexp(exact.ref_logps + REWARDS / BETA, dim=-1)
 
 
-def test_a_prompt_that_is_not_trained_on_has_the_mean_of_the_learned_values(trainer, examples):
+def test_untrained_prompt_uses_the_mean_of_the_learned_values(trainer, examples):
     given = examples("scores", prompts=3)
     one = trainer("una-centred", given[:2], baseline="learned")
     with torch.no_grad():
@@ -330,13 +330,13 @@ def test_a_prompt_that_is_not_trained_on_has_the_mean_of_the_learned_values(trai
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
-def test_a_learned_baseline_is_refused_where_no_loss_takes_one(method, trainer, examples):
+def test_learned_baseline_is_refused_if_no_loss_takes_one(method, trainer, examples):
     given = examples(METHODS[method].kinds[0])
     with pytest.raises(InputError, match=f"baseline=learned: the losses of {method} take no baseline"):
         trainer(method, given, baseline="learned")
 
 
-def test_a_learned_baseline_without_prompts_is_refused():
+def test_learned_baseline_without_prompts_is_refused():
     config = Config(method="una-centred", lora_r=0)
     with pytest.raises(InputError, match=r"prompts: expected at least one, to learn a V\(x\) of each, got 0"):
         Trainer(Policy(TableLM(torch.zeros(2, 2))), {"labels": config.losses["labels"]}, config)
@@ -345,7 +345,7 @@ def test_a_learned_baseline_without_prompts_is_refused():
 # ---- steps
 
 
-def test_the_learning_rate_rises_and_then_falls_as_computed_by_hand(trainer, examples):
+def test_learning_rate_warms_up_then_decays_or_stays_constant(trainer, examples):
     given = examples("pairs")
     cosine = trainer("dpo", given, steps=10, warmup=0.2, lr=0.01)
     by_hand = [1 / 3, 2 / 3, *(0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8))]
@@ -356,7 +356,7 @@ def test_the_learning_rate_rises_and_then_falls_as_computed_by_hand(trainer, exa
     assert trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
 
 
-def test_values_have_a_learning_rate_of_their_own_and_do_not_decay(trainer, examples):
+def test_learned_values_have_a_separate_learning_rate_and_no_weight_decay(trainer, examples):
     given = examples("scores")
     one = trainer("una-centred", given, baseline="learned", value_lr=0.5, weight_decay=0.1, warmup=0.0)
     one.step(0, given)
@@ -365,7 +365,7 @@ def test_values_have_a_learning_rate_of_their_own_and_do_not_decay(trainer, exam
     assert (values["lr"], values["weight_decay"], values["params"]) == (0.5, 0.0, [one.values])
 
 
-def test_every_epoch_is_a_permutation_that_seed_and_step_alone_decide():
+def test_each_epoch_is_a_permutation_set_by_seed_and_step():
     steps = [order(10, step, 4, seed=3) for step in range(10)]
     places = [index for step in steps for index in step]
     epochs = [places[e * 10 : e * 10 + 10] for e in range(4)]
@@ -375,7 +375,7 @@ def test_every_epoch_is_a_permutation_that_seed_and_step_alone_decide():
     assert sorted(order(3, 0, 6, seed=0)) == [0, 0, 1, 1, 2, 2]  # a batch larger than the data
 
 
-def test_dropout_depends_on_seed_and_step_alone(trainer, examples, gradient):
+def test_dropout_depends_only_on_seed_step_and_update(trainer, examples, gradient):
     def after(step, noise, **config):
         given = examples("pairs")
         one = trainer("dpo", given, lora_dropout=0.5, **config)
@@ -386,7 +386,7 @@ def test_dropout_depends_on_seed_and_step_alone(trainer, examples, gradient):
     assert len({after(2, noise=0), after(3, noise=0), after(2, noise=0, seed=1)}) == 3
 
 
-def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
+def test_cached_reference_is_used_at_every_step(trainer, examples):
     given, held = examples("pairs"), examples("pairs", seed=1)
     one, two = trainer("dpo", given), trainer("dpo", given, micro_tokens=20)
     two.remember_reference(given)
@@ -396,7 +396,7 @@ def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
         two.evaluate(held)
 
 
-def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
+def test_cached_reference_has_the_precision_of_the_policy(trainer, examples):
     given = examples("pairs")
     one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
     one.remember_reference(given)
@@ -405,7 +405,7 @@ def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples)
     assert found["rewards/chosen"] == found["rewards/rejected"] == 0
 
 
-def test_a_loss_or_gradient_that_is_not_finite_stops_before_a_weight_changes(trainer, examples):
+def test_non_finite_loss_or_gradient_stops_before_weights_change(trainer, examples):
     for broken, rows in ((0, 1), (1, 6)):
         given = examples("pairs")
         one = trainer("dpo", given, micro_tokens=1)
