@@ -87,7 +87,7 @@ def tokens(**rows):
 
 
 def test_gae_by_hand():
-    # r = (0, 1, 2), V = (3, 4, 5), γ = 0.5, λ = 0.8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −0.5, −3), and backwards
+    # r = (0, 1, 2), V = (3, 4, 5), γ = 0.5, λ = 0.8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −0.5, −3). Backwards
     # with γλ = 0.4: A_3 = −3, A_2 = −0.5 − 1.2 = −1.7, A_1 = −1 − 0.68 = −1.68. A fourth position is behind the end.
     x = tokens(rewards=[0, 1, 2, 9], values=[3, 4, 5, 7])
     mask = torch.tensor([[True, True, True, False]])

@@ -116,8 +116,8 @@ def test_una_centred_without_baseline_or_second_response_is_refused():
 
 
 def test_dro_corrected_and_printed_by_hand():
-    # ES18: β = 0.1, u = 1, s = 1, V = 0.2: ½·(1 − 0.2 − 0.1)² = 0.245; slope −0.07 in log π and −0.7 in V (Eq. 39). Printed,
-    # Eq. 38 is −[(s − V) − β·u] = −0.7 in log π.
+    # ES18: β = 0.1, u = 1, s = 1, V = 0.2: ½·(1 − 0.2 − 0.1)² = 0.245; slope −0.07 in log π and −0.7 in V (Eq. 39).
+    # Printed, Eq. 38 is −[(s − V) − β·u] = −0.7 in log π.
     arguments = rewarded(0.1, beta=0.1) | {"scores": numbers(1), "baseline": numbers(0.2)}
     logps, baseline = arguments["logps"].requires_grad_(), arguments["baseline"].requires_grad_()
     assert dro(**arguments).item() == pytest.approx(0.245)
@@ -136,8 +136,8 @@ def test_dro_binary_labels_are_rewards_of_plus_and_minus_one():
 
 
 def test_dro_has_other_minimisers_if_a_response_is_never_sampled():
-    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (0.5, 0.1839, 0.3161) with V =
-    # 0.5945 has loss 0 on the first two, and is not π* = (0.6652, 0.2447, 0.0900), whose V is log Z = 0.3089.
+    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (0.5, 0.1839, 0.3161) with
+    # V = 0.5945 has loss 0 on the first two, and is not π* = (0.6652, 0.2447, 0.0900), whose V is log Z = 0.3089.
     ref, scores = torch.full((3,), 1 / 3, dtype=F64).log(), numbers(1, 0, -1)
     other, best = numbers(0.5, 0.5 / math.e, 0.5 - 0.5 / math.e), (ref + scores).softmax(-1)
     assert other.tolist() == pytest.approx([0.5, 0.1839, 0.3161], abs=5e-5)

@@ -338,7 +338,7 @@ def test_replay_buffer_state_survives_json():
 
 
 def test_adaptive_beta_follows_the_kl_by_hand():
-    # KL 0.3 against 0.2 is 50 % above, cut at 20 %: β·(1 + 0.2·64/640); below it is the other way; at the target nothing.
+    # KL 0.3 is 50 % above the target 0.2, clipped to 20 %: β·(1 + 0.2·64/640). Below the target β falls.
     assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
     assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
     assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
