@@ -174,7 +174,7 @@ def prepared(
     """A job of una_ref on rows, ready to start."""
     from una_ref.policies.loading import load
     from una_ref.training.config import resolve
-    from una_ref.training.run import prepare
+    from una_ref.training.prepare import prepare
 
     settings = [
         f"beta={BETA}",

@@ -86,7 +86,7 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     from una_ref.data.rows import Row
     from una_ref.policies.loading import load
     from una_ref.training.config import resolve
-    from una_ref.training.run import prepare
+    from una_ref.training.prepare import prepare
 
     method, more = UNA[case]
     total = WARMUP + arguments.steps

@@ -22,12 +22,13 @@ import time
 from pathlib import Path
 from statistics import fmean, stdev
 
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.policies.reward_sources import Answer, Classifier
 from una_ref.training.card import versions
 from una_ref.training.config import resolve
 from una_ref.training.fit import HELD_OUT, Job, fit
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 
 SHAPE = [
     "shape.hidden_size=128",
@@ -151,13 +152,13 @@ def measured(job: Job, work: Path, output: Path) -> dict:
 
 def judged(job: Job, work: Path) -> dict[str, dict[str, float]]:
     """The mean and standard error over held-out prompts of four answers' rewards by each model, and their length."""
-    questions = [q for q in job.held_out if isinstance(q, Question)]
+    prompts = [p for p in job.held_out if isinstance(p, Prompt)]
     assert job.rollouts is not None
     engine, max_new = job.rollouts.engine, job.rollouts.max_new
-    drawn = engine(job.trainer.policy.model, [q.prompt for q in questions], k=4, max_new=max_new, seed=HELD_OUT + 1)
+    drawn = engine(job.trainer.policy.model, [p.ids for p in prompts], k=4, max_new=max_new, seed=HELD_OUT + 1)
     answers = [
-        Answer(q.text, job.tokenizer.decode(d.tokens[:-1] if d.ended else d.tokens), d.ended)
-        for q, draws in zip(questions, drawn, strict=True)
+        Answer(p.text, job.tokenizer.decode(d.tokens[:-1] if d.ended else d.tokens), d.ended)
+        for p, draws in zip(prompts, drawn, strict=True)
         for d in draws
     ]
     out = {}

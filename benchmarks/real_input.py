@@ -29,7 +29,8 @@ from una_ref.training.config import Config, resolve
 from una_ref.training.fit import Job, fit
 from una_ref.training.loop import losses_of
 from una_ref.training.metrics import means, measure
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 
 SHAPE = [
     "shape.hidden_size=128",

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from una_ref.data import toysteer
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.errors import InputError
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import Draw, HuggingFace
@@ -17,9 +17,10 @@ from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import resolve
 from una_ref.training.fit import HELD_OUT, Interrupted, fit
 from una_ref.training.online import Pool, Rollouts, best_and_worst, measured, steered
-from una_ref.training.run import prepare, train
-from una_ref.training.toysteer_base import reference_logps
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import reference_logps
 
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
@@ -99,9 +100,9 @@ def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
 
 def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
     whole = prepare(resolve("rloo", ONLINE, steps=1))
-    longest = max(len(q.prompt) for q in whole.examples)
+    longest = max(len(q.ids) for q in whole.examples)
     job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
-    assert [q.prompt for q in job.examples] == [q.prompt for q in whole.examples if len(q.prompt) < longest]
+    assert [q.ids for q in job.examples] == [q.ids for q in whole.examples if len(q.ids) < longest]
     assert f"prompts dropped: too long: {len(whole.examples) - len(job.examples)}" in job.notes
     assert 0 < len(job.examples) < len(whole.examples)
 
@@ -153,7 +154,7 @@ def test_what_a_step_draws_depends_on_the_seed_and_the_step():
     for seed in (0, 1):
         rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
         for step in (0, 1):
-            rollouts(Policy(), [Question((1,), "What?", 0)], step)
+            rollouts(Policy(), [Prompt((1,), "What?", 0)], step)
     assert len(set(asked)) == 4
 
 
@@ -368,7 +369,7 @@ def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
         model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, indifferent, "mine", Words(), 2, 2, 0, missing_eos_penalty=3.0)
-    (example,), _ = rollouts(Policy(), [Question((1, 2, 7), "What?", 0)], 0)
+    (example,), _ = rollouts(Policy(), [Prompt((1, 2, 7), "What?", 0)], 0)
     assert example.scores == (1.0, -2.0)
 
 

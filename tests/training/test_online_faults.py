@@ -13,21 +13,23 @@ import torch
 
 from una_ref import cli
 from una_ref.data import toysteer
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.errors import InputError
 from una_ref.policies import reward_sources
 from una_ref.policies.rollout import Draw
 from una_ref.training.config import resolve
 from una_ref.training.fit import fit
+from una_ref.training.model import model_and_tokenizer
 from una_ref.training.online import Rollouts
-from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
+from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.run import train
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
 
 def rolled(answers, least=1, draws=3):
-    """A rollout of two questions with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
+    """A rollout of two prompts with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
 
     def engine(model, prompts, *, k, max_new, seed):
         return [[Draw((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
@@ -40,7 +42,7 @@ def rolled(answers, least=1, draws=3):
         model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), draws, 8, 0, least=least)
-    return rollouts(Policy(), [Question((1,), "What?", 0), Question((1, 4), "Why?", 1)], 0)
+    return rollouts(Policy(), [Prompt((1,), "What?", 0), Prompt((1, 4), "Why?", 1)], 0)
 
 
 def test_a_response_without_an_answer_is_in_no_example_and_no_measure():
@@ -150,7 +152,7 @@ def test_pairs_are_ranked_among_the_answers_there_are(monkeypatch):
     job = prepare(resolve("iterative-dpo", ["batch=8", "draws=4"], steps=2))
     rows, drawn = job.answered(job.examples[:8], 0, record=True)
     assert drawn["dropped"] == 4 and drawn["dropped_prompts"] == 1
-    assert job.examples[0].prompt not in [row.prompt for row in rows]
+    assert job.examples[0].ids not in [row.prompt for row in rows]
 
 
 # ---- text
@@ -206,9 +208,9 @@ def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refus
     data = prompts(tmp_path / "some.jsonl", texts)
     job = prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
     assert "prompts dropped: too long: 2" in job.notes
-    assert {question.text for question in job.examples} == {"red cat", "green bird", "sleeps"}
+    assert {prompt.text for prompt in job.examples} == {"red cat", "green bird", "sleeps"}
     data = prompts(tmp_path / "none.jsonl", texts[1::2])
-    with pytest.raises(InputError, match="expected a prompt that leaves room for 4 tokens, got none"):
+    with pytest.raises(InputError, match="at least one prompt that leaves room for 4 tokens in max_length=40"):
         prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
 
 

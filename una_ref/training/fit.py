@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import signal
@@ -15,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.data.encoder import Encoder
+from una_ref.data.examples import digest
 from una_ref.errors import InputError
 from una_ref.policies.rollout import HuggingFace
 from una_ref.training import checkpoints
@@ -58,8 +58,8 @@ class Job:
 
     config: Config
     trainer: Trainer
-    examples: Sequence[Example | Question]
-    held_out: Sequence[Example | Question]
+    examples: Sequence[Example | Prompt]
+    held_out: Sequence[Example | Prompt]
     tokenizer: Any = None
     encoder: Encoder | None = None
     own_base: bool = False
@@ -76,7 +76,7 @@ class Job:
             self.rollouts = replace(self.rollouts, seconds=self.seconds)
 
     def answered(
-        self, picked: Sequence[Example | Question], step: int, *, record: bool
+        self, picked: Sequence[Example | Prompt], step: int, *, record: bool
     ) -> tuple[Sequence[Example], dict[str, float]]:
         """The rows of a step, and what is to be said of them: drawn now, if they are questions.
 
@@ -84,7 +84,7 @@ class Job:
         """
         if self.rollouts is None:
             return cast(Sequence[Example], picked), {}
-        questions = [one for one in picked if isinstance(one, Question)]
+        questions = [one for one in picked if isinstance(one, Prompt)]
         if not questions:
             return [one for one in picked if isinstance(one, Example)], {}
         trainer, team = self.trainer, self.trainer.accelerator
@@ -277,15 +277,6 @@ def _evaluation(job: Job) -> dict[str, float]:
     rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
     values = job.trainer.evaluate(rows) | drawn if rows else drawn
     return {f"eval_{name}": value for name, value in values.items()}
-
-
-def digest(examples: Sequence[Example | Question]) -> str:
-    """A name for the data that a run trains on."""
-    name = hashlib.sha256()
-    for e in examples:
-        own = (e.responses, e.scores, e.labels, e.pairs) if isinstance(e, Example) else ()
-        name.update(repr((e.prompt, *own)).encode())
-    return name.hexdigest()[:16]
 
 
 class _Log:

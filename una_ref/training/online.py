@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.errors import InputError
 from una_ref.policies.references import Policy
 from una_ref.policies.reward_sources import Answer, RewardSource, asked
@@ -52,7 +52,7 @@ class Rollouts:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(
-        self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
+        self, policy: Policy, questions: Sequence[Prompt], step: int, process: int = 0
     ) -> tuple[list[Example | None], list[list[Draw]]]:
         """For each question its answers as an example, and the draws that it was made of.
 
@@ -63,7 +63,7 @@ class Rollouts:
         """
         device = policy.device
         began = seconds(device)
-        prompts = [q.prompt for q in questions]
+        prompts = [q.ids for q in questions]
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
         drawn = self.engine(policy.model, prompts, k=self.draws, max_new=self.max_new, seed=seed)
         answers = [
@@ -84,7 +84,7 @@ class Rollouts:
             responses = tuple(draw.tokens for draw, _ in own)
             known = tuple(score - (0.0 if draw.ended else self.missing_eos_penalty) for draw, score in own)
             examples.append(
-                Example(question.prompt, responses, known, prompt_index=question.prompt_index, source=question.source)
+                Example(question.ids, responses, known, prompt_index=question.prompt_index, source=question.source)
             )
         self.seconds["generation"] += generated - began
         self.seconds["scoring"] += seconds(device) - generated

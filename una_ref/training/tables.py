@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.methods import METHODS
 from una_ref.policies.critics import Critic, own_core
 from una_ref.policies.loading import TableLM
@@ -65,9 +65,9 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     critic = Critic(model, own_core(model) if config.critic == "separate" else None) if values else None
     policy = Policy(model, anchored=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=len(told))
-    questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
+    prompts = [Prompt((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
     rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.draws, 1, config.seed)
-    return Job(config, trainer, questions, [], tokenizer=Numbers(), rollouts=rollouts)
+    return Job(config, trainer, prompts, [], tokenizer=Numbers(), rollouts=rollouts)
 
 
 def _lookup(rewards: Tensor) -> Callable[[Sequence[Answer]], list[float]]:
