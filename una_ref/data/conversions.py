@@ -69,10 +69,11 @@ def scores_to_pairs(rows: Iterable[Row], *, which: str = "best-worst", ties: str
 def scores_to_labels(
     rows: Iterable[Row], *, threshold: float | str = "median", ties: str = "drop"
 ) -> tuple[list[Row], Report]:
-    """Thumbs: up at or above a number, or strictly above the median of the row's responses.
+    """Binary labels: 1 at or above a number, or above the median of the row's scores.
 
-    At the median is down, because scores pile up at the lowest value more often than at the highest. A row of
-    equal scores has none above: it is dropped, or its first response is up (`ties="keep-first"`).
+    A score at the median is 0, because scores pile up at the lowest value more often than at the highest. Where the
+    median is the highest score, nothing is above it, and the responses with that score are 1: (1, 2, 2, 2) becomes
+    (0, 1, 1, 1). A row of equal scores is dropped, or its first response is 1 (`ties="keep-first"`).
     """
     return _run(rows, _steps(threshold=threshold, ties=ties)["scores", "labels"])
 
@@ -187,12 +188,12 @@ def _steps(
     ):
         if not good:
             raise refusal("options", field, expected, shown(value))
-    level = "above the prompt's median, down at it" if by_median else f"at or above {threshold:g}"
+    level = "above the prompt's median, or highest" if by_median else f"at or above {threshold:g}"
     pair = partial(_scores_to_pairs, which=which, ties=ties)
     label = partial(_scores_to_labels, threshold=threshold, ties=ties)
     return {
         ("scores", "pairs"): _Step(f"scores -> pairs ({which})", True, pair),
-        ("scores", "labels"): _Step(f"scores -> labels (up {level})", by_median, label),
+        ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
         ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
         ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, _labels_to_pairs),
         ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
@@ -249,18 +250,18 @@ def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: s
     scores = _values(row, "scores")
     if threshold == "median":
         _several(row, "for a median per prompt (or set threshold to a number)")
-        level = median(scores)
-        up = [score > level for score in scores]
+        level, highest = median(scores), max(scores)
+        positive = [score > level or score == highest for score in scores]
         if len(set(scores)) == 1:
-            counts["prompts of equal scores " + ("dropped" if ties == "drop" else "kept, the first up")] += 1
+            counts["prompts of equal scores " + ("dropped" if ties == "drop" else "kept, the first positive")] += 1
             if ties == "drop":
                 return None
-            up[0] = True
+            positive = [place == 0 for place in range(len(scores))]
     else:
-        up = [score >= threshold for score in scores]
-    counts["up"] += sum(up)
-    counts["down"] += len(up) - sum(up)
-    return _keep(row, range(len(up)), labels=tuple(up))
+        positive = [score >= threshold for score in scores]
+    counts["positive"] += sum(positive)
+    counts["negative"] += len(positive) - sum(positive)
+    return _keep(row, range(len(positive)), labels=tuple(positive))
 
 
 def _scores_to_lists(row: Row, counts: Counter) -> Row:
