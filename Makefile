@@ -11,7 +11,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 	$$name -c '$(SUPPORTED)' 2>/dev/null && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow notebooks setup clean
+.PHONY: help demo test test-slow notebooks docs setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -38,6 +38,9 @@ test-slow: $(READY) ## what takes longer, and the README's own code
 
 notebooks: $(READY) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
+
+docs: $(READY) ## write the generated tables of README.md and docs/
+	$(PY) docs/build.py
 
 setup: $(READY) ## only the environment, .venv (the others see to it themselves)
 

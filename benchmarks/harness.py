@@ -1,8 +1,8 @@
-"""How cases are compared: each in a process of its own, all once a round, with a record at the end.
+"""Compare cases: each in a process of its own, all of them in each round, with a record at the end.
 
-Like for like means: the same base, LoRA, rows in the same order, precision, allocator and threads on every side. On a
-CPU seconds are the processor's, on a GPU the clock's; they move with what else runs, so only ratios say something: of
-one case's step over the other's step on the same rows, seconds later.
+Every case has the same base, LoRA, rows in the same order, precision, allocator and threads. On a CPU, seconds are the
+processor's; on a GPU, the clock's. Both change with whatever else runs on the machine, so only ratios mean something: a
+step of one case over a step of another on the same rows, seconds later.
 """
 
 from __future__ import annotations
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import re
 import shlex
 import subprocess
@@ -25,38 +24,46 @@ from typing import Any
 
 import fixture
 import floor
+import records
 
 WARMUP = 1
+"""Steps of each case that are not counted."""
 R = 32
-KEEP = {"MALLOC_MMAP_THRESHOLD_": 1 << 33, "MALLOC_TRIM_THRESHOLD_": 1 << 34, "MALLOC_TOP_PAD_": 1 << 30}
-"""glibc keeps freed memory: else page faults are a large and changing part of what is measured."""
+"""Rank of the LoRA adapters."""
+KEEP_MEMORY = {"MALLOC_MMAP_THRESHOLD_": 1 << 33, "MALLOC_TRIM_THRESHOLD_": 1 << 34, "MALLOC_TOP_PAD_": 1 << 30}
+"""glibc keeps freed memory. Otherwise page faults would be a large and varying part of a step."""
 PASSED = ("steps", "preset", "device", "dtype", "threads", "pairs", "micro_tokens")
-"""Options that a case's process is given."""
+"""Options that are passed on to the process of a case."""
 
 Line = dict[str, Any]
 
 
 def parser(about: str, cases: Sequence[str], *, steps: int = 5) -> argparse.ArgumentParser:
-    """The options that all comparisons have."""
-    made = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
-    made.add_argument("--cases", nargs="*", default=cases, choices=cases, metavar="CASE", help=", ".join(cases))
-    made.add_argument("--rounds", type=int, default=3)
-    made.add_argument("--steps", type=int, default=steps, help="measured in each round, after a first one")
-    made.add_argument("--preset", default="balanced", choices=fixture.PRESETS)
-    made.add_argument("--lengths", default="short", choices=fixture.LENGTHS, help="of prompts and responses")
-    made.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
-    made.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
-    made.add_argument("--threads", type=int, default=1)
-    made.add_argument("--output", type=Path, help="write a record")
-    made.add_argument("--child", nargs=2, metavar=("CASE", "FOLDER"), help=argparse.SUPPRESS)
-    return made
+    """A parser of the options that all comparisons have."""
+    parser = argparse.ArgumentParser(description=about, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--cases", nargs="*", default=cases, choices=cases, metavar="CASE", help=", ".join(cases))
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=steps, help="measured steps in each round, after one warm-up step")
+    parser.add_argument("--preset", default="balanced", choices=fixture.PRESETS)
+    parser.add_argument("--lengths", default="short", choices=fixture.LENGTHS, help="lengths of prompts and responses")
+    parser.add_argument("--device", default="cpu", choices=("cpu", "cuda"))
+    parser.add_argument("--dtype", default="float32", choices=("float32", "bfloat16"))
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--output", type=Path, help="write a record")
+    parser.add_argument("--child", nargs=2, metavar=("CASE", "FOLDER"), help=argparse.SUPPRESS)
+    return parser
 
 
 def rounds(script: str, arguments: argparse.Namespace, make: Callable[[Path], object]) -> list[Line]:
-    """A line of every case in every round, each printed as it comes; `make` writes what the cases read.
+    """A line for every case in every round, each printed when it is there.
 
-    The cases of a round are all loaded; then each makes its first step, each its second, and so on. On a GPU, which
-    would not hold them all and is nobody else's, they are made one after the other.
+    On a CPU, all cases of a round are loaded; then each makes its first step, each its second, and so on. A GPU cannot
+    hold them all and has no other users, so there the cases run one after the other.
+
+    Args:
+        script: the file that runs a case as a child process.
+        arguments: of the comparison.
+        make: writes the models and data that the cases read into a folder.
     """
     groups = [arguments.cases] if arguments.device == "cpu" else [[case] for case in arguments.cases]
     lines = []
@@ -72,8 +79,8 @@ def rounds(script: str, arguments: argparse.Namespace, make: Callable[[Path], ob
 
 def _in_turns(script: str, cases: Sequence[str], folder: str, arguments: argparse.Namespace) -> Iterator[Line]:
     running = {}
-    for case in cases:  # one after the other: some compute before their first step
-        running[case] = _started(script, case, folder, arguments)
+    for case in cases:  # one after the other, since some compute before their first step
+        running[case] = _start(script, case, folder, arguments)
         _next(case, running[case])
     for _ in range(WARMUP + arguments.steps - 1):
         for case, process in running.items():
@@ -87,27 +94,27 @@ READY = "ready for a step"
 
 
 def _next(case: str, process: subprocess.Popen[str], *, go: bool = False) -> str:
-    """What a case says next: that it is ready for a step, or its line. `go` has it make that step first."""
+    """The next output of a case: `READY`, or its line. With `go`, it makes a step first."""
     if go:
         process.stdin.write("\n")
         process.stdin.flush()
-    for said in process.stdout:
-        if said.strip() == READY or said.startswith("{"):
-            return said.strip()
+    for output in process.stdout:
+        if output.strip() == READY or output.startswith("{"):
+            return output.strip()
     process.wait()
     raise SystemExit(f"{case}: {Path(process.errors).read_text()[-2000:]}")
 
 
 def make(folder: Path, arguments: argparse.Namespace, **options: Any) -> None:
-    """What the cases read. A GPU's frozen weights are of the dtype asked for; a CPU's are cast where they are used."""
-    own = {"device": arguments.device, "dtype": arguments.dtype} if arguments.device == "cuda" else {}
-    fixture.make(folder, arguments.preset, lengths=arguments.lengths, **own, **options)
+    """Write the models and data that the cases read. Frozen weights have the dtype asked for on a GPU only."""
+    on_gpu = {"device": arguments.device, "dtype": arguments.dtype} if arguments.device == "cuda" else {}
+    fixture.make(folder, arguments.preset, lengths=arguments.lengths, **on_gpu, **options)
 
 
-def _started(script: str, case: str, folder: str, arguments: argparse.Namespace) -> Any:
-    """A case's process."""
+def _start(script: str, case: str, folder: str, arguments: argparse.Namespace) -> Any:
+    """The process of a case."""
     quiet = {"TOKENIZERS_PARALLELISM": "false", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": str(arguments.threads)}
-    env = os.environ | quiet | {name: str(value) for name, value in KEEP.items()}
+    env = os.environ | quiet | {name: str(value) for name, value in KEEP_MEMORY.items()}
     if arguments.device == "cpu":
         env["CUDA_VISIBLE_DEVICES"] = ""
     options = [f"--{name.replace('_', '-')}={getattr(arguments, name)}" for name in PASSED if hasattr(arguments, name)]
@@ -120,7 +127,7 @@ def _started(script: str, case: str, folder: str, arguments: argparse.Namespace)
 
 
 def child(arguments: argparse.Namespace, run: Callable[[str, Path, Meter], Line]) -> None:
-    """In a case's own process: print its line. `run` trains, tells the meter, and adds its own to the line."""
+    """In the process of a case: run it, and print its line. `run` trains, calls the meter, and returns more values."""
     import torch
 
     from una_ref.training.card import versions
@@ -128,54 +135,41 @@ def child(arguments: argparse.Namespace, run: Callable[[str, Path, Meter], Line]
     case, folder = arguments.child
     torch.set_num_threads(arguments.threads)
     if arguments.device == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("--device cuda: expected a GPU, got none")
+        raise SystemExit("device: expected a GPU for --device cuda, got none")
     about = {"device": arguments.device, "dtype": arguments.dtype, "threads": torch.get_num_threads()}
     about |= {"versions": versions(), "date": time.strftime("%Y-%m-%dT%H:%MZ", time.gmtime())}
     if arguments.device == "cuda":
         about["device"] = torch.cuda.get_device_name()
     meter = Meter(torch.device(arguments.device))
-    own = run(case, Path(folder), meter)
+    values = run(case, Path(folder), meter)
     if case.startswith("trl"):
         import trl
 
         about["versions"]["trl"] = trl.__version__
     rates = {name: round(rate) for name, rate in floor.rates(arguments.device, arguments.dtype).items()}
-    print(json.dumps({"case": case, **meter.line(), **own, "rates": rates, **about}))
+    print(json.dumps({"case": case, **meter.line(), **values, "rates": rates, **about}))
 
 
-def record(arguments: argparse.Namespace, lines: Sequence[Line], **found: Any) -> None:
-    """Print what was found; if an output is asked for, add it there to the `runs`, with command, versions and date."""
-    print(json.dumps(found))
+def record(arguments: argparse.Namespace, lines: Sequence[Line], **results: Any) -> None:
+    """Print the results. If an output is named, add them there to its `runs`, with command, versions and date."""
+    print(json.dumps(results))
     if not arguments.output:
         return
-    loads = [own["load"] for own in lines]
-    written = {
+    loads = [line["load"] for line in lines]
+    run = {
         "command": f"python benchmarks/{Path(sys.argv[0]).name} {shlex.join(sys.argv[1:])}",
-        **found,
-        "hardware": f"{os.cpu_count()} CPU cores, {processor()}",
+        **results,
+        **records.provenance(),
         "load average": {"least": min(loads), "largest": max(loads)},
         "versions": {name: version for line in lines for name, version in line["versions"].items()},
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "lines": [{name: value for name, value in line.items() if name != "versions"} for line in lines],
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
     before = json.loads(arguments.output.read_text("utf-8"))["runs"] if arguments.output.exists() else []
-    arguments.output.write_text(json.dumps({"runs": [*before, written]}, indent=1) + "\n", encoding="utf-8")
-
-
-def processor() -> str:
-    """The processor's name (Linux), and the widest instructions that torch uses of it."""
-    import torch
-
-    about = Path("/proc/cpuinfo")
-    named = re.search(r"model name\s*: (.+)", about.read_text()) if about.exists() else None
-    wide = torch.backends.cpu.get_cpu_capability()
-    bf16 = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-    return f"{named[1] if named else platform.processor()}, {wide}, {'with' if bf16 else 'without'} bf16 products"
+    records.write(arguments.output, {"runs": [*before, run]})
 
 
 class Meter:
-    """Notes the seconds of each step, the warm-up left out, by phase where there are some, and memory."""
+    """Seconds of each step, by phase where there are some, and memory. The warm-up is left out."""
 
     def __init__(self, device: Any) -> None:
         self.device = device
@@ -184,7 +178,7 @@ class Meter:
         self.loaded = 0
 
     def start(self) -> None:
-        """Before the first step."""
+        """Call before the first step."""
         import torch
 
         self.loaded = memory(self.device)
@@ -192,14 +186,14 @@ class Meter:
             torch.cuda.reset_peak_memory_stats()
 
     def turn(self) -> None:
-        """Before each step: wait until it is this case's turn."""
+        """Call before each step: waits until it is this case's turn."""
         print(READY, flush=True)
         if not sys.stdin.readline():
-            raise SystemExit("expected to be told to go on, got the end of the comparison")
+            raise SystemExit("turn: expected a line on the standard input, got its end; the comparison has stopped")
         self._since, self._phases = self._now(), defaultdict[str, float](float)
 
     def timed(self, phase: str, function: Callable[..., Any], note: Callable[[Any], None] | None = None) -> Any:
-        """The function with its seconds added to a phase, and what it gives noted."""
+        """The function, which now adds its seconds to a phase and passes its result to `note`."""
 
         def run(*args: Any, **more: Any) -> Any:
             began = self._now()[0]
@@ -212,11 +206,11 @@ class Meter:
         return run
 
     def add(self, phase: str, seconds: float) -> None:
-        """Seconds that a phase took of this step."""
+        """Add seconds to a phase of this step."""
         self._phases[phase] += seconds
 
     def stop(self) -> None:
-        """After each step. Learning is what is in no other phase."""
+        """Call after each step. The time in no other phase is "learning"."""
         now = self._now()
         spent, wall = now[0] - self._since[0], now[1] - self._since[1]
         phases = {**self._phases, "learning": spent - sum(self._phases.values())} if self._phases else {}
@@ -228,14 +222,14 @@ class Meter:
         return seconds(self.device), time.perf_counter()
 
     def line(self) -> Line:
-        """What is to be said of the case: means over the steps."""
+        """Means over the steps, memory, losses, and the seconds of each step."""
         steps = self.steps[WARMUP:]
-        found = {name: round(mean(step[name] for step in steps), 4) for name in steps[0]}
+        means = {name: round(mean(step[name] for step in steps), 4) for name in steps[0]}
         clock = "gpu" if self.device.type == "cuda" else "cpu"
         return {
-            "s_per_step": found.pop("wall"),
-            f"{clock}_s_per_step": found.pop("seconds"),
-            **found,
+            "s_per_step": means.pop("wall"),
+            f"{clock}_s_per_step": means.pop("seconds"),
+            **means,
             "loaded_mb": round(self.loaded / 2**20),
             "peak_mb": round(memory(self.device, peak=True) / 2**20),
             "losses": [round(loss, 6) for loss in self.losses],
@@ -244,7 +238,7 @@ class Meter:
 
 
 def trl_settings(folder: Path, arguments: argparse.Namespace, steps: int, lr: float) -> dict[str, Any]:
-    """What every trainer of TRL is told, so that it makes una_ref's steps and nothing beside them."""
+    """Settings of every TRL trainer, with which it makes the same steps as una_ref and nothing else."""
     return {
         "output_dir": str(folder / "trl"),
         "max_steps": steps,
@@ -261,7 +255,7 @@ def trl_settings(folder: Path, arguments: argparse.Namespace, steps: int, lr: fl
 
 
 def trl_callbacks(trainer: Any, meter: Meter) -> None:
-    """Have a trainer of transformers tell the meter, and nobody else, of its steps and losses."""
+    """Let a trainer of transformers report its steps and losses to the meter only."""
     import transformers
 
     class Steps(transformers.TrainerCallback):
@@ -282,7 +276,7 @@ def trl_callbacks(trainer: Any, meter: Meter) -> None:
 
 
 def memory(device: Any, *, peak: bool = False) -> int:
-    """Bytes: on a GPU allocated, on a CPU resident (Linux), both of this process alone."""
+    """Bytes of this process: allocated on a GPU, resident on a CPU (Linux only)."""
     if device.type == "cuda":
         import torch
 
@@ -292,16 +286,16 @@ def memory(device: Any, *, peak: bool = False) -> int:
 
 
 def by_round(lines: Sequence[Line]) -> list[dict[str, Line]]:
-    """Of each round, the line of every case."""
-    found: dict[int, dict[str, Line]] = defaultdict(dict)
+    """For each round, the line of every case."""
+    rounds: dict[int, dict[str, Line]] = defaultdict(dict)
     for line in lines:
-        found[line["round"]][line["case"]] = line
-    return [*found.values()]
+        rounds[line["round"]][line["case"]] = line
+    return [*rounds.values()]
 
 
-def over(turns: Sequence[dict[str, Line]], ratio: Callable[[dict[str, Line]], float]) -> dict[str, float]:
-    """A ratio within each round: its median over them, the least and the largest."""
-    return spread([ratio(one) for one in turns])
+def over_rounds(rounds: Sequence[dict[str, Line]], ratio: Callable[[dict[str, Line]], float]) -> dict[str, float]:
+    """A ratio within each round: its median over the rounds, the least and the largest."""
+    return spread([ratio(lines) for lines in rounds])
 
 
 def spread(values: Sequence[float]) -> dict[str, float]:
@@ -310,39 +304,43 @@ def spread(values: Sequence[float]) -> dict[str, float]:
 
 
 def cost(line: Line) -> float:
-    """Seconds a step: the processor's, or a GPU's."""
+    """Seconds of a step: the processor's, or a GPU's."""
     return line.get("cpu_s_per_step") or line["gpu_s_per_step"]
 
 
-def above(line: Line, flops: str = "flops") -> float:
-    """Cost over the floor, at the rates that were measured beside it; `best_flops` is the quickest product's."""
+def over_floor(line: Line, flops: str = "flops") -> float:
+    """Cost over the floor, at the rates that were measured beside it; `best_flops` is the fastest product's rate."""
     return cost(line) / floor.seconds(line["floor"], line["rates"] | {"flops": line["rates"][flops]})
 
 
 def compared(lines: Sequence[Line], pairs: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """Of what ran: each step's cost over a peer's, a round's over its floor, and memory over a peer's."""
-    turns = by_round(lines)
-    ran = list(dict.fromkeys(line["case"] for line in lines if all(line["case"] in one for one in turns)))
-    pairs = [(a, b) for a, b in pairs if a in ran and b in ran]
+    """Ratios for the cases that ran: time of a step and memory over a peer's, and time over the floor.
 
-    def each(ratio: Callable[[Line, Line], float]) -> dict[str, dict[str, float]]:
-        return {f"{a} / {b}": over(turns, lambda one, a=a, b=b: ratio(one[a], one[b])) for a, b in pairs}
+    Args:
+        lines: of all rounds.
+        pairs: (case, peer).
+    """
+    rounds = by_round(lines)
+    cases = list(dict.fromkeys(line["case"] for line in lines if all(line["case"] in one for one in rounds)))
+    pairs = [(case, peer) for case, peer in pairs if case in cases and peer in cases]
 
-    steps = {
-        f"{a} / {b}": spread([x / y for one in turns for x, y in zip(one[a]["each"], one[b]["each"], strict=True)])
-        for a, b in pairs
-    }
+    def ratios(ratio: Callable[[Line, Line], float]) -> dict[str, dict[str, float]]:
+        return {f"{a} / {b}": over_rounds(rounds, lambda by, a=a, b=b: ratio(by[a], by[b])) for a, b in pairs}
+
     return {
-        "time of a step": steps,
-        "time over the floor": {case: over(turns, lambda one, c=case: above(one[c])) for case in ran},
-        "time over the floor, at the quickest product": {
-            case: over(turns, lambda one, c=case: above(one[c], "best_flops")) for case in ran
+        "time of a step": {
+            f"{a} / {b}": spread([x / y for by in rounds for x, y in zip(by[a]["each"], by[b]["each"], strict=True)])
+            for a, b in pairs
         },
-        "peak memory": each(lambda a, b: a["peak_mb"] / b["peak_mb"]),
-        "peak memory beyond the loaded models": each(lambda a, b: _taken(a) / _taken(b)),
+        "time over the floor": {case: over_rounds(rounds, lambda by, c=case: over_floor(by[c])) for case in cases},
+        "time over the floor, at the quickest product": {
+            case: over_rounds(rounds, lambda by, c=case: over_floor(by[c], "best_flops")) for case in cases
+        },
+        "peak memory": ratios(lambda a, b: a["peak_mb"] / b["peak_mb"]),
+        "peak memory beyond the loaded models": ratios(lambda a, b: _beyond_loaded(a) / _beyond_loaded(b)),
     }
 
 
-def _taken(line: Line) -> float:
-    """MB that training takes on top of models and libraries; not 0, which nothing could be compared with."""
+def _beyond_loaded(line: Line) -> float:
+    """MB that training takes on top of models and libraries; at least 1, since it is divided by."""
     return max(1, line["peak_mb"] - line["loaded_mb"])

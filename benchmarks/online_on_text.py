@@ -1,12 +1,13 @@
-"""Online methods on real prompts: a reward model trained on real pairs, a small Mistral, a few hundred updates.
+"""Online methods on real prompts: a small Mistral, a reward model trained on real pairs, a few hundred updates.
 
     UNA_REF_DATA=/path/to/data python benchmarks/online_on_text.py --output figures/runs/online_on_text.json
 
-Reads alpaca_eval_scores.jsonl.gz (an LLM judge's scores, 16 responses a prompt). A small Mistral and its BPE tokenizer
-are made from it and fine-tuned on the better responses. The prompts fall into two halves; a reward model is trained on
-the pairs of each: the first is what the methods are given, the second only judges them (train and test reward model).
-Every method starts from the same base and draws as many responses. Curves are of held-out prompts that neither the base
-nor the reward models nor the methods were trained on. Only numbers are written, none of the text.
+Reads alpaca_eval_scores.jsonl.gz: an LLM judge's scores of 16 responses to each prompt. A small Mistral and its BPE
+tokenizer are made from it and fine-tuned on the better responses. A reward model is trained on the pairs of each of two
+thirds of the prompts. The first one rewards the methods, the second only evaluates them (train and test reward model).
+The last third has the prompts that the methods answer, and the held-out ones that the curves are measured on.
+
+Every method starts from the same base and samples as many responses. The record has numbers only, no text.
 """
 
 from __future__ import annotations
@@ -14,19 +15,19 @@ from __future__ import annotations
 import argparse
 import json
 import math
-import os
 import random
 import sys
 import tempfile
-import time
 from pathlib import Path
 from statistics import fmean, stdev
 
+import records
+
 from una_ref.data.batch import Prompt
-from una_ref.policies.reward_sources import Answer, Classifier
-from una_ref.training.card import versions
+from una_ref.policies.answers import Answer
+from una_ref.policies.classifier import Classifier
 from una_ref.training.config import resolve
-from una_ref.training.fit import HELD_OUT, Job, fit
+from una_ref.training.loop import HELD_OUT, Job, fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
 
@@ -51,74 +52,71 @@ RUNS = {
 
 
 def main() -> int:
-    """Run all and write the record."""
+    """Make all runs and write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--output", type=Path, default=Path("figures/runs/online_on_text.json"))
-    parser.add_argument("--steps", type=int, default=200, help="rollouts of each run")
+    parser.add_argument("--steps", type=int, default=200, help="rollouts in each run")
     parser.add_argument("--lr", type=float, default=1e-3)
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--only", nargs="*", default=[*RUNS], help="names of runs")
-    parser.add_argument("--work", type=Path, help="folder for the runs, to go on from (default: a temporary one)")
+    parser.add_argument(
+        "--work", type=Path, help="folder that keeps the runs, to continue later (default: a temporary one)"
+    )
     arguments = parser.parse_args()
-    if "UNA_REF_DATA" not in os.environ:
-        print("online_on_text: set UNA_REF_DATA to the folder that holds the data files", file=sys.stderr)
-        return 2
+    data = records.data_folder()
     with tempfile.TemporaryDirectory() as temporary:
         work = arguments.work or Path(temporary)
         work.mkdir(parents=True, exist_ok=True)
-        cut(Path(os.environ["UNA_REF_DATA"]), work)
+        split_prompts(data, work)
         base = str(work / "sft")
         train(resolve("sft", BASE, data=str(work / "first.jsonl"), output=base, steps=300))
         judges = {}
         for half in ("first", "second"):
-            more = {"data": str(work / f"{half}.jsonl"), "model": base, "output": str(work / half)}
-            judges[half] = train(resolve("reward-model", JUDGE, steps=200, **more))["evaluation"]
+            paths = {"data": str(work / f"{half}.jsonl"), "model": base, "output": str(work / half)}
+            judges[half] = train(resolve("reward-model", JUDGE, steps=200, **paths))["evaluation"]
             print(half, judges[half], file=sys.stderr)
-        out = {}
+        runs = {}
         for name in arguments.only:
             method, settings = RUNS[name]
-            own = [*RUN, f"lr={arguments.lr:g}", f"beta={arguments.beta:g}", f"reward={work / 'first'}", *settings]
+            options = [*RUN, f"lr={arguments.lr:g}", f"beta={arguments.beta:g}", f"reward={work / 'first'}", *settings]
             saved = work / f"{name}.json"
             if not saved.exists():
-                more = {"data": str(work / "prompts.jsonl"), "model": base, "steps": arguments.steps}
-                job = prepare(resolve(method, own, output=str(work / name), **more))
-                shown = [s for s in own if not s.startswith("reward=")]
+                start = {"data": str(work / "prompts.jsonl"), "model": base, "steps": arguments.steps}
+                job = prepare(resolve(method, options, output=str(work / name), **start))
+                shown = [option for option in options if not option.startswith("reward=")]
                 saved.write_text(json.dumps({"method": method, "settings": shown} | measured(job, work, work / name)))
-            out[name] = json.loads(saved.read_text())
-            print(name, json.dumps(out[name]["held_out"]), file=sys.stderr)
+            runs[name] = json.loads(saved.read_text())
+            print(name, json.dumps(runs[name]["held_out"]), file=sys.stderr)
     record = {
         "command": "UNA_REF_DATA=… python benchmarks/online_on_text.py",
         "steps": arguments.steps,
         "lr": arguments.lr,
         "beta": arguments.beta,
         "reward models": judges,
-        "runs": out,
-        "versions": versions(),
-        "hardware": f"{os.cpu_count()} CPU cores",
-        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "runs": runs,
+        **records.provenance(),
     }
-    arguments.output.parent.mkdir(parents=True, exist_ok=True)
-    arguments.output.write_text(json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+    records.write(arguments.output, record)
     return 0
 
 
-def cut(folder: Path, work: Path) -> None:
-    """Three files of different prompts: two halves with four judged responses each, and prompts to answer.
+def split_prompts(folder: Path, work: Path) -> None:
+    """Write three files with a third of the prompts each: two for reward models, and one with prompts to answer.
 
-    Pairs are of the best and the worst of the four, by the judge.
+    Each prompt has four random responses with their scores, whose best and worst become a pair.
     """
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
 
-    draw = random.Random(0)
+    rng = random.Random(0)
     grouped = group_by_prompt(read(folder / "alpaca_eval_scores.jsonl.gz", empty="drop"))
-    draw.shuffle(grouped)
+    rng.shuffle(grouped)
     third = len(grouped) // 3
     files: dict[str, list[dict]] = {"first": [], "second": [], "prompts": []}
     for i, row in enumerate(grouped):
         name = [*files][min(i // third, 2)]
-        judged = list(zip(row.responses, row.scores or (), strict=True))
-        four = draw.sample(judged, min(4, len(judged)))
+        scored = list(zip(row.responses, row.scores or (), strict=True))
+        four = rng.sample(scored, min(4, len(scored)))
         item = {"prompt": row.prompt, "completions": [y for y, _ in four], "scores": [s for _, s in four]}
         files[name].append(item)
     for name, rows in files.items():
@@ -126,9 +124,9 @@ def cut(folder: Path, work: Path) -> None:
 
 
 def measured(job: Job, work: Path, output: Path) -> dict:
-    """Train; what both reward models say of answers to held-out prompts before and after, and the curves."""
+    """Train. Returns the rewards of answers to held-out prompts by both models, before and after, and the curves."""
     output.mkdir(parents=True, exist_ok=True)
-    before = judged(job, work)
+    before = rewards_of_answers(job, work)
     fit(job, output=output, progress=True)
     lines = [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
     curve = [
@@ -143,30 +141,30 @@ def measured(job: Job, work: Path, output: Path) -> dict:
     ]
     steps = job.config.steps
     return {
-        "held_out": {"prompts": len(job.held_out), "before": before, "after": judged(job, work)},
+        "held_out": {"prompts": len(job.held_out), "before": before, "after": rewards_of_answers(job, work)},
         "curve": curve,
         "seconds a step": {phase: round(spent / steps, 4) for phase, spent in job.seconds.items()},
         "notes": list(job.notes),
     }
 
 
-def judged(job: Job, work: Path) -> dict[str, dict[str, float]]:
-    """The mean and standard error over held-out prompts of four answers' rewards by each model, and their length."""
+def rewards_of_answers(job: Job, work: Path) -> dict[str, dict[str, float]]:
+    """Reward by each model and length of four answers a prompt: mean and standard error over held-out prompts."""
     prompts = [p for p in job.held_out if isinstance(p, Prompt)]
     assert job.rollouts is not None
     engine, max_new = job.rollouts.engine, job.rollouts.max_new
-    drawn = engine(job.trainer.policy.model, [p.ids for p in prompts], k=4, max_new=max_new, seed=HELD_OUT + 1)
+    sampled = engine(job.trainer.policy.model, [p.ids for p in prompts], k=4, max_new=max_new, seed=HELD_OUT + 1)
     answers = [
-        Answer(p.text, job.tokenizer.decode(d.tokens[:-1] if d.ended else d.tokens), d.ended)
-        for p, draws in zip(prompts, drawn, strict=True)
-        for d in draws
+        Answer(p.text, job.tokenizer.decode(s.tokens[:-1] if s.ended else s.tokens), s.ended)
+        for p, samples in zip(prompts, sampled, strict=True)
+        for s in samples
     ]
-    out = {}
+    summaries = {}
     for name, half in (("train reward", "first"), ("test reward", "second")):
         scores = Classifier(str(work / half))(answers)
-        out[name] = summary([fmean(scores[i : i + 4]) for i in range(0, len(scores), 4)])
-    out["length"] = summary([fmean(len(d.tokens) for d in draws) for draws in drawn])
-    return out
+        summaries[name] = summary([fmean(scores[i : i + 4]) for i in range(0, len(scores), 4)])
+    summaries["length"] = summary([fmean(len(s.tokens) for s in samples) for samples in sampled])
+    return summaries
 
 
 def summary(values: list[float]) -> dict[str, float]:

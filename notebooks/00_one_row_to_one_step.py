@@ -22,7 +22,7 @@
 # | 4 | a batch | log-probabilities | `una_ref.policies.logprobs.sequence_logprobs` |
 # | 5 | log-probabilities | implicit rewards | `una_ref.policies.references.Policy` |
 # | 6 | rewards and feedback | one loss per example | `una_ref.METHODS[name].loss` |
-# | 7 | losses | one optimizer step | `una_ref.training.loop.Trainer` |
+# | 7 | losses | one optimizer step | `una_ref.training.trainer.Trainer` |
 #
 # Two policies make them side by side, with the same functions. One is a **tiny LM**, a Mistral of two
 # layers with a LoRA adapter. The other is a **table** of logits, a row per prompt and a column per response.
@@ -53,9 +53,10 @@ from una_ref.policies.logprobs import sequence_logprobs, token_logprobs
 from una_ref.policies.references import Policy
 from una_ref.theory.fixed_points import fixed_point
 from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
+from una_ref.training.batches import order
 from una_ref.training.config import Config
-from una_ref.training.loop import Trainer, order
 from una_ref.training.toysteer_base import toysteer_base
+from una_ref.training.trainer import Trainer
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)

@@ -30,9 +30,9 @@ import torch
 from IPython.display import Markdown
 
 from una_ref import METHODS, figures
-from una_ref.claims import CLAIMS, information, markdown, sampling, worlds  # the ledger, and what its checks use
+from una_ref.claims import CLAIMS, example_worlds, information, markdown, sampling  # the ledger and its helpers
 from una_ref.claims.floors import label_floors, offset_for
-from una_ref.claims.pairs import pair_at
+from una_ref.claims.pair_loss import pair_at
 from una_ref.claims.released import released_world
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check
@@ -47,7 +47,7 @@ from una_ref.theory import (
     una_minima,
     una_regression,
 )
-from una_ref.theory.populations import pairs, singles, thumbs  # a loss in expectation
+from una_ref.theory.populations import binary_labels, pairs, singles  # a loss in expectation
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -114,7 +114,7 @@ for name, population in (("Eq. 8 as printed", printed), ("with -log σ", dpo)):
     for step in range(400):
         if step in (0, 100, 200, 399):
             seen.append(f"{population(logits.log_softmax(-1)):8.3f}")
-        logits = logits - worlds.slope(population, logits)
+        logits = logits - example_worlds.slope(population, logits)
     print(f"{name:<18} loss after 0, 100, 200, 399 steps: {' '.join(seen)}")
 
 # %% tags=["check"]
@@ -124,7 +124,7 @@ check.close("with σ: 0.4741 and 1.3133", pair.loss(**pair_at(gaps), beta=1.0), 
 check.close("−log σ ends at π*", fixed_point(dpo, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
 moved = pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
 check.close("and at any offset", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
-slope_early, slope_late = (worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
+slope_early, slope_late = (example_worlds.slope(printed, at) for at in (WORLD.ref_logps, logits))
 check.differs("Eq. 8 as printed still pulls there", slope_late, 0 * slope_late, by=1e-3)
 check.close("and no less than at the start", slope_late, slope_early)
 
@@ -315,8 +315,8 @@ for x in range(2):
 # %% tags=["check"]
 population = una_regression(low.ref_logps, low.rewards, BETA)
 for k in range(5):
-    check.close(f"a minimum at response {k}: no slope", worlds.slope(population, minima[:, k]), 0.0, tol=1e-10)
-big = worlds.WORLD  # 40 prompts × 8 responses
+    check.close(f"a minimum at response {k}: no slope", example_worlds.slope(population, minima[:, k]), 0.0, tol=1e-10)
+big = example_worlds.WORLD  # 40 prompts × 8 responses
 lowest = una_end(big.ref_logps, big.rewards - 8, BETA, which="global")
 rarest = (lowest.argmax(-1) == big.ref_logps.argmin(-1)).double().mean()
 check.true("40 prompts: it is the rarest response", rarest > 0.6, f"in {rarest:.0%} of prompts")
@@ -345,8 +345,8 @@ own = (own - own.mean()) / own.std(correction=0) / 2  # how generously each prom
 at_ref = big.regret(big.ref_logps).mean().item()
 OFFSETS = [-8, -6.5, -5, -4, -3.25, -2.5, -2, -1.5, -1.25, -1, -0.75, -0.5, -0.25, 0, 0.5, 1, 1.5, 2]
 OFFSETS += [3, 4, 5, 6, 8, 10, 13, 16]
-raw = [worlds.raw_regret(big, o + own) for o in OFFSETS]
-lowest_regret = [worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
+raw = [example_worlds.raw_regret(big, o + own) for o in OFFSETS]
+lowest_regret = [example_worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
 with_c = min(raw)  # a constant c moves the curve sideways: its best is the lowest point, wherever the scores lie
 V = BETA * big.log_partition[:, None]
 with_v = [
@@ -360,7 +360,7 @@ print(f"π_ref {at_ref:.3f}   best c, any offset {with_c:.3f}   V(x), any offset
 
 # %% tags=["check"]
 i = OFFSETS.index(1)
-shifted_c = worlds.raw_regret(big, 1 + own, baseline=2.0)
+shifted_c = example_worlds.raw_regret(big, 1 + own, baseline=2.0)
 check.close("c = 2 at offset 1 = no c at offset −1", shifted_c, raw[OFFSETS.index(-1)], tol=1e-9)
 check.close("V(x): regret 0 at every offset", with_v, 0.0, tol=1e-9)
 check.true("best c: a floor", 0.05 * at_ref < with_c < 0.5 * at_ref, f"{with_c:.3f}, {with_c / at_ref:.0%} of π_ref's")
@@ -551,7 +551,7 @@ check.true("centred: scores do", gains["centred, scores"] > 0.05, f"{gains['cent
 floors = {share: label_floors(offset_for(share)) for share in (0.4, 0.6, 0.9)}
 print("thumbs up   UNA, BCE    KTO     UNA with V(x)")
 for share, found in floors.items():
-    print(f"{share:9.0%}   {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['told']):8.0e}")
+    print(f"{share:9.0%}   {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['excess']):8.0e}")
 
 # %% tags=["check"]
 check.true("few ups: UNA before KTO", floors[0.4]["bce"] < 0.5 * floors[0.4]["kto"])
@@ -560,9 +560,9 @@ check.true("both stop at a floor", min(min(f["bce"], f["kto"]) for f in floors.v
 ups = WORLD.rewards.sigmoid()
 V = BETA * WORLD.log_partition[:, None]
 for name in ("una-binary-mse", "una-binary-bce"):
-    end = fixed_point(thumbs(METHODS[name].loss, WORLD, mu, ups, baseline=V), WORLD.ref_logps)
+    end = fixed_point(binary_labels(METHODS[name].loss, WORLD, mu, ups, baseline=V), WORLD.ref_logps)
     check.close(f"{name} with V(x): π*", end.exp(), WORLD.optimum.exp(), tol=1e-7)
-end = fixed_point(thumbs(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
+end = fixed_point(binary_labels(METHODS["una-binary-bce"].loss, WORLD, mu, ups), WORLD.ref_logps)
 check.differs("without V(x): not", end.exp(), WORLD.optimum.exp(), by=0.05)
 
 # %% [markdown]
@@ -627,7 +627,7 @@ def mixture(baseline):
     """log π -> the sum of the three losses, scores and thumbs with a baseline (X, 1)."""
     losses = METHODS["una-centred"].losses
     scored = singles(losses["scores"], world, mu, scores=world.rewards, baseline=baseline)
-    thumbed = thumbs(losses["labels"], world, mu, ups, baseline=baseline)
+    thumbed = binary_labels(losses["labels"], world, mu, ups, baseline=baseline)
     paired = pairs(losses["pairs"], world, mu, preferences)
     return lambda logps: scored(logps) + thumbed(logps) + paired(logps)
 

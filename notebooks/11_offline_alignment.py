@@ -31,19 +31,23 @@ from IPython.display import Markdown
 import una_ref
 from una_ref import METHODS
 from una_ref.data import toysteer
-from una_ref.evaluation import compare, report
 from una_ref.notebook import check
+from una_ref.studies.offline_report import PANELS, draw
+from una_ref.studies.offline_study import BY_NAME, OFFLINE, OfflineRun, feedback
+from una_ref.studies.summaries import interval
+from una_ref.studies.toysteer_policies import base_in_world
 from una_ref.theory import optimum
 from una_ref.theory.fixed_points import fixed_point, una_regression
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import resolve
+from una_ref.training.toysteer_base import toysteer_base
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
 committed = Path(una_ref.__file__).parents[1] / "figures" / "runs" / "compare"
 study = json.loads((committed / "results.json").read_text())
 runs = [json.loads(line) for line in (committed / "runs.jsonl").read_text().splitlines()[1:]]
-settings = compare.Settings()
+settings, base = OFFLINE.settings, toysteer_base()
 print(f"{len(runs)} runs on {study['date']}, torch {study['versions']['torch']}, {study['hardware']}")
 
 # %% [markdown]
@@ -55,7 +59,7 @@ print(f"{len(runs)} runs on {study['date']}, torch {study['versions']['torch']},
 # that has imitated demonstrations with mistakes, so it is right about two times out of three.
 
 # %%
-world, ref_next, ref = compare._world(0, settings.scale)
+world, ref_next, ref = base_in_world(0, base)
 for prompt, row in zip(world.prompts[:3], ref[:3], strict=True):
     top = row.topk(3).indices.tolist()
     shown = ", ".join(f"{world.text(y) or '(nothing)'} {row[y].exp():.2f}" for y in top)
@@ -87,19 +91,18 @@ print(f"mean regret of the base: {float(regret.mean()):.3f}")
 # Only in the second panel is $\pi^*$ what DPO aims at as well. All methods of a panel see the same 2,048 responses.
 
 # %%
-entries = {e.name: e for e in compare.ENTRIES}
 for name in ("dpo", "kto", "una-centred"):
-    row = compare.feedback("ratings", entries[name], 0, settings)[0]
+    row = feedback("ratings", BY_NAME[name], 0, settings, base)[0]
     print(f"{name:<12} {row.prompt!r}: {row.responses}  pairs {row.pairs}  labels {row.labels}  scores {row.scores}")
 
 # %% [markdown]
 # ## The result
 
 # %%
-Markdown(report.table(study))
+Markdown(OFFLINE.table(study))
 
 # %%
-figure = report.draw(study, name="11_offline_alignment")
+figure = draw(study, name="11_offline_alignment")
 from IPython.display import SVG
 
 SVG(figure)
@@ -114,7 +117,7 @@ SVG(figure)
 again = {}
 for name in ("una-centred", "una-score"):
     row = next(r for r in study["rows"] if r["panel"] == "ratings" and r["name"] == name)
-    again[name] = compare.one(compare.Run("ratings", name, 0, row["lr"], row["beta"]), settings)["regret"]
+    again[name] = OFFLINE.measure(OfflineRun("ratings", name, 0, row["lr"], row["beta"]), settings, base)["regret"]
     print(f"{name:<12} world 0: regret {again[name]:.3f}, in the study {row['regret']['values'][0]:.3f}")
 began = float(regret.mean())
 evidence = f"{again['una-centred']:.3f} < {began:.3f} < {again['una-score']:.3f}"
@@ -132,7 +135,7 @@ def gap(panel: str, better: str, worse: str) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of regret(worse) − regret(better), over worlds."""
     by_name = {r["name"]: r for r in study["rows"] if r["panel"] == panel}
     pairs = zip(by_name[worse]["regret"]["values"], by_name[better]["regret"]["values"], strict=True)
-    return report.interval([w - b for w, b in pairs])
+    return interval([w - b for w, b in pairs])
 
 
 statements = {
@@ -148,7 +151,7 @@ statements = {
 verdicts = {}
 for statement, (better, worse) in statements.items():
     line = []
-    for panel in report.PANELS:
+    for panel in PANELS:
         mean, half = gap(panel, better, worse)
         verdict = "yes" if mean > half else "no" if mean < -half else "open"
         verdicts[statement, panel] = verdict
@@ -292,7 +295,8 @@ for key, value in paper.to_dict().items():
 #
 # The study has six worlds and one base policy, so its intervals say nothing of other bases. Here are the first panel's
 # worlds and settings again with a base that a processor of another kind made of the same recipe
-# (`benchmarks/another_base.py`): regret by world, the study's above, the other base's below.
+# (`una-ref compare --base FOLDER` runs the whole study on another base): regret by world, the study's above, the other
+# base's below.
 
 # %%
 other = json.loads((committed.parent / "another_base" / "results.json").read_text())
@@ -354,7 +358,7 @@ mean, half = gap("ratings", "una-centred", "una-binary-mse")
 check.true("ratings: centred UNA and UNA on thumbs (MSE) are level", abs(mean) < half, f"{mean:.3f} ± {half:.3f}")
 up = float((ref.exp() * world.rewards.sigmoid()).sum(1).mean())
 check.true("model: most thumbs are up (world 0)", up > 0.7, f"{up:.2f} of them")
-chosen = [study["chosen"][f"{panel}/una-centred"]["beta"] for panel in report.PANELS]
+chosen = [study["chosen"][f"{panel}/una-centred"]["beta"] for panel in PANELS]
 theory = [settings.beta / settings.scale, settings.beta]
 check.close("of the grid, centred UNA chose the β that theory names", chosen, theory)
 

@@ -28,8 +28,8 @@ import torch
 
 import una_ref
 from una_ref import METHODS, figures
-from una_ref.evaluation.report import interval
 from una_ref.notebook import check
+from una_ref.studies.summaries import interval
 
 plt = figures.pyplot()
 record = json.loads((Path(una_ref.__file__).parents[1] / "figures" / "runs" / "iupo_on_text.json").read_text())

@@ -31,17 +31,18 @@ from IPython.display import SVG, Markdown
 
 import una_ref
 from una_ref import METHODS, figures
-from una_ref.claims import CLAIMS, markdown
-from una_ref.claims import online as ledger  # the ledger's worlds, gradients and runs
+from una_ref.claims import CLAIMS, example_worlds, markdown, online_learning, online_noise, released_online
+from una_ref.claims.example_worlds import shifted
 from una_ref.claims.sampling import on_policy
-from una_ref.claims.worlds import shifted
-from una_ref.evaluation import online_report, report
 from una_ref.methods import policy_gradient
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check, scale
+from una_ref.studies.online_figures import draw_methods, draw_offset
+from una_ref.studies.online_study import ONLINE
+from una_ref.studies.summaries import interval
 from una_ref.theory import TableWorld, kl, objective, una_regression
 from una_ref.training.config import Config
-from una_ref.training.tables import table_job
+from una_ref.training.table_runs import table_job
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
@@ -187,12 +188,14 @@ check.differs("a baseline of s alone, without −r_θ, is not RLOO", of_s_alone,
 at = WORLD.optimum.flip(-1)
 squashed = WORLD.rewards.sigmoid() - 0.5
 by_hand = -BETA / 2 * at.exp() * (squashed - (at.exp() * squashed).sum(-1, keepdim=True))
-each = ledger.response_gradients(METHODS["una-online"].released, WORLD, at, old_logps=at, scores=WORLD.rewards)
+each = online_noise.response_gradients(METHODS["una-online"].released, WORLD, at, old_logps=at, scores=WORLD.rewards)
 check.close("the first pass: −k/2·∇E σ(s)", (at.exp()[..., None] * each).sum(1), by_hand)
 other_ref = TableWorld(WORLD.optimum, WORLD.rewards, BETA)
-again = ledger.response_gradients(METHODS["una-online"].released, other_ref, at, old_logps=at, scores=WORLD.rewards)
+again = online_noise.response_gradients(
+    METHODS["una-online"].released, other_ref, at, old_logps=at, scores=WORLD.rewards
+)
 check.close("with another π_ref it is the same", again, each)
-small, large = (ledger.released_descent(WORLD, 30, 4.0, beta=k)[-1] for k in (1.0, 30.0))
+small, large = (released_online.released_descent(WORLD, 30, 4.0, beta=k)[-1] for k in (1.0, 30.0))
 check.close("k = 1 and k = 30, each with its own rate: the same policy", small, large)
 check.differs("Eq. 10 knows π_ref", expected_step(other_ref, at), expected_step(WORLD, at), by=0.1)
 
@@ -201,8 +204,8 @@ check.differs("Eq. 10 knows π_ref", expected_step(other_ref, at), expected_step
 # $\pi^*$. The script goes through and on, to one response alone.
 
 # %%
-world = ledger.world_of(0)  # 8 prompts × 6 responses
-script = ledger.released_descent(world, 400, 4.0)
+world = online_learning.world_of(0)  # 8 prompts × 6 responses
+script = released_online.released_descent(world, 400, 4.0)
 eq10, logits = [world.ref_logps], world.ref_logps
 for _ in range(400):
     logits = logits - expected_step(world, logits.log_softmax(-1))
@@ -441,7 +444,7 @@ HOW = {
     "whitened": "whitened, no critic (PPO's start)",
     "v": "with V(x) (centred UNA, PPO's critic)",
 }
-noise = {how: [ledger.noise(shifted(ledger.WORLD, o), how) for o in OFFSETS] for how in HOW}
+noise = {how: [online_noise.noise(shifted(example_worlds.WORLD, o), how) for o in OFFSETS] for how in HOW}
 print("offset " + "".join(f"{o:>9}" for o in OFFSETS[::2]))
 for how in HOW:
     print(f"{how:<9}" + "".join(f"{value:9.3g}" for value in noise[how][::2]))
@@ -456,10 +459,10 @@ check.true("the script: with its exponential", script8 > 1000 * script4, f"{scri
 check.close("with V(x): not at all", noise["v"], noise["v"][0], tol=1e-9)
 check.close("whitened: not at all, if all prompts share it", noise["whitened"], noise["whitened"][0], tol=1e-9)
 own = 4 * torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
-apart = {how: ledger.noise(shifted(ledger.WORLD, own), how) for how in HOW}
+apart = {how: online_noise.noise(shifted(example_worlds.WORLD, own), how) for how in HOW}
 check.true("if each prompt has its own (sd 4), whitening does not help", apart["whitened"] > 10 * apart["v"],
            ", ".join(f"{how} {apart[how]:.0f}" for how in HOW))  # fmt: skip
-at_optimum = ledger.noise_at_optimum()
+at_optimum = online_noise.noise_at_optimum()
 check.close("at π* centred UNA has no noise: every residual is 0", at_optimum["centred"], 0.0)
 check.differs("Eq. 10 has: −β·log Z(x)", at_optimum["eq10"], 0.0, by=0.4)
 check.differs("and a critic off by 0.01, whitened", at_optimum["ppo_whitened"], 0.0, by=0.9)
@@ -483,8 +486,9 @@ for name in NAMES:
         for rate in RATES:
             # Centred UNA is the same run to the last digits whatever is added: checked below, not run again.
             own = {} if name == "centred" else more
-            grid[name, condition, rate] = ledger.regrets(name, rate, SEEDS, **own, steps=STEPS)
-at_ref = sum(ledger.world_of(s).metrics(ledger.world_of(s).ref_logps)["regret"] for s in SEEDS) / len(SEEDS)
+            grid[name, condition, rate] = online_learning.regret_over_seeds(name, rate, SEEDS, **own, steps=STEPS)
+worlds = [online_learning.world_of(seed) for seed in SEEDS]
+at_ref = sum(world.metrics(world.ref_logps)["regret"] for world in worlds) / len(SEEDS)
 print(f"regret after {STEPS} steps of 32 responses, {len(SEEDS)} worlds; π_ref {at_ref:.3f}")
 for condition in CONDITIONS:
     print(f"{f'rewards {condition}':<30}" + "".join(f"lr {rate:<14}" for rate in RATES).rstrip())
@@ -494,7 +498,7 @@ for condition in CONDITIONS:
 
 # %% tags=["check"]
 for more in ({"offset": 4.0}, {"spread": 4.0}):
-    pair = [ledger.run("centred", 0.1, 0, **own, steps=STEPS) for own in ({}, more)]
+    pair = [online_learning.run("centred", 0.1, 0, **own, steps=STEPS) for own in ({}, more)]
     check.close(f"centred UNA, {more}: the same run", *pair, tol=1e-9)
 best = {(n, c): min(grid[n, c, rate] for rate in RATES) for n in NAMES for c in CONDITIONS}
 for condition in ("all + 4", "each prompt its own"):
@@ -550,7 +554,7 @@ plt.show()
 replay = {}
 for name in ("replay", "eq10 replay"):
     for offset in (0.0, 4.0):
-        replay[name, offset] = ledger.regrets(name, 0.1, SEEDS, offset, steps=scale(full=100, ci=25))
+        replay[name, offset] = online_learning.regret_over_seeds(name, 0.1, SEEDS, offset, steps=scale(full=100, ci=25))
         print(f"{name:<12} offset {offset:.0f}: regret {replay[name, offset][0]:.3f} ± {replay[name, offset][1]:.3f}")
 
 # %% tags=["check"]
@@ -640,7 +644,7 @@ for title, asked in {
     "online UNA (Eq. 10)": ("eq10", {}),
     "centred UNA = RLOO": ("centred", {}),
 }.items():
-    held[title] = ledger.models(asked[0], **asked[1])
+    held[title] = online_learning.models(asked[0], **asked[1])
     of = held[title]
     print(f"{title:<26} {of['policy']:>6} {of['reference']:>10} {of['reward']:>7} {of['value']:>6} {of['trained']:>8}")
 
@@ -663,26 +667,26 @@ check.true("centred UNA needs no more than Eq. 10", held["centred UNA = RLOO"] =
 # %%
 committed = Path(una_ref.__file__).parents[1] / "figures" / "runs" / "compare_online"
 study = json.loads((committed / "results.json").read_text(encoding="utf-8"))
-Markdown(online_report.table({"methods": study["methods"]}))
+Markdown(ONLINE.table({"methods": study["methods"]}))
 
 # %%
-SVG(online_report.draw("methods", study["methods"], name="13_online_methods"))
+SVG(draw_methods(study["methods"], name="13_online_methods"))
 
 # %% [markdown]
 # A reward model says nothing about where its zero is (pairs cannot see it). A constant on all scores:
 
 # %%
-Markdown(online_report.table({"offset": study["offset"]}))
+Markdown(ONLINE.table({"offset": study["offset"]}))
 
 # %%
-SVG(online_report.draw("offset", study["offset"], name="13_online_offset"))
+SVG(draw_offset(study["offset"], name="13_online_offset"))
 
 
 # %%
 def lead(better, worse, measure="regret"):
     """Mean and half width of the 95 % interval of worse − better, paired by world."""
     values = {row["name"]: row[measure]["values"] for row in study["methods"]["rows"]}
-    return report.interval([b - a for a, b in zip(values[better], values[worse], strict=True)])
+    return interval([b - a for a, b in zip(values[better], values[worse], strict=True)])
 
 
 for statement, pair in {
@@ -777,13 +781,13 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_o
 # Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
 #
 # **1.** Which constant $c$, taken from all rewards, makes Eq. 10's noise over signal at $\pi_\text{ref}$ smallest on
-# `ledger.WORLD` with all rewards 3 higher? (One number; the check looks at the noise.)
+# `example_worlds.WORLD` with all rewards 3 higher? (One number; the check looks at the noise.)
 
 # %%
 mine = ...  # a number
 
 if mine is not ...:
-    around = [ledger.noise(shifted(ledger.WORLD, 3.0 - mine + d), "eq10") for d in (-0.2, 0.0, 0.2)]
+    around = [online_noise.noise(shifted(example_worlds.WORLD, 3.0 - mine + d), "eq10") for d in (-0.2, 0.0, 0.2)]
     check.true("exercise 1", around[1] == min(around), f"{around[1]:.4f}")
 
 # %% [markdown]

@@ -280,7 +280,7 @@ for what, settings, says in (
     ("f-dpo", ["divergence=jss"], "chi2, hellinger, got 'jss'; did you mean js?"),
     ("iupo", ["divergence=3"], "divergence: expected one of reverse_kl, "),
     ("f-dpo", ["divergence=tv"], "divergence=tv: expected one that can be trained"),
-    ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha must be between 0 (reverse_kl) and 1 (forward_kl)"),
+    ("f-dpo", ["divergence=alpha", "alpha=1"], "alpha: expected a number between 0 (reverse_kl) and 1 (forward_kl)"),
     ("dpo", ["divergence=js"], "divergence: unknown key"),
     ("dpo", ["form=printd"], "form: expected"),
     ("cdpo", ["form=released"], "form: cdpo has no released form"),
@@ -540,7 +540,7 @@ class Kit:
 
 @pytest.fixture(scope="module")
 def kit(tmp_path_factory):
-    from una_ref.training.loop import Trainer
+    from una_ref.training.trainer import Trainer
 
     folder = tmp_path_factory.mktemp("kit")
     rows = "".join(json.dumps({**PAIR, "prompt": f"p{i}"}) + "\n" for i in range(4))

@@ -1,6 +1,7 @@
-"""What the benchmarks' own numbers rest on: FLOPs as torch counts them, and a policy that never ends a response."""
+"""The parts of the benchmarks: FLOPs as torch counts them, an endless policy, ratios, the gate and the scripts."""
 
 import argparse
+import ast
 import json
 import os
 import subprocess
@@ -20,8 +21,9 @@ import fixture
 import floor
 import gpu
 import harness
-import offline
-import online
+import offline_growth
+import offline_speed
+import records
 
 TINY = floor.Shape(**fixture.PRESETS["tiny"], r=4)
 
@@ -33,19 +35,21 @@ def tiny(tmp_path_factory):
     return folder
 
 
-def test_the_work_is_the_batch_without_its_pads():
+def test_work_is_the_batch_without_pads():
     responses = [(5, 6), (7, 8, 9)]
     batch = collate([Example((1, 2, 3), tuple(responses))])
     assert floor.work([3], [[2, 3]]) == floor.Work(batch.tokens.numel(), int(batch.visible().sum()), len(batch.target))
 
 
-def test_flops_are_those_that_torch_counts(tiny):
+def test_flops_equal_torchs_count(tiny):
     model, _ = load(str(tiny / "policy"))
-    model.set_attn_implementation("eager")  # the counter knows its products
+    model.set_attn_implementation("eager")  # torch counts its products
     policy = Policy(with_lora(model, r=4, alpha=8.0))
     batch = collate([Example(tuple(range(5, 25)), ((6, 7, 8), (9, 10, 11, 12))), Example((5, 6, 7), ((8, 9),))])
     rows, width = batch.tokens.shape
-    work = floor.Work(rows * width, rows * width**2, len(batch.target))  # as laid out: pads, and all of the square
+    work = floor.Work(
+        rows * width, rows * width**2, len(batch.target)
+    )  # as in the batch: with pads, and with the whole square
     counted = []
     with FlopCounterMode(display=False) as counter:
         policy.reference(batch)
@@ -59,65 +63,68 @@ def test_flops_are_those_that_torch_counts(tiny):
     assert counted[2] - counted[1] == TINY.backward(work)
 
 
-def test_ppo_has_twice_the_models_to_train_and_what_it_remembers():
+def test_ppo_trains_twice_the_models_and_computes_experience_first():
     prompts, responses = [30, 20], [[8, 8], [8, 8]]
     una, ppo = (floor.update(TINY, prompts, responses, passes=4, ppo=ppo) for ppo in (False, True))
-    assert ppo["passes"][0] == pytest.approx(2 * una["passes"][0], rel=0.1)  # the critic has no head to speak of
+    assert ppo["passes"][0] == pytest.approx(2 * una["passes"][0], rel=0.1)  # the critic has almost no head
     assert una["experience"] == (0, 0) < ppo["experience"]
     once = floor.update(TINY, prompts, responses)
     assert una["passes"][0] == 4 * once["passes"][0] and una["reference"] == once["reference"]
     assert floor.seconds({"a": (6, 0), "b": (2, 40)}, {"flops": 2.0, "bytes": 10.0}) == 7
 
 
-def test_the_policy_of_the_fixture_fills_every_response_with_text(tiny):
+def test_endless_policy_fills_every_response_with_text(tiny):
     model, tokenizer = load(str(tiny / "policy"))
-    (draws,) = HuggingFace(tokenizer.eos_token_id)(model, [(5, 6, 7)], k=20, max_new=40, seed=0)
-    assert [len(draw.tokens) for draw in draws] == [40] * 20 and not any(draw.ended for draw in draws)
-    assert not any("\ufffd" in tokenizer.decode(draw.tokens) for draw in draws)
+    (samples,) = HuggingFace(tokenizer.eos_token_id)(model, [(5, 6, 7)], k=20, max_new=40, seed=0)
+    assert [len(sample.tokens) for sample in samples] == [40] * 20 and not any(sample.ended for sample in samples)
+    assert not any("\ufffd" in tokenizer.decode(sample.tokens) for sample in samples)
 
 
-def test_ratios_are_within_a_round():
+def test_ratios_are_taken_within_a_round():
     lines = []
     for turn, (ours, theirs) in enumerate([(1.0, 2.0), (3.0, 4.0), (2.0, 8.0)]):
         rates = {"flops": 10.0 * (turn + 1), "best_flops": 20.0 * (turn + 1), "bytes": 1.0}
         for case, seconds in (("una-centred", ours), ("trl rloo", theirs)):
-            own = {
+            values = {
                 "each": [seconds],
                 "cpu_s_per_step": seconds,
                 "peak_mb": 10 * seconds,
                 "loaded_mb": 5,
                 "floor": {"all": [10, 0]},
             }
-            lines.append({"round": turn, "case": case, "rates": rates, **own})
-    found = online.compared(lines)
-    assert found["time of a step"] == {"una-centred / trl rloo": {"median": 0.5, "least": 0.25, "largest": 0.75}}
-    assert found["time over the floor"]["una-centred"] == {"median": 6.0, "least": 1.0, "largest": 6.0}
-    assert found["time over the floor, at the quickest product"]["una-centred"]["median"] == 12.0
-    assert found["peak memory beyond the loaded models"]["una-centred / trl rloo"]["least"] == 0.2
+            lines.append({"round": turn, "case": case, "rates": rates, **values})
+    ratios = harness.compared(lines, [("una-centred", "trl rloo")])
+    assert ratios["time of a step"] == {"una-centred / trl rloo": {"median": 0.5, "least": 0.25, "largest": 0.75}}
+    assert ratios["time over the floor"]["una-centred"] == {"median": 6.0, "least": 1.0, "largest": 6.0}
+    assert ratios["time over the floor, at the quickest product"]["una-centred"]["median"] == 12.0
+    assert ratios["peak memory beyond the loaded models"]["una-centred / trl rloo"]["least"] == 0.2
 
 
-def test_offline_the_last_layer_is_paid_for_where_it_is_read():
+def test_offline_floor_counts_the_last_layer_only_where_it_is_read():
     prompts, responses = [4, 3], [[2, 3], [5]]
-    read, tokens = [1 + 1 + 2, 1 + 4], [4 + 1 + 2, 3 + 4]  # a prompt's last token, and responses but for their last
-    seen = [4 + 5 + 5 + 6, 3 + 4 + 5 + 6 + 7]  # by each position that is read
+    read, tokens = (
+        [1 + 1 + 2, 1 + 4],
+        [4 + 1 + 2, 3 + 4],
+    )  # a prompt's last token, and all tokens of a response but the last
+    seen = [4 + 5 + 5 + 6, 3 + 4 + 5 + 6 + 7]  # by the positions that are read
     all_seen = [1 + 2 + 3 + seen[0], 1 + 2 + seen[1]]
     h, kv = TINY.hidden, TINY.kv_heads * TINY.hidden // TINY.heads
-    own = {"kv": 2 * h * kv, "rest": 2 * h * h + 3 * h * TINY.inter}
+    base = {"kv": 2 * h * kv, "rest": 2 * h * h + 3 * h * TINY.inter}
     lora = {"kv": TINY.r * 2 * (h + kv), "rest": TINY.r * (4 * h + 3 * (h + TINY.inter))}
-    forward = 2 * (own["kv"] + lora["kv"]) * TINY.layers * sum(tokens)
-    forward += 2 * (own["rest"] + lora["rest"]) * ((TINY.layers - 1) * sum(tokens) + sum(read))
+    forward = 2 * (base["kv"] + lora["kv"]) * TINY.layers * sum(tokens)
+    forward += 2 * (base["rest"] + lora["rest"]) * ((TINY.layers - 1) * sum(tokens) + sum(read))
     forward += 4 * h * ((TINY.layers - 1) * sum(all_seen) + sum(seen)) + 2 * 10 * TINY.head
-    made = floor.offline(TINY, prompts, responses)
-    assert made["forward"][0] == forward
-    alone = floor.offline(TINY, [1], [[5]])  # nothing of such a prompt is left unread
+    parts = floor.offline(TINY, prompts, responses)
+    assert parts["forward"][0] == forward
+    alone = floor.offline(TINY, [1], [[5]])  # every position of this prompt is read
     assert alone["backward"][0] == TINY.backward(floor.work([1], [[5]]))
-    assert made["backward"][0] < TINY.backward(floor.work(prompts, responses))
+    assert parts["backward"][0] < TINY.backward(floor.work(prompts, responses))
 
 
-def test_the_gate_holds_only_for_the_same_losses_in_less_time_and_memory():
+def test_gate_holds_only_for_equal_losses_in_less_time_and_memory():
     def lines(loss=0.5, seconds=0.5, peak=40):
         rates, work = {"flops": 10.0, "best_flops": 10.0, "bytes": 1.0}, {"all": [4, 0]}
-        own = {"rates": rates, "floor": work, "loaded_mb": 5, "round": 0}
+        shared = {"rates": rates, "floor": work, "loaded_mb": 5, "round": 0}
         trl = {"case": "trl dpo, cached", "cpu_s_per_step": 1.0, "each": [1.0], "peak_mb": 100, "losses": [0.7, 0.5]}
         una = {
             "case": "dpo, cached",
@@ -126,11 +133,11 @@ def test_the_gate_holds_only_for_the_same_losses_in_less_time_and_memory():
             "peak_mb": peak,
             "losses": [0.7, loss],
         }
-        return [trl | own, una | own]
+        return [trl | shared, una | shared]
 
     def failing(**changed):
-        found = lines(**changed)
-        gate = offline.gate(found, harness.compared(found, offline.RATIOS))
+        measured = lines(**changed)
+        gate = offline_speed.gate(measured, harness.compared(measured, offline_speed.RATIOS))
         return [name for name, part in gate.items() if not part["holds"]]
 
     assert failing() == []
@@ -140,7 +147,7 @@ def test_the_gate_holds_only_for_the_same_losses_in_less_time_and_memory():
     assert failing(peak=51) == ["memory"]
 
 
-def test_the_fixture_has_pairs_of_the_lengths_it_names(tiny):
+def test_pairs_have_the_lengths_that_the_fixture_names(tiny):
     _, tokenizer = load(str(tiny / "policy"))
     pairs = json.loads((tiny / "pairs.json").read_text())
     sizes = [len(tokenizer(pair[key])["input_ids"]) for pair in pairs for key in ("prompt", "chosen", "rejected")]
@@ -150,7 +157,7 @@ def test_the_fixture_has_pairs_of_the_lengths_it_names(tiny):
 
 
 @pytest.mark.slow
-def test_where_there_is_no_gpu_the_script_for_one_says_what_it_does_not_show(tmp_path):
+def test_gpu_script_without_a_gpu_notes_what_it_does_not_show(tmp_path):
     hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
     command = [sys.executable, gpu.__file__, "--parts", "una", "--output", str(tmp_path / "gpu.json")]
     done = subprocess.run(command, env=hidden, capture_output=True, text=True, check=True)
@@ -160,11 +167,43 @@ def test_where_there_is_no_gpu_the_script_for_one_says_what_it_does_not_show(tmp
 
 
 @pytest.mark.parametrize("point", [{"prompt": 30}, {"responses": 1}, {"responses": 3}, {"hidden": 32, "inter": 48}])
-def test_growth_measures_a_point_of_each_axis(point):
+def test_growth_measures_points_of_each_axis(point):
     arguments = argparse.Namespace(preset="tiny", dtype="float32", device="cpu", pairs=4, micro_tokens=512)
     start = {"prompt": 10, "response": 5, "responses": 2, "rows": 8}
-    found = offline._grown(start | point, arguments, {"flops": 1e11, "bytes": 1e10})
-    tokens = found["s_per_step"] / found["us_per_token"] * 1e6
+    line = offline_growth.measured(start | point, arguments, {"flops": 1e11, "bytes": 1e10})
+    tokens = line["s_per_step"] / line["us_per_token"] * 1e6
     prompt, responses = point.get("prompt", 10), point.get("responses", 2)
-    assert prompt + responses * 5 <= tokens / 4 <= prompt + responses * 9 + 4  # whole words, and the row's number
-    assert found["over the floor"] > 0 and found["prepare_ms_per_row"] > 0
+    assert prompt + responses * 5 <= tokens / 4 <= prompt + responses * 9 + 4  # whole words, and the number of the row
+    assert line["over the floor"] > 0 and line["prepare_ms_per_row"] > 0
+
+
+def test_each_script_describes_itself_and_names_its_own_file():
+    folder = Path(gpu.__file__).parent
+    scripts = [path for path in folder.glob("*.py") if "__main__" in path.read_text("utf-8")]
+    assert len(scripts) >= 8
+    table = (folder / "README.md").read_text("utf-8")
+    for path in scripts:
+        about = ast.get_docstring(ast.parse(path.read_text("utf-8")))
+        assert f"python benchmarks/{path.name}" in about and f"python benchmarks/{path.name}" in table, path.name
+
+
+def test_record_has_versions_hardware_and_date(tmp_path):
+    records.write(tmp_path / "new" / "record.json", {"number": 1, **records.provenance()})
+    record = json.loads((tmp_path / "new" / "record.json").read_text("utf-8"))
+    assert list(record) == ["number", "versions", "hardware", "date"] and "torch" in record["versions"]
+
+
+def test_later_run_is_added_to_a_record(tmp_path, capsys):
+    arguments = argparse.Namespace(output=tmp_path / "speed.json")
+    for turn in range(2):
+        harness.record(arguments, [{"load": 0.5 + turn, "versions": {"torch": "2"}, "case": "dpo"}], ratios={"a": turn})
+    runs = json.loads(arguments.output.read_text("utf-8"))["runs"]
+    assert [run["ratios"]["a"] for run in runs] == [0, 1]
+    assert runs[1]["lines"] == [{"load": 1.5, "case": "dpo"}] and runs[1]["versions"] == {"torch": "2"}
+
+
+def test_missing_data_folder_is_named(monkeypatch, capsys):
+    monkeypatch.delenv("UNA_REF_DATA", raising=False)
+    with pytest.raises(SystemExit) as stopped:
+        records.data_folder()
+    assert stopped.value.code == 2 and "expected UNA_REF_DATA" in capsys.readouterr().err

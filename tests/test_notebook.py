@@ -1,4 +1,4 @@
-"""The notebooks' own tools: checks that print evidence and can fail, the scale switch, and twins."""
+"""The notebooks' helpers: checks that print evidence and can fail, the scale switch, and twins."""
 
 import json
 import math
@@ -19,7 +19,7 @@ def test_close_prints_its_evidence(capsys):
 
 
 @pytest.mark.parametrize("b", [1.1, [1.0, 1.1], [1.0, math.nan], math.inf])
-def test_close_fails_with_the_claims_name(b):
+def test_close_fails_with_the_name_of_the_claim(b):
     with pytest.raises(AssertionError, match="Eq. 7: max"):
         check.close("Eq. 7", torch.ones(2), b, tol=1e-3)
 
@@ -31,7 +31,7 @@ def test_close_refuses_shapes_that_would_broadcast():
         check.close("Eq. 7", [], [])
 
 
-def test_close_takes_equal_infinities():
+def test_close_accepts_equal_infinities():
     check.close("zeros of the reference", [-math.inf, 0.0], [-math.inf, 0.0])
 
 
@@ -44,7 +44,7 @@ def test_differs_is_the_negative_of_close(capsys):
         check.differs("NaN differs by no amount", math.nan, 0.0, by=0.5)
 
 
-def test_true_shows_its_evidence(capsys):
+def test_true_prints_its_evidence(capsys):
     check.true("una-centred wins", torch.tensor(True), "0.10 < 0.20")
     assert capsys.readouterr().out == "una-centred wins  0.10 < 0.20\n"
     with pytest.raises(AssertionError, match=r"una-centred wins: does not hold \(0.30 < 0.20\)"):
@@ -59,7 +59,7 @@ def test_scale_is_ci_unless_full_is_asked_for(monkeypatch):
     monkeypatch.setenv("UNA_REF_SCALE", "full")
     assert scale(full=2000, ci=5) == 2000
     monkeypatch.setenv("UNA_REF_SCALE", "fast")
-    with pytest.raises(ValueError, match="'ci' or 'full'; got 'fast'"):
+    with pytest.raises(ValueError, match="UNA_REF_SCALE: expected 'ci' or 'full', got 'fast'"):
         scale(full=2000, ci=5)
 
 
@@ -92,7 +92,7 @@ GOOD = """
 
 @pytest.fixture(scope="module")
 def twin(tmp_path_factory):
-    """An executed notebook; built once, copied by whoever wants to spoil it."""
+    """An executed notebook, built once; tests that change it use a copy."""
     folder = tmp_path_factory.mktemp("built") / "notebooks"
     folder.mkdir()
     source = folder / "00_good.py"
@@ -114,17 +114,17 @@ def write(folder, text):
     return source
 
 
-def test_a_good_twin_has_no_fault(copied):
+def test_a_twin_of_its_source_has_no_faults(copied):
     assert notebook.faults(copied) == []
 
 
-def test_a_twin_is_the_same_bytes_again_whatever_the_scale_asked_for(twin, copied, monkeypatch):
+def test_a_rebuilt_twin_has_the_same_bytes_at_any_scale_setting(twin, copied, monkeypatch):
     monkeypatch.setenv("UNA_REF_SCALE", "full")
     notebook.build(copied)
     assert copied.with_suffix(".ipynb").read_bytes() == twin.read_bytes()
 
 
-def test_a_twin_has_outputs_figures_and_nothing_of_the_machine(twin):
+def test_a_twin_has_outputs_and_figures_and_no_stderr(twin):
     made = json.loads(twin.read_text())
     assert made["metadata"] == {"kernelspec": notebook.KERNEL}
     assert [cell["id"] for cell in made["cells"]] == ["cell-00", "cell-01", "cell-02", "cell-03"]
@@ -150,7 +150,7 @@ def edit(old, new):
 ERROR = nbformat.v4.new_output("error", ename="E", evalue="", traceback=[])
 FAULTS = {
     "is missing": lambda source: source.with_suffix(".ipynb").unlink(),
-    "not made from the present": edit("# Is one", "# Was one"),
+    "not made from the current": edit("# Is one", "# Was one"),
     "kernelspec": spoil(lambda made: made.metadata.kernelspec.update(name="una")),
     "00_good.py: kernelspec": edit("name: python3", "name: una"),
     "not executed from top to bottom": spoil(lambda made: made.cells[2].update(execution_count=7)),
@@ -162,7 +162,7 @@ FAULTS = {
 
 
 @pytest.mark.parametrize("fault", FAULTS)
-def test_every_fault_of_a_twin_is_found(fault, copied):
+def test_each_fault_of_a_twin_is_reported_alone(fault, copied):
     FAULTS[fault](copied)
     found = notebook.faults(copied)
     assert len(found) == 1 and fault in found[0]
@@ -187,11 +187,11 @@ BAD = {
         x = 1
         x = = 1
     """,
-    "notebooks/01_bad.py:2: shows a memory address": """
+    "notebooks/01_bad.py:2: output has a memory address": """
         # %%
         object()
     """,
-    "notebooks/01_bad.py:2: shows a folder of this machine": """
+    "notebooks/01_bad.py:2: output has a folder of this machine": """
         # %%
         from pathlib import Path
         Path.cwd()
@@ -200,7 +200,7 @@ BAD = {
 
 
 @pytest.mark.parametrize("message", BAD)
-def test_a_failing_cell_is_named_and_no_twin_is_written(message, tmp_path, monkeypatch, capsys):
+def test_a_failing_cell_is_reported_with_its_line_and_no_twin_is_written(message, tmp_path, monkeypatch, capsys):
     source = write(tmp_path / "notebooks", BAD[message])
     monkeypatch.setattr(notebook, "folder", lambda: source.parent)
     assert notebook.main(["build", "01_bad"]) == 1

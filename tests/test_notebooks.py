@@ -1,4 +1,4 @@
-"""The committed notebooks: each source has its executed twin, each twin its source. nbmake runs them too."""
+"""The committed notebooks: each source has its executed twin, and each twin its source. nbmake runs them too."""
 
 import json
 import re
@@ -21,14 +21,14 @@ def test_every_twin_has_its_source():
     assert {twin.stem for twin in FOLDER.glob("*.ipynb")} <= {source.stem for source in SOURCES}
 
 
-def test_numbers_are_the_reading_order():
+def test_every_notebook_has_a_number_of_its_own():
     numbers = [source.name[:2] for source in SOURCES]
     assert all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
-def test_the_ledger_s_rows_in_a_twin_are_the_ledger_s(source):
-    """A claim that is added or changes changes no notebook's source: its twin is stale all the same."""
+def test_the_claims_in_a_twin_are_those_of_the_ledger(source):
+    """A new or changed claim makes a twin stale, although the notebook's source stays the same."""
     from una_ref.claims import CLAIMS, markdown
 
     shown = re.findall(r"^\| [EC][UP]\d+[ab]? \|.*$", printed(source.with_suffix(".ipynb")), flags=re.MULTILINE)
@@ -40,14 +40,14 @@ def test_the_ledger_s_rows_in_a_twin_are_the_ledger_s(source):
 
 
 def printed(twin):
-    """What a twin's cells show as Markdown."""
+    """The Markdown output of a twin's cells."""
     cells = json.loads(twin.read_text("utf-8"))["cells"]
     outputs = [output for cell in cells for output in cell.get("outputs", [])]
     return "\n".join("".join(output.get("data", {}).get("text/markdown", [])) for output in outputs)
 
 
 def equations(paper: str, numbers: range) -> set[int]:
-    """The equations of a paper that markdown cells of the theory notebooks name, as in "UNA Eq. 3–5, 11 and 13"."""
+    """The equations of a paper that the text of the theory notebooks names, as in "UNA Eq. 3–5, 11 and 13"."""
     named = set()
     for number in numbers:
         (source,) = FOLDER.glob(f"{number:02}_*.py")
@@ -60,5 +60,5 @@ def equations(paper: str, numbers: range) -> set[int]:
 
 
 @pytest.mark.parametrize(("paper", "last", "notebooks"), [("UNA", 25, range(1, 5)), ("UPO", 26, range(5, 7))])
-def test_every_numbered_equation_has_its_place(paper, last, notebooks):
+def test_every_numbered_equation_is_in_a_notebook(paper, last, notebooks):
     assert set(range(1, last + 1)) - equations(paper, notebooks) == set()

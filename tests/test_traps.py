@@ -81,7 +81,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     12: (
         "Training goes on with an adapter, and the reference is the model under it.",
         (
-            "tests/policies/test_loading.py::test_a_trained_adapter_is_merged_and_becomes_the_reference",
+            "tests/policies/test_loading.py::test_trained_adapter_is_merged_and_becomes_the_reference",
             REFERENCES + "test_an_adapter_that_is_not_fresh_is_found",
         ),
     ),
@@ -114,8 +114,8 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     18: (
         "Responses are drawn at one temperature and scored at another, so the first ratio is not 1.",
         (
-            ROLLOUT + "test_the_sampler_neither_sharpens_nor_cuts_off",
-            ROLLOUT + "test_a_temperature_changes_the_draws_and_not_what_they_are_scored_by",
+            ROLLOUT + "test_sampler_has_no_temperature_top_k_or_top_p",
+            ROLLOUT + "test_temperature_changes_the_samples_and_not_their_log_probs",
             ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
             ONLINE + "test_what_would_be_wrong_online_is_refused",
         ),
@@ -123,17 +123,17 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     19: (
         "The sampler cuts off unlikely tokens and its log-probs are of what is left.",
         (
-            ROLLOUT + "test_the_sampler_neither_sharpens_nor_cuts_off",
-            ROLLOUT + "test_the_models_own_generation_config_changes_nothing_but_what_it_suppresses",
+            ROLLOUT + "test_sampler_has_no_temperature_top_k_or_top_p",
+            ROLLOUT + "test_generation_config_of_the_model_only_suppresses_tokens",
         ),
     ),
     20: (
         "The cache, the engine or a merged adapter gives other log-probs than the training forward.",
         (
-            ROLLOUT + "test_the_samplers_log_probs_are_the_training_forwards",
-            ROLLOUT + "test_padding_and_the_cut_into_calls_change_no_log_prob",
+            ROLLOUT + "test_sampler_log_probs_equal_the_training_forward",
+            ROLLOUT + "test_pads_and_chunks_change_no_log_prob",
             ONLINE + "test_what_a_rollout_measures_by_hand",
-            "tests/policies/test_merging.py::test_each_of_the_two_bounds_is_one",
+            "tests/policies/test_merging.py::test_each_of_the_two_limits_refuses_a_merge",
         ),
     ),
     21: (
@@ -202,8 +202,8 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     32: (
         "A head for values or scores begins large, or is lost when the model is loaded again.",
         (
-            SCORERS + "test_the_head_begins_small_and_is_its_seed_s",
-            SCORERS + "test_saved_and_loaded_it_gives_the_same_rewards",
+            SCORERS + "test_head_starts_small_and_depends_on_the_seed",
+            SCORERS + "test_saved_scorer_loads_with_the_same_rewards",
             REWARD_MODEL + "test_stock_transformers_loads_it_whole",
             ONLINE + "test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero",
         ),
@@ -211,8 +211,8 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     33: (
         "A reward is read at a pad, or one token before the last.",
         (
-            SCORERS + "test_packed_is_padded_is_the_model_s_own_forward",
-            SCORERS + "test_the_last_token_counts_and_what_a_neighbour_says_does_not",
+            SCORERS + "test_rewards_in_both_layouts_equal_the_models_own_forward",
+            SCORERS + "test_reward_depends_on_the_last_token_and_not_on_other_responses",
             GRADIENT + "test_rewards_of_tokens_add_up_to_that_of_the_response",
         ),
     ),
@@ -231,7 +231,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "A reward model is given the policy's token ids.",
         (
             REWARD_MODEL + "test_it_sees_text_whatever_the_policy_s_ids_are",
-            "tests/policies/test_reward_sources.py::test_a_tokenizer_that_does_not_fit_is_refused",
+            "tests/policies/test_classifier.py::test_tokenizer_of_another_model_is_refused",
         ),
     ),
     37: (
@@ -239,7 +239,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         (
             REWARD_MODEL + "test_the_source_gives_the_rewards_of_training",
             REWARD_MODEL + "test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut",
-            "tests/policies/test_reward_sources.py::test_a_classifier_has_its_own_chat_template",
+            "tests/policies/test_classifier.py::test_dialogue_is_read_through_the_models_own_chat_template",
         ),
     ),
     38: (
@@ -273,7 +273,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     44: (
         "A special token that the model has no embedding for, or a marker that falls into pieces.",
         (
-            "tests/policies/test_loading.py::test_a_token_without_an_embedding_is_refused",
+            "tests/policies/test_loading.py::test_token_without_an_embedding_is_refused",
             ENCODER + "test_chatml_ends_at_its_end_of_turn",
         ),
     ),

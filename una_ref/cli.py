@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     add("--axis", choices=("methods", "offset", "proxy"), help="of --online, one alone (all, one after the other)")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
     add("--output", help="the study's folder (runs/compare, -online, -quick)")
+    add("--base", help="folder of another base policy (ToySteer's, which ships with the package)")
     add("--workers", type=int, help="processes (one a core)")
     add("--json", action="store_true", help="print results.json")
     return parser
@@ -201,7 +202,7 @@ def claims(arguments: argparse.Namespace) -> int:
 
 def _counted(verdicts: Iterable[str]) -> str:
     """The number of entries by kind of verdict: "61 entries: 20 holds, …"."""
-    kinds = Counter("holds if …" if v.startswith("holds if") else v.partition(":")[0] for v in verdicts)
+    kinds = Counter("holds if …" if v.startswith("holds if") else v for v in verdicts)
     return f"{sum(kinds.values())} entries: " + ", ".join(f"{n} {kind}" for kind, n in kinds.most_common())
 
 
@@ -212,8 +213,7 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
     from una_ref.claims import recompute
 
     torch.set_num_threads(1)  # tables this small gain nothing from a second one, and lose on a busy machine
-    decided = [entry for entry in entries if not entry.open]
-    again = list(tqdm(recompute(decided), total=len(decided), desc="checking", unit="claim", disable=None))
+    again = list(tqdm(recompute(entries), total=len(entries), desc="checking", unit="claim", disable=None))
     changed = {r.claim.id: r.faults for r in again if r.faults}
     if as_json:
         found = [{"id": r.claim.id, "numbers": dict(r.evidence.numbers), "faults": r.faults} for r in again]
@@ -221,7 +221,7 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
     else:
         for id, faults in changed.items():
             print(f"{id}: {'; '.join(faults)}")
-        print(f"{len(again)} decided claims computed again, {len(changed)} changed")
+        print(f"{len(again)} claims recomputed, {len(changed)} changed")
     return 1 if changed else 0
 
 
@@ -238,9 +238,9 @@ def train(arguments: argparse.Namespace) -> int:
 
     from una_ref.training.config import output_of, resolve
     from una_ref.training.dryrun import dry_run
-    from una_ref.training.loop import NonFinite
-    from una_ref.training.online import Unrewarded
     from una_ref.training.run import train as run
+    from una_ref.training.samplers import Unrewarded
+    from una_ref.training.trainer import NonFinite
 
     config = resolve(
         arguments.what,
@@ -279,7 +279,8 @@ def score(arguments: argparse.Namespace) -> int:
     from una_ref.data.items import files
     from una_ref.data.rows import group_by_prompt
     from una_ref.data.sources import read
-    from una_ref.policies.reward_sources import named, scored
+    from una_ref.policies.answers import score_rows
+    from una_ref.policies.reward_sources import reward_source
     from una_ref.training.checkpoints import replacing
 
     output = Path(arguments.output)
@@ -288,7 +289,7 @@ def score(arguments: argparse.Namespace) -> int:
     rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
     first = next(iter(rows))  # what is wrong with the data is said before a reward model is loaded
     rows = chain([first], rows)
-    source = named(arguments.reward)
+    source = reward_source(arguments.reward)
     if getattr(source, "pairwise", False):  # which of them are answers to one prompt, is to be known first
         rows = group_by_prompt(rows)
     try:
@@ -297,7 +298,7 @@ def score(arguments: argparse.Namespace) -> int:
         raise InputError(f"output {output}: expected a file in a folder, got: {error.strerror}") from error
     count, counts = 0, Counter[str]()
     with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
-        scores = scored(rows, source, arguments.reward, counts=counts)
+        scores = score_rows(rows, source, arguments.reward, counts=counts)
         for row in tqdm(scores, desc="scoring", unit="row", disable=None):
             item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
@@ -313,18 +314,17 @@ def score(arguments: argparse.Namespace) -> int:
 
 def compare(arguments: argparse.Namespace) -> int:
     """Run a study and say where its table and figures are."""
-    from una_ref.evaluation import compare as offline
-    from una_ref.evaluation import online
+    from una_ref.studies.engine import carry_out
+    from una_ref.studies.offline_study import OFFLINE
+    from una_ref.studies.online_study import ONLINE
 
     if arguments.axis and not arguments.online:
         raise InputError(f"axis {arguments.axis}: expected with --online, which has axes; got without")
     name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
-    output, options = arguments.output or f"runs/{name}", {"quick": arguments.quick, "workers": arguments.workers}
-    if arguments.online:
-        axes = (arguments.axis,) if arguments.axis else tuple(online.AXES)
-        results = online.compare(output, axes=axes, **options)
-    else:
-        axes, results = ("compare",), offline.compare(output, **options)
+    output, study = arguments.output or f"runs/{name}", ONLINE if arguments.online else OFFLINE
+    axes = (arguments.axis,) if arguments.axis else tuple(study.axes)
+    options = {"quick": arguments.quick, "workers": arguments.workers, "base": arguments.base}
+    results = carry_out(study, output, axes=axes, **options)
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
     else:

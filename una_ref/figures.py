@@ -1,8 +1,7 @@
-"""How the figures look and how they are saved: equal numbers give equal bytes.
+"""The style of all figures, and saving them so that equal numbers give equal bytes.
 
-Figures stand on a solid light card, because a transparent one has to choose the page, light or dark, on which
-it can be read. Text is drawn as paths, so that a figure looks the same wherever it is opened. Matplotlib is
-imported where it is used, never by this module.
+Figures have a solid light background: a transparent one could be read on a light or on a dark page only. Text is drawn
+as paths, so that a figure looks the same everywhere. Matplotlib is imported where it is used, not by this module.
 """
 
 from __future__ import annotations
@@ -14,11 +13,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
-#: The colours by name, in the order in which they are given out: Okabe and Ito's, which every common colour
-#: blindness can tell apart, without their yellow (too light for a line on the card) and black (the ink's).
 PALETTE = {
     "blue": "#0072B2",
     "vermilion": "#D55E00",
@@ -28,9 +24,16 @@ PALETTE = {
     "sky": "#56B4E9",
     "grey": "#7A7F87",
 }
+"""The colours in the order of their use: Okabe and Ito's, which people with colour blindness can tell apart.
+
+Their yellow is left out (too light on the background) and so is black (the colour of text).
+"""
 CARD = "#FBFBF8"
+"""The background."""
 INK = "#2B2F36"
+"""Text and axes."""
 FAINT = "#DADCDD"
+"""The grid."""
 
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
@@ -67,22 +70,22 @@ def _parameters() -> dict[str, Any]:
         "errorbar.capsize": 2.5,
         "legend.frameon": False,
         "legend.fontsize": 9,
-        "font.family": "DejaVu Sans",  # comes with matplotlib: the same glyphs on every machine
+        "font.family": "DejaVu Sans",  # part of matplotlib: the same glyphs everywhere
         "font.size": 10,
         "svg.fonttype": "path",
-        "svg.hashsalt": "una_ref",  # the ids inside the file, random otherwise
+        "svg.hashsalt": "una_ref",  # the ids in the file, random otherwise
     }
 
 
 def style() -> AbstractContextManager[None]:
-    """The house style within a ``with`` block, and the caller's settings after it: what library code uses."""
+    """The style within a ``with`` block; the caller's settings return after it. For library code."""
     import matplotlib
 
     return matplotlib.rc_context(_parameters())
 
 
 def pyplot() -> Any:
-    """``matplotlib.pyplot`` with the house style on for the session: how a notebook that draws begins."""
+    """``matplotlib.pyplot`` with the style set for the session. For notebooks."""
     import matplotlib.pyplot as plt
 
     plt.rcParams.update(_parameters())
@@ -90,10 +93,9 @@ def pyplot() -> Any:
 
 
 def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """A colour, a marker and a dash for each name, in their order: ``ax.plot(x, y, **looks(names)[name])``.
+    """Colour, marker, line style and label for each name, in order: ``ax.plot(x, y, **looks(names)[name])``.
 
-    Past the palette the colours begin again with another dash and markers shifted by one, so that 7 x 4 names
-    stay distinct, none by its colour alone.
+    After seven names the colours repeat with another line style and shifted markers: 28 names have distinct looks.
     """
     colours = list(PALETTE.values())
     chosen = {}
@@ -108,27 +110,10 @@ def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
     return chosen
 
 
-def label_ends(ax: Axes, gap: float = 0.05) -> None:
-    """Write each labelled line's name at its right end, in its colour, instead of a legend.
-
-    Call it when the axes are complete. Names that would overlap are moved up until they are ``gap``, a
-    fraction of the axes' height, apart.
-    """
-    lines = [line for line in ax.get_lines() if not str(line.get_label()).startswith("_")]
-    ax.get_xlim(), ax.get_ylim()  # brings the limits up to date, on which the transform depends
-    to_axes = ax.transData - ax.transAxes
-    ends = [float(to_axes.transform(line.get_xydata()[-1])[1]) for line in lines]
-    height = -float("inf")
-    for end, line in sorted(zip(ends, lines, strict=True), key=lambda pair: pair[0]):
-        height = max(end, height + gap)
-        name = str(line.get_label())
-        ax.text(1.02, height, name, color=line.get_color(), va="center", transform=ax.transAxes)
-
-
 def home() -> Path:
-    """Where figures go: ``UNA_REF_FIGURES`` if set, else the checkout's ``figures/``, else ``./figures``.
+    """The folder of figures: ``UNA_REF_FIGURES`` if set, else the checkout's ``figures/``, else ``./figures``.
 
-    The variable lets a test run draw every figure without touching the committed ones.
+    With the variable a test can draw every figure and leave the committed ones as they are.
     """
     if chosen := os.environ.get("UNA_REF_FIGURES"):
         return Path(chosen)
@@ -139,11 +124,11 @@ def home() -> Path:
 def save(fig: Figure, name: str, folder: str | Path | None = None) -> Path:
     """Write ``fig`` to ``<name>.svg`` in ``folder`` (default: `home`) and return the path.
 
-    No date and no random id is written, so equal numbers give equal bytes. The file appears under its name
-    only when it is whole.
+    The file has no date and no random id, so equal numbers give equal bytes. It gets its name only when it is complete.
+    Raises ValueError for a name with a folder or a suffix.
     """
     if Path(name).name != name or Path(name).suffix:
-        raise ValueError(f"a figure's name has no folder and no suffix, like '02_partition'; got {name!r}")
+        raise ValueError(f"figure name: expected no folder and no suffix, like '02_partition', got {name!r}")
     target = (home() if folder is None else Path(folder)) / f"{name}.svg"
     target.parent.mkdir(parents=True, exist_ok=True)
     unfinished = target.with_name(f".{name}.{os.getpid()}.svg")

@@ -1,11 +1,11 @@
-"""What the notebooks are written with, and how their executed twins are made.
+"""Helpers for the notebooks, and the command that executes them.
 
 In a notebook: ``from una_ref.notebook import check, scale``. On the command line:
 
     python -m una_ref.notebook build [NAME ...]
 
-executes ``notebooks/NAME.py`` (all of them without a name) and writes the twin ``notebooks/NAME.ipynb``.
-Twins are never edited: the same source gives the same bytes, and a test holds sources and twins together.
+executes ``notebooks/NAME.py`` (all of them without a name) and writes the twin ``notebooks/NAME.ipynb``. Twins are
+never edited: the same source gives the same bytes, and a test checks that each twin is its executed source.
 """
 
 from __future__ import annotations
@@ -24,34 +24,34 @@ import torch
 T = TypeVar("T")
 
 KERNEL = {"display_name": "Python 3", "language": "python", "name": "python3"}
-#: A twin is read on GitHub, which gives up on large ones.
 LARGEST_TWIN = 1_000_000
+"""The size limit of a twin in bytes; GitHub does not render large ones."""
 
 
 def scale(full: T, ci: T) -> T:
-    """``full`` if the environment says ``UNA_REF_SCALE=full``, else ``ci``: no heavy cell is ever skipped.
+    """``full`` if the environment says ``UNA_REF_SCALE=full``, else ``ci``: heavy cells are scaled, not skipped.
 
-    The committed twins and ``make test`` run at the scale ``ci``, which is also what an unset variable means,
-    so that whoever executes a notebook sees what its twin shows.
+    The committed twins and ``make test`` use ``ci``. It is also the default, so that an executed notebook shows what
+    its twin shows.
 
     Raises:
-        ValueError: the variable is neither ``ci`` nor ``full``.
+        ValueError: the variable is set to anything else.
     """
     chosen = os.environ.get("UNA_REF_SCALE") or "ci"
     if chosen not in ("ci", "full"):
-        raise ValueError(f"UNA_REF_SCALE is 'ci' or 'full'; got {chosen!r}")
+        raise ValueError(f"UNA_REF_SCALE: expected 'ci' or 'full', got {chosen!r}")
     return full if chosen == "full" else ci
 
 
 class check:  # noqa: N801 - read as a verb: check.close(...)
-    """Checks that print their evidence, a line each, or raise an ``AssertionError`` that names the claim."""
+    """Checks that print one line of evidence each, or raise an ``AssertionError`` that names the claim."""
 
     @staticmethod
     def close(name: str, a: Any, b: Any, tol: float = 1e-12) -> None:
-        """``a`` and ``b`` differ by at most ``tol`` anywhere.
+        """``a`` and ``b`` differ by at most ``tol`` everywhere.
 
-        They are tensors, arrays, lists or numbers of one shape, or ``b`` is a number that all of ``a`` should
-        be. The default ``tol`` is for float64. Equal infinities are equal; a NaN is equal to nothing.
+        They are tensors, arrays, lists or numbers of the same shape, or ``b`` is one number for all of ``a``. The
+        default ``tol`` is for float64. Equal infinities are equal; NaN equals nothing.
         """
         worst = _largest_difference(name, a, b)
         if not worst <= tol:
@@ -60,7 +60,7 @@ class check:  # noqa: N801 - read as a verb: check.close(...)
 
     @staticmethod
     def differs(name: str, a: Any, b: Any, by: float) -> None:
-        """The negative check: ``a`` and ``b`` differ by ``by`` or more somewhere; `close` would fail."""
+        """The negative check: ``a`` and ``b`` differ by at least ``by`` somewhere."""
         worst = _largest_difference(name, a, b)
         if not worst >= by:
             raise AssertionError(f"{name}: max |diff| {worst:.3g}, expected at least {by:g}")
@@ -68,7 +68,7 @@ class check:  # noqa: N801 - read as a verb: check.close(...)
 
     @staticmethod
     def true(name: str, condition: Any, evidence: str = "") -> None:
-        """``condition`` holds; ``evidence`` is what the line shows for it, best with its numbers."""
+        """``condition`` holds; ``evidence`` is shown in the line, ideally with numbers."""
         if not bool(condition):
             raise AssertionError(f"{name}: does not hold{f' ({evidence})' if evidence else ''}")
         print(f"{name}  {evidence or 'holds'}")
@@ -87,11 +87,11 @@ def _largest_difference(name: str, a: Any, b: Any) -> float:
 def _float64(value: Any) -> torch.Tensor:
     if isinstance(value, torch.Tensor):
         return value.detach().cpu().double()
-    return torch.as_tensor(value, dtype=torch.float64)  # said at once: a list would pass through float32
+    return torch.as_tensor(value, dtype=torch.float64)  # with its dtype: a list would pass through float32
 
 
 def folder() -> Path:
-    """The checkout's ``notebooks/``, else the one of the working directory."""
+    """The folder of notebooks: the checkout's ``notebooks/``, else ``./notebooks``."""
     root = Path(__file__).resolve().parent.parent
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "notebooks"
 
@@ -100,8 +100,8 @@ def build(source: Path) -> Path:
     """Execute ``source`` (py:percent) at the scale ``ci`` and write its twin beside it.
 
     Raises:
-        NotebookError: a cell failed, or showed what differs from one run to the next; nothing is written. The
-            message begins with ``file:line``.
+        NotebookError: a cell failed, or its output differs from run to run; nothing is written. The message begins with
+            ``file:line``.
     """
     import jupytext
     import nbformat
@@ -130,7 +130,7 @@ def build(source: Path) -> Path:
         raise NotebookError(f"{place}: {error.ename}: {error.evalue}") from error
     except CellTimeoutError as error:
         raise NotebookError(f"{shown}: {error}") from error
-    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL)  # the kernel has added its versions
+    notebook.metadata = nbformat.NotebookNode(kernelspec=KERNEL)  # without the versions that the kernel added
     for cell, line in zip(notebook.cells, lines, strict=True):
         if cell.cell_type == "code":
             _settle(cell, f"{shown}:{line}", source.parent.parent)
@@ -142,11 +142,11 @@ def build(source: Path) -> Path:
 
 
 class NotebookError(RuntimeError):
-    """A notebook could not become a twin."""
+    """A notebook has no twin: a cell failed or its output cannot be reproduced."""
 
 
 def _environment() -> dict[str, str]:
-    """The kernel's environment: this package, and outputs that depend on no core, date or shell."""
+    """The kernel's environment: this package, and output that does not depend on cores, date or terminal."""
     package = str(Path(__file__).resolve().parents[1])
     path = os.pathsep.join(filter(None, (package, os.environ.get("PYTHONPATH"))))
     return os.environ | {
@@ -160,23 +160,23 @@ def _environment() -> dict[str, str]:
 
 
 def _first_lines(text: str, cells: Sequence[Any]) -> list[int]:
-    """The line on which each cell begins; for one that is not there word for word, where the last ended."""
-    lines, at, found = text.splitlines(), 0, []
+    """The line on which each cell begins; for a cell that is not in the text as it is, where the last one ended."""
+    lines, position, numbers = text.splitlines(), 0, []
     for cell in cells:
         wanted = cell.source.splitlines()
         if cell.cell_type == "code" and wanted:
-            starts = (i for i in range(at, len(lines)) if lines[i : i + len(wanted)] == wanted)
+            starts = (i for i in range(position, len(lines)) if lines[i : i + len(wanted)] == wanted)
             start = next(starts, None)
             if start is not None:
-                found.append(start + 1)
-                at = start + len(wanted)
+                numbers.append(start + 1)
+                position = start + len(wanted)
                 continue
-        found.append(at + 1)
-    return found
+        numbers.append(position + 1)
+    return numbers
 
 
 def _place(source: str, cells: Sequence[Any], lines: Sequence[int], traceback: str) -> str:
-    """``source:line`` of the innermost line of the traceback that stands in the notebook."""
+    """``source:line`` of the traceback's innermost line in the notebook."""
     plain = re.sub(r"\x1b\[[0-9;]*m", "", traceback)
     mentioned = re.findall(r"Cell In\s?\[(\d+)\], line (\d+)", plain)
     executed = {str(cell.get("execution_count")): line for cell, line in zip(cells, lines, strict=True)}
@@ -187,52 +187,52 @@ def _place(source: str, cells: Sequence[Any], lines: Sequence[int], traceback: s
 
 
 def _settle(cell: Any, place: str, root: Path) -> None:
-    """Take out (and show here) what went to stderr, such as progress bars; refuse what cannot be repeated."""
+    """Remove stderr from the output (and print it here), and raise NotebookError for what cannot be reproduced."""
     for output in cell.outputs:
         if output.get("name") == "stderr":
-            print(f"{place}: stderr, left out of the twin:\n{output.text[-1000:]}", file=sys.stderr)
+            print(f"{place}: stderr, not in the twin:\n{output.text[-1000:]}", file=sys.stderr)
     cell.outputs = [output for output in cell.outputs if output.get("name") != "stderr"]
     cell.metadata.pop("execution", None)
     for output in cell.outputs:
         data = output.get("data", {})
         text = str([output.get("text"), *(data[kind] for kind in data if not kind.startswith("image/"))])
         if found := re.search(r"\bat 0x[0-9a-f]{6,}", text):
-            raise NotebookError(f"{place}: shows a memory address ({found[0]}); end the last line with ';'")
+            raise NotebookError(f"{place}: output has a memory address ({found[0]}). Fix: end the last line with ';'")
         if str(root) in text:
-            raise NotebookError(f"{place}: shows a folder of this machine ({root})")
+            raise NotebookError(f"{place}: output has a folder of this machine ({root})")
 
 
 def faults(source: Path) -> list[str]:
-    """What is wrong with the twin of ``source``; nothing, if it is this source, executed without an error."""
+    """The faults of the twin of ``source``; empty if it is this source, executed without an error."""
     import jupytext
     import nbformat
 
     twin = source.with_suffix(".ipynb")
-    again = f"run: python -m una_ref.notebook build {source.stem}"
+    again = f"Fix: run python -m una_ref.notebook build {source.stem}"
     if not twin.is_file():
-        return [f"{twin.name} is missing; {again}"]
+        return [f"{twin.name}: is missing. {again}"]
     wanted = jupytext.reads(source.read_text(encoding="utf-8"), fmt="py:percent")
     notebook = nbformat.read(twin, as_version=4)
-    found = []
+    problems = []
     if [(c.cell_type, c.source) for c in wanted.cells] != [(c.cell_type, c.source) for c in notebook.cells]:
-        found.append(f"{twin.name} was not made from the present {source.name}; {again}")
+        problems.append(f"{twin.name}: was not made from the current {source.name}. {again}")
     for name, metadata in ((source.name, wanted.metadata), (twin.name, notebook.metadata)):
         if metadata.get("kernelspec", {}).get("name") != KERNEL["name"]:
-            found.append(f"{name}: kernelspec {metadata.get('kernelspec')}, expected the name python3")
+            problems.append(f"{name}: kernelspec {metadata.get('kernelspec')}, expected the name python3")
     codes = [cell for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip()]
     if [cell.execution_count for cell in codes] != list(range(1, len(codes) + 1)):
-        found.append(f"{twin.name}: not executed from top to bottom; {again}")
+        problems.append(f"{twin.name}: was not executed from top to bottom. {again}")
     if any(output.output_type == "error" for cell in codes for output in cell.outputs):
-        found.append(f"{twin.name}: a cell ended in an error; {again}")
+        problems.append(f"{twin.name}: a cell ended in an error. {again}")
     if not any("check" in cell.metadata.get("tags", []) for cell in codes):
-        found.append(f"{source.name}: no cell is tagged as a check")
+        problems.append(f"{source.name}: no cell is tagged as a check")
     if twin.stat().st_size > LARGEST_TWIN:
-        found.append(f"{twin.name}: {twin.stat().st_size:,} bytes, expected at most {LARGEST_TWIN:,}")
-    return found
+        problems.append(f"{twin.name}: {twin.stat().st_size:,} bytes, expected at most {LARGEST_TWIN:,}")
+    return problems
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """The command line: 0 if every twin was written, 1 if a cell failed; an unknown name exits with 2."""
+    """The command line. Returns 0 if every twin was written, 1 if a cell failed; an unknown name exits with 2."""
     parser = argparse.ArgumentParser(prog="python -m una_ref.notebook")
     commands = parser.add_subparsers(required=True)
     command = commands.add_parser("build", help="execute notebooks and write their twins")
@@ -240,8 +240,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     names = [Path(name).stem for name in parser.parse_args(arguments).names]
     known = {path.stem: path for path in sorted(folder().glob("[0-9][0-9]_*.py"))}
     if unknown := [name for name in names if name not in known]:
-        there_are = ", ".join(known) or "none"
-        parser.error(f"no notebook {', '.join(unknown)} in {folder()}; there are {there_are}")
+        parser.error(f"no notebook {', '.join(unknown)} in {folder()}; known are {', '.join(known) or 'none'}")
     for name in names or known:
         start = time.perf_counter()
         try:

@@ -1,7 +1,9 @@
-"""The ledger is complete, its numbers are the committed ones, and a check that comes out otherwise is noticed."""
+"""The ledger is complete, and a recomputed check that differs from the committed numbers is reported."""
 
 import dataclasses
 import json
+import math
+import string
 import subprocess
 import sys
 
@@ -9,9 +11,9 @@ import pytest
 
 from una_ref import cli, notebook
 from una_ref.claims import CLAIMS, Evidence, markdown, recompute
-from una_ref.claims.ledger import FAILS, HOLDS, Claim, committed
+from una_ref.claims.ledger import FAILS, HOLDS, claim, committed
 
-ASKED = [
+IDS = [
     *(f"EU{n}" for n in range(1, 19)),
     *(f"EP{n}" for n in range(1, 12)),
     *(f"CU{n}" for n in range(1, 30)),
@@ -20,79 +22,85 @@ ASKED = [
 ]
 
 
-def test_every_erratum_and_claim_is_in_it_and_decided():
-    assert set(ASKED) <= set(CLAIMS)
-    assert not any(claim.open for claim in CLAIMS.values())
+def test_the_ledger_has_every_erratum_and_claim_in_order():
+    assert set(IDS) == set(CLAIMS)
+    order = list(CLAIMS)
+    assert order[:3] == ["EU1", "EU2", "EU3"] and order[-1] == "CP10"
+    assert order.index("EU18") + 1 == order.index("EP1") and order.index("CU5") + 1 == order.index("CU5a")
 
 
-def test_every_decided_claim_has_its_numbers_and_no_other_has():
-    assert set(committed()) == {id for id, claim in CLAIMS.items() if not claim.open}
-    for claim in CLAIMS.values():
-        assert bool(claim.number) != claim.open
-        assert "nan" not in claim.number
-        assert "inf" not in claim.number.replace("information", "").replace("infinit", "")
+def test_every_claim_has_finite_committed_numbers_and_shows_all_of_them():
+    assert set(committed()) == set(CLAIMS)
+    for id, entry in CLAIMS.items():
+        numbers = committed()[id]
+        assert all(map(math.isfinite, numbers.values())), id
+        shown = {name for _, name, _, _ in string.Formatter().parse(entry.shows) if name}
+        assert shown == set(numbers), id
 
 
-def test_a_claim_that_fails_says_what_is_right_and_one_that_holds_need_not():
-    for claim in CLAIMS.values():
-        assert claim.verdict == HOLDS or claim.open or claim.instead, claim.id
-        assert claim.says and claim.place
+def test_every_claim_that_does_not_simply_hold_has_a_correct_statement():
+    for entry in CLAIMS.values():
+        assert entry.verdict == HOLDS or entry.instead, entry.id
+        assert entry.says and entry.place
 
 
-def test_its_notebooks_are_there():
+def test_the_notebooks_of_the_claims_exist():
     notebooks = {path.stem for path in notebook.folder().glob("*.py")}
-    assert {claim.notebook for claim in CLAIMS.values()} - {None} <= notebooks
+    assert {entry.notebook for entry in CLAIMS.values()} - {None} <= notebooks
 
 
 @pytest.mark.parametrize("id", ["EU4", "EU12", "EU13", "EP3", "EP7", "CU5", "CU18", "CU22a", "CU24", "CU25", "CP2"])
-def test_computed_again_it_is_the_same(id):
+def test_recomputed_claims_have_the_committed_numbers(id):
     (again,) = recompute([CLAIMS[id]])
     assert again.faults == []
 
 
-def changed(**what):
-    """EU1 with another check, computed again."""
-    claim = dataclasses.replace(CLAIMS["EU1"], check=lambda: Evidence(**what))
-    return next(recompute([claim])).faults
+def faults(**evidence):
+    """The faults of EU1 recomputed by a check that returns this evidence."""
+    entry = dataclasses.replace(CLAIMS["EU1"], check=lambda: Evidence(**evidence))
+    return next(recompute([entry])).faults
 
 
-def test_a_statement_that_is_no_longer_true_and_a_number_that_moved_are_faults():
+def test_false_statements_and_changed_numbers_are_faults():
     numbers = dict(committed()["EU1"])
-    assert changed(numbers=numbers, stands={"so": True}) == []
-    assert changed(numbers=numbers, stands={"so": True, "and so": False}) == ["no longer true: and so"]
+    assert faults(numbers=numbers, stands={"a": True}) == []
+    assert faults(numbers=numbers, stands={"a": True, "b": False}) == ["no longer true: b"]
     best = numbers["best"]
-    moved = changed(numbers=numbers | {"best": best + 0.01}, stands={"so": True})
+    moved = faults(numbers=numbers | {"best": best + 0.01}, stands={"a": True})
     assert moved == [f"best is {best + 0.01:.6g}, committed is {best:.6g}"]
-    assert "committed are" in changed(numbers={"other": 1.0}, stands={"so": True})[0]
-    assert changed(numbers=numbers | {"best": float("nan")}, stands={"so": True}) != []
+    assert "committed are" in faults(numbers={"other": 1.0}, stands={"a": True})[0]
+    assert faults(numbers=numbers | {"best": float("nan")}, stands={"a": True}) != []
 
 
-def test_what_makes_no_entry():
-    with pytest.raises(ValueError, match="at least one statement"):
+def test_evidence_without_statements_unknown_verdicts_and_taken_ids_are_refused():
+    with pytest.raises(ValueError, match="evidence: expected at least one statement"):
         Evidence({}, {})
-    with pytest.raises(ValueError, match="verdict must be"):
-        Claim("EU0", "UNA", "Eq. 1", "so", "perhaps", "", "", None, None)
-    with pytest.raises(ValueError, match="an open claim has no check"):
-        Claim("EU0", "UNA", "Eq. 1", "so", FAILS, "", "", None, None)
+    with pytest.raises(ValueError, match="EU1: expected a verdict of .*, got 'perhaps'"):
+        dataclasses.replace(CLAIMS["EU1"], verdict="perhaps")
+    enter = claim("EU1", paper="UNA", place="Eq. 1", says="a", verdict=HOLDS, shows="", notebook=None)
+    before = CLAIMS["EU1"]
+    with pytest.raises(ValueError, match="claim EU1: this id is in the ledger already"):
+        enter(lambda: Evidence({}, {"a": True}))
+    assert CLAIMS["EU1"] is before
 
 
-def test_a_bar_in_a_claim_does_not_break_the_table():
+def test_a_vertical_bar_in_a_claim_is_escaped_in_the_table():
     entry = dataclasses.replace(CLAIMS["EU1"], says="π(y|x)")
     assert "π(y\\|x)" in markdown([entry])
 
 
-def test_the_command_line(capsys):
+def test_the_command_line_prints_and_recomputes_claims(capsys):
     assert cli.main(["claims", "EU4", "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["verdict"] == FAILS
     assert cli.main(["claims"]) == 0
     assert f"{len(CLAIMS)} entries" in capsys.readouterr().out
     assert cli.main(["claims", "EU4", "--check"]) == 0
-    assert "1 decided claims computed again, 0 changed" in capsys.readouterr().out
+    assert "1 claims recomputed, 0 changed" in capsys.readouterr().out
     assert cli.main(["claims", "eu99"]) == 2
     assert "did you mean EU" in capsys.readouterr().err
 
 
-def test_the_command_line_fails_where_a_verdict_changed(monkeypatch, capsys):
+def test_the_command_line_fails_where_a_verdict_no_longer_stands(monkeypatch, capsys):
     check = lambda: Evidence(committed()["EU1"], {"the sky is green": False})  # noqa: E731
     monkeypatch.setitem(CLAIMS, "EU1", dataclasses.replace(CLAIMS["EU1"], check=check))
     assert cli.main(["claims", "EU1", "--check"]) == 1
@@ -100,7 +108,7 @@ def test_the_command_line_fails_where_a_verdict_changed(monkeypatch, capsys):
 
 
 @pytest.mark.slow
-def test_the_whole_ledger_computed_again():
+def test_the_whole_ledger_recomputes_to_the_committed_numbers():
     done = subprocess.run(
         [sys.executable, "-m", "una_ref", "claims", "--check"], capture_output=True, text=True, check=False
     )

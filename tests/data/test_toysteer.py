@@ -138,8 +138,8 @@ def test_a_trap_pleases_the_labeller_and_costs_the_truth():
 
 
 @pytest.mark.parametrize("wanted", [0.1, 0.7])
-def test_thumbs_up_is_the_share_of_up_labels(wanted):
-    world = ToySteer(seed=0, knobs=Knobs(thumbs_up=wanted))
+def test_positive_share_is_the_share_of_positive_labels(wanted):
+    world = ToySteer(seed=0, knobs=Knobs(positive_share=wanted))
     rows = world.feedback(world.draw(2000, reference(world), seed=1), "labels", seed=2)
     share([v for row in rows for v in row.labels], wanted)
 
@@ -222,7 +222,7 @@ def test_scores_are_the_rewards():
 def test_feedback_that_cannot_be_is_refused():
     drawn = PLAIN.draw(8, reference(PLAIN), seed=0, k=1)
     for kind in ("pairs", "stars"):
-        with pytest.raises(ValueError, match=f"got '{kind}' with 1 a prompt"):
+        with pytest.raises(ValueError, match=f"got '{kind}' with 1 for each prompt"):
             PLAIN.feedback(drawn, kind, seed=0)
 
 

@@ -16,6 +16,7 @@ LOSSES = {
         *((f":{kind}" if kind != method.kinds[0] else "", loss) for kind, loss in method.losses.items()),
         (".printed", method.printed),
         (".released", method.released),
+        (".auxiliary", method.auxiliary and method.auxiliary.loss),
     )
     if loss is not None
 } | {"una-centred-pairwise": una_centred_pairwise}

@@ -102,7 +102,12 @@ def test_beta_must_be_positive(loss, draw, beta):
     arguments = draw(loss)
     if "beta" not in inspect.signature(loss).parameters:
         # Nothing to be weighed against: sft, ptx, a scorer. PPO's rewards hold the reference.
-        assert loss in (METHODS["sft"].loss, METHODS["reward-model"].loss, *METHODS["ppo"].losses.values())
+        assert loss in (
+            METHODS["sft"].loss,
+            METHODS["reward-model"].loss,
+            *METHODS["ppo"].losses.values(),
+            METHODS["ppo"].auxiliary.loss,
+        )
         return
     with pytest.raises(ValueError, match="beta must be positive"):
         loss(**arguments | {"beta": beta})

@@ -253,7 +253,7 @@ def test_ppo_is_unchanged_by_an_offset_of_the_prompt_that_its_critic_knows():
 
 def test_ptx_is_a_weighed_likelihood():
     logps = torch.tensor([-2.0, -3.0])
-    assert METHODS["ppo"].losses["demos"](logps=logps, ptx=0.5).tolist() == [1.0, 1.5]
+    assert METHODS["ppo"].auxiliary.loss(logps=logps, ptx=0.5).tolist() == [1.0, 1.5]
 
 
 def test_the_authors_online_loss_is_anchored_at_the_rollout():

@@ -1,6 +1,5 @@
 """Looking methods up, and the facts that their records state."""
 
-import functools
 import inspect
 import json
 
@@ -8,29 +7,21 @@ import pytest
 import torch
 
 from una_ref.errors import InputError
-from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, composition, describe, table
+from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, describe, table
+from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, requires, sided
 from una_ref.methods.method import HYPERPARAMETERS
-from una_ref.theory import DIVERGENCES
 
 F64 = torch.float64
 BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
 TRAINED = ("logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
-VOCABULARY = {
-    *("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"),
-    *("chosen_rewards", "rejected_rewards"),
-    *("logps", "ref_logps", "labels", "scores", "groups", "baseline", "kl"),
-    *("beta", "label_smoothing", "divergence", "alpha", "desirable_weight", "undesirable_weight"),
-    *("token_logps", "old_token_logps", "advantages", "mask", "values", "old_values", "returns", "old_logps"),
-    *("ratio_clip", "value_clip", "value_weight", "ptx"),
-}
 
 
 def arguments_of(loss):
     return inspect.signature(loss).parameters
 
 
-def test_lookup():
+def test_a_method_is_found_by_name_and_by_alias():
     assert list(METHODS)[:2] == ["sft", "una-pair"]
     assert len(METHODS) == len(list(METHODS)) == len(table())
     assert METHODS["dpo"] is METHODS["una-pair"]
@@ -56,12 +47,12 @@ def test_a_name_that_is_near_nothing_lists_all():
 
 
 @BY_NAME
-def test_records_are_whole(method):
+def test_a_record_names_known_kinds_axes_and_errata(method):
     assert set(method.kinds) <= set(KINDS) and method.loss is method.losses[method.kinds[0]]
     assert method.axes == {} or list(method.axes) == list(AXES)
     assert all(identifier[:2] in ("EU", "EP", "ES") for identifier in method.errata)
-    for loss in method.losses.values():
-        assert set(inspect.signature(loss).parameters) <= VOCABULARY
+    for function in method.functions:
+        assert set(hyperparameters(function)) <= set(HYPERPARAMETERS)
     for form in (method.printed, method.released):
         names = set(arguments_of(form) if form else ())
         # The authors' online loss is anchored at the rollout, and that is what differs.
@@ -79,15 +70,56 @@ def test_one_default_for_all_kinds_of_feedback(method):
             assert name not in method.hyperparameters or parameter.default == method.hyperparameters[name]
 
 
-@BY_NAME
-def test_needs_reference(method):
-    arguments = inspect.signature(method.loss).parameters
-    before = inspect.signature(method.advantages).parameters if method.advantages else ()
-    assert method.needs_reference == any(name.startswith("ref_") for name in (*arguments, *before))
+def test_a_method_needs_a_reference_if_any_of_its_functions_names_one():
+    assert not METHODS["sft"].needs_reference and not METHODS["reward-model"].needs_reference
+    assert METHODS["dpo"].needs_reference and METHODS["ppo"].needs_reference  # PPO's advantages name it
+
+
+def test_a_paired_argument_is_named_after_its_response():
+    assert (
+        sided("logps", "chosen") == "chosen_logps"
+        and sided("ref_token_logps", "rejected") == "ref_rejected_token_logps"
+    )
+    assert PAIRED["ref_chosen_logps"] == ("ref_logps", "chosen") and PAIRED["rejected_mask"] == ("mask", "rejected")
+    assert "chosen_margins" not in PAIRED and argument("chosen_token_logps") is ARGUMENTS["token_logps"]
+    assert argument("beta") is None
+
+
+def test_a_run_computes_what_the_arguments_of_its_losses_require():
+    assert needs([METHODS["dpo"].loss]) == {Need.REFERENCE}
+    assert needs([METHODS["kto"].loss]) == {Need.REFERENCE, Need.KL}
+    assert needs([METHODS["rloo"].loss]) == {Need.REFERENCE, Need.SCORES, Need.GROUP, Need.BASELINE}
+    assert needs([METHODS["ppo"].loss]) == {Need.TOKENS, Need.ROLLOUT, Need.CRITIC}
+    assert needs([METHODS["reward-model"].loss]) == needs([METHODS["sft"].loss]) == frozenset()
+
+
+def test_a_loss_with_an_unknown_argument_is_refused():
+    def loss(*, logps, weights, beta=0.1):
+        return logps
+
+    with pytest.raises(TypeError, match=r"loss: expected arguments out of logps, .* got 'weights'"):
+        hyperparameters(loss)
 
 
 @BY_NAME
-def test_shift_invariant(method, draw):
+def test_the_baseline_of_a_record_is_that_of_its_loss(method):
+    default = arguments_of(method.loss).get("baseline")
+    if default is None:
+        assert method.baseline == "none"
+    else:
+        assert method.baseline == ("constant" if default.default == 0.0 else "prompt")
+    assert all(method.baseline == "prompt" for loss in method.losses.values() if requires(loss, "baseline"))
+
+
+@BY_NAME
+def test_the_reward_of_a_record_takes_arguments_of_the_table(method):
+    function = method.reward.function
+    known = {*ARGUMENTS, *method.hyperparameters}
+    assert function is None or names(function) <= known
+
+
+@BY_NAME
+def test_the_record_says_whether_an_offset_of_the_rewards_changes_the_gradient(method, draw):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards; with another
     # divergence it does not, see below. A scorer's rewards are there to be added to. Rows 2i and 2i + 1 are responses
     # of one prompt, and so are the two of a pair.
@@ -102,7 +134,7 @@ def test_shift_invariant(method, draw):
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
 
     def gradients(arguments):
-        if method.reward.endswith("V(x)") and "groups" not in arguments:  # learned: the best for these rewards
+        if method.baseline == "prompt" and "groups" not in arguments:  # learned: the best for these rewards
             gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
             arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
         trained = [x.requires_grad_() for name, x in arguments.items() if name in TRAINED]
@@ -112,29 +144,9 @@ def test_shift_invariant(method, draw):
     assert method.shift_invariant == unchanged
 
 
-@pytest.mark.parametrize("divergence", sorted(set(DIVERGENCES) - {"reverse_kl"}))
-@pytest.mark.parametrize("name", ["f-dpo", "iupo"])
-def test_shift_invariant_with_another_divergence(name, divergence, draw, monkeypatch):
-    # The implicit reward is β·f′(π/π_ref): g(x) is added to that, in the composition, which is the loss (a test of it).
-    method = METHODS[name]
-    arguments = draw(method.loss) | {"divergence": divergence}
-    offset = torch.randn(6, dtype=F64)
-    plain = method.composition(**arguments)
-    reward = composition.REWARDS[method.reward]
-
-    @functools.wraps(reward)
-    def moved(*own, **named):
-        return reward(*own, **named) + offset
-
-    monkeypatch.setattr(composition, "REWARDS", {method.reward: moved})
-    torch.testing.assert_close(method.composition(**arguments), plain, rtol=0, atol=1e-12)
-
-
 def test_the_defaults_of_the_papers():
     assert not METHODS["sft"].hyperparameters and not METHODS["reward-model"].hyperparameters
-    anchored = {name: method for name, method in METHODS.items() if method.needs_reference}
-    defaults = {name: method.hyperparameters["beta"] for name, method in anchored.items()}
-    assert defaults == {
+    expected = {
         "una-pair": 0.1,
         "una-binary-mse": 0.01,
         "una-binary-bce": 0.01,
@@ -152,6 +164,7 @@ def test_the_defaults_of_the_papers():
         "ppo": 0.03,
         "iterative-dpo": 0.1,
     }
+    assert {name: METHODS[name].hyperparameters["beta"] for name in expected} == expected
     ppo = {"beta": 0.03, "gamma": 1.0, "lam": 0.95, "whiten": 1.0, "ptx": 0.0}
     assert METHODS["ppo"].hyperparameters == ppo | {"ratio_clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}
     assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
@@ -159,7 +172,7 @@ def test_the_defaults_of_the_papers():
     assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1
 
 
-def test_table_is_text():
+def test_every_cell_of_the_table_is_text():
     for row in table():
         assert all(isinstance(cell, str) for cell in row.values())
     rows = {row["name"]: row for row in table()}
@@ -169,11 +182,11 @@ def test_table_is_text():
 
 
 @BY_NAME
-def test_describe_is_ready_for_json(method):
+def test_a_description_survives_json(method):
     assert json.loads(json.dumps(describe(method))) == describe(method)
 
 
-def test_describe():
+def test_a_description_has_the_arguments_of_every_form():
     record = describe(METHODS["una-score"])
     arguments = ["logps", "ref_logps", "scores", "baseline=0.0", "beta=0.03"]
     assert record["arguments"] == {"scores": arguments, "printed": arguments, "released": arguments}
@@ -186,14 +199,15 @@ def test_axes_of_the_survey():
     assert METHODS["ipo"].axes["RM2"] == "Preference"
     assert METHODS["kto"].axes["F1"] == "Binary"
     assert METHODS["f-dpo"].axes["RL3"] == "Multiple" and METHODS["dro"].axes["F1"] == "Binary"
-    assert {name for name, m in METHODS.items() if m.axes.get("RL4") == "On"} == {"rloo"}
+    assert METHODS["rloo"].axes["RL4"] == "On" and METHODS["dpo"].axes["RL4"] == "Off"
     assert METHODS["una-score"].axes == {}
 
 
-def test_who_samples_from_the_policy_itself():
-    own = {name for name, method in METHODS.items() if method.samples_from == "the current π"}
-    assert own == {"una-online", "reinforce", "rloo", "ppo"}
-    assert METHODS["iterative-dpo"].samples_from == "the best and the worst of K"
+def test_records_say_where_responses_come_from():
+    assert all(METHODS[name].on_policy_only for name in ("una-online", "reinforce", "rloo", "ppo"))
+    assert not any(METHODS[name].on_policy_only for name in ("dpo", "una-centred", "iterative-dpo"))
+    assert METHODS["iterative-dpo"].samples == "the best and the worst of K"
+    assert METHODS["reinforce"].reuse == METHODS["rloo"].reuse == "none" and METHODS["ppo"].reuse == "passes"
 
 
 def test_every_hyperparameter_is_explained_and_no_other():

@@ -81,9 +81,9 @@ def test_alpha_is_that_of_the_alpha_divergence():
     assert f_slope(u, zero, "alpha", 0.3).item() == pytest.approx((1 - math.exp(-0.3)) / 0.3)
     assert f_slope(u, zero, "js", 0.3) == f_slope(u, zero, "js")
     assert f_slope(u, zero, divergence_of("alpha", 0.3)) == f_slope(u, zero, "alpha", 0.3)
-    with pytest.raises(ValueError, match="divergence must be one of reverse_kl, .*, got 'jss'"):
+    with pytest.raises(ValueError, match="divergence: expected one of reverse_kl, .*, got 'jss'"):
         divergence_of("jss")
-    with pytest.raises(ValueError, match="alpha must be between 0"):
+    with pytest.raises(ValueError, match="alpha: expected a number between 0"):
         divergence_of("alpha", 1.0)
 
 

@@ -1,4 +1,4 @@
-"""Tiny models of several families, random and in eval mode, and the plain way to score a response."""
+"""Tiny random models of several families in eval mode, an adapter for them, and plain log-probs to compare with."""
 
 import pytest
 import torch
@@ -21,16 +21,16 @@ GPT2 = {"vocab_size": 48, "n_embd": 32, "n_layer": 2, "n_head": 4, "n_positions"
 
 @pytest.fixture
 def tiny():
-    """tiny(family, attn_implementation, **config): a causal LM with weights large enough to matter."""
+    """tiny(family, attn_implementation, **config): a causal LM whose weights are large enough to matter."""
 
     def make(family="Mistral", attn_implementation=None, **config):
         base = {**GPT2, "eos_token_id": 2} if family == "GPT2" else SIZE
         if family == "Mistral":
             config = {"sliding_window": None, **config}
-        made = getattr(transformers, f"{family}Config")(**base | config)
+        full = getattr(transformers, f"{family}Config")(**base | config)
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(0)
-            model = transformers.AutoModelForCausalLM.from_config(made, attn_implementation=attn_implementation)
+            model = transformers.AutoModelForCausalLM.from_config(full, attn_implementation=attn_implementation)
             for parameter in model.parameters():
                 parameter.data += 0.1 * torch.randn_like(parameter)
         return model.eval()
@@ -40,7 +40,7 @@ def tiny():
 
 @pytest.fixture
 def lora():
-    """lora(model, **config): the model with a LoRA adapter on all linear layers that is not fresh."""
+    """lora(model, **config): the model with a LoRA adapter on all linear layers, with B ≠ 0 unless fresh=True."""
     from peft import LoraConfig, get_peft_model
 
     def wrap(model, fresh=False, **config):
@@ -59,7 +59,7 @@ def lora():
 
 @pytest.fixture
 def plain():
-    """plain(model, examples): log π of every response by the model's own forward, one sequence at a time."""
+    """plain(model, examples): (B,) log π of every response by the model's own forward, one sequence at a time."""
 
     def score(model, examples):
         sums = []

@@ -1,4 +1,4 @@
-"""In an enumerable world a language model is a table, and the table is what its plain forwards say."""
+"""The table of all next-token log-probs equals plain forward passes and the training path."""
 
 import pytest
 import torch
@@ -29,13 +29,13 @@ def model():
 
 
 def test_prompts_differ_in_length():
-    assert len({len(p) for p in PROMPTS}) > 1  # so that the trees below are padded
+    assert len({len(p) for p in PROMPTS}) > 1  # so the prefix trees below are padded
 
 
-def test_every_next_token_is_what_a_plain_forward_says(model):
+def test_next_token_log_probs_equal_a_plain_forward(model):
     table = next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY)
     assert table.shape == (4, 781, 6) and table.dtype == torch.float64 and not table.requires_grad
-    assert model.training  # as it was
+    assert model.training  # unchanged
     model.eval()
     rows = [0, 1, 2, 3, 4, 5, 6, 155, 156, 157, 400, 624, 778, 779, 780]
     for x, prompt in enumerate(PROMPTS):
@@ -50,13 +50,13 @@ def test_probabilities_of_all_responses_sum_to_one(model):
     logps = TREE.sequence_logps(next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY))
     assert logps.shape == (4, 3906)
     torch.testing.assert_close(logps.exp().sum(1), torch.ones(4, dtype=torch.float64), rtol=0, atol=1e-5)
-    assert logps.exp().sum(1).sub(1).abs().max() > 0 and logps.std() > 1  # no trivial table
+    assert logps.exp().sum(1).sub(1).abs().max() > 0 and logps.std() > 1  # the table is not trivial
     model.generation_config.suppress_tokens = None
-    loose = TREE.sequence_logps(next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY))
-    assert (loose.exp().sum(1) < 0.9).all()
+    unsuppressed = TREE.sequence_logps(next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY))
+    assert (unsuppressed.exp().sum(1) < 0.9).all()
 
 
-def test_the_table_agrees_with_the_training_path(model):
+def test_table_equals_the_training_path(model):
     model = with_lora(model, r=4)
     logps = TREE.sequence_logps(next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY))
     columns = torch.randint(len(TREE), (16,), generator=torch.Generator().manual_seed(0)).tolist()
@@ -66,7 +66,7 @@ def test_the_table_agrees_with_the_training_path(model):
     torch.testing.assert_close(logps[:, columns], trained, rtol=0, atol=1e-4)
 
 
-def test_other_names_for_the_worlds_tokens(model):
+def test_vocabulary_may_be_any_token_ids_in_any_order(model):
     tree, vocabulary = PrefixTree.of(3, 2), [9, 2, 12]
     model.generation_config.suppress_tokens = [t for t in range(len(toysteer.WORDS)) if t not in vocabulary]
     table = next_logps(model.eval(), [[6, 3]], tree, vocabulary)
@@ -74,7 +74,7 @@ def test_other_names_for_the_worlds_tokens(model):
     torch.testing.assert_close(table[0, 2], expected, rtol=0, atol=1e-5)
 
 
-def test_a_model_that_takes_no_such_mask_is_refused(model):
+def test_model_without_packed_batches_is_refused(model):
     model.config._attn_implementation = "flash_attention_2"
     with pytest.raises(InputError, match="prefix tree cannot be packed"):
         next_logps(model, PROMPTS, TREE, toysteer.VOCABULARY)

@@ -1,4 +1,4 @@
-"""An LLM judge, against a real server on this machine that answers well, badly, late or not at all."""
+"""An LLM judge, against a real local server that replies well, badly, late or not at all."""
 
 import itertools
 import json
@@ -6,20 +6,23 @@ import logging
 import re
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
 
 import pytest
 
 from una_ref import cli
 from una_ref.data.sources import read
 from una_ref.errors import InputError
-from una_ref.policies.judge import Judge, judge
-from una_ref.policies.reward_sources import Answer, named
+from una_ref.policies.answers import Answer
+from una_ref.policies.judge import NAME, Judge
+from una_ref.policies.reward_sources import reward_source
 
 
-def said(text):
-    """A chat completion."""
+def completion(text):
+    """The body of a chat completion."""
     message = {"role": "assistant", "content": text}
     return {
         "id": "1",
@@ -32,23 +35,23 @@ def said(text):
 
 def longer(first, second, call):
     """The longer answer wins."""
-    return said("[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]")
+    return completion("[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]")
 
 
 @contextmanager
 def served(reply):
-    """The URL of a server that answers with reply(first, second, call): a body, or (status, body); and its calls."""
+    """The URL of a server, and its calls. It sends reply(first, second, call): a body, or (status, body)."""
     calls, number = [], itertools.count(1)
 
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
         def do_POST(self):
-            asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            user = asked["messages"][-1]["content"]
+            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            user = request["messages"][-1]["content"]
             first, second = (re.search(rf"\[answer {x}\]\n(.*?)\n\[end", user, re.DOTALL)[1] for x in "AB")
             calls.append(
-                {"path": self.path, "key": self.headers["Authorization"], "first": first, "user": user} | asked
+                {"path": self.path, "key": self.headers["Authorization"], "first": first, "user": user} | request
             )
             answer = reply(first, second, next(number))
             status, body = answer if isinstance(answer, tuple) else (200, answer)
@@ -59,7 +62,7 @@ def served(reply):
                 self.send_header("Content-Length", str(len(data)))
                 self.end_headers()
                 self.wfile.write(data)
-            except OSError:  # who asked has gone
+            except OSError:  # the client has gone
                 self.close_connection = True
 
         def log_message(self, *_):
@@ -77,24 +80,24 @@ def served(reply):
         thread.join()
 
 
-def asks(url, **options):
+def judge_at(url, **options):
     return Judge("some/model", url, **{"retries": 1, "wait": 0.01, "timeout": 5.0} | options)
 
 
 @pytest.fixture
-def impatient(monkeypatch):
-    """Judges by name ask once."""
+def no_retries(monkeypatch):
+    """Judges made from a name do not repeat a call."""
     monkeypatch.setattr(Judge.__init__, "__kwdefaults__", Judge.__init__.__kwdefaults__ | {"retries": 0})
 
 
 ANSWERS = [Answer("Why?", text) for text in ("a", "bbb", "cc", "ddd")]
 
 
-def test_a_score_is_the_mean_win_rate_over_the_others(monkeypatch):
+def test_score_is_the_mean_win_rate_over_the_other_answers(monkeypatch):
     # By length: bbb and ddd beat two and tie (2.5/3), cc beats a (1/3), a beats none.
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
     with served(longer) as (url, calls):
-        scores = asks(url)(ANSWERS)
+        scores = judge_at(url)(ANSWERS)
     assert scores == pytest.approx([0, 2.5 / 3, 1 / 3, 2.5 / 3])
     assert sum(scores) == pytest.approx(4 / 2)
     assert len(calls) == 4 * 3 and len({(c["first"], c["user"]) for c in calls}) == 12
@@ -105,76 +108,88 @@ def test_a_score_is_the_mean_win_rate_over_the_others(monkeypatch):
 
 
 @pytest.mark.parametrize("always", ["A", "B", "C"])
-def test_a_judge_that_looks_at_the_place_gives_everybody_a_half(always):
-    with served(lambda first, second, call: said(f"[[{always}]]")) as (url, _):
-        assert asks(url)(ANSWERS) == [0.5] * 4
+def test_judge_that_only_looks_at_the_position_gives_one_half(always):
+    with served(lambda first, second, call: completion(f"[[{always}]]")) as (url, _):
+        assert judge_at(url)(ANSWERS) == [0.5] * 4
 
 
-def test_a_judge_who_errs_reverses_the_scores():
+def test_reversed_verdicts_reverse_the_scores():
     def shorter(first, second, call):
         return longer(second, first, call)
 
     with served(longer) as (url, _), served(shorter) as (other, _):
-        assert asks(other)(ANSWERS) == pytest.approx([1 - score for score in asks(url)(ANSWERS)])
+        assert judge_at(other)(ANSWERS) == pytest.approx([1 - score for score in judge_at(url)(ANSWERS)])
 
 
-def test_answers_meet_those_to_their_own_prompt_and_group_only():
+def test_answers_are_compared_within_their_prompt_and_group():
     talk = ({"role": "system", "content": "Be."}, {"role": "user", "content": "Why?"})
     answers = [
         *(Answer("p", "a"), Answer(talk, "bbbb"), Answer("p", "bb"), Answer(talk, "a")),
         *(Answer("p", "aaa", group=1), Answer("p", "a", group=1)),
     ]
     with served(longer) as (url, calls):
-        assert asks(url)(answers) == [0, 1, 1, 0, 1, 0]
+        assert judge_at(url)(answers) == [0, 1, 1, 0, 1, 0]
     assert len(calls) == 6
     assert sum("[prompt]\nsystem: Be.\n\nuser: Why?\n" in call["user"] for call in calls) == 2
 
 
-def test_equal_answers_tie_without_being_asked_about():
-    with served(lambda first, second, call: said("[[A]]")) as (url, calls):
-        assert asks(url)([Answer("p", "same"), Answer("p", "same")]) == [0.5, 0.5]
+def test_equal_answers_tie_without_a_call():
+    with served(lambda first, second, call: completion("[[A]]")) as (url, calls):
+        assert judge_at(url)([Answer("p", "same"), Answer("p", "same")]) == [0.5, 0.5]
     assert not calls
 
 
-def test_a_single_answer_cannot_be_compared():
+def test_single_answer_is_refused():
     with (
         served(longer) as (url, _),
         pytest.raises(InputError, match=r"expected two or more answers to compare, got one to 'Why\?'"),
     ):
-        asks(url)([Answer("How?", "a"), Answer("How?", "b"), Answer("Why?", "c")])
+        judge_at(url)([Answer("How?", "a"), Answer("How?", "b"), Answer("Why?", "c")])
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_an_error_that_passes_is_waited_for(status):
+def test_temporary_error_is_retried_after_a_wait(status):
     def reply(first, second, call):
         return (status, {"error": {"message": "busy"}}) if call <= 2 else longer(first, second, call)
 
     with served(reply) as (url, calls):
         began = time.monotonic()
-        assert asks(url, workers=1, retries=2)(ANSWERS[:2]) == [0, 1]
-        assert time.monotonic() - began > 0.375 + 0.75, "the client's half and whole second, less its jitter of ¼"
+        assert judge_at(url, workers=1, retries=2)(ANSWERS[:2]) == [0, 1]
+        assert time.monotonic() - began > 0.375 + 0.75, (
+            "the client waits half a second and one second, minus a jitter of ¼"
+        )
     assert len(calls) == 4
 
 
-def test_an_error_that_stays_leaves_no_score_and_a_bound_on_the_calls(caplog):
+def test_lasting_error_gives_no_scores_and_few_calls(caplog):
     with served(lambda *_: (500, {"error": {"message": "broken"}})) as (url, calls), caplog.at_level(logging.WARNING):
-        assert asks(url, workers=2)([*ANSWERS[:2], Answer("q", "a"), Answer("q", "b"), Answer("q", "c")]) == [None] * 5
-    # Two tries of as many calls as go at a time; the other pairs are not asked (one more may be under way).
+        assert (
+            judge_at(url, workers=2)([*ANSWERS[:2], Answer("q", "a"), Answer("q", "b"), Answer("q", "c")]) == [None] * 5
+        )
+    # Two tries of two parallel calls; the other pairs are not sent (one more may be under way).
     assert 4 <= len(calls) <= 6
-    assert "judge some/model: 8 of 8 calls without a verdict: not asked, nobody answers" in caplog.text
+    assert "judge some/model: 8 of 8 calls without a verdict: not sent, the server does not answer" in caplog.text
 
 
-def test_only_what_depends_on_a_lost_call_has_no_score():
-    # What is asked of bbb against cc, in one order, always fails: both go; the others keep their three opponents.
+def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(monkeypatch):
+    # One thread and two failures in a row as the limit, so that the order of the calls is known.
+    monkeypatch.setattr("una_ref.policies.judge.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(1))
+    with served(lambda first, second, call: (500, "") if call % 2 else longer(first, second, call)) as (url, calls):
+        judge_at(url, workers=2, retries=0)(ANSWERS[:3])
+    assert len(calls) == 6
+
+
+def test_failed_call_takes_the_scores_of_its_two_answers_only():
+    # The call for bbb against cc always fails in one order. Both lose their scores; the others keep three opponents.
     def reply(first, second, call):
         return (500, "") if (first, second) == ("bbb", "cc") else longer(first, second, call)
 
     with served(reply) as (url, _):
-        scores = asks(url)(ANSWERS)
+        scores = judge_at(url)(ANSWERS)
     assert scores == [0, None, None, pytest.approx(2.5 / 3)]
 
 
-def test_a_server_that_is_late_is_asked_again_and_then_given_up():
+def test_slow_server_is_called_again_and_then_given_up():
     def late(until):
         def reply(first, second, call):
             if call <= until:
@@ -184,26 +199,26 @@ def test_a_server_that_is_late_is_asked_again_and_then_given_up():
         return reply
 
     with served(late(1)) as (url, calls):
-        assert asks(url, timeout=0.5, workers=1)(ANSWERS[:2]) == [0, 1]
+        assert judge_at(url, timeout=0.5, workers=1)(ANSWERS[:2]) == [0, 1]
         assert len(calls) == 3
     with served(late(100)) as (url, _):
         began = time.monotonic()
-        assert asks(url, timeout=0.5)(ANSWERS[:2]) == [None, None]
+        assert judge_at(url, timeout=0.5)(ANSWERS[:2]) == [None, None]
         assert time.monotonic() - began < 10
 
 
-def test_nobody_there():
+def test_server_that_is_gone_gives_no_scores():
     with served(longer) as (url, _):
         pass
-    assert asks(url)(ANSWERS) == [None] * 4
+    assert judge_at(url)(ANSWERS) == [None] * 4
 
 
 @pytest.mark.parametrize(
     "nonsense",
     [
-        said("I like both."),
-        said("[[A]] or rather [[B]]"),
-        said(""),
+        completion("I like both."),
+        completion("[[A]] or rather [[B]]"),
+        completion(""),
         {"choices": []},
         {"object": "list"},
         [1, 2],
@@ -212,73 +227,81 @@ def test_nobody_there():
         "",
     ],
 )
-def test_nonsense_is_asked_again_and_never_scored(nonsense):
+def test_reply_without_a_verdict_is_requested_again_and_never_scored(nonsense):
     with served(lambda first, second, call: nonsense if call <= 2 else longer(first, second, call)) as (url, calls):
-        assert asks(url, workers=1, retries=2)(ANSWERS[:2]) == [0, 1]
+        assert judge_at(url, workers=1, retries=2)(ANSWERS[:2]) == [0, 1]
         assert len(calls) == 4
     with served(lambda *_: nonsense) as (url, calls):
-        assert asks(url)(ANSWERS[:2]) == [None, None]
+        assert judge_at(url)(ANSWERS[:2]) == [None, None]
         assert len(calls) == 4
+
+
+def test_wait_before_each_repetition_doubles(monkeypatch):
+    waits = []
+    monkeypatch.setattr("una_ref.policies.judge.time", SimpleNamespace(sleep=waits.append))
+    with served(lambda *_: completion("Hm.")) as (url, calls):
+        assert judge_at(url, workers=1, retries=3, wait=0.5)(ANSWERS[:2]) == [None, None]
+    assert waits == [0.5, 1.0, 2.0] * 2 and len(calls) == 8
 
 
 @pytest.mark.parametrize("text", ["[[A]]", "A", " A.\n", "[A]", "**A**", "The first. [[A]]"])
-def test_verdicts_are_read_as_models_write_them(text):
-    with served(lambda first, second, call: said(text if first == "bbb" else "[[B]]")) as (url, _):
-        assert asks(url)(ANSWERS[:2]) == [0, 1]
+def test_verdict_is_read_in_common_spellings(text):
+    with served(lambda first, second, call: completion(text if first == "bbb" else "[[B]]")) as (url, _):
+        assert judge_at(url)(ANSWERS[:2]) == [0, 1]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_a_wrong_key_or_model_is_an_error_at_once(status):
+def test_refused_key_or_unknown_model_is_an_input_error_at_once(status):
     with served(lambda *_: (status, {"error": {"message": "no such thing"}})) as (url, calls):
         with pytest.raises(InputError, match="expected an endpoint that serves some/model, got: .*no such thing"):
-            asks(url, retries=4)(ANSWERS[:2])
+            judge_at(url, retries=4)(ANSWERS[:2])
         assert len(calls) <= 2
 
 
-def test_what_the_judge_cannot_take_is_not_asked_twice():
+def test_prompt_that_is_too_long_is_not_sent_again():
     too_long = (400, {"error": {"message": "maximum context length"}})
     with served(lambda *_: too_long) as (url, calls):
-        assert asks(url, retries=4)(ANSWERS[:2]) == [None, None]
+        assert judge_at(url, retries=4)(ANSWERS[:2]) == [None, None]
         assert len(calls) == 2
 
 
-def test_calls_go_together():
-    together = threading.Barrier(6, timeout=60)  # passed by six calls that are there at once, and broken otherwise
+def test_calls_run_at_the_same_time():
+    together = threading.Barrier(6, timeout=60)  # passed only by six calls at the same time
 
     def met(first, second, call):
         together.wait()
         return longer(first, second, call)
 
     with served(met) as (url, calls):
-        assert None not in asks(url, workers=6)(ANSWERS[:3])
+        assert None not in judge_at(url, workers=6)(ANSWERS[:3])
         assert len(calls) == 6
 
 
-def test_its_name():
-    made = named("judge:Qwen/Qwen3-8B@2025:x@http://localhost:8000/v1")
-    assert isinstance(made, Judge) and made.model == "Qwen/Qwen3-8B@2025:x"
-    assert str(made.client.base_url) == "http://localhost:8000/v1/"
-    assert named(f"{__name__}:by_length,judge:m@http://localhost:1/v1").pairwise
+def test_name_gives_model_and_url():
+    judge = reward_source("judge:Qwen/Qwen3-8B@2025:x@http://localhost:8000/v1")
+    assert isinstance(judge, Judge) and judge.model == "Qwen/Qwen3-8B@2025:x"
+    assert str(judge.client.base_url) == "http://localhost:8000/v1/"
+    assert reward_source(f"{__name__}:by_length,judge:m@http://localhost:1/v1").pairwise
     for wrong in ("judge:m", "judge:m@ftp://x/v1", "judge:@http://x/v1", "judge:m@http://me:password@x/v1"):
-        assert judge(wrong) is None
+        assert not NAME.fullmatch(wrong)
         with pytest.raises(InputError):
-            named(wrong)
+            reward_source(wrong)
 
 
 def by_length(answers):
-    """A reward for the tests: none for the empty one."""
+    """A reward function: no score for an empty response."""
     return [len(answer.response) or None for answer in answers]
 
 
-def test_stored_responses_are_judged(tmp_path, capsys, monkeypatch, impatient):
-    # Rows of one response are gathered by prompt; the pairs of the second file stay as they are.
+def test_stored_responses_are_scored_by_a_judge(tmp_path, capsys, monkeypatch, no_retries):
+    # Rows with one response are grouped by prompt; the pairs of the second file stay pairs.
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
     lists, pairs, output = tmp_path / "lists.jsonl", tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
     lists.write_text("".join(json.dumps({"prompt": "p", "completion": c}) + "\n" for c in ("a", "bbb", "cc")))
     pairs.write_text("".join(json.dumps({"prompt": "q", "chosen": c, "rejected": "dd"}) + "\n" for c in ("e", "bad")))
 
     def reply(first, second, call):
-        return said("Hm.") if "bad" in (first, second) else longer(first, second, call)
+        return completion("Hm.") if "bad" in (first, second) else longer(first, second, call)
 
     with served(reply) as (url, _):
         command = ["score", "--reward", f"judge:m@{url}", "--output", str(output), "--data", str(lists)]
@@ -286,13 +309,13 @@ def test_stored_responses_are_judged(tmp_path, capsys, monkeypatch, impatient):
     rows = list(read(output))
     assert [(row.prompt, row.scores) for row in rows] == [("p", (0.0, 1.0, 0.5)), ("q", (0.0, 1.0))]
     printed = capsys.readouterr()
-    assert "responses dropped: no answer: 2\n" in printed.out
+    assert "responses dropped: no score: 2\n" in printed.out
     assert "a-secret" not in output.read_text() + printed.out + printed.err
 
 
-def test_a_run_learns_from_a_judge_that_fails_now_and_then(tmp_path, impatient):
+def test_online_run_drops_responses_without_a_verdict(tmp_path, no_retries):
     def reply(first, second, call):
-        return said("Hm.") if call % 20 == 7 else longer(first, second, call)
+        return completion("Hm.") if call % 20 == 7 else longer(first, second, call)
 
     output = tmp_path / "run"
     with served(reply) as (url, _):
@@ -303,6 +326,6 @@ def test_a_run_learns_from_a_judge_that_fails_now_and_then(tmp_path, impatient):
     assert sum(line["dropped"] for line in steps) > 0
     assert all(0 <= line["reward"] <= 1 for line in steps)
     assert (
-        "responses dropped, because the reward had no answer"
+        "responses dropped, because the reward gave no score"
         in json.loads((output / "run.json").read_text())["notes"][-1]
     )

@@ -9,7 +9,7 @@ from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.policies import logprobs
 from una_ref.policies.loading import TableLM
-from una_ref.policies.logprobs import check_scorable, layouts, sequence_logprobs, token_logprobs
+from una_ref.policies.logprobs import check_scorable, sequence_logprobs, token_logprobs
 
 pytestmark = pytest.mark.filterwarnings("ignore:fan_in_fan_out")  # peft on GPT-2, whose layers are transposed
 
@@ -112,51 +112,6 @@ def test_no_table_of_tokens_by_vocabulary_is_kept(tiny, monkeypatch):
     assert kept and not [shape for shape in kept if shape[-1:] == (48,) and len(shape) > 1]
 
 
-# ------------------------------------------------------------------------------------------------ masks and positions
-
-
-@pytest.mark.parametrize("attention", ["sdpa", "eager"])
-def test_a_sliding_window_is_kept(tiny, plain, attention):
-    model = tiny("Mistral", attention, sliding_window=4).double()
-    assert layouts(model) == ("packed", "padded")
-    expected = plain(model, EXAMPLES)
-    for layout in layouts(model):
-        logps = sequence_logprobs(model, collate(EXAMPLES, layout))
-        torch.testing.assert_close(logps, expected, rtol=0, atol=CLOSE[attention])
-    model.config.sliding_window = None  # so it did matter
-    assert (sequence_logprobs(model, collate(EXAMPLES)) - expected).abs().max() > 1e-3
-
-
-def test_mixed_layers_are_padded(tiny, plain):
-    windows = {"use_sliding_window": True, "sliding_window": 4, "max_window_layers": 1}
-    model = tiny("Qwen2", **windows).double()
-    assert layouts(model) == ("padded",)
-    logps = sequence_logprobs(model, collate(EXAMPLES, "padded"))
-    torch.testing.assert_close(logps, plain(model, EXAMPLES), rtol=0, atol=1e-10)
-    wrong = sequence_logprobs(model, collate(EXAMPLES, "packed"))
-    assert (wrong - plain(model, EXAMPLES)).abs().max() > 1e-3
-
-
-def test_a_window_that_no_layer_uses_is_not_applied(tiny, plain):
-    model = tiny("Qwen2").double()
-    model.config.sliding_window = 2
-    assert set(model.config.layer_types) == {"full_attention"}
-    logps = sequence_logprobs(model, collate(EXAMPLES))
-    torch.testing.assert_close(logps, plain(model, EXAMPLES), rtol=0, atol=1e-10)
-
-
-@pytest.mark.parametrize("attention", ["flash_attention_2", "flash_attention_3", "flex_attention"])
-def test_attention_without_such_masks_is_padded(tiny, attention):
-    model = tiny()
-    model.config._attn_implementation = attention
-    assert layouts(model) == ("padded",)
-
-
-def test_local_attention_layers_are_padded(tiny):
-    model = tiny("GPTNeo", attention_types=[[["global", "local"], 1]], num_layers=2, num_heads=4)
-    assert layouts(model) == ("padded",)
-
-
 # --------------------------------------------------------------------------------------- models scored wrongly or not
 
 
@@ -189,18 +144,6 @@ def test_plain_heads_pass_in_any_dtype_and_are_left_as_they_were(tiny, lora):
     model = tiny()
     check_scorable(model)
     assert torch.equal(model(torch.tensor([[3, 4]])).logits, before)
-
-
-def test_a_body_that_mixes_responses_is_refused(tiny):
-    model = tiny()
-    inner = model.model.forward
-
-    def leaks(**inputs):  # as if the mask of the packed layout were not heeded
-        return inner(**inputs | {"attention_mask": None, "position_ids": None})
-
-    model.model.forward = leaks
-    with pytest.raises(InputError, match="hidden states of a plain forward in the packed layout"):
-        check_scorable(model)
 
 
 # ------------------------------------------------------------------------------------------- suppressed tokens, dtypes

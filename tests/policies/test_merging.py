@@ -1,4 +1,4 @@
-"""A merged adapter decodes what the adapter stands for, or is not merged; and the base is untouched by either."""
+"""A merged model decodes as the adapted one, or the adapter is not merged; the base weights never change."""
 
 import hashlib
 
@@ -7,7 +7,7 @@ import torch
 
 from una_ref.policies import loading
 from una_ref.policies.merging import SHARE, TOLERANCE, merged
-from una_ref.policies.rollout import SHORT, HuggingFace
+from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 
 EOS = 2
 PROMPTS = [(1, 5, 6, 7, 3), (1, 4), (1, 5, 6)]
@@ -15,7 +15,7 @@ IDS = torch.tensor([[1, 5, 6, 7, 3, 9, 11, 30]])
 
 
 def digest(model):
-    """Names, order, dtypes and bytes of everything that a model holds."""
+    """Names, order, dtypes and bytes of a model's state."""
     held = {name: v.contiguous().view(torch.uint8).numpy().tobytes() for name, v in model.state_dict().items()}
     return [(name, v.dtype, hashlib.sha256(held[name]).hexdigest()) for name, v in model.state_dict().items()]
 
@@ -41,22 +41,22 @@ def linears(model):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_merged_it_is_the_same_function_of_plain_layers(tiny, lora, dtype):
+def test_merged_model_has_plain_layers_and_the_adapted_log_probs(tiny, lora, dtype):
     model = lora(tiny().to(dtype))
-    own = logps(model)
+    adapted = logps(model)
     with model.disable_adapter():
         base = logps(model)
     before = digest(model)
     with merged(model, PROMPTS) as verdict:
         assert verdict.merged, verdict.why
         assert not any("lora" in type(module).__module__ for module in model.get_base_model().modules())
-        got = logps(model)
-    assert (got - own).abs().max() <= TOLERANCE[dtype] < 1e-2 < (base - own).abs().max()
+        result = logps(model)
+    assert (result - adapted).abs().max() <= TOLERANCE[dtype] < 1e-2 < (base - adapted).abs().max()
     assert digest(model) == before
-    assert torch.equal(logps(model), own)
+    assert torch.equal(logps(model), adapted)
 
 
-def test_what_an_exception_leaves_behind_is_what_was_there(tiny, lora):
+def test_exception_while_merged_restores_the_model(tiny, lora):
     model = lora(tiny())
     before, layers = digest(model), linears(model)
 
@@ -70,26 +70,26 @@ def test_what_an_exception_leaves_behind_is_what_was_there(tiny, lora):
     assert digest(model) == before and linears(model) == layers
 
 
-def test_a_young_adapter_vanishes_in_bfloat16_and_is_left_unmerged(tiny, lora):
+def test_small_adapter_that_bfloat16_would_round_away_is_not_merged(tiny, lora):
     model = scaled(lora(tiny().to(torch.bfloat16)), 1e-3)
     with model.disable_adapter():
         base = logps(model)
-    own = logps(model)
-    assert not torch.equal(own, base), "the adapter does something"
+    adapted = logps(model)
+    assert not torch.equal(adapted, base), "the adapter has an effect"
     before = digest(model)
     with merged(model, PROMPTS) as verdict:
         assert not verdict.merged
         assert verdict.why.startswith("decoding unmerged: merging moves log-probs by ")
-        assert torch.equal(logps(model), own)
+        assert torch.equal(logps(model), adapted)
     assert digest(model) == before
-    # Merged by hand, as PEFT does it, most weights of the base have not changed at all.
+    # PEFT's own merge leaves most weights of the base unchanged, since it rounds in bfloat16.
     base_weights = {n: p.clone() for n, p in model.named_parameters() if "base_layer" in n}
     model.merge_adapter()
     kept = [torch.eq(p, base_weights[n]).double().mean() for n, p in model.named_parameters() if n in base_weights]
     assert min(kept) > 0.85
 
 
-def test_a_grown_adapter_is_merged_in_bfloat16(tiny, lora):
+def test_large_adapter_is_merged_in_bfloat16(tiny, lora):
     model = lora(tiny().to(torch.bfloat16))
     before = digest(model)
     with merged(model, PROMPTS) as verdict:
@@ -97,15 +97,15 @@ def test_a_grown_adapter_is_merged_in_bfloat16(tiny, lora):
     assert digest(model) == before
 
 
-def test_a_fresh_adapter_is_merged_without_loss(tiny, lora):
+def test_fresh_adapter_is_merged_without_any_change(tiny, lora):
     model = lora(tiny().to(torch.bfloat16), fresh=True)
-    own = logits(model)
+    adapted = logits(model)
     with merged(model, PROMPTS) as verdict:
         assert verdict.merged
-        assert torch.equal(logits(model), own)
+        assert torch.equal(logits(model), adapted)
 
 
-def test_each_of_the_two_bounds_is_one(tiny, lora, monkeypatch):
+def test_each_of_the_two_limits_refuses_a_merge(tiny, lora, monkeypatch):
     model = lora(tiny())
     monkeypatch.setitem(TOLERANCE, torch.float32, 0.0)
     with merged(model, PROMPTS) as verdict:
@@ -118,21 +118,21 @@ def test_each_of_the_two_bounds_is_one(tiny, lora, monkeypatch):
 
 
 @pytest.mark.filterwarnings("ignore:Model has `tie_word_embeddings=True`")
-def test_a_head_tied_to_the_embedding_is_merged_alone(tiny, lora):
+def test_merging_a_tied_head_leaves_the_embedding_alone(tiny, lora):
     model = lora(tiny(tie_word_embeddings=True), target_modules=["lm_head", "q_proj"])
-    before, own = digest(model), logps(model)
+    before, adapted = digest(model), logps(model)
     with merged(model, PROMPTS) as verdict:
         assert verdict.merged, verdict.why
-        assert (logps(model) - own).abs().max() <= 1e-4, "the embedding is still the base's"
+        assert (logps(model) - adapted).abs().max() <= 1e-4, "the embedding is the base's"
     assert digest(model) == before
 
 
-def test_a_bias_of_the_layer_stays(tiny, lora):
+def test_bias_of_a_merged_layer_is_kept(tiny, lora):
     model = lora(tiny("Qwen2"))
-    own = logps(model)
+    adapted = logps(model)
     with merged(model, PROMPTS) as verdict:
         assert verdict.merged
-        assert (logps(model) - own).abs().max() <= 1e-4
+        assert (logps(model) - adapted).abs().max() <= 1e-4
 
 
 @pytest.mark.parametrize(
@@ -142,15 +142,15 @@ def test_a_bias_of_the_layer_stays(tiny, lora):
         ({"target_modules": ["embed_tokens"]}, "embed_tokens is no LoRA on a linear layer"),
     ],
 )
-def test_what_is_more_than_a_product_is_left_unmerged(tiny, lora, config, reason):
+def test_adapter_that_is_not_lora_on_a_linear_layer_is_not_merged(tiny, lora, config, reason):
     model = lora(tiny(), **config)
-    own = logps(model)
+    adapted = logps(model)
     with merged(model, PROMPTS) as verdict:
         assert not verdict.merged and reason in verdict.why
-        assert torch.equal(logps(model), own)
+        assert torch.equal(logps(model), adapted)
 
 
-def test_so_is_what_is_off_or_drops_out_or_is_not_there(tiny, lora):
+def test_adapter_that_is_off_missing_or_has_dropout_is_not_merged(tiny, lora):
     model = lora(tiny(), lora_dropout=0.5)
     with merged(model.eval(), PROMPTS) as verdict:
         assert verdict.merged
@@ -162,25 +162,27 @@ def test_so_is_what_is_off_or_drops_out_or_is_not_there(tiny, lora):
         assert not verdict.merged and "no adapter" in verdict.why
 
 
-# ---- in a rollout
+# -------------------------------------------------------------------------------------------------------- in a rollout
 
 
-def test_a_rollout_draws_merged_and_says_so(tiny, lora):
+def test_rollout_merges_for_long_responses_and_gives_the_reason(tiny, lora):
     model = lora(tiny())
     before = digest(model)
     model.train()
     auto, never = HuggingFace(EOS), HuggingFace(EOS, merge="never")
-    drawn = auto(model, PROMPTS, k=3, max_new=SHORT + 1, seed=0)
+    samples = auto(model, PROMPTS, k=3, max_new=MERGE_ABOVE + 1, seed=0)
     assert auto.merging.merged and auto.merging.why.startswith("decoding merged: ")
-    plain = never(model, PROMPTS, k=3, max_new=SHORT + 1, seed=0)
+    plain = never(model, PROMPTS, k=3, max_new=MERGE_ABOVE + 1, seed=0)
     assert never.merging == type(never.merging)(False, "decoding unmerged: merge=never, 17 tokens at most")
-    assert [[d.tokens for d in draws] for draws in drawn] == [[d.tokens for d in draws] for draws in plain]
+    assert [[s.tokens for s in of_prompt] for of_prompt in samples] == [
+        [s.tokens for s in of_prompt] for of_prompt in plain
+    ]
     assert digest(model) == before and all(module.training for module in model.modules())
-    auto(model, PROMPTS, k=3, max_new=SHORT, seed=0)
+    auto(model, PROMPTS, k=3, max_new=MERGE_ABOVE, seed=0)
     assert auto.merging.why == "decoding unmerged: merge=auto, 16 tokens at most"
 
 
-def test_an_interrupted_rollout_leaves_the_base_as_it_was(tiny, lora, monkeypatch):
+def test_interrupted_rollout_restores_the_base(tiny, lora, monkeypatch):
     model = lora(tiny())
     before = digest(model)
 
@@ -190,12 +192,12 @@ def test_an_interrupted_rollout_leaves_the_base_as_it_was(tiny, lora, monkeypatc
 
     monkeypatch.setattr(model.get_base_model(), "generate", stops)
     with pytest.raises(KeyboardInterrupt):
-        HuggingFace(EOS)(model, PROMPTS, k=3, max_new=SHORT + 1, seed=0)
+        HuggingFace(EOS)(model, PROMPTS, k=3, max_new=MERGE_ABOVE + 1, seed=0)
     monkeypatch.undo()
     assert digest(model) == before
 
 
-def test_a_small_policys_adapter_is_merged_layer_by_layer():
+def test_every_adapted_layer_is_replaced_while_merged():
     class Words:
         bos_token_id, eos_token_id, pad_token_id = 1, EOS, 0
 

@@ -137,25 +137,25 @@ def test_what_is_no_number_is_not_kept(tmp_path):
 
 
 @pytest.mark.parametrize("damage", ["cut", "header", "page", "value", "text", "other"])
-def test_a_damaged_file_is_thrown_away_and_said_to_be(damage, tmp_path):
+def test_a_damaged_file_is_deleted_and_reported(damage, tmp_path):
     values = torch.tensor([-1.5, -0.1, -7.25])
     ReferenceCache(tmp_path, "key")(GIVEN, lambda: values)
     path = tmp_path / "key.sqlite3"
     whole = path.read_bytes()
     if damage == "value":  # what the file's own format would not notice
         with sqlite3.connect(path) as file:
-            file.execute("UPDATE logps SET logp = logp - 1 WHERE row = ?", (row((9,), (6, 2)),))
+            file.execute("UPDATE logps SET logps = zeroblob(8) WHERE row = ?", (row((9,), (6, 2)),))
     elif damage == "other":
         path.unlink()
         with sqlite3.connect(path) as file:
-            file.execute("CREATE TABLE logps (row BLOB PRIMARY KEY, logp TEXT, crc INTEGER)")
+            file.execute("CREATE TABLE logps (row BLOB PRIMARY KEY, logps TEXT, crc INTEGER)")
             file.execute("INSERT INTO logps VALUES (?, 'x', 0)", (row((9,), (6, 2)),))
     else:
         broken = {"cut": whole[: len(whole) // 2], "header": b"x" * 16 + whole[16:], "text": b"not a database" * 99}
         path.write_bytes(broken.get(damage, whole[:4096] + b"\xff" * (len(whole) - 4096)))
     again = ReferenceCache(tmp_path, "key")
     assert torch.equal(again(GIVEN, lambda: values + 1), (values + 1).double())
-    assert again.damaged and "a damaged file was thrown away" in again.note()
+    assert again.damaged and "a damaged file was deleted" in again.note()
     assert torch.equal(ReferenceCache(tmp_path, "key")(GIVEN, nothing), (values + 1).double())
 
 

@@ -50,7 +50,7 @@ def test_implicit_rewards_are_exactly_zero_at_step_0(tiny, family, dtype, layout
 
 def test_a_models_own_dropout_is_found(tiny):
     policy = Policy(with_lora(tiny("GPT2"), r=4))
-    with pytest.raises(InputError, match="dropout of its own"):
+    with pytest.raises(InputError, match="the model itself has dropout"):
         policy.check_start(BATCH)
     assert not policy.model.training
 
@@ -69,7 +69,7 @@ def test_another_layout_stays_within_the_stated_tolerance(tiny, dtype):
 
 
 def test_an_adapter_that_is_not_fresh_is_found(tiny, lora):
-    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* the adapter is not fresh"):
+    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* the adapter is already trained"):
         Policy(lora(tiny())).check_start(BATCH)
 
 
@@ -89,7 +89,7 @@ def test_initialisations_that_change_the_base_are_refused(tiny, start):
     assert start.startswith(REWRITES_BASE)
     with pytest.raises(InputError, match=f"adapter 'default': .* got '{start}'"):
         Policy(model)
-    Policy(model, anchored=False)
+    Policy(model, has_reference=False)
     with model.disable_adapter():  # the reason
         assert (sequence_logprobs(model, BATCH) - expected).abs().max() > 1e-2
 
@@ -190,9 +190,9 @@ def test_no_reference_no_second_model(tiny):
         return sum(t.numel() for t in gc.get_objects() if isinstance(t, nn.Parameter))
 
     size = sum(p.numel() for p in tiny().parameters())
-    alone, policy = held(lambda model: Policy(model, anchored=False))
+    alone, policy = held(lambda model: Policy(model, has_reference=False))
     assert alone == 0
-    with pytest.raises(RuntimeError, match="anchored=False"):
+    with pytest.raises(RuntimeError, match="has_reference=False"):
         policy.reference(BATCH)
     assert held(Policy)[0] == size
     assert held(lambda model: Policy(with_lora(model, r=4)))[0] < size  # adapters need no copy
@@ -219,4 +219,4 @@ def test_only_adapters_are_trained(tiny):
 
 def test_a_model_that_would_be_scored_wrongly_makes_no_policy(tiny):
     with pytest.raises(InputError, match="soft cap"):
-        Policy(tiny("Gemma2", head_dim=8), anchored=False)
+        Policy(tiny("Gemma2", head_dim=8), has_reference=False)

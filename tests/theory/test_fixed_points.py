@@ -1,4 +1,4 @@
-"""The minimiser finds minima that are known, and says so where there is none."""
+"""Minimisers against known minima and closed forms, and the errors where there is no minimum."""
 
 import itertools
 
@@ -21,12 +21,12 @@ from una_ref.theory import (
     una_fixed_point,
     una_regression,
 )
-from una_ref.theory.fixed_points import _log_lambert, una_end, una_minima
+from una_ref.theory.fixed_points import una_end, una_minima
 
 F64 = torch.float64
 
 
-def test_minus_j_has_its_minimum_at_the_optimum():
+def test_fixed_point_of_the_negative_objective_is_the_optimum():
     torch.manual_seed(0)
     ref, start = torch.randn(2, 4, 6, dtype=F64).log_softmax(-1)
     world = TableWorld(ref, torch.randn(4, 6, dtype=F64), 1.0)
@@ -40,19 +40,19 @@ def test_minus_j_has_its_minimum_at_the_optimum():
     [lambda logps: -logps.exp()[0, 0], lambda logps: -(logps.exp() ** 2).sum()],
     ids=["falls for ever", "is at its maximum"],
 )
-def test_a_flat_place_that_is_no_minimum(loss):
-    with pytest.raises(NotConverged, match="curves upwards in"):
+def test_a_stationary_point_that_is_no_minimum_raises(loss):
+    with pytest.raises(NotConverged, match="expected a loss that curves upwards in 1 directions"):
         fixed_point(loss, torch.zeros(1, 2, dtype=F64).log_softmax(-1))
 
 
-def test_no_finite_minimum():
+def test_a_loss_without_a_finite_minimum_raises():
     start = torch.zeros(1, 2, dtype=F64).log_softmax(-1)
-    with pytest.raises(NotConverged, match="the largest gradient in a logit is"):
+    with pytest.raises(NotConverged, match="expected gradients of at most 1e-12, got"):
         fixed_point(lambda logps: logps[0, 0], start)
 
 
 @pytest.mark.parametrize("uniform", [False, True])
-def test_the_minima_of_the_una_regression_are_all_there(uniform):
+def test_una_minima_are_all_that_descent_finds(uniform):
     # Descent from every corner and from π_ref ends in one of them.
     world = TableWorld.random(0, prompts=5, responses=4, beta=0.5, offset=-3.0)
     sampler = torch.full_like(world.ref_logps, 0.25).log() if uniform else world.ref_logps
@@ -68,20 +68,19 @@ def test_the_minima_of_the_una_regression_are_all_there(uniform):
         assert (ends.exp()[:, None] - minima.exp()).abs().amax(-1).nan_to_num(nan=9.0).amin(-1).max() < 1e-8
 
 
-def test_one_minimum_and_it_is_the_one_with_no_response_below():
-    # A little below log Z = 0 the minimum of `una_fixed_point` lives on; above, there is no other.
+def test_a_little_below_log_z_zero_the_one_minimum_has_no_response_on_the_lower_branch():
+    # A little below log Z = 0 the minimum of `una_fixed_point` continues; above, there is no other.
     world = TableWorld.random(0, prompts=5, responses=4, beta=0.5)
     baseline = 0.5 * world.log_partition[:, None]
-    for shift, there in ((0.01, True), (-0.01, False)):
+    for shift, exists in ((0.01, True), (-0.01, False)):
         minima = una_minima(world.ref_logps, world.rewards, 0.5, baseline=baseline + shift)
-        assert minima[:, :4].isnan().all() and minima[:, 4].isnan().any() != there
+        assert minima[:, :4].isnan().all() and minima[:, 4].isnan().any() != exists
     population = una_regression(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)
     last = una_minima(world.ref_logps, world.rewards, 0.5, baseline=baseline + 0.01)[:, 4]
     torch.testing.assert_close(fixed_point(population, world.ref_logps), last, rtol=0, atol=1e-10)
 
 
-def test_where_the_una_regression_ends():
-    # By descent as an optimiser finds it from π_ref in small steps; globally never with the greater loss.
+def test_una_end_is_where_small_steps_from_the_reference_end():
     world = TableWorld.random(0, prompts=4, responses=4, beta=0.5, offset=-3.0)
     ends = una_end(world.ref_logps, world.rewards, 0.5)
     lowest = una_end(world.ref_logps, world.rewards, 0.5, which="global")
@@ -112,7 +111,7 @@ def log_z(ref, rewards, beta):
 
 
 @pytest.mark.parametrize("form", ["loss", "released"])
-def test_the_regression_is_the_mean_of_the_methods_own_losses(form):
+def test_una_regression_is_the_expectation_of_the_methods_loss(form):
     ref, sampler, rewards = tables()
     policy, scores, baseline = tables(1)[0], rewards.sigmoid(), torch.tensor([[0.3], [-1.0], [2.0]], dtype=F64)
     method = METHODS["una-score"]
@@ -132,7 +131,7 @@ def test_the_regression_is_the_mean_of_the_methods_own_losses(form):
             torch.testing.assert_close(found(policy), (weights * each.view(3, 4)).sum() / 3)
 
 
-def test_the_best_baselines_are_the_best():
+def test_constant_and_prompt_are_the_baselines_of_least_loss():
     ref, sampler, rewards = tables()
     policy = tables(1)[0]
 
@@ -147,13 +146,13 @@ def test_the_best_baselines_are_the_best():
     step = torch.tensor([[0.1], [-0.2], [0.1]], dtype=F64)
     assert value("prompt") < value("constant") < value(float(per_prompt.mean()) + 0.1)
     assert value("prompt") < min(value(per_prompt + step), value(per_prompt - step))
-    # A variance: what a prompt adds to its rewards changes nothing.
+    # It is a variance, so a constant added to a prompt's rewards changes nothing.
     moved = una_regression(ref, rewards + 10 * step, 0.3, sampler_logps=sampler, baseline="prompt")
     assert float(moved(policy)) == pytest.approx(value("prompt"), rel=1e-12)
 
 
 @pytest.mark.parametrize("offset", [0.0, 5.0])
-def test_a_baseline_for_each_prompt_gives_the_optimum_and_one_for_all_does_not(offset):
+def test_a_fitted_baseline_for_each_prompt_gives_the_optimum_and_one_for_all_does_not(offset):
     ref, sampler, rewards = tables()
     rewards = rewards + offset * torch.arange(3)[:, None]
     best = optimal_logps(ref, rewards, 0.5)
@@ -167,8 +166,8 @@ def test_a_baseline_for_each_prompt_gives_the_optimum_and_one_for_all_does_not(o
     assert slope.abs().max() > 0.01
 
 
-def test_leave_one_out_of_two_has_the_gradient_of_the_prompts_best_baseline():
-    # All K = 2 draws of each prompt, with their probabilities, through the method's own loss.
+def test_leave_one_out_of_two_has_the_gradient_of_the_fitted_baseline():
+    # All pairs of samples of each prompt, with their probabilities, through the loss of the method.
     ref, sampler, rewards = tables()
     logits = tables(1)[0].clone().requires_grad_()
     logps = logits.log_softmax(-1)
@@ -188,7 +187,7 @@ def test_leave_one_out_of_two_has_the_gradient_of_the_prompts_best_baseline():
     assert (plain - expected).abs().max() > 0.01
 
 
-def test_a_response_that_is_never_sampled():
+def test_a_response_that_is_never_sampled_has_no_effect():
     ref, _, rewards = tables()
     sampler = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=F64).log().expand(3, 4)
     rewards[:, 2:] = 1e6
@@ -200,7 +199,7 @@ def test_a_response_that_is_never_sampled():
         assert slope.isfinite().all() and population(gone).isfinite()
     # π_ref may leave it out too; not what is sampled.
     una_regression(gone, rewards, 0.3, sampler_logps=sampler)
-    with pytest.raises(ValueError, match=r"ref_logps must be finite where the sampler draws, got -inf at \(0, 2\)"):
+    with pytest.raises(ValueError, match=r"ref_logps: expected finite numbers where .*, got -inf at \(0, 2\)"):
         una_regression(gone, rewards, 0.3, sampler_logps=ref)
 
 
@@ -209,7 +208,7 @@ def test_a_response_that_is_never_sampled():
 
 @pytest.mark.parametrize("own_sampler", [True, False])
 @pytest.mark.parametrize("above", [0.05, 1.0, 20.0])
-def test_the_closed_form_is_the_fixed_point(own_sampler, above):
+def test_una_fixed_point_is_the_minimiser(own_sampler, above):
     ref, sampler, rewards = tables()
     sampler = sampler if own_sampler else ref
     for baseline in (log_z(ref, rewards, 0.5) - above, float(log_z(ref, rewards, 0.5).min()) - above):
@@ -220,12 +219,12 @@ def test_the_closed_form_is_the_fixed_point(own_sampler, above):
 
 
 @pytest.mark.parametrize("beta", [0.01, 0.5, 30.0])
-def test_the_closed_form_is_lamberts(beta):
+def test_una_fixed_point_is_lamberts_closed_form(beta):
     ref, sampler, rewards = tables(2, 5, 6)
     baseline = log_z(ref, rewards, beta) - 0.8 * beta
     closed = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=baseline)
     a, u, tilt = (rewards - baseline) / beta, closed - ref, ref - sampler
-    # One multiplier for each prompt, from the response where it has most digits, and for all others the W of scipy.
+    # One multiplier for each prompt, from the response where it has most digits; all others follow from Lambert's W.
     at = closed.argmax(-1, keepdim=True)
     log_nu = (a - u).gather(-1, at).log() - (u + tilt).gather(-1, at)  # log ν/β
     z = (log_nu + tilt + a).numpy()
@@ -236,34 +235,33 @@ def test_the_closed_form_is_lamberts(beta):
     torch.testing.assert_close(closed.exp().sum(-1), torch.ones(5, dtype=F64))
 
 
-def test_lamberts_w_in_logs():
-    z = torch.cat([torch.linspace(-700, 700, 5001, dtype=F64), torch.logspace(3, 12, 50, dtype=F64)])
-    torch.testing.assert_close(_log_lambert(z), torch.tensor(wrightomega(z.numpy())).log(), rtol=1e-14, atol=1e-14)
-
-
-def test_the_right_baseline_is_beta_log_z_and_a_great_offset_leads_to_the_sampler():
+def test_baseline_beta_log_z_gives_the_optimum_and_a_large_offset_the_sampler():
     for beta, scale in ((0.5, 1.0), (0.01, 50.0), (20.0, 1.0)):
         ref, sampler, rewards = tables()
         rewards = scale * rewards
         exact = una_fixed_point(ref, rewards, beta, sampler_logps=sampler, baseline=log_z(ref, rewards, beta))
         torch.testing.assert_close(exact.exp(), optimal_logps(ref, rewards, beta).exp(), rtol=0, atol=1e-9)
+        assert exact.isfinite().all()  # at β = 0.01 some probabilities underflow, their logarithms do not
     ref, sampler, rewards = tables()
     distances = [
         float(kl(una_fixed_point(ref, rewards + offset, 0.5, sampler_logps=sampler), sampler).max())
         for offset in (5.0, 50.0, 5e3, 5e6)
     ]
     assert distances == sorted(distances, reverse=True) and distances[0] > 1e-2 and distances[-1] < 1e-10
+    # The difference is proportional to 1/offset, down to the last digits.
+    near, far = (una_fixed_point(ref, rewards + c, 0.5, sampler_logps=sampler).exp() for c in (1e6, 1e9))
+    torch.testing.assert_close(1e-3 * (near - sampler.exp()), far - sampler.exp(), rtol=1e-3, atol=1e-14)
 
 
-def test_below_log_z_zero_the_closed_form_is_refused():
+def test_una_fixed_point_refuses_prompts_below_log_z_zero():
     ref, sampler, rewards = tables()
     shift = torch.tensor([[0.01], [-0.01], [0.01]], dtype=F64)
     for mu in (None, sampler):
-        with pytest.raises(ValueError, match=r"log Z >= 0 in each prompt, prompt 1 has -0.02"):
+        with pytest.raises(ValueError, match=r"expected log Z\(rewards - baseline\) >= 0, got -0.02 in prompt 1"):
             una_fixed_point(ref, rewards + shift, 0.5, sampler_logps=mu, baseline=log_z(ref, rewards, 0.5))
     zero = torch.tensor([0.5, 0.5, 0.0, 0.0], dtype=F64).log().expand(3, 4)
     for arguments in ({"sampler_logps": zero}, {"sampler_logps": zero, "ref_logps": zero}):
-        with pytest.raises(ValueError, match="sampler_logps and ref_logps must be finite"):
+        with pytest.raises(ValueError, match="sampler_logps and ref_logps: expected finite numbers"):
             una_fixed_point(**{"ref_logps": ref, **arguments}, rewards=rewards + 9, beta=0.5)
 
 
@@ -277,7 +275,7 @@ def test_below_log_z_zero_the_closed_form_is_refused():
     sharp=st.sampled_from([0.3, 1.0, 4.0]),
     t=st.floats(0.1, 10),
 )
-def test_closed_forms_of_any_world(seed, prompts, responses, beta, above, sharp, t):
+def test_una_fixed_point_is_least_and_invariant_in_any_world(seed, prompts, responses, beta, above, sharp, t):
     ref, sampler, rewards = (sharp * x for x in tables(seed, prompts, responses))
     ref, sampler = ref.log_softmax(-1), sampler.log_softmax(-1)
     baseline = log_z(ref, rewards, beta) - above
@@ -287,13 +285,13 @@ def test_closed_forms_of_any_world(seed, prompts, responses, beta, above, sharp,
     def same(logps, other=found):
         torch.testing.assert_close(logps.exp(), other.exp(), rtol=1e-6, atol=1e-9)
 
-    # No policy does better, and nothing pulls at it.
+    # No policy has a lower loss, and the gradient is 0.
     logits = found.clone().requires_grad_()
     (slope,) = torch.autograd.grad(population(logits.log_softmax(-1)), logits)
     assert slope.abs().max() <= 1e-10 * (1 + beta) * (1 + above + beta + rewards.abs().max())
     for other in (ref, sampler, optimal_logps(ref, rewards, beta)):
         assert population(found) <= population(other) * (1 + 1e-12) + 1e-12
-    # The offset of a prompt's rewards and its baseline are one number; the unit is free; order is free.
+    # An offset of a prompt's rewards cancels against its baseline; neither the unit nor the order matters.
     g = torch.randn(prompts, 1, generator=torch.Generator().manual_seed(seed), dtype=F64)
     same(una_fixed_point(ref, rewards + g, beta, sampler_logps=sampler, baseline=baseline + g))
     same(una_fixed_point(ref, t * rewards, t * beta, sampler_logps=sampler, baseline=t * baseline))
@@ -308,26 +306,26 @@ def test_closed_forms_of_any_world(seed, prompts, responses, beta, above, sharp,
 
 # ---------------------------------------------------------------------------------------------------- what is refused
 
-SQUARE = tables(0, 4, 4)  # as many prompts as responses: (X,) would broadcast over the responses in silence
+SQUARE = tables(0, 4, 4)  # as many prompts as responses, where (X,) would broadcast over the responses
 WRONG = [
-    ("baseline", torch.zeros(4), r"baseline must be a number or \(4, 1\) \(prompts, 1\), got the shape \(4,\)"),
-    ("baseline", torch.zeros(1, 4), r"baseline .* got the shape \(1, 4\)"),
-    ("baseline", torch.zeros(4, 4), r"baseline .* got the shape \(4, 4\)"),
-    ("baseline", torch.tensor([[0.0], [torch.nan], [0.0], [0.0]]), r"baseline must be finite, got nan at \(1, 0\)"),
-    ("baseline", torch.inf, r"baseline must be finite, got inf"),
-    ("beta", 0.0, "beta must be positive and finite, one number, got 0.0"),
-    ("beta", torch.nan, "got nan"),
-    ("rewards", SQUARE[2] / 0, r"rewards must be finite, got -?inf at \(0, 0\)"),
-    ("rewards", SQUARE[2][:, :1], r"share one shape .*'rewards': \(4, 1\)"),
-    ("ref_logps", SQUARE[0] - 0.1, r"ref_logps: each row must sum to one, row \d sums to 0\.904"),
-    ("ref_logps", SQUARE[0][0], r"share one shape .*'ref_logps': \(4,\)"),
-    ("sampler_logps", SQUARE[0].exp(), "sampler_logps: each row must sum to one, row"),
-    ("sampler_logps", SQUARE[0][:1], r"share one shape .*'sampler_logps': \(1, 4\)"),
+    ("baseline", torch.zeros(4), r"baseline: expected a number or the shape \(4, 1\) .*, got the shape \(4,\)"),
+    ("baseline", torch.zeros(1, 4), r"baseline: .* got the shape \(1, 4\)"),
+    ("baseline", torch.zeros(4, 4), r"baseline: .* got the shape \(4, 4\)"),
+    ("baseline", torch.tensor([[0.0], [torch.nan], [0.0], [0.0]]), r"baseline: .* finite numbers, got nan at \(1, 0\)"),
+    ("baseline", torch.inf, r"baseline: expected finite numbers, got inf"),
+    ("beta", 0.0, "beta: expected one positive, finite number, got 0.0"),
+    ("beta", torch.nan, "beta: .* got nan"),
+    ("rewards", SQUARE[2] / 0, r"rewards: expected finite numbers, got -?inf at \(0, 0\)"),
+    ("rewards", SQUARE[2][:, :1], r"the same shape .*'rewards': \(4, 1\)"),
+    ("ref_logps", SQUARE[0] - 0.1, r"ref_logps: .* got row \d whose probabilities sum to 0\.904"),
+    ("ref_logps", SQUARE[0][0], r"the same shape .*'ref_logps': \(4,\)"),
+    ("sampler_logps", SQUARE[0].exp(), "sampler_logps: expected log-probabilities, got row"),
+    ("sampler_logps", SQUARE[0][:1], r"the same shape .*'sampler_logps': \(1, 4\)"),
 ]
 
 
 @pytest.mark.parametrize("function", [una_regression, una_fixed_point, una_minima, una_end])
-def test_bad_input_is_refused_by_all(function):
+def test_every_una_function_refuses_tables_that_do_not_fit(function):
     good = {"ref_logps": SQUARE[0], "rewards": SQUARE[2] + 20, "beta": 1.0, "sampler_logps": SQUARE[1], "baseline": 0.0}
     function(**good)
     function(**{**good, "baseline": torch.zeros(4, 1)})
@@ -336,28 +334,30 @@ def test_bad_input_is_refused_by_all(function):
             function(**{**good, name: value})
 
 
-def test_other_refusals():
+def test_unknown_choices_and_bad_starts_are_refused():
     ref, _, rewards = tables()
     for wrong in ({"baseline": "best"}, {"baseline": "prompt", "normaliser": "sigmoid"}):
-        with pytest.raises(ValueError, match="baseline must be a number, a tensor, or .* 'constant' or 'prompt'; got"):
+        with pytest.raises(
+            ValueError, match="baseline: expected a number, a tensor, or .* 'constant' or 'prompt', got"
+        ):
             una_regression(ref, rewards, 1.0, **wrong)
-    with pytest.raises(ValueError, match="normaliser must be 'identity' or 'sigmoid', got 'softmax'"):
+    with pytest.raises(ValueError, match="normaliser: expected 'identity' or 'sigmoid', got 'softmax'"):
         una_regression(ref, rewards, 1.0, normaliser="softmax")
-    with pytest.raises(ValueError, match="which must be 'descent' or 'global', got 'best'"):
+    with pytest.raises(ValueError, match="which: expected 'descent' or 'global', got 'best'"):
         una_end(ref, rewards, 1.0, which="best")
-    with pytest.raises(ValueError, match=r"logps must be \(3, 4\) \(prompts, responses\), got \(1, 4\)"):
+    with pytest.raises(ValueError, match=r"logps: expected the shape \(3, 4\) \(prompts, responses\), got \(1, 4\)"):
         una_regression(ref, rewards, 1.0)(ref[:1])
     for wrong, message in (
-        (ref[0], r"share one shape \(prompts, responses\), got {'start_logps': \(4,\)}"),
-        (ref - 1, "start_logps: each row must sum to one, row 0"),
-        (torch.tensor([[0.5, 0.5, 0.0]]).log(), r"start_logps must be finite, got -inf at \(0, 2\)"),
+        (ref[0], r"the same shape \(prompts, responses\), got {'start_logps': \(4,\)}"),
+        (ref - 1, "start_logps: expected log-probabilities, got row 0"),
+        (torch.tensor([[0.5, 0.5, 0.0]]).log(), r"start_logps: expected finite numbers, got -inf at \(0, 2\)"),
     ):
         with pytest.raises(ValueError, match=message):
             fixed_point(lambda logps: logps.sum(), wrong)
 
 
-def test_the_global_minimum_is_that_of_the_samplers_loss():
-    # With a sampler that is far from uniform, the least of Σ μ·residual² is not that of Σ residual².
+def test_the_global_minimum_weighs_residuals_by_the_sampler():
+    # With a sampler far from uniform, Σ μ·residual² and Σ residual² are least at different minima.
     world = TableWorld.random(0, prompts=6, responses=4, beta=0.5, offset=-3.0)
     sampler = (4 * world.rewards).log_softmax(-1)
     minima = una_minima(world.ref_logps, world.rewards, 0.5, sampler_logps=sampler)
@@ -370,8 +370,8 @@ def test_the_global_minimum_is_that_of_the_samplers_loss():
 
 
 @pytest.mark.parametrize("which", ["descent", "global"])
-def test_a_baseline_is_taken_off_the_rewards(which):
-    # Some prompts above log Z = 0 and some below, and a baseline that moves each to the other side.
+def test_una_end_subtracts_the_baseline_from_the_rewards(which):
+    # Some prompts are above log Z = 0 and some below, and the baseline moves each to the other side.
     world = TableWorld.random(1, prompts=4, responses=4, beta=0.5)
     offset = torch.tensor([[-3.0], [2.0], [-3.0], [2.0]], dtype=F64)
     told = una_end(world.ref_logps, world.rewards, 0.5, baseline=-offset, which=which)

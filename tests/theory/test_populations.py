@@ -1,10 +1,10 @@
-"""A loss in expectation, against a plain loop over every response, label and pair."""
+"""Population losses against a plain loop over every response, label and pair."""
 
 import pytest
 import torch
 
 from una_ref.theory import TableWorld
-from una_ref.theory.populations import over_pairs, pairs, singles, thumbs
+from una_ref.theory.populations import binary_labels, over_pairs, pairs, singles
 
 F64 = torch.float64
 WORLD = TableWorld.random(3, prompts=2, responses=3, beta=0.7)
@@ -13,7 +13,7 @@ MU = SAMPLER.exp()
 
 
 def loss(*, logps, ref_logps, beta, scores=None, labels=None):
-    """Uses every argument, each in its own way."""
+    """A loss in which every argument has another effect."""
     return beta * logps**2 - 3 * ref_logps + (scores if labels is None else labels * logps.exp())
 
 
@@ -25,7 +25,7 @@ def cells():
     return [(x, y) for x in range(2) for y in range(3)]
 
 
-def test_singles():
+def test_singles_is_the_weighted_sum_over_responses():
     by_hand = sum(
         MU[at] * loss(logps=LOGPS[at], ref_logps=WORLD.ref_logps[at], beta=0.7, scores=WORLD.rewards[at])
         for at in cells()
@@ -34,17 +34,17 @@ def test_singles():
     assert float(found) == pytest.approx(float(by_hand), abs=1e-12)
 
 
-def test_thumbs():
-    up = torch.tensor([[0.1, 0.5, 0.9], [0.3, 1.0, 0.0]], dtype=F64)
+def test_binary_labels_averages_over_both_labels():
+    positive = torch.tensor([[0.1, 0.5, 0.9], [0.3, 1.0, 0.0]], dtype=F64)
     by_hand = sum(
         MU[at] * p * loss(logps=LOGPS[at], ref_logps=WORLD.ref_logps[at], beta=0.7, labels=label)
         for at in cells()
-        for label, p in ((1.0, up[at]), (0.0, 1 - up[at]))
+        for label, p in ((1.0, positive[at]), (0.0, 1 - positive[at]))
     )
-    assert float(thumbs(loss, WORLD, MU, up)(LOGPS)) == pytest.approx(float(by_hand), abs=1e-12)
+    assert float(binary_labels(loss, WORLD, MU, positive)(LOGPS)) == pytest.approx(float(by_hand), abs=1e-12)
 
 
-def test_pairs():
+def test_pairs_is_the_mean_over_independent_pairs_and_winners():
     wins = torch.rand(2, 3, 3, dtype=F64, generator=torch.manual_seed(1))
     wins = wins / (wins + wins.mT)
     by_hand = 0.0

@@ -14,7 +14,7 @@ from una_ref.policies.loading import small_mistral, with_lora
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer, with_scalar_head
 from una_ref.training.config import Config
-from una_ref.training.loop import Trainer
+from una_ref.training.trainer import Trainer
 
 WORDS = ("red", "green", "blue", "cat", "dog", "bird", "runs", "sleeps", "eats", "now")
 TINY = [
@@ -118,7 +118,7 @@ def trainer():
             model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2, task=task)
         generator = torch.Generator().manual_seed(3)
         critic = Critic(model) if method == "ppo" else None
-        policy = Scorer(model) if scorer else Policy(model, anchored=method != "sft", critic=critic)
+        policy = Scorer(model) if scorer else Policy(model, has_reference=method != "sft", critic=critic)
         for parameter in model.parameters() if moved else ():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)

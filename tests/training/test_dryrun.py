@@ -23,7 +23,7 @@ def letters(answers):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
-    online = METHODS[method].samples_from != "a fixed data set"
+    online = METHODS[method].source == "policy"
     settings = [*tiny, "held_out=0", *([f"reward={__name__}:letters"] if online else [])]
     config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
     report = dry_run(config)
@@ -39,10 +39,10 @@ def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
     for response, logp in zip(example.responses, logps, strict=True):
         assert f"    ids      {list(response)}" in report
         assert f"    scored   {tokenizer.decode(list(response))!r}" in report
-        assert (f"reward {logp:.4f}" if METHODS[method].scorer else f"log π {logp:.4f} nats") in report
-    rewards = re.findall(r"reward β·log\(π/π_ref\) (\S+)", report)
-    anchored = METHODS[method].needs_reference and method != "ppo"
-    assert rewards == (["0.0000"] * len(logps) if anchored else [])
+        assert (f"reward a scalar head {logp:.4f}" if METHODS[method].scorer else f"log π {logp:.4f} nats") in report
+    rewards = re.findall(rf"reward {re.escape(METHODS[method].reward.formula)} (\S+)", report)
+    expected = [f"{logp:.4f}" if METHODS[method].scorer else "0.0000" for logp in logps]
+    assert rewards == (expected if METHODS[method].reward.function else [])
     losses = re.search(r"loss \((\w+)\): (.*)", report)
     assert losses[1] == METHODS[method].kinds[0]
     assert len(losses[2].split(", ")) == example.count

@@ -17,10 +17,10 @@ WORKER = """
 import os, signal, sys, time
 import safetensors.torch
 from una_ref.cli import main
-from una_ref.training import checkpoints, loop, prepare
+from una_ref.training import checkpoints, prepare, trainer
 
 first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
-save, step, forward = safetensors.torch.save_file, loop.Trainer.step, loop.Trainer.forward
+save, step, forward = safetensors.torch.save_file, trainer.Trainer.step, trainer.Trainer.forward
 write = checkpoints.write_text
 
 def say(line):  # in one piece: print gives words and line ends one by one, and two processes' would mix
@@ -43,16 +43,17 @@ def stopped(self, number, *arguments, **more):
     return step(self, number, *arguments, **more)
 
 def spoilt(self, examples, kl=None):
-    batch, losses, *rest = forward(self, examples, kl)
+    out = forward(self, examples, kl)
     if what == "nan" and not first and getattr(self, "number", 0) == 2:
-        losses = losses * float("nan")
-    return batch, losses, *rest
+        losses = {kind: values * float("nan") for kind, values in out.losses.items()}
+        return dataclasses.replace(out, losses=losses)
+    return out
 
 if what == "stop":
     safetensors.torch.save_file = slowly
 if what == "rows" and not first:
     prepare.read_rows = lambda config, read=prepare.read_rows: read(config)[:-1]
-loop.Trainer.step, loop.Trainer.forward, checkpoints.write_text = stopped, spoilt, told
+trainer.Trainer.step, trainer.Trainer.forward, checkpoints.write_text = stopped, spoilt, told
 code = main(sys.argv[1:])
 if what == "stop":  # the first to leave has the launcher end the others
     say(f"left {os.path.exists(os.path.join(os.path.dirname(__file__), 'out', 'checkpoint.safetensors'))}")

@@ -1,426 +1,318 @@
-"""The loop: one gradient however a batch is cut, KTO's estimate, the exact optimum of a table, learned baselines."""
+"""Training on disk: a run stopped at any moment goes on to the same bytes, and says what it measured once."""
 
+import io
 import json
-import math
 import os
 import random
+import re
+import signal
 import subprocess
 import sys
-from contextlib import nullcontext
+import time
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
+from safetensors import safe_open
 
-from una_ref.data.batch import Example, collate
-from una_ref.errors import InputError
-from una_ref.methods import METHODS
-from una_ref.policies.loading import TableLM
-from una_ref.policies.references import Policy
-from una_ref.theory.optimum import optimal_logps
-from una_ref.theory.worlds import TableWorld
-from una_ref.training.config import Config
-from una_ref.training.fit import Job, fit
-from una_ref.training.loop import NonFinite, Trainer, losses_of, mismatched, order, processes
+from una_ref.cli import main
+from una_ref.training import checkpoints
+from una_ref.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = [(name, (METHODS[name].kinds[0],), {}) for name in METHODS] + [
-    ("una-centred", ("scores", "labels", "pairs"), {}),
-    ("una-centred", ("scores",), {"baseline": "learned"}),
-    ("una-score", ("scores",), {"form": "released"}),
-    ("dpo", ("pairs",), {"lora_r": 0}),
-    ("una-score", ("scores",), {"layout": "padded"}),
-]
-each_case = pytest.mark.parametrize(("method", "kinds", "config"), CASES, ids=lambda case: str(case))
+ADAPTER = "adapter_model.safetensors"
+RUNS = {
+    "dpo": ("pairs", ["save_every=2"]),
+    "kto": ("thumbs", ["save_every=1", "reference=cache"]),
+    "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
+    "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
+    "reward-model": ("pairs", ["lora_dropout=0.3", "save_every=2"]),
+}
 
 
-@each_case
-def test_a_batch_cut_into_micro_batches_has_the_gradient_of_the_whole(
-    method, kinds, config, trainer, examples, gradient
-):
-    given = examples(*kinds)
-    whole = gradient(trainer(method, given, **config), given)
-    for tokens in (1, 30):
-        cut = trainer(method, given, micro_tokens=tokens, **config)
-        assert len(cut.micro_batches(given)) > 1
-        assert (gradient(cut, given) - whole).abs().max() <= 3e-6 * whole.abs().max() + 1e-9
-    assert whole.abs().max() > 1e-4
+@pytest.fixture(autouse=True)
+def _signals():
+    """As in a terminal, even if the tests run in the background, where a shell has SIGINT ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
-@each_case
-def test_and_trains_the_same_weights(method, kinds, config, trainer, examples):
-    given, trained = examples(*kinds), []
-    for tokens in (1, 10**6):
-        one = trainer(method, given, micro_tokens=tokens, **config)
-        start = {name: p.detach().clone() for name, p in one.trained.items()}
-        for step in range(3):
-            one.step(step, given)
-        assert any((p - start[name]).abs().max() > 1e-3 for name, p in one.trained.items())
-        trained.append(one.trained)
-    for name, parameter in trained[0].items():
-        torch.testing.assert_close(parameter, trained[1][name], rtol=1e-3, atol=2e-5)
+@pytest.fixture
+def una(tmp_path, data, tiny):
+    """una(method, output): the command for a run of seven steps; its words, ready for `main`."""
+
+    def words(method, output):
+        kind, settings = RUNS[method]
+        own = [*tiny, "held_out=0.2", "eval_every=2", "steps=7", *settings]
+        return ["train", method, "--data", data(kind), "--output", str(tmp_path / output), *own]
+
+    return words
 
 
-@each_case
-def test_a_batch_given_twice_has_the_same_gradient(method, kinds, config, trainer, examples, gradient):
-    given = examples(*kinds)
-    once, twice = (gradient(trainer(method, given, **config), batch) for batch in (given, [*given, *given]))
-    assert (once - twice).abs().max() <= 1e-5 * once.abs().max()
+def weights(folder):
+    return next(p for p in (folder / ADAPTER, folder / "model.safetensors") if p.exists()).read_bytes()
 
 
-@pytest.mark.parametrize("method", METHODS)
-def test_losses_move_with_their_rows(method, trainer, examples):
-    given = examples(METHODS[method].kinds[0])
-    one = trainer(method, given)
+def stop(monkeypatch, at, act):
+    """`act` while the step numbered `at` (from 0) is under way."""
+    true = Trainer.step
 
-    def losses(batch):
-        _, values, _, _ = one.forward(batch, torch.tensor(0.1))
-        parts = values.split([e.count for e in batch])
-        return {e.source: part for e, part in zip(batch, parts, strict=True)}
+    def step(self, number, *arguments, **more):
+        if number == at:
+            act()
+        return true(self, number, *arguments, **more)
 
-    straight, turned = losses(given), losses(given[::-1])
-    assert max(len(set(part.tolist())) for part in straight.values()) > 1
-    for source, part in straight.items():
-        torch.testing.assert_close(part, turned[source])
+    monkeypatch.setattr(Trainer, "step", step)
 
 
-def test_a_loss_of_every_kind_has_one_number_a_response_or_pair(trainer, examples):
-    given = examples("scores", "labels", "pairs")
-    one = trainer("una-centred", given)
-    batch = collate(given)
-    logps, ref = one.policy(batch), one.policy.reference(batch)
-    losses = losses_of(one.losses, batch, logps, ref, {"beta": 0.1}, baseline=one.baseline(batch))
-    assert losses.shape == (batch.count,) == (sum(e.count for e in given),)
+def crash():
+    raise MemoryError("as if killed")
 
 
-# ---- KTO
+@pytest.mark.parametrize("method", RUNS)
+def test_interrupted_and_killed_it_ends_with_the_same_bytes(method, una, tmp_path, monkeypatch, capsys):
+    before = signal.getsignal(signal.SIGINT)  # a shell's background job is born ignoring it
+    assert main(una(method, "straight")) == 0
+    with monkeypatch.context() as patch:
+        stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una(method, "broken")) == 130
+    assert "stopped after step 3 of 7; the same command goes on" in capsys.readouterr().err
+    with safe_open(tmp_path / "broken" / "checkpoint.safetensors", "pt") as saved:
+        assert saved.metadata()["step"] == "3"
+    with monkeypatch.context() as patch:
+        stop(patch, 5, crash)
+        with pytest.raises(MemoryError):
+            main(una(method, "broken"))
+    (tmp_path / "broken" / ".tmpAb3dEf").touch()  # what a kill inside of safetensors leaves
+    with monkeypatch.context() as patch:
+        stop(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
+        assert main(una(method, "broken")) == 130
+    assert not (tmp_path / "broken" / ADAPTER).exists()
+    torch.manual_seed(random.randrange(1000))
+    capsys.readouterr()
+    assert main(una(method, "broken")) == 0
+    assert "resuming at step 6 of 7\n" in capsys.readouterr().err
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert weights(straight) == weights(broken)
+    assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
+    assert signal.getsignal(signal.SIGINT) is before
 
 
-def test_no_response_meets_its_own_prompt():
-    draw = random.Random(0)
-    for n in range(2, 9):
-        prompts = [draw.randrange(4) for _ in range(n)]
-        given = [Example((p,), ((p, i, 2), (p, 2))) for i, p in enumerate(prompts)]
-        if len(set(prompts)) == 1:
-            continue
-        made = list(mismatched(given))
-        assert [e.prompt for e in made] == [e.prompt for e in given]
-        assert all(response[0] != e.prompt[0] for e in made for response in e.responses)
+def test_a_signal_that_was_ignored_stays_ignored(una, monkeypatch):
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+    stop(monkeypatch, 2, lambda: signal.raise_signal(signal.SIGINT))
+    assert main(una("dpo", "out")) == 0
+    assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
 
 
-def test_kto_refuses_a_batch_of_one_prompt(trainer, examples):
-    given = examples("labels", prompts=1)
-    with pytest.raises(InputError, match="two different prompts"):
-        trainer("kto", given).accumulate(given * 3)
+def test_a_crash_in_the_middle_of_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
+    true, calls = checkpoints.os.replace, []
+
+    def replace(*names):
+        calls.append(names)
+        if "checkpoint" in str(names[1]) and sum("checkpoint" in str(n[1]) for n in calls) == 3:
+            raise OSError("disk full")
+        true(*names)
+
+    monkeypatch.setattr(checkpoints.os, "replace", replace)
+    assert main([*una("dpo", "out"), "save_every=1"]) == 1
+    monkeypatch.undo()
+    assert not list((tmp_path / "out").glob(".checkpoint*"))
+    steps, step = [], Trainer.step
+    monkeypatch.setattr(Trainer, "step", lambda self, n, *a, **k: steps.append(n) or step(self, n, *a, **k))
+    assert main([*una("dpo", "out"), "save_every=1"]) == 0
+    assert steps == [2, 3, 4, 5, 6]
 
 
-@pytest.mark.parametrize("method", ["kto", "una-binary-bce"])
-def test_the_kl_estimate_is_that_of_the_whole_batch_and_has_no_gradient(method, trainer, examples, gradient):
-    given = examples("labels", prompts=5)
-    one = trainer(method, given, micro_tokens=1, hyper={"beta": 0.5})
-    if method != "kto":  # nobody else pays for the estimate
-        assert "kl" not in one.accumulate(given)
-        return
-    whole = collate([Example(e.prompt, given[(i + 1) % 5].responses) for i, e in enumerate(given)], "padded")
-    with torch.no_grad():
-        estimate = (one.policy(whole) - one.policy.reference(whole)).mean()
-    assert one.accumulate(given)["kl"] == pytest.approx(float(estimate), rel=1e-4) and estimate > 0.01
-    got = gradient(one, given)
-    one.optimizer.zero_grad()
-    batch = collate(given)
-    logps, ref = one.policy(batch), one.policy.reference(batch)
-    losses_of(one.losses, batch, logps, ref, {"beta": 0.5}, kl=estimate).mean().backward()
-    constant = torch.cat([p.grad.flatten() for p in one.trained.values()])
-    torch.testing.assert_close(got, constant, rtol=1e-4, atol=1e-6)
+class Terminal(io.StringIO):
+    """A stderr that somebody looks at."""
+
+    def isatty(self):
+        return True
 
 
-def test_a_negative_estimate_counts_as_zero(trainer, examples):
-    given = examples("labels")
-    one = trainer("kto", given)
-    one.policy.reference = lambda batch: one.policy(batch) + 1
-    assert one.accumulate(given)["kl"] == 0
+def test_a_terminal_has_a_bar_and_a_log_has_lines(una, monkeypatch, capsys):
+    monkeypatch.setattr("sys.stderr", terminal := Terminal())
+    assert main(una("dpo", "seen")) == 0
+    assert "7/7" in terminal.getvalue() and "dpo: step" not in terminal.getvalue()
+    monkeypatch.undo()
+    assert main([*una("dpo", "logged"), "log_every=3"]) == 0
+    said = capsys.readouterr().err
+    assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", said) == ["1", "3", "6", "7"] and "7/7" not in said
 
 
-# ---- several processes
+def test_metrics_have_each_step_once_and_held_out_ones_where_asked(una, tmp_path):
+    assert main(una("dpo", "out")) == 0
+    lines = [json.loads(line) for line in (tmp_path / "out" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["step"] for line in lines] == list(range(8))
+    assert [line["step"] for line in lines if "eval_loss" in line] == [0, 2, 4, 6, 7]
+    assert {"loss", "rewards/margins", "rewards/accuracies", "logps/chosen", "grad_norm", "lr"} <= lines[1].keys()
+    assert lines[0]["eval_rewards/margins"] == 0 and lines[0]["eval_rewards/accuracies"] == 0.5
+    record = json.loads((tmp_path / "out" / "run.json").read_text())
+    assert record["evaluation"]["loss"] == pytest.approx(lines[-1]["eval_loss"])
 
-WORKER = """
-import json, sys, torch
-sys.path.insert(0, {tests!r})
-import importlib.util
-spec = importlib.util.spec_from_file_location("shared", {tests!r} + "/training/conftest.py")
-shared = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(shared)
-examples, trainer = (f.__wrapped__() for f in (shared.examples, shared.trainer))
-out = {{}}
-for name, method, kinds, config in {cases!r}:
-    given = examples(*kinds, prompts=5)
-    one = trainer(method, given, micro_tokens=30, **config)
-    measured = one.accumulate(given)
-    out[name] = dict(
-        gradient=torch.cat([p.grad.flatten() for p in one.trained.values()]).tolist(),
-        measured=measured, evaluated=one.evaluate(given), processes=one.accelerator.num_processes)
-if one.accelerator.is_main_process:
-    print("RESULT" + json.dumps(out))
+
+def test_a_line_that_a_killed_run_left_unfinished_is_cut_off(una, tmp_path, monkeypatch):
+    with monkeypatch.context() as patch:
+        stop(patch, 4, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una("dpo", "out")) == 130
+    log = tmp_path / "out" / "metrics.jsonl"
+    log.write_text(log.read_text() + '{"step": 6, "lo')
+    assert main(una("dpo", "out")) == 0
+    assert [json.loads(line)["step"] for line in log.read_text().splitlines()] == list(range(8))
+
+
+def test_a_non_finite_loss_stops_the_run_and_its_rows_are_saved(una, data, tmp_path, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr("una_ref.training.trainer.losses_of", _poisoned)
+        assert main(una("dpo", "out")) == 1
+    bad = tmp_path / "out" / "nonfinite.json"
+    assert f"una-ref: failed: step 1: a loss is nan; the rows are in {bad}" in capsys.readouterr().err
+    saved = json.loads(bad.read_text())
+    assert len(saved["rows"]) == 4
+    assert all("pairs.jsonl:" in row["source"] and row["pairs"] for row in saved["rows"])
+    prompts = {json.loads(line)["prompt"] for line in Path(data("pairs")).read_text().splitlines()}
+    assert {row["prompt"].removeprefix("<s>") for row in saved["rows"]} <= prompts
+    assert not (tmp_path / "out" / ADAPTER).exists()
+    assert main(una("dpo", "out")) == 0  # mended, the same command goes on
+    assert not bad.exists()
+
+
+def _poisoned(losses, batch, logps, *_, **__):
+    return logps.new_full((batch.count,), torch.nan) + (logps.sum() if logps.requires_grad else 0)
+
+
+def test_data_that_changed_since_are_refused(una, tmp_path, data, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
+        assert main(una("dpo", "out")) == 130
+    words = una("dpo", "out")
+    data("pairs", seed=1)
+    assert main(words) == 2
+    assert "data: expected" in capsys.readouterr().err
+
+
+# ---- real processes
+
+
+def start(words):
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "PYTHONUNBUFFERED": "1"}
+    return subprocess.Popen(
+        [sys.executable, "-m", "una_ref", *words], env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def until(reached, process):
+    """Wait for something to be so, as long as the process runs."""
+    while not reached() and process.poll() is None:
+        time.sleep(0.01)
+
+
+KILLER = """
+import json, os, random, signal, sys, time
+from pathlib import Path
+
+import accelerate, peft, safetensors.torch, tqdm
+from transformers import AutoTokenizer, MistralForCausalLM
+
+from una_ref.cli import main
+from una_ref.training import run
+
+straight, broken, output, steps, kills, seed = json.loads(sys.argv[1])
+output, draw, found = Path(output), random.Random(seed), {"killed": 0, "saving": 0}
+
+
+def started(words):
+    pid = os.fork()
+    if not pid:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os._exit(main(words))
+    return pid
+
+
+def until(reached, pid):
+    while not reached():
+        done, status = os.waitpid(pid, os.WNOHANG)
+        if done:
+            return status
+        time.sleep(0.001)
+    return None
+
+
+def lines():
+    log = output / "metrics.jsonl"
+    return log.read_text().count("\\n") if log.exists() else 0
+
+
+def partial():
+    return output.exists() and any(p.name.startswith((".checkpoint", ".tmp")) for p in output.iterdir())
+
+
+assert os.waitpid(started(straight), 0)[1] == 0
+for kill in range(kills):
+    pid = started(broken)
+    last = kill == kills - 1
+    status = until(lambda: (output / ".result.partial").exists() if last else lines() >= steps * kill // kills, pid)
+    if status is None and kill % 4 == 3 and not last:
+        status = until(partial, pid)
+    elif status is None and not last:
+        time.sleep(draw.random() * 0.1)
+    if status is None:
+        os.kill(pid, signal.SIGKILL)
+        status = os.waitpid(pid, 0)[1]
+    assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
+    found["killed"] += os.WIFSIGNALED(status)
+    found["saving"] += partial()
+    if (output / "checkpoint.safetensors").exists():
+        safetensors.torch.load_file(output / "checkpoint.safetensors")
+    if (output / "run.json").exists():
+        finished = json.loads((output / "run.json").read_text())["finished"]
+        assert (output / "adapter_model.safetensors").exists() or not finished
+assert os.waitpid(started(broken), 0)[1] == 0
+print(json.dumps(found))
 """
 
 
 @pytest.mark.slow
-def test_two_processes_have_the_gradient_and_the_metrics_of_one(tmp_path):
-    cases = [
-        ("dpo", "dpo", ("pairs",), {}),
-        ("kto", "kto", ("labels",), {}),
-        ("scores", "una-score", ("scores",), {}),
-        ("mixed", "una-centred", ("scores", "labels", "pairs"), {}),
-        ("sft", "sft", ("demos",), {"lora_r": 0}),
-    ]
-    script = tmp_path / "worker.py"
-    script.write_text(WORKER.format(tests=str(ROOT / "tests"), cases=cases))
-    one = _result([sys.executable, str(script)])
-    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    two = _result([*launch, str(script)])
-    for name, alone in one.items():
-        both = two[name]
-        assert (alone["processes"], both["processes"]) == (1, 2)
-        gradients = [torch.tensor(run["gradient"]) for run in (alone, both)]
-        assert (gradients[0] - gradients[1]).abs().max() <= 1e-6 * max(1, gradients[0].abs().max()), name
-        for what in ("measured", "evaluated"):
-            assert both[what] == pytest.approx(alone[what], rel=1e-5, abs=1e-6), name
-
-
-def _result(command):
+@pytest.mark.parametrize(("online", "kills"), [(False, 20), (True, 5)], ids=["offline", "online"])
+def test_killed_at_random_moments_it_goes_on_to_the_same_bytes(online, kills, una, tmp_path, toysteer_base):
+    # Real processes and SIGKILL, at moments drawn from a seed: while it starts, in steps, every fourth while a
+    # checkpoint is written, the last one while the result is. Forked, since importing takes longer than the run.
+    steps = 15 if online else 60
+    own = [f"steps={steps}", "save_every=1", "log_every=1", "eval_every=0"]
+    words = {name: [*una("dpo", name), *own, "lora_r=16"] for name in ("straight", "broken")}
+    if online:
+        drawn = [*own, "replay=2", "draws=4", "batch=4", "held_out=0", "beta=0.4"]
+        for name in words:
+            words[name] = ["train", "una-centred", "--online", "--output", str(tmp_path / name), *drawn]
+    told = json.dumps([words["straight"], words["broken"], str(tmp_path / "broken"), steps, kills, 5])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    lines = [line for line in done.stdout.splitlines() if line.startswith("RESULT")]
-    assert lines, done.stderr
-    return json.loads(lines[0].removeprefix("RESULT"))
-
-
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, trainer, examples):
-    processes()
-    monkeypatch.setenv(name, "2")
-    with pytest.raises(InputError, match=f"expected the 2 that {name} names to train together, got 1"):
-        trainer("dpo", examples("pairs"))
-
-
-@pytest.mark.parametrize(("tasks", "right"), [(2, True), (8, True), (3, False), (16, False)])
-def test_srun_may_start_one_torchrun_a_node(tasks, right, monkeypatch):
-    monkeypatch.setattr("accelerate.Accelerator", lambda cpu: SimpleNamespace(num_processes=8))
-    monkeypatch.setenv("WORLD_SIZE", "8")
-    monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
-    with nullcontext() if right else pytest.raises(InputError, match=f"the {tasks} that SLURM_STEP_NUM_TASKS names"):
-        processes()
+    command = [sys.executable, "-c", KILLER, told]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert done.returncode == 0, done.stderr
+    found = json.loads(done.stdout.splitlines()[-1])
+    assert found["killed"] >= kills - 2
+    assert found["saving"] >= kills // 20  # of five kills one is aimed at a save, and a quick disk is done before it
+    straight, broken = tmp_path / "straight", tmp_path / "broken"
+    assert weights(straight) == weights(broken)
+    assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()
+    assert {p.name for p in straight.iterdir()} == {p.name for p in broken.iterdir()}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE"])
-def test_a_number_of_processes_without_a_place_to_meet_is_refused(name, tmp_path):
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", name: "2"}
-    words = ["train", "dpo", "--output", str(tmp_path / "out")]
-    command = [sys.executable, "-m", "una_ref", *words]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
-    assert done.returncode == 2 and "una-ref: processes: expected" in done.stderr
-    assert not (tmp_path / "out").exists()
-
-
-# ---- the exact optimum, by the same loop
-
-BETA = 0.5
-REWARDS = torch.log(torch.tensor([[1.0, 2.0, 4.0], [4.0, 1.0, 1.0], [2.0, 1.0, 8.0]], dtype=torch.float64))
-
-
-def world():
-    generator = torch.Generator().manual_seed(0)
-    ref = torch.randn(REWARDS.shape, generator=generator, dtype=torch.float64).log_softmax(-1)
-    return TableWorld(ref, REWARDS, BETA)
-
-
-def of_prompt(x, kind):
-    """The population of feedback about a prompt's three responses: Bradley-Terry in whole numbers, or P(up) = σ(r)."""
-    odds = REWARDS[x].exp().round().int().tolist()  # i wins against j odds[i] times, loses odds[j] times
-    pairs = tuple((i, j) for i in range(3) for j in range(3) if i != j for _ in range(odds[i]))
-    feedback = {
-        "pairs": {"pairs": pairs},
-        "labels": {"labels": tuple(torch.sigmoid(REWARDS[x]).tolist())},
-        "scores": {"scores": tuple(REWARDS[x].tolist())},
-    }[kind]
-    return Example((x,), ((0,), (1,), (2,)), prompt_index=x, source=f"prompt {x}", **feedback)
-
-
-def trained(method, kinds, dtype=torch.float64, **config):
-    """(world, policy's log-probs, trainer) after the loop has run on a table, full batches."""
-    exact = world()
-    given = [of_prompt(x, kind) for x, kind in enumerate(kinds)]
-    settings = {"steps": 400, "batch": 3, "lr": 0.05, "value_lr": 0.05, "lora_r": 0, "hyper": {"beta": BETA}} | config
-    config = Config(method=method, **settings)
-    model = TableLM(exact.ref_logps.to(dtype))
-    losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
-    trainer = Trainer(Policy(model), losses, config, prompts=3)
-    fit(Job(config, trainer, given, []))
-    return exact, model.logps.detach(), trainer
-
-
-@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
-def test_centred_una_reaches_the_optimum_of_a_table(dtype):
-    exact, logps, _ = trained("una-centred", ["scores"] * 3, dtype)
-    assert exact.metrics(exact.ref_logps)["regret"] > 0.1
-    assert exact.metrics(logps)["regret"] < 1e-5
-
-
-def test_dpo_reaches_the_optimum_of_a_table():
-    exact, logps, _ = trained("dpo", ["pairs"] * 3)
-    assert exact.metrics(logps)["regret"] < 1e-5
-
-
-def test_una_score_without_a_baseline_does_not():
-    exact, logps, _ = trained("una-score", ["scores"] * 3)
-    assert exact.metrics(logps)["regret"] > 1e-2
-
-
-def test_learned_values_reach_beta_log_z():
-    exact, logps, trainer = trained("una-centred", ["scores"] * 3, baseline="learned")
-    torch.testing.assert_close(trainer.values.detach(), BETA * exact_log_z(exact), rtol=0, atol=1e-3)
-    assert exact.metrics(logps)["regret"] < 1e-5
-
-
-def test_dro_learns_the_optimum_and_the_values_of_a_table():
-    exact, logps, trainer = trained("dro", ["scores"] * 3)
-    torch.testing.assert_close(trainer.values.detach(), BETA * exact_log_z(exact), rtol=0, atol=1e-3)
-    assert exact.metrics(logps)["regret"] < 1e-5
-
-
-@pytest.mark.parametrize("divergence", ["js", "forward_kl"])
-def test_f_dpo_reaches_the_optimum_of_its_divergence(divergence):
-    exact, logps, _ = trained("f-dpo", ["pairs"] * 3, hyper={"beta": BETA, "divergence": divergence}, steps=1000)
-    best = optimal_logps(exact.ref_logps, REWARDS, BETA, divergence)
-    torch.testing.assert_close(logps.exp(), best.exp(), rtol=0, atol=1e-3)
-    assert (best.exp() - exact.optimum.exp()).abs().max() > 0.02
-
-
-def test_scores_labels_and_pairs_train_together_and_each_prompt_reaches_the_optimum():
-    exact, logps, trainer = trained("una-centred", ["scores", "labels", "pairs"], steps=1000)
-    assert exact.metrics(logps)["regret"] < 1e-4
-    values = trainer.values.detach()  # learned for all, because labels need it
-    torch.testing.assert_close(values[:2], BETA * exact_log_z(exact)[:2], rtol=0, atol=1e-2)
-    assert values[2] == values[2].new_tensor(0.0)  # a pair's cancels
-
-
-def exact_log_z(exact):
-    return torch.logsumexp(exact.ref_logps + REWARDS / BETA, dim=-1)
-
-
-def test_a_prompt_that_is_not_trained_on_has_the_mean_of_the_learned_values(trainer, examples):
-    given = examples("scores", prompts=3)
-    one = trainer("una-centred", given[:2], baseline="learned")
-    with torch.no_grad():
-        one.values.copy_(torch.tensor([1.0, 2.0]))
-    baseline = one.baseline(collate(given))
-    assert baseline.tolist() == [{0: 1.0, 1: 2.0, 2: 1.5}[e.prompt_index] for e in given for _ in e.responses]
-
-
-@pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
-def test_a_learned_baseline_is_refused_where_no_loss_takes_one(method, trainer, examples):
-    given = examples(METHODS[method].kinds[0])
-    with pytest.raises(InputError, match=f"baseline=learned: the losses of {method} take no baseline"):
-        trainer(method, given, baseline="learned")
-
-
-def test_values_of_no_prompts_are_refused():
-    config = Config(method="una-centred", lora_r=0)
-    with pytest.raises(InputError, match=r"prompts: expected their number, to learn a V\(x\) of each, got 0"):
-        Trainer(Policy(TableLM(torch.zeros(2, 2))), {"labels": config.losses["labels"]}, config)
-
-
-# ---- steps
-
-
-def test_the_learning_rate_rises_and_then_falls_as_computed_by_hand(trainer, examples):
-    given = examples("pairs")
-    cosine = trainer("dpo", given, steps=10, warmup=0.2, lr=0.01)
-    by_hand = [1 / 3, 2 / 3, *(0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8))]
-    assert [cosine.rate(step) for step in range(10)] == pytest.approx(by_hand)
-    assert cosine.step(1, given)["lr"] == pytest.approx(0.01 * 2 / 3) == cosine.optimizer.param_groups[0]["lr"]
-    constant = trainer("dpo", given, steps=10, warmup=0.2, schedule="constant")
-    assert [constant.rate(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1] * 8])
-    assert trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
-
-
-def test_values_have_a_learning_rate_of_their_own_and_do_not_decay(trainer, examples):
-    given = examples("scores")
-    one = trainer("una-centred", given, baseline="learned", value_lr=0.5, weight_decay=0.1, warmup=0.0)
-    one.step(0, given)
-    weights, values = one.optimizer.param_groups
-    assert (weights["lr"], weights["weight_decay"]) == (0.01, 0.1)
-    assert (values["lr"], values["weight_decay"], values["params"]) == (0.5, 0.0, [one.values])
-
-
-def test_every_epoch_is_a_permutation_that_seed_and_step_alone_decide():
-    steps = [order(10, step, 4, seed=3) for step in range(10)]
-    places = [index for step in steps for index in step]
-    epochs = [places[e * 10 : e * 10 + 10] for e in range(4)]
-    assert all(sorted(epoch) == list(range(10)) for epoch in epochs)
-    assert len({tuple(epoch) for epoch in epochs}) == 4
-    assert steps[7] == order(10, 7, 4, seed=3) != order(10, 7, 4, seed=4)
-    assert sorted(order(3, 0, 6, seed=0)) == [0, 0, 1, 1, 2, 2]  # a batch larger than the data
-
-
-def test_dropout_depends_on_seed_and_step_alone(trainer, examples, gradient):
-    def after(step, noise, **config):
-        given = examples("pairs")
-        one = trainer("dpo", given, lora_dropout=0.5, **config)
-        torch.manual_seed(noise)
-        return one.step(step, given)["grad_norm"]
-
-    assert after(2, noise=0) == after(2, noise=1)
-    assert len({after(2, noise=0), after(3, noise=0), after(2, noise=0, seed=1)}) == 3
-
-
-def test_a_reference_computed_once_is_the_one_of_every_step(trainer, examples):
-    given, held = examples("pairs"), examples("pairs", seed=1)
-    one, two = trainer("dpo", given), trainer("dpo", given, micro_tokens=20)
-    two.remember_reference(given)
-    two.policy.reference = lambda batch: pytest.fail("asked again")
-    assert two.accumulate(given) == pytest.approx(one.accumulate(given), rel=1e-4, abs=1e-6)
-    with pytest.raises(pytest.fail.Exception):
-        two.evaluate(held)
-
-
-def test_a_reference_computed_once_has_the_policy_s_precision(trainer, examples):
-    given = examples("pairs")
-    one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
-    one.remember_reference(given)
-    one.policy.reference = lambda batch: pytest.fail("asked again")
-    found = one.evaluate(given)
-    assert found["rewards/chosen"] == found["rewards/rejected"] == 0
-
-
-def test_a_loss_or_gradient_that_is_no_number_stops_before_a_weight_has_changed(trainer, examples):
-    for broken, rows in ((0, 1), (1, 6)):
-        given = examples("pairs")
-        one = trainer("dpo", given, micro_tokens=1)
-        start = {name: p.detach().clone() for name, p in one.trained.items()}
-        policy = one.policy.forward
-        one.policy.forward = lambda batch, policy=policy, broken=broken: _poisoned(policy(batch), batch, broken)
-        with pytest.raises(NonFinite, match="a loss is nan" if rows == 1 else "gradient's norm is (nan|inf)") as stop:
-            one.step(0, given)
-        assert len(stop.value.examples) == rows
-        assert all(torch.equal(p, start[name]) for name, p in one.trained.items())
-
-
-def _poisoned(logps, batch, gradient):
-    """NaN in the forward pass of row 3, or only in the gradient."""
-    if "row 3" not in batch.sources:
-        return logps
-    if not gradient:
-        return logps * torch.nan
-    logps = logps.clone()
-    logps.register_hook(lambda g: g * torch.inf)
-    return logps
-
-
-def test_evaluation_has_no_dropout_and_leaves_no_gradient(trainer, examples):
-    given = examples("scores")
-    one = trainer("una-score", given, lora_dropout=0.5)
-    assert one.evaluate(given) == one.evaluate(given)
-    assert one.policy.training and all(p.grad is None for p in one.trained.values())
+def test_ctrl_c_saves_and_the_same_command_finishes_and_a_live_run_keeps_its_output(una, tmp_path):
+    long = ["steps=1500", "eval_every=0"]  # long enough that a second run starts while it lives
+    words = [*una("una-centred", "out"), *long]
+    process, log = start(words), tmp_path / "out" / "metrics.jsonl"
+    until(lambda: log.exists() and log.read_text().count("\n") > 20, process)
+    second = start(words)
+    assert second.wait(60) == 2
+    assert "got a live run that writes to it" in second.stderr.read()
+    process.send_signal(signal.SIGINT)
+    assert process.wait(60) == 130
+    assert "the same command resumes it" in process.stderr.read()
+    assert start(words).wait(300) == 0
+    assert start([*una("una-centred", "straight"), *long]).wait(300) == 0
+    assert weights(tmp_path / "out") == weights(tmp_path / "straight")

@@ -10,8 +10,8 @@ from transformers import AutoModelForSequenceClassification, MistralConfig
 
 from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import parts
-from una_ref.policies.reward_sources import Classifier
+from una_ref.policies.anatomy import parts
+from una_ref.policies.classifier import Classifier
 from una_ref.training.config import Config, resolve
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
@@ -208,7 +208,7 @@ def test_what_the_meta_device_keeps_is_what_a_real_forward_pass_keeps(data, tiny
             kept[value.untyped_storage().data_ptr()] = value.untyped_storage()
         return value
 
-    from una_ref.policies.logprobs import hidden_states
+    from una_ref.policies.layouts import hidden_states
 
     with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
         hidden = hidden_states(real.train(), batch)

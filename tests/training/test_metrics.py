@@ -20,13 +20,14 @@ REF = torch.tensor([-1.5, -2.0, -2.0, -3.0, -7.0, -7.0, -7.0, -8.0, -8.0, -9.0, 
 
 def measured(given, logps, ref):
     batch = collate(given)
-    return measure(batch, torch.arange(float(batch.count)), logps, ref, beta=0.5)
+    rewards = None if ref is None else 0.5 * (logps - ref)
+    return measure(batch, torch.arange(float(batch.count)), logps, rewards)
 
 
-def test_each_is_the_mean_computed_by_hand():
+def test_each_metric_is_the_mean_computed_by_hand():
     out = means(measured(GIVEN, LOGPS, REF))
-    # Chosen: pair (-1), pair (-12), best score (-4), thumb up (-6). Rejected: -2, -11, -5 (worst score), -7.
-    # Equal scores and a lone response are nobody's best and worst.
+    # Chosen: pair (-1), pair (-12), best score (-4), positive label (-6). Rejected: -2, -11, -5 (worst score), -7.
+    # Equal scores and a single response have no best and worst.
     assert out["logps/chosen"] == pytest.approx((-1 - 12 - 4 - 6) / 4)
     assert out["logps/rejected"] == pytest.approx((-2 - 11 - 5 - 7) / 4)
     assert out["rewards/chosen"] == pytest.approx(0.5 * (0.5 + 0 - 1 + 1) / 4)
@@ -39,24 +40,24 @@ def test_each_is_the_mean_computed_by_hand():
     assert out["loss"] == pytest.approx(sum(range(10)) / 10)
 
 
-def test_parts_add_up_to_the_whole():
+def test_metrics_of_parts_add_up_to_those_of_the_whole_batch():
     whole = measured(GIVEN, LOGPS, REF)[1:]
     counts = [len(e.responses) for e in GIVEN]
     parts = zip(GIVEN, LOGPS.split(counts), REF.split(counts), strict=True)
     torch.testing.assert_close(sum(measured([e], *part)[1:] for e, *part in parts), whole)
 
 
-def test_what_was_not_counted_is_left_out():
+def test_a_metric_without_a_count_is_left_out():
     demos = [Example((1,), ((5, 2), (6, 2)))]
     out = means(measured(demos, LOGPS[:2], None))
     assert out == {"loss": 0.5, "logps": -1.5}
     assert list(means(torch.ones(len(NAMES), 2))) == [*NAMES, "rewards/margins"]
 
 
-def test_a_scorers_output_is_the_reward_itself():
+def test_the_output_of_a_scorer_is_its_reward():
     pairs = [e for e in GIVEN if e.pairs]
     batch, given = collate(pairs, whole=True), torch.tensor([1.0, -2.0, 3.0, 5.0])
-    out = means(measure(batch, torch.zeros(2), given, None, beta=0.5, gives="rewards"))
+    out = means(measure(batch, torch.zeros(2), None, given))
     assert out == {
         "loss": 0,
         "rewards/mean": 7 / 4,
@@ -67,10 +68,8 @@ def test_a_scorers_output_is_the_reward_itself():
     }
 
 
-@pytest.mark.parametrize("gives", ["logps", "rewards"])
-def test_the_same_response_twice_is_a_tie_whatever_rounding_makes_of_it(gives):
+def test_two_equal_responses_are_a_tie_although_their_rewards_round_differently():
     batch = collate([Example((1,), ((5, 6, 2), (5, 6, 2), (5, 7, 2)), pairs=((0, 1), (2, 0)))])
     values = torch.tensor([-1.0, -1.0 - 1e-7, -3.0])
-    ref = torch.zeros(3) if gives == "logps" else None
-    out = means(measure(batch, torch.zeros(2), values, ref, beta=0.5, gives=gives))
+    out = means(measure(batch, torch.zeros(2), None, values))
     assert out["rewards/accuracies"] == (0.5 + 0) / 2

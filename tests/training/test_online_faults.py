@@ -16,23 +16,23 @@ from una_ref.data import toysteer
 from una_ref.data.batch import Prompt
 from una_ref.errors import InputError
 from una_ref.policies import reward_sources
-from una_ref.policies.rollout import Draw
+from una_ref.policies.rollout import Sample
 from una_ref.training.config import resolve
-from una_ref.training.fit import fit
+from una_ref.training.loop import fit
 from una_ref.training.model import model_and_tokenizer
-from una_ref.training.online import Rollouts
 from una_ref.training.prepare import prepare, read_rows
 from una_ref.training.run import train
+from una_ref.training.samplers import Rollouts
 
 ROOT = Path(__file__).resolve().parents[2]
 ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
 
 
 def rolled(answers, least=1, draws=3):
-    """A rollout of two prompts with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
+    """A rollout of two questions with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
 
     def engine(model, prompts, *, k, max_new, seed):
-        return [[Draw((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
+        return [[Sample((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
 
     class Words:
         def decode(self, tokens):
@@ -76,7 +76,7 @@ class Sometimes:
 def running(monkeypatch, of):
     """Have runs on ToySteer's truth meet a reward that does not answer (call, place)."""
     source = Sometimes(of=of)
-    monkeypatch.setattr(reward_sources, "named", lambda name, world=None: source)
+    monkeypatch.setattr(reward_sources, "reward_source", lambda name, world=None: source)
     return source
 
 
@@ -99,7 +99,7 @@ def test_what_had_no_answer_is_counted_step_by_step_and_over_the_run(method, pro
     by_step = {line["step"]: line for line in lines}
     assert by_step[2] == {"step": 2, "dropped": 3 + prompts} | ({"dropped_prompts": 1} if prompts else {})
     assert by_step[1]["dropped"] == by_step[5]["dropped"] == 0
-    assert record["notes"][-1] == f"responses dropped, because the reward had no answer: {3 + prompts}"
+    assert record["notes"][-1] == f"responses dropped, because the reward gave no score: {3 + prompts}"
 
 
 def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, monkeypatch, capsys):
@@ -108,7 +108,7 @@ def test_a_step_without_any_answer_stops_the_run_which_goes_on_later(tmp_path, m
     running(monkeypatch, lambda call, place: call == 5)
     command = ["train", "rloo", *ONLINE, "--steps", "4", "--output", str(parts)]
     assert cli.main(command) == 1
-    said = "failed: step 3: reward toysteer: expected answers, got none for any response"
+    said = "failed: step 3: reward toysteer: expected scores, got none for any response"
     assert said in capsys.readouterr().err
     running(monkeypatch, lambda call, place: False)
     assert cli.main(command) == 0
@@ -152,7 +152,7 @@ def test_pairs_are_ranked_among_the_answers_there_are(monkeypatch):
     job = prepare(resolve("iterative-dpo", ["batch=8", "draws=4"], steps=2))
     rows, drawn = job.answered(job.examples[:8], 0, record=True)
     assert drawn["dropped"] == 4 and drawn["dropped_prompts"] == 1
-    assert job.examples[0].ids not in [row.prompt for row in rows]
+    assert job.examples[0].prompt not in [row.prompt for row in rows]
 
 
 # ---- text
@@ -208,9 +208,9 @@ def test_a_prompt_beyond_the_window_is_dropped_and_counted_and_all_of_them_refus
     data = prompts(tmp_path / "some.jsonl", texts)
     job = prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
     assert "prompts dropped: too long: 2" in job.notes
-    assert {prompt.text for prompt in job.examples} == {"red cat", "green bird", "sleeps"}
+    assert {question.text for question in job.examples} == {"red cat", "green bird", "sleeps"}
     data = prompts(tmp_path / "none.jsonl", texts[1::2])
-    with pytest.raises(InputError, match="at least one prompt that leaves room for 4 tokens in max_length=40"):
+    with pytest.raises(InputError, match="expected a prompt that leaves room for 4 tokens, got none"):
         prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
 
 

@@ -12,15 +12,16 @@ from una_ref.data.batch import Prompt, collate
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.policies.answers import Answer
+from una_ref.policies.classifier import Classifier
 from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
 from una_ref.policies.references import Policy
-from una_ref.policies.reward_sources import Answer, Classifier
 from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
-from una_ref.training.fit import fit
-from una_ref.training.online import Rollouts
+from una_ref.training.loop import fit
 from una_ref.training.prepare import prepare, read_rows, usable_rows
+from una_ref.training.samplers import Rollouts
 
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
@@ -79,8 +80,8 @@ def test_so_it_does_on_toysteer_with_and_without_an_end(made, toysteer_base):
     source = Classifier(str(folder))
     assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
     said = next(a for a in answers if a.ended)
-    assert source.text(said)[-1] == source.tokenizer.eos_token_id
-    assert source.text(Answer(said.prompt, said.response, False)) == source.text(said)[:-1]
+    assert source.ids(said)[-1] == source.tokenizer.eos_token_id
+    assert source.ids(Answer(said.prompt, said.response, False)) == source.ids(said)[:-1]
 
 
 @pytest.mark.parametrize("template", [None, CHATML])
@@ -100,7 +101,7 @@ def test_so_it_does_with_a_base_that_has_a_template_and_rows_that_are_cut(templa
     source = Classifier(str(folder))
     assert source(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
     # The golden text of one: what training read, template and all.
-    read = source.tokenizer.decode(source.text(Answer("red cat", " now")))
+    read = source.tokenizer.decode(source.ids(Answer("red cat", " now")))
     golden = "<|im_start|>user\nred cat<|im_end|>\n<|im_start|>assistant\n now<|im_end|></s>"
     assert read == (golden if template else "<s>red cat now</s>")
 
@@ -110,7 +111,7 @@ def test_messages_are_read_as_in_training(made, data):
     turns = ({"role": "user", "content": "red cat"},)
     encoder = Encoder(source.tokenizer)
     example = encoder(Row(turns, ("now",)))
-    assert source.text(Answer(turns, "now")) == [*example.prompt, *example.responses[0]]
+    assert source.ids(Answer(turns, "now")) == [*example.prompt, *example.responses[0]]
     assert source.tokenizer.decode(example.prompt) == "<s>User: red cat\n\nAssistant: "
 
 
@@ -120,7 +121,7 @@ def test_a_model_from_elsewhere_is_read_its_own_way(made, data):
     del about["una_ref"]
     (folder / "config.json").write_text(json.dumps(about))
     source = Classifier(str(folder))
-    assert source.tokenizer.decode(source.text(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
+    assert source.tokenizer.decode(source.ids(Answer("red", " cat"))) == "red cat"  # no BOS, no EOS of ours
 
 
 def test_a_prompt_that_leaves_no_room_is_refused(made, data):
@@ -145,7 +146,7 @@ def test_it_sees_text_whatever_the_policy_s_ids_are(made, data):
                           num_key_value_heads=1)  # fmt: skip
     rollouts = Rollouts(HuggingFace(policy.eos_token_id), source, "mine", policy, 4, 6, 0)
     prompt = tuple(policy("green dog", add_special_tokens=False)["input_ids"])
-    (example,), ((*draws,),) = rollouts(Policy(model, anchored=False), [Prompt(prompt, "green dog")], 0)[:2]
+    (example,), ((*draws,),) = rollouts(Policy(model, has_reference=False), [Prompt(prompt, "green dog")], 0)[:2]
     said = [policy.decode(d.tokens[:-1] if d.ended else d.tokens) for d in draws]
     assert list(example.scores) == pytest.approx(
         source([Answer("green dog", text, d.ended) for text, d in zip(said, draws, strict=True)]), abs=1e-6
@@ -164,8 +165,8 @@ def test_stock_transformers_loads_it_whole(rank, made, data):
     rewards, answers = trained(folder)
     source, tokenizer = Classifier(str(folder)), AutoTokenizer.from_pretrained(folder)
     with torch.no_grad():
-        alone = [model.eval()(torch.tensor([source.text(a)])).logits[0, 0].item() for a in answers]
-        rows = tokenizer.pad({"input_ids": [source.text(a) for a in answers]}, return_tensors="pt")
+        alone = [model.eval()(torch.tensor([source.ids(a)])).logits[0, 0].item() for a in answers]
+        rows = tokenizer.pad({"input_ids": [source.ids(a) for a in answers]}, return_tensors="pt")
         together = model(**rows).logits[:, 0].tolist()
     assert alone == pytest.approx(rewards.tolist(), abs=1e-5)
     assert together == pytest.approx(rewards.tolist(), abs=1e-5)
@@ -187,7 +188,7 @@ def test_its_head_is_trained_beside_the_adapter_and_its_base_is_not_saved(made, 
     folder = made(data("pairs"))
     job = job_of(folder)
     start = job.trainer.policy
-    assert isinstance(start, Scorer) and start.adapters and not start.anchored
+    assert isinstance(start, Scorer) and start.adapters and not start.has_reference
     with torch.no_grad():
         before = start(collate(job.examples, whole=True))
     loaded = Scorer(Classifier(str(folder)).model)

@@ -39,7 +39,7 @@ def test_accelerate_reads_each_launch_file_and_tells_the_loop_to_shard(file, sha
     told = launched(file)
     for name, value in told.items():
         monkeypatch.setenv(name, value)
-    assert sharding.asked() == shards
+    assert sharding.requested() == shards
     assert told.get("FSDP_RESHARD_AFTER_FORWARD") == free
     assert told["ACCELERATE_MIXED_PRECISION"] == "no"
     assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml"}
@@ -97,11 +97,11 @@ WORKER = """
 import json, os, signal, sys
 import torch
 from una_ref.cli import main
-from una_ref.training import loop, sharding
+from una_ref.training import sharding, trainer
 
 runs = json.loads(open(sys.argv[1]).read())
 name = next(n for n in ("all_gather_single", "all_gather_into_tensor") if hasattr(torch.distributed, n))  # new and old
-true, gather = loop.Trainer.step, getattr(torch.distributed, name)
+true, gather = trainer.Trainer.step, getattr(torch.distributed, name)
 gathered = 0
 
 def counted(*arguments, **more):
@@ -116,7 +116,7 @@ def step(self, number, *arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
     return true(self, number, *arguments, **more)
 
-loop.Trainer.step = step
+trainer.Trainer.step = step
 setattr(torch.distributed, name, counted)
 for words, stop in runs:
     gathered = 0

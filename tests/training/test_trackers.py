@@ -7,7 +7,7 @@ import pytest
 
 from una_ref.cli import main
 from una_ref.training.config import resolve
-from una_ref.training.loop import Trainer
+from una_ref.training.trainer import Trainer
 
 
 @pytest.fixture

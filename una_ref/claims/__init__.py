@@ -1,23 +1,27 @@
-"""The ledger of what the papers say: claim, check, verdict, number, notebook.
+"""The ledger of the papers' claims: claim, check, verdict, number, notebook.
 
-The entries stand in one module per part of the story; importing this package fills `CLAIMS`.
+Each module holds the claims about one question; importing this package fills `CLAIMS`.
 """
 
 from una_ref.claims import (  # noqa: F401
     baselines,
-    divergences,
+    f_divergences,
     floors,
+    implicit_reward,
     information,
     iupo,
     js_iupo,
-    labels,
-    offline,
-    online,
-    optima,
-    pairs,
+    label_loss,
+    offline_order,
+    online_learning,
+    online_noise,
+    pair_loss,
+    partition_function,
+    printed_tables,
     released,
+    released_online,
     sampling,
-    scores,
+    score_loss,
 )
 from una_ref.claims.ledger import CLAIMS, Claim, Evidence, markdown, recompute, sort
 

@@ -1,4 +1,4 @@
-"""``python -m una_ref.claims [ID ...]``: compute claims (all) again and commit their numbers to evidence.json."""
+"""``python -m una_ref.claims [ID ...]``: recompute claims (default: all) and commit their numbers to evidence.json."""
 
 from __future__ import annotations
 
@@ -9,19 +9,19 @@ from una_ref.claims.ledger import commit
 
 
 def main(ids: list[str]) -> int:
-    """1 where a statement that a verdict rests on is not true: then nothing is written."""
-    found = {}
+    """0, or 1 where a statement that a verdict rests on is false: nothing is written then."""
+    evidence = {}
     failed = False
     for again in recompute([CLAIMS[id] for id in ids] if ids else list(CLAIMS.values())):
-        found[again.claim.id] = again.evidence
+        evidence[again.claim.id] = again.evidence
         print(f"{again.claim.id}: {again.claim.shows.format(**again.evidence.numbers)}  ({again.seconds:.1f} s)")
         for statement, true in again.evidence.stands.items():
             if not true:
                 failed = True
-                print(f"    not true: {statement}", file=sys.stderr)
+                print(f"    false: {statement}", file=sys.stderr)
     if failed:
         return 1
-    print(commit(found).name)
+    print(commit(evidence).name)
     return 0
 
 

@@ -1,4 +1,4 @@
-"""How much one score, label or pair says of the rewards (notebook 04)."""
+"""The information about rewards in one score, label or pair (notebook 04)."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import math
 import torch
 from torch import Tensor
 
+from una_ref.claims.example_worlds import WORLD
 from una_ref.claims.ledger import UNA, Evidence, claim
-from una_ref.claims.worlds import WORLD
 from una_ref.theory import TableWorld, bradley_terry, kl
 
 F64 = torch.float64
@@ -16,17 +16,17 @@ NOTEBOOK = "04_una_losses"
 
 
 def information(world: TableWorld, kind: str, noise: float = 1.0) -> Tensor:
-    """Fisher information (X, Y, Y) of the rewards of a prompt in one piece of feedback on responses from π_ref.
+    """Fisher information (X, Y, Y) about the rewards of a prompt in one item of feedback on responses from π_ref.
 
-    What all rewards of a prompt have in common is V(x), which is fitted along with them (scores, labels) or not seen
-    (pairs): its direction carries nothing. `noise` is the sd of a score's noise.
+    `kind` is "score", "label" or "pair"; `noise` is the sd of a score's noise. A constant added to a prompt's rewards
+    is V(x), which is fitted too (scores, labels) or cancels (pairs), so its direction has no information.
     """
     mu = world.ref_logps.exp()
     if kind == "score":
         weights = mu / noise**2
     elif kind == "label":
-        up = world.rewards.sigmoid()
-        weights = mu * up * (1 - up)
+        positive = world.rewards.sigmoid()
+        weights = mu * positive * (1 - positive)
     else:
         p = bradley_terry(world.rewards)
         edges = mu[:, :, None] * mu[:, None, :] * p * (1 - p)
@@ -37,7 +37,7 @@ def information(world: TableWorld, kind: str, noise: float = 1.0) -> Tensor:
 
 
 def regret_per_label(world: TableWorld, kind: str, noise: float = 1.0) -> float:
-    """n × the mean regret after n labels on each prompt, n large: tr(Cov_π*·I⁻¹)/(2β), maximum likelihood."""
+    """n × the mean regret of maximum likelihood after n items of feedback per prompt, n large: tr(Cov_π*·I⁻¹)/(2β)."""
     p = world.optimum.exp()
     covariance = torch.diag_embed(p) - p[:, :, None] * p[:, None, :]
     inverse = torch.linalg.pinv(information(world, kind, noise), hermitian=True)
@@ -45,12 +45,12 @@ def regret_per_label(world: TableWorld, kind: str, noise: float = 1.0) -> float:
 
 
 def break_even(world: TableWorld, kind: str) -> float:
-    """The noise sd at which a score says as much as one piece of the other feedback, by the regret that it leaves."""
+    """The noise sd at which a score leaves the same regret as one item of the other kind of feedback."""
     return math.sqrt(regret_per_label(world, kind) / regret_per_label(world, "score"))
 
 
 def break_even_by_formula(world: TableWorld) -> float:
-    """1/√(2·E[p(1 − p)]) over two responses from π_ref: exact where all pairs are equally hard."""
+    """1/√(2·E[p(1 − p)]) over two different responses from π_ref: exact where p is the same for all pairs."""
     mu, p = world.ref_logps.exp(), bradley_terry(world.rewards)
     together = mu[:, :, None] * mu[:, None, :] * (1 - torch.eye(mu.shape[-1], dtype=F64))
     mean = (together * p * (1 - p)).sum((-1, -2)) / together.sum((-1, -2))
@@ -62,7 +62,7 @@ RATED = TableWorld(torch.full((1, 8), -math.log(8), dtype=F64), WORLD.rewards[:1
 
 
 def measured_regret(world: TableWorld, kind: str, count: int, runs: int, noise: float = 1.0) -> float:
-    """The mean regret of maximum likelihood after `count` labels on a prompt, in `runs` simulations."""
+    """The mean regret of maximum likelihood after `count` scores or pairs on one prompt, over `runs` simulations."""
     generator = torch.Generator().manual_seed(0)
     y = world.rewards.shape[1]
     mu, r = world.ref_logps.exp()[0], world.rewards[0]
@@ -70,8 +70,8 @@ def measured_regret(world: TableWorld, kind: str, count: int, runs: int, noise: 
         drawn = torch.multinomial(mu.expand(runs, -1), count, replacement=True, generator=generator)
         scores = r[drawn] + noise * torch.randn(runs, count, generator=generator, dtype=F64)
         sums = torch.zeros(runs, y, dtype=F64).scatter_add_(1, drawn, scores)
-        times = torch.zeros(runs, y, dtype=F64).scatter_add_(1, drawn, torch.ones_like(scores))
-        learned = sums / times
+        counts = torch.zeros(runs, y, dtype=F64).scatter_add_(1, drawn, torch.ones_like(scores))
+        learned = sums / counts
     else:
         p = bradley_terry(world.rewards)[0]
         cells = (mu[:, None] * mu * p).flatten()
@@ -79,12 +79,12 @@ def measured_regret(world: TableWorld, kind: str, count: int, runs: int, noise: 
         wins = torch.zeros(runs, y * y, dtype=F64).scatter_add_(1, drawn, torch.ones(runs, count, dtype=F64))
         wins = wins.view(runs, y, y)
         learned = torch.zeros(runs, y, dtype=F64)
-        games = wins + wins.mT
+        comparisons = wins + wins.mT
         for _ in range(12):  # Newton's method on the Bradley–Terry likelihood
             q = bradley_terry(learned)
-            force = wins.sum(-1) - (games * q).sum(-1)
-            edges = games * q * (1 - q)
-            curvature = torch.diag_embed(edges.sum(-1)) - edges + 1.0 / y  # the common direction is held fixed
+            force = wins.sum(-1) - (comparisons * q).sum(-1)
+            edges = comparisons * q * (1 - q)
+            curvature = torch.diag_embed(edges.sum(-1)) - edges + 1.0 / y  # holds the common constant fixed
             learned = learned + torch.linalg.solve(curvature, force)
     policies = (world.ref_logps + learned / world.beta).log_softmax(-1)
     best = world.optimum.expand(runs, -1)
@@ -96,10 +96,11 @@ def measured_regret(world: TableWorld, kind: str, count: int, runs: int, noise: 
     paper=UNA,
     place="Sec. 4.1",
     says="scores teach more than labels and pairs, “as more information is provided”",
-    verdict="holds if the noise in a score is below the break-even of Fisher's information",
-    instead="against pairs that is near 1/√(2·E[p(1 − p)]), p the probability that one beats the other",
-    shows="rewards of sd 1: a score beats a pair up to a noise of sd {pair:.2f} (formula {formula:.2f}), a label up to "
-    "{label:.2f}; rewards of sd 3: a pair up to {pair3:.2f}",
+    verdict="holds if the noise in a score is below the break-even of the Fisher information",
+    instead="against pairs the break-even noise is about 1/√(2·E[p(1 − p)]), with p the probability that one response "
+    "beats the other",
+    shows="rewards of sd 1: a score beats a pair up to a noise sd of {pair:.2f} (formula {formula:.2f}), and a label "
+    "up to {label:.2f}; rewards of sd 3: a pair up to {pair3:.2f}",
     notebook=NOTEBOOK,
 )
 def _cu19() -> Evidence:
@@ -116,12 +117,13 @@ def _cu19() -> Evidence:
     return Evidence(
         numbers,
         {
-            "the regret that is left is as predicted": all(
+            "the simulated regret is the predicted one": all(
                 abs(measured[kind] / predicted[kind] - 1) < 0.15 for kind in predicted
             ),
-            "below it scores are worth more": regret_per_label(RATED, "score", 0.5)
+            "below the break-even scores leave less regret": regret_per_label(RATED, "score", 0.5)
             < 0.2 * regret_per_label(RATED, "pair"),
-            "above it they are worth less": regret_per_label(RATED, "score", 4.0) > 2 * regret_per_label(RATED, "pair"),
-            "the formula is near": abs(numbers["formula"] / numbers["pair"] - 1) < 0.2,
+            "above the break-even scores leave more regret": regret_per_label(RATED, "score", 4.0)
+            > 2 * regret_per_label(RATED, "pair"),
+            "the formula is within 20%": abs(numbers["formula"] / numbers["pair"] - 1) < 0.2,
         },
     )

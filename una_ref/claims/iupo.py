@@ -1,4 +1,4 @@
-"""UPO's and IUPO's losses on pairs, as printed and as derived, and where they end (notebook 06)."""
+"""UPO's and IUPO's losses on pairs, printed and derived, and their minimisers (notebook 06)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,9 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from una_ref.claims.divergences import STRICT
+from una_ref.claims.example_preferences import MU, PREFERENCES, REF, G, policy, preferences_of, same
+from una_ref.claims.f_divergences import STRICT
 from una_ref.claims.ledger import FAILS, HOLDS, UPO, Evidence, claim
-from una_ref.claims.preferences import MU, PREFERENCES, REF, G, policy, preferences_of, same
 from una_ref.methods.pairs import f_dpo, ipo, iupo, iupo_printed
 from una_ref.theory import DIVERGENCES, TableWorld, fixed_point, optimal_logps, preference_rewards, regret
 from una_ref.theory.populations import over_pairs
@@ -24,10 +24,10 @@ NOTEBOOK = "06_upo_and_iupo"
     place="Eq. 8, 22 against 6, 11",
     says="with Ψ the identity, E_{y'~μ} P*(y ≻ y') is P*(π ≻ π_ref)",
     verdict="holds if μ = π_ref",
-    instead="P*(π ≻ μ): the opponents are those that the data were drawn from",
-    shows="g with μ ({first:.4f}, {second:.4f}, {third:.4f}), with π_ref ({ref_first:.4f}, {ref_second:.4f}, "
-    "{ref_third:.4f}); in a cycle of preferences, A beats B beats C beats A, the optimum puts "
-    "{mu_c:.2f} on C against μ = (.8, .1, .1), and {ref_a:.2f} on A against π_ref = (.1, .8, .1)",
+    instead="it is P*(π ≻ μ): the opponents come from μ, the policy that the data were sampled from",
+    shows="g against μ ({first:.4f}, {second:.4f}, {third:.4f}), against π_ref ({ref_first:.4f}, {ref_second:.4f}, "
+    "{ref_third:.4f}); where A beats B, B beats C and C beats A, the optimum puts {mu_c:.2f} on C against μ = (0.8, "
+    "0.1, 0.1) and {ref_a:.2f} on A against π_ref = (0.1, 0.8, 0.1)",
     notebook=NOTEBOOK,
 )
 def _ep6() -> Evidence:
@@ -38,17 +38,19 @@ def _ep6() -> Evidence:
     cycle, many_a, many_b = preferences_of(3, {(0, 1): 0.9, (1, 2): 0.9, (2, 0): 0.9}), (0.8, 0.1, 0.1), (0.1, 0.8, 0.1)
     against = [optimal_logps(policy(*many_b), preference_rewards(cycle, policy(*o)), 0.1) for o in (many_a, many_b)]
     numbers |= {"mu_c": float(against[0].exp()[0, 2]), "ref_a": float(against[1].exp()[0, 0])}
-    found = {
+    minimisers = {
         name: fixed_point(over_pairs(ipo, PREFERENCES, sampler, REF, beta=0.5), REF)
         for name, sampler in (("mu", MU), ("ref", REF))
     }
     return Evidence(
         numbers,
         {
-            "the two are different rewards": float((G - other).abs().max()) > 0.05,
-            "with other favourites": [int(best.argmax()) for best in against] == [2, 0],
-            "IPO on pairs from μ is the optimum against μ": same(found["mu"], optimal_logps(REF, G, 0.5)),
-            "IPO on pairs from π_ref the one against π_ref": same(found["ref"], optimal_logps(REF, other, 0.5)),
+            "g against μ and g against π_ref differ": float((G - other).abs().max()) > 0.05,
+            "in the cycle their optima prefer different responses": [int(best.argmax()) for best in against] == [2, 0],
+            "IPO on pairs from μ ends at the optimum against μ": same(minimisers["mu"], optimal_logps(REF, G, 0.5)),
+            "IPO on pairs from π_ref ends at the optimum against π_ref": same(
+                minimisers["ref"], optimal_logps(REF, other, 0.5)
+            ),
         },
     )
 
@@ -59,9 +61,10 @@ def _ep6() -> Evidence:
     place="Eq. 23",
     says="U_h = f′(π_w/π_l) − f′(ref_w/ref_l), by induction from IPO",
     verdict=FAILS,
-    instead="Theorem 3.1 gives f′(π_w/ref_w) − f′(π_l/ref_l); the two agree for f′ = a·log w + b alone",
-    shows="JS, π = (.6, .2), π_ref = (.3, .4): printed {printed:.4f}, right {right:.4f}; the best response's "
-    "probability at β = .5: optimum {optimum:.4f}, printed form {minimiser:.4f}; at β = .1: {sharp:.4f}, {stuck:.4f}",
+    instead="Theorem 3.1 gives f′(π_w/ref_w) − f′(π_l/ref_l); the two agree only for f′ = a·log w + b",
+    shows="JS, π = (0.6, 0.2), π_ref = (0.3, 0.4): printed {printed:.4f}, correct {right:.4f}; probability of the "
+    "best response, β = 0.5: optimum {optimum:.4f}, minimiser of the printed form {minimiser:.4f}; β = 0.1: "
+    "{sharp:.4f}, {stuck:.4f}",
     notebook=NOTEBOOK,
 )
 def _ep7() -> Evidence:
@@ -71,15 +74,15 @@ def _ep7() -> Evidence:
         "printed": float(slope(won - lost) - slope(ref_won - ref_lost)),
         "right": float(slope(won - ref_won) - slope(lost - ref_lost)),
     }
-    stands = {"the two differ": abs(numbers["printed"] - numbers["right"]) > 0.1}
+    stands = {"printed and correct form differ": abs(numbers["printed"] - numbers["right"]) > 0.1}
     for beta, optimum, minimiser in ((0.5, "optimum", "minimiser"), (0.1, "sharp", "stuck")):
         best = optimal_logps(REF, G, beta, "js")
-        own, printed = (
+        corrected, printed = (
             fixed_point(over_pairs(loss, PREFERENCES, MU, REF, beta=beta, divergence="js"), REF)
             for loss in (iupo, iupo_printed)
         )
         numbers |= {optimum: float(best.exp()[0, 0]), minimiser: float(printed.exp()[0, 0])}
-        stands[f"β = {beta}: the right form ends at UPO's optimum"] = same(own, best)
+        stands[f"β = {beta}: the corrected form ends at UPO's optimum"] = same(corrected, best)
         stands[f"β = {beta}: the printed form does not"] = not same(printed, best, 0.1)
     return Evidence(numbers, stands)
 
@@ -90,9 +93,10 @@ def _ep7() -> Evidence:
     place="Algorithm 1, Eq. 17",
     says="θ ← θ − ∇L, and two opponents y'_w, y'_l in one expectation",
     verdict=FAILS,
-    instead="θ ← θ − lr·∇L: the algorithm takes lr and does not use it; the two opponents are harmless, as each "
-    "stands in a term of its own",
-    shows="IPO on one pair, steps of size 1: |h − 1/(2β)| grows {growth:.1f}-fold a step; of .1: {shrinks:.1f}-fold",
+    instead="θ ← θ − lr·∇L: lr is an input of the algorithm that it does not use; the two opponents are harmless, "
+    "because each is in a separate term",
+    shows="IPO on one pair, error |h − 1/(2β)| after a step relative to before: {growth:.1f} with lr = 1, "
+    "{shrinks:.1f} with lr = 0.1",
     notebook=NOTEBOOK,
 )
 def _ep11() -> Evidence:
@@ -120,9 +124,12 @@ def _ep11() -> Evidence:
     return Evidence(
         {"growth": factor(1.0), "shrinks": factor(0.1)},
         {
-            "steps without lr diverge": factor(1.0) > 1,
-            "small ones converge": factor(0.1) < 1,
-            "two opponents give the difference of the g": abs(float(both.sum() - (G[0, 0] - G[0, 1]))) < 1e-12,
+            "steps of size 1 diverge": factor(1.0) > 1,
+            "steps of size 0.1 converge": factor(0.1) < 1,
+            "with two opponents the expectation is the difference of the g": abs(
+                float(both.sum() - (G[0, 0] - G[0, 1]))
+            )
+            < 1e-12,
         },
     )
 
@@ -131,10 +138,11 @@ def _ep11() -> Evidence:
     "CP3",
     paper=UPO,
     place="Prop. 3.2, Eq. 18–21",
-    says="with Ψ = logit and Bradley–Terry preferences UPO is f-DPO",
-    verdict="holds if the optimum gives every response some probability",
-    instead="where χ² makes zeros f-DPO ends elsewhere: a pair has no η",
-    shows="largest gap in a probability {full:.0e} (six divergences); χ² with a zero {zeros:.4f}",
+    says="with Ψ = logit and Bradley–Terry preferences, UPO is f-DPO",
+    verdict="holds if the optimum has no zero probability",
+    instead="where the optimum of χ² has zeros, f-DPO ends elsewhere, because its loss has no η",
+    shows="largest difference of a probability: {full:.0e} over six divergences without zeros, {zeros:.4f} for χ² "
+    "with a zero",
     notebook=NOTEBOOK,
 )
 def _cp3() -> Evidence:
@@ -144,8 +152,8 @@ def _cp3() -> Evidence:
 
     def gap(name: str, beta: float, minimise: Callable[[Callable[[Tensor], Tensor], Tensor], Tensor]) -> float:
         population = over_pairs(f_dpo, wins.sigmoid(), world.ref_logps, world.ref_logps, beta=beta, divergence=name)
-        found = minimise(population, world.ref_logps)
-        return float((found.exp() - optimal_logps(world.ref_logps, g, beta, name).exp()).abs().max())
+        minimiser = minimise(population, world.ref_logps)
+        return float((minimiser.exp() - optimal_logps(world.ref_logps, g, beta, name).exp()).abs().max())
 
     full = max([gap(name, 1.0, fixed_point) for name in STRICT if name != "jsd"] + [gap("chi2", 4.0, fixed_point)])
     zeros = gap("chi2", 0.3, descend)
@@ -153,15 +161,15 @@ def _cp3() -> Evidence:
     return Evidence(
         {"full": full, "zeros": zeros},
         {
-            "χ² has zeros at β = .3 and none at 4": smallest[0.3] == 0 < smallest[4.0],
-            "with full support they are one policy": full < 1e-6,
-            "with zeros they are not": zeros > 1e-2,
+            "χ² has zeros at β = 0.3 and none at 4": smallest[0.3] == 0 < smallest[4.0],
+            "without zeros the policies agree": full < 1e-6,
+            "with zeros they do not": zeros > 1e-2,
         },
     )
 
 
 def descend(population: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
-    """log π where L-BFGS on the logits ends, be it at a zero."""
+    """log π where L-BFGS on the logits ends; probabilities may tend to 0."""
     logits = start.clone().requires_grad_()
     optimiser = torch.optim.LBFGS([logits], max_iter=2000, tolerance_grad=1e-12, line_search_fn="strong_wolfe")
     optimiser.step(lambda: backward(population(logits.log_softmax(-1)), logits))
@@ -169,7 +177,7 @@ def descend(population: Callable[[Tensor], Tensor], start: Tensor) -> Tensor:
 
 
 def backward(loss: Tensor, leaf: Tensor) -> float:
-    """The loss as a number, its gradient in `leaf.grad`."""
+    """Store the gradient of the loss in `leaf.grad` and return the loss."""
     (leaf.grad,) = torch.autograd.grad(loss, leaf)
     return float(loss.detach())
 
@@ -178,10 +186,10 @@ def backward(loss: Tensor, leaf: Tensor) -> float:
     "CP4",
     paper=UPO,
     place="Prop. 4.1, Eq. 25",
-    says="for the reverse KL IUPO is IPO",
+    says="for the reverse KL, IUPO is IPO",
     verdict=HOLDS,
-    shows="largest difference of the losses on {pairs:.0f} random pairs: {printed:.1g} as printed, {right:.1g} in the "
-    "right form",
+    shows="largest difference of the losses on {pairs:.0f} random pairs: {printed:.1g} in the printed form, "
+    "{right:.1g} in the corrected form",
     notebook=NOTEBOOK,
 )
 def _cp4() -> Evidence:
@@ -198,50 +206,50 @@ def _cp4() -> Evidence:
     return Evidence(
         {"pairs": 100, "printed": largest["printed"], "right": largest["right"]},
         {
-            "the printed form": largest["printed"] < 1e-9,
-            "the right form": largest["right"] < 1e-9,
-            "not so with JS": largest["js"] > 1,
+            "the printed form is IPO": largest["printed"] < 1e-9,
+            "the corrected form is IPO": largest["right"] < 1e-9,
+            "with JS it is not": largest["js"] > 1,
         },
     )
 
 
 def _share(logps: Tensor, ref: Tensor, g: Tensor, beta: float, divergence: str) -> float:
-    """Regret in parts of π_ref's."""
-    left, at_ref = (regret(p, ref, g, beta, divergence) for p in (logps, ref))
-    return float(left.sum() / at_ref.sum())
+    """Regret as a fraction of π_ref's."""
+    remaining, at_ref = (regret(p, ref, g, beta, divergence) for p in (logps, ref))
+    return float(remaining.sum() / at_ref.sum())
 
 
 @claim(
     "CP5",
     paper=UPO,
     place="Sec. 4.1, Eq. 22–24",
-    says="IUPO, with Eq. 23, optimises Eq. 22",
+    says="IUPO with Eq. 23 optimises Eq. 22",
     verdict=FAILS,
-    instead="f′(π_w/ref_w) − f′(π_l/ref_l) does, for every f whose optimum has no zeros; the printed form for the "
-    "reverse KL alone",
-    shows="regret of the printed form's minimiser in parts of π_ref's, at β = .1, .5: JS {js_sharp:.2f}, {js:.2f}; "
-    "Hellinger {hellinger_sharp:.2f}, {hellinger:.2f}; forward KL {forward_kl_sharp:.2f}, {forward_kl:.2f}",
+    instead="f′(π_w/ref_w) − f′(π_l/ref_l) does, for every f whose optimum has no zeros; the printed form does for "
+    "the reverse KL only",
+    shows="regret at the minimiser of the printed form as a fraction of π_ref's, β = 0.1, 0.5: JS {js_sharp:.2f}, "
+    "{js:.2f}; Hellinger {hellinger_sharp:.2f}, {hellinger:.2f}; forward KL {forward_kl_sharp:.2f}, {forward_kl:.2f}",
     notebook=NOTEBOOK,
 )
 def _cp5() -> Evidence:
-    numbers, own = {}, []
+    numbers, corrected = {}, []
     for name in ("js", "hellinger", "forward_kl"):
         for beta, suffix in ((0.1, "_sharp"), (0.5, "")):
             printed = fixed_point(over_pairs(iupo_printed, PREFERENCES, MU, REF, beta=beta, divergence=name), REF)
             numbers[name + suffix] = _share(printed, REF, G, beta, name)
-            right = fixed_point(over_pairs(iupo, PREFERENCES, MU, REF, beta=beta, divergence=name), REF)
-            own.append(_share(right, REF, G, beta, name))
+            minimiser = fixed_point(over_pairs(iupo, PREFERENCES, MU, REF, beta=beta, divergence=name), REF)
+            corrected.append(_share(minimiser, REF, G, beta, name))
     kl = fixed_point(over_pairs(iupo_printed, PREFERENCES, MU, REF, beta=0.5, divergence="reverse_kl"), REF)
     chi2 = over_pairs(iupo, PREFERENCES, MU, REF, beta=0.05, divergence="chi2")
-    deleted = optimal_logps(REF, G, 0.05, "chi2").exp().clamp(min=1e-9).log().log_softmax(-1)
+    with_zeros = optimal_logps(REF, G, 0.05, "chi2").exp().clamp(min=1e-9).log().log_softmax(-1)
     return Evidence(
         numbers,
         {
-            "the right form leaves none": max(own) < 1e-8,
-            "the printed form leaves much": min(numbers.values()) > 0.3,
-            "where χ² deletes, the right form has a lower loss elsewhere": bool(
-                chi2(policy(0.9525, 0.0474, 0.0001)) < chi2(deleted) - 0.05
+            "the corrected form has no regret": max(corrected) < 1e-8,
+            "the printed form has much": min(numbers.values()) > 0.3,
+            "where the optimum of χ² has zeros, the corrected form is lower elsewhere": bool(
+                chi2(policy(0.9525, 0.0474, 0.0001)) < chi2(with_zeros) - 0.05
             ),
-            "the printed form leaves none for the reverse KL": _share(kl, REF, G, 0.5, "reverse_kl") < 1e-8,
+            "the printed form has none for the reverse KL": _share(kl, REF, G, 0.5, "reverse_kl") < 1e-8,
         },
     )

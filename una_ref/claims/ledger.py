@@ -1,4 +1,4 @@
-"""The ledger: what the papers say, a check of it, the verdict, and the numbers behind the verdict.
+"""The ledger: what the papers claim, a check of each claim, its verdict, and the numbers behind the verdict.
 
 A claim is a decorated check:
 
@@ -7,8 +7,8 @@ A claim is a decorated check:
     def _eu1() -> Evidence: ...
 
 The check computes `Evidence`: numbers, and the named statements that the verdict rests on. The verdict stands while
-all of them are true. The numbers are committed (evidence.json), so that tables need no computation, and recomputing
-compares the two.
+all of them are true. The numbers are committed (evidence.json), so that tables need no computation; `recompute`
+compares new numbers with the committed ones.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from importlib import resources
 from pathlib import Path
 
 UNA, UPO = "UNA", "UPO"
-"""The papers, as everything here calls them."""
+"""The names of the papers."""
 HOLDS, FAILS = "holds", "fails as printed"
-"""Two of the verdicts; the others say what they depend on: "holds if …", "open: …" (what would decide it)."""
+"""Two of the verdicts; the third kind names its condition: "holds if …"."""
 TOLERANCE = 1e-3
 """How far a recomputed number may be from the committed one, relative to the larger of it and 1."""
 
 
 @dataclass(frozen=True)
 class Evidence:
-    """What a check found.
+    """The result of a check.
 
     numbers
         By name, as `Claim.shows` prints them.
     stands
-        The statements that the verdict rests on -> whether they came out true. Never empty.
+        The statements that the verdict rests on -> whether they are true. Never empty.
     """
 
     numbers: Mapping[str, float]
@@ -44,12 +44,12 @@ class Evidence:
 
     def __post_init__(self) -> None:
         if not self.stands:
-            raise ValueError("evidence must rest on at least one statement")
+            raise ValueError("evidence: expected at least one statement that the verdict rests on, got none")
 
 
 @dataclass(frozen=True)
 class Claim:
-    """One statement of a paper and what became of it.
+    """One statement of a paper and its verdict.
 
     id
         EU, EP: an erratum of UNA, UPO; CU, CP: a claim of UNA, UPO.
@@ -58,15 +58,15 @@ class Claim:
     says
         The claim in a sentence.
     verdict
-        "holds", "holds if …", "fails as printed" or "open: …".
+        "holds", "holds if …" or "fails as printed".
     instead
-        What is right, in a sentence; empty where the claim holds.
+        The correct statement; empty where the claim holds.
     shows
         The number, as a format string over `Evidence.numbers`.
     notebook
         The notebook that derives it, or None.
     check
-        Computes the evidence; None while the claim is open.
+        Computes the evidence.
     """
 
     id: str
@@ -77,23 +77,18 @@ class Claim:
     instead: str
     shows: str
     notebook: str | None
-    check: Callable[[], Evidence] | None
+    check: Callable[[], Evidence]
 
     def __post_init__(self) -> None:
-        if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith(("holds if ", "open: ")):
-            raise ValueError(f"{self.id}: verdict must be {HOLDS!r}, {FAILS!r}, 'holds if …' or 'open: …'")
-        if (self.check is None) != self.open:
-            raise ValueError(f"{self.id}: an open claim has no check, and every other has one")
-
-    @property
-    def open(self) -> bool:
-        """Whether it is undecided."""
-        return self.verdict.startswith("open: ")
+        if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith("holds if "):
+            raise ValueError(
+                f"{self.id}: expected a verdict of {HOLDS!r}, {FAILS!r} or 'holds if …', got {self.verdict!r}"
+            )
 
     @property
     def number(self) -> str:
-        """`shows` with the committed numbers; empty while it is open."""
-        return "" if self.open else self.shows.format(**committed()[self.id])
+        """`shows` with the committed numbers."""
+        return self.shows.format(**committed()[self.id])
 
     def record(self) -> dict[str, str]:
         """The row of the table, as text."""
@@ -110,7 +105,7 @@ class Claim:
 
 
 CLAIMS: dict[str, Claim] = {}
-"""Every claim by id; filled, and put in order, by importing `una_ref.claims`."""
+"""Every claim by id; filled and sorted by importing `una_ref.claims`."""
 
 
 def claim(
@@ -127,25 +122,16 @@ def claim(
     """Enter the decorated check into the ledger. Raises ValueError for an id that is taken."""
 
     def enter(check: Callable[[], Evidence]) -> Callable[[], Evidence]:
-        _enter(Claim(id, paper, place, says, verdict, instead, shows, notebook, check))
+        if id in CLAIMS:
+            raise ValueError(f"claim {id}: this id is in the ledger already")
+        CLAIMS[id] = Claim(id, paper, place, says, verdict, instead, shows, notebook, check)
         return check
 
     return enter
 
 
-def open_claim(id: str, *, paper: str, place: str, says: str, decides: str, notebook: str | None = None) -> None:
-    """Enter a claim that is not decided yet, with what would decide it."""
-    _enter(Claim(id, paper, place, says, f"open: {decides}", "", "", notebook, None))
-
-
-def _enter(entry: Claim) -> None:
-    if entry.id in CLAIMS:
-        raise ValueError(f"claim {entry.id} is already in the ledger")
-    CLAIMS[entry.id] = entry
-
-
 def sort() -> None:
-    """Put `CLAIMS` in the order of the errata of UNA and of UPO, then the claims of both, each by number."""
+    """Sort `CLAIMS`: the errata of UNA and of UPO, then the claims of both, each by number."""
     order = sorted(CLAIMS, key=lambda id: (("EU", "EP", "CU", "CP").index(id[:2]), int(id[2:].rstrip("ab")), id))
     entries = [CLAIMS.pop(id) for id in order]
     CLAIMS.update({entry.id: entry for entry in entries})
@@ -153,13 +139,13 @@ def sort() -> None:
 
 @cache
 def committed() -> dict[str, dict[str, float]]:
-    """The committed numbers of every decided claim."""
+    """The committed numbers of every claim."""
     return json.loads((resources.files("una_ref.claims") / "evidence.json").read_text("utf-8"))
 
 
 @dataclass(frozen=True)
 class Recomputed:
-    """A claim computed again: its evidence, the seconds it took, and what is wrong (nothing, if the verdict stands)."""
+    """A recomputed claim: its evidence and the seconds it took."""
 
     claim: Claim
     evidence: Evidence
@@ -181,29 +167,28 @@ class Recomputed:
 
 
 def recompute(claims: Iterable[Claim]) -> Iterator[Recomputed]:
-    """Each decided claim computed again, one at a time."""
+    """Each claim recomputed, one at a time."""
     for entry in claims:
-        if entry.check is not None:
-            began = time.perf_counter()
-            evidence = entry.check()
-            yield Recomputed(entry, evidence, time.perf_counter() - began)
+        start = time.perf_counter()
+        evidence = entry.check()
+        yield Recomputed(entry, evidence, time.perf_counter() - start)
 
 
 def commit(evidence: Mapping[str, Evidence]) -> Path:
-    """Write evidence.json; claims that are not in `evidence` keep their numbers, those no longer in the ledger go."""
+    """Write evidence.json. Claims missing in `evidence` keep their numbers; those missing in the ledger are removed."""
     from una_ref.training.checkpoints import write_text
 
     path = Path(str(resources.files("una_ref.claims") / "evidence.json"))
     before = committed() if path.exists() else {}
-    now = before | {id: {name: float(x) for name, x in found.numbers.items()} for id, found in evidence.items()}
-    decided = {id: now[id] for id, entry in CLAIMS.items() if not entry.open and id in now}
-    write_text(path, json.dumps(decided, indent=1) + "\n")
+    new = {id: {name: float(x) for name, x in result.numbers.items()} for id, result in evidence.items()}
+    now = before | new
+    write_text(path, json.dumps({id: now[id] for id in CLAIMS if id in now}, indent=1) + "\n")
     committed.cache_clear()
     return path
 
 
 def markdown(claims: Iterable[Claim]) -> str:
-    """The claims as a Markdown table: id, place, claim, verdict with what is right, number."""
+    """The claims as a Markdown table: id, place, claim, verdict with the correct statement, number."""
     lines = ["| | where | claim | verdict | number |", "| --- | --- | --- | --- | --- |"]
     for entry in claims:
         verdict = f"**{entry.verdict}**" + (f": {entry.instead}" if entry.instead else "")

@@ -1,4 +1,4 @@
-"""UNA Eq. 7: responses from the policy itself, differentiated or not, and from data (notebook 04)."""
+"""UNA Eq. 7: responses from the policy, with the sampling differentiated or not, and from data (notebook 04)."""
 
 from __future__ import annotations
 
@@ -7,9 +7,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from una_ref.claims.example_worlds import SMALL, TINY, distance, shifted, slope
 from una_ref.claims.ledger import UNA, Evidence, claim
-from una_ref.claims.optima import E2
-from una_ref.claims.worlds import SMALL, distance, shifted, slope
 from una_ref.methods import METHODS
 from una_ref.theory import TableWorld, bradley_terry, fixed_point, objective, una_regression
 from una_ref.theory.populations import pairs
@@ -35,7 +34,7 @@ def policy_gradient(world: TableWorld, logps: Tensor) -> Tensor:
 
 
 def literal(world: TableWorld) -> Callable[[Tensor], Tensor]:
-    """log π -> Σ over prompts of E_{y~π}(r_θ − r)², π differentiated wherever it stands: Var_π(e) + J²."""
+    """log π -> Σ over prompts of E_{y~π}(r_θ − r)² = Var_π(e) + J², with the sampler π differentiated too."""
     return lambda logps: (logps.exp() * (world.beta * (logps - world.ref_logps) - world.rewards) ** 2).sum()
 
 
@@ -43,20 +42,20 @@ def literal(world: TableWorld) -> Callable[[Tensor], Tensor]:
     "EU13",
     paper=UNA,
     place="Eq. 7",
-    says="L = E_{y~π_θ} g(r_φ, r_θ), with nothing said of the derivative of the sampling",
+    says="L = E_{y~π_θ} g(r_φ, r_θ), without saying whether the sampling is differentiated",
     verdict="holds if the sampler is not differentiated",
-    instead="then the gradient is −2β·∇J at every policy; the literal one is another problem, with π* a local maximum "
-    "where Z(x) > e",
-    shows="two responses, π = (0.6, 0.4): supervised {supervised:.4f}, −2β·∇J {twice:.4f}, literal {literal:.4f}; r = "
-    "(3, 2): literal loss at π* {at_best:.3f}, at π_ref {at_ref:.3f}, at one response {at_one:.3f}",
+    instead="then the gradient is −2β·∇J at every policy; the derivative of the whole expression solves another "
+    "problem, in which π* is a local maximum where Z(x) > e",
+    shows="π = (0.6, 0.4), gradient: supervised {supervised:.4f}, −2β·∇J {twice:.4f}, whole expression {literal:.4f}; "
+    "r = (3, 2), whole expression: {at_best:.3f} at π*, {at_ref:.3f} at π_ref, {at_one:.3f} at one response",
     notebook=NOTEBOOK,
 )
 def _eu13() -> Evidence:
     logps = torch.tensor([[0.6, 0.4]], dtype=F64).log()
-    supervised = on_policy(E2, logps, through_sampler=False)
-    twice = -2 * E2.beta * policy_gradient(E2, logps)
-    through = on_policy(E2, logps, through_sampler=True)
-    high = shifted(E2, 2.0)
+    supervised = on_policy(TINY, logps, through_sampler=False)
+    twice = -2 * TINY.beta * policy_gradient(TINY, logps)
+    through = on_policy(TINY, logps, through_sampler=True)
+    high = shifted(TINY, 2.0)
     loss = literal(high)
     numbers = {
         "supervised": float(supervised[0, 0]),
@@ -69,9 +68,9 @@ def _eu13() -> Evidence:
     return Evidence(
         numbers,
         {
-            "supervised: −2β·∇J": distance(supervised, twice) < 1e-14,
-            "literal: not": distance(through, twice) > 0.1,
-            "above Z = e π* is a maximum of the literal loss": float(high.log_partition) > 1
+            "the supervised gradient is −2β·∇J": distance(supervised, twice) < 1e-14,
+            "the gradient of the whole expression is not": distance(through, twice) > 0.1,
+            "where Z > e, π* is a maximum of the whole expression": float(high.log_partition) > 1
             and numbers["at_best"] > max(numbers["at_ref"], numbers["at_one"]),
         },
     )
@@ -83,10 +82,10 @@ def _eu13() -> Evidence:
     place="Eq. 7, Sec. 2.3.2",
     says="online UNA solves the RLHF problem by supervised learning",
     verdict="holds if the sampler is not differentiated",
-    instead="in expectation every step is REINFORCE without a baseline; differentiated, the loss is Var(e) + J²: it "
-    "drives J towards 0",
-    shows="offset 0 and 4, regret after training (π_ref {ref:.2f}): not differentiated {still0:.4f} and {still4:.4f}, "
-    "differentiated {through0:.2f} and {through4:.2f}, where J is {j0:.2f} and {j4:.2f} (at π* {best0:.2f} "
+    instead="in expectation every step is REINFORCE without a baseline; with the sampler differentiated the loss is "
+    "Var(e) + J², which drives J towards 0",
+    shows="regret after training at offsets 0 and 4 (π_ref {ref:.2f}): not differentiated {fixed0:.4f} and "
+    "{fixed4:.4f}, differentiated {through0:.2f} and {through4:.2f}, with J {j0:.2f} and {j4:.2f} (π*: {best0:.2f} "
     "and {best4:.2f})",
     notebook=NOTEBOOK,
 )
@@ -94,7 +93,7 @@ def _cu6() -> Evidence:
     worlds = {offset: shifted(SMALL, offset) for offset in (0.0, 4.0)}
     numbers = {"ref": SMALL.metrics(SMALL.ref_logps)["regret"]}
     for offset, world in worlds.items():
-        for name, through in (("still", False), ("through", True)):
+        for name, through in (("fixed", False), ("through", True)):
             logits = world.ref_logps
             for _ in range(1000):
                 logits = logits - 0.4 * on_policy(world, logits.log_softmax(-1), through_sampler=through)
@@ -118,13 +117,13 @@ def _cu6() -> Evidence:
         numbers,
         {
             "not differentiated: −2β·∇J at every policy and offset": exact < 1e-13,
-            "not differentiated: it ends at π*": max(numbers["still0"], numbers["still4"]) < 1e-3,
-            "differentiated: it drives J towards 0": abs(numbers["j0"]) < 0.3 * numbers["best0"]
+            "not differentiated: training ends at π*": max(numbers["fixed0"], numbers["fixed4"]) < 1e-3,
+            "differentiated: training drives J towards 0": abs(numbers["j0"]) < 0.3 * numbers["best0"]
             and numbers["j4"] < 0.6 * numbers["best4"],
-            "differentiated: it ends far from π*, with the offset worse than no training": numbers["through0"]
+            "differentiated: training ends far from π*, with the offset worse than no training": numbers["through0"]
             > 0.5 * numbers["ref"]
             and numbers["through4"] > 2 * numbers["ref"],
-            "differentiated: π* has curvature 2β²·(1 − log Z)·Cov, a maximum where log Z > 1": distance(
+            "differentiated: the curvature at π* is 2β²·(1 − log Z)·Cov, a maximum where log Z > 1": distance(
                 curvature, expected
             )
             < 1e-10
@@ -139,10 +138,10 @@ def _cu6() -> Evidence:
     place="Sec. 2.3.1, offline",
     says="offline regression and RL find the same policy",
     verdict="holds if the policy class contains π* and V(x) is fitted",
-    instead="with shared parameters that cannot express π* only sampling from the policy itself finds its best member; "
-    "without V(x) the regression misses π* in any class (CU5)",
-    shows="regret above the best member of a 3-parameter class (π_ref {ref:.2f}): Eq. 10 offline {raw:.3f}, centred "
-    "offline {centred:.3f}, DPO {dpo:.3f}, centred on-policy 0",
+    instead="in a class that does not contain π*, only samples from the current policy lead to its best member; "
+    "without V(x) regression misses π* in any class (CU5)",
+    shows="a class with 3 parameters, regret above its best member (π_ref {ref:.2f}): Eq. 10 offline {raw:.3f}, "
+    "centred UNA offline {centred:.3f}, DPO {dpo:.3f}, centred UNA on-policy 0",
     notebook=NOTEBOOK,
 )
 def _cu9() -> Evidence:
@@ -188,9 +187,9 @@ def _cu9() -> Evidence:
         numbers,
         {
             "π* is not in the class": world.metrics(policy(theta))["regret"] > 0.05,
-            "on-policy finds the best member": abs(best - float(j(policy(theta)))) < 1e-8,
-            "no offline loss does": min(numbers[name] for name in losses) > 0.02 * numbers["ref"],
-            "in the class of all policies the centred one finds π*": distance(
+            "on-policy training finds the best member": abs(best - float(j(policy(theta)))) < 1e-8,
+            "no offline loss finds it": min(numbers[name] for name in losses) > 0.02 * numbers["ref"],
+            "in the class of all policies centred UNA finds π*": distance(
                 fixed_point(losses["centred"], world.ref_logps).exp(), world.optimum.exp()
             )
             < 1e-8,

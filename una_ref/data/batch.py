@@ -52,7 +52,9 @@ class Example:
     prompt_index: int = 0
     source: str = ""
     experience: Mapping[str, tuple[tuple[float, ...], ...]] = field(default_factory=dict)
-    """What is known of each token of each response since it was drawn, by a loss's name for it (old_token_logps, …)."""
+    """What is known of each token of each response since it was sampled, by a loss's name for it."""
+    as_list: bool = False
+    """Whether the scores rank the responses as one list: the feedback is of the kind "lists"."""
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.responses or not all(self.responses):
@@ -68,14 +70,16 @@ class Example:
 
     @property
     def kind(self) -> str:
-        """The kind of feedback: demos, pairs, labels or scores."""
-        feedback = {"pairs": self.pairs, "labels": self.labels, "scores": self.scores}
+        """The kind of feedback: demos, pairs, labels, scores or lists. Scores beside pairs are not a kind."""
+        feedback = {"pairs": self.pairs, "labels": self.labels, "lists" if self.as_list else "scores": self.scores}
         return next((name for name, value in feedback.items() if value is not None), "demos")
 
     @property
     def count(self) -> int:
-        """How many losses the example contributes: one a pair, else one a response."""
-        return len(self.pairs) if self.pairs is not None else len(self.responses)
+        """How many losses the example contributes: one for each pair, one for a list, else one for each response."""
+        if self.pairs is not None:
+            return len(self.pairs)
+        return 1 if self.as_list else len(self.responses)
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,7 +106,8 @@ class Batch:
         lengths: (B,) scored tokens of each response, EOS included.
         prompts: (G,) index of each prompt in its data set.
         pairs: (P, 2) chosen and rejected response.
-        scored, scores: (S,) responses that have a score, and the scores.
+        scores: (B,) score of each response; NaN where it has none.
+        scored: (S,) responses with a loss on their score. listed: (L,) responses with a loss on the list of a prompt.
         labelled, labels: (Q,) responses that have a label, and the labels in [0, 1].
         demos: (D,) responses to imitate.
         experience: (N,) what all examples know of their tokens, by name.
@@ -121,8 +126,9 @@ class Batch:
     lengths: torch.Tensor
     prompts: torch.Tensor
     pairs: torch.Tensor
-    scored: torch.Tensor
     scores: torch.Tensor
+    scored: torch.Tensor
+    listed: torch.Tensor
     labelled: torch.Tensor
     labels: torch.Tensor
     demos: torch.Tensor
@@ -133,8 +139,9 @@ class Batch:
 
     @property
     def count(self) -> int:
-        """Losses in the batch: pairs, scored, labelled and imitated responses."""
-        return len(self.pairs) + len(self.scored) + len(self.labelled) + len(self.demos)
+        """Losses in the batch: pairs, lists, scored, labelled and imitated responses."""
+        lists = len(self.groups[self.listed].unique())
+        return len(self.pairs) + len(self.scored) + lists + len(self.labelled) + len(self.demos)
 
     def to(self, device: torch.device | str) -> Batch:
         """The same batch on another device."""
@@ -143,10 +150,11 @@ class Batch:
         return replace(self, **moved, experience={k: v.to(device) for k, v in self.experience.items()})
 
     def by_response(self, values: torch.Tensor) -> torch.Tensor:
-        """(N,) -> (B, T): each response's tokens in a line, 0 behind its end."""
+        """(N, …) -> (B, T, …): each response's tokens in a line, 0 after its end."""
         ends = self.lengths.cumsum(0)
         at = torch.arange(len(values), device=values.device) - (ends - self.lengths)[self.response]
-        return values.new_zeros(len(ends), int(self.lengths.max())).index_put((self.response, at), values)
+        shape = len(ends), int(self.lengths.max()), *values.shape[1:]
+        return values.new_zeros(shape).index_put((self.response, at), values)
 
     def visible(self) -> torch.Tensor:
         """(R, L, L) bool: does position i (dim 1) see position j (dim 2)?"""
@@ -227,8 +235,9 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, whole: bo
         lengths=ints([len(r) for _, r in responses]),
         prompts=ints([e.prompt_index for e in examples]),
         pairs=ints(pairs).view(-1, 2),
+        scores=reals([s for e in examples for s in e.scores or [math.nan] * len(e.responses)]),
         scored=ints(of("scores")),
-        scores=reals([s for e in examples if e.kind == "scores" for s in e.scores or ()]),
+        listed=ints(of("lists")),
         labelled=ints(of("labels")),
         labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
@@ -387,8 +396,9 @@ def prefix_tree(prompts: Sequence[Sequence[int]], prefixes: torch.Tensor, vocabu
         lengths=torch.ones(edges, dtype=torch.int64),
         prompts=torch.arange(len(prompts)),
         pairs=none.view(0, 2),
-        scored=none,
         scores=none.double(),
+        scored=none,
+        listed=none,
         labelled=none,
         labels=none.double(),
         demos=none,

@@ -20,7 +20,9 @@ import torch
 
 from una_ref.data.rows import Row
 from una_ref.data.sources import HELPSTEER2_WEIGHTS, read
-from una_ref.theory.worlds import Knobs, Labelled, PrefixTree, SequenceWorld
+from una_ref.theory.labelling import Knobs, Labelled
+from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.theory.worlds import SequenceWorld
 
 LETTERS = "abcde"
 LENGTH = 5
@@ -184,7 +186,7 @@ class ToySteer(Labelled):
     def _column(self) -> dict[str, int]:
         return {y: i for i, (y, ended) in enumerate(self.responses) if ended}
 
-    def _written(self, x: int, rng: random.Random) -> int:
+    def program_response(self, x: int, rng: random.Random) -> int:
         """The right answer, and as often as not mistakes in it."""
         text = answer(self.prompts[x])
         while rng.random() < 0.5:

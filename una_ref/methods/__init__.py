@@ -1,4 +1,4 @@
-"""What each method is: rewards, shapes, the losses made of them, and the registry that describes them all."""
+"""What each method is: rewards, shapes, the losses made of them, and the registry that describes them."""
 
 from una_ref.methods.method import AXES, KINDS, Method
 from una_ref.methods.registry import METHODS, UnknownMethod, describe, table

@@ -1,38 +1,59 @@
-"""What a method is: a choice from five short lists, with the functions and the facts that go with it."""
+"""What a method is: a choice from five short lists, with its losses and what is known of it."""
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
-from functools import partial
 from types import MappingProxyType
+from typing import Literal
 
 from torch import Tensor
 
-from una_ref.methods.composition import compose
-from una_ref.methods.rewards import SCALAR_OR_PER_EXAMPLE
+from una_ref.methods.arguments import REFERENCE_NEEDS, hyperparameters, needs
+from una_ref.methods.papers import Paper
+from una_ref.methods.rewards import Reward
 
 Loss = Callable[..., Tensor]
 
-KINDS = ("demos", "pairs", "labels", "scores")
-"""The kinds of feedback a response can carry."""
+KINDS = ("demos", "pairs", "labels", "scores", "lists")
+"""The kinds of feedback: responses to imitate, a chosen and a rejected response, a binary label, a score, and the
+scores of a prompt's responses compared as one list."""
+
+Source = Literal["dataset", "policy"]
+"""Where responses come from: the rows, or the policy under training."""
+Keep = Literal["all", "best_and_worst", "best"]
+"""Which sampled responses of a prompt are trained on."""
+Reuse = Literal["replay", "passes", "none"]
+"""Whether responses sampled earlier may be trained on: from any earlier policy, in the passes over one rollout, or
+not at all."""
+Baseline = Literal["none", "constant", "prompt"]
+"""What is added to the reward: nothing, one number c, or one V(x) for each prompt."""
+
+SAMPLES = MappingProxyType(
+    {
+        ("dataset", "all"): "a fixed data set",
+        ("policy", "all"): "the current π",
+        ("policy", "best_and_worst"): "the best and the worst of K",
+        ("policy", "best"): "the best of K",
+    }
+)
+"""How tables name where the responses come from."""
 
 HYPERPARAMETERS = MappingProxyType(
     {
-        "beta": "weight of staying near π_ref: the reward is β·log(π/π_ref), or its f-divergence form",
-        "desirable_weight": "of responses with a thumb up",
-        "undesirable_weight": "of responses with a thumb down",
-        "label_smoothing": "probability that a pair is labelled the wrong way round, below ½",
-        "divergence": "the f-divergence that holds π near π_ref",
-        "alpha": "of divergence=alpha, between 0 (reverse KL) and 1 (forward KL)",
-        "ratio_clip": "how far a token's probability ratio may move from 1 in the passes over a rollout",
-        "value_clip": "how far a token's value may move in the passes over a rollout",
-        "value_weight": "of the critic's loss",
-        "ptx": "weight of demonstrations mixed in (PPO-ptx); 0: none",
+        "beta": "weight of the regularisation towards π_ref; IPO and SimPO give it their own unit",
+        "desirable_weight": "weight of responses with a positive label",
+        "undesirable_weight": "weight of responses with a negative label",
+        "label_smoothing": "probability that a pair is labelled the wrong way round, below 0.5",
+        "divergence": "the f-divergence between π and π_ref",
+        "alpha": "parameter of divergence=alpha: towards 0 it is the reverse KL, towards 1 the forward KL",
+        "ratio_clip": "largest distance of a token's probability ratio from 1 in the passes over a rollout",
+        "value_clip": "largest change of a token's value in the passes over a rollout",
+        "value_weight": "weight of the critic's loss",
+        "ptx": "weight of demonstrations that are mixed in (PPO-ptx); 0: none",
         "gamma": "discount of rewards, per token",
-        "lam": "λ of GAE: 1 is the return less the value, smaller trusts the critic more",
-        "whiten": "1: advantages of a rollout are brought to mean 0 and variance 1; 0: as they are",
+        "lam": "λ of GAE: 1 is the return minus the value; a smaller λ relies more on the critic",
+        "whiten": "1: advantages of a rollout are scaled to mean 0 and variance 1; 0: left as they are",
     }
 )
 """What each hyper-parameter of a loss means, whatever the method."""
@@ -58,57 +79,70 @@ AXES = MappingProxyType(
 
 
 @dataclass(frozen=True)
-class Method:
-    """One method: the five choices, its losses by kind of feedback, and what is known of it.
+class Auxiliary:
+    """A second loss on responses of the data set, added to the method's own with a weight.
 
-    reward, comparison, shape, regulariser
-        Keys of the lists in `composition`.
-    samples_from
-        Where the responses come from: "a fixed data set", "π_ref", "the current π", "a replay buffer", ...
-    losses
-        Kind of feedback -> loss; the first is `loss`. A loss takes the vocabulary's arguments by name and
-        returns one number per example.
-    shift_invariant
-        True if the gradient of `loss`, summed over a batch, in the policy's log-probabilities (a scorer's rewards)
-        does not change when one number g(x) is added to the reward, β·log(π/π_ref) or β·f′(π/π_ref) or the scorer's
-        own, of all responses of a prompt, everything else held but a V(x) that is learned, which is at its best. A
-        prompt's unknown β·log Z(x) is such a number, and so is an offset −g(x) in its scores: what a method learns
-        that is not invariant depends on them.
-    equation, errata
-        The implemented equation, as numbered in `paper`, and the ids of the errata that bear on it.
-    reductions
-        What it becomes in special cases.
-    printed, released
-        The equation as printed and the authors' code, where these differ; with the arguments of `loss`, unless
-        what differs is which they are.
-    advantages
-        What a rollout is made into before its updates, where the loss is one of tokens: the (B, T) advantages and
-        returns that the loss names, from the rollout's log-probs, values and scores. None for all others.
-    axes
-        The survey's 13 axes, or empty where its Table 1 does not have the method.
-    composes
-        False if the loss is not shape(comparison(reward)) + regulariser.
-    notebook
-        The notebook that derives it, or None.
+    Attributes:
+        kind: of feedback.
+        loss: contains the weight.
+        weight: the hyper-parameter that is the weight; at 0 the loss is not used.
+    """
+
+    kind: str
+    loss: Loss
+    weight: str
+
+
+@dataclass(frozen=True)
+class Method:
+    """One method: its losses by kind of feedback, the five choices that describe it, and what is known of it.
+
+    Attributes:
+        name, aliases, title: how it is called.
+        losses: kind of feedback -> loss; the first is `loss`. A loss takes the arguments in `arguments.ARGUMENTS` by
+            name and returns one number per example.
+        reward: what the method calls the reward of a response; metrics report it.
+        baseline: what is added to that reward.
+        comparison, shape, regulariser: the other choices, as text. A test composes them.
+        source, keep: where responses come from, and which sampled ones are trained on.
+        reuse: whether earlier samples may be trained on again.
+        trains: what is trained: a policy, or a scorer (text in, one number out).
+        advantages: what a rollout becomes before its updates, where the loss is one of tokens: (B, T) advantages and
+            returns, from the log-probabilities, values and scores of the rollout. None for all other methods.
+        auxiliary: a second loss, or None.
+        shift_invariant: whether adding one number g(x) to the reward of all responses of a prompt leaves the gradient
+            of the loss, summed over a batch, unchanged. A learned V(x) is taken at its optimum. β·log Z(x) is such a
+            number, and so is an offset in the scores of a prompt. What a method learns without this property depends
+            on them.
+        papers, equation, errata: where it comes from, the equation that is implemented, known errors of the papers.
+        reductions: what it becomes in special cases.
+        printed, released: the equation as printed, and the authors' code, where they differ from `loss`.
+        axes: the survey's 13 axes; empty where its Table 1 does not have the method.
+        composes: whether the loss is shape(comparison(reward)) + regulariser.
+        notebook: the notebook that derives it, or None.
     """
 
     name: str
     title: str
-    reward: str
+    losses: Mapping[str, Loss]
+    reward: Reward
     comparison: str
     shape: str
-    regulariser: str
-    samples_from: str
-    losses: Mapping[str, Loss]
-    needs_reference: bool
     shift_invariant: bool
-    paper: str
+    papers: tuple[Paper, ...]
     equation: str
+    baseline: Baseline = "none"
+    regulariser: str = "none"
+    source: Source = "dataset"
+    keep: Keep = "all"
+    reuse: Reuse = "replay"
+    trains: Literal["policy", "scorer"] = "policy"
+    advantages: Callable[..., tuple[Tensor, Tensor]] | None = None
+    auxiliary: Auxiliary | None = None
     errata: tuple[str, ...] = ()
     reductions: str = ""
     printed: Loss | None = None
     released: Loss | None = None
-    advantages: Callable[..., tuple[Tensor, Tensor]] | None = None
     axes: Mapping[str, str] = field(default_factory=dict)
     composes: bool = True
     notebook: str | None = None
@@ -130,22 +164,42 @@ class Method:
 
     @property
     def scorer(self) -> bool:
-        """Whether what it trains is a scorer, text in and a number out, and no policy."""
-        return self.reward == "a scalar head"
+        """Whether it trains a scorer and no policy."""
+        return self.trains == "scorer"
+
+    @property
+    def samples(self) -> str:
+        """Where the responses come from, as tables print it."""
+        return SAMPLES[self.source, self.keep]
+
+    @property
+    def on_policy_only(self) -> bool:
+        """Whether its losses are right for samples of the current policy at temperature 1 only."""
+        return self.source == "policy" and self.keep == "all"
+
+    @property
+    def formula(self) -> str:
+        """The reward with what is added to it, as tables print it."""
+        return self.reward.formula + {"none": "", "constant": " + c", "prompt": " + V(x)"}[self.baseline]
+
+    @property
+    def paper(self) -> str:
+        """Its papers, as tables cite them."""
+        return "; ".join(paper.cited for paper in self.papers)
+
+    @property
+    def functions(self) -> tuple[Callable[..., object], ...]:
+        """Every function that a run of the method may call: losses, advantages, auxiliary loss."""
+        more = (self.advantages, self.auxiliary and self.auxiliary.loss)
+        return (*self.losses.values(), *(function for function in more if function))
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether any of its functions names an argument of the reference."""
+        return bool(needs(self.functions) & REFERENCE_NEEDS)
 
     @property
     def hyperparameters(self) -> Mapping[str, float | str]:
-        """Hyper-parameters of its losses and advantages and their defaults, from the signatures."""
-        functions = [*self.losses.values(), *([self.advantages] if self.advantages else [])]
-        return {
-            name: parameter.default
-            for loss in functions
-            for name, parameter in inspect.signature(loss).parameters.items()
-            if isinstance(parameter.default, (int, float, str)) and name not in SCALAR_OR_PER_EXAMPLE
-        }
-
-    @property
-    def composition(self) -> Loss | None:
-        """The same loss made from the five choices, with its defaults, or None where it is not such a composition."""
-        choices = self.reward, self.comparison, self.shape, self.regulariser
-        return partial(compose(*choices), **self.hyperparameters) if self.composes else None
+        """Hyper-parameters of its functions and their defaults, from the signatures."""
+        found = (item for function in self.functions for item in hyperparameters(function).items())
+        return {name: default for name, default in found if isinstance(default, int | float | str)}

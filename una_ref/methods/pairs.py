@@ -1,6 +1,7 @@
 """Losses on two responses of one prompt, (P,) -> (P,).
 
-What a prompt adds to both rewards cancels, β·log Z(x) for one.
+A number that a prompt adds to both rewards cancels, such as β·log Z(x). Log-probabilities are in nats. Every loss
+raises ValueError for tensors of different shapes and for a β that is not positive.
 """
 
 from __future__ import annotations
@@ -20,12 +21,13 @@ def una_pair(
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """−log σ(r_θ(y_w) − r_θ(y_l)), which is DPO (UNA Eq. 8 and the line below it; Eq. 5).
+    """−log σ(r_θ(y_w) − r_θ(y_l)), which is DPO (UNA Eq. 8 and the line below it; survey Eq. 10).
 
-    Printed otherwise: Eq. 8 has no −log σ at all (EU7, `una_pair_printed`), and the line below it, which adds
-    the log, writes −log[r_φ(y_w) − r_φ(y_l)]: σ is missing and φ should be θ, so a wrong order asks for the
-    log of a negative number (EU8). Its population optimum under Bradley–Terry preferences is π* on the
-    responses that were compared.
+    Its population optimum under Bradley–Terry preferences is π* on the responses that were compared. UNA's Eq. 8 prints
+    no −log σ (EU7, `una_pair_printed`). The line below it prints −log[r_φ(y_w) − r_φ(y_l)], without σ and with φ for θ:
+    a pair in the wrong order then asks for the logarithm of a negative number (EU8).
+
+    Rafailov et al. 2023, Eq. 7, https://arxiv.org/abs/2305.18290; UNA, https://arxiv.org/abs/2408.15339
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
@@ -41,7 +43,10 @@ def una_pair_printed(
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """−(r_θ(y_w) − r_θ(y_l)): UNA Eq. 8 as printed. Unbounded below, the same push on every pair (EU7)."""
+    """−(r_θ(y_w) − r_θ(y_l)): UNA Eq. 8 as printed, https://arxiv.org/abs/2408.15339.
+
+    It is unbounded below, and its gradient is the same for every pair (EU7).
+    """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
@@ -57,17 +62,19 @@ def cdpo(
     beta: float = 0.1,
     label_smoothing: float = 0.1,
 ) -> Tensor:
-    """−(1 − ε)·log σ(m) − ε·log σ(−m) with m = r_θ(y_w) − r_θ(y_l), ε = `label_smoothing`   (survey Eq. 12, ES4).
+    """−(1 − ε)·log σ(m) − ε·log σ(−m) with m = r_θ(y_w) − r_θ(y_l) and ε = `label_smoothing` (survey Eq. 12, ES4).
 
-    It asks of each pair the margin m = logit((1 − ε)·p + ε·(1 − p)), where p is the probability that y_w wins. So
-    the margin stays finite where preferences are certain, log((1 − ε)/ε) against DPO's ∞; and for labels that are
-    right (p = σ(Δr)) it is smaller than Δr and no longer a difference of rewards, so that π* is not the optimum.
-    Raises ValueError unless 0 ≤ ε < ½.
+    Its minimiser has the margin m = logit((1 − ε)·p + ε·(1 − p)), where p is the probability that y_w wins. The margin
+    of a certain preference is therefore finite, log((1 − ε)/ε), where DPO's is ∞. Where the labels are right,
+    p = σ(Δr), the margin is smaller than Δr and not a difference of rewards: π* is not the optimum.
+    Raises ValueError unless 0 ≤ ε < 0.5.
+
+    Mitchell 2023, https://ericmitchell.ai/cdpo.pdf
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
-    # log σ(−m) in the place of the printed log(1 − σ(m)), which is log 0 at m = 38 already (ES38).
+    # The printed log(1 − σ(m)) is log 0 from m = 38 on (ES38); log σ(−m) is the same number and stays finite.
     return smoothed_logistic(margin(chosen, rejected), label_smoothing)  # survey Eq. 12
 
 
@@ -81,12 +88,14 @@ def f_dpo(
     divergence: str | Divergence = "reverse_kl",
     alpha: float = 0.5,
 ) -> Tensor:
-    """−log σ(β·f′(π(y_w)/π_ref(y_w)) − β·f′(π(y_l)/π_ref(y_l)))   (UPO Eq. 5 and 21; survey Eq. 67).
+    """−log σ(β·f′(π(y_w)/π_ref(y_w)) − β·f′(π(y_l)/π_ref(y_l))) (UPO Eq. 5 and 21; survey Eq. 67).
 
-    DPO for the reverse KL. Its population optimum under Bradley–Terry preferences is the policy that maximises
-    E r − β·D_f(π ‖ π_ref), if that gives no response probability zero (EP4; only chi2 and tv can). `divergence` is a
-    name in `theory.DIVERGENCES` or one's own; `alpha` is read for the name "alpha". Total variation has no
-    gradient. Raises ValueError for an unknown name.
+    For the reverse KL it is DPO. Its population optimum under Bradley–Terry preferences maximises
+    E r − β·D_f(π ‖ π_ref), if that policy gives no response probability zero (EP4; only chi2 and tv can).
+    `divergence` is a name in `theory.DIVERGENCES` or a `Divergence`. `alpha` is the parameter of the divergence
+    "alpha". Total variation has no gradient. Raises ValueError for an unknown name.
+
+    Wang et al. 2023, https://arxiv.org/abs/2309.16240
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = f_reward(chosen_logps, ref_chosen_logps, beta, divergence, alpha)
@@ -102,7 +111,7 @@ def una_centred_pairs(
     ref_rejected_logps: Tensor,
     beta: float = 0.03,
 ) -> Tensor:
-    """`una_pair` at the β of centred UNA's other likelihoods, so that mixed feedback speaks of one reward."""
+    """`una_pair` with the β of centred UNA's other losses, so that mixed feedback is about one reward."""
     return una_pair(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
@@ -122,11 +131,12 @@ def una_centred_pairwise(
     rejected_scores: Tensor,
     beta: float = 0.03,
 ) -> Tensor:
-    """[(r_θ(y_w) − r_θ(y_l)) − (s_w − s_l)]²: centred UNA on two scored responses, and V(x) is gone.
+    """[(r_θ(y_w) − r_θ(y_l)) − (s_w − s_l)]²: centred UNA on two scored responses, where V(x) cancels.
 
-    Summed over a prompt's pairs its gradient is K − 1 times that of `una_centred` with leave-one-out
-    baselines summed over the prompt's K responses: the very same for K = 2. The order of the two responses
-    does not matter.
+    Summed over a prompt's pairs, its gradient is K − 1 times that of `una_centred` with leave-one-out baselines, summed
+    over the K responses. For K = 2 the two are equal. The order of the two responses does not matter.
+
+    After UNA Eq. 10, https://arxiv.org/abs/2408.15339
     """
     scores = {"chosen_scores": chosen_scores, "rejected_scores": rejected_scores}
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **scores)
@@ -143,16 +153,17 @@ def ipo(
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """[u(y_w) − u(y_l) − 1/(2β)]² with u = log π/π_ref summed over tokens (Azar et al. 2024, Eq. 17).
+    """[u(y_w) − u(y_l) − 1/(2β)]² with u = log π/π_ref summed over tokens (Azar et al. 2024, Eq. 17; survey Eq. 17).
 
-    The survey's Eq. 17 prints a minus in front (ES9, `ipo_printed`). β is the paper's τ, per nat: TRL,
-    LLaMA-Factory and HALOs take the *mean* over tokens instead, where the same β asks for a gap that grows
-    with length. Where the two responses are independent draws from π_ref, its optimum is π ∝
-    π_ref·exp(E_{y'~π_ref} P(y ≻ y')/β).
+    β is the paper's τ, per nat. TRL, LLaMA-Factory and HALOs take the *mean* over tokens: the same β then asks for a
+    gap that grows with length. For two independent samples from π_ref the optimum is
+    π ∝ π_ref·exp(E_{y'~π_ref} P(y ≻ y')/β). The survey prints a minus in front (ES9, `ipo_printed`).
+
+    https://arxiv.org/abs/2310.12036
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gap = margin(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))
-    return squared(gap, target=1 / (2 * beta))  # survey Eq. 17 with its sign mended
+    return squared(gap, target=1 / (2 * beta))  # survey Eq. 17 with the sign corrected
 
 
 def ipo_printed(
@@ -163,7 +174,10 @@ def ipo_printed(
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """−[u(y_w) − u(y_l) − 1/(2β)]²: the survey's Eq. 17 as printed, unbounded below (ES9)."""
+    """−[u(y_w) − u(y_l) − 1/(2β)]²: the survey's Eq. 17 as printed, https://arxiv.org/abs/2407.16216.
+
+    It is unbounded below (ES9).
+    """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gap = margin(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))
     return -squared(gap, target=1 / (2 * beta))  # survey Eq. 17
@@ -179,12 +193,15 @@ def iupo(
     divergence: str | Divergence = "js",
     alpha: float = 0.5,
 ) -> Tensor:
-    """[f′(π(y_w)/π_ref(y_w)) − f′(π(y_l)/π_ref(y_l)) − 1/(2β)]²: IPO with an f-divergence   (UPO Eq. 17 with Ψ = id).
+    """[f′(π(y_w)/π_ref(y_w)) − f′(π(y_l)/π_ref(y_l)) − 1/(2β)]²: IPO with an f-divergence (UPO Eq. 17 with Ψ = id).
 
-    The paper comes to its loss "by means of induction" from IPO's and puts the policy's ratio inside f′ (Eq. 23,
-    `iupo_printed`); its own Theorem 3.1 asks for this one (EP7). Where the two responses are independent draws from
-    μ, its optimum is the policy that maximises E_y E_{y'~μ} P(y ≻ y') − β·D_f(π ‖ π_ref), if that has no zeros
-    (χ² may have). IPO for the reverse KL; the default is the paper's own divergence. Otherwise as `f_dpo`.
+    For the reverse KL it is IPO. The default is the paper's divergence. The paper derives its loss "by means of
+    induction" from IPO's and puts the policy's ratio inside f′ (Eq. 23, `iupo_printed`). Its Theorem 3.1 implies this
+    loss instead (EP7). For two independent samples from μ the optimum maximises
+    E_y E_{y'~μ} P(y ≻ y') − β·D_f(π ‖ π_ref), if that policy has no zeros (χ² may have). Otherwise as `f_dpo`.
+
+    Sun et al. 2024, "Generalizing Offline Alignment Theoretical Paradigm with Diverse Divergence Constraints", after
+    Azar et al. 2024, https://arxiv.org/abs/2310.12036
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = f_slope(chosen_logps, ref_chosen_logps, divergence, alpha)
@@ -204,22 +221,28 @@ def iupo_printed(
 ) -> Tensor:
     """[f′(π(y_w)/π(y_l)) − f′(π_ref(y_w)/π_ref(y_l)) − 1/(2β)]²: UPO Eq. 23, 24 and 26 as printed.
 
-    The same as `iupo` for the reverse KL alone (EP7). With JS the difference is below log(1 + π_ref(y_l)/π_ref(y_w)),
-    as a rule below the target 1/(2β) too: certain preferences then have no finite minimiser, which IPO was made to
-    have (EP8), and a pair that is already ranked right has next to no gradient.
+    It equals `iupo` for the reverse KL alone (EP7). With JS the difference is below log(1 + π_ref(y_l)/π_ref(y_w)).
+    Where that is below the target 1/(2β), a certain preference has no finite minimiser, which IPO has (EP8). A pair
+    that is already ranked right has almost no gradient.
+
+    Sun et al. 2024, "Generalizing Offline Alignment Theoretical Paradigm with Diverse Divergence Constraints", after
+    Azar et al. 2024, https://arxiv.org/abs/2310.12036
     """
     _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
-    own = f_slope(chosen_logps, rejected_logps, divergence, alpha)
+    policy = f_slope(chosen_logps, rejected_logps, divergence, alpha)
     ref = f_slope(ref_chosen_logps, ref_rejected_logps, divergence, alpha)
-    return squared(margin(own, ref), target=1 / (2 * beta))  # UPO Eq. 23, 24
+    return squared(margin(policy, ref), target=1 / (2 * beta))  # UPO Eq. 23, 24
 
 
 def reward_model(*, chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
-    """−log σ(r_φ(y_w) − r_φ(y_l)), the Bradley–Terry likelihood of a reward model   (UNA Eq. 2; survey Eq. 1).
+    """−log σ(r_φ(y_w) − r_φ(y_l)), the Bradley–Terry likelihood of a reward model (UNA Eq. 2; survey Eq. 1).
 
-    r_φ is what a scorer says, not a policy's log-ratio. The survey's Eq. 1 divides by the number of a prompt's pairs
-    what is a mean over pairs already (ES1). Its population optimum under Bradley–Terry preferences is the reward
-    itself on the responses that were compared, up to a number for each prompt that no pair can see.
+    r_φ is the output of a scorer. Its population optimum under Bradley–Terry preferences is the reward on the responses
+    that were compared, up to one number for each prompt, which pairs cannot determine. The survey's Eq. 1 divides a
+    mean over pairs by the number of pairs once more (ES1).
+
+    Bradley & Terry 1952, https://doi.org/10.1093/biomet/39.3-4.324; Ouyang et al. 2022, Eq. 1,
+    https://arxiv.org/abs/2203.02155
     """
     per_example(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     return logistic(margin(chosen_rewards, rejected_rewards))  # UNA Eq. 2

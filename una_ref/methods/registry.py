@@ -1,4 +1,4 @@
-"""All methods by name. The tables of the README, the command line and the notebooks are drawn from here."""
+"""All methods by name. The tables of the docs, the command line and the notebooks are drawn from here."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ class UnknownMethod(InputError, KeyError):
 
 
 class Registry(Mapping[str, Method]):
-    """Methods by name, read-only. Looking up also takes an alias; iterating gives each method once."""
+    """Methods by name, read-only. A lookup also takes an alias; iteration gives each method once."""
 
     def __init__(self, records: Iterable[Method]) -> None:
         self._methods = {method.name: method for method in records}
@@ -44,17 +44,17 @@ METHODS = Registry(RECORDS)
 
 
 def table() -> list[dict[str, str]]:
-    """One row per method, everything as text: names, feedback, the five choices, equation, errata."""
+    """One row for each method, all values text: names, feedback, the five choices, equation, errata."""
     return [
         {
             "name": " = ".join((method.name, *method.aliases)),
             "title": method.title,
             "feedback": ", ".join(method.kinds),
-            "reward": method.reward,
+            "reward": method.formula,
             "comparison": method.comparison,
             "shape": method.shape,
             "regulariser": method.regulariser,
-            "samples from": method.samples_from,
+            "samples from": method.samples,
             "unchanged by r → r + g(x)": "yes" if method.shift_invariant else "no",
             "equation": method.equation,
             "errata": ", ".join(method.errata),
@@ -64,14 +64,18 @@ def table() -> list[dict[str, str]]:
 
 
 def describe(method: Method) -> dict[str, Any]:
-    """The whole record, ready for JSON: its row of the table, its hyper-parameters, the arguments of each form, what is
-    known.
-    """
+    """The whole record, ready for JSON: its row of the table, hyper-parameters, arguments of each form, and facts."""
     row = next(row for row, known in zip(table(), METHODS.values(), strict=True) if known is method)
-    forms = {**method.losses, "printed": method.printed, "released": method.released, "advantages": method.advantages}
+    forms = {
+        **method.losses,
+        "printed": method.printed,
+        "released": method.released,
+        "advantages": method.advantages,
+        "auxiliary": method.auxiliary.loss if method.auxiliary else None,
+    }
     return {
         **row,
-        "paper": method.paper,
+        "papers": [f"{paper.cited}: {paper.title}{f', {paper.url}' if paper.url else ''}" for paper in method.papers],
         "hyper-parameters": {
             f"{name}={default}": HYPERPARAMETERS[name] for name, default in method.hyperparameters.items()
         },

@@ -1,12 +1,14 @@
 """What a method calls the reward of a response, and what a response is measured against.
 
-Everything here takes and returns one number per example, in the dtype it is given. Log-probabilities are sums
-over the response's tokens, in nats; β carries the unit of the rewards.
+Functions here take and return one number per example, in the dtype they are given. Log-probabilities are sums over the
+response's tokens, in nats; β carries the unit of the rewards.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -14,16 +16,30 @@ from torch import Tensor
 from una_ref.theory import divergences
 from una_ref.theory.divergences import Divergence
 
+
+@dataclass(frozen=True)
+class Reward:
+    """What a method calls the reward of a response.
+
+    Attributes:
+        formula: as tables print it.
+        function: arguments of the vocabulary and hyper-parameters, by name -> (B,) rewards. None where a response has
+            no reward of its own: an imitated response, or a reward for each token.
+    """
+
+    formula: str
+    function: Callable[..., Tensor] | None
+
+
 SCALAR_OR_PER_EXAMPLE = frozenset({"baseline", "kl"})
-"""The arguments of the vocabulary that may also be one number for the whole batch."""
+"""The arguments that may also be one number for the whole batch."""
 
 
 def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
-    """Raises ValueError unless all `tensors` have one and the same shape (B,), and β > 0.
+    """Raises ValueError unless all `tensors` have the same shape (B,), and β > 0.
 
-    A (B, 1) or (B, T) tensor among (B,) ones would broadcast in silence, and for B = 1 or B = T even to a
-    plausible shape. `baseline` and `kl` may also be a number or a 0-dimensional tensor; an argument that is
-    None is left out.
+    A (B, 1) or (B, T) tensor among (B,) tensors would broadcast without an error. `baseline` and `kl` may also be a
+    number or a 0-dimensional tensor. An argument that is None is left out.
     """
     if not beta > 0:
         raise ValueError(f"beta must be positive, got {beta}")
@@ -37,19 +53,19 @@ def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
 
 
 def per_token(**tensors: Tensor) -> None:
-    """Raises ValueError unless all `tensors` have one and the same shape (B, T)."""
+    """Raises ValueError unless all `tensors` have the same shape (B, T)."""
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(f"per-token tensors must share one shape, got {shapes}")
 
 
 def scalar_head(rewards: Tensor) -> Tensor:
-    """r_φ(x, y): the number that a scorer gives the response, a reward of its own and no policy's."""
+    """r_φ(x, y): the output of a scorer."""
     return rewards
 
 
 def log_likelihood(logps: Tensor) -> Tensor:
-    """log π(y|x): the reward of methods that are anchored at nothing."""
+    """log π(y|x), in nats."""
     return logps
 
 
@@ -61,8 +77,8 @@ def log_ratio(logps: Tensor, ref_logps: Tensor) -> Tensor:
 def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     """r_θ = β·log π(y|x)/π_ref(y|x)   (UNA Eq. 6).
 
-    At the optimum of the RLHF objective this is the explicit reward less β·log Z(x), and not the reward
-    itself, as UNA says (EU2): hence the baseline of the methods that compare one response with a number.
+    At the optimum of the RLHF objective this is the explicit reward minus β·log Z(x). UNA says that it is the reward
+    itself (EU2). Methods that compare one response with a number therefore need a baseline.
     """
     return beta * log_ratio(logps, ref_logps)
 
@@ -70,14 +86,14 @@ def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
 def f_slope(
     logps: Tensor, ref_logps: Tensor, divergence: str | Divergence = "reverse_kl", alpha: float = 0.5
 ) -> Tensor:
-    """f′(π/π_ref), without unit, f′(1) = 0; u = log π/π_ref itself for the reverse KL (UPO Theorem 3.1).
+    """f′(π/π_ref), dimensionless, with f′(1) = 0. For the reverse KL it is log π/π_ref (UPO Theorem 3.1).
 
     `alpha` is that of the divergence "alpha". Raises ValueError as `divergence_of` does.
     """
     slope = divergence_of(divergence, alpha).slope
     u = log_ratio(logps, ref_logps)
-    # e^u overflows where u is an everyday number, and ∞ − ∞ is none. So f′ goes on in a straight line from where w
-    # or 1/w is the cube root of the largest number: 29.6 nats in float32, 237 in float64. (The identity stays itself.)
+    # e^u overflows for ordinary u, and ∞ − ∞ is not a number. f′ is therefore continued as a straight line from the
+    # point where w or 1/w is the cube root of the largest float: 29.6 nats in float32, 237 in float64.
     far = math.log(torch.finfo(u.dtype).max) / 3
     near = u.clamp(-far, far)
     rise = (slope(near) - slope(near - near.sign())).detach()
@@ -91,9 +107,9 @@ def f_reward(
     divergence: str | Divergence = "reverse_kl",
     alpha: float = 0.5,
 ) -> Tensor:
-    """β·f′(π/π_ref): the implicit reward where an f-divergence keeps π near π_ref (UPO Eq. 18, survey Eq. 67).
+    """β·f′(π/π_ref): the implicit reward under an f-divergence from π_ref (UPO Eq. 18, survey Eq. 67).
 
-    At the optimum this is the explicit reward less one λ(x) for each prompt (EP2); r_θ for the reverse KL.
+    At the optimum this is the explicit reward minus one λ(x) for each prompt (EP2). For the reverse KL it is r_θ.
     """
     return beta * f_slope(logps, ref_logps, divergence, alpha)
 
@@ -114,11 +130,10 @@ def centred_reward(
     baseline: Tensor | float | None = None,
     beta: float = 0.03,
 ) -> Tensor:
-    """r_θ + V(x), where V(x) is `baseline` if given, else the leave-one-out mean of s − r_θ in the group.
+    """r_θ + V(x). V(x) is `baseline` if given, else the leave-one-out mean of s − r_θ in the group.
 
-    The general form of UNA's App. C, Eq. 23, with f(x) + c read as one number for each prompt, since only the
-    sum f(x) + β·log λ = β·log Z(x) is determined (EU3, EU5). Raises ValueError where neither of the two is to
-    be had.
+    It is the general form of UNA's App. C, Eq. 23, with f(x) + c read as one number for each prompt: only the sum
+    f(x) + β·log λ = β·log Z(x) is determined (EU3, EU5). Raises ValueError without `baseline` and `groups`.
     """
     reward = implicit_reward(logps, ref_logps, beta)
     if baseline is None:
@@ -129,15 +144,15 @@ def centred_reward(
 
 
 def margin(chosen: Tensor, rejected: Tensor) -> Tensor:
-    """The chosen response's reward above the rejected one's; whatever a prompt adds to both cancels."""
+    """The chosen response's reward minus the rejected one's. A number that a prompt adds to both cancels."""
     return chosen - rejected
 
 
 def leave_one_out(values: Tensor, groups: Tensor) -> Tensor:
-    """For each example the mean of `values` over the *other* members of its group, (B,), without gradient.
+    """(B,) the mean of `values` over the *other* members of each example's group, without gradient.
 
-    `groups` (B,) are integers, equal for responses of one prompt, in any order. Raises ValueError where a
-    group has a single member: give `baseline`, or two or more responses of each prompt.
+    `groups` (B,) are integers, equal for responses of one prompt, in any order. Raises ValueError for a group with a
+    single member.
     """
     _, member_of, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
     if (sizes < 2).any():
@@ -149,3 +164,18 @@ def leave_one_out(values: Tensor, groups: Tensor) -> Tensor:
     values = values.detach()
     totals = values.new_zeros(len(sizes)).index_add(0, member_of, values)
     return (totals[member_of] - values) / (sizes[member_of] - 1).to(values.dtype)
+
+
+def length_normalised(logps: Tensor, lengths: Tensor, beta: float) -> Tensor:
+    """β/|y|·log π(y|x), with |y| tokens: SimPO's reward (Meng et al. 2024, https://arxiv.org/abs/2405.14734)."""
+    return beta * logps / lengths
+
+
+IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
+F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
+LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
+F_SLOPE = Reward("f′(π/π_ref)", f_slope)
+LENGTH_NORMALISED = Reward("β·log π/|y|", length_normalised)
+SCALAR_HEAD = Reward("a scalar head", scalar_head)
+LOG_LIKELIHOOD = Reward("log π", None)
+PER_TOKEN = Reward("s − β·log(π/π_ref) by token", None)

@@ -1,6 +1,6 @@
 """The scalar functions that turn a comparison into a loss, finite for every finite input.
 
-`x` is a margin, a residual or a logit in reward units. A label is bool or in [0, 1], 1 for a thumb up.
+`x` is a margin, a residual or a logit, in reward units. A label is bool or in [0, 1]; 1 is positive.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from torch.nn.functional import logsigmoid
 
 
 def linear(x: Tensor) -> Tensor:
-    """−x: unbounded below, unless x is."""
+    """−x: unbounded below where x is unbounded above."""
     return -x
 
 
@@ -20,9 +20,9 @@ def logistic(x: Tensor) -> Tensor:
 
 
 def smoothed_logistic(x: Tensor, label_smoothing: float = 0.1) -> Tensor:
-    """−(1 − ε)·log σ(x) − ε·log σ(−x): `logistic` where a share ε of the labels is wrong, least at logit(1 − ε).
+    """−(1 − ε)·log σ(x) − ε·log σ(−x): `logistic` where a share ε of the labels is wrong.
 
-    Raises ValueError unless 0 ≤ ε < ½: from ½ on the labels would say nothing, or the opposite.
+    Its minimum is at logit(1 − ε). Raises ValueError unless 0 ≤ ε < 0.5: at 0.5 the labels carry no information.
     """
     if not 0 <= label_smoothing < 0.5:
         raise ValueError(f"label_smoothing must be at least 0 and below 0.5, got {label_smoothing}")
@@ -35,13 +35,13 @@ def squared(x: Tensor, target: float = 0.0) -> Tensor:
 
 
 def bce(x: Tensor, labels: Tensor) -> Tensor:
-    """−y·log σ(x) − (1 − y)·log(1 − σ(x)): proper for any y in [0, 1], least where σ(x) = y (EU17)."""
+    """−y·log σ(x) − (1 − y)·log(1 − σ(x)): a proper score for y in [0, 1], with its minimum at σ(x) = y (EU17)."""
     y = labels.to(x.dtype)
     return -y * logsigmoid(x) - (1 - y) * logsigmoid(-x)
 
 
 def mse(x: Tensor, labels: Tensor) -> Tensor:
-    """(σ(x) − y)²: as proper as `bce`, but bounded by 1, and its gradient vanishes where σ saturates."""
+    """(σ(x) − y)²: a proper score like `bce`, but bounded by 1. Its gradient vanishes where σ saturates."""
     return (x.sigmoid() - labels.to(x.dtype)) ** 2
 
 
@@ -50,14 +50,13 @@ def kahneman_tversky(
 ) -> Tensor:
     """λ − v with the value v = λ_D·σ(x) of a desirable and λ_U·σ(−x) of an undesirable example.
 
-    x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two.
-    Not a proper score: at P(desirable) = p the least expected value is at x → ±∞, by the sign of p·λ_D − (1 −
-    p)·λ_U.
+    x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two values.
+    It is not a proper score: for P(desirable) = p the minimum is at x → ±∞, by the sign of p·λ_D − (1 − p)·λ_U.
     """
     y = labels.to(x.dtype)
     return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()
 
 
 def score_function(x: Tensor, logps: Tensor) -> Tensor:
-    """x·log π with x held constant: a number that means nothing, whose gradient is REINFORCE's, x·∇log π."""
+    """x·log π with x held constant. Its gradient is REINFORCE's, x·∇log π; its value has no meaning."""
     return x.detach() * logps

@@ -1,4 +1,4 @@
-"""What a token-level method expects of the rest of a response: V(x, y_<t), one number a position."""
+"""A critic: V(x, y_<t), what a token-level method expects of the rest of a response, one number for each position."""
 
 from __future__ import annotations
 
@@ -9,18 +9,19 @@ import torch
 from torch import nn
 
 from una_ref.data.batch import Batch
-from una_ref.policies.logprobs import hidden_states, parts
+from una_ref.policies.anatomy import parts
+from una_ref.policies.layouts import hidden_states
 
 
 class Critic(nn.Module):
-    """A linear head on hidden states: the policy's own, or those of a transformer of its own.
+    """A linear head on hidden states, either the policy's or those of a separate transformer.
 
-    The head begins at 0, and so do the values. Calling it gives (N,) values of a batch, fp32 or better, with gradient;
-    on the policy's hidden states the gradient reaches the policy as well.
+    The head starts at 0, and so do the values. On the policy's hidden states, the gradient of the values reaches the
+    policy as well.
 
     Args:
-        model: a causal LM; its hidden states are what the head will see.
-        core: the critic's own transformer without a head, in the layout of the model's batches; None to share.
+        model: a causal LM, whose hidden states have the width and dtype that the head reads.
+        core: a separate transformer without a head, which takes the layout of the model's batches; None to share.
     """
 
     def __init__(self, model: Any, core: nn.Module | None = None) -> None:
@@ -35,12 +36,17 @@ class Critic(nn.Module):
         nn.init.zeros_(self.head.bias)
 
     def forward(self, batch: Batch, hidden: torch.Tensor) -> torch.Tensor:
-        """(N,) values from (N, D) the policy's hidden states, which a separate critic does not look at."""
-        seen = hidden if self.core is None else hidden_states(self.core, batch)
-        with torch.autocast(seen.device.type, enabled=False):  # in bfloat16 values of order 1 would be off by 1 %
-            return self.head(seen.to(self.head.weight.dtype))[:, 0]
+        """(N,) values in reward units, fp32 or better, with gradient.
+
+        Args:
+            batch: N scored tokens.
+            hidden: (N, D) the policy's hidden states; a separate critic does not use them.
+        """
+        read = hidden if self.core is None else hidden_states(self.core, batch)
+        with torch.autocast(read.device.type, enabled=False):  # in bfloat16, a value of 1 has an error of up to 0.4 %
+            return self.head(read.to(self.head.weight.dtype))[:, 0]
 
 
-def own_core(model: Any) -> nn.Module:
-    """A copy of the transformer in a causal LM, its head left out."""
+def copy_core(model: Any) -> nn.Module:
+    """A copy of a causal LM's transformer, without its head."""
     return copy.deepcopy(parts(model)[0])

@@ -1,4 +1,4 @@
-"""A language model in an enumerable world: the probability of every response there is."""
+"""The exact distribution of a language model in an enumerable world: all next-token log-probs at all prefixes."""
 
 from __future__ import annotations
 
@@ -9,25 +9,26 @@ import torch
 
 from una_ref.data.batch import prefix_tree
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import layouts, sequence_logprobs
-from una_ref.theory.worlds import PrefixTree
+from una_ref.policies.layouts import layouts
+from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.theory.prefix_tree import PrefixTree
 
 
 @torch.no_grad()
 def next_logps(
     model: Any, prompts: Sequence[Sequence[int]], tree: PrefixTree, vocabulary: Sequence[int]
 ) -> torch.Tensor:
-    """(X, N, V) float64 log-prob of each next token at each prefix: every prompt is one packed prefix tree.
+    """(X, N, V) float64 log-prob of each next token at each prefix. Each prompt is one packed prefix tree.
 
     Args:
-        model: a causal LM whose responses consist of `vocabulary` tokens only: its generation config suppresses
-            the others.
-        prompts: X prompts as token ids.
-        tree: the world's prefixes.
-        vocabulary: the token id of each of the tree's V tokens.
+        model: a causal LM whose responses consist of `vocabulary` tokens only: its generation config suppresses all
+            others.
+        prompts: X prompts, as token ids.
+        tree: the N prefixes of the world.
+        vocabulary: the token ids of the tree's V tokens.
 
     Raises:
-        InputError: the model cannot be given a packed prefix tree.
+        InputError: the model does not take packed batches.
     """
     if "packed" not in layouts(model):
         raise InputError(

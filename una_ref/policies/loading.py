@@ -1,6 +1,6 @@
-"""Where a policy comes from: a path or hub name, a small Mistral made here, or a table of logits.
+"""Models to train: loaded from a folder or hub name, made here, or a table of logits; and fresh LoRA adapters.
 
-Weights load as safetensors only and remote code stays off.
+Weights load as safetensors only. Remote code stays off.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from torch import nn
 from una_ref.errors import InputError, near_path
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
-"""As much of a text without a boundary of words as pairs are counted in: the time grows with its length squared."""
+"""1,000 characters without a word boundary. BPE training cuts there: its time grows with a word's length squared."""
 
-SPECIALS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
+SPECIAL_TOKENS = {"unk_token": "<unk>", "bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>"}
 
 
 class TableLM(nn.Module):
-    """A table of logits (X, Y) as a language model: the prompt is one token, the response is one token.
+    """A table of logits (X, Y) as a language model: one token is the prompt, one token is the response.
 
-    So the smallest world of all runs through the same `Batch`, log-probs and loop as a 7B model.
+    It runs through the same `Batch`, log-probs and training loop as a 7B model.
+
+    Args:
+        logits: (X, Y) float, the initial values.
     """
 
     base_model_prefix = "table"
@@ -36,17 +39,17 @@ class TableLM(nn.Module):
         self.table = _Rows(logits)
 
     def get_output_embeddings(self) -> nn.Module:
-        """The hidden state of a prompt is its row of logits already."""
+        """The identity: the hidden state of a prompt is its row of logits."""
         return nn.Identity()
 
     @property
     def logps(self) -> torch.Tensor:
-        """(X, Y) log π."""
+        """(X, Y) log π(y|x)."""
         return self.table.weight.log_softmax(-1)
 
 
 class _Rows(nn.Embedding):
-    """The table's rows by prompt token; a response's one token predicts nothing and is never looked up."""
+    """Rows of the table, looked up by prompt token. The response's one token predicts nothing and is never input."""
 
     def __init__(self, rows: torch.Tensor) -> None:
         super().__init__(rows.shape[0], rows.shape[1], _weight=rows.clone())
@@ -56,7 +59,13 @@ class _Rows(nn.Embedding):
 
 
 def small_mistral(tokenizer: Any, seed: int = 0, **shape: Any) -> Any:
-    """A random Mistral for the tokenizer: 4 layers of width 128, unless `shape` (MistralConfig's names) differs."""
+    """A Mistral with random weights for the tokenizer: 4 layers of width 128.
+
+    Args:
+        tokenizer: gives the size of the vocabulary and the special tokens.
+        seed: of the weights; torch's random state stays as it is.
+        shape: other sizes, by their names in MistralConfig.
+    """
     from transformers import MistralConfig, MistralForCausalLM
 
     size = {
@@ -82,7 +91,7 @@ def small_mistral(tokenizer: Any, seed: int = 0, **shape: Any) -> Any:
 
 
 def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
-    """A byte-level BPE tokenizer trained on the texts."""
+    """A byte-level BPE tokenizer trained on the texts, with at most `vocabulary` tokens."""
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -93,28 +102,32 @@ def byte_pair_tokenizer(texts: Iterable[str], vocabulary: int = 2048) -> Any:
         (piece for text in texts for piece in _LONG.split(text)),
         trainers.BpeTrainer(
             vocab_size=vocabulary,
-            special_tokens=list(SPECIALS.values()),
+            special_tokens=list(SPECIAL_TOKENS.values()),
             show_progress=False,
             initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         ),
     )
-    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIALS)
+    return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **SPECIAL_TOKENS)
 
 
-def missing(name: str) -> bool:
+def is_missing_path(name: str) -> bool:
     """Whether a name can only be a path (it begins with . / or ~, or has several slashes), and nothing is there."""
     return (name[:1] in (".", "/", "~") or name.count("/") > 1) and not Path(name).exists()
 
 
-def four_bit(dtype: str) -> dict[str, Any]:
-    """What `from_pretrained` is told for QLoRA's frozen weights (Dettmers et al. 2023): NF4 with its scales quantised
-    as well, arithmetic in `dtype`, on this process's GPU.
+def four_bit_options(dtype: str) -> dict[str, Any]:
+    """Options of `from_pretrained` for QLoRA's frozen weights: NF4 with quantised scales, on this process's GPU.
+
+    Source: Dettmers et al. 2023, "QLoRA", Sec. 3, https://arxiv.org/abs/2305.14314.
+
+    Args:
+        dtype: of the arithmetic, by its name in torch.
 
     Raises:
-        InputError: there is no CUDA, or no bitsandbytes.
+        InputError: no CUDA device, or no bitsandbytes.
     """
     if not torch.cuda.is_available():
-        raise InputError("load_in_4bit: expected a CUDA device, which bitsandbytes quantises for, got none")
+        raise InputError("load_in_4bit: expected a CUDA device, since bitsandbytes needs one, got none")
     if find_spec("bitsandbytes") is None:
         raise InputError("load_in_4bit: expected the package bitsandbytes, got none; pip install una_ref[qlora]")
     from transformers import BitsAndBytesConfig
@@ -129,8 +142,8 @@ def four_bit(dtype: str) -> dict[str, Any]:
 
 
 @contextmanager
-def quietly() -> Iterator[None]:
-    """No bars and no reports of transformers: weights that are missing are refused here, by name."""
+def quiet_transformers() -> Iterator[None]:
+    """transformers without progress bars and warnings; missing weights are refused here, by name."""
     from transformers.utils import logging
 
     before = logging.get_verbosity()
@@ -145,28 +158,33 @@ def quietly() -> Iterator[None]:
 def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tuple[Any, Any]:
     """Model and tokenizer from a local folder or a hub name.
 
-    What holds a LoRA adapter is merged into its base, so that the policy it stands for is also the reference of
-    what is trained next. Its tokenizer is the base's unless it has its own.
+    A LoRA adapter is merged into its base, so that the merged policy is the reference of the next training. The
+    tokenizer of an adapter is its own, else the base's.
+
+    Args:
+        name: the folder or hub name.
+        dtype: of the weights, by its name in torch.
+        load_in_4bit: whether the weights are quantised for QLoRA, see `four_bit_options`.
 
     Raises:
-        InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids
-            that the model has no embedding for; 4 bits where they cannot be had (see `four_bit`), or for an adapter,
-            which merging into them would round away.
+        InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids that the
+            model has no embedding for; 4 bits on a machine without CUDA; or 4 bits for an adapter, since merging it
+            into them would round it away.
     """
-    if missing(name):  # and no name for the hub to be asked about
+    if is_missing_path(name):  # not a hub name either
         raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is{near_path(name)}")
-    more = four_bit(dtype) if load_in_4bit else {}
+    options = four_bit_options(dtype) if load_in_4bit else {}
     try:
-        with quietly():
-            model, tokenizer = _loaded(name, getattr(torch, dtype), **more)
-    except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each has a class of its own
+        with quiet_transformers():
+            model, tokenizer = _loaded(name, getattr(torch, dtype), **options)
+    except Exception as error:  # no such folder, no network, damaged weights, no tokenizer: each raises its own class
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(
             f"model {name!r}: expected a folder or hub name with config, safetensors weights and tokenizer, "
             f"got: {reason}{near_path(name) if not Path(name).exists() else ''}"
         ) from error
     rows = model.get_input_embeddings().weight.shape[0]
-    # A pad token of its own never reaches the model: batches are padded with 0 under a mask.
+    # The pad token never reaches the model: batches are padded with id 0 under a mask.
     ids = {i: token for token, i in tokenizer.get_vocab().items() if token != tokenizer.pad_token or i < rows}
     if max(ids) >= rows:
         raise InputError(
@@ -176,28 +194,37 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
     return model, tokenizer
 
 
-def _loaded(name: str, dtype: torch.dtype, **more: Any) -> tuple[Any, Any]:
+def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     import json
 
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
     from transformers.utils import cached_file, find_adapter_config_file
 
     config = find_adapter_config_file(name)
-    if config is not None and more:
+    if config is not None and options:
         raise ValueError("an adapter, which 4 bits would round away; merge it into its base and name that")
     if config is not None:
         from peft import PeftModel
 
         model, tokenizer = _loaded(json.loads(Path(config).read_text())["base_model_name_or_path"], dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
-            tokenizer = AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+            tokenizer = _tokenizer(name)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
     model, report = AutoModelForCausalLM.from_pretrained(
-        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **more
+        name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     if report["missing_keys"]:
         raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
-    return model, AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    return model, _tokenizer(name)
+
+
+def _tokenizer(name: str) -> Any:
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(name, trust_remote_code=False)
+    except Exception as error:  # a damaged file raises whatever its parser stumbles over
+        raise ValueError(f"a tokenizer that does not load ({type(error).__name__}: {error})") from error
 
 
 def with_lora(
@@ -210,14 +237,23 @@ def with_lora(
     seed: int = 0,
     task: str = "CAUSAL_LM",
 ) -> Any:
-    """The model with a fresh LoRA adapter (B = 0, so it starts as the base exactly), in eval mode.
+    """The model with a fresh LoRA adapter, in eval mode. B = 0, so it starts exactly as the base.
 
-    `task` is peft's name for what the model is: CAUSAL_LM; FEATURE_EXTRACTION, a transformer without a head; SEQ_CLS, a
-    scorer, whose head is trained in full beside the adapter.
+    Source: Hu et al. 2021, "LoRA", https://arxiv.org/abs/2106.09685.
+
+    Args:
+        model: without an adapter.
+        r: rank of the adapter.
+        alpha: the adapter adds (alpha/r)·B·A to a weight.
+        dropout: rate, on the adapter's input.
+        targets: names of the layers that get an adapter, or "all-linear".
+        seed: of A; torch's random state stays as it is.
+        task: peft's name for the kind of model: CAUSAL_LM; FEATURE_EXTRACTION for a transformer without a head;
+            SEQ_CLS for a scorer, whose head is then trained in full beside the adapter.
     """
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
-    if getattr(model, "is_loaded_in_4bit", False):  # what is not quantised is computed in float32, as peft advises
+    if getattr(model, "is_loaded_in_4bit", False):  # peft computes the weights that are not quantised in float32
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=False)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
@@ -226,9 +262,9 @@ def with_lora(
 
 
 def disable_dropout(model: nn.Module) -> None:
-    """No dropout in the model itself: the policy and its reference must be the same function at step 0.
+    """Set the model's dropout rates to 0, since policy and reference must be the same function at step 0.
 
-    A rate is a module's own attribute, whatever it is called: nn.Dropout's p, or a float with "drop" in its name.
+    A rate is the p of an nn.Dropout, or any float attribute of a module with "drop" in its name.
     """
     for module in model.modules():
         for name, value in vars(module).items():

@@ -1,99 +1,35 @@
-"""Log-probs of a batch's responses under a causal language model, whatever its size.
+"""Log-probabilities of a batch's responses under a causal language model of any size.
 
-The one path from a `Batch` to numbers: hidden states at the predicting positions only, then the vocabulary
-projection in chunks, in fp32 or better. No [tokens × vocabulary] tensor is ever whole in memory: in training,
-a chunk's logits are formed again in the backward pass instead of being kept.
+The one path from a `Batch` to numbers: hidden states at the predicting positions only, then the vocabulary projection
+in chunks, in float32 or better. No whole [tokens × vocabulary] tensor is held in memory: in training, a chunk's logits
+are computed again in the backward pass. Only a loss that asks for distributions holds that tensor.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch.utils.checkpoint import checkpoint
 
-from una_ref.data.batch import Batch, Example, Layout, collate
+from una_ref.data.batch import Batch, Example, collate
 from una_ref.errors import InputError
+from una_ref.policies.anatomy import parts, suppressed_tokens, unwrapped
+from una_ref.policies.layouts import hidden_states, layouts
 
 CHUNK_ELEMENTS = 2**24
 """Logits held at once: 64 MB in fp32."""
 
 
-def _inner(model: Any) -> Any:
-    """The causal LM itself; under PEFT it is wrapped."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
-
-
-def parts(model: Any) -> tuple[Any, Any]:
-    """The transformer without its head, and the head, of a causal LM (a PEFT model included); a scorer has no such
-    head, None.
-    """
-    inner = _inner(model)
-    return getattr(inner, inner.base_model_prefix), inner.get_output_embeddings()
-
-
-def _attention(config: Any) -> set[str]:
-    """The kinds of attention that a model's layers have, as far as its config says."""
-    kinds = getattr(config, "layer_types", None) or getattr(config, "attention_layers", None)
-    window = getattr(config, "sliding_window", None)
-    return set(kinds or ["full_attention" if window is None else "sliding_attention"])
-
-
-def layouts(model: Any) -> tuple[Layout, ...]:
-    """Which layouts the model can be given; the first is the one to use.
-
-    The packed one needs attention that takes a 4-D additive mask (sdpa or eager) and the same mask in every
-    layer: a model that mixes sliding and full layers is refused it, because a 4-D mask overrides what each
-    layer would do.
-    """
-    config = getattr(model, "config", None)
-    takes_mask = (getattr(config, "_attn_implementation", None) or "sdpa") in ("sdpa", "eager")
-    uniform = _attention(config) in ({"full_attention"}, {"sliding_attention"})
-    return ("packed", "padded") if takes_mask and uniform else ("padded",)
-
-
-def additive_mask(batch: Batch, dtype: torch.dtype, window: int | None) -> torch.Tensor:
-    """(R, 1, L, L) float mask: 0 where visible, the dtype's lowest number elsewhere.
-
-    Float because a boolean one is silently wrong under eager attention. A sliding window is counted in
-    positions and belongs in here because a 4-D mask overrides the model's own.
-    """
-    visible = batch.visible()
-    if window is not None:
-        visible &= batch.positions[:, :, None] - batch.positions[:, None, :] < window
-    mask = torch.zeros(visible.shape, dtype=dtype, device=visible.device)
-    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
-
-
-def hidden_states(core: Any, batch: Batch) -> torch.Tensor:
-    """(N, D) what a transformer without its head makes of the position that predicts each scored token."""
-    more: dict[str, torch.Tensor] = {}
-    if batch.layout == "packed":
-        config: Any = getattr(core, "config", None)
-        window = config.sliding_window if "sliding_attention" in _attention(config) else None
-        mask = additive_mask(batch, next(core.parameters()).dtype, window)
-        more = {"attention_mask": mask, "position_ids": batch.positions}
-    # A padded row needs neither: it begins at position 0, and its pads stand behind, where causality hides them.
-    out = core(input_ids=batch.tokens, use_cache=False, **more)
-    return out[0].flatten(0, 1)[batch.predictor]
-
-
-def _suppressed(model: Any) -> list[int]:
-    """Tokens that the model's generation config never emits; the scored distribution leaves them out as well."""
-    return list(getattr(getattr(_inner(model), "generation_config", None), "suppress_tokens", None) or ())
-
-
 def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:
-    """(N,) log-prob of every scored token, fp32 or better; from (N, D) `hidden` states, if they are known."""
+    """(N,) log-probability of every scored token, float32 or better; from (N, D) `hidden` states, if given."""
     core, head = parts(model)
     hidden = hidden_states(core, batch) if hidden is None else hidden
-    suppressed = torch.tensor(_suppressed(model), dtype=torch.int64, device=hidden.device)
+    logits_of = _logits(model, hidden.device)
 
     def logps(h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-        logits = head(h)
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
-        if len(suppressed):
-            logits = logits.index_fill(-1, suppressed, -torch.inf)
+        logits = logits_of(h)
         return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
 
     width = getattr(head, "out_features", None) or hidden.shape[-1]
@@ -102,6 +38,25 @@ def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None)
     if len(pieces) > 1 and torch.is_grad_enabled():
         return torch.cat([checkpoint(logps, h, t, use_reentrant=False) for h, t in pieces])
     return torch.cat([logps(h, t) for h, t in pieces])
+
+
+def distributions(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:
+    """(N, V) log-probability of every next token at each scored token, float32 or better; −∞ for suppressed tokens."""
+    hidden = hidden_states(parts(model)[0], batch) if hidden is None else hidden
+    return _logits(model, hidden.device)(hidden).log_softmax(-1)
+
+
+def _logits(model: Any, device: torch.device) -> Callable[[torch.Tensor], torch.Tensor]:
+    """(N, D) hidden states -> (N, V) logits in float32 or better, suppressed tokens at −∞."""
+    head = parts(model)[1]
+    suppressed = torch.tensor(suppressed_tokens(model), dtype=torch.int64, device=device)
+
+    def logits_of(hidden: torch.Tensor) -> torch.Tensor:
+        logits = head(hidden)
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        return logits.index_fill(-1, suppressed, -torch.inf) if len(suppressed) else logits
+
+    return logits_of
 
 
 def sequence_logprobs(model: Any, batch: Batch) -> torch.Tensor:
@@ -130,7 +85,7 @@ def check_scorable(model: Any) -> None:
     """
     if not hasattr(model, "config"):
         return
-    name = type(_inner(model)).__name__
+    name = type(unwrapped(model)).__name__
     prompt, *responses = (tuple(t % model.config.vocab_size for t in part) for part in ((1, 2, 3), (4, 5, 6), (7, 8)))
     device = next(model.parameters()).device
     batch = collate([Example(prompt, tuple(responses))], layouts(model)[0]).to(device)
@@ -163,7 +118,7 @@ def _given_to(head: Any, model: Any, ids: torch.Tensor) -> torch.Tensor:
     raw = seen[1] if len(seen) == 2 else logits[..., :0]
     if logits.shape != raw.shape or not torch.allclose(logits.float(), raw.float(), 0, 0, equal_nan=True):
         raise InputError(
-            f"model {type(_inner(model)).__name__}: expected logits as its head gives them, got them transformed (a "
+            f"model {type(unwrapped(model)).__name__}: expected logits as its head gives them, got them transformed (a "
             "soft cap or a scale, say), which the log-probs here would leave out"
         )
     return seen[0]

@@ -1,11 +1,11 @@
-"""Log-probs of the reference on disk, under names made of all that they depend on.
+"""Log-probabilities of the reference on disk, named by everything that they depend on.
 
-A file belongs to one reference: its name is a digest of the weights, of what the model makes of them, of tokenizer and
-template, of the arithmetic and of the versions. In it a response is a digest of its prompt's and its own token ids. So
-what has changed has another name: nothing is compared, and nothing has to be thrown away in time.
+A file belongs to one reference. Its name is a digest of weights, model config, tokenizer, template, arithmetic and
+versions. A row in it is named by a digest of the token ids of prompt and response. What has changed therefore has
+another name, and no entry ever has to be invalidated.
 
-The layout is in no name: a log-prob that another cut of the data left here is within `AT_START` of one computed now,
-and the first one written stays, so that a run that is resumed meets the numbers that it began with.
+The batch layout is not part of a name: another layout changes a log-probability by less than `AT_START`. The first
+value written stays, so that a resumed run reads the numbers that it began with.
 """
 
 from __future__ import annotations
@@ -14,7 +14,6 @@ import hashlib
 import json
 import math
 import sqlite3
-import struct
 import zlib
 from array import array
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -28,60 +27,61 @@ import torch
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, _suppressed
+from una_ref.policies.anatomy import suppressed_tokens, unwrapped
 
-FORMAT = 1
-"""Of the file and of the way from ids to log-probs; raise it where either changes what is found or how."""
+FORMAT = 2
+"""Of the file and of the computation from ids to log-probabilities; raise it when either changes."""
 WAIT = 60.0
 """Seconds to wait for another process that writes to the same file."""
 
-Values = dict[bytes, float]
+Values = dict[bytes, bytes]
+"""The name of a row -> its log-probabilities as float64 bytes."""
 
 
 def fingerprint(model: Any, encoder: Encoder | None = None, *, arithmetic: str = "") -> str:
-    """A name for a reference: equal only if every log-prob of it is.
+    """A name for a reference: equal only if all its log-probabilities are equal.
 
-    Reads each weight once, in as many threads as there are cores: measured on one slow core .2 GB/s, so a 7B model in
-    bfloat16 costs a minute there and seconds on a workstation.
+    Reads each weight once, in as many threads as there are cores. One slow core read 0.2 GB/s: a 7B model in bfloat16
+    takes about a minute there.
 
     Args:
-        model: the reference, or the policy whose adapters are taken off for it: what belongs to an adapter is left out.
+        model: the reference, or the policy that is the reference without its adapters; adapters are left out.
         encoder: holds tokenizer and template; None where there is no text.
-        arithmetic: what computes beside the weights' own dtype, such as autocast's.
+        arithmetic: the dtype of autocast, where it differs from the weights' own; else empty.
     """
     import transformers
 
     from una_ref import __version__
 
-    inner = _inner(model)
-    config = inner.config.to_dict() if hasattr(inner, "config") else {}
+    base = unwrapped(model)
+    config = base.config.to_dict() if hasattr(base, "config") else {}
     about = {
         "format": FORMAT,
         "versions": [__version__, torch.__version__, transformers.__version__],
-        "class": type(inner).__name__,
+        "class": type(base).__name__,
         "config": {key: value for key, value in config.items() if key not in ("_name_or_path", "transformers_version")},
-        "suppressed": _suppressed(model),
+        "suppressed": suppressed_tokens(model),
         "arithmetic": arithmetic,
         "text": _text(encoder) if encoder else "",
     }
-    weights = sorted((name, value) for name, value in _own(inner))
+    weights = sorted((name, value) for name, value in _base_tensors(base))
     with ThreadPoolExecutor() as pool:
         about["weights"] = list(pool.map(_digest, *zip(*weights, strict=True)))
     return hashlib.sha256(json.dumps(about, sort_keys=True, default=str).encode()).hexdigest()
 
 
-def _own(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
+def _base_tensors(model: Any) -> Iterator[tuple[str, torch.Tensor]]:
     """The tensors of a model without those of its adapters, under the names that they have without adapters."""
-    found = dict(model.named_buffers()) | model.state_dict()  # rotary frequencies are not in the latter
+    found = dict(model.named_buffers()) | model.state_dict()  # the state has no rotary frequencies
     for name, value in found.items():
         if ".lora_" not in name and ".modules_to_save." not in name and isinstance(value, torch.Tensor):
             yield name.replace(".base_layer", "").replace(".original_module", ""), value
 
 
 def _digest(name: str, value: torch.Tensor) -> str:
-    found = hashlib.sha256(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-    found.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return found.hexdigest()
+    digest = hashlib.sha256(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+    digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _text(encoder: Encoder) -> list[str]:
@@ -92,24 +92,23 @@ def _text(encoder: Encoder) -> list[str]:
     return [rules, encoder.template]
 
 
-def row(prompt: Sequence[int], response: Sequence[int]) -> bytes:
-    """(32 bytes) a name for a response to a prompt: their token ids, and where one ends."""
-    return hashlib.sha256(array("q", [len(prompt), *prompt, *response]).tobytes()).digest()
+def row(prompt: Sequence[int], response: Sequence[int], *, per_token: bool = False) -> bytes:
+    """(32 bytes) the name of a response to a prompt: a digest of their token ids."""
+    return hashlib.sha256(array("q", [per_token, len(prompt), *prompt, *response]).tobytes()).digest()
 
 
 class ReferenceCache:
-    """The log-probs that one reference has given, in a file of their own.
+    """The log-probabilities of one reference, in a file of their own.
 
-    Several processes may use a file at once. What cannot be read as a whole file, or has a number that is not the one
-    written, is thrown away and computed again.
+    Several processes may use a file at once. A file that is damaged is deleted, and its rows are computed again.
 
     Args:
         folder: where the files are; None: in memory, for this run alone.
         key: the reference's `fingerprint`.
 
     Attributes:
-        found, computed: how often a response was asked for and stood here, or had to be computed.
-        damaged: whether a file was thrown away.
+        found, computed: number of responses that were read, and that had to be computed.
+        damaged: whether a damaged file was deleted.
 
     Raises:
         InputError: the folder cannot be written to.
@@ -126,31 +125,35 @@ class ReferenceCache:
         except (OSError, sqlite3.OperationalError) as error:
             raise InputError(f"reference cache {folder}: expected a folder to write to, got: {error}") from error
 
-    def __call__(self, examples: Sequence[Example], compute: Callable[[], torch.Tensor]) -> torch.Tensor:
-        """(B,) float64 log π_ref of the responses of some examples, on the CPU.
+    def __call__(
+        self, examples: Sequence[Example], compute: Callable[[], torch.Tensor], *, per_token: bool = False
+    ) -> torch.Tensor:
+        """Float64 log π_ref of the responses of some examples, on the CPU: (B,), or (N,) of each token.
 
-        Where one of them is not known, all are computed, by `compute`: so a micro-batch is cut the same way whatever
-        is known of it.
+        If one of them is not known, `compute` gives all of them: the micro-batch is then the same whatever is known.
         """
-        rows = [row(e.prompt, r) for e in examples for r in e.responses]
+        responses = [(e.prompt, r) for e in examples for r in e.responses]
+        rows = [row(*response, per_token=per_token) for response in responses]
         known = self._read(rows)
         if any(name not in known for name in rows):
             self.computed += len(rows)
-            made = dict(zip(rows, compute().tolist(), strict=True))
-            self._write(made)
-            known = made | self._read(rows)  # another process, or another cut, may have been first
+            sizes = [len(r) if per_token else 1 for _, r in responses]
+            values = compute().double().cpu().split(sizes)
+            computed = {name: part.numpy().tobytes() for name, part in zip(rows, values, strict=True)}
+            self._write(computed)
+            known = computed | self._read(rows)  # another process may have been first
         else:
             self.found += len(rows)
-        return torch.tensor([known[name] for name in rows], dtype=torch.float64)
+        return torch.frombuffer(bytearray(b"".join(known[name] for name in rows)), dtype=torch.float64)
 
     def note(self, counts: Iterable[tuple[int, int]] = ()) -> str:
-        """What became of the responses asked for so far, in a sentence.
+        """A sentence on how many responses were computed and read so far.
 
         Args:
             counts: `found` and `computed` of each process, where there are several.
         """
         found, computed = map(sum, zip(*(list(counts) or [(self.found, self.computed)]), strict=True))
-        damage = "; a damaged file was thrown away" if self.damaged else ""
+        damage = "; a damaged file was deleted" if self.damaged else ""
         place = f" ({self.path.name[:16]}…)" if self.path else ""
         return f"reference log-probs: {computed} computed, {found} read from the cache{place}{damage}"
 
@@ -158,26 +161,27 @@ class ReferenceCache:
         out: Values = {}
         with self._whole():
             for name in dict.fromkeys(rows):
-                for logp, check in self._file.execute("SELECT logp, crc FROM logps WHERE row = ?", (name,)):
-                    if check != _check(name, logp):
-                        raise sqlite3.DatabaseError("a number is not the one that was written")
-                    out[name] = logp
+                for values, check in self._file.execute("SELECT logps, crc FROM logps WHERE row = ?", (name,)):
+                    if check != zlib.crc32(name + values):
+                        raise sqlite3.DatabaseError("the values are not those that were written")
+                    out[name] = values
             return out
         return {}
 
     def _write(self, values: Values) -> None:
-        lines = [(name, logp, _check(name, logp)) for name, logp in values.items() if math.isfinite(logp)]
+        finite = ((name, value) for name, value in values.items() if all(map(math.isfinite, array("d", value))))
+        lines = [(name, value, zlib.crc32(name + value)) for name, value in finite]
         with self._whole(), self._file:  # one transaction: all or none
             self._file.executemany("INSERT OR IGNORE INTO logps VALUES (?, ?, ?)", lines)
 
     @contextmanager
     def _whole(self) -> Iterator[None]:
-        """Use of the file; a damaged one is replaced by an empty one."""
+        """Use of the file; a damaged file is replaced by an empty one."""
         try:
             yield
-        except sqlite3.OperationalError as error:  # locked, full, gone: it may be right
+        except sqlite3.OperationalError as error:  # locked, full or gone: its content may be right
             raise OSError(f"reference cache {self.path}: {error}") from error
-        except (sqlite3.DatabaseError, TypeError, struct.error):
+        except (sqlite3.DatabaseError, TypeError):
             self._file.close()
             self._discard()
             self._file = self._opened()
@@ -187,7 +191,7 @@ class ReferenceCache:
             return _connected(self.path)
         except sqlite3.OperationalError:
             raise
-        except sqlite3.DatabaseError:  # no such file as this writes
+        except sqlite3.DatabaseError:  # not a file of this format
             self._discard()
             return _connected(self.path)
 
@@ -203,7 +207,7 @@ def _connected(path: Path | None) -> sqlite3.Connection:
     try:
         with file:
             file.execute(
-                "CREATE TABLE IF NOT EXISTS logps (row BLOB PRIMARY KEY, logp REAL, crc INTEGER) WITHOUT ROWID"
+                "CREATE TABLE IF NOT EXISTS logps (row BLOB PRIMARY KEY, logps BLOB, crc INTEGER) WITHOUT ROWID"
             )
         found = file.execute("SELECT * FROM pragma_quick_check").fetchall() if path else [("ok",)]
         if found != [("ok",)]:
@@ -212,7 +216,3 @@ def _connected(path: Path | None) -> sqlite3.Connection:
         file.close()
         raise
     return file
-
-
-def _check(name: bytes, logp: float) -> int:
-    return zlib.crc32(name + struct.pack("<d", logp))

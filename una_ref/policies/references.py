@@ -1,4 +1,4 @@
-"""A policy and the reference that its implicit reward is measured against."""
+"""A policy under training and its reference."""
 
 from __future__ import annotations
 
@@ -13,63 +13,69 @@ from torch import nn
 
 from una_ref.data.batch import Batch, Layout
 from una_ref.errors import InputError
+from una_ref.methods.arguments import Need
+from una_ref.policies.anatomy import parts
 from una_ref.policies.critics import Critic
-from una_ref.policies.logprobs import check_scorable, hidden_states, layouts, parts, sequence_logprobs, token_logprobs
+from una_ref.policies.layouts import hidden_states, layouts
+from una_ref.policies.logprobs import check_scorable, distributions, sequence_logprobs, summed, token_logprobs
 
 REWRITES_BASE = ("pissa", "olora", "corda", "loftq", "lora_ga")
-"""LoRA initialisations that change the base weights, so that adapters off is not the start policy."""
+"""LoRA initialisations that change the base weights: without its adapters the model is not the start policy."""
 
 AT_START = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
-"""Nats that |log π − log π_ref| may reach before the first step, by the model's dtype.
+"""Largest |log π − log π_ref| before the first step, in nats, by the model's dtype.
 
-With adapters off in the same micro-batch it is exactly 0; the room is for references that went another way.
+It is exactly 0 where the adapters are turned off in the same micro-batch. A cached reference was computed in another
+batch and may differ by rounding.
 """
 
 
 class Policy(nn.Module):
-    """A causal LM under training, with its reference. Calling it gives (B,) log-probs of a batch, with gradient.
+    """A causal LM under training, with its reference. Calling it returns (B,) log-probabilities, with gradient.
 
-    The reference is the same model with its adapters off; without adapters (full fine-tuning, a table) it is a
-    frozen copy; with ``anchored=False`` there is none, and none is held in memory. Or it is a second model.
+    The reference is a second model if one is given. Otherwise it is the same model with its adapters off, or a frozen
+    copy where there are no adapters (full fine-tuning, a table). With ``has_reference=False`` there is none in memory.
 
     Args:
         model: under training.
-        anchored: whether there is a reference.
-        critic: what values tokens, if a loss asks for values.
-        second: the reference, if it is another model; of the same vocabulary, token by token.
+        has_reference: whether there is a reference.
+        critic: values tokens, for losses that ask for values.
+        second: another model as the reference; it has the same vocabulary, token by token.
 
     Raises:
-        InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose
-            initialisation changes the base, so that adapters off is not the start policy. Beside a second model such
-            adapters are right.
+        InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose initialisation
+            changes the base: without its adapters the model is then not the start policy. With a second model such
+            adapters are allowed.
     """
 
-    gives = "logps"
-    """What calling it gives, by the name that losses have for it."""
+    output = "logps"
+    """What calling it returns, by the name that losses have for it."""
 
-    def __init__(self, model: Any, *, anchored: bool = True, critic: Critic | None = None, second: Any = None) -> None:
+    def __init__(
+        self, model: Any, *, has_reference: bool = True, critic: Critic | None = None, second: Any = None
+    ) -> None:
         super().__init__()
         for one in (model,) if second is None else (model, second):
             check_scorable(one)
         self.critic = critic
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
-        off = anchored and self.adapters and second is None  # the adapters, for the reference
+        off = has_reference and self.adapters and second is None  # the adapters, for the reference
         for name, config in model.peft_config.items() if off else ():
             start = str(getattr(config, "init_lora_weights", True)).lower()
             if start.startswith(REWRITES_BASE):
                 raise InputError(
-                    f"adapter {name!r}: expected an initialisation that leaves the base as it is, got {start!r}; "
-                    "adapters off would not be the start policy"
+                    f"adapter {name!r}: expected an initialisation that leaves the base unchanged, got {start!r}. The "
+                    "model without its adapters would not be the start policy. Fix: init_lora_weights=True"
                 )
-        self.anchored = anchored
+        self.has_reference = has_reference
         self.second = second is not None
-        other = second if self.second else copy.deepcopy(model) if anchored and not self.adapters else None
+        other = second if self.second else copy.deepcopy(model) if has_reference and not self.adapters else None
         self.copy = [] if other is None else [other.eval().requires_grad_(False)]  # a list: not a submodule
 
     @property
     def layout(self) -> Layout:
-        """The batch layout that the model takes best, and a reference of its own takes as well."""
+        """The best batch layout that both the model and its reference take."""
         return next(one for one in layouts(self.model) if all(one in layouts(other) for other in self.copy))
 
     @property
@@ -81,20 +87,36 @@ class Policy(nn.Module):
         """(B,) log π(y|x)."""
         return sequence_logprobs(self.model, batch)
 
-    def tokens(self, batch: Batch) -> tuple[torch.Tensor, torch.Tensor | None]:
-        """(N,) log π of every scored token, and (N,) the critic's value of the position before it, if there is one."""
+    def outputs(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> dict[str, torch.Tensor]:
+        """What losses need of the policy, by name, from one forward pass.
+
+        Args:
+            batch: B responses of N scored tokens.
+            needs: of the losses; what does not concern the policy is ignored.
+
+        Returns:
+            ``logps`` (B,); as needed ``token_logps`` (N,), ``values`` (N,) of the critic, ``logits`` (N, V).
+        """
+        if not needs & {Need.TOKENS, Need.CRITIC, Need.DISTRIBUTIONS}:
+            return {self.output: self(batch)}
         hidden = hidden_states(parts(self.model)[0], batch)
-        return token_logprobs(self.model, batch, hidden), self.critic(batch, hidden) if self.critic else None
+        found = {"token_logps": token_logprobs(self.model, batch, hidden)}
+        found["logps"] = summed(found["token_logps"], batch)
+        if self.critic and Need.CRITIC in needs:
+            found["values"] = self.critic(batch, hidden)
+        if Need.DISTRIBUTIONS in needs:
+            found["logits"] = distributions(self.model, batch, hidden)
+        return found
 
     @contextmanager
     def as_reference(self) -> Iterator[Any]:
         """The reference model, in eval mode and without gradient.
 
         Raises:
-            RuntimeError: there is none: a policy without adapters that was made with ``anchored=False``.
+            RuntimeError: there is none: the policy has no adapters and was made with ``has_reference=False``.
         """
         if not (self.copy or self.adapters):
-            raise RuntimeError("this policy has no reference: it was made with anchored=False")
+            raise RuntimeError("this policy has no reference: it was made with has_reference=False")
         training = self.model.training
         with torch.no_grad():
             if self.copy:
@@ -117,20 +139,25 @@ class Policy(nn.Module):
         with self.as_reference() as model:
             return token_logprobs(model, batch)
 
+    def reference_distributions(self, batch: Batch) -> torch.Tensor:
+        """(N, V) log π_ref of every next token at each scored token."""
+        with self.as_reference() as model:
+            return distributions(model, batch)
+
     @torch.no_grad()
     def check_start(self, batch: Batch, ref_logps: torch.Tensor | None = None) -> float:
-        """Largest |log π − log π_ref| over a batch before the first step, with the policy as it will be trained.
+        """Largest |log π − log π_ref| over a batch before the first step, in nats, in training mode.
 
         Args:
             batch: B responses.
-            ref_logps: (B,) log π_ref, where they are known.
+            ref_logps: (B,) log π_ref, if already known.
 
         Raises:
-            InputError: it is beyond `AT_START`: the reference is not the policy that training starts from; of a second
-                model only that it is no number.
+            InputError: it exceeds `AT_START`: the reference is not the policy that training starts from. A second model
+                is only refused where the value is not finite.
         """
         training = self.model.training
-        self.model.train()  # so that dropout in the model itself is found as well
+        self.model.train()  # dropout in the model itself shows only in training mode
         ref_logps = self.reference(batch) if ref_logps is None else ref_logps
         gap = float((self(batch) - ref_logps.to(self.device)).abs().max())
         self.model.train(training)
@@ -141,7 +168,7 @@ class Policy(nn.Module):
             return gap
         if not gap <= limit:
             raise InputError(
-                f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}; the "
-                "adapter is not fresh, the model has dropout of its own, or the reference is another model"
+                f"reference: expected implicit rewards of 0 at step 0 (within {limit:g} nats), got {gap:.3g}. Either "
+                "the adapter is already trained, the model itself has dropout, or the reference is another model"
             )
         return gap

@@ -1,7 +1,7 @@
-"""A scorer reads a prompt with a response and says one number: what `reward-model` trains.
+"""A scorer: a sequence classifier with one output on a causal LM's transformer, which `reward-model` trains.
 
-It is a sequence classifier of one output on the transformer of a causal LM. The reward is read at the response's last
-token, the EOS if it ended: found by counting, never by looking for pads, which may be tokens that text has as well.
+The reward is read at the response's last token, which is EOS if it ended. That token is found by the response's
+length. transformers looks for pads instead, and a pad may be a token that text has as well.
 """
 
 from __future__ import annotations
@@ -15,36 +15,45 @@ from torch import nn
 from una_ref.data.batch import Batch
 from una_ref.data.encoder import Encoder
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _inner, hidden_states, parts
+from una_ref.methods.arguments import Need
+from una_ref.policies.anatomy import parts, unwrapped
+from una_ref.policies.layouts import hidden_states
 from una_ref.policies.references import Policy
 
-READS = "una_ref"
-"""The key of a scorer's config.json that says how it was given text, by what the `Encoder` calls it."""
-READ_BY = ("max_length", "max_response", "split_special_tokens")
+CONFIG_KEY = "una_ref"
+"""The key of a scorer's config.json that holds `ENCODER_SETTINGS`."""
+ENCODER_SETTINGS = ("max_length", "max_response", "split_special_tokens")
+"""How a scorer was given text in training, by the names of the `Encoder`'s attributes."""
 
 
 class Scorer(Policy):
-    """A sequence classifier under training, in a policy's place: calling it gives (B,) rewards of a `whole` batch.
+    """A sequence classifier in the place of a policy under training: calling it gives rewards.
 
     It has no reference. Adapters are LoRA on the transformer; the head is trained in full.
     """
 
-    gives = "rewards"
+    output = "rewards"
 
     def __init__(self, model: Any) -> None:
-        super().__init__(model, anchored=False)
+        super().__init__(model, has_reference=False)
 
     def forward(self, batch: Batch) -> torch.Tensor:
-        """(B,) r(x, y), fp32 or better. Raises ValueError for a batch whose last tokens are not laid out."""
+        """(B,) r(x, y), fp32 or better, with gradient. Raises ValueError for a batch without last tokens."""
         if not batch.whole:
             raise ValueError("expected a batch that holds responses to their last token (whole=True)")
         last = hidden_states(parts(self.model)[0], batch)[batch.lengths.cumsum(0) - 1]
-        head = _inner(self.model).score
+        head = unwrapped(self.model).score
         with torch.autocast(last.device.type, enabled=False):
             return head(last.to(head.weight.dtype))[:, 0]
 
+    def outputs(self, batch: Batch, needs: frozenset[Need] = frozenset()) -> dict[str, torch.Tensor]:
+        """The rewards of a batch, by the name that losses have for them."""
+        return {self.output: self(batch)}
+
     def merge(self) -> None:
-        """Put the adapters into the weights, which are float32 then at least: bfloat16 would round young ones away."""
+        """Merge the adapters into the weights, which become at least float32: in bfloat16, a small adapter would be
+        rounded away.
+        """
         if self.adapters:
             if next(self.model.parameters()).dtype.itemsize < 4:
                 self.model.float()
@@ -53,13 +62,18 @@ class Scorer(Policy):
 
 
 def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
-    """A sequence classifier of one output that takes over a causal LM's transformer, with a new head.
+    """A sequence classifier with one output, in eval mode: the causal LM's transformer, not a copy, and a new head.
 
-    The head is small, std 1/(d + 1), so that rewards start near 0; and float32 at least. The encoder's tokenizer
-    and limits go into the config.
+    The head's weights have standard deviation 1/(d + 1) at width d, so that rewards start near 0. They are float32 at
+    least. The config gets the encoder's settings, and its tokenizer's pad token.
+
+    Args:
+        model: a causal LM.
+        encoder: gives the model its text.
+        seed: of the head.
 
     Raises:
-        InputError: transformers has no sequence classifier with such a head on this architecture.
+        InputError: transformers has no sequence classifier with such a head for this architecture.
     """
     from transformers import AutoModelForSequenceClassification
 
@@ -67,7 +81,7 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     config.pad_token_id = _pad(encoder.tokenizer, model.get_input_embeddings().num_embeddings)
-    setattr(config, READS, {name: getattr(encoder, name) for name in READ_BY})
+    setattr(config, CONFIG_KEY, {name: getattr(encoder, name) for name in ENCODER_SETTINGS})
     try:
         with torch.device("meta"):
             scorer = AutoModelForSequenceClassification.from_config(
@@ -92,8 +106,8 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
 
 
 def _pad(tokenizer: Any, rows: int) -> int | None:
-    """The tokenizer's pad token, unless a response may end with it: transformers' own forward takes the last token
-    that is no pad.
+    """The tokenizer's pad token; None if it may end a response, since transformers reads the last token that is no
+    pad.
     """
     pad = tokenizer.pad_token_id
     return pad if pad is not None and pad != tokenizer.eos_token_id and pad < rows else None

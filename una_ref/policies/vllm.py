@@ -1,8 +1,8 @@
-"""Rollouts by vLLM, for policies that are a LoRA adapter on weights that vLLM can load itself (extra `vllm`).
+"""Samples by vLLM, for a policy that is a LoRA adapter on weights that vLLM can load itself (extra `vllm`).
 
-The engine holds the base once more, in a share of the GPU's memory; in each rollout it is given the adapter as it is
-then, under a new number, so that nothing of an older one is used. Training computes log-probs again, and the gap to
-vLLM's own, which is of other kernels, is logged as with any engine.
+The engine holds the base model a second time, in a share of the GPU's memory. Each rollout gives it the current adapter
+under a new number, so that it never uses an older one. Training computes log-probs again. vLLM's kernels differ, and
+the gap to its log-probs is logged, as with any engine.
 """
 
 from __future__ import annotations
@@ -16,11 +16,11 @@ from itertools import count
 from typing import Any
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import _suppressed
-from una_ref.policies.rollout import Draw, Sampler
+from una_ref.policies.anatomy import suppressed_tokens
+from una_ref.policies.rollout import Sample, Sampler
 
 RANKS = (8, 16, 32, 64, 128, 256, 320, 512)
-"""What vLLM takes for the largest rank of an adapter."""
+"""The values that vLLM takes for the largest rank of an adapter."""
 
 
 @dataclass
@@ -29,8 +29,9 @@ class VLLM(Sampler):
 
     Attributes:
         positions: most tokens of prompt and response together.
-        memory: share of the GPU's memory that weights and cache of the engine may take.
-        loaded: the engine, when it is there; and adapters counted. A copy at another temperature has the same one.
+        memory: share of the GPU's memory for the engine's weights and cache, in (0, 1).
+        loaded: the engine, once it is there. A copy of this object at another temperature shares it.
+        numbers: the number of the next adapter; copies share it too.
     """
 
     positions: int = 4096
@@ -39,58 +40,64 @@ class VLLM(Sampler):
     numbers: Iterator[int] = field(default_factory=lambda: count(1), compare=False, repr=False)
 
     def _engine(self, model: Any, library: Any) -> Any:
+        """The engine, loaded at the first call.
+
+        Raises:
+            InputError: a policy without a LoRA adapter, or with a rank beyond vLLM's; or suppressed tokens.
+        """
         if not self.loaded:
             if not hasattr(model, "get_base_model"):
                 raise InputError("engine vllm: expected a policy with a LoRA adapter (lora_r), got one without")
-            if _suppressed(model):
-                raise InputError("engine vllm: expected a model that suppresses no tokens, or log-probs would differ")
+            if suppressed_tokens(model):
+                raise InputError(
+                    "engine vllm: expected a model that suppresses no tokens, got a generation config with "
+                    "suppress_tokens, which vLLM ignores. Fix: engine=hf"
+                )
             config = next(iter(model.peft_config.values()))
             if config.r > RANKS[-1]:
                 raise InputError(f"engine vllm: expected lora_r of at most {RANKS[-1]}, got {config.r}")
-            one = library.LLM(
+            engine = library.LLM(
                 model=config.base_model_name_or_path,
                 enable_lora=True,
                 max_lora_rank=next(rank for rank in RANKS if rank >= config.r),
                 max_model_len=self.positions,
                 gpu_memory_utilization=self.memory,
                 dtype=str(next(model.parameters()).dtype).removeprefix("torch."),
-                generation_config="vllm",  # its own defaults: nothing that the model's config says of sampling
+                generation_config="vllm",  # vLLM's defaults, without the sampling options of the model's config
             )
-            self.loaded.append(one)
+            self.loaded.append(engine)
         return self.loaded[0]
 
-    def _drawn(
+    def _sample(
         self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
-    ) -> list[list[Draw]]:
+    ) -> list[list[Sample]]:
         library = installed()
-        llm = self._engine(model, library)
+        engine = self._engine(model, library)
         common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": [self.eos]}
-        # vLLM gives a request's i-th draw the request's seed + i: seeds side by side would share their random numbers,
-        # over prompts and over steps. 0 log-probs are those of the drawn token alone.
+        # vLLM gives the i-th sample of a request the seed of the request + i. Consecutive seeds would share random
+        # numbers between prompts and between steps.
         seeds = random.Random(seed)
-        each = [
+        # logprobs=0 returns the log-prob of the sampled token only, before temperature is applied.
+        params = [
             library.SamplingParams(**common, seed=seeds.randrange(2**31), logprobs=0, detokenize=False) for _ in prompts
         ]
+        requests = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
         with tempfile.TemporaryDirectory() as folder:
-            model.save_pretrained(folder, save_embedding_layers=False)  # nor is a hub asked whether they changed
+            # Without embeddings, or PEFT would ask the hub whether they changed.
+            model.save_pretrained(folder, save_embedding_layers=False)
             number = next(self.numbers)
             adapter = library.lora.request.LoRARequest(f"policy {number}", number, folder)
-            asked = [{"prompt_token_ids": list(prompt)} for prompt in prompts]
-            answers = llm.generate(asked, each, lora_request=adapter, use_tqdm=False)
-        return [[self._draw(one) for one in answer.outputs] for answer in answers]
+            outputs = engine.generate(requests, params, lora_request=adapter, use_tqdm=False)
+        return [[self._as_sample(completion) for completion in output.outputs] for output in outputs]
 
-    def _draw(self, output: Any) -> Draw:
-        tokens = tuple(output.token_ids)
-        terms = (line[token].logprob for line, token in zip(output.logprobs, tokens, strict=True))
-        return Draw(tokens, tokens[-1] == self.eos, sum(terms))
+    def _as_sample(self, completion: Any) -> Sample:
+        tokens = tuple(completion.token_ids)
+        terms = (line[token].logprob for line, token in zip(completion.logprobs, tokens, strict=True))
+        return Sample(tokens, tokens[-1] == self.eos, sum(terms))
 
 
 def installed() -> Any:
-    """The library.
-
-    Raises:
-        InputError: it is not there.
-    """
+    """The library. Raises InputError if it is not installed."""
     try:
         importlib.import_module("vllm.lora.request")
         return importlib.import_module("vllm")

@@ -1,4 +1,4 @@
-"""Exact mathematics in float64: tensors in, tensors out, nothing else of the package needed."""
+"""Exact mathematics in float64: tensors in, tensors out; it imports nothing else of the package."""
 
 from una_ref.theory.divergences import DIVERGENCES, Divergence, register
 from una_ref.theory.fixed_points import (
@@ -9,32 +9,30 @@ from una_ref.theory.fixed_points import (
     una_minima,
     una_regression,
 )
+from una_ref.theory.labelling import Knobs
 from una_ref.theory.optimum import (
-    bradley_terry,
     entropy,
     expected_reward,
     f_divergence,
     kl,
     log_partition,
     multiplier,
-    nash_logps,
     objective,
     optimal_logps,
-    preference_rewards,
     regret,
     sampled_log_partition,
 )
-from una_ref.theory.worlds import Knobs, PrefixMLP, PrefixTree, SequenceWorld, TablePolicy, TableWorld
+from una_ref.theory.preferences import bradley_terry, nash_logps, preference_rewards
+from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.theory.worlds import SequenceWorld, TableWorld
 
 __all__ = [
     "DIVERGENCES",
     "Divergence",
     "Knobs",
     "NotConverged",
-    "PrefixMLP",
     "PrefixTree",
     "SequenceWorld",
-    "TablePolicy",
     "TableWorld",
     "bradley_terry",
     "entropy",

@@ -1,8 +1,8 @@
 """f-divergences, D_f(π ‖ π_ref) = E_{y~π_ref} f(π/π_ref), written in the log-ratio u = log π/π_ref.
 
-A generator is a convex f on the positive numbers, normalised to f(1) = 0 and f′(1) = 0. The second is a choice that
-adds a multiple of Σ(π − π_ref) = 0 to the divergence, and so nothing; but rewards β·f′ that are compared with a
-number (labels, scores) need it, and it makes f the same for every user of this module (UPO Sec. 2.4 leaves it open).
+A generator is a convex f on the positive numbers, normalised to f(1) = 0 and f′(1) = 0. The second condition is a
+choice (UPO Sec. 2.4 leaves it open). It adds a multiple of Σ(π − π_ref) = 0 to the divergence, which is nothing; but
+rewards β·f′ that are compared with a number (labels, scores) need it.
 
 At an optimum of E_π r − β·D_f the reward is r = β·f′(π*/π_ref) + λ(x) wherever π* > 0 (UPO Eq. 12, corrected: EP1,
 EP2). Where f′(0+) is finite, π* may be zero (EP4).
@@ -36,7 +36,7 @@ LOG2 = math.log(2.0)
 
 @dataclass(frozen=True)
 class Divergence:
-    """A generator. Its three functions are elementwise and keep the dtype; none gives NaN for a u in [−∞, ∞].
+    """A generator. Its three functions are elementwise and keep the dtype; none gives NaN for u in [−∞, ∞].
 
     name
         As in `DIVERGENCES`.
@@ -45,8 +45,8 @@ class Divergence:
     slope
         u -> f′(e^u), dimensionless; β times it is a reward. Overflow is a signed infinity.
     inverse
-        v -> the u with f′(e^u) = v: −inf for v at or below f′(0+), +inf at or above f′(∞), and where f′ jumps
-        over v the u at which it does. Where f′ is constant in between, the u nearest to 0.
+        v -> the u with f′(e^u) = v: −inf for v at or below f′(0+), +inf at or above f′(∞). Where f′ jumps over v, the u
+        of the jump; where f′ is constant, the u nearest to 0.
     slope_at_zero, slope_at_infinity
         f′(0+) and f′(∞).
     """
@@ -93,7 +93,7 @@ def _alpha(u: Tensor, alpha: float) -> Tensor:
 
 
 def _times_exp(x: Tensor, u: Tensor) -> Tensor:
-    """x·e^u: 0 where e^u is 0, whatever x is; where e^u overflows x is taken for constant, as its gradient is 0·∞."""
+    """x·e^u: 0 where e^u is 0, whatever x is. Where e^u overflows, x counts as constant: its gradient would be 0·∞."""
     w = u.exp()
     return w * torch.where(w == 0, 0.0, torch.where(w.isinf(), x.detach(), x))
 
@@ -105,12 +105,12 @@ def _within(v: Tensor, low: float, high: float, inverse: Callable[[Tensor], Tens
         inside = inside.clamp(max=_next(v.new_tensor(high), 0.0))
     if low > -math.inf:
         inside = inside.clamp(min=_next(v.new_tensor(low), 0.0))
-    found = inverse(inside)
+    u = inverse(inside)
     if high < math.inf:
-        found = torch.where(v >= high, math.inf, found)
+        u = torch.where(v >= high, math.inf, u)
     if low > -math.inf:
-        found = torch.where(v <= low, -math.inf, found)
-    return found
+        u = torch.where(v <= low, -math.inf, u)
+    return u
 
 
 def _next(x: Tensor, towards: float) -> float:
@@ -118,9 +118,9 @@ def _next(x: Tensor, towards: float) -> float:
 
 
 def alpha(alpha: float = 0.5) -> Divergence:
-    """The α-divergence, 0 < α < 1 (survey Sec. 3.12; outside that range f′(0+) or a limit is lost: ES37)."""
+    """The α-divergence (survey Sec. 3.12). Raises ValueError unless 0 < α < 1; beyond, limits change (ES37)."""
     if not 0 < alpha < 1:
-        raise ValueError(f"alpha must be between 0 (reverse_kl) and 1 (forward_kl), both excluded; got {alpha}")
+        raise ValueError(f"alpha: expected a number between 0 (reverse_kl) and 1 (forward_kl), got {alpha}")
     return Divergence(
         "alpha",
         f=lambda u: _alpha(u, alpha),
@@ -130,7 +130,7 @@ def alpha(alpha: float = 0.5) -> Divergence:
     )
 
 
-_OWN: dict[str, Divergence] = {
+_REGISTERED: dict[str, Divergence] = {
     divergence.name: divergence
     for divergence in (
         Divergence("reverse_kl", f=_reverse_kl, slope=lambda u: u, inverse=lambda v: v),
@@ -176,31 +176,34 @@ _OWN: dict[str, Divergence] = {
 }
 
 
-DIVERGENCES: Mapping[str, Divergence] = MappingProxyType(_OWN)
-"""Every registered divergence by name, read-only; `register` adds one's own. "alpha" is α = ½."""
+DIVERGENCES: Mapping[str, Divergence] = MappingProxyType(_REGISTERED)
+"""Every registered divergence by name, read-only; `register` adds another. "alpha" is α = ½."""
 
 
 def named(divergence: str | Divergence) -> Divergence:
-    """The divergence of that name, or the one given, as it is. Raises ValueError for an unknown name."""
+    """The divergence of that name; a `Divergence` is returned as it is. Raises ValueError for an unknown name."""
     if isinstance(divergence, Divergence):
         return divergence
     if divergence not in DIVERGENCES:
-        raise ValueError(f"divergence must be one of {', '.join(DIVERGENCES)}, got {divergence!r}")
+        raise ValueError(f"divergence: expected one of {', '.join(DIVERGENCES)}, got {divergence!r}")
     return DIVERGENCES[divergence]
 
 
 def register(divergence: Divergence) -> Divergence:
-    """Add one's own divergence to `DIVERGENCES`, once it has stood the checks; returns it.
+    """Check a divergence, add it to `DIVERGENCES` and return it.
 
-    Checked on log-ratios from −30 to 30: f(1) = f′(1) = 0; f′ is the derivative of f and does not fall (f is
-    convex); `inverse` undoes `slope`; f′ stays within `slope_at_zero` and `slope_at_infinity`, comes near
-    them where they are finite and grows beyond bounds where they are not; `inverse` is infinite at and beyond them.
-    No NaN anywhere, not at ±∞ either. Raises ValueError saying which fails, where and by how much, and for a name
-    that is taken.
+    Checked on log-ratios from −30 to 30:
+
+    - f(1) = f′(1) = 0, f′ is the derivative of f and does not fall (f is convex), and `inverse` inverts `slope`;
+    - f′ stays between `slope_at_zero` and `slope_at_infinity`, tends to them where they are finite and is unbounded
+      where they are not; `inverse` is infinite at and beyond them;
+    - nothing is NaN, at ±∞ either.
+
+    Raises ValueError naming the condition that fails, where and by how much, and for a name that is taken.
     """
     name = divergence.name
-    if name in _OWN:
-        raise ValueError(f"divergence {name!r}: the name is taken")
+    if name in _REGISTERED:
+        raise ValueError(f"divergence {name!r}: this name is registered already")
 
     def fail(what: str) -> ValueError:
         return ValueError(f"divergence {name!r}: {what}")
@@ -208,7 +211,7 @@ def register(divergence: Divergence) -> Divergence:
     one = torch.zeros(1, dtype=torch.float64)
     for label, function in (("f(1)", divergence.f), ("f'(1)", divergence.slope)):
         if not abs(value := float(function(one))) <= 1e-12:
-            raise fail(f"{label} must be 0, got {value:.3g}")
+            raise fail(f"expected {label} = 0, got {value:.3g}")
     u = torch.linspace(-30, 30, 6001, dtype=torch.float64)
     slope, f = divergence.slope(u), divergence.f(u)
     ends = torch.tensor([-math.inf, -50_000.0, 50_000.0, math.inf], dtype=torch.float64)
@@ -218,7 +221,7 @@ def register(divergence: Divergence) -> Divergence:
             raise fail(f"{label} is NaN at log-ratio {float(everywhere[bad][0]):.3g}")
     if (bad := slope.diff() < -1e-12 * slope[1:].abs().clamp(min=1)).any():
         raise fail(f"f is not convex: f' falls at log-ratio {float(u[1:][bad][0]):.3g}")
-    # ∫ f′ dw between two points lies between the slopes at its ends, as f is convex.
+    # f is convex, so the integral of f′ between two points lies between the slopes at its ends.
     width, rise = u.exp().diff(), f.diff()
     slack = 1e-9 * (f[1:].abs() + f[:-1].abs() + width) + 1e-12
     if (bad := (rise < slope[:-1] * width - slack) | (rise > slope[1:] * width + slack)).any():
@@ -226,7 +229,7 @@ def register(divergence: Divergence) -> Divergence:
     low, high = divergence.slope_at_zero, divergence.slope_at_infinity
     if not (low < 0 < high and (slope >= low - 1e-12).all() and (slope <= high + 1e-12).all()):
         raise fail(
-            f"f' must lie within f'(0+) = {low} and f'(inf) = {high}, got {slope.min():.6g} to {slope.max():.6g}"
+            f"expected f' between f'(0+) = {low} and f'(inf) = {high}, got {slope.min():.6g} to {slope.max():.6g}"
         )
     far = torch.tensor([-2000.0, 2000.0], dtype=torch.float64)
     for label, limit, value in zip(("0+", "inf"), (low, high), divergence.slope(far).tolist(), strict=True):
@@ -235,16 +238,16 @@ def register(divergence: Divergence) -> Divergence:
             raise fail(
                 f"f'({label}) is given as {limit}, but f' is {value:.6g} at log-ratio {math.copysign(2000, value)}"
             )
-    moving = torch.zeros_like(u, dtype=torch.bool)  # where u can be told from its neighbours by its slope
+    moving = torch.zeros_like(u, dtype=torch.bool)  # where the slope tells u from its neighbours
     moving[1:-1] = torch.minimum(slope.diff()[1:], slope.diff()[:-1]) > 1e-9 * slope[1:-1].abs().clamp(min=1)
     back = divergence.inverse(slope[moving])
     if (bad := ~((back - u[moving]).abs() <= 1e-5 * u[moving].abs().clamp(min=1))).any():
         at, got = float(u[moving][bad][0]), float(back[bad][0])
-        raise fail(f"inverse does not undo f': at log-ratio {at:.3g} it gives {got:.3g}")
+        raise fail(f"inverse does not invert f': at log-ratio {at:.3g} it gives {got:.3g}")
     beyond = torch.tensor([-math.inf, low - 1, low, high, high + 1, math.inf], dtype=torch.float64)
     expected = torch.tensor(3 * [-math.inf] + 3 * [math.inf], dtype=torch.float64)
     if (bad := divergence.inverse(beyond) != expected).any():
         at, got = float(beyond[bad][0]), float(divergence.inverse(beyond)[bad][0])
-        raise fail(f"inverse must be -inf up to f'(0+) and inf from f'(inf) on, but at {at:.3g} it gives {got:.3g}")
-    _OWN[name] = divergence
+        raise fail(f"expected inverse -inf up to f'(0+) and inf from f'(inf) on, but at {at:.3g} it gives {got:.3g}")
+    _REGISTERED[name] = divergence
     return divergence

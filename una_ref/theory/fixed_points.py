@@ -1,7 +1,8 @@
-"""What a loss really learns: the minimiser of its population loss over all policies of a table.
+"""The minimiser of a population loss over all policies of a table: what a loss learns from unlimited data.
 
-`fixed_point` minimises any population loss; `una_regression` is that of UNA's Eq. 10 in all its readings, and
-`una_fixed_point` its minimiser in closed form, where there is one; `una_minima` are its minima where there may be more.
+`fixed_point` minimises any population loss. `una_regression` is the population loss of UNA's Eq. 10. Where it has one
+minimiser, `una_fixed_point` is its closed form; where it may have several, `una_minima` lists them, and `una_end` says
+which one training reaches.
 """
 
 from __future__ import annotations
@@ -13,61 +14,56 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from una_ref.theory.optimum import _check, _first, log_partition
+from una_ref.theory.checks import check_baseline, check_tables, first_bad
+from una_ref.theory.optimum import log_partition
 
 
 class NotConverged(RuntimeError):
-    """The minimisation stopped where the gradient is not zero: the loss may have no finite minimiser."""
+    """No minimum was reached: the loss may have no finite minimiser."""
 
 
 def fixed_point(
-    population_loss: Callable[[Tensor], Tensor],
-    start_logps: Tensor,
-    *,
-    tolerance: float = 1e-12,
-    newton_steps: int = 50,
+    population_loss: Callable[[Tensor], Tensor], start_logps: Tensor, *, tolerance: float = 1e-12
 ) -> Tensor:
     """Log-probabilities (X, Y) where `population_loss` (log π (X, Y) -> a scalar) has its minimum.
 
-    L-BFGS on the logits from `start_logps`, which ends where differences of the loss drown in rounding, then
-    Newton steps on the gradient itself. Where the loss is not convex, the minimum that `start_logps` leads
-    to. Raises NotConverged when the largest gradient in a logit is still above `tolerance`, and ValueError where
-    `start_logps` is no table of positive probabilities.
+    L-BFGS on the logits from `start_logps` comes so near that differences of the loss are rounding. Newton steps on the
+    gradient do the rest. A loss that is not convex gives the minimum that the start leads to. Raises NotConverged where
+    a gradient in a logit stays above `tolerance` or the point is no minimum, and ValueError where a start is zero.
     """
-    (start_logps,) = _check(start_logps=start_logps.detach())
+    (start_logps,) = check_tables(start_logps=start_logps.detach())
     if (bad := start_logps == -torch.inf).any():
-        raise ValueError(f"start_logps must be finite, got {_first(start_logps, bad)}: no logit leads back from zero")
+        raise ValueError(
+            f"start_logps: expected finite numbers, got {first_bad(start_logps, bad)}. "
+            "Fix: start with every probability above 0"
+        )
 
     def of_logits(logits: Tensor) -> Tensor:
         return population_loss(logits.log_softmax(dim=-1))
 
-    def slope(logits: Tensor) -> Tensor:
-        logits = logits.detach().requires_grad_()
-        return torch.autograd.grad(of_logits(logits), logits)[0]
+    def curvature_at(logits: Tensor) -> Tensor:
+        return torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
 
     logits = _lbfgs(of_logits, start_logps)
-    gradient = slope(logits)
-    for _ in range(newton_steps):
+    for _ in range(50):
+        (gradient,) = torch.autograd.grad(of_logits(logits.requires_grad_()), logits)
+        logits = logits.detach()
         if gradient.abs().max() <= tolerance or not gradient.isfinite().all():
             break
-        curvature = torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
-        # A pseudo-inverse: adding a number to a prompt's logits changes nothing.
-        step = (torch.linalg.pinv(curvature, hermitian=True) @ gradient.flatten()).view_as(logits)
-        trials = [logits - step * 0.5**halvings for halvings in range(20)]
-        slopes = (slope(trial) for trial in trials)
-        better = ((t, g) for t, g in zip(trials, slopes, strict=True) if g.abs().max() < gradient.abs().max())
-        logits, gradient = next(better, (logits, gradient))
+        # A pseudo-inverse: adding a number to all logits of a prompt changes nothing.
+        inverse = torch.linalg.pinv(curvature_at(logits), hermitian=True)
+        logits = logits - (inverse @ gradient.flatten()).view_as(logits)
     largest = float(gradient.abs().max())
     if not largest <= tolerance:
-        raise NotConverged(f"the largest gradient in a logit is {largest:.3g}, above {tolerance:.3g}")
+        raise NotConverged(f"fixed_point: expected gradients of at most {tolerance:.3g}, got {largest:.3g} in a logit")
     # A gradient is also 0 at a maximum, at a saddle, and on a plateau that falls for ever.
-    curvature = torch.autograd.functional.hessian(of_logits, logits).view(logits.numel(), -1)
-    curvatures = torch.linalg.eigvalsh(curvature)
-    up = int((curvatures > 1e-9 * curvatures.abs().max()).sum())
-    if up != logits.numel() - len(logits):
+    curvatures = torch.linalg.eigvalsh(curvature_at(logits))
+    upwards = int((curvatures > 1e-9 * curvatures.abs().max()).sum())
+    expected = logits.numel() - len(logits)
+    if upwards != expected:
         raise NotConverged(
-            f"the loss curves upwards in {up} directions, expected {logits.numel() - len(logits)}, "
-            "all but one a prompt: no minimum, or none at a finite logit"
+            f"fixed_point: expected a loss that curves upwards in {expected} directions, all but one for each prompt, "
+            f"got {upwards}: no minimum, or none at finite logits"
         )
     return logits.log_softmax(dim=-1)
 
@@ -83,29 +79,38 @@ def una_regression(
 ) -> Callable[[Tensor], Tensor]:
     """log π (X, Y) -> the mean over prompts of E_{y~μ} (h(β·log π/π_ref + b) − r)²   (UNA Eq. 10, EU12).
 
-    μ is `sampler_logps`, π_ref by default, and is not differentiated. The baseline b is a number (c; 0 is the paper's
-    default), a tensor (X, 1) (f(x), V(x), or β·log Z(x), at which π* is the minimiser), or the best
-    one for each policy: "constant", one c for all prompts, or "prompt", one V(x) for each. The last is the population
-    of leave-one-out baselines too: for K independent draws their expected gradient is that of Var_μ(r − β·log π/π_ref).
-    h is the identity, or σ as in the authors' code (EU11); with σ a best baseline has no closed form and is refused.
+    μ is `sampler_logps`, π_ref by default, and is not differentiated. h is the identity, or σ as in the authors' code
+    (EU11). The baseline b is one of:
+
+    - a number, the c of the paper, 0 by default;
+    - a tensor (X, 1): f(x), V(x), or β·log Z(x), with which π* is the minimiser;
+    - "constant": the best c for each policy, one for all prompts;
+    - "prompt": the best V(x) for each policy, one for each prompt. This is also the population loss of leave-one-out
+      baselines: over K independent samples their expected gradient is that of Var_μ(r − β·log π/π_ref).
+
+    Raises ValueError for a best baseline with σ, which has no closed form, and for tables that do not fit.
     """
-    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
-    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    ref_logps, rewards = check_tables(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = _sampler(sampler_logps, ref_logps)
     weights = sampler.exp()
     if (bad := (weights > 0) & (ref_logps == -torch.inf)).any():
-        raise ValueError(f"ref_logps must be finite where the sampler draws, got {_first(ref_logps, bad)}")
+        raise ValueError(
+            f"ref_logps: expected finite numbers where the sampler has probability, got {first_bad(ref_logps, bad)}"
+        )
     if normaliser not in ("identity", "sigmoid"):
-        raise ValueError(f"normaliser must be 'identity' or 'sigmoid', got {normaliser!r}")
+        raise ValueError(f"normaliser: expected 'identity' or 'sigmoid', got {normaliser!r}")
     if isinstance(baseline, str) and (baseline not in ("constant", "prompt") or normaliser == "sigmoid"):
         raise ValueError(
-            "baseline must be a number, a tensor, or (identity only) 'constant' or 'prompt'; "
+            "baseline: expected a number, a tensor, or (with the identity only) 'constant' or 'prompt', "
             f"got {baseline!r} with the {normaliser}"
         )
-    given = None if isinstance(baseline, str) else _per_prompt(baseline, rewards)
+    given = None if isinstance(baseline, str) else check_baseline(baseline, rewards)
 
     def population(logps: Tensor) -> Tensor:
         if logps.shape != rewards.shape:
-            raise ValueError(f"logps must be {tuple(rewards.shape)} (prompts, responses), got {tuple(logps.shape)}")
+            raise ValueError(
+                f"logps: expected the shape {tuple(rewards.shape)} (prompts, responses), got {tuple(logps.shape)}"
+            )
         # A response that is never sampled is not in the sum, whatever its log-ratio.
         implicit = beta * torch.where(weights > 0, logps - ref_logps, 0.0)
         if given is not None:
@@ -129,23 +134,23 @@ def una_fixed_point(
 ) -> Tensor:
     """log π (X, Y): the one minimiser of `una_regression` (identity, a given baseline), where log Z of r − b is ≥ 0.
 
-    With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a, that is
-    u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W; ν = 0, and so π*, exactly where b = β·log Z(x). For rewards that
-    grow without bound π tends to μ. Raises ValueError for a prompt where log Z(r − b) < 0, as there ν is negative, the
-    loss is not convex and its minima may be several (`una_minima`, `una_end`), and for a sampler that leaves out a
-    response.
+    With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a. That is
+    u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W. ν is 0, and the minimiser π*, exactly where b = β·log Z(x). For
+    rewards that grow without bound it tends to μ.
+
+    Raises ValueError for a prompt where log Z(r − b) < 0: ν is negative there, the loss is not convex and may have
+    several minima (`una_minima`, `una_end`). Also for a sampler that never gives some response.
     """
-    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
-    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
-    if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
-        raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
-    baseline = _per_prompt(baseline, rewards)
+    ref_logps, rewards = check_tables(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = _sampler(sampler_logps, ref_logps)
+    _check_support(sampler, ref_logps)
+    baseline = check_baseline(baseline, rewards)
     above = log_partition(ref_logps, rewards - baseline, beta)
     if (above < -1e-12 * (rewards / beta).abs().amax(-1).clamp(min=1)).any():
         x = int(above.argmin())
         raise ValueError(
-            f"rewards less baseline must have log Z >= 0 in each prompt, prompt {x} has {float(above[x]):.4g}: "
-            "below that the loss is not convex; use una_end or fixed_point"
+            f"baseline: expected log Z(rewards - baseline) >= 0, got {float(above[x]):.4g} in prompt {x}, "
+            "where the loss is not convex. Fix: use una_end or fixed_point"
         )
     a = (rewards - baseline) / beta
     tilt = ref_logps - sampler - math.log(beta)
@@ -176,19 +181,19 @@ def una_minima(
     sampler_logps: Tensor | None = None,
     baseline: Tensor | float = 0.0,
 ) -> Tensor:
-    """log π (X, Y + 1, Y): the local minima of `una_regression` (identity) where log Z(r − b) < 0; NaN for one less.
+    """log π (X, Y + 1, Y): the local minima of `una_regression` (identity) where log Z(r − b) < 0, NaN for the others.
 
-    The multiplier ν of `una_fixed_point` is then negative, and w = (ν/β)·(π_ref/μ)·e^u solves w·e^w = z < 0, which has
+    The multiplier ν of `una_fixed_point` is then negative, and w = (ν/β)·(π_ref/μ)·e^u solves w·e^w = z < 0. This has
     two roots, W₀ above −1 and W₋₁ below. The loss curves by 2β²μ·(1 + w) in each u, and Σ π = 1 leaves room for one
-    direction that curves downwards: at a minimum at most one response is on W₋₁, which takes nearly all the mass. Row k
-    is the minimum with response k there, row Y the one with none; the global minimum is the one of least loss. A prompt
-    with log Z(r − b) ≥ 0 has one minimum, `una_fixed_point`, and is NaN throughout.
+    direction that curves downwards. So at a minimum at most one response is on W₋₁, and takes nearly all the mass.
+
+    Row k is the minimum with response k on W₋₁, row Y the one with none; the global minimum has the least loss. Rows
+    without a minimum are NaN, and so is a prompt with log Z(r − b) ≥ 0, whose minimum is `una_fixed_point`.
     """
-    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
-    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
-    if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
-        raise ValueError("sampler_logps and ref_logps must be finite: each response is drawn now and then")
-    baseline, responses = _per_prompt(baseline, rewards), rewards.shape[-1]
+    ref_logps, rewards = check_tables(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = _sampler(sampler_logps, ref_logps)
+    _check_support(sampler, ref_logps)
+    baseline, responses = check_baseline(baseline, rewards), rewards.shape[-1]
     a = ((rewards - baseline) / beta)[:, None, :]
     top = a + (ref_logps - sampler)[:, None, :]  # z = −e^(top − t) with t = −log(−ν/β)
     lower = torch.eye(responses + 1, responses, dtype=torch.bool)
@@ -197,28 +202,28 @@ def una_minima(
         """(..., X, Y + 1) -> (..., X, Y + 1, Y), not normalised."""
         return ref_logps[:, None, :] + a + _minus_lambert(t[..., None] - top, lower)
 
-    # Both branches meet at z = −1/e, so t starts where the first response gets there. It ends where response k alone
-    # has mass one; with none on W₋₁ the sum falls to exp(log Z) < 1 as t grows.
+    # Both branches meet at z = −1/e, so t starts where the first response reaches it. It ends where response k alone
+    # has mass one. With none on W₋₁ the sum falls to exp(log Z) < 1 as t grows.
     first = top.amax(-1).expand(-1, responses + 1) + 1
     v = (-ref_logps[:, None, :] - a).clamp(min=1.0).squeeze(1)
     last = torch.cat([top.squeeze(1) + v - v.log(), first[:, :1] + 800], -1).maximum(first)
     steps = torch.linspace(0, 1, 33, dtype=torch.float64)[:, None, None]
     grid = first + steps * (last - first)
     excess = logps_at(grid).logsumexp(-1)
-    excess[:, :, -1] = -excess[:, :, -1]  # so that every kind is looked for where it turns from − to +
+    excess[:, :, -1] = -excess[:, :, -1]  # every kind then turns from − to + at its minimum
     exists = (excess[0] <= 0) | (excess < 0).any(0)
-    at = ((excess <= 0) * torch.arange(33)[:, None, None]).amax(0)
-    low = grid.gather(0, at[None])[0]
-    high = grid.gather(0, (at + 1).clamp(max=32)[None])[0]
+    last_below = ((excess <= 0) * torch.arange(33)[:, None, None]).amax(0)
+    low = grid.gather(0, last_below[None])[0]
+    high = grid.gather(0, (last_below + 1).clamp(max=32)[None])[0]
     sign = torch.ones(responses + 1, dtype=torch.float64)
     sign[-1] = -1
     for _ in range(60):
         middle = (low + high) / 2
         above = sign * logps_at(middle).logsumexp(-1) > 0
         low, high = torch.where(above, low, middle), torch.where(above, middle, high)
-    found = logps_at((low + high) / 2)
-    there = exists & (log_partition(ref_logps, rewards - baseline, beta) < 0)[:, None]
-    return torch.where(there[..., None], found.log_softmax(-1), math.nan)
+    minima = logps_at((low + high) / 2).log_softmax(-1)
+    exists &= (log_partition(ref_logps, rewards - baseline, beta) < 0)[:, None]
+    return torch.where(exists[..., None], minima, math.nan)
 
 
 def una_end(
@@ -232,14 +237,15 @@ def una_end(
 ) -> Tensor:
     """log π (X, Y) where `una_regression` (identity, a given baseline) ends: `una_fixed_point` where log Z(r − b) ≥ 0.
 
-    Below that it is one of `una_minima`: the one that gradient descent on the logits comes to from π_ref, or the global
-    minimum. The descent tells which, and the digits are those of the minimum.
+    Below that it is one of `una_minima`: with `which` "descent" the one that gradient descent on the logits reaches
+    from π_ref, with "global" the one of least loss. The descent only chooses; the result is exact. Raises NotConverged
+    where the descent reaches none.
     """
-    ref_logps, rewards = _check(beta, rewards=rewards, ref_logps=ref_logps)
-    sampler = ref_logps if sampler_logps is None else _check(rewards=rewards, sampler_logps=sampler_logps)[0]
+    ref_logps, rewards = check_tables(beta, rewards=rewards, ref_logps=ref_logps)
+    sampler = _sampler(sampler_logps, ref_logps)
     if which not in ("descent", "global"):
-        raise ValueError(f"which must be 'descent' or 'global', got {which!r}")
-    r = rewards - _per_prompt(baseline, rewards)
+        raise ValueError(f"which: expected 'descent' or 'global', got {which!r}")
+    r = rewards - check_baseline(baseline, rewards)
     below = log_partition(ref_logps, r, beta) < 0
     ends = torch.empty_like(r)
     if not below.all():
@@ -255,50 +261,57 @@ def una_end(
         chosen = loss.where(there, torch.inf).argmin(-1)
     else:
         rate = 1 / (beta * (2 * beta + r.abs().amax(-1, keepdim=True)))  # one over a bound of the loss's curvature
-        chosen = there.long().argmax(-1)  # where there is only one, it is that
-        going = there.sum(-1) > 1
-        logits, move = ref.clone(), torch.zeros_like(ref)
+        chosen = there.long().argmax(-1)  # the only one, where there is only one
+        moving = there.sum(-1) > 1
+        logits, velocity = ref.clone(), torch.zeros_like(ref)
         for step in range(60_000):
-            if not going.any():
+            if not moving.any():
                 break
             logps = logits.log_softmax(-1)
             slope = 2 * beta * mu * (beta * (logps - ref) - r)
-            # Momentum only after a while: it leads through flat places, and from the start might lead elsewhere.
-            move = (0.95 if step > 3000 else 0.0) * move - rate * (slope - logps.exp() * slope.sum(-1, keepdim=True))
-            logits = logits + move
+            # Momentum crosses flat places. It begins late: from the start it may lead to another minimum.
+            momentum = 0.95 if step > 3000 else 0.0
+            velocity = momentum * velocity - rate * (slope - logps.exp() * slope.sum(-1, keepdim=True))
+            logits = logits + velocity
             if step % 500 == 499:
                 distance = (minima.exp() - logits.softmax(-1)[:, None]).abs().amax(-1).where(there, torch.inf)
-                arrived = going & (distance.amin(-1) < 0.02)
+                arrived = moving & (distance.amin(-1) < 0.02)
                 chosen = torch.where(arrived, distance.argmin(-1), chosen)
-                going = going & ~arrived
-        if going.any():
-            raise NotConverged(f"descent has come to no minimum in {int(going.sum())} prompts")
+                moving = moving & ~arrived
+        if moving.any():
+            raise NotConverged(f"una_end: expected descent to reach a minimum, got none in {int(moving.sum())} prompts")
     ends[below] = minima[torch.arange(len(r)), chosen]
     return ends
 
 
-def _per_prompt(baseline: Tensor | float, rewards: Tensor) -> Tensor:
-    """The baseline in float64; raises ValueError unless it is one finite number, or one for each prompt, (X, 1)."""
-    found = torch.as_tensor(baseline, dtype=torch.float64)
-    shape, expected = tuple(found.shape), (len(rewards), 1)
-    if shape not in ((), expected):
-        raise ValueError(f"baseline must be a number or {expected} (prompts, 1), got the shape {shape}")
-    if (bad := ~found.isfinite()).any():
-        raise ValueError(f"baseline must be finite, got {_first(found, bad)}")
-    return found
+def _sampler(sampler_logps: Tensor | None, ref_logps: Tensor) -> Tensor:
+    """The sampler's table, π_ref by default. Raises ValueError unless it fits."""
+    if sampler_logps is None:
+        return ref_logps
+    return check_tables(sampler_logps=sampler_logps, ref_logps=ref_logps)[0]
+
+
+def _check_support(sampler: Tensor, ref_logps: Tensor) -> None:
+    if not (sampler.isfinite().all() and ref_logps.isfinite().all()):
+        raise ValueError(
+            "sampler_logps and ref_logps: expected finite numbers, got -inf. "
+            "Fix: leave out responses that either never gives"
+        )
 
 
 def _log_lambert(z: Tensor) -> Tensor:
-    """log W(e^z), the s with s + e^s = z, by Newton's method from above, which never overshoots."""
-    s = torch.where(z > 1, z.clamp(min=1.0).log(), z)
-    for _ in range(8):
-        w = s.exp()
-        s = s - (s + w - z) / (1 + w)
-    return s
+    """log W(e^z), the s with s + e^s = z."""
+    from scipy.special import wrightomega
+
+    w = torch.from_numpy(wrightomega(z.numpy()))
+    return torch.where(z > 1, w.log(), z - w)  # each where it keeps its digits
 
 
 def _minus_lambert(s: Tensor, lower: Tensor) -> Tensor:
-    """−W(−e^(−s)) for s ≥ 1, the v with v − log v = s: above 1 (W₋₁) where `lower`, else below 1 (W₀)."""
+    """−W(−e^(−s)) for s ≥ 1, the v with v − log v = s: above 1 (W₋₁) where `lower`, else below 1 (W₀).
+
+    `scipy.special.lambertw` has four digits near the branch point s = 1, which the minima come near.
+    """
     s = s.clamp(min=1.0)
     root = (2 * (s - 1)).sqrt()
     # Bounds that become exact at s = 1, where the two roots meet; from them Newton's method never overshoots.

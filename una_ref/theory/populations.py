@@ -1,7 +1,7 @@
-"""A loss in expectation: its mean over all responses of a world, by enumeration, as a function of the policy.
+"""Population losses: a loss's mean over all responses of a world, by enumeration, as a function of the policy.
 
-A loss is any function that takes the vocabulary's arguments by name, one number per example, and returns one number per
-example. `fixed_point` minimises what these functions return.
+A loss is any function that takes its arguments by the package's names, one number per example, and returns one number
+per example. `fixed_point` minimises what these functions return.
 """
 
 from __future__ import annotations
@@ -30,19 +30,19 @@ def singles(loss: Loss, world: TableWorld, weights: Tensor, **feedback: Tensor) 
     return population
 
 
-def thumbs(loss: Loss, world: TableWorld, sampler: Tensor, up: Tensor, **more: Tensor) -> Population:
-    """The same for a loss on labels that are 1 with probability `up` (X, Y): both labels, by their probabilities."""
-    yes = singles(loss, world, sampler * up, labels=torch.ones_like(up), **more)
-    no = singles(loss, world, sampler * (1 - up), labels=torch.zeros_like(up), **more)
-    return lambda logps: yes(logps) + no(logps)
+def binary_labels(loss: Loss, world: TableWorld, sampler: Tensor, positive: Tensor, **more: Tensor) -> Population:
+    """The same for a loss on binary labels that are 1 with probability `positive` (X, Y), averaged over the label."""
+    ones = singles(loss, world, sampler * positive, labels=torch.ones_like(positive), **more)
+    zeros = singles(loss, world, sampler * (1 - positive), labels=torch.zeros_like(positive), **more)
+    return lambda logps: ones(logps) + zeros(logps)
 
 
 def over_pairs(
     loss: Loss, preferences: Tensor, sampler_logps: Tensor, ref_logps: Tensor, **settings: Any
 ) -> Population:
-    """log π (X, Y) -> the loss's mean over y, y' ~ μ, drawn one by one, of which P says who wins; summed over prompts.
+    """log π (X, Y) -> the loss's mean over independent y, y' ~ μ and over who wins; summed over prompts.
 
-    Draws of the same response twice are left out: no loss here depends on the policy there. `preferences` (X, Y, Y) as
+    Pairs of a response with itself are left out: no loss here depends on the policy there. `preferences` (X, Y, Y) as
     in `bradley_terry`, the winner first.
     """
     w, lost = (~torch.eye(ref_logps.shape[-1], dtype=torch.bool)).nonzero(as_tuple=True)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
-from una_ref.training.sharding import like, whole
+from una_ref.training.sharding import shard_like, unsharded
 
 FORMAT = "4"
 """Version of the checkpoint's layout; another one is refused, not guessed at."""
@@ -106,7 +106,7 @@ def save(
     state: dict[str, Tensor] = {}
 
     def add(name: str, value: Tensor) -> None:
-        one = whole(value)  # on its device for this moment alone: all of them may not fit there
+        one = unsharded(value)  # on its device for this moment alone: all of them may not fit there
         if write:
             state[name] = one.cpu().contiguous()
 
@@ -154,13 +154,13 @@ def load(
         raise InputError(f"{path}: expected the parameters of this model, got those of another")
     with torch.no_grad():
         for name, value in trained.items():
-            value.copy_(like(value, saved[name]))
+            value.copy_(shard_like(value, saved[name]))
     own = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = like(own[int(index)], value) if value.dim() else value
+            moments.setdefault(int(index), {})[key] = shard_like(own[int(index)], value) if value.dim() else value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"]), json.loads(bytes(state["more"].tolist()))
 

@@ -10,6 +10,7 @@ from typing import Any, Literal
 
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method
+from una_ref.methods.method import Keep
 from una_ref.methods.rewards import divergence_of
 from una_ref.theory.divergences import DIVERGENCES
 
@@ -238,7 +239,7 @@ class Config:
             if value is not None and not (low <= value <= high and math.isfinite(value)):
                 upto = "" if high == math.inf else f" to {high}"
                 raise InputError(f"{name}: expected a number from {low}{upto}, got {value!r}")
-        if self.online and not self.ranks and "scores" not in method.losses:
+        if self.online and sampled_kind(method) not in method.losses:
             hint = "; iterative-dpo makes pairs of what it draws" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
         self._check_online(method)
@@ -283,11 +284,10 @@ class Config:
             expected = {
                 "critic": tokens or "a method that values tokens, such as ppo",
                 "kl_target": tokens or "a method whose β stands outside its loss, such as ppo",
-                "temperature": method.samples_from != "the current π"
-                or f"1, since {self.method} is right on policy only",
-                "replay": not (tokens or self._policy_gradient) or "0, since its gradient is of the policy that drew",
-                "passes": not self._policy_gradient or "1, since its gradient is of the policy that drew",
-                "minibatches": not self._policy_gradient or "1, since its gradient is of the policy that drew",
+                "temperature": not method.on_policy_only or f"1, since {self.method} is right on policy only",
+                "replay": method.reuse == "replay" or "0, since its gradient is of the policy that drew",
+                "passes": method.reuse != "none" or "1, since its gradient is of the policy that drew",
+                "minibatches": method.reuse != "none" or "1, since its gradient is of the policy that drew",
             }.get(name, True)
             if expected is not True:
                 raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
@@ -297,7 +297,7 @@ class Config:
                 f"kl_horizon: expected {least} or more for {self.batch * self.draws} responses a step, or β could fall "
                 f"below 0, got {self.kl_horizon}"
             )
-        if self.ranks and self.on_policy and self.draws < 2:
+        if self.keep == "best_and_worst" and self.on_policy and self.draws < 2:
             raise InputError(
                 f"draws: {self.method}: expected two or more, to have a best and a worst, got {self.draws}"
             )
@@ -332,12 +332,12 @@ class Config:
     @property
     def on_policy(self) -> bool:
         """Whether the responses are drawn from the policy under training."""
-        return self.online or METHODS[self.method].samples_from != "a fixed data set"
+        return self.online or METHODS[self.method].source == "policy"
 
     @property
-    def ranks(self) -> bool:
-        """Whether what is drawn becomes a pair, of the best and the worst response."""
-        return METHODS[self.method].samples_from == "the best and the worst of K"
+    def keep(self) -> Keep:
+        """Which sampled responses of a prompt are trained on."""
+        return METHODS[self.method].keep
 
     @property
     def updates(self) -> tuple[int, int]:
@@ -346,19 +346,20 @@ class Config:
         return self.passes or own, self.minibatches
 
     @property
-    def _policy_gradient(self) -> bool:
-        return METHODS[self.method].shape == "score function"
-
-    @property
     def losses(self) -> dict[str, Callable[..., Any]]:
         """The loss of each kind of feedback, in the form asked for."""
         method = METHODS[self.method]
-        if self.on_policy and self.form == "corrected":
-            kinds = ["pairs" if self.ranks else "scores", *(["demos"] if self.hyper.get("ptx") else [])]
-            return {kind: method.losses[kind] for kind in kinds}
-        if self.form == "corrected":
-            return dict(method.losses)
-        return {method.kinds[0]: getattr(method, self.form)}
+        losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
+        if self.on_policy:
+            kind = sampled_kind(method)
+            losses = {kind: losses[kind]}
+        return losses
+
+    @property
+    def auxiliary(self) -> dict[str, Callable[..., Any]]:
+        """The auxiliary loss by its kind of feedback, if its weight is not 0."""
+        extra = METHODS[self.method].auxiliary
+        return {extra.kind: extra.loss} if extra and self.hyper.get(extra.weight) else {}
 
     def to_dict(self) -> dict[str, Any]:
         """Plain values, as saved in `run.json`."""
@@ -379,6 +380,13 @@ class Config:
             elif key != "method":
                 out.append(f"{key}={value}")
         return out
+
+
+def sampled_kind(method: Method) -> str:
+    """The kind of feedback that sampled and scored responses become."""
+    if method.keep == "all":
+        return "scores" if "scores" in method.losses or "lists" not in method.losses else "lists"
+    return "pairs" if method.keep == "best_and_worst" else "demos"
 
 
 def recipe(name: str) -> dict[str, Any] | None:

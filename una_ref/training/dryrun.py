@@ -13,10 +13,11 @@ from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.methods.arguments import Need
 from una_ref.policies import loading
 from una_ref.training.config import Config, output_of, recipes
-from una_ref.training.fit import Job
-from una_ref.training.loop import processes
+from una_ref.training.distributed import processes
+from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
 from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
@@ -42,7 +43,7 @@ def dry_run(config: Config) -> str:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
         folder = Path(config.model)
-        nothing = loading.missing(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
+        nothing = loading.is_missing_path(config.model) or (folder.is_dir() and not any(folder.glob("*.json")))
         if not config.model or (nothing and config.model not in map(output_of, recipes())):
             raise
         return "\n".join([*lines, *_without_model(config, kept[0], error)])
@@ -74,7 +75,8 @@ def _largest_of(job: Job) -> Example:
     longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.ids))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
-    return Example(longest.ids, ((0,) * job.rollouts.max_new,) * (2 if job.config.ranks else job.config.draws))
+    count = job.config.draws if job.config.keep == "all" else 2
+    return Example(longest.ids, ((0,) * job.rollouts.max_new,) * count)
 
 
 def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
@@ -143,19 +145,21 @@ def _first_row(job: Job) -> Iterator[str]:
     example = rows[0]
     trainer.policy.eval()
     # The policy is its reference: KTO's KL of the two is 0.
-    kl = torch.zeros((), device=trainer.accelerator.device) if trainer.takes("kl") else None
-    batch, losses, logps, ref_logps = trainer.forward([example], kl)
+    kl = torch.zeros((), device=trainer.accelerator.device) if Need.KL in trainer.needs else None
+    forward = trainer.forward([example], kl)
+    batch = forward.batch
     scored = [batch.target[batch.response == i].tolist() for i in range(len(example.responses))]
     yield "the first row through the pipe"
     yield from _text(example, job.tokenizer, scored)
-    for i, logp in enumerate(logps.tolist()):
-        given = f"log π {logp:.4f} nats" if trainer.policy.gives == "logps" else f"reward {logp:.4f}"
-        line = f"  response {i}: {given}"
-        if ref_logps is not None:
-            reward = job.config.beta * (logp - float(ref_logps[i]))
-            line += f", log π_ref {float(ref_logps[i]):.4f}, reward β·log(π/π_ref) {reward:.4f}"
-        yield line
-    yield f"  loss ({example.kind}): {', '.join(f'{loss:.6f}' for loss in losses.tolist())}"
+    for i in range(len(example.responses)):
+        numbers = (
+            ("log π", forward.logps, " nats"),
+            ("log π_ref", forward.ref_logps, " nats"),
+            (f"reward {trainer.method.reward.formula}", forward.rewards, ""),
+        )
+        known = (f"{name} {float(values[i]):.4f}{unit}" for name, values, unit in numbers if values is not None)
+        yield f"  response {i}: {', '.join(known)}"
+    yield f"  loss ({example.kind}): {', '.join(f'{loss:.6f}' for loss in forward.values.tolist())}"
 
 
 def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = None) -> Iterator[str]:

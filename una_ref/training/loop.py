@@ -1,537 +1,370 @@
-"""The one loop: a batch in, per-example losses, an optimizer step; for a table, a tiny LM and a 7B model alike.
-
-A step's batch is shared out to the processes and cut into micro-batches by tokens. Each contributes the *sum* of
-its losses over the number of losses in the whole batch, so the gradient is the big batch's, whatever the lengths,
-the cut and the number of processes.
-"""
+"""The training loop: steps, evaluations, log and checkpoints, and how a run is interrupted."""
 
 from __future__ import annotations
 
-import inspect
+import json
 import math
-import os
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import replace
-from functools import cache, lru_cache
-from itertools import islice
-from typing import TYPE_CHECKING, Any, TypeVar
+import signal
+import sys
+import threading
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, cast
 
-import torch
-from torch import Tensor, nn
-
-from una_ref.data.batch import Batch, Example, collate, microbatches
+from una_ref.data.batch import Example, Prompt
+from una_ref.data.encoder import Encoder
+from una_ref.data.examples import digest
 from una_ref.errors import InputError
-from una_ref.methods import METHODS
-from una_ref.policies.logprobs import summed
-from una_ref.policies.reference_cache import ReferenceCache
-from una_ref.policies.references import Policy
-from una_ref.training import sharding
+from una_ref.methods.arguments import Need
+from una_ref.policies.rollout import HuggingFace
+from una_ref.training import checkpoints, distributed
+from una_ref.training.batches import order
 from una_ref.training.config import Config
-from una_ref.training.metrics import NAMES, means, measure
+from una_ref.training.experience import experience
+from una_ref.training.metrics import seconds
+from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, kept, measured, old_logps_of
+from una_ref.training.stopping import Callback
+from una_ref.training.trackers import tracking
+from una_ref.training.trainer import NonFinite, Trainer
 
-if TYPE_CHECKING:
-    from accelerate import Accelerator
-
-T = TypeVar("T")
-LAUNCHED = ("WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "MV2_COMM_WORLD_SIZE", "SLURM_STEP_NUM_TASKS")
-"""Where torchrun, the MPIs and srun say how many processes they have started."""
-Losses = Mapping[str, Callable[..., Tensor]]
-
-
-class NonFinite(RuntimeError):
-    """A loss or gradient that is not a number: the run stops, and `examples` are the rows it came from."""
-
-    def __init__(self, message: str, examples: Sequence[Example]) -> None:
-        super().__init__(message)
-        self.examples = list(examples)
+CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
+DROPPED = ("dropped", "dropped_prompts")
+"""Metrics: responses and prompts of a step that got no score from the reward."""
+HELD_OUT = 1_000_000
+"""The step number whose random numbers sample for held-out prompts: the same in every evaluation."""
 
 
-def processes() -> Accelerator:
-    """The processes of this run and their device: CUDA where there is one, else the CPU.
-
-    Raises:
-        InputError: started as one of several processes that would each train alone, without a word.
-    """
-    from accelerate import Accelerator
-
-    try:
-        team = Accelerator(cpu=not torch.cuda.is_available())
-    except ValueError as error:  # numbers of processes in the environment, and not where they meet
-        raise InputError(f"processes: expected them started by torchrun or accelerate launch, got: {error}") from error
-    for name in LAUNCHED:
-        launched = int(os.environ.get(name) or "1")
-        # srun and mpirun may start one torchrun a node, which has several processes.
-        whole = team.num_processes == launched if name == "WORLD_SIZE" else team.num_processes % launched == 0
-        if not whole:
-            raise InputError(
-                f"processes: expected the {launched} that {name} names to train together, got "
-                f"{team.num_processes}; start them with torchrun or accelerate launch"
-            )
-    return team
+class Interrupted(KeyboardInterrupt):
+    """The run was asked to stop. Its state is saved, and the same command resumes it."""
 
 
-@cache
-def arguments(loss: Callable[..., Tensor]) -> frozenset[str]:
-    """The arguments that a loss names."""
-    return frozenset(inspect.signature(loss).parameters)
-
-
-def losses_of(
-    losses: Losses,
-    batch: Batch,
-    logps: Tensor,
-    ref_logps: Tensor | None,
-    hyper: Mapping[str, Any],
-    *,
-    tokens: Mapping[str, Tensor] | None = None,
-    baseline: Tensor | None = None,
-    kl: Tensor | None = None,
-    gives: str = "logps",
-) -> Tensor:
-    """(batch.count,) every loss of a batch: pairs, scored, labelled and imitated responses, in this order.
-
-    A loss is given exactly those arguments that its signature names.
-
-    Args:
-        losses: the loss for each kind of feedback.
-        batch: B responses.
-        logps: (B,) what the model gives: log π, or a scorer's rewards.
-        ref_logps: (B,) log π_ref; None where no loss needs it.
-        hyper: the losses' hyper-parameters.
-        tokens: (N,) each, what is known of the scored tokens; a loss that names it gets it as (B, T), with its `mask`.
-        baseline: (B,) V(x) of each response's prompt, where it is learned.
-        kl: KTO's estimate of KL(π ‖ π_ref) in nats.
-        gives: the name that losses have for what the model gives.
-    """
-
-    def responses(index: Tensor) -> dict[str, Any]:
-        own = {
-            gives: logps,
-            "ref_logps": ref_logps,
-            "lengths": batch.lengths,
-            "groups": batch.groups,
-            "baseline": baseline,
-            **lines,
-        }
-        return {name: value[index] for name, value in own.items() if value is not None}
-
-    lines = {name: batch.by_response(value) for name, value in (tokens or {}).items()}
-    if "old_token_logps" in batch.experience:
-        lines["old_logps"] = summed(batch.experience["old_token_logps"], batch).to(logps)
-    if lines:
-        lines["mask"] = batch.by_response(torch.ones_like(batch.target, dtype=torch.bool))
-
-    def loss(kind: str, **available: Any) -> Tensor:
-        available = {**hyper, **({} if kl is None else {"kl": kl}), **available}
-        return losses[kind](**{name: available[name] for name in arguments(losses[kind]) & available.keys()})
-
-    parts = []
-    if len(batch.pairs):
-        sides = {"chosen": responses(batch.pairs[:, 0]), "rejected": responses(batch.pairs[:, 1])}
-        pairs = {_sided(side, name): value for side, own in sides.items() for name, value in own.items()}
-        parts.append(loss("pairs", **pairs))
-    if len(batch.scored):
-        parts.append(loss("scores", **responses(batch.scored), scores=batch.scores.to(logps)))
-    if len(batch.labelled):
-        parts.append(loss("labels", **responses(batch.labelled), labels=batch.labels.to(logps)))
-    if len(batch.demos):
-        parts.append(loss("demos", **responses(batch.demos)))
-    return torch.cat(parts)
-
-
-def _sided(side: str, name: str) -> str:
-    return f"ref_{side}_logps" if name == "ref_logps" else f"{side}_{name}"
-
-
-def mismatched(examples: Sequence[Example]) -> Iterator[Example]:
-    """Each prompt with the responses of the next example that has another prompt: what KTO estimates its KL on.
-
-    Raises:
-        InputError: there is no other prompt, so that responses would meet their own.
-    """
-    n = len(examples)
-    for i, example in enumerate(examples):
-        following = (examples[(i + k) % n] for k in range(1, n))
-        other = next((e for e in following if e.prompt != example.prompt), None)
-        if other is None:
-            raise InputError(
-                "kto: expected at least two different prompts in a batch to estimate its KL, got one; "
-                "raise batch, or give more prompts"
-            )
-        yield Example(example.prompt, other.responses, source=example.source)
-
-
-class Trainer:
-    """A policy, what it learns by, and its optimizer.
-
-    Args:
-        policy: the model with its reference.
-        losses: per kind of feedback.
-        config: the run.
-        prompts: number of prompts in the training data; 1 at least where V(x) is learned.
-        value_start: where a learned V(x) starts.
+@dataclass
+class Job:
+    """A run that is ready to start.
 
     Attributes:
-        trained: name -> parameter, all that a step changes.
-        values: (prompts,) V(x), or None where none is learned.
-        hyper: the losses' hyper-parameters; β may be steered.
-        layout: of its batches.
-        whole: whether they hold responses to the last token, as a scorer reads them.
-        accelerator: the processes and the device.
-        sharded: whether the weights are in shards over the processes.
-        cache: of the reference's log-probs, or None: then they are computed in every step.
-
-    Raises:
-        InputError: the config asks for what these losses or processes cannot do.
+        config: with steps filled in.
+        trainer: policy, losses, optimizer.
+        examples, held_out: training data, and data for evaluation alone; prompts in an online run.
+        rollouts: samples responses to the prompts; None if the responses are given.
+        demos: demonstrations for the auxiliary loss, as many in each update as there are responses.
+        callbacks: each gets every evaluation after a step and may stop the run.
+        seconds: spent in generation, scoring and learning: processor time, or wall time on a GPU.
+        tokenizer, encoder: text to ids; None where there is no text, as in a table.
+        own_base: whether the model under an adapter exists nowhere else. The result then holds it.
+        notes: what was converted, dropped and cut, one sentence each.
+        processes: number of processes, with those of earlier starts before it.
     """
 
-    def __init__(
-        self, policy: Policy, losses: Losses, config: Config, *, prompts: int = 0, value_start: float = 0.0
-    ) -> None:
-        self.accelerator = processes()
-        if config.batch < self.accelerator.num_processes:
-            raise InputError(
-                f"batch: expected at least one row for each of {self.accelerator.num_processes} "
-                f"processes, got {config.batch}"
-            )
-        self.config, self.losses = config, losses
-        self.policy = policy.train()
-        self.sharded = sharding.shard(self.policy, config, self.accelerator)  # layer by layer: whole it may not fit
-        self.policy.to(self.accelerator.device)
-        self.layout = policy.layout if config.layout == "auto" else config.layout
-        self.whole = policy.gives == "rewards"
-        self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-        groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
-        self.values: nn.Parameter | None = None
-        if self._learns_values():
-            if prompts < 1:
-                raise InputError(f"prompts: expected their number, to learn a V(x) of each, got {prompts}")
-            dtype = next(iter(self.trained.values())).dtype
-            start = torch.full((prompts,), value_start, dtype=dtype, device=self.accelerator.device)
-            self.values = nn.Parameter(start)
-            self.trained["V(x)"] = self.values
-            rate = 0.05 if config.value_lr is None else config.value_lr
-            groups.append({"params": [self.values], "peak": rate, "weight_decay": 0.0})
-        critic = [p for name, p in self.trained.items() if name.startswith("critic.")]
-        if critic:
-            groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
-            groups.append({"params": critic, "peak": config.value_lr or config.lr, "weight_decay": config.weight_decay})
-        self.optimizer = torch.optim.AdamW(groups, foreach=False if self.sharded else None)
-        # A critic of its own has large gradients of its own, by which the policy's would be cut; V(x) has always
-        # been measured together with the policy, and so is a head on the policy's hidden states.
-        own = critic if policy.critic and policy.critic.core is not None else []
-        held = {id(p) for p in own}
-        self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in held], own) if part]
-        self.hyper = dict(config.hyper)
-        self.cache: ReferenceCache | None = None
+    config: Config
+    trainer: Trainer
+    examples: Sequence[Example | Prompt]
+    held_out: Sequence[Example | Prompt]
+    tokenizer: Any = None
+    encoder: Encoder | None = None
+    own_base: bool = False
+    notes: Sequence[str] = ()
+    rollouts: Rollouts | None = None
+    demos: Sequence[Example] = ()
+    callbacks: Sequence[Callback] = ()
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
-    def _learns_values(self) -> bool:
-        """Whether V(x) is learned: asked for, or in the method's reward and not to be had from the group."""
-        takes = [arguments(loss) for loss in self.losses.values()]
-        if self.config.baseline == "learned":
-            if not any("baseline" in names for names in takes):
-                raise InputError(f"baseline=learned: the losses of {self.config.method} take no baseline")
-            return True
-        centred = METHODS[self.config.method].reward.endswith("V(x)")
-        return centred and any("baseline" in names and "groups" not in names for names in takes)
+    def __post_init__(self) -> None:
+        self.pool = ReplayBuffer(self.config.replay, self.config.seed)
+        self.processes = [self.trainer.accelerator.num_processes]
+        if self.rollouts is not None:
+            self.rollouts = replace(self.rollouts, seconds=self.seconds)
 
-    def takes(self, argument: str) -> bool:
-        """Whether any of the losses names an argument."""
-        return any(argument in arguments(loss) for loss in self.losses.values())
+    def answered(
+        self, picked: Sequence[Example | Prompt], step: int, *, record: bool
+    ) -> tuple[Sequence[Example], dict[str, float]]:
+        """The rows of a step and their metrics; prompts get responses that are sampled now.
 
-    @property
-    def takes_reference(self) -> bool:
-        """Whether any of the losses asks for log π_ref; PPO's rewards hold it before the first update."""
-        return any(name.startswith("ref_") for loss in self.losses.values() for name in arguments(loss))
+        Dropped responses are always reported, since they are counted over the whole run.
+        """
+        if self.rollouts is None:
+            return cast(Sequence[Example], picked), {}
+        prompts = [one for one in picked if isinstance(one, Prompt)]
+        if not prompts:
+            return [one for one in picked if isinstance(one, Example)], {}
+        trainer, team = self.trainer, self.trainer.accelerator
+        own = distributed.share(team, prompts)
+        # An evaluation measures the policy itself, at temperature 1.
+        rollouts = self.rollouts.plain if step == HELD_OUT else self.rollouts
+        answers, refused = [], ""
+        try:
+            if own:
+                answers = list(zip(*rollouts(trainer.policy, own, step, team.process_index), strict=True))
+        except InputError as error:
+            refused = str(error)
+        if distributed.any_process(team, bool(refused)):  # no process may wait for one that has stopped
+            raise InputError(refused or "reward: refused in another process, whose message says why")
+        whole = distributed.gathered(team, answers, len(prompts))
+        examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
+        lost = len(prompts) * self.rollouts.draws - sum(len(e.responses) for e in examples)
+        dropped = zip(DROPPED, (lost, len(prompts) - len(examples)), strict=True)
+        values: dict[str, float] = {name: count for name, count in dropped if count or record}
+        if not examples:
+            return [], values
+        if Need.ROLLOUT in trainer.needs:
+            began = seconds(trainer.accelerator.device)
+            examples, kl = experience(trainer, examples)
+            self.seconds["learning"] += seconds(trainer.accelerator.device) - began
+            if not math.isnan(kl):
+                values |= {"objective/kl": kl}
+        if record:
+            values |= measured(examples, drawn, old_logps_of(examples) or trainer.logps(examples).tolist())
+            if isinstance(self.rollouts.engine, HuggingFace):
+                values["merged"] = float(self.rollouts.engine.merging.merged)
+        kind = next(iter(self.config.losses))
+        return [row for e in examples if (row := kept(e, self.config.keep, kind))], values
 
-    @property
-    def remembers(self) -> bool:
-        """Whether any of the losses asks for what was known of the tokens when they were drawn."""
-        return any("old_" in name or name == "advantages" for loss in self.losses.values() for name in arguments(loss))
-
-    def rate(self, step: int) -> float:
-        """Share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0, or constant."""
-        c = self.config
-        rise = round(c.warmup * c.steps)
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        if c.schedule == "constant":
-            return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (c.steps - rise)))
-
-    def step(self, step: int, examples: Sequence[Example], *, update: int = 0, record: bool = True) -> dict[str, float]:
-        """One optimizer step, counted from 0, on a batch; returns its metrics if they are to be recorded.
-
-        Args:
-            step: which, and so the learning rate and the dropout.
-            examples: the whole batch; every process is given the same and takes its share.
-            update: which of the step's optimizer steps.
-            record: whether to measure.
+    def step(self, step: int, *, record: bool) -> dict[str, float]:
+        """One step, counted from 0: its rows and the updates on them; returns the metrics of both.
 
         Raises:
-            NonFinite: before any weight has changed.
+            Unrewarded: before anything has changed.
         """
-        c, team = self.config, self.accelerator
-        if c.lora_dropout:  # the masks depend on the seed, the step and the process, not on where a run was resumed
-            place = c.seed * 1_000_003 + step + update * 1_000_000_007
-            torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
-        measured = self.accumulate(examples, record=record)
-        norms = [sharding.clip(part, c.clip or math.inf, team) for part in self._clipped]
-        norm = math.hypot(*norms)
-        if not math.isfinite(norm):
-            raise NonFinite(f"the gradient's norm is {norm:g}", examples)
-        for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self.rate(step)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
-        return measured | {"grad_norm": norm, "lr": c.lr * self.rate(step)} if record else {}
-
-    def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
-        """Add the gradient of the mean loss of a batch, over all processes; returns its metrics."""
-        team = self.accelerator
-        count = sum(e.count for e in examples)
-        kl = self._kl(examples)
-        sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=team.device)
-        bad: NonFinite | None = None
-        for micro, own in self.turns(examples):
-            batch, losses, logps, ref_logps = self.forward(micro, kl)
-            if own and not torch.isfinite(losses).all():
-                bad = bad or NonFinite(f"a loss is {losses[~torch.isfinite(losses)][0].item()}", micro)
-                if not self.sharded:  # else the others wait for this one's part of their weights
-                    break
-            ((losses.sum() if own else 0 * losses.sum()) / count).backward()
-            if record and own:
-                sums += measure(batch, losses, logps, ref_logps, self.config.beta, gives=self.policy.gives)
-        if self.anyone(bad is not None):  # none of the processes may wait for one that has stopped
-            found = self.from_all([(str(bad), bad.examples)] if bad else [])
-            raise NonFinite(*found[0])
-        if team.num_processes > 1:
-            for parameter in self.trained.values():
-                if sharding.is_shard(parameter):  # summed as it was computed
-                    continue
-                gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
-                parameter.grad = team.reduce(gradient)
-        return self._means(sums, kl) if record else {}
-
-    @torch.no_grad()
-    def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
-        """The metrics of held-out examples, in eval mode."""
-        self.policy.eval()
-        kl = self._kl(examples)
-        sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
-        for micro, own in self.turns(examples):
-            found = self.forward(micro, kl)
-            if own:
-                sums += measure(*found, self.config.beta, gives=self.policy.gives)
-        self.policy.train()
-        return self._means(sums, kl)
-
-    @torch.no_grad()
-    def logps(self, examples: Sequence[Example]) -> Tensor:
-        """(B,) log π of every response of some examples, by the forward that trains."""
-        self.policy.eval()  # as it draws
-        with self._autocast():
-            out = torch.cat([self.policy(self.batch(micro)) for micro in self.micro_batches(examples)])
-        self.policy.train()
-        return out
-
-    @torch.no_grad()
-    def experience(self, examples: Sequence[Example]) -> tuple[list[Example], float]:
-        """A rollout with what its losses will ask of its tokens, and the mean log π/π_ref of its responses in nats.
-
-        Log-probs, values and, by the method's `advantages`, the rest, all of the policy as it is; in eval mode, each
-        process for its share. The mean is NaN where no reference is asked for.
-        """
-        advantages = METHODS[self.config.method].advantages
-        found: list[dict[str, list[Tensor]]] = []
-        self.policy.eval()
-        for micro in self.micro_batches(self.share(examples)):
-            batch = self.batch(micro)
-            with self._autocast():
-                logps, values = self.policy.tokens(batch)
-                own = {"old_token_logps": logps}
-                if advantages:
-                    own["ref_token_logps"] = self.policy.reference_tokens(batch)
-                    own["old_values"] = torch.zeros_like(logps) if values is None else values
-            sizes = batch.lengths.tolist()
-            lines = {name: list(value.cpu().split(sizes)) for name, value in own.items()}
-            for e in micro:
-                k = len(e.responses)
-                found.append({name: value[:k] for name, value in lines.items()})
-                lines = {name: value[k:] for name, value in lines.items()}
-        self.policy.train()
-        found = self.gathered(found, len(examples))
-        known = {name: [line for one in found for line in one[name]] for name in found[0]}
-        kl = math.nan
-        if advantages:
-            padded = {name: nn.utils.rnn.pad_sequence(lines, batch_first=True) for name, lines in known.items()}
-            sizes = [len(line) for line in known["old_token_logps"]]
-            mask = torch.arange(max(sizes)) < torch.tensor(sizes)[:, None]
-            scores = torch.tensor([score for e in examples for score in e.scores or ()], dtype=torch.float64)
-            names = arguments(advantages)
-            hyper = {name: value for name, value in self.hyper.items() if name in names}
-            made = advantages(**padded, scores=scores, mask=mask, **hyper)
-            for name, value in zip(("advantages", "returns"), made, strict=True):
-                known[name] = [line[:size] for line, size in zip(value, sizes, strict=True)]
-            gaps = known["old_token_logps"], known.pop("ref_token_logps")
-            kl = float(torch.stack([(new - ref).double().sum() for new, ref in zip(*gaps, strict=True)]).mean())
-        out, at = [], 0
-        for e in examples:
-            span = slice(at, at := at + len(e.responses))
-            lived = {name: tuple(tuple(line.tolist()) for line in lines[span]) for name, lines in known.items()}
-            out.append(replace(e, experience=lived))
-        return out, kl
-
-    def gathered(self, own: Sequence[T], total: int) -> list[T]:
-        """What every process has of its `share` of a whole of so many, in the order of the whole."""
-        n, every = self.accelerator.num_processes, self.from_all(own)
-        starts = [0]
-        for rank in range(n):
-            starts.append(starts[-1] + len(range(rank, total, n)))
-        return [every[starts[i % n] + i // n] for i in range(total)]
-
-    def from_all(self, own: Sequence[T]) -> list[T]:
-        """What every process has, the first one's first."""
-        if self.accelerator.num_processes == 1:
-            return list(own)
-        from accelerate.utils import gather_object
-
-        return gather_object(list(own))
-
-    def remember_reference(self, examples: Iterable[Example]) -> None:
-        """Have the reference's log-probs of these examples in the cache (without one, in memory), cut the same way
-        wherever a run is resumed.
-        """
-        self.cache = self.cache or ReferenceCache()
-        team = self.accelerator
-        for micro in islice(self.runs(examples), team.process_index, None, team.num_processes):
-            self.reference(micro, self.batch(micro))
-        team.wait_for_everyone()
-
-    @torch.no_grad()
-    def reference(self, examples: Sequence[Example], batch: Batch) -> Tensor:
-        """(B,) log π_ref of a micro-batch: out of the cache where there is one, and in it from then on."""
-
-        def compute() -> Tensor:
-            with self._autocast():
-                return self.policy.reference(batch)
-
-        return self.cache(examples, compute).to(self.accelerator.device) if self.cache else compute()
-
-    def check_start(self, examples: Sequence[Example]) -> float:
-        """`Policy.check_start` of the first micro-batch of some examples, by the reference that trains."""
-        first = self.micro_batches(examples)[0]
-        batch = self.batch(first)
-        with self._autocast():
-            return self.policy.check_start(batch, self.reference(first, batch))
+        config, trainer = self.config, self.trainer
+        picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
+        try:
+            rows, drawn = self.answered(picked, step, record=record)
+        except InputError as error:
+            raise Unrewarded(str(error)) from error
+        if drawn.get("dropped_prompts") == len(picked):
+            raise Unrewarded(f"reward {config.reward}: expected scores, got none for any response")
+        values: dict[str, float] = {}
+        began = seconds(trainer.accelerator.device)
+        for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
+            values = trainer.step(step, [*some, *self._demos(some, step, update)], update=update, record=record)
+        self.seconds["learning"] += seconds(trainer.accelerator.device) - began
+        if config.kl_target:
+            responses = sum(len(e.responses) for e in rows)
+            beta = adaptive_beta(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
+            trainer.loss_kwargs["beta"] = beta
+            drawn["objective/beta"] = beta
+        return values | drawn if record else {name: drawn[name] for name in DROPPED if drawn.get(name)}
 
     @property
-    def arithmetic(self) -> str:
-        """What computes, where it is not the weights' own dtype."""
-        return "bfloat16" if self._casts else ""
+    def _beta(self) -> float:
+        return float(self.trainer.loss_kwargs.get("beta", self.config.beta))
 
-    def micro_batches(self, examples: Iterable[Example]) -> list[list[Example]]:
-        """Examples cut into runs of at most `micro_tokens`."""
-        return list(self.runs(examples))
+    def _demos(self, rows: Sequence[Example], step: int, update: int) -> list[Example]:
+        if not self.demos:
+            return []
+        wanted = sum(len(e.responses) for e in rows)
+        place = step * math.prod(self.config.updates) + update
+        return [self.demos[i] for i in order(len(self.demos), place, wanted, self.config.seed)]
 
-    def runs(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
-        """The same, one after the other."""
-        return microbatches(examples, self.config.micro_tokens, self.layout, whole=self.whole)
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs beside its weights, ready for JSON."""
+        return {
+            "pool": self.pool.state(),
+            "hyper": self.trainer.loss_kwargs,
+            "callbacks": [callback.state() for callback in self.callbacks],
+            "processes": self.processes,
+        }
 
-    def turns(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], bool]]:
-        """The share that this process has of some examples as micro-batches, each its own (True).
-
-        Where weights are in shards, all processes have to compute as often: then also some that are not, and count 0.
-        """
-        team = self.accelerator
-        if not self.sharded:
-            own = islice(examples, team.process_index, None, team.num_processes)
-            yield from ((micro, True) for micro in self.runs(own))
-            return
-        every = list(examples)
-        mine = self.micro_batches(self.share(every))
-        most = max(self.from_all([len(mine)]))  # before the first of them: all ask at the same time
-        yield from ((micro, True) for micro in mine)
-        yield from [([every[0]], False)] * (most - len(mine))
-
-    def batch(self, examples: Sequence[Example]) -> Batch:
-        """Examples laid out as the model takes them, on its device."""
-        return collate(examples, self.layout, whole=self.whole).to(self.accelerator.device)
-
-    def baseline(self, batch: Batch) -> Tensor | None:
-        """(B,) the learned V(x) of each response; prompts that are not trained on have the others' mean."""
-        if self.values is None:
-            return None
-        prompts = batch.prompts[batch.groups]
-        known = prompts < len(self.values)
-        return torch.where(known, self.values[prompts.clamp(max=len(self.values) - 1)], self.values.mean().detach())
-
-    def anyone(self, flag: bool) -> bool:
-        """Whether any of the processes says so."""
-        if self.accelerator.num_processes == 1:
-            return flag
-        return bool(self.accelerator.reduce(torch.tensor(float(flag), device=self.accelerator.device)))
-
-    def share(self, examples: Sequence[T]) -> Sequence[T]:
-        """The part of something that this process takes: every n-th, n being the processes."""
-        return examples[self.accelerator.process_index :: self.accelerator.num_processes]
-
-    def _autocast(self) -> torch.autocast:
-        """In bfloat16 without adapters the weights stay float32 and the arithmetic is cast."""
-        return torch.autocast(self.accelerator.device.type, torch.bfloat16, enabled=self._casts)
-
-    @property
-    def _casts(self) -> bool:
-        return self.config.dtype == "bfloat16" and not self.config.lora_r
-
-    def forward(
-        self, examples: Sequence[Example], kl: Tensor | None = None
-    ) -> tuple[Batch, Tensor, Tensor, Tensor | None]:
-        """A micro-batch with its losses, log π and log π_ref (None where no loss needs it)."""
-        batch = self.batch(examples)
-        tokens = dict(batch.experience)
-        with self._autocast():
-            if self.takes("token_logps"):
-                tokens["token_logps"], values = self.policy.tokens(batch)
-                tokens |= {} if values is None else {"values": values}
-                logps = summed(tokens["token_logps"], batch)
-            else:
-                logps = self.policy(batch)
-            if not self.policy.anchored or not self.takes_reference:
-                ref_logps = None
-            else:
-                ref_logps = self.reference(examples, batch).to(logps)
-        tokens = {name: value.to(logps) for name, value in tokens.items()}
-        more: dict[str, Any] = {"tokens": tokens, "baseline": self.baseline(batch), "gives": self.policy.gives}
-        losses = losses_of(self.losses, batch, logps, ref_logps, self.hyper, kl=kl, **more)
-        return batch, losses, logps, ref_logps
-
-    @torch.no_grad()
-    def _kl(self, examples: Sequence[Example]) -> Tensor | None:
-        """max(0, mean log π/π_ref of mismatched responses) over the whole batch, if a loss asks for it (KTO's z₀)."""
-        if not self.takes("kl"):
-            return None
-        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for micro, own in self.turns(mismatched(examples)):
-            batch = self.batch(micro)
-            with self._autocast():
-                gaps = self.policy(batch).double() - self.reference(micro, batch)
-            if own:
-                sums += torch.stack([gaps.sum(), gaps.new_tensor(len(gaps))])
-        total, count = self.accelerator.reduce(sums)
-        return (total / count).clamp(min=0).float()
-
-    def _means(self, sums: Tensor, kl: Tensor | None) -> dict[str, float]:
-        return means(self.accelerator.reduce(sums)) | ({} if kl is None else {"kl": float(kl)})
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take over a state."""
+        self.pool.restore(state["pool"])
+        self.trainer.loss_kwargs = state["hyper"]
+        for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
+            callback.restore(own)
+        before = state["processes"]
+        self.processes = before if before[-1:] == self.processes else [*before, *self.processes]
+        if len(self.processes) > 1:
+            counts = ", then ".join(map(str, self.processes))
+            self.notes = [*self.notes, f"processes: {counts}; samples and dropout depend on their number"]
 
 
-def order(examples: int, step: int, batch: int, seed: int) -> list[int]:
-    """Which examples step `step` (from 0) takes: every epoch in a fresh order, a function of seed and step alone."""
-    places = range(step * batch, (step + 1) * batch)
-    return [int(_epoch(examples, place // examples, seed)[place % examples]) for place in places]
+def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
+    """Train a job; with an output folder, log to it, save to it and resume from it. Returns the last evaluation.
+
+    Raises:
+        NonFinite: a loss or gradient was not finite; the rows are in nonfinite.json of the output folder.
+        Interrupted: SIGINT or SIGTERM came; the state is saved.
+        Unrewarded: the reward gave a step no usable score; the state is saved.
+    """
+    from tqdm import tqdm
+
+    config, trainer = job.config, job.trainer
+    main = trainer.accelerator.is_main_process
+    state = output / CHECKPOINT if output else None
+    data = digest(job.examples) if state else ""
+    if len({*distributed.from_all(trainer.accelerator, [data])}) > 1:
+        raise InputError("data: expected the same rows in every process, got different ones (a pipe is read once)")
+    start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    if len(found := {*distributed.from_all(trainer.accelerator, [start])}) > 1:
+        raise InputError(f"output: expected one folder for all processes, got checkpoints of steps {sorted(found)}")
+    told = progress and main
+    if start:
+        job.restore(more)
+        if told:
+            print(f"resuming at step {start} of {config.steps}", file=sys.stderr)
+    log = _Log(output / METRICS if output and main else None, start)
+    terminal = sys.stderr.isatty()
+    if trainer.cache:  # a pass over all rows; what it has computed is on disk, so it can be interrupted anywhere
+        hidden = not (told and terminal)
+        rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
+        trainer.remember_reference(e for e in rows if isinstance(e, Example))
+    first = _evaluation(job) if start == 0 and job.held_out else {}
+    last: dict[str, float] = {}
+    with (
+        _stop_signals(launched=trainer.accelerator.num_processes > 1) as asked,
+        tracking(config, output if main else None, start) as log.tracker,
+        tqdm(
+            total=config.steps, initial=start, desc=config.method, unit="step", disable=not (told and terminal)
+        ) as bar,
+    ):
+        if first:
+            log.write(0, first)
+        for step in range(start, config.steps):
+            done, final = step + 1, step + 1 == config.steps
+            record = done % config.log_every == 0 or done == 1 or final
+            try:
+                values = job.step(step, record=record)
+            except Unrewarded as error:  # this step has changed nothing yet
+                if state and main and step:
+                    checkpoints.save(state, step, trainer.trained, trainer.optimizer, data=data, more=job.state())
+                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
+                raise Unrewarded(f"step {done}: {error}") from error
+            except NonFinite as error:
+                raise _saved(error, done, job, output) from error
+            bar.update()
+            if "loss" in values:
+                loss = f"{values['loss']:.4f}"
+                bar.set_postfix(loss=loss)
+                if told and not terminal:  # a log file cannot show a progress bar
+                    print(f"{config.method}: step {done} of {config.steps}, loss {loss}", file=sys.stderr, flush=True)
+            enough = False
+            if job.held_out and (final or _every(config.eval_every, done)):
+                last = _evaluation(job)
+                values = values | last
+                hear = job.callbacks if "eval_loss" in last else ()  # without a loss there is nothing to compare
+                enough = any([callback(last) for callback in hear])  # noqa: C419, each gets the evaluation
+            if values:
+                log.write(done, values)
+            if enough and not final:
+                job.config = replace(config, steps=done)
+                job.notes = [
+                    *job.notes,
+                    f"stopped after step {done} of {config.steps}: held-out evaluations did not improve",
+                ]
+                break
+            stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
+            if state and (main or trainer.sharded) and not final and (stop or _every(config.save_every, done)):
+                own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
+                checkpoints.save(state, done, trainer.trained, trainer.optimizer, **own)
+            if stop:
+                trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
+                again = "; the same command resumes it" if output else ""
+                raise Interrupted(f"stopped after step {done} of {config.steps}{again}")
+    if log.dropped:
+        job.notes = [*job.notes, f"responses dropped, because the reward gave no score: {log.dropped:g}"]
+    if trainer.cache:
+        counts = distributed.from_all(trainer.accelerator, [(trainer.cache.found, trainer.cache.computed)])
+        job.notes = [*job.notes, trainer.cache.note(counts)]
+    return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
-@lru_cache(maxsize=4)
-def _epoch(examples: int, epoch: int, seed: int) -> Tensor:
-    generator = torch.Generator().manual_seed(seed * 1_000_003 + epoch)
-    return torch.randperm(examples, generator=generator)
+def _every(interval: int, done: int) -> bool:
+    return interval > 0 and done % interval == 0
+
+
+def _evaluation(job: Job) -> dict[str, float]:
+    rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
+    values = job.trainer.evaluate(rows) | drawn if rows else drawn
+    return {f"eval_{name}": value for name, value in values.items()}
+
+
+class _Log:
+    """metrics.jsonl: one line for each logged step, cut back to the step that a run resumes from.
+
+    Attributes:
+        dropped: responses without a score in all these steps.
+        tracker: gets the same lines, if there is one.
+    """
+
+    def __init__(self, path: Path | None, start: int) -> None:
+        self.path = path
+        self.dropped: float = 0
+        self.tracker: Any = None
+        if path:
+            lines = path.read_text("utf-8").splitlines() if path.exists() and start else []
+            kept = [line for line in lines if _step_of(line) <= start]
+            self.dropped = sum(json.loads(line).get("dropped", 0) for line in kept)
+            checkpoints.write_text(path, "".join(f"{line}\n" for line in kept))
+
+    def write(self, step: int, values: dict[str, float]) -> None:
+        self.dropped += values.get("dropped", 0)
+        values = {name: round(value, 10) for name, value in values.items()}
+        if self.path:
+            checkpoints.append_text(self.path, json.dumps({"step": step} | values) + "\n")
+        if self.tracker:
+            self.tracker.log(values, step=step)
+
+
+def _step_of(line: str) -> float:
+    try:
+        return float(json.loads(line)["step"])
+    except ValueError:  # a line that a killed run left unfinished
+        return float("inf")
+
+
+@contextmanager
+def _stop_signals(*, launched: bool) -> Iterator[list[int]]:
+    """Collects SIGINT and SIGTERM, so that the current step is finished.
+
+    A second signal acts as usual, unless a launcher started this process. An ignored signal stays ignored, as a shell
+    sets it for a background job.
+    """
+    asked: list[int] = []
+    if threading.current_thread() is not threading.main_thread():  # signals reach no other thread
+        yield asked
+        return
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+    before = {number: handler for number, handler in handlers.items() if handler not in (signal.SIG_IGN, None)}
+
+    def note(number: int, _: Any) -> None:
+        asked.append(number)
+        if not launched:  # with a launcher it comes twice, once from the launcher
+            signal.signal(number, before[signal.Signals(number)])
+
+    for number in before:
+        signal.signal(number, note)
+    try:
+        yield asked
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _saved(error: NonFinite, step: int, job: Job, output: Path | None) -> NonFinite:
+    """The error with its step; its rows are written to the output folder."""
+    message = f"step {step}: {error}"
+    team = job.trainer.accelerator
+    if output and team.is_main_process:
+        decode = job.tokenizer.decode if job.tokenizer else list
+        rows = [
+            {
+                "source": e.source,
+                "prompt": decode(list(e.prompt)),
+                "responses": [decode(list(r)) for r in e.responses],
+                "scores": e.scores,
+                "labels": e.labels,
+                "pairs": e.pairs,
+            }
+            for e in error.examples
+        ]
+        text = json.dumps({"error": message, "rows": rows}, indent=1, ensure_ascii=False)
+        try:
+            checkpoints.write_text(output / NON_FINITE, text)
+            message += f"; the rows are in {output / NON_FINITE}"
+        except OSError as full:
+            message += f"; {full}"
+    team.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
+    return NonFinite(message, error.examples)

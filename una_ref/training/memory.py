@@ -22,8 +22,10 @@ from torch import nn
 from una_ref.data.batch import Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.policies.logprobs import CHUNK_ELEMENTS, hidden_states, layouts, parts
-from una_ref.policies.rollout import SHORT, HuggingFace
+from una_ref.policies.anatomy import parts
+from una_ref.policies.layouts import hidden_states, layouts
+from una_ref.policies.logprobs import CHUNK_ELEMENTS
+from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config, output_of, recipes, resolve
 from una_ref.training.model import critic_for, with_adapters
@@ -187,7 +189,7 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = config.draws if config.on_policy and not config.ranks else 2
+    count = config.draws if config.on_policy and config.keep == "all" else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 
@@ -265,7 +267,7 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
         return
     prompt, response, draws = len(row.prompt), max(map(len, row.responses)), config.draws
     asked = [row.prompt] * math.ceil(config.batch / processes)
-    rows = draws * len(next(HuggingFace(0)._cut(asked, range(len(asked)), draws, response)))
+    rows = draws * len(next(HuggingFace(0).chunks(asked, draws, response)))
     length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)
     heads = getattr(of, "num_key_value_heads", None) or of.num_attention_heads
     width = getattr(of, "head_dim", None) or of.hidden_size // of.num_attention_heads
@@ -274,7 +276,7 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
     how = f"{rows} rows × {of.vocab_size:,} × ({size} + 3 × 4 bytes): logits, log-probs, probabilities"
     yield Part("next-token logits", rows * of.vocab_size * (size + 12), how, "decoding")
     adapted = [m.base_layer.weight for m in held.policy.modules() if hasattr(m, "lora_A")]
-    if config.merge == "auto" and response > SHORT and adapted:
+    if config.merge == "auto" and response > MERGE_ABOVE and adapted:
         yield Part("merged weights", nbytes(adapted), f"{_count(adapted)}, beside the base", "decoding")
 
 

@@ -12,12 +12,12 @@ from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, scorers
-from una_ref.policies.critics import Critic, own_core
+from una_ref.policies.critics import Critic, copy_core
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
-from una_ref.training.loop import arguments
 from una_ref.training.toysteer_base import is_toysteer, toysteer_base
 
 
@@ -67,16 +67,16 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
     critic = critic_for(model, config)
     policy = with_adapters(model, config)
     second = _second(config, encoder.tokenizer)
-    return Policy(policy, anchored=method.needs_reference, critic=critic, second=second)
+    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second)
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:
     """What values tokens, if the losses ask for values: made from the model as it is before its adapters."""
-    if not any("values" in arguments(loss) for loss in config.losses.values()):
+    if Need.CRITIC not in needs(config.losses.values()):
         return None
     if config.critic == "head":
         return Critic(model)
-    return Critic(model, with_adapters(own_core(model), config, task="FEATURE_EXTRACTION"))
+    return Critic(model, with_adapters(copy_core(model), config, task="FEATURE_EXTRACTION"))
 
 
 def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:

@@ -7,7 +7,7 @@ path: online, a row is reduced to its prompt, and the first batch of examples is
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -23,19 +23,23 @@ from una_ref.data.examples import Examples
 from una_ref.data.rows import Row, gathered, held_out, prompt_key, shuffled_scores, split_name
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
+from una_ref.methods.arguments import Need, needs
 from una_ref.policies import reward_sources
+from una_ref.policies.answers import RewardSource
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
-from una_ref.policies.reward_sources import RewardSource
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.vllm import VLLM
 from una_ref.training import trackers
+from una_ref.training.batches import mismatched, order
 from una_ref.training.config import Config
-from una_ref.training.fit import Job
-from una_ref.training.loop import Trainer, arguments, mismatched, order, processes
+from una_ref.training.distributed import processes
+from una_ref.training.loop import Job
+from una_ref.training.losses import Losses
 from una_ref.training.model import model_and_tokenizer, policy_for
-from una_ref.training.online import Rollouts
+from una_ref.training.samplers import Rollouts
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import is_toysteer, toysteer_rows
+from una_ref.training.trainer import Trainer
 
 
 def prepare(
@@ -67,7 +71,7 @@ def prepare(
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and is_toysteer(config) else None
     if config.on_policy and reward is None:  # before the policy, which may take long to load
-        reward = reward_sources.named(config.reward, world=world)
+        reward = reward_sources.reward_source(config.reward, world=world)
     own_base = False
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
@@ -101,7 +105,8 @@ def prepare(
     losses, demos = config.losses, Examples[Example]()
     if not config.on_policy:
         losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
-    elif "demos" in losses:
+    elif config.auxiliary:
+        losses = losses | config.auxiliary
         demos = encoder.encode(conversions.conform(training_rows, ("demos",))[0])
     policy = policy_for(model, config, encoder)
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=value_start(losses, examples))
@@ -193,7 +198,7 @@ def room_for(max_response: int | None, max_length: int) -> int:
 # ---- what the losses ask for
 
 
-def value_start(losses: Mapping[str, Callable[..., torch.Tensor]], examples: Examples[Any]) -> float:
+def value_start(losses: Losses, examples: Examples[Any]) -> float:
     """Where a learned V(x) starts: the constant that fits the feedback while the policy is still its reference.
 
     For scores that is their mean. For labels of mean p it is log(p / (1 − p)) if the loss reads a label as a
@@ -202,7 +207,7 @@ def value_start(losses: Mapping[str, Callable[..., torch.Tensor]], examples: Exa
     score, label, loss = examples.mean("scores"), examples.mean("labels"), losses.get("labels")
     if score is not None:
         return score
-    if label is None or loss is None or "baseline" not in arguments(loss):
+    if label is None or loss is None or Need.BASELINE not in needs([loss]):
         return 0.0
     zero, both, share = torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([label, 1 - label])
 
@@ -216,7 +221,8 @@ def _rollouts(
     config: Config, trainer: Trainer, encoder: Encoder, reward: RewardSource, room: int, own_base: bool
 ) -> Rollouts:
     """What answers prompts: the sampler and the reward."""
-    tokenizer, hot = encoder.tokenizer, {"temperature": config.temperature, "every": 2 if config.ranks else 1}
+    tokenizer = encoder.tokenizer
+    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
     engine: Sampler
     if config.engine == "vllm":
         if processes().num_processes > 1:
@@ -230,7 +236,7 @@ def _rollouts(
         engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
     # Responses are compared where they are ranked, or where the others' mean is the baseline. Too few samples are
     # refused with the first batch.
-    compared = config.ranks or (trainer.values is None and trainer.takes("groups"))
+    compared = config.keep == "best_and_worst" or trainer.compares_group
     least = min(2 if compared else 1, config.draws)
     penalty = config.missing_eos_penalty
     return Rollouts(engine, reward, config.reward, tokenizer, config.draws, room, config.seed, penalty, least)
@@ -262,12 +268,12 @@ def _check_batches(trainer: Trainer, examples: Examples[Example], held_out: Exam
     config = trainer.config
     for kind, loss in trainer.losses.items():
         source = examples.alone.get(kind, held_out.alone.get(kind))
-        if "groups" in arguments(loss) and trainer.values is None and source is not None:
+        if trainer.compares_group and Need.GROUP in needs([loss]) and source is not None:
             raise InputError(
                 f"{source}: {kind}: expected two or more responses of a prompt for {config.method}, got one; "
                 f"learn V(x) instead (baseline=learned){'' if config.group else ', or gather them (group=true)'}"
             )
-    if trainer.takes("kl"):
+    if Need.KL in trainer.needs:
         for step in range(config.steps):
             picked = order(len(examples), step, config.batch, config.seed)
             if len({examples.prompts[i] for i in picked}) < 2:
@@ -279,7 +285,7 @@ def _reference_notes(
 ) -> list[str]:
     """How far the reference is from the policy at the start; from here on its log-probs are cached, if asked."""
     policy, config = trainer.policy, trainer.config
-    if not policy.anchored:
+    if not policy.has_reference:
         return []
     if config.reference == "cache":
         reference = policy.copy[0] if policy.copy else policy.model

@@ -25,8 +25,8 @@ from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
-from una_ref.training.fit import CHECKPOINT, NON_FINITE, Job
-from una_ref.training.sharding import whole
+from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job
+from una_ref.training.sharding import unsharded
 
 CARD, BASE = "README.md", "base"
 _UNDER = "base_model.model."
@@ -46,7 +46,7 @@ def whole_state(job: Job) -> dict[str, Tensor] | None:
     out: dict[str, Tensor] = {}
     for name, value in trainer.policy.model.state_dict().items():
         if everything or f"model.{name}" in trainer.trained:
-            one = whole(value.detach()).cpu()
+            one = unsharded(value.detach()).cpu()
             out |= {name: one} if main else {}
     return out
 

@@ -17,8 +17,8 @@ from una_ref.errors import InputError
 from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
 from una_ref.training.config import Config
-from una_ref.training.fit import fit
-from una_ref.training.loop import processes
+from una_ref.training.distributed import from_main, processes
+from una_ref.training.loop import fit
 from una_ref.training.prepare import prepare
 
 
@@ -37,7 +37,7 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
     team = processes()
     told = config.to_dict()
     with claimed(output, told) if team.is_main_process else nullcontext(False) as finished:
-        if _from_main(finished):
+        if from_main(finished):
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
                 print(f"{output}: finished already; nothing was trained", file=sys.stderr)
@@ -53,13 +53,6 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
         return result.save(job, told, output, evaluation, state) if team.is_main_process else {}
-
-
-def _from_main(value: Any) -> Any:
-    """The value that the main process has."""
-    from accelerate.utils import broadcast_object_list
-
-    return broadcast_object_list([value])[0]
 
 
 # ---- runs that are kept for others

@@ -1,9 +1,9 @@
-"""FSDP2: a policy's layers in shards over the processes, where accelerate's launch file asks for it.
+"""FSDP2: the layers of a policy in shards over the processes, if accelerate's launch file asks for it.
 
-The layers of the transformer are sharded, with their gradients and moments; a layer's weights are whole only while it
-computes, or, where the launch file says so, from its forward pass to its backward pass. Embedding, last norm and head
-are whole in every process, as everything is without shards: they are a few percent of a large model, and the head is
-called chunk by chunk. Gradients are sums over the processes either way.
+The layers of the transformer are sharded, with their gradients and moments. The weights of a layer are whole only while
+it computes or, if the launch file says so, from its forward to its backward pass. Embedding, last norm and head are
+whole in every process: they are a few percent of a large model, and the head is called chunk by chunk. Gradients are
+sums over the processes in either case.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from una_ref.errors import InputError
-from una_ref.policies.logprobs import parts
+from una_ref.policies.anatomy import parts
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
 
@@ -25,17 +25,17 @@ if TYPE_CHECKING:
     from accelerate import Accelerator
 
 
-def asked() -> bool:
-    """Whether the launch file asks for shards: accelerate says so in the environment, on a CPU as well.
+def requested() -> bool:
+    """Whether the launch file asks for shards, by accelerate's environment variables.
 
     Raises:
-        InputError: it asks for another way of sharing out a model, which this loop would not follow.
+        InputError: it asks for another way of sharding a model, which this loop does not support.
     """
     for name, what in (("DEEPSPEED", "DeepSpeed"), ("MEGATRON_LM", "Megatron")):
         if _true(f"ACCELERATE_USE_{name}"):
             raise InputError(
-                f"launch: expected DDP or FSDP2, got {what}, whose engine would not see this loop's gradients; "
-                "launch/fsdp2.yaml shards what ZeRO-3 or ZeRO-2 shards"
+                f"launch: expected DDP or FSDP2, got {what}, whose engine would not see this loop's gradients. "
+                "Fix: launch/fsdp2.yaml, which shards what ZeRO-3 or ZeRO-2 shards"
             )
     if not _true("ACCELERATE_USE_FSDP"):
         return False
@@ -43,12 +43,12 @@ def asked() -> bool:
     if version != "2":
         raise InputError(f"launch: expected fsdp_version: 2, got {version}")
     if _true("FSDP_OFFLOAD_PARAMS"):
-        raise InputError("launch: expected fsdp_offload_params: false, got true; this loop leaves all on the GPU")
+        raise InputError("launch: expected fsdp_offload_params: false, got true: this loop keeps everything on the GPU")
     return True
 
 
 def _reshards() -> bool:
-    """Whether a layer's weights go back into shards between its forward and its backward pass (ZeRO-3; else ZeRO-2)."""
+    """Whether a layer's weights are sharded again between forward and backward pass (ZeRO-3; else ZeRO-2)."""
     return _true("FSDP_RESHARD_AFTER_FORWARD", "true")
 
 
@@ -57,26 +57,28 @@ def _true(name: str, default: str = "false") -> bool:
 
 
 def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
-    """Shard a policy and a reference of its own, if that is asked for and there are several processes.
+    """Shard a policy and a separate reference, if that is requested and there are several processes.
 
     Raises:
-        InputError: for what is not done in shards.
+        InputError: the run cannot be sharded.
     """
-    if not asked() or team.num_processes == 1:
+    if not requested() or team.num_processes == 1:
         return False
     reasons = {
-        "an online run, which decodes": config.on_policy,
-        "reference=cache, as processes would find unequal parts of it": config.reference == "cache",
-        f"{config.method}, which is merged at the end": policy.gives == "rewards",
+        "an online run, which samples": config.on_policy,
+        "reference=cache, of which processes would have different parts": config.reference == "cache",
+        f"{config.method}, which is merged at the end": policy.output == "rewards",
         "load_in_4bit": config.load_in_4bit,
-        # Adapters are taken off for the reference by switching their requires_grad; only a shard would keep that.
+        # Adapters are turned off for the reference by their requires_grad, which only a shard would keep.
         "fsdp_reshard_after_forward: false with adapters": bool(config.lora_r) and not _reshards(),
     }
     for reason, holds in reasons.items():
         if holds:
-            raise InputError(f"launch: FSDP2: expected a run that can be sharded, got {reason}; use launch/ddp.yaml")
+            raise InputError(
+                f"launch: FSDP2: expected a run that can be sharded, got {reason}. Fix: use launch/ddp.yaml"
+            )
     _shard(policy.model, team, reshard=_reshards())
-    for model in policy.copy:  # without a backward pass nothing else would put its weights back into shards
+    for model in policy.copy:  # it has no backward pass that would shard its weights again
         _shard(model, team, reshard=True)
     return True
 
@@ -97,22 +99,22 @@ def _shard(model: Any, team: Accelerator, *, reshard: bool) -> None:
     fully_shard(core, mesh=mesh, ignored_params={p for p in core.parameters() if p not in inside})
     for module in core.modules():
         if isinstance(module, FSDPModule):
-            module.set_gradient_divide_factor(1.0)  # a sum: the losses are divided by the whole batch's count already
+            module.set_gradient_divide_factor(1.0)  # a sum: losses are already divided by the count of the whole batch
             module.set_force_sum_reduction_for_comms(True)
 
 
 def is_shard(value: Any) -> bool:
-    """Whether a tensor is in shards."""
+    """Whether a tensor is sharded."""
     return hasattr(value, "full_tensor")
 
 
-def whole(value: Any) -> Tensor:
-    """A tensor in one piece; all processes call this where it is in shards."""
+def unsharded(value: Any) -> Tensor:
+    """The whole of a tensor; every process has to call this for a sharded one."""
     return value.full_tensor() if is_shard(value) else value
 
 
-def like(other: Any, value: Tensor) -> Tensor:
-    """A tensor that every process has, in shards as another one is."""
+def shard_like(other: Any, value: Tensor) -> Tensor:
+    """A tensor that every process has, sharded like another one."""
     if not is_shard(other):
         return value
     from torch.distributed.tensor import distribute_tensor
@@ -120,8 +122,8 @@ def like(other: Any, value: Tensor) -> Tensor:
     return distribute_tensor(value.to(other.device), other.device_mesh, other.placements)
 
 
-def clip(parameters: Sequence[nn.Parameter], most: float, team: Accelerator) -> float:
-    """Clip gradients to a norm over all processes, and return what it was."""
+def clip_gradients(parameters: Sequence[nn.Parameter], most: float, team: Accelerator) -> float:
+    """Scale gradients down to a norm of at most `most`, over all processes; returns the norm before."""
     if not any(map(is_shard, parameters)):
         return float(nn.utils.clip_grad_norm_(parameters, most))
     gradients: list[Any] = [p.grad for p in parameters if p.grad is not None]

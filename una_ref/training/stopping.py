@@ -1,4 +1,4 @@
-"""Stopping early: what looks at every held-out evaluation of a run and may end it (the survey's Sec. 4.6)."""
+"""Early stopping: a callback gets every held-out evaluation of a run and may end it."""
 
 from __future__ import annotations
 
@@ -8,31 +8,31 @@ from typing import Any, Protocol
 
 
 class Callback(Protocol):
-    """Told of every evaluation after a step; what it remembers goes into the checkpoint."""
+    """Gets every evaluation after a step. Its state goes into the checkpoint."""
 
     def __call__(self, evaluation: Mapping[str, float]) -> bool:
         """Whether the run should end."""
         ...
 
     def state(self) -> Any:
-        """What it remembers, ready for JSON."""
+        """The state, ready for JSON."""
         ...
 
     def restore(self, state: Any) -> None:
-        """Remember what `state` had."""
+        """Take over a state."""
         ...
 
 
 @dataclass
 class Patience:
-    """Ends a run after so many evaluations in a row without a better value of a metric.
+    """Ends a run after a number of evaluations in a row without a better value of a metric.
 
     Attributes:
-        evaluations: how many.
-        metric: as in metrics.jsonl.
-        rising: whether more of it is better.
+        evaluations: that number.
+        metric: its name in metrics.jsonl.
+        rising: whether larger values are better.
         best: the best value so far.
-        waited: evaluations since.
+        waited: evaluations since the best one.
     """
 
     evaluations: int
@@ -44,7 +44,7 @@ class Patience:
     def __call__(self, evaluation: Mapping[str, float]) -> bool:
         """Whether the run should end. Raises KeyError for an evaluation without the metric."""
         value = evaluation[self.metric] if self.rising else -evaluation[self.metric]
-        better = value == value and (self.best is None or value > self.best)  # a NaN is no better than anything
+        better = value == value and (self.best is None or value > self.best)  # a NaN is never better
         self.best, self.waited = (value, 0) if better else (self.best, self.waited + 1)
         return self.waited >= self.evaluations
 
@@ -53,5 +53,5 @@ class Patience:
         return [self.best, self.waited]
 
     def restore(self, state: list[Any]) -> None:
-        """Remember them."""
+        """Take over a state."""
         self.best, self.waited = state

@@ -21,7 +21,7 @@ from una_ref.data import toysteer
 from una_ref.data.rows import Row
 from una_ref.policies import loading
 from una_ref.policies.exact import next_logps
-from una_ref.theory.worlds import PrefixTree
+from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.config import Config, resolve
 
 

@@ -1,0 +1,394 @@
+"""Write the generated blocks of README.md and docs/*.md, which are drawn from the package's own records.
+
+    python docs/build.py            write them
+    python docs/build.py --check    name the blocks that are out of date; exit 1 if there are any
+
+A block stands between ``<!-- begin generated: NAME -->`` and ``<!-- end generated -->``; `BLOCKS` has its function.
+"""
+
+from __future__ import annotations
+
+import argparse
+import io
+import os
+import re
+import sys
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import redirect_stdout, suppress
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
+
+import measured  # noqa: E402
+from measured import code, table  # noqa: E402
+
+PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
+MARKED = re.compile(r"(<!-- begin generated: ([\w-]+) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
+WAITING = {"arguments"}
+"""Blocks that are not built or checked yet: `una_ref.methods.arguments` does not exist."""
+
+
+# ---- the package: folders, notebooks, command line, keys
+
+
+FOLDERS = {
+    "notebooks/": "One question each: derivation, numbers, checks. Executed, so that they can be read here.",
+    "docs/": "Guides and reference.",
+    "tests/": "Mirror the modules.",
+    "benchmarks/": "Speed and memory beside TRL; runs on real text.",
+    "figures/": "Figures, and in runs/ the records behind every number.",
+}
+"""The other folders."""
+
+
+def tree() -> str:
+    """Every folder with a line about it: of the package, from the bottom layer up, the first line of its docstring."""
+    import importlib
+    import tomllib
+
+    contracts = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["importlinter"]["contracts"]
+    [layers] = [contract["layers"] for contract in contracts if contract["id"] == "layers"]
+    lines = {"una_ref/": "The package; each folder imports only from those above it."}
+    for name in reversed(" | ".join(layers).split(" | ")):
+        if (ROOT / "una_ref" / name / "__init__.py").exists():
+            about = str(importlib.import_module(f"una_ref.{name}").__doc__).split("\n\n")[0]
+            lines[f"  {name}/"] = " ".join(about.split())
+    return "\n".join(["```text", *(f"{name:<14} {about}" for name, about in (lines | FOLDERS).items()), "```"])
+
+
+def notebooks() -> str:
+    """Every notebook with the question in its first heading."""
+    rows = []
+    for path in sorted((ROOT / "notebooks").glob("*.py")):
+        heading = re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
+        number, topic = path.stem.split("_", 1)
+        assert heading, f"{path.name} has no heading"
+        rows.append((f"[{number} {topic.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1]))
+    return table(("notebook", "question"), rows)
+
+
+@cache
+def help_of(*command: str) -> str:
+    """What ``una-ref COMMAND --help`` prints, a line for each option."""
+    from una_ref.cli import main
+
+    unwrapped = os.environ | {"COLUMNS": "100000", "NO_COLOR": "1"}
+    with patch.dict(os.environ, unwrapped), redirect_stdout(io.StringIO()) as printed, suppress(SystemExit):
+        main([*command, "--help"])
+    return printed.getvalue()
+
+
+def commands() -> str:
+    """Every command with its options."""
+    parts = []
+    for name, about in re.findall(r"^ {4}([a-z]+) {2,}(\S.*)$", help_of(), flags=re.MULTILINE):
+        line = r"^ {2}(--[\w-]+(?: [A-Z_]+| \{\S+\})?)(?: {2,}|\n +)(\S.*)$"  # a long option has its help below it
+        options = re.findall(line, help_of(name), flags=re.MULTILINE)
+        parts += [f"### {name}", "", about[0].upper() + about[1:]]
+        parts += ["", table(("option", "meaning"), ((code(o), text) for o, text in options)), ""]
+    return "\n".join(parts).rstrip()
+
+
+def keys() -> str:
+    """Every key of a training run by group, with default, values and meaning."""
+    from dataclasses import MISSING, fields
+
+    from docstring_parser import parse
+
+    from una_ref.training.config import GROUPS, Config
+
+    about = {p.arg_name: " ".join((p.description or "").split()) for p in parse(Config.__doc__ or "").params}
+    parts: list[str] = []
+    rows: list[tuple[str, str, str, str]] = []
+    for field in fields(Config):
+        if field.name in GROUPS:
+            parts += [table(("key", "default", "values", "meaning"), rows), ""] if rows else []
+            parts += [f"## {GROUPS[field.name][0].upper()}{GROUPS[field.name][1:]}", ""]
+            rows = []
+        if field.name not in ("method", "hyper"):
+            default = "" if field.default in (MISSING, None) else field.default
+            shown = str(default).lower() if isinstance(default, bool) else f"{default}"
+            rows.append((code(field.name), code(shown) if shown else "", _values(field), about.get(field.name, "")))
+    return "\n".join([*parts, table(("key", "default", "values", "meaning"), rows)])
+
+
+def _values(field: Any) -> str:
+    """The values that a key may have."""
+    import math
+
+    from una_ref.training.config import RANGES
+
+    kind = str(field.type)
+    if kind.startswith("Literal"):
+        return ", ".join(code(value.strip("\"' ")) for value in kind[len("Literal[") : -1].split(","))
+    what = "whole number" if kind.startswith("int") else "number" if kind.startswith("float") else ""
+    if field.name not in RANGES:
+        return {"bool": "`true`, `false`", "str": "text"}.get(kind.removesuffix(" | None"), what)
+    low, high = RANGES[field.name]
+    return f"{what} from {low:.10g}" + ("" if high == math.inf else f" to {high:.10g}")
+
+
+def recipes() -> str:
+    """Every recipe with its method, model and data."""
+    from una_ref.training.config import recipe
+    from una_ref.training.config import recipes as names
+
+    found = ((name, recipe(name) or {}) for name in names())
+    rows = (
+        (code(name), code(values["method"]), values.get("model", "made here"), values.get("data", "ToySteer"))
+        for name, values in found
+    )
+    return table(("recipe", "method", "model", "data"), rows)
+
+
+# ---- methods, papers, claims
+
+FEEDBACK = {
+    "pairs": ("pairs", ("prompt", "chosen", "rejected")),
+    "labels": ("binary labels (thumbs)", ("prompt", "completion", "label")),
+    "scores": ("scores", ("prompt", "completion", "score")),
+    "lists": ("ranked lists", ("prompt", "completions", "scores")),
+    "demos": ("demonstrations", ("prompt", "completion")),
+}
+"""Kind of feedback -> what a reader calls it, and its columns."""
+
+
+def feedback() -> str:
+    """Kinds of feedback, their columns and the methods that learn from them."""
+    from una_ref.methods import METHODS
+    from una_ref.training.config import Config
+
+    online = [name for name in METHODS if Config(method=name).on_policy]
+    offline = {name: METHODS[name].kinds for name in METHODS if name not in online and not METHODS[name].scorer}
+    rows = []
+    for kind, (title, columns) in FEEDBACK.items():
+        taken = {"lists", "scores"} if kind == "lists" else {kind}
+        names = [name for name, kinds in offline.items() if taken & set(kinds)]
+        also = {name: f" (= {code(*METHODS[name].aliases)})" for name in names if METHODS[name].aliases}
+        rows.append((title, code(*columns), " ".join(code(name) + also.get(name, "") for name in names)))
+    sampled = code(*online, "una-centred --online")
+    return table(("feedback", "columns", "methods"), [*rows, ("a reward for samples", code("prompt"), sampled)])
+
+
+def conventions() -> str:
+    """The columns that a file may have, in the order in which they are tried."""
+    from una_ref.data.sources import CONVENTIONS, PROMPTS
+
+    rows = ((c.name, code(*c.required), code(*c.optional)) for c in CONVENTIONS)
+    online = ((f"{c.name}, in online runs", code(*c.required), "") for c in PROMPTS)
+    return table(("convention", "columns", "optional columns"), [*rows, *online])
+
+
+def methods() -> str:
+    """One row a method."""
+    from una_ref.methods import METHODS
+    from una_ref.methods import table as rows_of
+
+    columns = ("feedback", "reward", "shape", "samples from", "unchanged by r → r + g(x)")
+    rows = []
+    for method, row in zip(METHODS.values(), rows_of(), strict=True):
+        names = " = ".join((f"[{code(method.name)}](#{method.name})", *map(code, method.aliases)))
+        rows.append((names, row["title"], *(row[column] for column in columns)))
+    return table(("method", "title", *columns), rows)
+
+
+def method_details() -> str:
+    """A section a method: source, equation, errata, arguments, hyper-parameters."""
+    from una_ref.methods import METHODS, describe
+
+    parts = []
+    for method in METHODS.values():
+        found = describe(method)
+        lines = {
+            "Title": method.title,
+            "Paper": cited(method),
+            "Equation": method.equation,
+            "Errata": errata(method.errata),
+            "Reduces to": method.reductions,
+            "Hyper-parameters": code(*found["hyper-parameters"]),
+            **{f"Arguments, {form}": code(*names) for form, names in found["arguments"].items()},
+            "Notebook": f"[{method.notebook}](../notebooks/{method.notebook}.ipynb)" if method.notebook else "",
+        }
+        parts += [f"### {method.name}", "", *(f"- {name}: {text}" for name, text in lines.items() if text), ""]
+    return "\n".join(parts).rstrip()
+
+
+def hyperparameters() -> str:
+    """What each hyper-parameter means."""
+    from una_ref.methods import METHODS
+    from una_ref.methods.method import HYPERPARAMETERS
+
+    users = {name: [m for m in METHODS if name in METHODS[m].hyperparameters] for name in HYPERPARAMETERS}
+    rows = ((code(name), about, code(*users[name])) for name, about in HYPERPARAMETERS.items())
+    return table(("hyper-parameter", "meaning", "methods"), rows)
+
+
+def arguments() -> str:
+    """Every argument that a loss may name."""
+    from una_ref.methods.arguments import ARGUMENTS
+
+    rows = (
+        (code(a.name), code(a.shape), a.meaning, a.requires.value if a.requires else "") for a in ARGUMENTS.values()
+    )
+    return table(("argument", "shape", "meaning", "what the run provides for it"), rows)
+
+
+@cache
+def references() -> dict[str, dict[str, Any]]:
+    """The papers in CITATION.cff by how a record cites them: "Rafailov et al. 2023, DPO", "Williams 1992"."""
+    import yaml
+
+    found = {}
+    for paper in yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]:
+        authors = [author.get("family-names", "") for author in paper["authors"]]
+        who = f"{authors[0]} et al." if len(authors) > 2 else " & ".join(authors)
+        tag = f", {paper['abbreviation']}" if "abbreviation" in paper else ""
+        found[f"{who} {paper['year']}{tag}"] = paper
+    return found
+
+
+def cited(method: Any) -> str:
+    """The papers of a method, each linked to where it can be read; else the address in the loss's docstring."""
+    parts = []
+    for part in method.paper.split("; "):
+        found = next((name for name, paper in references().items() if name in part and "url" in paper), "")
+        parts.append(part.replace(found, f"[{found}]({references()[found]['url']})") if found else part)
+    url = re.search(r"https?://[^\s>)]+", method.loss.__doc__ or "")
+    return "; ".join([*parts, *([url[0].rstrip(".")] if url and "](" not in "".join(parts) else [])])
+
+
+def errata(ids: Iterable[str]) -> str:
+    """Ids of errata, each a link to its entry."""
+    return " ".join(f"[{id}]({'papers' if id.startswith('ES') else 'claims'}.md#{id.lower()})" for id in ids)
+
+
+def papers() -> str:
+    """Every paper with its title, where it can be read, and the methods that are drawn from it."""
+    from una_ref.methods import METHODS
+
+    rows = []
+    for name, paper in references().items():
+        title = f"[{paper['title']}]({paper['url']})" if "url" in paper else paper["title"]
+        where = f" ({paper['collection-title']})" if "collection-title" in paper else ""
+        rows.append((name, title + where, code(*(m.name for m in METHODS.values() if name in m.paper))))
+    return table(("cited as", "title", "methods"), rows)
+
+
+def paper_methods() -> str:
+    """Every method with its equation, its recipes and the errata that concern it."""
+    from una_ref.methods import METHODS
+    from una_ref.training.config import recipe
+    from una_ref.training.config import recipes as names
+
+    users: dict[str, list[str]] = {}
+    for name in names():
+        users.setdefault(METHODS[(recipe(name) or {})["method"]].name, []).append(name)
+    rows = (
+        (f"[`{m.name}`](methods.md#{m.name})", m.equation, code(*users.get(m.name, [])), errata(m.errata))
+        for m in METHODS.values()
+    )
+    return table(("method", "equation", "recipes", "errata"), rows)
+
+
+LEDGER = {
+    "EU": "Errata of UNA",
+    "EP": "Errata of UPO",
+    "CU": "Claims of UNA",
+    "CP": "Claims of UPO",
+}
+
+
+def claims() -> str:
+    """The whole ledger, a table for each kind of entry."""
+    from una_ref.claims import CLAIMS
+
+    parts = []
+    for prefix, title in LEDGER.items():
+        rows = []
+        for entry in (entry for id, entry in CLAIMS.items() if id.startswith(prefix)):
+            verdict = f"**{entry.verdict}**" + (f": {entry.instead}" if entry.instead else "")
+            anchor = f'<a id="{entry.id.lower()}"></a>{entry.id}'
+            rows.append((anchor, entry.place, entry.says, verdict, entry.number, _notebook(entry.notebook)))
+        header = ("id", "where", "claim", "verdict", "number", "notebook")
+        parts += [f"## {title}", "", table(header, rows), ""]
+    return "\n".join(parts).rstrip()
+
+
+def _notebook(name: str | None) -> str:
+    return f"[{name.split('_')[0]}](../notebooks/{name}.ipynb)" if name else ""
+
+
+def claim_counts() -> str:
+    """How many entries have which verdict."""
+    from una_ref.claims import CLAIMS
+
+    counts = Counter(re.sub(r" if .*", " if …", entry.verdict) for entry in CLAIMS.values())
+    rows = [(f"**{verdict}**", count) for verdict, count in counts.most_common()]
+    return table(("verdict", "entries"), [*rows, ("all", counts.total())])
+
+
+BLOCKS: dict[str, Callable[[], str]] = {
+    "tree": tree,
+    "notebooks": notebooks,
+    "commands": commands,
+    "keys": keys,
+    "recipes": recipes,
+    "feedback": feedback,
+    "conventions": conventions,
+    "methods": methods,
+    "method-details": method_details,
+    "hyperparameters": hyperparameters,
+    "arguments": arguments,
+    "papers": papers,
+    "paper-methods": paper_methods,
+    "claims": claims,
+    "claim-counts": claim_counts,
+    **measured.BLOCKS,
+}
+"""Every block by name."""
+
+
+def built(text: str) -> tuple[str, list[str]]:
+    """A page with its blocks built again, and the names of those that changed."""
+    changed = []
+
+    def block(match: re.Match[str]) -> str:
+        begin, name, before, end = match.groups()
+        if name in WAITING:
+            return match[0]
+        now = f"\n{BLOCKS[name]()}\n\n"
+        if now != before:
+            changed.append(name)
+        return begin + now + end
+
+    return MARKED.sub(block, text), changed
+
+
+def outdated() -> Iterator[tuple[Path, str, list[str]]]:
+    """Each page that has blocks to build: path, new text, names of the blocks that changed."""
+    for path in PAGES:
+        text, changed = built(path.read_text(encoding="utf-8"))
+        if changed:
+            yield path, text, changed
+
+
+def main() -> int:
+    """Build or check every page."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true", help="write nothing; exit 1 if a block is out of date")
+    check = parser.parse_args().check
+    found = list(outdated())
+    for path, text, changed in found:
+        print(f"{path.relative_to(ROOT)}: {', '.join(changed)}{' out of date; run make docs' if check else ' written'}")
+        if not check:
+            path.write_text(text, encoding="utf-8")
+    return 1 if check and found else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

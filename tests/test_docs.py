@@ -1,0 +1,194 @@
+"""Documentation that cannot go stale: generated tables, links, commands and code of README.md, docs/ and their kin."""
+
+import importlib.util
+import io
+import os
+import re
+import subprocess
+import sys
+from contextlib import redirect_stdout
+from functools import cache
+from pathlib import Path
+
+import pytest
+import yaml
+
+from una_ref.cli import main
+from una_ref.methods import METHODS
+
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = [
+    *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "CHANGELOG.md", "SECURITY.md")),
+    *sorted((ROOT / "docs").glob("*.md")),
+]
+
+
+def named(page):
+    return str(page.relative_to(ROOT))
+
+
+each_page = pytest.mark.parametrize("page", PAGES, ids=named)
+
+
+@cache
+def builder():
+    spec = importlib.util.spec_from_file_location("docs_build", ROOT / "docs" / "build.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def blocks(text, *languages):
+    """The fenced blocks of a page in some languages; "" is a fence without one."""
+    found = re.findall(r"^```(\w*)\n(.*?)^```", text, flags=re.MULTILINE | re.DOTALL)
+    return [block for language, block in found if language in languages]
+
+
+def commands(page, program):
+    """The lines of a page's shell blocks that call a program, as words, without comments."""
+    text = "\n".join(blocks(page.read_text(encoding="utf-8"), "", "sh")).replace("\\\n", " ")
+    lines = (re.sub(r"\s#.*", "", line).split() for line in text.splitlines())
+    return [words for words in lines if words[:1] == [program]]
+
+
+@cache
+def help_of(command):
+    """What ``una-ref COMMAND --help`` prints."""
+    with redirect_stdout(io.StringIO()) as printed, pytest.raises(SystemExit) as done:
+        main([command, "--help"])
+    assert done.value.code == 0
+    return printed.getvalue()
+
+
+# ---- generated tables
+
+
+def test_generated_tables_agree_with_the_records():
+    found = {named(path): names for path, _, names in builder().outdated()}
+    assert found == {}, "run `make docs` and commit the result"
+
+
+def test_every_generated_block_has_a_place_in_the_docs():
+    build = builder()
+    used = {name for page in build.PAGES for _, name, _, _ in build.MARKED.findall(page.read_text(encoding="utf-8"))}
+    assert used == set(build.BLOCKS)
+
+
+def test_a_changed_block_is_found_and_the_text_around_it_stays():
+    build = builder()
+    text, changed = build.built("a\n<!-- begin generated: recipes -->\nold\n<!-- end generated -->\nb\n")
+    assert changed == ["recipes"]
+    assert text.startswith("a\n<!-- begin") and text.endswith("end generated -->\nb\n") and "toysteer/base" in text
+    assert build.built(text) == (text, [])
+
+
+def test_an_unknown_block_is_an_error():
+    with pytest.raises(KeyError, match="nonsense"):
+        builder().built("<!-- begin generated: nonsense -->\n<!-- end generated -->")
+
+
+def test_every_record_cites_a_paper_of_citation_cff_or_its_loss_names_an_address():
+    cited = builder().references()
+    unknown = [m for m in METHODS.values() if not any(name in m.paper for name in cited)]
+    assert {m.name for m in unknown if "http" not in (m.loss.__doc__ or "")} <= {"sft"}  # maximum likelihood
+
+
+def test_citation_cff_has_what_the_format_requires():
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["cff-version"] == "1.2.0"
+    assert {"message", "title", "authors", "version", "license"} <= citation.keys()
+    for paper in citation["references"]:
+        assert {"type", "title", "authors", "year"} <= paper.keys()
+
+
+def test_citation_cff_has_the_version_of_the_package():
+    import una_ref
+
+    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
+    assert citation["version"] == una_ref.__version__
+
+
+# ---- links
+
+
+def anchors(path):
+    """The fragments that a link to a page may have: its headings, as GitHub names them, and its own ids."""
+    text = path.read_text(encoding="utf-8")
+    headings = re.findall(r"^#+ (.+)$", re.sub(r"^```.*?^```", "", text, flags=re.MULTILINE | re.DOTALL), re.MULTILINE)
+    slugs = {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
+    return slugs | set(re.findall(r'<a id="([\w-]+)">', text))
+
+
+@each_page
+def test_links_and_figures_lead_somewhere(page):
+    text = re.sub(r"^```.*?^```", "", page.read_text(encoding="utf-8"), flags=re.MULTILINE | re.DOTALL)
+    broken = []
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        path, _, fragment = target.partition("#")
+        file = page.parent / path if path else page
+        if re.match(r"https?:", target):
+            continue
+        if not file.exists() or (fragment and file.suffix == ".md" and fragment not in anchors(file)):
+            broken.append(target)
+    assert broken == []
+
+
+def test_index_links_every_notebook():
+    text = (ROOT / "docs" / "README.md").read_text(encoding="utf-8")
+    notebooks = {f"../notebooks/{path.stem}.ipynb" for path in (ROOT / "notebooks").glob("*.py")}
+    assert set(re.findall(r"\((\.\./notebooks/\w+\.ipynb)\)", text)) >= notebooks
+
+
+def test_every_erratum_of_a_record_is_explained():
+    pages = anchors(ROOT / "docs" / "papers.md") | anchors(ROOT / "docs" / "claims.md")
+    assert {id for method in METHODS.values() for id in method.errata if id.lower() not in pages} == set()
+
+
+# ---- commands and code
+
+
+@each_page
+def test_make_targets_exist(page):
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    targets = {word for words in commands(page, "make") for word in words[1:] if "=" not in word}
+    assert {
+        name for name in targets if not re.search(rf"^{name}:|^test {name}:", makefile, flags=re.MULTILINE)
+    } == set()
+
+
+@each_page
+def test_commands_and_their_options_exist(page):
+    for _, name, *words in commands(page, "una-ref"):
+        known = set(re.findall(r"--[\w-]+", help_of(name)))
+        used = {word.split("=")[0] for word in words if word.startswith("--")}
+        assert used <= known, f"una-ref {name} has no {', '.join(sorted(used - known))}"
+
+
+def test_every_option_of_every_command_is_listed():
+    text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
+    for name in ("methods", "claims", "train", "score", "compare"):
+        [section] = re.findall(rf"^### {name}\n(.*?)^(?:###|<!--)", text, flags=re.MULTILINE | re.DOTALL)
+        listed = set(re.findall(r"^\| `(--[\w-]+)", section, flags=re.MULTILINE))
+        assert listed == set(re.findall(r"^  (--[\w-]+)", help_of(name), flags=re.MULTILINE))
+
+
+@each_page
+def test_settings_of_training_commands_are_accepted(page):
+    from una_ref.training.config import resolve
+
+    for _, name, *words in commands(page, "una-ref"):
+        if name == "train":
+            options = {"online": True} if "--online" in words else {}
+            config = resolve(words[0], [word for word in words[1:] if re.match(r"[\w.]+=", word)], **options)
+            assert config.method
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("page", [page for page in PAGES if "```python" in page.read_text("utf-8")], ids=named)
+def test_python_runs_from_top_to_bottom(page, tmp_path):
+    path = tmp_path / "page.py"
+    path.write_text("\n".join(blocks(page.read_text(encoding="utf-8"), "python")), encoding="utf-8")
+    asked = [sys.executable, path]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    done = subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr

@@ -1,0 +1,492 @@
+"""Online runs go through the same loop: rows are drawn, scored, and then rows like any others."""
+
+import json
+import os
+import signal
+from dataclasses import replace
+
+import pytest
+import torch
+
+from una_ref.data import toysteer
+from una_ref.data.batch import Example, Prompt
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.policies.exact import next_logps
+from una_ref.policies.rollout import HuggingFace, Sample
+from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.training.config import resolve
+from una_ref.training.loop import HELD_OUT, Interrupted, fit
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
+from una_ref.training.samplers import ReplayBuffer, Rollouts, adaptive_beta, kept, measured
+from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import reference_logps
+
+ONLINE = ["batch=8", "draws=4", "beta=0.4", "lr=3e-3"]
+
+
+def test_methods_that_sample_from_pi_are_online_and_others_when_asked():
+    assert resolve("rloo").on_policy
+    assert not resolve("una-centred").on_policy
+    assert resolve("una-centred", online=True).on_policy
+    with pytest.raises(InputError, match="expected a method that learns from scores, got una-pair"):
+        resolve("una-pair", online=True)
+    with pytest.raises(InputError, match="draws: una-centred asks it online only; add --online"):
+        resolve("una-centred", ["draws=8"])
+
+
+def test_a_run_lowers_the_exact_regret(tmp_path):
+    config = resolve("una-centred", ONLINE, online=True, steps=30, output=str(tmp_path / "run"))
+    job = prepare(config)
+    world = toysteer.ToySteer(seed=0)
+    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    exact = world.world(reference_logps(job.trainer.policy.model, world), 0.4)
+    measured = fit(job)
+    logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
+    before, after = float(exact.regret(exact.ref_logps).mean()), float(exact.regret(logps).mean())
+    assert after < before / 2
+    assert measured["sampler_gap"] < 1e-3
+    assert measured["ended"] > 0.9
+
+
+def test_the_sampler_s_gap_is_measured_without_dropout_as_it_draws():
+    job = prepare(resolve("rloo", [*ONLINE, "lora_r=4", "lora_dropout=0.5", "lr=0.03"], steps=3))
+    gaps = [job.step(step, record=True)["sampler_gap"] for step in range(3)]  # of the first the adapter is 0 still
+    assert max(gaps) < 1e-3 and job.trainer.policy.training
+
+
+def test_rows_are_drawn_anew_from_the_policy_as_it_is():
+    job = prepare(resolve("rloo", ONLINE, steps=3))
+    first, _ = job.answered(job.examples[:8], 0, record=False)
+    again, _ = job.answered(job.examples[:8], 0, record=False)
+    later, _ = job.answered(job.examples[:8], 1, record=False)
+    assert first == again
+    assert [e.responses for e in first] != [e.responses for e in later]
+    assert all(len(e.responses) == 4 == len(e.scores) for e in first)
+    for weights in job.trainer.trained.values():
+        with torch.no_grad():
+            weights.add_(torch.randn_like(weights))
+    assert [e.responses for e in job.answered(job.examples[:8], 0, record=False)[0]] != [e.responses for e in first]
+
+
+def test_stopped_and_resumed_it_ends_in_the_same_bytes(tmp_path):
+    whole = resolve("una-online", ONLINE, steps=4, output=str(tmp_path / "whole"))
+    train(whole, progress=False)
+    from una_ref.training import loop as loop_module
+
+    parts = resolve("una-online", [*ONLINE, "save_every=2"], steps=4, output=str(tmp_path / "parts"))
+    real, calls = loop_module.Job.answered, []
+
+    def stops(self, picked, step, *, record):
+        calls.append(step)
+        if step == 3 and calls.count(3) == 1:
+            raise KeyboardInterrupt("in the middle of a rollout")
+        return real(self, picked, step, record=record)
+
+    loop_module.Job.answered = stops
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            train(parts, progress=False)
+        train(parts, progress=False)
+    finally:
+        loop_module.Job.answered = real
+    names = ("whole/adapter_model.safetensors", "parts/adapter_model.safetensors")
+    one, two = ((tmp_path / name).read_bytes() for name in names)
+    assert one == two
+    lines = [json.loads(line) for line in (tmp_path / "whole/metrics.jsonl").read_text().splitlines()]
+    assert {"reward", "sampler_gap", "response_length", "ended"} <= lines[-1].keys()
+
+
+def test_a_run_leaves_out_prompts_of_more_tokens_than_it_was_told():
+    whole = prepare(resolve("rloo", ONLINE, steps=1))
+    longest = max(len(q.prompt) for q in whole.examples)
+    job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
+    assert [q.prompt for q in job.examples] == [q.prompt for q in whole.examples if len(q.prompt) < longest]
+    assert f"prompts dropped: too long: {len(whole.examples) - len(job.examples)}" in job.notes
+    assert 0 < len(job.examples) < len(whole.examples)
+
+
+def test_a_run_says_whether_its_adapter_was_merged_for_decoding(data, tiny):
+    settings = [*tiny, f"reward={__name__}:letters", "draws=2", "held_out=0"]
+    for more, said in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
+        job = prepare(resolve("rloo", [*settings, more], data=data("pairs")))
+        assert sum(note.startswith(said) for note in job.notes) == 1
+        assert job.answered(job.examples[:2], 0, record=True)[1]["merged"] == (said == "decoding merged: ")
+
+
+def letters(answers):
+    return [len(answer.response) for answer in answers]
+
+
+def test_one_draw_of_a_prompt_is_not_enough_for_leave_one_out():
+    with pytest.raises(InputError, match="expected two or more responses of a prompt for rloo, got one"):
+        prepare(resolve("rloo", [*ONLINE, "draws=1"], steps=2))
+    prepare(resolve("una-online", [*ONLINE, "draws=1"], steps=2))
+
+
+def test_what_a_rollout_measures_by_hand():
+    # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
+    drawn = [[Sample((5, 2), True, -1.0), Sample((5, 6, 7), False, -2.0)], [Sample((2,), True, -4.0)]]
+    examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
+    assert measured(examples, drawn, [-1.0, -5.0, -3.0]) == {
+        "reward": 3.0,
+        "response_length": 2.0,
+        "ended": pytest.approx(2 / 3),
+        "sampler_gap": 3.0,
+    }
+
+
+def test_what_a_step_draws_depends_on_the_seed_and_the_step():
+    asked = []
+
+    def engine(model, prompts, *, k, max_new, seed):
+        asked.append(seed)
+        return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
+
+    class Words:
+        def decode(self, tokens):
+            return " ".join(map(str, tokens))
+
+    class Policy:
+        model, device = None, torch.device("cpu")
+
+    for seed in (0, 1):
+        rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
+        for step in (0, 1):
+            rollouts(Policy(), [Prompt((1,), "What?", 0)], step)
+    assert len(set(asked)) == 4
+
+
+# ---- PPO, replay and the rest
+
+
+def exact_regret(job, before=False):
+    """Mean exact regret at β = .4 of a ToySteer job's policy, or of where it started."""
+    world = toysteer.ToySteer(seed=0)
+    tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    with job.trainer.policy.as_reference() as reference:
+        exact = world.world(reference_logps(reference, world), 0.4)
+    if before:
+        return float(exact.regret(exact.ref_logps).mean())
+    policy = next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY)
+    return float(exact.regret(tree.sequence_logps(policy)).mean())
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ppo", []),
+        ("ppo", ["critic=head", "minibatches=2", "passes=2", "lr=1e-3"]),
+        ("ppo", ["ptx=0.05"]),
+        ("iterative-dpo", []),
+        ("iterative-dpo", ["temperature=1.5"]),
+        ("una-online", ["form=released", "beta=1"]),
+        ("una-centred", ["replay=8", "passes=2", "online=true"]),
+    ],
+    ids=str,
+)
+def test_every_online_method_lowers_the_exact_regret(method, settings):
+    job = prepare(resolve(method, [*ONLINE, *settings], steps=12))
+    fit(job)
+    assert exact_regret(job) < 0.9 * exact_regret(job, before=True)
+    assert set(job.seconds) == {"generation", "scoring", "learning"} and min(job.seconds.values()) > 0
+
+
+@pytest.mark.parametrize("critic", ["separate", "head"])
+def test_in_ppo_s_first_update_the_ratio_is_one_and_the_values_are_zero(critic):
+    job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
+    rows, values = job.answered(job.examples[:8], 0, record=True)
+    batch = job.trainer.batch(rows)
+    known = job.trainer.policy.outputs(batch, job.trainer.needs)
+    logps, critics = known["token_logps"], known["values"]
+    assert (logps - batch.experience["old_token_logps"]).abs().max() < 1e-5
+    assert critics.abs().max() == 0 == batch.experience["old_values"].abs().max()
+    assert abs(values["objective/kl"]) < 1e-5
+    # Returns with a critic that knows nothing and λ < 1: the last token's is its score, less its share of the KL.
+    last = batch.lengths.cumsum(0) - 1
+    scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
+    torch.testing.assert_close(batch.experience["returns"][last], scores, atol=1e-4, rtol=0)
+    white = batch.experience["advantages"]
+    assert abs(float(white.mean())) < 1e-5 and abs(float(white.std()) - 1) < 1e-3
+
+
+def test_the_kl_of_a_rollout_estimates_the_exact_kl_of_a_trained_policy():
+    job = prepare(resolve("ppo", ["batch=8", "draws=48", "beta=0.1", "lr=0.02"], steps=6))
+    world, tree = toysteer.ToySteer(seed=0), PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    ref = tree.sequence_logps(reference_logps(job.trainer.policy.model, world))
+    for step in range(5):
+        job.step(step, record=False)
+    _, values = job.answered(job.examples[:8], 5, record=True)
+    logps = tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
+    exact = (logps.exp() * (logps - ref)).sum(1)
+    variance = (logps.exp() * (logps - ref - exact[:, None]) ** 2).sum(1).mean()  # of one response's log-ratio
+    error = float(variance / (8 * 48)) ** 0.5
+    assert float(exact.mean()) > 10 * error
+    assert values["objective/kl"] == pytest.approx(float(exact.mean()), abs=4 * error)
+
+
+def test_a_separate_critic_has_adapters_of_its_own_and_no_part_in_the_policy_s_gradient():
+    job = prepare(resolve("ppo", [*ONLINE, "value_lr=0.02"], steps=3))
+    trainer = job.trainer
+    own = {name for name in trainer.trained if name.startswith("critic.")}
+    assert any("lora_" in name for name in own) and {"critic.head.weight", "critic.head.bias"} <= own
+    assert {group["peak"]: len(group["params"]) for group in trainer.optimizer.param_groups} == {
+        3e-3: len(trainer.trained) - len(own),
+        0.02: len(own),
+    }
+    rows, _ = job.answered(job.examples[:8], 0, record=False)
+    still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
+    trainer.accumulate(still)
+    moved = {name for name, p in trainer.trained.items() if p.grad is not None and p.grad.abs().max() > 0}
+    assert moved and moved <= own  # only the value's error is left, and it is the critic's
+
+
+def test_a_head_on_the_policy_moves_it():
+    job = prepare(resolve("ppo", [*ONLINE, "critic=head", "value_weight=1"], steps=3))
+    rows, _ = job.answered(job.examples[:8], 0, record=False)
+    still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
+    with torch.no_grad():
+        job.trainer.policy.critic.head.weight.fill_(0.1)
+    job.trainer.accumulate(still)
+    assert any(p.grad.abs().max() > 0 for name, p in job.trainer.trained.items() if "lora_B" in name)
+
+
+def zero(example):
+    return tuple(tuple(0.0 for _ in response) for response in example.responses)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings"),
+    [
+        ("ppo", ["kl_target=0.02", "kl_horizon=64", "ptx=0.1"]),
+        ("una-centred", ["online=true", "replay=2", "passes=2", "baseline=learned"]),
+        ("iterative-dpo", ["temperature=1.3", "minibatches=2", "replay=1"]),
+        ("una-online", ["form=released", "beta=1", "passes=2"]),
+    ],
+    ids=str,
+)
+def test_stopped_between_steps_it_ends_in_the_same_bytes_with_all_that_it_keeps(method, settings, tmp_path):
+    both = [resolve(method, [*ONLINE, *settings], steps=4, output=str(tmp_path / name)) for name in ("whole", "parts")]
+    train(both[0], progress=False)
+    from una_ref.training import loop as loop_module
+
+    real = loop_module.Job.step
+
+    def stops(self, step, *, record):
+        if step == 2 and not stopped:
+            stopped.append(step)
+            os.kill(os.getpid(), signal.SIGTERM)  # a background shell ignores SIGINT
+        return real(self, step, record=record)
+
+    stopped = []
+    loop_module.Job.step = stops
+    try:
+        with pytest.raises(Interrupted, match="stopped after step 3 of 4"):
+            train(both[1], progress=False)
+    finally:
+        loop_module.Job.step = real
+    train(both[1], progress=False)
+    one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "parts"))
+    assert one.read_bytes() == two.read_bytes()
+    one, two = (tmp_path / name / "metrics.jsonl" for name in ("whole", "parts"))
+    assert one.read_text() == two.read_text()
+
+
+def rows(*tokens):
+    return [Example((1,), ((token, 2),), (float(token),)) for token in tokens]
+
+
+def drawn(pool, fresh, *more):
+    return [[e.responses[0][0] for e in some] for some in pool.updates(fresh, *more)]
+
+
+def test_a_pass_takes_each_fresh_row_once():
+    assert drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
+    parts = drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
+    assert [len(part) for part in parts] == [3, 2, 3, 2]
+    assert sorted(parts[0] + parts[1]) == sorted(parts[2] + parts[3]) == [5, 6, 7, 8, 9]
+    assert parts[0] != parts[2]
+    assert drawn(ReplayBuffer(0, 0), [], 0, 2, 2) == []
+
+
+def test_replay_draws_from_the_last_rollouts_all_alike_and_forgets_older_ones():
+    pool = ReplayBuffer(1, 0)
+    assert sorted(drawn(pool, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
+    seen = [token for some in drawn(pool, rows(7, 8), 1, 500, 1) for token in some]
+    assert len(seen) == 1000 and all(200 < seen.count(token) < 300 for token in (5, 6, 7, 8))
+    seen = {token for some in drawn(pool, rows(9), 2, 50, 1) for token in some}
+    assert seen == {7, 8, 9}
+
+
+def test_what_a_pool_keeps_goes_through_json():
+    pool = ReplayBuffer(2, 0)
+    lived = {"old_token_logps": ((-1.5, -0.25),)}
+    kept = [
+        Example((1,), ((5, 2),), (0.5,), source="a", experience=lived),
+        Example((1,), ((5,), (6,)), pairs=((0, 1),)),
+    ]
+    list(pool.updates(kept, 0, 1, 1))
+    again = ReplayBuffer(2, 0)
+    again.restore(json.loads(json.dumps(pool.state())))
+    assert again.rollouts == [kept]
+    assert ReplayBuffer(0, 0, [kept]).state() == []
+
+
+def test_adaptive_beta_moves_with_the_kl_by_hand():
+    # KL .3 against .2 is 50 % above, cut at 20 %: β·(1 + .2·64/640); below it is the other way; at the target nothing.
+    assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
+    assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
+    assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
+    with pytest.raises(InputError, match="expected a finite KL of the rollout to steer by, got nan"):
+        adaptive_beta(0.5, float("nan"), 0.2, 640, 64)
+
+
+def test_adaptive_kl_is_reported_and_moves_beta_towards_the_target(tmp_path):
+    config = resolve(
+        "ppo", [*ONLINE, "kl_target=0.02", "kl_horizon=100", "log_every=1"], steps=10, output=str(tmp_path / "run")
+    )
+    train(config, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    betas = [line["objective/beta"] for line in lines if "objective/beta" in line]
+    assert betas[0] < 0.4 < betas[-1]  # at step 0 the KL is 0: β falls; then it is above the target
+
+
+def test_the_best_and_the_worst_of_a_prompt_by_hand():
+    example = Example((1,), ((5,), (6,), (7,)), (0.0, 3.0, -1.0), source="a")
+    pair = kept(example, "best_and_worst", "pairs")
+    assert pair == Example((1,), ((6,), (7,)), (3.0, -1.0), pairs=((0, 1),), source="a")
+    assert pair.kind == "pairs"
+    assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "best_and_worst", "pairs") is None
+
+
+def test_imitating_the_best_of_k_samples_is_one_record(tmp_path, monkeypatch):
+    # Rejection sampling: SFT on the best of K samples of the current policy.
+    record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
+    monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
+    job = prepare(resolve("best-of-k", ["batch=8", "draws=8", "lr=3e-3"], steps=30))
+    rows, drawn = job.answered(job.examples, 0, record=True)
+    assert {(row.kind, len(row.responses)) for row in rows} == {("demos", 1)}
+    assert METHODS["best-of-k"].samples == "the best of K" and not job.trainer.policy.has_reference
+    assert fit(job)["reward"] > drawn["reward"] + 0.2  # in reward units; the truth is the reward
+
+
+def test_a_rollout_without_a_pair_is_no_step(tmp_path):
+    config = resolve(
+        "iterative-dpo", [*ONLINE, f"reward={__name__}:indifferent"], steps=2, output=str(tmp_path / "run")
+    )
+    train(config, progress=False)
+    lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert lines[-1]["reward"] == 1.0 and "loss" not in lines[-1]
+
+
+def indifferent(answers):
+    return [1.0] * len(answers)
+
+
+def test_the_penalty_looks_for_eos_in_the_response_and_not_in_the_prompt():
+    # The prompt has token 2, the EOS, in it; of its two responses one ended and one was cut.
+    def engine(model, prompts, *, k, max_new, seed):
+        return [[Sample((5, 2), True, -1.0), Sample((5, 6), False, -1.0)] for _ in prompts]
+
+    class Words:
+        def decode(self, tokens):
+            return " ".join(map(str, tokens))
+
+    class Policy:
+        model, device = None, torch.device("cpu")
+
+    rollouts = Rollouts(engine, indifferent, "mine", Words(), 2, 2, 0, missing_eos_penalty=3.0)
+    (example,), _ = rollouts(Policy(), [Prompt((1, 2, 7), "What?", 0)], 0)
+    assert example.scores == (1.0, -2.0)
+
+
+def test_a_run_stops_when_held_out_rows_are_no_better(tmp_path):
+    more = ["eval_every=1", "patience=2", f"reward={__name__}:indifferent"]
+    config = resolve("una-online", [*ONLINE, *more], steps=10, output=str(tmp_path / "run"))
+    record = train(config, progress=False)
+    assert record["steps"] == 3  # the first sets the mark, the second and third do not pass it
+    assert "stopped after step 3 of 10: held-out evaluations did not improve" in record["notes"]
+    assert train(config, progress=False) == record
+
+
+def test_held_out_prompts_are_answered_at_temperature_one():
+    job = prepare(resolve("iterative-dpo", [*ONLINE, "temperature=30"], steps=2))
+    assert job.rollouts.engine.temperature == 30.0
+    job.rollouts = replace(job.rollouts, engine=Temperatures(2, temperature=30.0))
+    for step in (0, HELD_OUT):
+        job.answered(job.examples[:2], step, record=False)
+    assert ASKED == [30.0, 1.0]
+
+
+class Temperatures(HuggingFace):
+    """An engine that notes the temperature it is asked at."""
+
+    def __call__(self, model, prompts, *, k, max_new, seed):
+        ASKED.append(self.temperature)
+        return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
+
+
+ASKED = []
+
+
+def test_a_learned_value_of_a_prompt_that_is_only_held_out_is_the_others_mean(data, tiny):
+    more = ["online=true", "baseline=learned", "held_out=0.4", f"reward={__name__}:indifferent"]
+    job = prepare(resolve("una-centred", [*tiny, *more, "max_response=4"], data=data("pairs", 10)))
+    assert len(job.trainer.values) == len(job.examples) < len(job.examples) + len(job.held_out) == 10
+    with torch.no_grad():
+        job.trainer.values.copy_(torch.arange(1.0, len(job.examples) + 1))
+    rows, _ = job.answered(job.held_out, HELD_OUT, record=False)
+    known = job.trainer.baseline(job.trainer.batch(rows))
+    torch.testing.assert_close(known, torch.full_like(known, float(job.trainer.values.detach().mean())))
+
+
+def test_patience_by_hand():
+    patience = Patience(2, "eval_reward", rising=True)
+    told = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
+    assert told == [False, False, False, False, False, True]
+    other = Patience(2, "eval_reward", rising=True)
+    other.restore(json.loads(json.dumps(patience.state())))
+    assert other == patience
+    falling = Patience(1, "eval_loss", rising=False)
+    assert [falling({"eval_loss": value}) for value in (2.0, 1.0, 1.5)] == [False, False, True]
+    odd = Patience(2, "eval_reward", rising=True)
+    assert [odd({"eval_reward": value}) for value in (float("nan"), 1.0, 0.5, 0.4)] == [False, False, False, True]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("rloo", ["passes=2"], "passes: rloo: expected 1, since its gradient is of the policy that drew, got 2"),
+        ("reinforce", ["minibatches=2"], "minibatches: reinforce: expected 1"),
+        ("rloo", ["replay=3"], "replay: rloo: expected 0"),
+        ("ppo", ["replay=3"], "replay: ppo: expected 0"),
+        (
+            "una-online",
+            ["temperature=0.7"],
+            "temperature: una-online: expected 1, since una-online is right on policy only",
+        ),
+        ("ppo", ["temperature=0.7"], "temperature: ppo: expected 1"),
+        ("rloo", ["critic=head"], "critic: rloo: expected a method that values tokens"),
+        ("rloo", ["kl_target=3"], "kl_target: rloo: expected a method whose β stands outside its loss"),
+        ("iterative-dpo", ["draws=1"], "draws: iterative-dpo: expected two or more"),
+        (
+            "dpo",
+            ["online=true"],
+            "online: expected a method that learns from scores, got dpo; iterative-dpo makes pairs",
+        ),
+        ("dpo", ["passes=2"], "passes: dpo asks it online only"),
+        (
+            "ppo",
+            ["kl_target=1", "kl_horizon=6", "batch=4", "draws=8"],
+            "kl_horizon: expected 7 or more for 32 responses",
+        ),
+        ("rloo", ["patience=2"], r"patience: expected evaluations to count \(eval_every\)"),
+    ],
+)
+def test_what_would_be_wrong_online_is_refused(method, settings, message):
+    with pytest.raises(InputError, match=message):
+        resolve(method, settings)

@@ -1,1 +1,0 @@
-"""Policies held against each other and against the exact optimum."""

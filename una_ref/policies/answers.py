@@ -1,0 +1,114 @@
+"""Answers to prompts, and the scores that a reward source gives them.
+
+A reward source is a callable: `Answer`s in, one score for each out, in its own unit. None means that it has no score
+for an answer. Such an answer is dropped and counted, never scored 0. A source reads text, never the policy's token
+ids, since a reward model has its own tokenizer and template.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from itertools import islice
+from typing import Any
+
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """A prompt and one response to it, as text.
+
+    Attributes:
+        prompt: text, or messages {"role": ..., "content": ...}.
+        response: the text, without the end token.
+        ended: whether the response ended, or was cut at its longest.
+        group: answers of one group and prompt are alternatives; a source that compares, compares these.
+    """
+
+    prompt: str | tuple[dict, ...]
+    response: str
+    ended: bool = True
+    group: int = 0
+
+
+RewardSource = Callable[[Sequence[Answer]], Sequence[float | None]]
+
+
+def score_answers(source: RewardSource, answers: Sequence[Answer], name: str) -> list[float | None]:
+    """The source's scores in its own unit, checked; None where it has no score.
+
+    Args:
+        source: called once, with all answers.
+        answers: to score.
+        name: of the source, for messages.
+
+    Raises:
+        InputError: the source raised an exception, or its scores are malformed (see `check_scores`).
+    """
+    try:
+        scores = source(answers)
+    except InputError:
+        raise
+    except Exception as error:  # from the user's own function, or from a service
+        raise InputError(f"reward {name}: raised {type(error).__name__}: {error}") from error
+    return check_scores(answers, scores, name)
+
+
+def check_scores(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float | None]:
+    """The scores as floats, None where there is none.
+
+    Raises:
+        InputError: there is not one score for each answer, or a score is neither None nor a finite number.
+    """
+    try:
+        floats = [None if score is None else float(score) for score in scores]
+    except (TypeError, ValueError) as error:
+        raise InputError(f"reward {name}: expected a list of {len(answers)} numbers, got: {error}") from None
+    if len(floats) != len(answers):
+        raise InputError(f"reward {name}: expected {len(answers)} numbers, got {len(floats)}")
+    for answer, score in zip(answers, floats, strict=True):
+        if score is not None and not math.isfinite(score):
+            raise InputError(
+                f"reward {name}: expected a finite number, got {score} for the response {answer.response!r:.60} "
+                f"to {answer.prompt!r:.60}"
+            )
+    return floats
+
+
+def score_rows(
+    rows: Iterable[Row], source: RewardSource, name: str, *, batch: int = 64, counts: Counter[str] | None = None
+) -> Iterator[Row]:
+    """Rows with the source's scores as their only feedback, streamed.
+
+    A response without a score is dropped, and so is a row of which no response has one.
+
+    Args:
+        rows: with responses.
+        source: scores the responses.
+        name: of the source, for messages.
+        batch: rows that the source is given at once.
+        counts: the numbers of dropped responses and rows are added here.
+
+    Raises:
+        InputError: a row has no responses, or the scores are malformed (see `score_answers`).
+    """
+    rows, counts = iter(rows), Counter() if counts is None else counts
+    while chunk := list(islice(rows, batch)):
+        for row in chunk:
+            if not row.responses:
+                raise InputError(f"{row.source}: responses: expected at least one to score, got a prompt alone")
+        answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(chunk) for response in row.responses]
+        scores = iter(score_answers(source, answers, name))
+        for row in chunk:
+            pairs = zip(row.responses, islice(scores, len(row.responses)), strict=True)
+            scored = [(response, score) for response, score in pairs if score is not None]
+            counts["responses dropped: no score"] += len(row.responses) - len(scored)
+            if scored:
+                responses, known = zip(*scored, strict=True)
+                yield replace(row, responses=responses, scores=known, labels=None, pairs=None)
+            else:
+                counts["rows dropped: no score for any response"] += 1

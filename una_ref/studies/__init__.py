@@ -1,0 +1,1 @@
+"""Studies: methods compared with each other and with the exact optimum, through one engine."""

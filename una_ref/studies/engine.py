@@ -1,0 +1,269 @@
+"""One engine for every study: worlds × entries × settings × seeds -> runs on disk -> table, figure and numbers.
+
+A `Study` declares what a run is and which runs there are. `carry_out` does the rest: it chooses each row's setting on
+tuning worlds, computes the missing runs in worker processes, and writes
+
+- runs.jsonl: one line a run; a study that was stopped goes on with it,
+- results.json: summaries, settings, versions,
+- table.md, and a figure for each axis.
+
+The base policy is an argument of every run. The header of runs.jsonl names it by its folder and its weights.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from functools import partial
+from importlib import resources
+from pathlib import Path
+from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
+
+from una_ref.errors import InputError
+from una_ref.studies.run_store import Run, RunStore
+from una_ref.studies.toysteer_policies import base_name, checked_base
+from una_ref.training.card import versions
+from una_ref.training.checkpoints import write_text
+from una_ref.training.config import Config
+from una_ref.training.toysteer_base import toysteer_base
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A row of a table: a method in one of its forms.
+
+    Attributes:
+        name: in runs.jsonl and in figures.
+        title: in tables.
+        method: name in the registry.
+        form: which of the method's losses.
+        config: further keys of `Config` that make it this row.
+        hyper: hyper-parameters that are not tuned.
+        tuned_as: name of the entry whose setting it takes; empty where it is tuned itself.
+    """
+
+    name: str
+    title: str
+    method: str
+    form: Literal["corrected", "printed", "released"] = "corrected"
+    config: Mapping[str, Any] = field(default_factory=dict)
+    hyper: Mapping[str, Any] = field(default_factory=dict)
+    tuned_as: str = ""
+
+    def run_config(self, hyper: Mapping[str, Any], **keys: Any) -> Config:
+        """The config of a training run of this entry; its own keys and hyper-parameters come before those given."""
+        own = {"hyper": {**hyper, **self.hyper}, **self.config}
+        return Config(method=self.method, form=self.form, **{**keys, **own})
+
+
+Candidates = Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Run]]]]
+"""By a row's name: the settings that it may have, each with its runs on the tuning worlds."""
+Chosen = Mapping[str, Mapping[str, Any]]
+"""By a row's name: its setting, and as `tuning_regret` the mean regret that it was chosen by."""
+
+
+class StudySettings(Protocol):
+    """A frozen dataclass: what all runs of a study have in common, and which runs there are."""
+
+    __dataclass_fields__: ClassVar[dict[str, Any]]
+
+    @property
+    def quick(self) -> Any:
+        """The same study, smaller."""
+        ...
+
+
+class Measure(Protocol):
+    """Computes a run: what was measured, with its `seconds`.
+
+    Times aside, a function of its arguments alone. It stands at the top of a module, where worker processes find it.
+    """
+
+    def __call__(self, run: Any, settings: Any, base: Path) -> dict[str, Any]:
+        """`base` is the folder of the base policy."""
+        ...
+
+
+S = TypeVar("S", bound=StudySettings)
+
+
+@dataclass(frozen=True)
+class Axis(Generic[S]):
+    """One question of a study: what is varied, with its table and its figure.
+
+    Attributes:
+        candidates: what each row's setting is chosen from.
+        results: computes the axis's runs and sums them up, ready for JSON; (store, settings, base, chosen).
+        table: the results as lines of Markdown.
+        draw: the results as a figure; (results, folder or None, name) -> path.
+        groundwork: runs that the candidates' runs build on. They are computed first.
+    """
+
+    candidates: Callable[[S], Candidates]
+    results: Callable[[RunStore, S, Path, Chosen], dict[str, Any]]
+    table: Callable[[Mapping[str, Any]], Sequence[str]]
+    draw: Callable[[Mapping[str, Any], Path | None, str], Path]
+    groundwork: Callable[[S], Sequence[Run]] = lambda settings: ()
+
+
+@dataclass(frozen=True)
+class Study(Generic[S]):
+    """The declaration of a study.
+
+    Attributes:
+        command: what runs it.
+        settings: of the full study.
+        header: fields of the settings that say what a run is. The others only say which runs there are.
+        measure: computes a run.
+        axes: by name.
+        shipped: file of this package with the settings that the full study chose.
+    """
+
+    command: str
+    settings: S
+    header: Sequence[str]
+    measure: Measure
+    axes: Mapping[str, Axis[S]]
+    shipped: str
+
+    def store(self, folder: Path, settings: S, base: Path, *, workers: int = 1) -> RunStore:
+        """The runs in a folder.
+
+        Raises:
+            InputError: they have other settings or another base policy.
+        """
+        common = {name: getattr(settings, name) for name in self.header}
+        header = {"settings": common, "base": base_name(base)}
+        return RunStore(folder, header, partial(self.measure, settings=settings, base=base), workers=workers)
+
+    def chosen(self) -> dict[str, dict[str, Any]]:
+        """The settings that the full study chose, as shipped with the package."""
+        return json.loads((resources.files(__package__) / self.shipped).read_text("utf-8"))
+
+    def table(self, results: Mapping[str, Any]) -> str:
+        """results.json as Markdown, a table for each axis."""
+        by_axis = self.by_axis(results)
+        lines = [line for name, result in by_axis.items() for line in [*self.axes[name].table(result), ""]]
+        return "\n".join(lines).rstrip() + "\n"
+
+    def by_axis(self, results: Mapping[str, Any]) -> dict[str, Any]:
+        """The results of each axis in results.json, which has no level for axes if the study has only one."""
+        only = len(self.axes) == 1
+        return {name: results if only else results[name] for name in self.axes if only or name in results}
+
+
+def choose(store: RunStore, candidates: Candidates) -> dict[str, dict[str, Any]]:
+    """For each row the setting with the lowest mean regret on the tuning worlds; of equal ones the first.
+
+    A setting with a regret that is not finite is chosen only if all are so.
+    """
+    store.results([run for options in candidates.values() for _, runs in options for run in runs], "tuning")
+    chosen = {}
+    for name, options in candidates.items():
+        regrets = [statistics.fmean(store.finished[run.key]["regret"] for run in runs) for _, runs in options]
+        best = min(range(len(options)), key=lambda i: regrets[i] if math.isfinite(regrets[i]) else math.inf)
+        chosen[name] = {**options[best][0], "tuning_regret": regrets[best]}
+    return chosen
+
+
+def carry_out(
+    study: Study[S],
+    output: str | Path,
+    *,
+    axes: Iterable[str] = (),
+    quick: bool = False,
+    workers: int | None = None,
+    base: str | Path | None = None,
+    settings: S | None = None,
+) -> dict[str, Any]:
+    """Run a study, or go on with it, and return what results.json holds.
+
+    Args:
+        study: which.
+        output: the study's folder.
+        axes: names of the study's axes; by default all. Results of other axes stay in results.json.
+        quick: a smaller study, with the settings that the full study chose.
+        workers: processes; by default one a core.
+        base: folder of the base policy; by default the one that ships with the package.
+        settings: by default those of the full study.
+
+    Raises:
+        InputError: the folder holds another study or another version's results, the base is no policy for ToySteer, or
+            there is no such axis.
+    """
+    folder, start = Path(output), toysteer_base() if base is None else checked_base(Path(base))
+    if folder.exists() and not folder.is_dir():
+        raise InputError(f"output {folder}: expected a folder, got a file. Fix: choose another output.")
+    full = study.settings if settings is None else settings
+    own: S = full.quick if quick else full
+    names = tuple(axes) or tuple(study.axes)
+    if unknown := [name for name in names if name not in study.axes]:
+        raise InputError(f"axis {unknown[0]}: expected {', '.join(study.axes)}, got an axis of no such name")
+    file = folder / "results.json"
+    by_axis = _kept(study, file, names)
+    with study.store(folder, own, start, workers=workers or os.cpu_count() or 1) as store:
+        for name in names:
+            axis, began = study.axes[name], time.time()
+            store.requested.clear()
+            if quick:
+                chosen = study.chosen()
+            else:
+                store.results(axis.groundwork(own), "groundwork")
+                chosen = choose(store, axis.candidates(own))
+            options = [f"--axis {name}"] if len(study.axes) > 1 else []
+            options += ["--quick"] if quick else []
+            options += [f"--base {base}"] if base is not None else []
+            found = {
+                "command": " ".join([study.command, *options, f"--output {output}"]),
+                "settings": asdict(own),
+                "base": base_name(start),
+                "chosen": chosen,
+                **axis.results(store, own, start, chosen),
+                **provenance(store, began),
+            }
+            # As it is read back, lists for tuples, so that the same is drawn now and from the file.
+            by_axis[name] = json.loads(json.dumps(found))
+            by_axis = {each: by_axis[each] for each in study.axes if each in by_axis}
+            results = by_axis if len(study.axes) > 1 else by_axis[name]
+            write_text(file, json.dumps(results, indent=1, ensure_ascii=False) + "\n")
+            write_text(folder / "table.md", study.table(results))
+            axis.draw(by_axis[name], folder, name)
+    return results
+
+
+def _kept(study: Study[S], file: Path, names: Sequence[str]) -> dict[str, Any]:
+    """What results.json has of other axes than these.
+
+    Raises:
+        InputError: another version wrote it, so that no table can be made of it.
+    """
+    if not file.exists():
+        return {}
+    try:
+        by_axis = study.by_axis(json.loads(file.read_text("utf-8")))
+        kept = {name: result for name, result in by_axis.items() if name not in names}
+        for name, result in kept.items():
+            study.axes[name].table(result)
+    except (ValueError, LookupError, TypeError, AttributeError) as error:
+        raise InputError(
+            f"{file}: expected results of this version, got others ({type(error).__name__}: {error}). Fix: run all "
+            "axes, or choose another output."
+        ) from error
+    return kept
+
+
+def provenance(store: RunStore, began: float) -> dict[str, Any]:
+    """What stands beside a study's numbers: versions, hardware, date, seconds since `began` and of all runs."""
+    return {
+        "versions": versions(),
+        "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
+        "date": time.strftime("%Y-%m-%d", time.gmtime()),
+        "seconds_this_time": round(time.time() - began),
+        "seconds_of_runs": round(sum(store.finished[key]["seconds"] for key in store.requested)),
+    }

@@ -1,0 +1,86 @@
+"""From a batch to the arguments of a loss, by the names in the loss's signature."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from una_ref.data.batch import Batch
+from una_ref.methods.arguments import PAIRED, names
+
+Losses = Mapping[str, Callable[..., Tensor]]
+"""Kind of feedback -> loss."""
+
+
+def losses_of(
+    losses: Losses, batch: Batch, known: Mapping[str, Tensor], loss_kwargs: Mapping[str, Any]
+) -> dict[str, Tensor]:
+    """The losses of a batch by kind of feedback, each (number of its pairs, responses or lists,).
+
+    A loss is given the arguments that its signature names.
+
+    Args:
+        losses: the loss of each kind of feedback in the batch.
+        batch: B responses.
+        known: arguments of single responses by name, (B,), (B, T) or (B, T, V); `kl` is one number.
+        loss_kwargs: hyper-parameters by name.
+    """
+    wanted = {PAIRED[name][0] if name in PAIRED else name for loss in losses.values() for name in names(loss)}
+    wanted |= {"groups", *(("scores",) if "margins" in wanted else ())}
+    output = known["rewards"] if "rewards" in known else known["logps"]
+    batched = {"lengths": batch.lengths, "groups": batch.groups, "scores": batch.scores.to(output)}
+    available = {name: value for name, value in (batched | dict(known)).items() if name in wanted}
+    if "win_rates" in wanted:
+        available["win_rates"] = win_rates(batch).to(output)
+    whole = {"kl": available.pop("kl")} if "kl" in available else {}
+
+    def responses(index: Tensor) -> dict[str, Tensor]:
+        return {name: value[index] for name, value in available.items()}
+
+    def call(kind: str, arguments: Mapping[str, Any]) -> Tensor:
+        given = {**loss_kwargs, **whole, **arguments}
+        return losses[kind](**{name: given[name] for name in names(losses[kind]) & given.keys()})
+
+    found: dict[str, Tensor] = {}
+    if len(batch.pairs):
+        sides = {"chosen": responses(batch.pairs[:, 0]), "rejected": responses(batch.pairs[:, 1])}
+        pairs = {name: sides[side][base] for name, (base, side) in PAIRED.items() if base in sides[side]}
+        if "margins" in wanted:
+            pairs["margins"] = pairs["chosen_scores"] - pairs["rejected_scores"]
+        found["pairs"] = call("pairs", pairs)
+    if len(batch.scored):
+        found["scores"] = call("scores", responses(batch.scored))
+    if len(batch.listed):
+        found["lists"] = call("lists", _lists(responses(batch.listed)))
+    if len(batch.labelled):
+        found["labels"] = call("labels", responses(batch.labelled) | {"labels": batch.labels.to(output)})
+    if len(batch.demos):
+        found["demos"] = call("demos", responses(batch.demos))
+    return found
+
+
+def _lists(responses: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """Arguments with one number a response, (S,) -> (G, K): a line for each prompt, 0 after its last response."""
+    _, line, sizes = torch.unique_consecutive(responses["groups"], return_inverse=True, return_counts=True)
+    place = torch.arange(len(line), device=line.device) - (sizes.cumsum(0) - sizes)[line]
+    shape = len(sizes), int(sizes.max())
+
+    def padded(values: Tensor) -> Tensor:
+        return values.new_zeros(shape).index_put((line, place), values)
+
+    lists = {name: padded(values) for name, values in responses.items() if values.dim() == 1 and name != "groups"}
+    return lists | {"mask": padded(torch.ones_like(line, dtype=torch.bool))}
+
+
+def win_rates(batch: Batch) -> Tensor:
+    """(B,) share of the prompt's other scored responses that each beats, a tie counted half; NaN without a score."""
+    out = torch.full_like(batch.scores, torch.nan)
+    for index in (batch.scored, batch.listed):
+        scores, groups = batch.scores[index], batch.groups[index]
+        others = (groups[:, None] == groups) & ~torch.eye(len(index), dtype=torch.bool, device=index.device)
+        wins = (scores[:, None] > scores).double() + 0.5 * (scores[:, None] == scores).double()
+        out[index] = (wins * others).sum(1) / others.sum(1)
+    return out

@@ -1,0 +1,207 @@
+"""Sampling: responses of the current policy, scored by a reward, become rows like any others."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import torch
+
+from una_ref.data.batch import Example, Prompt
+from una_ref.errors import InputError
+from una_ref.methods.method import Keep
+from una_ref.policies.answers import Answer, RewardSource, score_answers
+from una_ref.policies.references import Policy
+from una_ref.policies.rollout import Engine, Sample, Sampler
+from una_ref.training.metrics import seconds
+
+
+class Unrewarded(RuntimeError):
+    """The reward gave a step no usable score. The run stops."""
+
+
+@dataclass(frozen=True)
+class Rollouts:
+    """Prompts in, examples with sampled responses and their scores out.
+
+    Attributes:
+        engine: samples the responses.
+        reward: scores them, as text.
+        name: name of the reward, for messages.
+        tokenizer: the policy's.
+        draws: responses to each prompt.
+        max_new: most tokens of a response, EOS included.
+        seed: of the run. Samples are a function of seed, step, process and policy.
+        missing_eos_penalty: subtracted from the score of a response that did not end, in reward units.
+        least: fewest scored responses of a usable prompt: 2 where they are compared with each other.
+        seconds: spent so far in generation and in scoring.
+    """
+
+    engine: Engine
+    reward: RewardSource
+    name: str
+    tokenizer: Any
+    draws: int
+    max_new: int
+    seed: int
+    missing_eos_penalty: float = 0.0
+    least: int = 1
+    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
+
+    def __call__(
+        self, policy: Policy, prompts: Sequence[Prompt], step: int, process: int = 0
+    ) -> tuple[list[Example | None], list[list[Sample]]]:
+        """For each prompt its responses as an example, and the samples that the example is made of.
+
+        A response without a score is in neither. A prompt with fewer than `least` scored responses has no example.
+
+        Raises:
+            InputError: the reward is not one finite number, or None, for each response.
+        """
+        device = policy.device
+        began = seconds(device)
+        seed = self.seed * 1_000_003 + step + process * 1_000_000_007
+        drawn = self.engine(policy.model, [p.ids for p in prompts], k=self.draws, max_new=self.max_new, seed=seed)
+        answers = [
+            Answer(prompt.text, self._text(draw), draw.ended, group=i)
+            for i, (prompt, draws) in enumerate(zip(prompts, drawn, strict=True))
+            for draw in draws
+        ]
+        generated = seconds(device)
+        scores = iter(score_answers(self.reward, answers, self.name))
+        examples: list[Example | None] = []
+        kept = []
+        for prompt, draws in zip(prompts, drawn, strict=True):
+            own = [(draw, score) for draw, score in zip(draws, scores, strict=False) if score is not None]
+            kept.append([draw for draw, _ in own])
+            if len(own) < self.least:
+                examples.append(None)
+                continue
+            responses = tuple(draw.tokens for draw, _ in own)
+            known = tuple(score - (0.0 if draw.ended else self.missing_eos_penalty) for draw, score in own)
+            examples.append(
+                Example(prompt.ids, responses, known, prompt_index=prompt.prompt_index, source=prompt.source)
+            )
+        self.seconds["generation"] += generated - began
+        self.seconds["scoring"] += seconds(device) - generated
+        return examples, kept
+
+    @property
+    def plain(self) -> Rollouts:
+        """The same sampler at temperature 1."""
+        at_one = replace(self.engine, temperature=1.0) if isinstance(self.engine, Sampler) else self.engine
+        return replace(self, engine=at_one)
+
+    def _text(self, draw: Sample) -> str:
+        return self.tokenizer.decode(draw.tokens[:-1] if draw.ended else draw.tokens)
+
+
+def old_logps_of(examples: Sequence[Example]) -> list[float]:
+    """log π of every response when it was sampled, in nats; empty where it was not kept."""
+    return [sum(line) for e in examples for line in e.experience.get("old_token_logps", ())]
+
+
+def measured(
+    examples: Sequence[Example], drawn: Sequence[Sequence[Sample]], logps: Sequence[float]
+) -> dict[str, float]:
+    """Mean reward, mean length and share of ended responses; and `sampler_gap`.
+
+    The gap is the largest difference, in nats, between the sampler's log-probabilities and `logps` of the training
+    forward pass.
+    """
+    draws = [draw for some in drawn for draw in some]
+    return {
+        "reward": statistics.fmean(score for e in examples for score in e.scores or ()),
+        "response_length": statistics.fmean(len(draw.tokens) for draw in draws),
+        "ended": statistics.fmean(draw.ended for draw in draws),
+        "sampler_gap": max(abs(own - draw.logp) for own, draw in zip(logps, draws, strict=True)),
+    }
+
+
+def kept(example: Example, keep: Keep, kind: str) -> Example | None:
+    """What is trained on of a prompt with sampled and scored responses; None where nothing is left.
+
+    Args:
+        example: the responses with their scores.
+        keep: all; the best and the worst as a pair, unless all scores are equal; or the best as a demonstration.
+        kind: of the feedback that all of them become, scores or lists.
+    """
+    if keep == "all":
+        return replace(example, as_list=kind == "lists")
+    scores = example.scores or ()
+    places = [scores.index(end(scores)) for end in ((max,) if keep == "best" else (max, min))]
+    if keep == "best_and_worst" and scores[places[0]] == scores[places[1]]:
+        return None
+    experience = {name: tuple(lines[i] for i in places) for name, lines in example.experience.items()}
+    pairs = ((0, 1),) if keep == "best_and_worst" else None
+    picked = tuple(example.responses[i] for i in places)
+    beside = tuple(scores[i] for i in places) if pairs else None
+    return replace(example, responses=picked, scores=beside, pairs=pairs, experience=experience)
+
+
+@dataclass
+class ReplayBuffer:
+    """A replay buffer: the rows of the last rollouts, and which of them each update of a step takes.
+
+    Attributes:
+        keep: number of earlier rollouts that stay.
+        seed: of the run.
+        rollouts: kept rollouts, the latest last.
+    """
+
+    keep: int
+    seed: int
+    rollouts: list[list[Example]] = field(default_factory=list)
+
+    def updates(self, fresh: Sequence[Example], step: int, passes: int, minibatches: int) -> Iterator[list[Example]]:
+        """The rows of each optimizer step, for `passes` over the fresh rows; nothing if there are none.
+
+        Without kept rollouts, a pass goes once over the fresh rows. Otherwise every optimizer step samples uniformly
+        from kept and fresh rows.
+        """
+        self.rollouts = [*self.rollouts, list(fresh)][-1 - self.keep :]
+        rows = [row for rollout in self.rollouts for row in rollout]
+        size = math.ceil(len(fresh) / minibatches) or 1
+        starts = range(0, len(fresh), size)
+        for i in range(passes):
+            shuffled = self._order(len(rows), step, i) if minibatches > 1 else list(range(len(rows)))
+            for j, start in enumerate(starts):
+                kept = self._order(len(rows), step, i * len(starts) + j)[:size]
+                yield [rows[place] for place in (kept if self.keep else shuffled[start : start + size])]
+
+    def _order(self, rows: int, step: int, draw: int) -> list[int]:
+        generator = torch.Generator().manual_seed((self.seed * 1_000_003 + step) * 1009 + draw)
+        return torch.randperm(rows, generator=generator).tolist()
+
+    def state(self) -> list[list[dict[str, Any]]]:
+        """The rows kept for the next step, ready for JSON."""
+        return [[asdict(row) for row in rollout] for rollout in self.rollouts[-self.keep :]] if self.keep else []
+
+    def restore(self, state: Sequence[Sequence[dict[str, Any]]]) -> None:
+        """Take over a state."""
+        self.rollouts = [[_example(row) for row in rollout] for rollout in state]
+
+
+def _example(row: dict[str, Any]) -> Example:
+    """An example from JSON, with tuples for lists."""
+
+    def tuples(value: Any) -> Any:
+        return tuple(map(tuples, value)) if isinstance(value, list) else value
+
+    experience = {name: tuples(lines) for name, lines in row.pop("experience").items()}
+    return Example(**{name: tuples(value) for name, value in row.items()}, experience=experience)
+
+
+def adaptive_beta(beta: float, kl: float, target: float, horizon: int, responses: int) -> float:
+    """β of the adaptive KL controller after a rollout: larger where its KL is above the target.
+
+    Ziegler et al. 2019, Sec. 2.2, https://arxiv.org/abs/1909.08593
+    """
+    if not math.isfinite(kl):
+        raise InputError(f"kl_target: expected a finite KL of the rollout, got {kl}")
+    error = max(-0.2, min(0.2, kl / target - 1))
+    return beta * (1 + error * responses / horizon)
