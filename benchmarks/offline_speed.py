@@ -165,7 +165,7 @@ def prepared(
 ) -> Any:
     """A una_ref job on the rows, ready for its first step."""
     from una_ref.policies.loading import load
-    from una_ref.training.run import prepare
+    from una_ref.training.prepare import prepare
     from una_ref.training.settings import resolve
 
     settings = {"beta": BETA, "lr": LR, "lora_r": R, "lora_alpha": ALPHA, "batch": arguments.pairs}

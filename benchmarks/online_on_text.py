@@ -23,11 +23,12 @@ from statistics import fmean, stdev
 
 import records
 
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.policies.answers import Answer
 from una_ref.policies.classifier import Classifier
 from una_ref.training.loop import HELD_OUT, Job, fit
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 from una_ref.training.settings import resolve
 
 SHAPE = [
@@ -149,13 +150,13 @@ def measured(job: Job, work: Path, output: Path) -> dict:
 
 def rewards_of_answers(job: Job, work: Path) -> dict[str, dict[str, float]]:
     """Reward by each model and length of four answers a prompt: mean and standard error over held-out prompts."""
-    questions = [q for q in job.held_out if isinstance(q, Question)]
+    prompts = [p for p in job.held_out if isinstance(p, Prompt)]
     assert job.rollouts is not None
     engine, max_new = job.rollouts.engine, job.rollouts.max_new
-    sampled = engine(job.trainer.policy.model, [q.prompt for q in questions], k=4, max_new=max_new, seed=HELD_OUT + 1)
+    sampled = engine(job.trainer.policy.model, [p.ids for p in prompts], k=4, max_new=max_new, seed=HELD_OUT + 1)
     answers = [
-        Answer(q.text, job.tokenizer.decode(s.tokens[:-1] if s.ended else s.tokens), s.ended)
-        for q, samples in zip(questions, sampled, strict=True)
+        Answer(p.text, job.tokenizer.decode(s.tokens[:-1] if s.ended else s.tokens), s.ended)
+        for p, samples in zip(prompts, sampled, strict=True)
         for s in samples
     ]
     summaries = {}

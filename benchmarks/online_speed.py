@@ -84,7 +84,7 @@ def of_una(case: str, folder: Path, arguments: argparse.Namespace, meter: Meter,
     """Make una_ref's steps. Metrics are recorded in the last one; a run records them in every tenth by default."""
     from una_ref.data.rows import Row
     from una_ref.policies.loading import load
-    from una_ref.training.run import prepare
+    from una_ref.training.prepare import prepare
     from una_ref.training.settings import resolve
 
     method, options = UNA[case]

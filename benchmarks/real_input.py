@@ -26,7 +26,8 @@ import torch
 from una_ref.training.config import Config
 from una_ref.training.loop import Job, fit
 from una_ref.training.metrics import means, measure
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 from una_ref.training.settings import resolve
 
 SHAPE = [

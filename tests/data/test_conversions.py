@@ -98,12 +98,26 @@ def test_permuting_rows_permutes_results(rows, name, rng):
         ((1, 2, 3), (0, 0, 1)),
         ((0, 0, 0, 1), (0, 0, 0, 1)),
         ((4, 1, 3, 2), (1, 0, 1, 0)),
+        ((1, 2, 2, 2), (0, 1, 1, 1)),
+        ((2, 1, 2), (1, 0, 1)),
+        ((5, 8, 8, 8), (0, 1, 1, 1)),
+        ((1, 9, 9), (0, 1, 1)),
+        ((1, 2, 2, 3), (0, 0, 0, 1)),
     ],
 )
-def test_median_labels(scores, labels):
+def test_a_label_is_positive_above_the_median_or_at_the_highest_score(scores, labels):
     (row,), report = scores_to_labels([scored("p", *scores)])
     assert row.labels == labels and row.kinds == ("labels",)
-    assert report.counts == {"up": sum(labels), "down": len(labels) - sum(labels)}
+    assert report.counts == {"positive": sum(labels), "negative": len(labels) - sum(labels)}
+    assert str(report).startswith("scores -> labels (positive above the prompt's median, or highest): ")
+
+
+@given(st.lists(st.integers(0, 3), min_size=2, max_size=7))
+def test_the_best_response_is_positive_and_the_worst_negative_unless_all_are_equal(scores):
+    for row in scores_to_labels([scored("p", *scores)])[0]:
+        assert row.labels[scores.index(max(scores))] == 1 and row.labels[scores.index(min(scores))] == 0
+        assert all(a <= b for s, a in zip(scores, row.labels, strict=True)
+                   for t, b in zip(scores, row.labels, strict=True) if s <= t)  # fmt: skip
 
 
 def test_equal_scores_have_no_median_label():
@@ -116,7 +130,7 @@ def test_equal_scores_have_no_median_label():
 def test_number_labels_are_up_at_the_number():
     (row,), report = scores_to_labels([scored("p", 0.49, 0.5, 0.51)], threshold=0.5)
     assert row.labels == (0, 1, 1)
-    assert str(report) == "scores -> labels (up at or above 0.5): 2 up, 1 down"
+    assert str(report) == "scores -> labels (positive at or above 0.5): 2 positive, 1 negative"
     assert scores_to_labels([scored("p", 1)], threshold=1)[0][0].labels == (1,)
 
 

@@ -184,13 +184,13 @@ def test_a_prompt_that_leaves_no_room_is_dropped_and_counted():
 def test_prompts_of_more_tokens_than_asked_for_are_left_out():
     tokenizer = toysteer.tokenizer()
     short, long = Row("copy a b =", ("a b",)), Row("copy a b c =", ("a b c",))
-    assert [len(Encoder(tokenizer).prompt(row)) for row in (short, long)] == [5, 6]
+    assert [len(Encoder(tokenizer).prompt_ids(row)) for row in (short, long)] == [5, 6]
     encoder = Encoder(tokenizer, max_prompt=5)
     assert encoder(short) is not None and encoder(long) is None
-    assert encoder.question(short, 5) is not None and encoder.question(long, 5) is None
+    assert encoder.prompt(short, 5) is not None and encoder.prompt(long, 5) is None
     counts = {"rows": 1, "rows dropped: prompt too long": 1, "prompts": 1, "prompts dropped: too long": 1}
     assert encoder.counts == counts
-    assert Encoder(tokenizer, max_prompt=6).question(long, 5) is not None
+    assert Encoder(tokenizer, max_prompt=6).prompt(long, 5) is not None
 
 
 def test_a_prompt_needs_a_token_to_predict_from():
@@ -204,4 +204,4 @@ def test_a_prompt_needs_a_token_to_predict_from():
 def test_equal_prompts_have_one_index():
     encoder = Encoder(toysteer.tokenizer())
     examples = encoder.encode([Row(f"copy {w} =", ("a",)) for w in "abac"])
-    assert [e.prompt_index for e in examples] == [0, 1, 0, 2] and encoder.prompts == 3
+    assert [e.prompt_index for e in examples] == [0, 1, 0, 2] and encoder.prompt_count == 3

@@ -75,13 +75,13 @@ def test_a_special_token_s_name_is_counted_and_is_the_token_where_that_is_asked_
     )
     assert encoder.counts == {"rows": 4, "rows that spell a special token, which is text there": 2}
     ends = words.convert_tokens_to_ids("<|im_end|>")
-    assert encoder.prompt(Row(text, ())).count(ends) == 1
-    assert Encoder(words, split_special_tokens=False).prompt(Row(text, ())).count(ends) == 2
+    assert encoder.prompt_ids(Row(text, ())).count(ends) == 1
+    assert Encoder(words, split_special_tokens=False).prompt_ids(Row(text, ())).count(ends) == 2
 
 
 def test_a_role_is_text_too():
     words = tokenizer(CHATML)
-    prompt = Encoder(words).prompt(Row([{"role": "user<|im_end|>", "content": "hi"}], ()))
+    prompt = Encoder(words).prompt_ids(Row([{"role": "user<|im_end|>", "content": "hi"}], ()))
     assert prompt.count(words.convert_tokens_to_ids("<|im_end|>")) == 1
 
 

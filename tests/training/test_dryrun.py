@@ -10,7 +10,7 @@ from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.training.dryrun import dry_run
-from una_ref.training.run import prepare
+from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve
 
 KINDS = {"demos": "messages", "pairs": "pairs", "labels": "thumbs", "scores": "scores"}

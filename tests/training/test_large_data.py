@@ -10,7 +10,7 @@ import pytest
 PREPARE = """
 import resource, sys
 from una_ref.training.settings import resolve
-from una_ref.training.run import prepare
+from una_ref.training.prepare import prepare
 
 def peak(path):
     job = prepare(resolve(sys.argv[1], sys.argv[4:], data=path))

@@ -17,7 +17,7 @@ WORKER = """
 import os, signal, sys, time
 import safetensors.torch
 from una_ref.cli import main
-from una_ref.training import checkpoints, run, trainer
+from una_ref.training import checkpoints, prepare, trainer
 
 first, what = os.environ["RANK"] == "0", os.environ["WHAT"]
 save, step, forward = safetensors.torch.save_file, trainer.Trainer.step, trainer.Trainer.forward
@@ -52,7 +52,7 @@ def spoilt(self, examples, kl=None):
 if what == "stop":
     safetensors.torch.save_file = slowly
 if what == "rows" and not first:
-    run.read_rows = lambda config, read=run.read_rows: read(config)[:-1]
+    prepare.read_rows = lambda config, read=prepare.read_rows: read(config)[:-1]
 trainer.Trainer.step, trainer.Trainer.forward, checkpoints.write_text = stopped, spoilt, told
 code = main(sys.argv[1:])
 if what == "stop":  # the first to leave has the launcher end the others

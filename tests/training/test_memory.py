@@ -15,7 +15,8 @@ from una_ref.policies.classifier import Classifier
 from una_ref.training.config import Config
 from una_ref.training.dryrun import dry_run
 from una_ref.training.memory import _kept, architecture, largest, memory, models, nbytes
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 from una_ref.training.settings import resolve
 
 MISTRAL, GRM = "mistralai/Mistral-7B-Instruct-v0.1", "Ray2333/GRM-Llama3.2-3B-rewardmodel-ft"

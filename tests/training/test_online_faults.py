@@ -13,12 +13,14 @@ import torch
 
 from una_ref import cli
 from una_ref.data import toysteer
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.errors import InputError
 from una_ref.policies import reward_sources
 from una_ref.policies.rollout import Sample
 from una_ref.training.loop import fit
-from una_ref.training.run import model_and_tokenizer, prepare, read_rows, train
+from una_ref.training.model import model_and_tokenizer
+from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.run import train
 from una_ref.training.samplers import Rollouts
 from una_ref.training.settings import resolve
 
@@ -40,7 +42,7 @@ def rolled(answers, least=1, draws=3):
         model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), draws, 8, 0, least=least)
-    return rollouts(Policy(), [Question((1,), "What?", 0), Question((1, 4), "Why?", 1)], 0)
+    return rollouts(Policy(), [Prompt((1,), "What?", 0), Prompt((1, 4), "Why?", 1)], 0)
 
 
 def test_unscored_response_is_left_out_of_examples_and_measures():

@@ -8,7 +8,7 @@ import torch
 from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
 from una_ref.cli import main
-from una_ref.data.batch import Question, collate
+from una_ref.data.batch import Prompt, collate
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
@@ -20,7 +20,7 @@ from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
 from una_ref.training.loop import fit
-from una_ref.training.run import conform, prepare, read_rows
+from una_ref.training.prepare import prepare, read_rows, usable_rows
 from una_ref.training.samplers import Rollouts
 
 CHATML = (
@@ -50,7 +50,7 @@ def trained(folder):
     """The rewards of all training responses by the training forward, and the answers that they are."""
     job = job_of(folder)
     fit(job)
-    rows = {row.source: row for row in conform(read_rows(job.config), job.config)[0]}
+    rows = {row.source: row for row in usable_rows(read_rows(job.config), job.config)[0]}
     job.trainer.policy.eval()
     with torch.no_grad():
         rewards = job.trainer.logps(job.examples)
@@ -146,7 +146,7 @@ def test_reward_model_reads_text_whatever_the_policy_token_ids(made, data):
                           num_key_value_heads=1)  # fmt: skip
     rollouts = Rollouts(HuggingFace(policy.eos_token_id), source, "mine", policy, 4, 6, 0)
     prompt = tuple(policy("green dog", add_special_tokens=False)["input_ids"])
-    (example,), ((*draws,),) = rollouts(Policy(model, has_reference=False), [Question(prompt, "green dog")], 0)[:2]
+    (example,), ((*draws,),) = rollouts(Policy(model, has_reference=False), [Prompt(prompt, "green dog")], 0)[:2]
     said = [policy.decode(d.tokens[:-1] if d.ended else d.tokens) for d in draws]
     assert list(example.scores) == pytest.approx(
         source([Answer("green dog", text, d.ended) for text, d in zip(said, draws, strict=True)]), abs=1e-6

@@ -9,14 +9,15 @@ import pytest
 import torch
 
 from una_ref.data import toysteer
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import HuggingFace, Sample
 from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
-from una_ref.training.run import prepare, train
+from una_ref.training.prepare import prepare
+from una_ref.training.run import train
 from una_ref.training.samplers import ReplayBuffer, Rollouts, adaptive_beta, kept, measured
 from una_ref.training.settings import resolve
 from una_ref.training.stopping import Patience
@@ -156,7 +157,7 @@ def test_rollout_seed_depends_on_run_seed_and_step():
     for seed in (0, 1):
         rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
         for step in (0, 1):
-            rollouts(Policy(), [Question((1,), "What?", 0)], step)
+            rollouts(Policy(), [Prompt((1,), "What?", 0)], step)
     assert len(set(asked)) == 4
 
 
@@ -401,7 +402,7 @@ def test_missing_eos_penalty_ignores_eos_in_the_prompt():
         model, device = None, torch.device("cpu")
 
     rollouts = Rollouts(engine, indifferent, "mine", Words(), 2, 2, 0, missing_eos_penalty=3.0)
-    (example,), _ = rollouts(Policy(), [Question((1, 2, 7), "What?", 0)], 0)
+    (example,), _ = rollouts(Policy(), [Prompt((1, 2, 7), "What?", 0)], 0)
     assert example.scores == (1.0, -2.0)
 
 

@@ -83,10 +83,10 @@ class Example:
 
 
 @dataclass(frozen=True, slots=True)
-class Question:
-    """A prompt that is still to be answered: its token ids, and the text (or messages) that they are."""
+class Prompt:
+    """A prompt whose responses are still to be sampled: its token ids, and the text or messages that they encode."""
 
-    prompt: tuple[int, ...]
+    ids: tuple[int, ...]
     text: str | tuple[dict, ...]
     prompt_index: int = 0
     source: str = ""

@@ -14,10 +14,21 @@ from functools import partial
 from itertools import chain, combinations, pairwise
 from numbers import Real
 from statistics import median
-from typing import Any
+from typing import Any, cast
 
-from una_ref.data.rows import KINDS, Row, gathered, group_by_prompt, listed, merged, prompt_key, refusal, shown
-from una_ref.data.stored import Stored
+from una_ref.data.rows import (
+    KINDS,
+    Row,
+    by_prompt,
+    gathered,
+    group_by_prompt,
+    listed,
+    merged,
+    prompt_key,
+    refusal,
+    shown,
+)
+from una_ref.data.storage import GroupedList
 
 PAIRINGS = ("best-worst", "adjacent", "all")
 TIES = ("drop", "keep-first")
@@ -58,10 +69,11 @@ def scores_to_pairs(rows: Iterable[Row], *, which: str = "best-worst", ties: str
 def scores_to_labels(
     rows: Iterable[Row], *, threshold: float | str = "median", ties: str = "drop"
 ) -> tuple[list[Row], Report]:
-    """Thumbs: up at or above a number, or strictly above the median of the row's responses.
+    """Binary labels: 1 at or above a number, or above the median of the row's scores.
 
-    At the median is down, because scores pile up at the lowest value more often than at the highest. A row of
-    equal scores has none above: it is dropped, or its first response is up (`ties="keep-first"`).
+    A score at the median is 0, because scores pile up at the lowest value more often than at the highest. Where the
+    median is the highest score, nothing is above it, and the responses with that score are 1: (1, 2, 2, 2) becomes
+    (0, 1, 1, 1). A row of equal scores is dropped, or its first response is 1 (`ties="keep-first"`).
     """
     return _run(rows, _steps(threshold=threshold, ties=ties)["scores", "labels"])
 
@@ -87,14 +99,33 @@ def to_demos(rows: Iterable[Row]) -> tuple[list[Row], Report]:
 
 
 def conform(
-    rows: Iterable[Row], kinds: Sequence[str], *, threshold: float | str = "median", ties: str = "drop"
-) -> tuple[Stored[Row], tuple[Report, ...]]:
+    rows: Iterable[Row],
+    kinds: Sequence[str],
+    *,
+    threshold: float | str = "median",
+    ties: str = "drop",
+    group: bool = False,
+    note: Callable[[Row], object] | None = None,
+) -> tuple[GroupedList[Row], tuple[Report, ...]]:
     """Each row with exactly one kind of feedback out of `kinds` (in order of preference), and what was done.
 
     A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
     scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
-    compared, rows of one response are gathered by prompt first. `InputError` names a row for which that is impossible,
-    and data of which nothing is left.
+    compared, rows of one response are gathered by prompt first.
+
+    The result holds no rows: it gathers and converts those of `rows` again whenever it is read. So `rows` are read
+    once for their keys, once for the reports, and once whenever the result is.
+
+    Args:
+        rows: of any kinds.
+        kinds: that are accepted.
+        threshold: see `scores_to_labels`.
+        ties: see `scores_to_pairs`.
+        group: gather all rows of one response by prompt, as `group_by_prompt` does.
+        note: called with every row of the result, in order.
+
+    Raises:
+        InputError: names a row for which no conversion is possible, and data of which nothing is left.
     """
     steps = _steps(threshold=threshold, ties=ties)
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
@@ -109,31 +140,33 @@ def conform(
             raise refusal(row.source, "feedback", " or ".join(kinds), got)
         return found
 
-    def key(row: Row) -> object:
+    def compared(row: Row) -> object:
         way = route(row)
         together = way in steps and steps[way].gathered and len(row.responses) == 1
         return (prompt_key(row.prompt), way) if together else None
 
-    kept: dict[tuple[str, str], Counter] = {}
-    converted: dict[tuple[str, str], Counter] = {}
-
-    def made(group: list[Row]) -> Row | None:
+    def made(group: list[Row], kept: dict[str, Counter], converted: dict[str, Counter]) -> Row | None:
         way = route(group[0])
         row = merged([row.only(way[0]) for row in group])
         if way in steps:
-            return steps[way].one(row, converted.setdefault(way, Counter()))
+            return steps[way].one(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > 1:
-            kept.setdefault(way, Counter())["rows"] += 1
+            kept.setdefault(f"{way[0]} kept, the rest left aside", Counter())["rows"] += 1
         return row
 
-    out = Stored(row for group in gathered(listed(rows), key) if (row := made(group)) is not None)
-    reports = (
-        *(Report(f"{has} kept, the rest left aside", numbers) for (has, _), numbers in kept.items()),
-        *(Report(steps[way].what, numbers) for way, numbers in converted.items()),
-    )
-    if not out:
+    groups = gathered(listed(rows), [*([by_prompt] if group else []), compared], list)
+    kept: dict[str, Counter] = {}
+    converted: dict[str, Counter] = {}
+    useful = bytearray()
+    for members in groups:
+        row = made(members, kept, converted)
+        useful.append(row is not None)
+        if row is not None and note:
+            note(row)
+    reports = tuple(Report(what, counts) for what, counts in (kept | converted).items())
+    if not any(useful):
         raise refusal("data", "rows", "at least one usable row", "; ".join(map(str, reports)) or "none")
-    return out, reports
+    return groups.picked(useful).map(lambda members: cast(Row, made(members, {}, {}))), reports
 
 
 def _run(rows: Iterable[Row], step: _Step) -> tuple[list[Row], Report]:
@@ -155,12 +188,12 @@ def _steps(
     ):
         if not good:
             raise refusal("options", field, expected, shown(value))
-    level = "above the prompt's median, down at it" if by_median else f"at or above {threshold:g}"
+    level = "above the prompt's median, or highest" if by_median else f"at or above {threshold:g}"
     pair = partial(_scores_to_pairs, which=which, ties=ties)
     label = partial(_scores_to_labels, threshold=threshold, ties=ties)
     return {
         ("scores", "pairs"): _Step(f"scores -> pairs ({which})", True, pair),
-        ("scores", "labels"): _Step(f"scores -> labels (up {level})", by_median, label),
+        ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
         ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
         ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, _labels_to_pairs),
         ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
@@ -217,18 +250,18 @@ def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: s
     scores = _values(row, "scores")
     if threshold == "median":
         _several(row, "for a median per prompt (or set threshold to a number)")
-        level = median(scores)
-        up = [score > level for score in scores]
+        level, highest = median(scores), max(scores)
+        positive = [score > level or score == highest for score in scores]
         if len(set(scores)) == 1:
-            counts["prompts of equal scores " + ("dropped" if ties == "drop" else "kept, the first up")] += 1
+            counts["prompts of equal scores " + ("dropped" if ties == "drop" else "kept, the first positive")] += 1
             if ties == "drop":
                 return None
-            up[0] = True
+            positive = [place == 0 for place in range(len(scores))]
     else:
-        up = [score >= threshold for score in scores]
-    counts["up"] += sum(up)
-    counts["down"] += len(up) - sum(up)
-    return _keep(row, range(len(up)), labels=tuple(up))
+        positive = [score >= threshold for score in scores]
+    counts["positive"] += sum(positive)
+    counts["negative"] += len(positive) - sum(positive)
+    return _keep(row, range(len(positive)), labels=tuple(positive))
 
 
 def _scores_to_lists(row: Row, counts: Counter) -> Row:

@@ -1,4 +1,4 @@
-"""Text to token ids: a `Row` becomes an `Example`, or a `Question` where its responses are still to be drawn."""
+"""Text to token ids: a `Row` becomes an `Example`, or a `Prompt` if its responses are still to be sampled."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from collections.abc import Iterable, Sequence
 from functools import cached_property, lru_cache
 from typing import Any
 
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
+from una_ref.data.examples import Examples
 from una_ref.data.rows import Row
 from una_ref.data.specials import Specials
-from una_ref.data.stored import Stored
 from una_ref.errors import InputError
 
 PLAIN_TEMPLATE = (
@@ -72,7 +72,7 @@ class Encoder:
         return Specials(self.tokenizer, split=self.split_special_tokens)
 
     @property
-    def prompts(self) -> int:
+    def prompt_count(self) -> int:
         """How many different prompts have been encoded."""
         return len(self._prompts)
 
@@ -83,7 +83,7 @@ class Encoder:
 
     def __call__(self, row: Row) -> Example | None:
         """The row as token ids; None, and counted, where its prompt is too long or leaves no room for a response."""
-        prompt = self.prompt(row)
+        prompt = self.prompt_ids(row)
         room = self.max_length - len(prompt)
         if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["rows dropped: prompt too long"] += 1
@@ -91,7 +91,7 @@ class Encoder:
         room = min(room, self.max_response or room)
         responses = []
         for text in row.responses:
-            ids = self.response(row, text)
+            ids = self.response_ids(row, text)
             if len(ids) > room:
                 ids = ids[:room]
                 self.counts["responses cut (they end without EOS)"] += 1
@@ -102,14 +102,14 @@ class Encoder:
         index = self._index(tuple(prompt))
         return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
 
-    def question(self, row: Row, room: int) -> Question | None:
-        """The row's prompt alone; None, and counted, where it is too long or leaves no `room` (tokens) to respond."""
-        prompt = tuple(self.prompt(row))
+    def prompt(self, row: Row, room: int) -> Prompt | None:
+        """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
+        prompt = tuple(self.prompt_ids(row))
         if len(prompt) + room > self.max_length or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["prompts dropped: too long"] += 1
             return None
         self._count("prompts", row, ())
-        return Question(prompt, row.prompt, self._index(prompt), row.source)
+        return Prompt(prompt, row.prompt, self._index(prompt), row.source)
 
     def _index(self, prompt: tuple[int, ...]) -> int:
         """The place of a prompt among the different ones."""
@@ -122,7 +122,7 @@ class Encoder:
         if any(map(self.specials.hides, texts)):
             self.counts[f"{what} that spell a special token, which is text there"] += 1
 
-    def prompt(self, row: Row) -> list[int]:
+    def prompt_ids(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.
 
         Raises:
@@ -140,7 +140,7 @@ class Encoder:
             raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {text!r}")
         return ids
 
-    def response(self, row: Row, text: str) -> list[int]:
+    def response_ids(self, row: Row, text: str) -> list[int]:
         """Token ids of one response, EOS included once."""
         eos = self.tokenizer.eos_token_id
         opening = self._text(row)
@@ -201,20 +201,21 @@ class Encoder:
                 f"{[t['role'] for t in turns]}: {error}"
             ) from None
 
-    def encode(self, rows: Iterable[Row]) -> Stored[Example]:
-        """All rows that fit.
+    def encode(self, rows: Iterable[Row], *, room: int | None = None) -> Examples:
+        """Every row that fits, as an example; with `room`, as a prompt that leaves so many tokens to respond.
 
         Raises:
-            InputError: when no row is left.
+            InputError: no row is left.
         """
-        examples = self.fitting(rows)
+        examples = self.fitting(rows, room=room)
         if not examples:
+            what = "row that fits" if room is None else f"prompt that leaves room for {room} tokens in"
             raise InputError(
-                f"data: expected at least one row that fits max_length={self.max_length}, "
-                f"got {dict(self.counts) or 'no rows'}"
+                f"data: expected at least one {what} max_length={self.max_length}, got {dict(self.counts) or 'no rows'}"
             )
         return examples
 
-    def fitting(self, rows: Iterable[Row]) -> Stored[Example]:
-        """All rows that fit, if any does."""
-        return Stored(e for e in map(self, rows) if e is not None)
+    def fitting(self, rows: Iterable[Row], *, room: int | None = None) -> Examples:
+        """The same, if any row fits."""
+        encoded = map(self, rows) if room is None else (self.prompt(row, room) for row in rows)
+        return Examples(item for item in encoded if item is not None)

@@ -1,9 +1,13 @@
-"""What a row of feedback is, and what is done to a set of rows: gathered by prompt, shuffled, split.
+"""A row of feedback, and what is done to a set of rows: gather them by prompt, shuffle them, split them.
 
-A row is a prompt, its responses and what is known about them. There are four kinds of feedback: "scores"
-(a number per response; a ranked list is several scored responses), "labels" (thumbs), "pairs" (indices of a
-chosen and a rejected response) and "demos" (none of these: every response is imitated). A prompt alone is a row
-as well, for runs that draw the responses. A row is checked when it is made.
+A row is a prompt, its responses and the feedback about them. There are four kinds of feedback:
+
+- "scores": a number per response; a ranked list is several scored responses;
+- "labels": binary labels (thumbs), or shares in [0, 1];
+- "pairs": indices of a chosen and a rejected response;
+- "demos": none of these, so every response is imitated.
+
+A prompt without responses is a row as well, for runs that sample them. A row is checked when it is made.
 """
 
 from __future__ import annotations
@@ -13,16 +17,17 @@ import json
 import random
 import sys
 from array import array
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import accumulate, chain, groupby
-from typing import Any
+from itertools import accumulate, chain
+from typing import Any, TypeVar
 
 import numpy as np
 
-from una_ref.data.stored import Stored
+from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
 
+T = TypeVar("T")
 KINDS = ("scores", "labels", "pairs", "demos")
 
 
@@ -176,60 +181,71 @@ def merged(rows: Sequence[Row]) -> Row:
     return Row(first.prompt, source=f"{first.source} (+{len(rows) - 1} rows)", **fields)
 
 
-def gathered(rows: Sequence[Row], key: Callable[[Row], object]) -> Iterator[list[Row]]:
-    """Rows with one key together, in the order of their first ones; a row without a key (None) stands alone.
+def gathered(
+    rows: Sequence[Row], keys: Sequence[Callable[[Row], object]], make: Callable[[list[Row]], T]
+) -> GroupedList[T]:
+    """What `make` returns for rows that share a key, in the order of the first row of each group.
 
-    Held are 8 bytes a row, and five times that while they are sorted: hashes bring rows together, the keys decide.
+    Each row is read once here and once whenever its group is asked for. Keys are compared by 128 bits of SHA-256.
+
+    Args:
+        rows: read in any order, so not an iterator.
+        keys: from a row to its key, or None for a row that stands alone. They are tried in turn: a later one gathers
+            rows that are still alone.
+        make: from the rows of a group, in their order.
     """
-
-    def hashed(index: int, row: Row) -> int:
-        name = key(row)
-        return index if name is None else _hash(repr(name)) | 1 << 63
-
-    names = np.fromiter((hashed(i, row) for i, row in enumerate(rows)), np.uint64, len(rows))
-    _, first, own = np.unique(names, return_index=True, return_inverse=True)
-    first = first[own]
-    for _, group in groupby(np.argsort(first, kind="stable"), key=first.__getitem__):
-        members = [rows[int(i)] for i in group]
-        if len(members) == 1:
-            yield members
-            continue
-        exact: dict[object, list[Row]] = {}
-        for row in members:
-            exact.setdefault(key(row), []).append(row)
-        yield from exact.values()
+    n, first = len(rows), np.arange(len(rows))
+    names = np.fromiter((_name(key(row), i) for i, row in enumerate(rows) for key in keys), "S16", n * len(keys))
+    for column in names.reshape(n, len(keys)).T:
+        alone = np.bincount(first, minlength=n)[first] == 1
+        _, places, own = np.unique(np.where(alone, column, first.astype("S16")), return_index=True, return_inverse=True)
+        first = places[own]
+    order = np.argsort(first, kind="stable")
+    return GroupedList(rows, make, order, np.flatnonzero(np.diff(first[order], prepend=-1)))
 
 
-def _hash(text: str) -> int:
-    """64 bits of SHA-256, in the order of the whole."""
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+def _name(key: object, place: int) -> bytes:
+    """16 bytes that are equal for equal keys, and for None belong to this place alone."""
+    return str(place).encode() if key is None else hashlib.sha256(repr(key).encode()).digest()[:16]
 
 
-def group_by_prompt(rows: Iterable[Row]) -> Stored[Row]:
-    """Rows of one response gathered: one row per prompt and kinds of feedback, where its first row stood.
+def by_prompt(row: Row) -> object:
+    """The key of rows that `group_by_prompt` gathers."""
+    return (prompt_key(row.prompt), row.kinds) if len(row.responses) == 1 else None
+
+
+def group_by_prompt(rows: Iterable[Row]) -> GroupedList[Row]:
+    """Rows of one response gathered: one row per prompt and kinds of feedback, in the place of its first row.
 
     A row of several responses was put together by whoever compared them, and stays as it is.
     """
-
-    def key(row: Row) -> object:
-        return (prompt_key(row.prompt), row.kinds) if len(row.responses) == 1 else None
-
-    return Stored(map(merged, gathered(listed(rows), key)))
+    return gathered(listed(rows), [by_prompt], merged)
 
 
 def listed(rows: Iterable[Row]) -> Sequence[Row]:
-    """The rows, to be gone through more than once."""
-    return rows if isinstance(rows, Sequence) else Stored(rows)
+    """The rows as a sequence: themselves, or on disk if they can be read only once."""
+    return rows if isinstance(rows, Sequence) else DiskList(rows)
 
 
-def shuffled_scores(rows: Iterable[Row], seed: int) -> Stored[Row]:
-    """The control, feedback that says nothing: scores and labels are permuted over all responses of the data,
-    and a pair swaps its sides at a fair coin. The scores and labels of all rows are held, 8 bytes each."""
+def shuffled_scores(rows: Iterable[Row], seed: int) -> DiskList[Row]:
+    """The shuffled control: the same rows with feedback that carries no information.
+
+    Scores and labels are permuted over all responses of the data, and a pair swaps its sides with probability ½.
+    Memory: 8 bytes for each score and label.
+
+    Raises:
+        InputError: the rows have demonstrations only, so there is nothing to shuffle.
+    """
     rows = listed(rows)
-    if all(set(row.kinds) <= {"demos"} for row in rows):
+    pools = {kind: array("d") for kind in ("scores", "labels")}
+    kinds: set[str] = set()
+    for row in rows:
+        kinds.update(row.kinds)
+        for kind, pool in pools.items():
+            pool.extend(getattr(row, kind) or ())
+    if kinds <= {"demos"}:
         raise refusal("data", "feedback", "scores, labels or pairs to shuffle", "none")
     draw = random.Random(seed)
-    pools = {kind: array("d", (v for row in rows for v in getattr(row, kind) or ())) for kind in ("scores", "labels")}
     for pool in pools.values():
         draw.shuffle(pool)
     dealt = {kind: iter(pool) for kind, pool in pools.items()}
@@ -243,30 +259,37 @@ def shuffled_scores(rows: Iterable[Row], seed: int) -> Stored[Row]:
             feedback["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
         return replace(row, **feedback)
 
-    return Stored(map(new, rows))
+    return DiskList(map(new, rows))
 
 
-def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[Stored[Row], Stored[Row]]:
+def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[GroupedList[Row], GroupedList[Row]]:
     """(training rows, held-out rows): `fraction` of the prompts held out, no prompt on both sides.
 
-    Which prompts these are depends on the seed and the prompts, not on the order of the rows. 8 bytes a row are held.
+    Which prompts these are depends on the seed and the prompts, not on the order of the rows. Memory: 8 bytes a row.
+
+    Raises:
+        InputError: the fraction leaves one side without a prompt.
     """
-    rows = rows if isinstance(rows, Stored) else Stored(rows)
-    names = _prompts(rows, seed)
-    prompts = np.unique(names)
+    each = rows if isinstance(rows, GroupedList) else GroupedList(listed(rows))
+    held = held_out([split_name(row, seed) for row in each], fraction)
+    return each.picked(~held), each.picked(held)
+
+
+def split_name(row: Row, seed: int) -> int:
+    """64 bits that decide, by their order, on which side of a split a row's prompt is."""
+    return int.from_bytes(hashlib.sha256(f"{seed}\n{prompt_key(row.prompt)}".encode()).digest()[:8], "big")
+
+
+def held_out(names: Sequence[int], fraction: float) -> np.ndarray:
+    """(rows,) bool: whether a row is held out, from the `split_name` of each row and the share of prompts to hold out.
+
+    Raises:
+        InputError: the fraction leaves one side without a prompt.
+    """
+    own = np.array(names, np.uint64)
+    prompts = np.unique(own)
     count = round(fraction * len(prompts))
     if not 0 < count < len(prompts):
         expected = "a fraction that leaves a prompt on either side"
         raise refusal("options", "fraction", expected, f"{fraction} of {len(prompts)} prompts")
-    held = names < prompts[count]
-    return rows.picked(~held), rows.picked(held)
-
-
-def count_prompts(rows: Sequence[Row]) -> int:
-    """How many different prompts there are."""
-    return len(np.unique(_prompts(rows, 0)))
-
-
-def _prompts(rows: Sequence[Row], seed: int) -> np.ndarray:
-    """(rows,) a hash of each row's prompt."""
-    return np.fromiter((_hash(f"{seed}\n{prompt_key(row.prompt)}") for row in rows), np.uint64, len(rows))
+    return own < prompts[count]

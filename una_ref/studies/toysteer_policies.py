@@ -20,7 +20,7 @@ from una_ref.policies.exact import next_logps
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import Config
 from una_ref.training.loop import Job
-from una_ref.training.run import prepare
+from una_ref.training.prepare import prepare
 from una_ref.training.toysteer_base import reference_logps
 from una_ref.training.trainer import NonFinite
 

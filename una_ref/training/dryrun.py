@@ -19,7 +19,8 @@ from una_ref.training.config import Config
 from una_ref.training.distributed import processes
 from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
-from una_ref.training.run import conform, model_and_tokenizer, prepare, read_rows, room_for
+from una_ref.training.model import model_and_tokenizer
+from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
 from una_ref.training.settings import output_of, recipes
 
 
@@ -38,7 +39,7 @@ def dry_run(config: Config) -> str:
             raise
         missing = f"not shown, since the data are not available: rows and their conversions ({error})"
         return "\n".join([*lines, *_planned(config), "", missing])
-    kept = rows if config.on_policy else conform(rows, config)[0]
+    kept = rows if config.on_policy else usable_rows(rows, config)[0]
     try:
         model, tokenizer, _ = model_and_tokenizer(config, rows)
     except InputError as error:
@@ -53,7 +54,7 @@ def dry_run(config: Config) -> str:
 
 def _sizes(job: Job) -> Iterator[str]:
     trainer, config = job.trainer, job.config
-    tokens = [e.tokens if isinstance(e, Example) else len(e.prompt) for e in job.examples]
+    tokens = [e.tokens if isinstance(e, Example) else len(e.ids) for e in job.examples]
     total = sum(p.numel() for p in trainer.policy.parameters())
     trained = sum(p.numel() for p in trainer.trained.values())
     yield "sizes"
@@ -72,12 +73,12 @@ def _sizes(job: Job) -> Iterator[str]:
 
 
 def _largest_of(job: Job) -> Example:
-    """The row with the most tokens. Online: the longest prompt, with responses of the greatest length."""
-    longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.prompt))
+    """The row that takes the most tokens; of questions, the longest with responses as long as they may be."""
+    longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.ids))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
     count = job.config.samples if job.config.keep == "all" else 2
-    return Example(longest.prompt, ((0,) * job.rollouts.max_new,) * count)
+    return Example(longest.ids, ((0,) * job.rollouts.max_new,) * count)
 
 
 def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
@@ -199,7 +200,7 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
             yield from _text(encoder.encode([row])[0], tokenizer)
         else:
             yield f"  prompt     {row.prompt!r}"
-            yield f"    ids      {encoder.prompt(row)}"
+            yield f"    ids      {encoder.prompt_ids(row)}"
     except (OSError, ValueError):
         missing.append("ids")
         yield f"  from       {row.source}"

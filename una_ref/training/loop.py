@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 import signal
@@ -15,8 +14,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.data.encoder import Encoder
+from una_ref.data.examples import digest
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need
 from una_ref.policies.rollout import HuggingFace
@@ -61,8 +61,8 @@ class Job:
 
     config: Config
     trainer: Trainer
-    examples: Sequence[Example | Question]
-    held_out: Sequence[Example | Question]
+    examples: Sequence[Example | Prompt]
+    held_out: Sequence[Example | Prompt]
     tokenizer: Any = None
     encoder: Encoder | None = None
     own_base: bool = False
@@ -79,7 +79,7 @@ class Job:
             self.rollouts = replace(self.rollouts, seconds=self.seconds)
 
     def answered(
-        self, picked: Sequence[Example | Question], step: int, *, record: bool
+        self, picked: Sequence[Example | Prompt], step: int, *, record: bool
     ) -> tuple[Sequence[Example], dict[str, float]]:
         """The rows of a step and their metrics; prompts get responses that are sampled now.
 
@@ -87,11 +87,11 @@ class Job:
         """
         if self.rollouts is None:
             return cast(Sequence[Example], picked), {}
-        questions = [one for one in picked if isinstance(one, Question)]
-        if not questions:
+        prompts = [one for one in picked if isinstance(one, Prompt)]
+        if not prompts:
             return [one for one in picked if isinstance(one, Example)], {}
         trainer, team = self.trainer, self.trainer.accelerator
-        own = distributed.share(team, questions)
+        own = distributed.share(team, prompts)
         # An evaluation measures the policy itself, at temperature 1.
         rollouts = self.rollouts.plain if step == HELD_OUT else self.rollouts
         answers, refused = [], ""
@@ -102,10 +102,10 @@ class Job:
             refused = str(error)
         if distributed.any_process(team, bool(refused)):  # no process may wait for one that has stopped
             raise InputError(refused or "reward: refused in another process, whose message says why")
-        whole = distributed.gathered(team, answers, len(questions))
+        whole = distributed.gathered(team, answers, len(prompts))
         examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
-        lost = len(questions) * self.rollouts.samples - sum(len(e.responses) for e in examples)
-        dropped = zip(DROPPED, (lost, len(questions) - len(examples)), strict=True)
+        lost = len(prompts) * self.rollouts.samples - sum(len(e.responses) for e in examples)
+        dropped = zip(DROPPED, (lost, len(prompts) - len(examples)), strict=True)
         values: dict[str, float] = {name: count for name, count in dropped if count or record}
         if not examples:
             return [], values
@@ -279,15 +279,6 @@ def _evaluation(job: Job) -> dict[str, float]:
     rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
     values = job.trainer.evaluate(rows) | drawn if rows else drawn
     return {f"eval_{name}": value for name, value in values.items()}
-
-
-def digest(examples: Sequence[Example | Question]) -> str:
-    """A name for the data that a run trains on."""
-    name = hashlib.sha256()
-    for e in examples:
-        own = (e.responses, e.scores, e.labels, e.pairs) if isinstance(e, Example) else ()
-        name.update(repr((e.prompt, *own)).encode())
-    return name.hexdigest()[:16]
 
 
 class _Log:

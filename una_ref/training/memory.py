@@ -28,7 +28,7 @@ from una_ref.policies.logprobs import CHUNK_ELEMENTS
 from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config
-from una_ref.training.run import _critic, _trainable
+from una_ref.training.model import critic_for, with_adapters
 from una_ref.training.settings import output_of, recipes, resolve
 
 Phase = Literal["always", "decoding", "learning"]
@@ -152,11 +152,11 @@ def models(config: Config, policy: Any = None) -> Models:
     with torch.device("meta"):
         dtype = getattr(torch, config.weights_dtype)
         if METHODS[config.method].scorer:
-            model = _trainable(classifier(policy, dtype), config, task="SEQ_CLS")
+            model = with_adapters(classifier(policy, dtype), config, task="SEQ_CLS")
         else:
             model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
-            critic = _critic(model, config)
-            model = _trainable(model, config)
+            critic = critic_for(model, config)
+            model = with_adapters(model, config)
         if config.reference_model:
             found, source = architecture(config.reference_model)
             sources.append(source)

@@ -17,6 +17,7 @@ from typing import Any
 from torch import Tensor
 
 from una_ref.data.encoder import Encoder
+from una_ref.data.examples import digest
 from una_ref.data.items import files
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
@@ -24,7 +25,7 @@ from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
-from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job, digest
+from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job
 from una_ref.training.sharding import unsharded
 
 CARD, BASE = "README.md", "base"
@@ -128,7 +129,7 @@ def _digests(data: str) -> dict[str, str]:
 def _opening(encoder: Encoder) -> str:
     """An example prompt as the model sees it. Empty if the template does not take a prompt without an answer."""
     try:
-        return encoder.tokenizer.decode(encoder.prompt(Row("What is 2 + 2?", ("",))))
+        return encoder.tokenizer.decode(encoder.prompt_ids(Row("What is 2 + 2?", ("",))))
     except InputError:
         return ""
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import torch
 
-from una_ref.data.batch import Example, Question
+from una_ref.data.batch import Example, Prompt
 from una_ref.errors import InputError
 from una_ref.methods.method import Keep
 from una_ref.policies.answers import Answer, RewardSource, score_answers
@@ -53,7 +53,7 @@ class Rollouts:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __call__(
-        self, policy: Policy, questions: Sequence[Question], step: int, process: int = 0
+        self, policy: Policy, prompts: Sequence[Prompt], step: int, process: int = 0
     ) -> tuple[list[Example | None], list[list[Sample]]]:
         """For each prompt its responses as an example, and the samples that the example is made of.
 
@@ -64,19 +64,18 @@ class Rollouts:
         """
         device = policy.device
         began = seconds(device)
-        prompts = [q.prompt for q in questions]
         seed = self.seed * 1_000_003 + step + process * 1_000_000_007
-        drawn = self.engine(policy.model, prompts, k=self.samples, max_new=self.max_new, seed=seed)
+        drawn = self.engine(policy.model, [p.ids for p in prompts], k=self.samples, max_new=self.max_new, seed=seed)
         answers = [
-            Answer(question.text, self._text(draw), draw.ended, group=i)
-            for i, (question, draws) in enumerate(zip(questions, drawn, strict=True))
+            Answer(prompt.text, self._text(draw), draw.ended, group=i)
+            for i, (prompt, draws) in enumerate(zip(prompts, drawn, strict=True))
             for draw in draws
         ]
         generated = seconds(device)
         scores = iter(score_answers(self.reward, answers, self.name))
         examples: list[Example | None] = []
         kept = []
-        for question, draws in zip(questions, drawn, strict=True):
+        for prompt, draws in zip(prompts, drawn, strict=True):
             own = [(draw, score) for draw, score in zip(draws, scores, strict=False) if score is not None]
             kept.append([draw for draw, _ in own])
             if len(own) < self.least:
@@ -85,7 +84,7 @@ class Rollouts:
             responses = tuple(draw.tokens for draw, _ in own)
             known = tuple(score - (0.0 if draw.ended else self.missing_eos_penalty) for draw, score in own)
             examples.append(
-                Example(question.prompt, responses, known, prompt_index=question.prompt_index, source=question.source)
+                Example(prompt.ids, responses, known, prompt_index=prompt.prompt_index, source=prompt.source)
             )
         self.seconds["generation"] += generated - began
         self.seconds["scoring"] += seconds(device) - generated

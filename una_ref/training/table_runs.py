@@ -9,7 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from una_ref.data.batch import Question
+from una_ref.data.batch import Prompt
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies.answers import Answer
@@ -66,9 +66,9 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     critic = Critic(model, copy_core(model) if config.critic == "separate" else None) if values else None
     policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic)
     trainer = Trainer(policy, config.losses, config, prompts=len(told))
-    questions = [Question((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
+    prompts = [Prompt((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
     rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.samples, 1, config.seed)
-    return Job(config, trainer, questions, [], tokenizer=Numbers(), rollouts=rollouts)
+    return Job(config, trainer, prompts, [], tokenizer=Numbers(), rollouts=rollouts)
 
 
 def _lookup(rewards: Tensor) -> Callable[[Sequence[Answer]], list[float]]:

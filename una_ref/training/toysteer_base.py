@@ -31,6 +31,11 @@ def toysteer_base() -> Path:
     return Path(toysteer.__file__).parent / "toysteer_base"
 
 
+def is_toysteer(config: Config) -> bool:
+    """Whether the rows of a run are ToySteer's."""
+    return config.data.partition("/")[0] == "toysteer"
+
+
 def reference_logps(model: Any, world: toysteer.ToySteer) -> torch.Tensor:
     """(X, N, V) next-token log-probs of a model at every prefix of a ToySteer world."""
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)

@@ -1,0 +1,215 @@
+"""From a config to a job: which rows are held out, what is refused before the first step, and where V(x) starts."""
+
+import math
+
+import pytest
+import torch
+from una_ref.training.fit import fit
+
+from una_ref.data.examples import Examples
+from una_ref.data.rows import Row
+from una_ref.data.storage import DiskList
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.training.prepare import prepare, value_start
+from una_ref.training.settings import resolve
+
+
+@pytest.mark.parametrize(
+    ("prompts", "share", "held"), [(30, 0.1, 3), (12, 0.1, 0), (1, 0.5, 0), (4, 0.5, 2), (12, 0.0, 0)]
+)
+def test_prompts_are_held_out_if_that_is_two_at_least(prompts, share, held, data, tiny):
+    job = prepare(resolve("dpo", [*tiny, f"held_out={share}"], data=data("pairs", prompts)))
+    assert (len(job.held_out), len(job.examples)) == (held, prompts - held)
+    assert not {e.prompt for e in job.held_out} & {e.prompt for e in job.examples}
+    said = [note for note in job.notes if note.startswith("nothing held out")]
+    assert bool(said) == (share > 0 and not held)
+
+
+def test_epochs_become_steps(data, tiny):
+    job = prepare(resolve("dpo", [*tiny, "epochs=3", "batch=5", "held_out=0"], data=data("pairs", 12)))
+    assert job.config.steps == round(3 * 12 / 5)
+
+
+def test_a_small_file_has_a_vocabulary_as_large_as_it_allows(data, tiny):
+    job = prepare(resolve("sft", [*tiny, "vocabulary=5000"], data=data("messages")))
+    assert 260 < len(job.tokenizer) < 400
+    assert job.trainer.policy.model.get_input_embeddings().weight.shape[0] == len(job.tokenizer)
+
+
+def test_rows_are_cut_to_the_positions_that_the_model_has(data, tiny):
+    job = prepare(resolve("dpo", [*tiny, "shape.max_position_embeddings=8"], data=data("pairs")))
+    assert job.encoder.max_length == 8
+    assert "max_length: 8, the model's positions, in place of 2048" in job.notes
+    assert any(note.startswith("responses cut (they end without EOS): ") for note in job.notes)
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "rows", "message"),
+    [
+        ("una-centred", [], [Row("p", ("a",), scores=(1.0,), source="f:1")], "f:1: scores: expected two or more"),
+        ("kto", ["batch=1"], [Row(p, ("a",), labels=(1.0,)) for p in "pq"], "at least two different prompts"),
+        ("kto", [], [Row("p", ("a", "b"), labels=(1.0, 0.0))], "at least two different prompts"),
+        ("dpo", ["baseline=learned"], [Row("p", ("a", "b"), pairs=((0, 1),))], "take no baseline"),
+        ("dpo", ["held_out=0.99"], [Row(p, ("a", "b"), pairs=((0, 1),)) for p in "pqr"], "fraction"),
+        ("una-score", ["form=printed", "lora_targets=nothing"], [Row("p", ("a",), scores=(1.0,))], "nothing"),
+        ("dpo", ["shape.num_attention_heads=3"], [Row("p", ("a", "b"), pairs=((0, 1),))], "shape"),
+        ("dpo", [], [], "expected at least one row"),
+    ],
+)
+def test_what_would_fail_later_is_refused_before_the_first_step(method, settings, rows, message, tiny):
+    with pytest.raises(InputError) as refused:
+        prepare(resolve(method, [*tiny, *settings], data="rows"), rows=rows)
+    assert message in str(refused.value)
+
+
+def test_lone_scores_train_with_a_learned_value(tiny):
+    rows = [Row(p, ("a",), scores=(1.0,)) for p in "pq"]
+    job = prepare(resolve("una-centred", [*tiny, "baseline=learned", "held_out=0"], data="rows"), rows=rows)
+    assert job.trainer.values.tolist() == [1.0, 1.0]
+
+
+def test_shuffled_feedback_is_said_to_be(data, tiny):
+    straight, shuffled = (
+        prepare(resolve("una-score", [*tiny, f"shuffle={on}", "held_out=0"], data=data("scores")))
+        for on in (False, True)
+    )
+    scores = [[score for e in job.examples for score in e.scores] for job in (straight, shuffled)]
+    assert scores[0] != scores[1] and sorted(scores[0]) == sorted(scores[1])
+    assert any("shuffled control" in note for note in shuffled.notes)
+    assert not any("shuffled control" in note for note in straight.notes)
+
+
+# ---- one pass over the data
+
+
+@pytest.mark.parametrize(
+    ("method", "kind", "settings"),
+    [
+        ("dpo", "pairs", []),
+        ("kto", "thumbs", []),
+        ("una-centred", "scores", []),
+        ("dpo", "scores", ["ties=keep-first"]),
+        ("rloo", "scores", ["reward=toysteer", "max_response=4", "samples=2"]),
+    ],
+)
+def test_before_the_first_step_each_row_is_read_at_most_three_times_and_examples_once_a_batch(
+    method, kind, settings, data, tiny, monkeypatch, tmp_path
+):
+    reads, true = [], DiskList.__getitem__
+
+    def read(self, index):
+        if not isinstance(index, slice):
+            reads.append(type(self))
+        return true(self, index)
+
+    monkeypatch.setattr(DiskList, "__getitem__", read)
+    path = data(kind, 40)
+    with open(path) as file:
+        rows = sum(1 for _ in file)
+    config = resolve(
+        method, [*tiny, "shape={}", "held_out=0.2", "steps=1", *settings], data=path, model=_model(tmp_path)
+    )
+    job = prepare(config, reward=lambda answers: [float(len(answer.response)) for answer in answers])
+    assert len(job.examples) == 32 and len(job.held_out) == 8
+    assert reads.count(DiskList) <= 3 * rows and reads.count(Examples) <= config.batch
+    before = len(reads)
+    assert job.examples.digest and len(reads) == before
+
+
+def _model(folder):
+    from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
+
+    tokenizer = byte_pair_tokenizer(["red green blue cat dog bird runs sleeps eats now"], 300)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    small_mistral(tokenizer, seed=0, num_key_value_heads=1, **sizes).save_pretrained(folder / "model")
+    tokenizer.save_pretrained(folder / "model")
+    return str(folder / "model")
+
+
+# ---- V(x)
+
+
+def labelled(share, number=20):
+    return [Row(f"p{i}", ("a",), labels=(float(i < share * number),)) for i in range(number)]
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.9, 1.0])
+def test_v_starts_at_the_best_constant_reward_of_dro_on_labels(share, tiny):
+    job = prepare(resolve("dro", [*tiny, "held_out=0"], data="rows"), rows=labelled(share))
+    assert job.trainer.values.tolist() == pytest.approx([2 * share - 1] * 20)
+
+
+@pytest.mark.parametrize("share", [0.25, 0.5, 0.75, 0.9])
+def test_v_starts_at_the_log_odds_of_labels_that_are_read_as_probabilities(share, tiny):
+    job = prepare(resolve("una-centred", [*tiny, "held_out=0"], data="rows"), rows=labelled(share))
+    assert job.trainer.values.tolist() == pytest.approx([math.log(share / (1 - share))] * 20, abs=1e-6)
+
+
+def test_labels_of_one_value_start_v_at_a_finite_log_odds(tiny):
+    job = prepare(resolve("una-centred", [*tiny, "held_out=0"], data="rows"), rows=labelled(1.0))
+    assert job.trainer.values.tolist() == pytest.approx([math.log(0.999 / 0.001)] * 20, rel=1e-4)
+
+
+@pytest.mark.parametrize("method", ["dro", "una-centred"])
+def test_v_starts_at_the_mean_score(method, tiny):
+    rows = [Row(p, ("a",), scores=(score,)) for p, score in zip("pqr", (1.0, 2.0, 6.0), strict=True)]
+    job = prepare(resolve(method, [*tiny, "baseline=learned", "held_out=0"], data="rows"), rows=rows)
+    assert job.trainer.values.tolist() == [3.0] * 3
+
+
+@pytest.mark.parametrize("method", ["dro", "una-centred", "una-binary-mse", "una-binary-bce"])
+@pytest.mark.parametrize("share", [0.1, 0.4, 0.8])
+def test_no_other_constant_fits_the_labels_better(method, share):
+    from una_ref.data.batch import Example
+
+    values = [float(i < 10 * share) for i in range(10)]
+    examples = Examples(Example((1, i), ((2,),), labels=(v,), prompt_index=i) for i, v in enumerate(values))
+    losses = METHODS[method].losses
+    zero = torch.zeros(10)
+
+    def mean_loss(start):
+        given = {"logps": zero, "ref_logps": zero, "labels": torch.tensor(values)}
+        return float(losses["labels"](**given, baseline=start).mean())
+
+    start = value_start(losses, examples)
+    assert mean_loss(start) < min(mean_loss(start - 0.05), mean_loss(start + 0.05))
+
+
+def test_dro_on_mostly_positive_labels_raises_the_positive_responses(tiny):
+    draw = torch.Generator().manual_seed(0)
+    up = (torch.rand(200, generator=draw) < 0.9).tolist()
+    rows = [Row(f"dog {i}", (" red cat" if y else " blue bird",), labels=(float(y),)) for i, y in enumerate(up)]
+    job = prepare(resolve("dro", [*tiny, "batch=8", "epochs=1", "held_out=0", "lr=1e-3"], data="rows"), rows=rows)
+    fit(job)
+    rewards = job.trainer.evaluate(job.examples)
+    assert rewards["rewards/chosen"] > 0 > rewards["rewards/rejected"]
+
+
+# ---- the model
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float64"])
+@pytest.mark.parametrize("rank", [0, 4])
+def test_what_is_trained_is_float32_at_least(dtype, rank, data, tiny):
+    job = prepare(resolve("dpo", [*tiny, f"dtype={dtype}", f"lora_r={rank}"], data=data("pairs")))
+    trained = {p.dtype for p in job.trainer.trained.values()}
+    frozen = {p.dtype for p in job.trainer.policy.parameters() if not p.requires_grad}
+    assert trained == {torch.float64 if dtype == "float64" else torch.float32}
+    assert frozen == ({getattr(torch, dtype)} if rank else set())
+    before = job.trainer.step(0, job.examples[:4])["loss"]
+    assert job.trainer.step(1, job.examples[:4])["loss"] != before
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_gradient_checkpointing_changes_nothing_but_memory(rank, data, tiny):
+    gradients = []
+    for on in (False, True):
+        settings = [*tiny, "shape.num_hidden_layers=2", f"lora_r={rank}", f"gradient_checkpointing={on}"]
+        job = prepare(resolve("dpo", settings, data=data("pairs")))
+        assert any(getattr(m, "gradient_checkpointing", False) for m in job.trainer.policy.modules()) == on
+        job.trainer.accumulate(job.examples[:4])
+        gradients.append({name: p.grad for name, p in job.trainer.trained.items()})
+    assert max(float(g.abs().max()) for g in gradients[0].values()) > 1e-4
+    for name, gradient in gradients[0].items():
+        torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-6, atol=1e-8)

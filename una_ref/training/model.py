@@ -1,0 +1,120 @@
+"""The model of a run: loaded or made, with its adapters, critic and reference."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+
+from una_ref.data import toysteer
+from una_ref.data.encoder import Encoder
+from una_ref.data.rows import Row
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
+from una_ref.policies import loading, scorers
+from una_ref.policies.critics import Critic, copy_core
+from una_ref.policies.references import Policy
+from una_ref.policies.scorers import Scorer
+from una_ref.training.config import Config
+from una_ref.training.toysteer_base import is_toysteer, toysteer_base
+
+
+def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
+    """The model to start from, its tokenizer with the config's template, and whether the model exists nowhere else."""
+    model, tokenizer, own = _found_or_made(config, rows)
+    if config.template:
+        tokenizer.chat_template = config.template
+    return model, tokenizer, own
+
+
+def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
+    dtype = config.weights_dtype
+    if config.model:
+        from transformers.utils import find_adapter_config_file
+
+        model, tokenizer = loading.load(config.model, dtype, load_in_4bit=config.load_in_4bit)
+        return model, tokenizer, find_adapter_config_file(config.model) is not None  # merged into its base, then
+    if is_toysteer(config) and not config.shape:
+        return *loading.load(str(toysteer_base()), dtype), True
+    if is_toysteer(config):
+        tokenizer, suppressed = toysteer.tokenizer(), list(toysteer.NEVER_EMITTED)
+    else:
+        tokenizer, suppressed = loading.byte_pair_tokenizer(_texts(rows), config.vocabulary), []
+    try:
+        model = loading.small_mistral(tokenizer, config.seed, **config.shape)
+    except Exception as error:  # sizes that do not fit together: transformers' own class, or torch's
+        reason = str(error).splitlines()[-1].strip()
+        raise InputError(f"shape: expected sizes of a Mistral, got {config.shape}: {reason}") from error
+    model.generation_config.suppress_tokens = suppressed or None
+    for weight in model.parameters():  # and no buffer: rotary frequencies are float32 in a model that is loaded
+        weight.data = weight.data.to(getattr(torch, dtype))
+    return model, tokenizer, True
+
+
+def _texts(rows: Iterable[Row]) -> Iterable[str]:
+    for row in rows:
+        yield from ([row.prompt] if isinstance(row.prompt, str) else (message["content"] for message in row.prompt))
+        yield from row.responses
+
+
+def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
+    """What is trained: a policy with its reference and critic, or a scorer."""
+    method = METHODS[config.method]
+    if method.scorer:
+        return Scorer(with_adapters(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
+    critic = critic_for(model, config)
+    policy = with_adapters(model, config)
+    second = _second(config, encoder.tokenizer)
+    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second)
+
+
+def critic_for(model: Any, config: Config) -> Critic | None:
+    """What values tokens, if the losses ask for values: made from the model as it is before its adapters."""
+    if Need.CRITIC not in needs(config.losses.values()):
+        return None
+    if config.critic == "head":
+        return Critic(model)
+    return Critic(model, with_adapters(copy_core(model), config, task="FEATURE_EXTRACTION"))
+
+
+def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:
+    """The model without dropout of its own, with what the config adds to it."""
+    loading.disable_dropout(model)
+    if config.lora_r:
+        targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
+        r, alpha, dropout = config.lora_r, config.lora_alpha, config.lora_dropout
+        try:
+            more: dict[str, Any] = {"targets": targets, "seed": config.seed, "task": task}
+            model = loading.with_lora(model, r=r, alpha=alpha, dropout=dropout, **more)
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            raise InputError(
+                f"lora_targets: expected modules of the model, got {config.lora_targets!r}: {reason}"
+            ) from error
+    if config.gradient_checkpointing:
+        # The second name is the older one.
+        enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
+        enable({"use_reentrant": False})
+    return model
+
+
+def _second(config: Config, tokenizer: Any) -> Any:
+    """The second model that is the reference, or None.
+
+    Raises:
+        InputError: it has other ids for the policy's tokens.
+    """
+    if not config.reference_model:
+        return None
+    model, own = loading.load(config.reference_model, config.weights_dtype)
+    ids = own.get_vocab()
+    for token, i in tokenizer.get_vocab().items():
+        if ids.get(token) != i:
+            raise InputError(
+                f"reference_model {config.reference_model!r}: expected the policy's vocabulary, where {token!r} has "
+                f"id {i}, got {ids.get(token, 'no such token')}"
+            )
+    loading.disable_dropout(model)
+    return model

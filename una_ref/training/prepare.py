@@ -1,0 +1,296 @@
+"""From a config to a job that is ready to start: rows, model, policy, trainer and what answers prompts online.
+
+Rows are read into one list on disk, gathered, converted and encoded into another. Offline and online runs take the same
+path: online, a row is reduced to its prompt, and the first batch of examples is sampled from the policy.
+"""
+
+from __future__ import annotations
+
+from array import array
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from operator import itemgetter
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from una_ref.data import conversions, toysteer
+from una_ref.data.batch import Example
+from una_ref.data.encoder import Encoder
+from una_ref.data.examples import Examples
+from una_ref.data.rows import Row, gathered, held_out, prompt_key, shuffled_scores, split_name
+from una_ref.data.storage import DiskList, GroupedList
+from una_ref.errors import InputError
+from una_ref.methods.arguments import Need, needs
+from una_ref.policies import reward_sources
+from una_ref.policies.answers import RewardSource
+from una_ref.policies.reference_cache import ReferenceCache, fingerprint
+from una_ref.policies.rollout import HuggingFace, Sampler
+from una_ref.policies.vllm import VLLM
+from una_ref.training import trackers
+from una_ref.training.batches import mismatched, order
+from una_ref.training.config import Config
+from una_ref.training.distributed import processes
+from una_ref.training.loop import Job
+from una_ref.training.losses import Losses
+from una_ref.training.model import model_and_tokenizer, policy_for
+from una_ref.training.samplers import Rollouts
+from una_ref.training.stopping import Patience
+from una_ref.training.toysteer_base import is_toysteer, toysteer_rows
+from una_ref.training.trainer import Trainer
+
+
+def prepare(
+    config: Config,
+    *,
+    rows: Sequence[Row] | None = None,
+    model: Any = None,
+    tokenizer: Any = None,
+    reward: RewardSource | None = None,
+    references: Path | None = None,
+) -> Job:
+    """Everything up to the first step.
+
+    Args:
+        config: of the run.
+        rows: in place of those that the config names. `config.data` then only says whether they are ToySteer's (the
+            default): responses are cut at its horizon, and held-out rows share their prompts with the others.
+        model: in place of the one that the config names, with its tokenizer.
+        tokenizer: of the model.
+        reward: in place of the one that the config names; online only.
+        references: folder for the log-probs of ``reference=cache``; None keeps them for this job alone.
+
+    Raises:
+        InputError: whatever is wrong with data, model or config, before anything is trained.
+    """
+    trackers.check(config)
+    rows = read_rows(config) if rows is None else rows
+    names = array("Q")
+    kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
+    world = toysteer.ToySteer(seed=config.seed) if config.on_policy and is_toysteer(config) else None
+    if config.on_policy and reward is None:  # before the policy, which may take long to load
+        reward = reward_sources.reward_source(config.reward, world=world)
+    own_base = False
+    if model is None:
+        model, tokenizer, own_base = model_and_tokenizer(config, rows)
+        if not config.model and (config.shape or not is_toysteer(config)):
+            size = sum(p.numel() for p in model.parameters())
+            notes.append(f"model: a small Mistral of random weights ({size:,} parameters), since none is named")
+    encoder = _encoder(config, model, tokenizer)
+    if encoder.max_length < config.max_length:
+        notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
+    room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None
+
+    apart = _held_out(names, config) if world is None else np.zeros(len(kept), bool)
+    training_rows = kept.picked(~apart)
+    examples = encoder.encode(training_rows, room=room)
+    prompts = encoder.prompt_count  # of these a V(x) can be learned
+    held_out_examples = encoder.fitting(kept.picked(apart), room=room)
+    if world:  # it has few prompts, so new responses to the same ones are measured
+        held_out_examples = examples
+    elif config.held_out and len({*held_out_examples.prompts}) < 2:
+        notes.append(f"nothing held out: {config.held_out:g} of the data is less than two prompts")
+        examples.extend(held_out_examples)
+        held_out_examples, prompts = Examples(), encoder.prompt_count
+    notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
+    if config.epochs:
+        config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
+        notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
+    if "scores" in examples.kinds:
+        low, high = examples.lowest, examples.highest
+        notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
+
+    losses, demos = config.losses, Examples[Example]()
+    if not config.on_policy:
+        losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
+    elif config.auxiliary:
+        losses = losses | config.auxiliary
+        demos = encoder.encode(conversions.conform(training_rows, ("demos",))[0])
+    policy = policy_for(model, config, encoder)
+    trainer = Trainer(policy, losses, config, prompts=prompts, value_start=value_start(losses, examples))
+    rollouts = None
+    if config.on_policy and reward is not None and room is not None:
+        rollouts = _rollouts(config, trainer, encoder, reward, room, own_base)
+    metric = "eval_reward" if config.on_policy else "eval_loss"
+    callbacks = [Patience(config.patience, metric, rising=config.on_policy)] if config.patience else []
+    job = Job(
+        config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks
+    )
+    _check_start(job, references)
+    return job
+
+
+# ---- data
+
+
+def read_rows(config: Config) -> DiskList[Row]:
+    """All rows that the config names, whatever columns each file has."""
+    if is_toysteer(config):
+        return DiskList(toysteer_rows(config))
+    from una_ref.data.items import STDIN, files
+    from una_ref.data.sources import read
+
+    names = [file for name in config.data.split(",") for file in files(name)]
+    if STDIN in names and processes().num_processes > 1:
+        raise InputError("data: expected files, since several processes read them, got standard input")
+    options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
+    options["prompts"] = config.on_policy
+    return DiskList(row for name in names for row in read(name, **options))
+
+
+def usable_rows(
+    rows: Sequence[Row], config: Config, note: Callable[[Row], object] | None = None
+) -> tuple[GroupedList[Row], list[str]]:
+    """Rows that the method can learn from, and what was done to get there; `note` is called with each of them.
+
+    Offline they have the one kind of feedback that the method takes. Online, where only the prompt is used, it is the
+    last row of each prompt, in the place of the first.
+    """
+    if config.on_policy:
+        last = gathered(rows, [lambda row: prompt_key(row.prompt)], itemgetter(-1))
+        for row in last if note else ():
+            note(row)
+        return last, []
+    if not rows:
+        raise InputError(f"data {config.data}: expected at least one row, got none")
+    threshold = config.threshold if config.threshold == "median" else float(config.threshold)
+    options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
+    if not config.shuffle:
+        kept, reports = conversions.conform(rows, tuple(config.losses), note=note, **options)
+        return kept, [str(report) for report in reports]
+    kept, reports = conversions.conform(rows, tuple(config.losses), **options)
+    shuffled = GroupedList(shuffled_scores(kept, config.seed))
+    for row in shuffled if note else ():
+        note(row)
+    return shuffled, [*map(str, reports), "feedback shuffled over the whole data set (the shuffled control)"]
+
+
+def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
+    """(rows,) bool: the rows to measure on. No prompt is on both sides, and fewer than two prompts are not held out.
+
+    ToySteer's worlds have few prompts. There, new responses to the same prompts are held out.
+    """
+    count = len(names)
+    if is_toysteer(config):
+        return np.arange(count) >= count - round(config.held_out * count)
+    if round(config.held_out * len(np.unique(np.array(names, np.uint64)))) < 2:
+        return np.zeros(count, bool)
+    return held_out(names, config.held_out)
+
+
+def _encoder(config: Config, model: Any, tokenizer: Any) -> Encoder:
+    return Encoder(
+        tokenizer,
+        max_length=min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length)),
+        max_response=config.max_response or (toysteer.LENGTH if is_toysteer(config) else None),
+        max_prompt=config.max_prompt,
+        split_special_tokens=config.split_special_tokens,
+    )
+
+
+def room_for(max_response: int | None, max_length: int) -> int:
+    """Most tokens that are sampled of a response."""
+    return max_response or min(256, max_length // 2)
+
+
+# ---- what the losses ask for
+
+
+def value_start(losses: Losses, examples: Examples[Any]) -> float:
+    """Where a learned V(x) starts: the constant that fits the feedback while the policy is still its reference.
+
+    For scores that is their mean. For labels of mean p it is log(p / (1 − p)) if the loss reads a label as a
+    probability, and 2p − 1 if it reads it as a reward of ±1. The loss decides: its mean is lower at the right one.
+    """
+    score, label, loss = examples.mean("scores"), examples.mean("labels"), losses.get("labels")
+    if score is not None:
+        return score
+    if label is None or loss is None or Need.BASELINE not in needs([loss]):
+        return 0.0
+    zero, both, share = torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([label, 1 - label])
+
+    def mean_loss(start: float) -> float:
+        return float(share @ loss(logps=zero, ref_logps=zero, labels=both, baseline=start))
+
+    return min(float(torch.logit(torch.tensor(label), eps=1e-3)), 2 * label - 1, key=mean_loss)
+
+
+def _rollouts(
+    config: Config, trainer: Trainer, encoder: Encoder, reward: RewardSource, room: int, own_base: bool
+) -> Rollouts:
+    """What answers prompts: the sampler and the reward."""
+    tokenizer = encoder.tokenizer
+    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
+    engine: Sampler
+    if config.engine == "vllm":
+        if processes().num_processes > 1:
+            raise InputError(f"engine=vllm: expected one process, got {processes().num_processes}")
+        if own_base:
+            raise InputError(
+                "engine=vllm: expected a base on disk that vLLM can load, got one that is made or merged here"
+            )
+        engine = VLLM(tokenizer.eos_token_id, positions=encoder.max_length, **hot)
+    else:
+        engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
+    # Responses are compared where they are ranked, or where the others' mean is the baseline. Too few samples are
+    # refused with the first batch.
+    compared = config.keep == "best_and_worst" or trainer.compares_group
+    least = min(2 if compared else 1, config.samples)
+    penalty = config.missing_eos_penalty
+    return Rollouts(engine, reward, config.reward, tokenizer, config.samples, room, config.seed, penalty, least)
+
+
+def _check_start(job: Job, references: Path | None) -> None:
+    """Compute what the first step computes, refuse what a later one could not take, and note both."""
+    config, trainer, notes = job.config, job.trainer, job.notes
+    first, engine = job.examples[: config.batch], job.rollouts.engine if job.rollouts else None
+    if job.rollouts is None:
+        _check_batches(trainer, job.examples, job.held_out)
+    else:
+        prompts, (first, drawn) = len(first), job.answered(first, 0, record=True)
+        if drawn["dropped_prompts"] == prompts:
+            raise InputError(f"reward {config.reward}: expected answers, got none for {prompts} prompts")
+        job.seconds.clear()
+        _check_batches(trainer, Examples(first), Examples())
+    if first:  # online there may be no pair, where all scores of a prompt are equal
+        notes += _reference_notes(trainer, job.encoder, first, references)
+    if isinstance(engine, HuggingFace):
+        notes += [engine.merging.why]
+    if engine:
+        gap = drawn["sampler_gap"]
+        notes += [f"the sampler's log-probs at step 0: within {gap:.2g} nats of the training forward's"]
+
+
+def _check_batches(trainer: Trainer, examples: Examples[Example], held_out: Examples[Example]) -> None:
+    """Refuse what the losses could not take in some later step."""
+    config = trainer.config
+    for kind, loss in trainer.losses.items():
+        source = examples.alone.get(kind, held_out.alone.get(kind))
+        if trainer.compares_group and Need.GROUP in needs([loss]) and source is not None:
+            raise InputError(
+                f"{source}: {kind}: expected two or more responses of a prompt for {config.method}, got one; "
+                f"learn V(x) instead (baseline=learned){'' if config.group else ', or gather them (group=true)'}"
+            )
+    if Need.KL in trainer.needs:
+        for step in range(config.steps):
+            picked = order(len(examples), step, config.batch, config.seed)
+            if len({examples.prompts[i] for i in picked}) < 2:
+                next(mismatched([examples[i] for i in picked]))  # which says so
+
+
+def _reference_notes(
+    trainer: Trainer, encoder: Encoder, examples: Sequence[Example], references: Path | None
+) -> list[str]:
+    """How far the reference is from the policy at the start; from here on its log-probs are cached, if asked."""
+    policy, config = trainer.policy, trainer.config
+    if not policy.has_reference:
+        return []
+    if config.reference == "cache":
+        reference = policy.copy[0] if policy.copy else policy.model
+        key = fingerprint(reference, encoder, arithmetic=trainer.arithmetic) if references else ""
+        trainer.cache = ReferenceCache(references, key)
+    gap = trainer.check_start(examples)
+    what = f"the reference is {config.reference_model}: " if policy.second else "implicit rewards at step 0: "
+    return [f"{what}|log π − log π_ref| ≤ {gap:.2g} nats{' at step 0' if policy.second else ''}"]
