@@ -18,7 +18,8 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import redirect_stdout, suppress
 from functools import cache
 from pathlib import Path
-from typing import Any
+from types import NoneType, UnionType
+from typing import Annotated, Any, Union, get_args, get_origin
 from unittest.mock import patch
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -29,7 +30,7 @@ from measured import code, table  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- begin generated: ([\w-]+) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
-WAITING = {"arguments"}
+WAITING: set[str] = set()
 """Blocks that are not built or checked yet: `una_ref.methods.arguments` does not exist."""
 
 
@@ -96,49 +97,38 @@ def commands() -> str:
 
 def keys() -> str:
     """Every key of a training run by group, with default, values and meaning."""
-    from dataclasses import MISSING, fields
+    from una_ref.training.config import field_types
+    from una_ref.training.settings import key_groups
 
-    from docstring_parser import parse
-
-    from una_ref.training.config import GROUPS, Config
-
-    about = {p.arg_name: " ".join((p.description or "").split()) for p in parse(Config.__doc__ or "").params}
-    parts: list[str] = []
-    rows: list[tuple[str, str, str, str]] = []
-    for field in fields(Config):
-        if field.name in GROUPS:
-            parts += [table(("key", "default", "values", "meaning"), rows), ""] if rows else []
-            parts += [f"## {GROUPS[field.name][0].upper()}{GROUPS[field.name][1:]}", ""]
-            rows = []
-        if field.name not in ("method", "hyper"):
-            default = "" if field.default in (MISSING, None) else field.default
-            shown = str(default).lower() if isinstance(default, bool) else f"{default}"
-            rows.append((code(field.name), code(shown) if shown else "", _values(field), about.get(field.name, "")))
-    return "\n".join([*parts, table(("key", "default", "values", "meaning"), rows)])
+    types, parts = field_types(), []
+    for heading, found in key_groups().items():
+        rows = []
+        for key in found:
+            default = code(key.default) if key.default not in ("", "{}") else ""
+            rows.append((code(key.name), default, _values(types[key.name]), key.about.partition(" One of: ")[0]))
+        parts += [f"## {heading[0].upper()}{heading[1:]}", "", table(("key", "default", "values", "meaning"), rows), ""]
+    return "\n".join(parts).rstrip()
 
 
-def _values(field: Any) -> str:
-    """The values that a key may have."""
-    import math
+def _values(kind: Any) -> str:
+    """The values of a type: words, or a kind of number with its range."""
+    from una_ref.training.fields import choices
 
-    from una_ref.training.config import RANGES
-
-    kind = str(field.type)
-    if kind.startswith("Literal"):
-        return ", ".join(code(value.strip("\"' ")) for value in kind[len("Literal[") : -1].split(","))
-    what = "whole number" if kind.startswith("int") else "number" if kind.startswith("float") else ""
-    if field.name not in RANGES:
-        return {"bool": "`true`, `false`", "str": "text"}.get(kind.removesuffix(" | None"), what)
-    low, high = RANGES[field.name]
-    return f"{what} from {low:.10g}" + ("" if high == math.inf else f" to {high:.10g}")
+    if words := choices(kind):
+        return code(*words)
+    [first, *bounds] = get_args(kind) if get_origin(kind) is Annotated else [kind]
+    if get_origin(first) in (Union, UnionType):
+        return " or ".join(_values(part) for part in get_args(first) if part is not NoneType)
+    names = {bool: "`true`, `false`", str: "text", int: "whole number", float: "number"}
+    return " ".join([names.get(first, "`name=number`"), *map(str, bounds)])
 
 
 def recipes() -> str:
     """Every recipe with its method, model and data."""
-    from una_ref.training.config import recipes as names
     from una_ref.training.settings import recipe
+    from una_ref.training.settings import recipes as names
 
-    found = ((name, recipe(name) or {}) for name in names())
+    found = ((name, recipe(name)) for name in names())
     rows = (
         (code(name), code(values["method"]), values.get("model", "made here"), values.get("data", "ToySteer"))
         for name, values in found
@@ -282,12 +272,12 @@ def papers() -> str:
 def paper_methods() -> str:
     """Every method with its equation, its recipes and the errata that concern it."""
     from una_ref.methods import METHODS
-    from una_ref.training.config import recipes as names
     from una_ref.training.settings import recipe
+    from una_ref.training.settings import recipes as names
 
     users: dict[str, list[str]] = {}
     for name in names():
-        users.setdefault(METHODS[(recipe(name) or {})["method"]].name, []).append(name)
+        users.setdefault(METHODS[recipe(name)["method"]].name, []).append(name)
     rows = (
         (f"[`{m.name}`](methods.md#{m.name})", m.equation, code(*users.get(m.name, [])), errata(m.errata))
         for m in METHODS.values()

@@ -341,7 +341,8 @@ def test_iupo_learns_the_optimum_of_its_divergence(divergence):
     ],
 )
 def test_printed_iupo_does_not_learn_the_optimum_of_its_divergence(beta, corrected, printed):
-    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); JS; μ = (0.2, 0.5, 0.3), π_ref = (0.5, 0.3, 0.2).
+    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); JS;
+    # μ = (0.2, 0.5, 0.3), π_ref = (0.5, 0.3, 0.2).
     # By hand P(y ≻ μ) = (0.2·½ + 0.5·0.7311 + 0.3·0.8808, …) = (0.7298, 0.4905, 0.3626).
     logits = torch.tensor([[0, 1, 2], [-1, 0, 0.5], [-2, -0.5, 0]], dtype=F64)
     mu, ref = torch.tensor([[0.2, 0.5, 0.3], [0.5, 0.3, 0.2]], dtype=F64)

@@ -4,13 +4,13 @@ import math
 
 import pytest
 import torch
-from una_ref.training.fit import fit
 
 from una_ref.data.examples import Examples
 from una_ref.data.rows import Row
 from una_ref.data.storage import DiskList
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.training.loop import fit
 from una_ref.training.prepare import prepare, value_start
 from una_ref.training.settings import resolve
 

@@ -19,6 +19,7 @@ from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import ARGUMENTS, Need, names, needs, requires
+from una_ref.policies.layouts import layouts
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
@@ -100,6 +101,10 @@ class Trainer:
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
         self.policy.to(self.accelerator.device)
         self.layout = policy.layout if config.layout == "auto" else config.layout
+        if self.layout not in layouts(policy.model):
+            raise InputError(
+                f"layout={self.layout}: expected one of {', '.join(layouts(policy.model))}, which this model takes"
+            )
         self.include_last_token = policy.output == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
