@@ -63,17 +63,20 @@ def test_feedback_of_every_kind_in_one_batch():
         "scores": Example((1, 2), ((2,), (3,)), scores=(0.5, -2.0), prompt_index=6, source="b:2"),
         "demos": Example((3,), ((4, 4, 0),), prompt_index=7, source="c:3"),
         "labels": Example((4,), ((5, 0), (0,)), labels=(1.0, 0.25), prompt_index=5, source="d:4"),
+        "lists": Example((6,), ((5,), (7,)), scores=(3.0, 4.0), prompt_index=8, source="e:5", as_list=True),
     }
     assert [e.kind for e in rows.values()] == list(rows)
-    assert [e.count for e in rows.values()] == [2, 2, 1, 2]
+    assert [e.count for e in rows.values()] == [2, 2, 1, 2, 1]
     batch = collate(list(rows.values()))
     assert batch.pairs.tolist() == [[2, 0], [1, 0]]
-    assert batch.scored.tolist() == [3, 4] and batch.scores.tolist() == [0.5, -2.0]
+    assert batch.scored.tolist() == [3, 4] and batch.listed.tolist() == [8, 9]
+    assert batch.scores.isfinite().nonzero()[:, 0].tolist() == [3, 4, 8, 9]
+    assert batch.scores[[3, 4, 8, 9]].tolist() == [0.5, -2.0, 3.0, 4.0]
     assert batch.demos.tolist() == [5]
     assert batch.labelled.tolist() == [6, 7] and batch.labels.tolist() == [1.0, 0.25]
-    assert batch.groups.tolist() == [0, 0, 0, 1, 1, 2, 3, 3] and batch.prompts.tolist() == [5, 6, 7, 5]
-    assert batch.lengths.tolist() == [2, 2, 2, 1, 1, 3, 2, 1]
-    assert batch.sources == ("a:1", "b:2", "c:3", "d:4") and batch.count == 7
+    assert batch.groups.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4, 4] and batch.prompts.tolist() == [5, 6, 7, 5, 8]
+    assert batch.lengths.tolist() == [2, 2, 2, 1, 1, 3, 2, 1, 1, 1]
+    assert batch.sources == ("a:1", "b:2", "c:3", "d:4", "e:5") and batch.count == 8
     moved = batch.to("meta")
     assert moved.tokens.device.type == moved.labels.device.type == "meta" and moved.layout == "packed"
 
@@ -103,8 +106,8 @@ def test_microbatches_keep_order_and_budget(layout, examples, budget):
 
 def test_many_long_responses_stand_behind_their_prompt_in_several_rows(monkeypatch):
     given = [Example((1, 2), ((3,) * 5,) * 5), Example((1,) * 20, ((4,) * 9,) * 4), Example((1,), ((5,) * 30,))]
-    monkeypatch.setattr("una_ref.data.batch.ROOM", 8)
-    monkeypatch.setattr("una_ref.data.batch.LINEAR", 0)  # in rows this short attention would count for nothing
+    monkeypatch.setattr("una_ref.data.packing.ROOM", 8)
+    monkeypatch.setattr("una_ref.data.packing.LINEAR", 0)  # in rows this short attention would count for nothing
     batch = collate(given)
     # Behind the short prompt two, two and one of four tokens; behind the long one, as many tokens as it has: twice
     # two of eight; and one that alone is too long. Blocks of 36, 36, 30 + 6, 10 + 10.
@@ -130,8 +133,8 @@ def test_a_prefix_tree_shows_every_prefix_its_own_past(size, length):
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
     examples = [Example((1, 9), ((5, 6, 2), (7,), (2,)), pairs=((0, 1),)), Example((1, 8, 8), ((5,) * 9,))]
-    batch = collate(examples, layout, whole=True)
-    assert batch.whole and torch.equal(batch.tokens.flatten()[batch.predictor], batch.target)
+    batch = collate(examples, layout, include_last_token=True)
+    assert batch.include_last_token and torch.equal(batch.tokens.flatten()[batch.predictor], batch.target)
     assert batch.lengths.tolist() == [3, 1, 1, 9]
     responses = batch.target.split(batch.lengths.tolist())
     assert [r.tolist() for r in responses] == [[5, 6, 2], [7], [2], [5] * 9]
@@ -149,9 +152,9 @@ def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
 def test_whole_micro_batches_keep_to_their_tokens(layout):
     examples = [Example((1, 9), ((5, 6, 2), (7, 2))) for _ in range(20)]
     for tokens in (7, 14, 20, 35):
-        cut = list(microbatches(examples, tokens, layout, whole=True))
+        cut = list(microbatches(examples, tokens, layout, include_last_token=True))
         assert [e for some in cut for e in some] == examples
-        sizes = [collate(some, layout, whole=True).tokens.numel() for some in cut]
+        sizes = [collate(some, layout, include_last_token=True).tokens.numel() for some in cut]
         assert all(size <= tokens or len(some) == 1 for size, some in zip(sizes, cut, strict=True))
-        fuller = collate([*cut[0], examples[0]], layout, whole=True)
+        fuller = collate([*cut[0], examples[0]], layout, include_last_token=True)
         assert len(cut) == 1 or fuller.tokens.numel() > tokens

@@ -54,28 +54,30 @@ def test_rewards_in_both_layouts_equal_the_models_own_forward(family, attention,
     for layout in ("packed", "padded"):
         for batches in ([e] for e in EXAMPLES), [EXAMPLES]:
             with torch.no_grad():
-                rewards = torch.cat([Scorer(model)(collate(batch, layout, whole=True)) for batch in batches])
+                rewards = torch.cat(
+                    [Scorer(model)(collate(batch, layout, include_last_token=True)) for batch in batches]
+                )
             torch.testing.assert_close(rewards, by_hand, rtol=1e-5, atol=1e-5)
 
 
 def test_sliding_window_is_kept(scorer):
     model = scorer(sliding_window=4)
-    rewards = Scorer(model)(collate(EXAMPLES, whole=True))
+    rewards = Scorer(model)(collate(EXAMPLES, include_last_token=True))
     torch.testing.assert_close(rewards, alone(model, EXAMPLES), rtol=1e-5, atol=1e-5)
-    assert (rewards - Scorer(scorer())(collate(EXAMPLES, whole=True))).abs().max() > 1e-2
+    assert (rewards - Scorer(scorer())(collate(EXAMPLES, include_last_token=True))).abs().max() > 1e-2
 
 
 def test_reward_depends_on_the_last_token_and_not_on_other_responses(scorer):
     reward = Scorer(scorer())
     ended, cut, changed = (
-        reward(collate([Example((1, 9), ((5, 6, *end), other))], whole=True))[0].item()
+        reward(collate([Example((1, 9), ((5, 6, *end), other))], include_last_token=True))[0].item()
         for end, other in (((2,), (7,)), ((), (7,)), ((2,), (8, 8, 8)))
     )
     assert abs(ended - cut) > 1e-3 and ended == pytest.approx(changed, abs=1e-6)
 
 
 def test_batch_without_last_tokens_is_refused(scorer):
-    with pytest.raises(ValueError, match="whole=True"):
+    with pytest.raises(ValueError, match="include_last_token=True"):
         Scorer(scorer())(collate(EXAMPLES))
 
 
@@ -126,12 +128,12 @@ def test_with_lora_only_head_and_adapters_are_trained(scorer):
 @pytest.mark.parametrize("family", ["Mistral", "GPT2"])
 def test_saved_scorer_loads_with_the_same_rewards(adapters, family, scorer, tmp_path):
     reward_model = Scorer(moved(scorer(family)) if adapters else scorer(family))
-    before = reward_model(collate(EXAMPLES, whole=True)).detach()
+    before = reward_model(collate(EXAMPLES, include_last_token=True)).detach()
     reward_model.merge()
     reward_model.model.save_pretrained(tmp_path)
     loaded, report = AutoModelForSequenceClassification.from_pretrained(tmp_path, output_loading_info=True)
     assert not any(report.values()), report
-    torch.testing.assert_close(reward_model(collate(EXAMPLES, whole=True)), before, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(reward_model(collate(EXAMPLES, include_last_token=True)), before, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(alone(loaded.eval(), EXAMPLES), before, rtol=1e-5, atol=1e-5)
     assert torch.equal(loaded.score.weight, reward_model.model.score.weight)
     settings = {"max_length": 64, "max_response": 8, "split_special_tokens": True}
@@ -143,7 +145,7 @@ def test_small_adapter_survives_merging_into_a_bfloat16_base(scorer):
     model = with_lora(scorer(dtype=torch.bfloat16), r=4, task="SEQ_CLS")
     reward_model, layer = Scorer(model), model.base_model.model.model.layers[0].mlp.up_proj
     assert {p.dtype for p in model.parameters() if p.requires_grad} == {torch.float32}
-    assert reward_model(collate(EXAMPLES, whole=True)).dtype == torch.float32
+    assert reward_model(collate(EXAMPLES, include_last_token=True)).dtype == torch.float32
     layer.lora_B.default.weight.data += 1e-4
     base = layer.base_layer.weight.float()
     expected = base + layer.get_delta_weight("default")
@@ -157,10 +159,10 @@ def test_small_adapter_survives_merging_into_a_bfloat16_base(scorer):
 def test_rewards_are_float32_under_autocast(scorer):
     reward_model = Scorer(scorer())
     with torch.autocast("cpu", torch.bfloat16):
-        assert reward_model(collate(EXAMPLES, whole=True)).dtype == torch.float32
+        assert reward_model(collate(EXAMPLES, include_last_token=True)).dtype == torch.float32
 
 
 def test_rewards_of_a_new_scorer_are_near_zero(encoder):
     model = with_scalar_head(small_mistral(encoder.tokenizer), encoder)
-    rewards = Scorer(model)(collate(EXAMPLES, whole=True))
+    rewards = Scorer(model)(collate(EXAMPLES, include_last_token=True))
     assert 0 < rewards.abs().max() < 0.5

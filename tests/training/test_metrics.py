@@ -56,7 +56,7 @@ def test_a_metric_without_a_count_is_left_out():
 
 def test_the_output_of_a_scorer_is_its_reward():
     pairs = [e for e in GIVEN if e.pairs]
-    batch, given = collate(pairs, whole=True), torch.tensor([1.0, -2.0, 3.0, 5.0])
+    batch, given = collate(pairs, include_last_token=True), torch.tensor([1.0, -2.0, 3.0, 5.0])
     out = means(measure(batch, torch.zeros(2), None, given))
     assert out == {
         "loss": 0,

@@ -190,11 +190,11 @@ def test_reward_head_is_trained_beside_the_adapter_and_no_base_is_saved(made, da
     start = job.trainer.policy
     assert isinstance(start, Scorer) and start.adapters and not start.has_reference
     with torch.no_grad():
-        before = start(collate(job.examples, whole=True))
+        before = start(collate(job.examples, include_last_token=True))
     loaded = Scorer(Classifier(str(folder)).model)
     head = start.model.base_model.model.score.modules_to_save.default.weight
     assert not torch.equal(loaded.model.score.weight, head)
-    assert (loaded(collate(job.examples, whole=True)) - before).abs().max() > 1e-2
+    assert (loaded(collate(job.examples, include_last_token=True)) - before).abs().max() > 1e-2
     assert not (folder / "base").exists() and not (folder / "adapter_model.safetensors").exists()
 
 

@@ -39,8 +39,8 @@ class Scorer(Policy):
 
     def forward(self, batch: Batch) -> torch.Tensor:
         """(B,) r(x, y), fp32 or better, with gradient. Raises ValueError for a batch without last tokens."""
-        if not batch.whole:
-            raise ValueError("expected a batch that holds responses to their last token (whole=True)")
+        if not batch.include_last_token:
+            raise ValueError("expected a batch that holds responses to their last token (include_last_token=True)")
         last = hidden_states(parts(self.model)[0], batch)[batch.lengths.cumsum(0) - 1]
         head = unwrapped(self.model).score
         with torch.autocast(last.device.type, enabled=False):

@@ -165,7 +165,7 @@ def scores(seed: int, pairs: int, base: Path) -> torch.Tensor:
 def _packed(prompt: tuple[int, ...], responses: Sequence[tuple[int, ...]], count: int = 32) -> Batch:
     """A prompt with its responses, `count` a row: attention costs the square of a row's length."""
     rows = [Example(prompt, tuple(responses[i : i + count])) for i in range(0, len(responses), count)]
-    return collate(rows, whole=True)
+    return collate(rows, include_last_token=True)
 
 
 def pair_accuracy(proxy: torch.Tensor, world: toysteer.ToySteer, ref: torch.Tensor, pairs: int, seed: int) -> float:

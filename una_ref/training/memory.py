@@ -286,9 +286,9 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
 
 def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
     layout = layouts(held.policy)[0] if config.layout == "auto" else config.layout
-    whole = METHODS[config.method].scorer
-    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout, whole=whole))
-    batch = collate(micro, layout, whole=whole).to("meta")
+    scorer = METHODS[config.method].scorer
+    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout, include_last_token=scorer))
+    batch = collate(micro, layout, include_last_token=scorer).to("meta")
     tokens = batch.tokens.numel()
     cores = [parts(held.policy)[0]]
     if held.critic is not None and held.critic.core is not None:
@@ -304,7 +304,7 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
             how += f" + {again / tokens:,.0f} for the layer that is recomputed"
             kept += again
         yield Part(name, kept, how, "learning")
-    if whole:
+    if scorer:
         return
     vocabulary, size = held.policy.config.vocab_size, next(held.policy.parameters()).element_size()
     chunk = min(len(batch.target), max(1, CHUNK_ELEMENTS // vocabulary))

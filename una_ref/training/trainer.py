@@ -287,7 +287,7 @@ class Trainer:
 
     def runs(self, examples: Iterable[Example]) -> Iterator[list[Example]]:
         """The same, one after the other."""
-        return microbatches(examples, self.config.micro_tokens, self.layout, whole=self.include_last_token)
+        return microbatches(examples, self.config.micro_tokens, self.layout, include_last_token=self.include_last_token)
 
     def turns(self, examples: Iterable[Example]) -> Iterator[tuple[list[Example], bool]]:
         """The share of some examples that this process takes, as micro-batches, and whether each counts.
@@ -307,7 +307,7 @@ class Trainer:
 
     def batch(self, examples: Sequence[Example]) -> Batch:
         """Examples laid out as the model takes them, on its device."""
-        return collate(examples, self.layout, whole=self.include_last_token).to(self.accelerator.device)
+        return collate(examples, self.layout, include_last_token=self.include_last_token).to(self.accelerator.device)
 
     def baseline(self, batch: Batch) -> Tensor | None:
         """(B,) the learned V(x) of each response, or None; a prompt that is not trained on has the mean V."""
