@@ -1,4 +1,4 @@
-"""Arguments for any loss, drawn by the names in its signature."""
+"""Random arguments for any loss, by the names in its signature."""
 
 import inspect
 
@@ -8,7 +8,7 @@ import torch
 from una_ref.methods import METHODS
 from una_ref.methods.pairs import una_centred_pairwise
 
-# Every loss that the package has, by what a table would call it.
+# Every loss of the package by name, with its feedback kind or form as suffix.
 LOSSES = {
     f"{method.name}{suffix}": loss
     for method in METHODS.values()
@@ -20,7 +20,7 @@ LOSSES = {
     )
     if loss is not None
 } | {"una-centred-pairwise": una_centred_pairwise}
-TOKENS = ("token_logps", "old_token_logps", "advantages", "values", "old_values", "returns")
+TOKEN_ARGUMENTS = ("token_logps", "old_token_logps", "advantages", "values", "old_values", "returns")
 """Arguments of shape (B, T)."""
 
 
@@ -31,14 +31,14 @@ def loss(request):
 
 
 @pytest.fixture
-def draw():
-    """draw(loss, size) -> random arguments for it: two neighbours share a prompt, labels are in [0, 1]."""
+def random_arguments():
+    """random_arguments(loss, size): arguments by name. Neighbours share a prompt, labels are in [0, 1]."""
 
-    def draw(loss, size=6, *, dtype=torch.float64, seed=0, groups=True):
+    def make(loss, size=6, *, dtype=torch.float64, seed=0, groups=True):
         torch.manual_seed(seed)
         arguments = {}
         for name, parameter in inspect.signature(loss).parameters.items():
-            if name in TOKENS:
+            if name in TOKEN_ARGUMENTS:
                 arguments[name] = torch.randn(size, 3, dtype=dtype)
             elif name == "mask":
                 arguments[name] = torch.arange(3) <= (torch.arange(size) % 3)[:, None]
@@ -58,4 +58,4 @@ def draw():
                 arguments[name] = torch.randn(size, dtype=dtype)
         return arguments
 
-    return draw
+    return make

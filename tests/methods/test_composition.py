@@ -1,4 +1,4 @@
-"""The five choices of a record describe its loss: composed, shape(comparison(reward)) + regulariser gives the loss."""
+"""The choices of a method record compose to its loss: shape(comparison(reward)) + regulariser."""
 
 import inspect
 from collections.abc import Callable, Mapping
@@ -17,27 +17,27 @@ Arguments = Mapping[str, Any]
 Reward = Callable[[Arguments], Tensor]
 
 
-def _named(function: Callable[..., Any], arguments: Arguments, *first: Any) -> Any:
-    """`function` called with `first` and those `arguments` that it names."""
+def _call(function: Callable[..., Any], arguments: Arguments, *first: Any) -> Any:
+    """`function` called with `first` and the `arguments` in its signature."""
     names = list(inspect.signature(function).parameters)[len(first) :]
     return function(*first, **{name: arguments[name] for name in names if name in arguments})
 
 
 def _side(arguments: Arguments, side: str) -> Arguments:
-    """The arguments of one response of a pair, named as a single response's: chosen_logps -> logps."""
-    own = {PAIRED[name][0]: value for name, value in arguments.items() if PAIRED.get(name, ("", ""))[1] == side}
-    return {**arguments, **own}
+    """The arguments of one response of a pair under the names of a single response: chosen_logps -> logps."""
+    single = {PAIRED[name][0]: value for name, value in arguments.items() if PAIRED.get(name, ("", ""))[1] == side}
+    return {**arguments, **single}
 
 
-def _one_response(reward: Reward, arguments: Arguments) -> Tensor:
+def _single_reward(reward: Reward, arguments: Arguments) -> Tensor:
     return reward(arguments)
 
 
-def _one_response_and_its_score(reward: Reward, arguments: Arguments) -> Tensor:
+def _reward_minus_score(reward: Reward, arguments: Arguments) -> Tensor:
     return reward(arguments) - arguments["scores"]
 
 
-def _two_responses(reward: Reward, arguments: Arguments) -> Tensor:
+def _reward_margin(reward: Reward, arguments: Arguments) -> Tensor:
     return rewards.margin(reward(_side(arguments, "chosen")), reward(_side(arguments, "rejected")))
 
 
@@ -54,10 +54,10 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     "β·f′(π/π_ref)": rewards.f_reward,
 }
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
-    "a demonstration": _one_response,
-    "one response and a label": _one_response,  # the shape takes the label
-    "one response and a score": _one_response_and_its_score,
-    "two responses of a prompt": _two_responses,
+    "a demonstration": _single_reward,
+    "one response and a label": _single_reward,  # the shape takes the label
+    "one response and a score": _reward_minus_score,
+    "two responses of a prompt": _reward_margin,
 }
 SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "linear": shapes.linear,
@@ -77,27 +77,31 @@ REGULARISERS = {"none": lambda: 0.0}
 
 
 def compose(reward: str, comparison: str, shape: str, regulariser: str = "none") -> Callable[..., Tensor]:
-    """The loss that the choices make: arguments by name -> one number per example."""
-    chosen = REWARDS[reward], COMPARISONS[comparison], SHAPES[shape], REGULARISERS[regulariser]
+    """The loss composed from the choices: arguments by name -> one value per example."""
+    reward_of, compare, shape_of, regularise = (
+        REWARDS[reward],
+        COMPARISONS[comparison],
+        SHAPES[shape],
+        REGULARISERS[regulariser],
+    )
 
     def loss(**arguments: Any) -> Tensor:
-        reward_of, compare, bend, regularise = chosen
-        x = compare(lambda own: _named(reward_of, own), arguments)
-        return _named(bend, arguments, x) + _named(regularise, arguments)
+        x = compare(lambda response: _call(reward_of, response), arguments)
+        return _call(shape_of, arguments, x) + _call(regularise, arguments)
 
     return loss
 
 
 def composition(method, reward=None):
-    """The loss made from a record's choices, with its hyper-parameters."""
+    """The loss composed from a record's choices, with its hyper-parameters."""
     choices = reward or method.formula, method.comparison, method.shape, method.regulariser
     return partial(compose(*choices), **method.hyperparameters)
 
 
 @pytest.mark.parametrize("method", [m for m in METHODS.values() if m.composes], ids=lambda m: m.name)
-def test_loss_equals_composition_of_record_choices(method, draw):
+def test_loss_equals_composition_of_record_choices(method, random_arguments):
     for groups in (True, False):
-        arguments = draw(method.loss, groups=groups)
+        arguments = random_arguments(method.loss, groups=groups)
         if "desirable_weight" in inspect.signature(method.loss).parameters:
             arguments |= {"desirable_weight": 0.7, "undesirable_weight": 1.3}
         torch.testing.assert_close(composition(method)(**arguments), method.loss(**arguments), rtol=0, atol=1e-14)
@@ -105,14 +109,14 @@ def test_loss_equals_composition_of_record_choices(method, draw):
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("name", ["f-dpo", "iupo"])
-def test_divergence_changes_only_the_reward(name, divergence, draw):
+def test_divergence_changes_only_the_reward(name, divergence, random_arguments):
     method = METHODS[name]
-    arguments = draw(method.loss) | {"divergence": divergence, "alpha": 0.3}
+    arguments = random_arguments(method.loss) | {"divergence": divergence, "alpha": 0.3}
     torch.testing.assert_close(composition(method)(**arguments), method.loss(**arguments), rtol=1e-14, atol=1e-14)
 
 
-def test_different_reward_choice_gives_a_different_loss(draw):
-    arguments = draw(METHODS["dpo"].loss)
+def test_different_reward_choice_gives_a_different_loss(random_arguments):
+    arguments = random_arguments(METHODS["dpo"].loss)
     other = compose("log(π/π_ref)", "two responses of a prompt", "logistic")
     assert (other(**arguments) - METHODS["dpo"].loss(**arguments)).abs().min() > 1e-3
 
@@ -128,19 +132,19 @@ def test_every_composition_entry_is_used_by_a_method():
 
 @pytest.mark.parametrize("divergence", sorted(set(DIVERGENCES) - {"reverse_kl"}))
 @pytest.mark.parametrize("name", ["f-dpo", "iupo"])
-def test_reward_offset_shared_by_a_pair_cancels_for_every_divergence(name, divergence, draw, monkeypatch):
+def test_reward_offset_shared_by_a_pair_cancels_for_every_divergence(name, divergence, random_arguments, monkeypatch):
     method = METHODS[name]
-    arguments = draw(method.loss) | {"divergence": divergence}
+    arguments = random_arguments(method.loss) | {"divergence": divergence}
     offset = torch.randn(6, dtype=torch.float64)
     plain = composition(method)(**arguments)
     reward = REWARDS[method.formula]
 
     def shifted(logps, ref_logps, beta=1.0, divergence="reverse_kl", alpha=0.5):
         given = {"logps": logps, "ref_logps": ref_logps, "beta": beta, "divergence": divergence, "alpha": alpha}
-        return _named(reward, given) + offset
+        return _call(reward, given) + offset
 
     monkeypatch.setitem(REWARDS, "shifted", shifted)
     moved = composition(method, reward="shifted")
     torch.testing.assert_close(moved(**arguments), plain, rtol=0, atol=1e-12)
     single = _side(arguments, "chosen")
-    assert (_named(shifted, single) - _named(reward, single)).abs().min() > 1e-3
+    assert (_call(shifted, single) - _call(reward, single)).abs().min() > 1e-3

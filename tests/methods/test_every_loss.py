@@ -1,4 +1,4 @@
-"""What holds of every loss, printed and released forms included: gradients, range, order, shapes, dtypes."""
+"""Properties of every loss, printed and released forms included: gradients, range, order, shapes, dtypes."""
 
 import inspect
 
@@ -11,7 +11,7 @@ F64 = torch.float64
 
 
 def per_example(arguments):
-    """The floating arguments with one number per example, by name."""
+    """The floating-point tensors with one entry per example, by name."""
     return {name: x for name, x in arguments.items() if torch.is_tensor(x) and x.is_floating_point() and x.dim()}
 
 
@@ -21,11 +21,11 @@ def test_loss_is_a_documented_keyword_only_function(loss):
     assert loss.__doc__
 
 
-def test_loss_gradient_is_the_derivative_of_its_value(loss, draw):
-    # With a given baseline: a leave-one-out one has, on purpose, no gradient.
-    arguments = draw(loss, groups=False)
+def test_loss_gradient_is_the_derivative_of_its_value(loss, random_arguments):
+    # The baseline is given, because a leave-one-out baseline has no gradient by design.
+    arguments = random_arguments(loss, groups=False)
     values = per_example(arguments)
-    if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):  # the value is log π times what is held constant
+    if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):  # the value is log π times a constant
         logps = arguments["logps"].requires_grad_()
         value = loss(**arguments)
         torch.testing.assert_close(torch.autograd.grad(value.sum(), logps)[0], (value / logps).detach())
@@ -39,8 +39,8 @@ def test_loss_gradient_is_the_derivative_of_its_value(loss, draw):
 
 @pytest.mark.parametrize("scale", [1e4, -1e4])
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
-def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, draw, scale, dtype):
-    arguments = draw(loss, dtype=dtype)
+def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, random_arguments, scale, dtype):
+    arguments = random_arguments(loss, dtype=dtype)
     for name in per_example(arguments):
         if name in ("logps", "chosen_logps", "token_logps", "chosen_rewards"):
             arguments[name] = torch.full_like(arguments[name], scale).requires_grad_()
@@ -52,34 +52,34 @@ def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, draw, scale, dtype
     assert all(x.grad.isfinite().all() for x in arguments.values() if torch.is_tensor(x) and x.requires_grad)
 
 
-def test_permuted_examples_give_permuted_losses(loss, draw):
-    # A permutation of the examples permutes the numbers: none was read from another row, or from the first.
-    arguments = draw(loss)
+def test_permuted_examples_give_permuted_losses(loss, random_arguments):
+    # No value is read from another row or from the first row.
+    arguments = random_arguments(loss)
     order = torch.tensor([3, 0, 5, 1, 4, 2])
     moved = {name: x[order] if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
     torch.testing.assert_close(loss(**moved), loss(**arguments)[order], rtol=0, atol=1e-14)
 
 
-def test_repeated_batch_repeats_its_losses(loss, draw):
-    arguments = draw(loss, groups=False)
+def test_repeated_batch_repeats_its_losses(loss, random_arguments):
+    arguments = random_arguments(loss, groups=False)
     twice = {name: torch.cat([x, x]) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
     torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])
-def test_loss_has_one_value_per_example(loss, draw, size):
-    assert loss(**draw(loss, size, groups=False)).shape == (size,)
+def test_loss_has_one_value_per_example(loss, random_arguments, size):
+    assert loss(**random_arguments(loss, size, groups=False)).shape == (size,)
 
 
 @pytest.mark.parametrize("size", [1, 4])
-def test_mismatched_shapes_are_refused_even_if_they_broadcast(loss, draw, size):
-    arguments = draw(loss, size, groups=False)
+def test_mismatched_shapes_are_refused_even_if_they_broadcast(loss, random_arguments, size):
+    arguments = random_arguments(loss, size, groups=False)
     for name, x in per_example(arguments).items():
         square = () if x.dim() > 1 else (x[:, None].expand(size, size),)
         for wrong in (x[:, None], x[None, :], *square, torch.cat([x, x])):
             changed = arguments | {name: wrong}
             if len(per_example(arguments)) == 1 and wrong.dim() == 1:
-                continue  # sft or ptx of another batch size
+                continue  # sft and ptx then see a batch of another size
             with pytest.raises(
                 ValueError,
                 match=rf"must share one shape, got .*'{name}': \({', '.join(map(str, wrong.shape))}",
@@ -88,8 +88,8 @@ def test_mismatched_shapes_are_refused_even_if_they_broadcast(loss, draw, size):
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])
-def test_loss_keeps_the_input_dtype_and_matches_float64(loss, draw, dtype):
-    low = draw(loss, dtype=dtype)
+def test_loss_keeps_the_input_dtype_and_matches_float64(loss, random_arguments, dtype):
+    low = random_arguments(loss, dtype=dtype)
     exact = {name: x.to(F64) if torch.is_tensor(x) and x.is_floating_point() else x for name, x in low.items()}
     values = loss(**low)
     assert values.dtype == dtype
@@ -98,10 +98,10 @@ def test_loss_keeps_the_input_dtype_and_matches_float64(loss, draw, dtype):
 
 
 @pytest.mark.parametrize("beta", [0, -0.1, float("nan")])
-def test_non_positive_beta_is_refused(loss, draw, beta):
-    arguments = draw(loss)
+def test_non_positive_beta_is_refused(loss, random_arguments, beta):
+    arguments = random_arguments(loss)
     if "beta" not in inspect.signature(loss).parameters:
-        # Nothing to be weighed against: sft, ptx, a scorer. PPO's rewards hold the reference.
+        # sft, ptx and a scorer have no reference. PPO's KL penalty is in its rewards.
         assert loss in (
             METHODS["sft"].loss,
             METHODS["reward-model"].loss,

@@ -1,4 +1,4 @@
-"""Responses drawn from π itself: the gradient of UNA is a policy gradient, exactly."""
+"""On responses sampled from π, the gradient of UNA is exactly a policy gradient."""
 
 import itertools
 
@@ -20,7 +20,7 @@ def world():
 
 @pytest.fixture
 def policy():
-    """Parameters and a policy that shares them between prompts: log π = log softmax(features·parameters)."""
+    """Parameters shared by all prompts, and the policy log π = log softmax(features·parameters)."""
     parameters = torch.randn(4, dtype=F64, requires_grad=True)
     features = torch.randn(3, 5, 4, dtype=F64)
     return parameters, (features @ parameters).log_softmax(-1)
@@ -39,9 +39,9 @@ def per_response(loss, logps, world, **arguments):
 
 @pytest.mark.parametrize("baseline", [0.0, 3.0])
 def test_una_score_expected_gradient_is_the_policy_gradient(world, policy, baseline):
-    # EU13: ∇E = Σ_y π·2(βu + b − r)·β∇log π; Σ_y π·∇log π = 0 takes b and the 1 from ∇(log π) away, and what
-    # is left is −2β·Σ_y π·(r − βu)·∇log π = −2β·∇J. The sampler has no gradient: that is online UNA read as
-    # supervised.
+    # ∇E = Σ_y π·2(βu + b − r)·β∇log π. Since Σ_y π·∇log π = 0, the terms in b and in the 1 from ∇(π·log π) vanish.
+    # The rest is −2β·Σ_y π·(r − βu)·∇log π = −2β·∇J. No gradient flows through the sampler: online UNA is read as
+    # supervised (EU13).
     parameters, logps = policy
     expected = (logps.exp().detach() * per_response(METHODS["una-score"].loss, logps, world, baseline=baseline)).sum()
     (una,) = torch.autograd.grad(expected, parameters, retain_graph=True)
@@ -52,45 +52,43 @@ def test_una_score_expected_gradient_is_the_policy_gradient(world, policy, basel
 
 def test_gradient_through_the_sampler_is_not_the_policy_gradient(world, policy):
     parameters, logps = policy
-    literal = (logps.exp() * per_response(METHODS["una-score"].loss, logps, world)).sum()
-    (una,) = torch.autograd.grad(literal, parameters, retain_graph=True)
+    through_sampler = (logps.exp() * per_response(METHODS["una-score"].loss, logps, world)).sum()
+    (una,) = torch.autograd.grad(through_sampler, parameters, retain_graph=True)
     (j,) = torch.autograd.grad(objective(logps, world.ref_logps, world.rewards, BETA).sum(), parameters)
     assert (una + 2 * BETA * j).abs().max() > 0.1
 
 
 def test_una_score_gradient_on_two_responses_by_hand():
-    # EU13: E2 at π = (0.6, 0.4): −2·∇J = (−0.285377, 0.285377) in the logits; with the sampler's gradient
-    # (∓0.136864). ∇J in the first logit is π₁π₂·(a₁ − a₂), a = r − log(π/½): 0.24·(1 − log 1.2 + log 0.8) =
-    # 0.142688.
+    # At π = (0.6, 0.4), −2·∇J is (−0.285377, 0.285377) in the logits; through the sampler it is (∓0.136864) (EU13).
+    # ∇J in the first logit is π₁π₂·(a₁ − a₂) with a = r − log(π/½): 0.24·(1 − log 1.2 + log 0.8) = 0.142688.
     ref, logits = torch.tensor([0.5, 0.5], dtype=F64).log(), torch.tensor([0.6, 0.4], dtype=F64).log()
     scores = torch.tensor([1.0, 0.0], dtype=F64)
 
-    def gradient(stop):
+    def gradient(fixed_sampler):
         z = logits.clone().requires_grad_()
         logps = z.log_softmax(-1)
         values = METHODS["una-score"].loss(logps=logps, ref_logps=ref, scores=scores, beta=1.0)
-        weights = logps.exp().detach() if stop else logps.exp()
+        weights = logps.exp().detach() if fixed_sampler else logps.exp()
         return torch.autograd.grad((weights * values).sum(), z)[0].tolist()
 
-    assert gradient(stop=True) == pytest.approx([-0.285377, 0.285377], abs=5e-7)
-    assert gradient(stop=False) == pytest.approx([-0.136864, 0.136864], abs=5e-7)
+    assert gradient(fixed_sampler=True) == pytest.approx([-0.285377, 0.285377], abs=5e-7)
+    assert gradient(fixed_sampler=False) == pytest.approx([-0.136864, 0.136864], abs=5e-7)
 
 
 def test_una_centred_gradient_is_rloo_on_every_sample(world, policy):
-    # RLOO: 1/K·Σ_i A_i·∇log π(y_i), A_i = R_i − mean_{j≠i} R_j, R = s − βu. The residual of centred UNA is
-    # −A_i, so that the gradient of its mean is −2β times RLOO's, for each of the 125 triples and not only on
-    # average.
+    # RLOO is 1/K·Σ_i A_i·∇log π(y_i) with A_i = R_i − mean_{j≠i} R_j and R = s − βu; centred UNA's residual is −A_i.
+    # So the gradient of its mean is −2β times RLOO's for each of the 125 triples, not only on average.
     parameters, logps = policy
     worst, largest = 0.0, 0.0
     for prompt, triple in itertools.product(range(3), itertools.product(range(5), repeat=3)):
-        own, ref, scores = (table[prompt][list(triple)] for table in (logps, world.ref_logps, world.rewards))
+        policy_logps, ref, scores = (table[prompt][list(triple)] for table in (logps, world.ref_logps, world.rewards))
         loss = METHODS["una-centred"].loss(
-            logps=own, ref_logps=ref, scores=scores, groups=torch.zeros(3, dtype=int), beta=BETA
+            logps=policy_logps, ref_logps=ref, scores=scores, groups=torch.zeros(3, dtype=int), beta=BETA
         )
         (una,) = torch.autograd.grad(loss.mean(), parameters, retain_graph=True)
-        shaped = (scores - BETA * (own - ref)).detach()
+        shaped = (scores - BETA * (policy_logps - ref)).detach()
         advantages = shaped - (shaped.sum() - shaped) / 2
-        (rloo,) = torch.autograd.grad((advantages * own).mean(), parameters, retain_graph=True)
+        (rloo,) = torch.autograd.grad((advantages * policy_logps).mean(), parameters, retain_graph=True)
         worst = max(worst, (una + 2 * BETA * rloo).abs().max().item())
         largest = max(largest, rloo.abs().max().item())
     assert worst < 1e-13 and largest > 0.1

@@ -1,4 +1,4 @@
-"""Losses on pairs, by hand; and the pairwise form of centred UNA against the leave-one-out form."""
+"""Pair losses by hand, and the pairwise form of centred UNA against its leave-one-out form."""
 
 import itertools
 import math
@@ -35,7 +35,7 @@ def pair(gap, count=1):
 
 
 def test_una_pair_is_negative_log_sigmoid_of_the_margin():
-    # EU7, EU8: margin 0.5: −log σ(0.5) = 0.4741; at margin 0 log 2; the missing σ would give −log 0.5 = 0.6931.
+    # −log σ(0.5) = 0.4741. Without σ, as in EU7 and EU8, the value would be −log 0.5 = 0.6931.
     assert una_pair(**pair(5), beta=0.1).item() == pytest.approx(math.log(1 + math.exp(-0.5)), abs=1e-15)
     assert una_pair(**pair(5), beta=0.1).item() == pytest.approx(0.4741, abs=5e-5)
     assert una_pair(**pair(0), beta=0.1).item() == pytest.approx(math.log(2), abs=1e-15)
@@ -43,7 +43,7 @@ def test_una_pair_is_negative_log_sigmoid_of_the_margin():
 
 
 def test_printed_una_pair_is_unbounded_below():
-    # EU7: a margin of 1000 costs −1000, and each pair pulls with the same force however right it already is.
+    # A margin of 1000 has loss −1000. Every pair has the same gradient, even where its margin is already large (EU7).
     assert una_pair_printed(**pair(1e4), beta=0.1).item() == pytest.approx(-1000)
     arguments = pair(1e4, count=2)
     logps = arguments["chosen_logps"].requires_grad_()
@@ -55,7 +55,7 @@ def test_printed_una_pair_is_unbounded_below():
 
 
 def test_ipo_target_is_half_inverse_beta():
-    # ES9: h = 2, β = 0.1: (2 − 5)² = 9, printed −9. The least is at h = 1/(2β).
+    # At h = 2 and β = 0.1: (2 − 5)² = 9, printed −9 (ES9). The minimum is at h = 1/(2β) = 5.
     assert ipo(**pair(2), beta=0.1).item() == pytest.approx(9)
     assert ipo_printed(**pair(2), beta=0.1).item() == pytest.approx(-9)
     assert ipo(**pair(5), beta=0.1).item() == 0
@@ -63,7 +63,7 @@ def test_ipo_target_is_half_inverse_beta():
 
 
 def test_ipo_equals_pairwise_regression_on_a_constant_score_gap():
-    # (β'h − Δs)²/β'² with Δs = β'/(2β) is (h − 1/(2β))², whatever β'.
+    # (β'h − Δs)²/β'² with Δs = β'/(2β) is (h − 1/(2β))² for any β'.
     torch.manual_seed(0)
     gap = torch.randn(5, dtype=F64)
     arguments, zero = pair(gap, count=5), torch.zeros(5, dtype=F64)
@@ -85,10 +85,10 @@ def test_una_centred_pairwise_is_squared_reward_gap_minus_score_gap():
 
 @pytest.mark.parametrize("responses", [2, 3, 5])
 def test_pairwise_gradient_is_k_minus_1_times_leave_one_out(responses):
-    # With d_i = r_θ(y_i) − s_i and d̄ their mean, the leave-one-out residual is e_i = K/(K − 1)·(d_i − d̄),
-    # so Σ_i e_i² with V held has the gradient 2K/(K − 1)·Σ_i (d_i − d̄)·∇r_θ(y_i). That of the pairs' sum,
-    # Σ_{i<j} (d_i − d_j)², is 2·Σ_i ∇r_θ(y_i)·Σ_j (d_i − d_j) = 2K·Σ_i (d_i − d̄)·∇r_θ(y_i): K − 1 times the
-    # other, the same for K = 2.
+    # Let d_i = r_θ(y_i) − s_i and d̄ their mean. The leave-one-out residual is e_i = K/(K − 1)·(d_i − d̄).
+    # With V constant, Σ_i e_i² has the gradient 2K/(K − 1)·Σ_i (d_i − d̄)·∇r_θ(y_i).
+    # Over pairs, Σ_{i<j} (d_i − d_j)² has the gradient 2·Σ_i ∇r_θ(y_i)·Σ_j (d_i − d_j) = 2K·Σ_i (d_i − d̄)·∇r_θ(y_i).
+    # That is K − 1 times the other; for K = 2 they are equal.
     torch.manual_seed(responses)
     logps = torch.randn(responses, dtype=F64, requires_grad=True)
     ref, scores = torch.randn(2, responses, dtype=F64)
@@ -109,16 +109,16 @@ def test_pairwise_gradient_is_k_minus_1_times_leave_one_out(responses):
 
 
 def test_cdpo_adds_label_smoothing_times_margin_to_dpo():
-    # −log σ(−m) = −log σ(m) + m, so that the loss is DPO's plus ε·m: 0.4741 + 0.2·0.5 at the margin m = 0.5.
+    # −log σ(−m) = −log σ(m) + m, so the loss is DPO's plus ε·m: 0.4741 + 0.2·0.5 at the margin m = 0.5.
     assert cdpo(**pair(5), beta=0.1, label_smoothing=0.2).item() == pytest.approx(math.log(1 + math.exp(-0.5)) + 0.1)
     torch.testing.assert_close(cdpo(**pair(5), label_smoothing=0.0), una_pair(**pair(5)), rtol=0, atol=0)
-    # ES38: a margin of 50, where 1 − σ(50) is 0 in float64, costs ε·50.
+    # At a margin of 50, where 1 − σ(50) is 0 in float64, the loss is ε·50 (ES38).
     assert cdpo(**pair(500), beta=0.1, label_smoothing=0.2).item() == pytest.approx(10)
     with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 0.5, got 0.5"):
         cdpo(**pair(1), label_smoothing=0.5)
 
 
-def of(chosen, rejected, ref_chosen, ref_rejected):
+def pair_of(chosen, rejected, ref_chosen, ref_rejected):
     """A pair with these probabilities."""
     probabilities = torch.tensor([[chosen], [rejected], [ref_chosen], [ref_rejected]], dtype=F64).log()
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
@@ -127,24 +127,24 @@ def of(chosen, rejected, ref_chosen, ref_rejected):
 
 def test_f_dpo_compares_divergence_slopes():
     # w = 2 and ½, β = ½. JS: log(4/3) − log(2/3) = log 2, −log σ(½·log 2) = log(1 + 2^−½). χ²: 2·1 − 2·(−½) = 3.
-    arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
+    arguments = pair_of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
     assert f_dpo(**arguments, divergence="js").item() == pytest.approx(math.log(1 + math.sqrt(0.5)))
     assert f_dpo(**arguments, divergence="chi2").item() == pytest.approx(math.log(1 + math.exp(-1.5)))
     assert f_dpo(**arguments, divergence=DIVERGENCES["js"]) == f_dpo(**arguments, divergence="js")
 
 
 def test_iupo_corrected_and_printed_values_by_hand():
-    # EP7: π = (0.6, 0.2), π_ref = (0.3, 0.4), JS. f′(2) − f′(½) = log 2 = 0.6931; printed f′(3) − f′(¾) = log(3/2) −
-    # log(6/7) = log(7/4) = 0.5596. The target is 1/(2β) = 1.
-    arguments = of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
+    # π = (0.6, 0.2), π_ref = (0.3, 0.4), JS divergence, target 1/(2β) = 1 (EP7).
+    # Corrected: f′(2) − f′(½) = log 2 = 0.6931. Printed: f′(3) − f′(¾) = log(3/2) − log(6/7) = log(7/4) = 0.5596.
+    arguments = pair_of(0.6, 0.2, 0.3, 0.4) | {"beta": 0.5}
     assert iupo(**arguments).item() == pytest.approx((math.log(2) - 1) ** 2)
     assert iupo_printed(**arguments).item() == pytest.approx((math.log(7 / 4) - 1) ** 2)
     assert math.log(7 / 4) == pytest.approx(0.5596, abs=5e-5)
 
 
 def test_printed_iupo_has_a_positive_lower_bound():
-    # EP8: π_ref even, β = 0.1: at log π_w/π_l = 0, 1, 5, 50 the loss is 25, 21.35, 18.61, 18.549, falling to
-    # (5 − log 2)². EP9: at 1 IPO's is 16.
+    # With uniform π_ref and β = 0.1 the loss falls towards (5 − log 2)² as log π_w/π_l grows (EP8).
+    # At log π_w/π_l = 1 the loss of IPO is 16 (EP9).
     gaps = torch.tensor([0.0, 1, 5, 50], dtype=F64)
     zero = torch.zeros(4, dtype=F64)
     arguments = {"rejected_logps": zero, "ref_chosen_logps": zero, "ref_rejected_logps": zero, "beta": 0.1}
@@ -153,32 +153,32 @@ def test_printed_iupo_has_a_positive_lower_bound():
     assert printed[3].item() == pytest.approx((5 - math.log(2)) ** 2)
     assert ipo(chosen_logps=gaps, **arguments)[1].item() == pytest.approx(16)
     # ρ = π_ref(y_w)/π_ref(y_l) = 4: (5 − log 1.25)² = 22.818.
-    far = iupo_printed(**of(1 - 1e-9, 1e-9, 0.8, 0.2), beta=0.1)
+    far = iupo_printed(**pair_of(1 - 1e-9, 1e-9, 0.8, 0.2), beta=0.1)
     assert far.item() == pytest.approx((5 - math.log(5 / 4)) ** 2) and far.item() == pytest.approx(22.818, abs=5e-4)
 
 
 @pytest.mark.parametrize(
     ("general", "special"), [(f_dpo, una_pair), (iupo, ipo), (iupo_printed, ipo)], ids=["f-dpo", "iupo", "iupo.printed"]
 )
-def test_reverse_kl_reduces_f_dpo_to_dpo_and_iupo_to_ipo(general, special, draw):
-    # UPO Sec. 2.4 and Proposition 4.1. The printed form takes the same differences in another order.
-    arguments = draw(special)
+def test_reverse_kl_reduces_f_dpo_to_dpo_and_iupo_to_ipo(general, special, random_arguments):
+    # UPO Sec. 2.4 and Proposition 4.1. The printed form rounds differently: it orders the differences another way.
+    arguments = random_arguments(special)
     atol = 1e-13 if general is iupo_printed else 0
     torch.testing.assert_close(general(**arguments, divergence="reverse_kl"), special(**arguments), rtol=0, atol=atol)
     assert (general(**arguments, divergence="js") - special(**arguments)).abs().min() > 1e-4
 
 
-def test_printed_and_corrected_iupo_differ_unless_reverse_kl(draw):
-    arguments = draw(iupo)
-    for divergence in set(DIVERGENCES) - {"reverse_kl", "tv"}:  # tv's two forms are 0, ½ or 1, and agree by chance
+def test_printed_and_corrected_iupo_differ_unless_reverse_kl(random_arguments):
+    arguments = random_arguments(iupo)
+    for divergence in set(DIVERGENCES) - {"reverse_kl", "tv"}:  # for tv both forms are 0, ½ or 1 and may agree
         forms = iupo(**arguments, divergence=divergence), iupo_printed(**arguments, divergence=divergence)
         assert (forms[0] - forms[1]).abs().max() > 0.1, divergence
 
 
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
-def test_divergence_loss_gradient_is_the_derivative_of_its_value(loss, divergence, draw):
-    arguments = draw(loss) | {"divergence": divergence, "alpha": 0.3}
+def test_divergence_loss_gradient_is_the_derivative_of_its_value(loss, divergence, random_arguments):
+    arguments = random_arguments(loss) | {"divergence": divergence, "alpha": 0.3}
     values = [arguments.pop(name).requires_grad_() for name in list(arguments) if name.endswith("logps")]
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
 
@@ -192,7 +192,7 @@ def test_divergence_loss_gradient_is_the_derivative_of_its_value(loss, divergenc
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 @pytest.mark.parametrize("loss", [f_dpo, iupo, iupo_printed])
 def test_divergence_losses_are_finite_at_extreme_log_probs(loss, divergence, dtype):
-    # All four corners: f′ of either response may be flat, or beyond every number.
+    # All four corners: f′ of either response may be flat or unbounded.
     corners = torch.tensor([[1, 1], [1, -1], [-1, 1], [-1, -1]], dtype=dtype) * 1e4
     chosen, rejected = (corners[:, i].clone().requires_grad_() for i in (0, 1))
     for ref in (-corners, torch.zeros_like(corners)):

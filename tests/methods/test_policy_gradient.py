@@ -1,4 +1,4 @@
-"""REINFORCE, RLOO and PPO: the gradient of J, sample by sample that of UNA, and in expectation exactly ∇J."""
+"""REINFORCE, RLOO and PPO: their gradients equal UNA's on every sample, and exactly ∇J in expectation."""
 
 import itertools
 import math
@@ -24,17 +24,19 @@ def gradient(name, **arguments):
 
 
 def test_reinforce_gradient_by_hand():
-    # u = −1 − (−2) = 1; s − β·u = 2 − 0.5 = 1.5; less the baseline 0.5 it is 1: the gradient in log π is −1.
-    one = {"ref_logps": torch.tensor([-2.0]), "scores": torch.tensor([2.0]), "beta": BETA}
-    assert gradient("reinforce", logps=torch.tensor([-1.0], requires_grad=True), baseline=0.5, **one) == -1.0
+    # u = −1 − (−2) = 1; s − β·u = 2 − 0.5 = 1.5; minus the baseline 0.5 it is 1: the gradient in log π is −1.
+    arguments = {"ref_logps": torch.tensor([-2.0]), "scores": torch.tensor([2.0]), "beta": BETA}
+    assert gradient("reinforce", logps=torch.tensor([-1.0], requires_grad=True), baseline=0.5, **arguments) == -1.0
 
 
 def test_rloo_gradient_uses_leave_one_out_advantages():
-    # π = π_ref, scores 3, 1, 2: the others' means are 1.5, 2.5, 2, so that advantages are 1.5, −1.5, 0.
+    # π = π_ref, scores 3, 1, 2: the means of the other scores are 1.5, 2.5, 2, so the advantages are 1.5, −1.5, 0.
     logps = torch.zeros(3, dtype=F64, requires_grad=True)
-    three = {"ref_logps": torch.zeros(3, dtype=F64), "scores": torch.tensor([3.0, 1.0, 2.0], dtype=F64)}
-    found = gradient("rloo", logps=logps, groups=torch.zeros(3, dtype=torch.int64), beta=BETA, **three)
-    torch.testing.assert_close(found, torch.tensor([-1.5, 1.5, 0.0], dtype=F64), rtol=0, atol=1e-15)
+    arguments = {"ref_logps": torch.zeros(3, dtype=F64), "scores": torch.tensor([3.0, 1.0, 2.0], dtype=F64)}
+    groups = torch.zeros(3, dtype=torch.int64)
+    expected = torch.tensor([-1.5, 1.5, 0.0], dtype=F64)
+    rloo_gradient = gradient("rloo", logps=logps, groups=groups, beta=BETA, **arguments)
+    torch.testing.assert_close(rloo_gradient, expected, rtol=0, atol=1e-15)
 
 
 @pytest.mark.parametrize(
@@ -52,7 +54,7 @@ def test_una_gradient_is_two_beta_times_policy_gradient_on_every_sample(una, pol
 
 
 def test_rloo_expected_gradient_is_minus_the_gradient_of_j():
-    # Every triple of responses with its probability, by enumeration; a sampler that is not π has another expectation.
+    # All triples of responses are enumerated with their probabilities. A sampler other than π has another expectation.
     torch.manual_seed(1)
     world = TableWorld(torch.randn(1, 4, dtype=F64).log_softmax(-1), torch.randn(1, 4, dtype=F64) + 2, BETA)
     logits = torch.randn(1, 4, dtype=F64, requires_grad=True)
@@ -87,8 +89,8 @@ def tokens(**rows):
 
 
 def test_gae_by_hand():
-    # r = (0, 1, 2), V = (3, 4, 5), γ = 0.5, λ = 0.8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −0.5, −3). Backwards
-    # with γλ = 0.4: A_3 = −3, A_2 = −0.5 − 1.2 = −1.7, A_1 = −1 − 0.68 = −1.68. A fourth position is behind the end.
+    # r = (0, 1, 2), V = (3, 4, 5), γ = 0.5, λ = 0.8: δ = (0 + 2 − 3, 1 + 2.5 − 4, 2 − 5) = (−1, −0.5, −3).
+    # Backwards with γλ = 0.4: A_3 = −3, A_2 = −0.5 − 1.2 = −1.7, A_1 = −1 − 0.68 = −1.68. Position 4 is padding.
     x = tokens(rewards=[0, 1, 2, 9], values=[3, 4, 5, 7])
     mask = torch.tensor([[True, True, True, False]])
     advantages = policy_gradient.gae(x["rewards"] * mask, x["values"], mask, gamma=0.5, lam=0.8)
@@ -104,7 +106,7 @@ def test_token_rewards_add_up_to_the_response_reward():
     implicit = 0.5 * ((logps - ref) * mask).sum(1)
     torch.testing.assert_close(rewards.sum(1), scores - implicit)
     assert rewards[1, 2] == 0
-    # The score comes with the last token, not at the end of the row.
+    # The score is added at the last token, not at the end of the row.
     torch.testing.assert_close(rewards[1, 1], -0.5 * (logps - ref)[1, 1] - 1.0)
 
 
@@ -113,7 +115,7 @@ def test_whitening_uses_only_tokens_in_the_mask():
     mask = x < 99
     white = policy_gradient.whitened(x, mask)  # mean 3, standard deviation 2
     torch.testing.assert_close(white, torch.tensor([[-1, 0, 0], [1, 0, 0]], dtype=F64), atol=1e-7, rtol=0)
-    # Rounding is no spread: in float32 the mean of 96 equal numbers is another one.
+    # In float32 the mean of 96 equal numbers is rounded. That rounding must not count as spread.
     equal = torch.full((96, 1), 2.7)
     assert policy_gradient.whitened(equal, equal > 0).abs().max() < 1e-5
 
@@ -129,7 +131,7 @@ def test_whitening_uses_only_tokens_in_the_mask():
     ],
 )
 def test_ppo_clipped_ratio_loss_and_slope_by_hand(ratio, advantage, loss, slope):
-    # max(−ρA, −clip(ρ, 0.8, 1.2)·A), and its derivative in log π, which is −ρA or 0.
+    # The loss is max(−ρA, −clip(ρ, 0.8, 1.2)·A). Its derivative in log π is −ρA or 0.
     logps = torch.tensor([[math.log(ratio)]], dtype=F64, requires_grad=True)
     zero = torch.zeros(1, 1, dtype=F64)
     arguments = {"old_token_logps": zero, "values": zero, "old_values": zero, "returns": zero}
@@ -140,25 +142,27 @@ def test_ppo_clipped_ratio_loss_and_slope_by_hand(ratio, advantage, loss, slope)
     torch.testing.assert_close(torch.autograd.grad(value.sum(), logps)[0], torch.tensor([[slope]], dtype=F64))
 
 
-def test_ppo_value_is_clipped_on_both_sides_of_the_old_value():
-    # V_old = 0, R = 1: V = 0.1 is within ±0.2, (0.9)²/2; V = 0.5 is cut at 0.2, where the error is larger: (0.8)²/2.
+@pytest.mark.parametrize("sign", [1, -1])
+def test_ppo_value_is_clipped_on_both_sides_of_the_old_value(sign):
+    # V_old = 0, R = 1: V = 0.1 is within ±0.2: 0.9²/2. V = 0.5 is cut to 0.2, where the error is larger: 0.8²/2.
+    # With R = −1 the same holds for V = −0.1 and V = −0.5.
     zero = torch.zeros(1, 1, dtype=F64)
     for value, expected in ((0.1, 0.405), (0.5, 0.32)):
         loss = METHODS["ppo"].loss(
             token_logps=zero,
             old_token_logps=zero,
             advantages=zero,
-            values=zero + value,
+            values=zero + sign * value,
             old_values=zero,
-            returns=zero + 1,
+            returns=zero + sign,
             mask=zero == 0,
             value_weight=1.0,
         )
         torch.testing.assert_close(loss, torch.tensor([expected], dtype=F64))
 
 
-def test_ppo_ignores_values_outside_the_mask(draw):
-    arguments = draw(METHODS["ppo"].loss)
+def test_ppo_ignores_values_outside_the_mask(random_arguments):
+    arguments = random_arguments(METHODS["ppo"].loss)
     outside = {
         n: x.masked_fill(~arguments["mask"], 50.0) for n, x in arguments.items() if torch.is_tensor(x) and x.dim() == 2
     }
@@ -169,11 +173,11 @@ def test_ppo_ignores_values_outside_the_mask(draw):
 
 @pytest.fixture
 def language():
-    """Two words, two places: logits of the first word (2,) and of the second after each (2, 2), and a score for all."""
+    """Two words, two positions: logits of the first word (2,), of the second after each (2, 2), and four scores."""
     torch.manual_seed(3)
     first, second = (torch.randn(*size, dtype=F64, requires_grad=True) for size in ((2,), (2, 2)))
-    own = torch.randn(3, 2, dtype=F64).log_softmax(-1)
-    ref = torch.stack([own[0][:, None].expand(2, 2), own[1:]], -1).view(4, 2)
+    ref_logps = torch.randn(3, 2, dtype=F64).log_softmax(-1)
+    ref = torch.stack([ref_logps[0][:, None].expand(2, 2), ref_logps[1:]], -1).view(4, 2)
     scores = torch.tensor([1.0, -2.0, 0.5, 3.0], dtype=F64)
 
     def token_logps():
@@ -188,8 +192,8 @@ def slopes(value, parameters):
 
 
 def test_ppo_expected_gradient_is_the_policy_gradient(language):
-    # At ratio 1, λ = 1, γ = 1, not whitened, Σ_y π(y)·∇loss = −∇J, whatever the critic says of a prefix: rewards to go
-    # leave out only what the past cannot change, and a value of the past is a baseline. The KL is that of sequences.
+    # At ratio 1, λ = 1, γ = 1 and without whitening, Σ_y π(y)·∇loss = −∇J for any critic of the prefix.
+    # Rewards-to-go leave out only past rewards, and the value of a prefix is a baseline. The KL is over sequences.
     parameters, token_logps, ref, scores = language
     beta, mask = 0.7, torch.ones(4, 2, dtype=torch.bool)
     logps = token_logps()
@@ -200,14 +204,15 @@ def test_ppo_expected_gradient_is_the_policy_gradient(language):
     values = torch.tensor([[0.3, -1.0], [0.3, -1.0], [0.3, 2.0], [0.3, 2.0]], dtype=F64)
     more = {"ref_token_logps": ref, "old_values": values, "scores": scores, "mask": mask, "beta": beta}
     advantages, returns = METHODS["ppo"].advantages(old_token_logps=old, **more, lam=1.0, whiten=0)
-    own = {"old_token_logps": old, "values": values, "old_values": values, "mask": mask, "value_weight": 0.0}
-    loss = METHODS["ppo"].loss(token_logps=token_logps(), advantages=advantages, returns=returns, **own)
+    rollout = {"old_token_logps": old, "values": values, "old_values": values, "mask": mask, "value_weight": 0.0}
+    loss = METHODS["ppo"].loss(token_logps=token_logps(), advantages=advantages, returns=returns, **rollout)
     expected = slopes((old.sum(1).exp() * loss).sum(), parameters)
     torch.testing.assert_close(expected, -slopes(objective, parameters), rtol=0, atol=1e-12)
 
 
 def test_gradient_of_a_kl_estimate_is_not_the_gradient_of_the_kl(language):
-    # E ∇(log π − log π_ref) = 0, and E ∇(ratio − 1 − log ratio) is the gradient of the *other* KL: hence in the reward.
+    # E ∇(log π − log π_ref) = 0, and E ∇(ratio − 1 − log ratio) is the gradient of the other KL.
+    # This is why the KL estimate belongs in the reward.
     parameters, token_logps, ref, _ = language
     sequence, reference = token_logps().sum(1), ref.sum(1)
     weight = sequence.detach().exp()
@@ -223,7 +228,7 @@ def test_gradient_of_a_kl_estimate_is_not_the_gradient_of_the_kl(language):
 
 
 def test_per_token_kl_penalty_loses_the_cross_terms_of_a_sequence_kl(language):
-    # Each token against its own log-ratio only (γ = 0 for the KL): the later tokens' KL does not reach the first word.
+    # If each token sees only its own log-ratio (γ = 0 for the KL), later tokens' KL does not reach the first word.
     parameters, token_logps, ref, _ = language
     logps = token_logps()
     sequence = logps.sum(1)
@@ -257,7 +262,7 @@ def test_ptx_is_a_weighted_negative_log_likelihood():
 
 
 def test_released_una_online_uses_the_rollout_policy_as_reference():
-    # In the first pass log π = log π_rollout: r = 0, and the gradient is 2·(½ − σ(s))·¼·β·∇log π; π_ref is nowhere.
+    # In the first pass log π = log π_rollout: r = 0, and the gradient is 2·(½ − σ(s))·¼·β·∇log π. π_ref does not occur.
     logps = torch.tensor([-2.0, -5.0], dtype=F64, requires_grad=True)
     scores = torch.tensor([0.0, 2.0], dtype=F64)
     loss = METHODS["una-online"].released(logps=logps, old_logps=logps.detach(), scores=scores, beta=3.0)

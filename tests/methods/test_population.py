@@ -1,8 +1,7 @@
-"""What each loss learns from unlimited data: π* where theory says so, and where not the policy that it says.
+"""What each loss learns from unlimited data: π* where theory predicts it, else the policy that theory predicts.
 
-The population loss of a policy is the exact expectation of the method's own `loss` over responses (and
-labels), and its minimiser is compared with the optimum, or with a fixed point that is computed here in
-another way.
+The population loss of a policy is the exact expectation of the method's `loss` over responses and labels. Its minimiser
+is compared with the optimum, or with a fixed point that is computed here in another way.
 """
 
 import functools
@@ -23,7 +22,7 @@ ATOL = 1e-8  # of probabilities; the minimiser stops at a gradient of 1e-12
 
 
 def world(offset=0.0):
-    """A table world; its sampler of responses, which is neither π_ref nor uniform, comes with it."""
+    """A table world and a sampler of responses, which is neither π_ref nor uniform."""
     torch.manual_seed(3)
     ref, sampler = torch.randn(2, PROMPTS, RESPONSES, dtype=F64).log_softmax(-1)
     rewards = torch.randn(PROMPTS, RESPONSES, dtype=F64)
@@ -62,7 +61,7 @@ def test_una_score_with_baseline_beta_log_z_learns_the_optimum(offset):
 
 @pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
 def test_una_centred_learns_the_optimum(offset):
-    # Every response once in its prompt's group, so that the sampler is uniform.
+    # Every response is once in its prompt's group, so the sampler is uniform.
     a_world, _ = world(offset)
     groups = torch.arange(PROMPTS)[:, None]
     uniform = torch.full((PROMPTS, RESPONSES), 1 / RESPONSES, dtype=F64)
@@ -73,21 +72,20 @@ def test_una_centred_learns_the_optimum(offset):
 
 
 def test_una_centred_is_zero_at_the_optimum_for_any_samples():
-    # At π* s − r_θ is β·log Z for every response, so that any two, or more, of a prompt have residuals of
-    # zero.
+    # At π*, s − r_θ is β·log Z for every response, so any two or more responses of a prompt have zero residuals.
     a_world, sampler = world(5.0)
-    drawn = torch.multinomial(sampler, 7, replacement=True)
-    own, ref, scores = (
-        table.gather(1, drawn).flatten() for table in (a_world.optimum, a_world.ref_logps, a_world.rewards)
+    samples = torch.multinomial(sampler, 7, replacement=True)
+    logps, ref, scores = (
+        table.gather(1, samples).flatten() for table in (a_world.optimum, a_world.ref_logps, a_world.rewards)
     )
     groups = torch.arange(PROMPTS).repeat_interleave(7)
-    losses = METHODS["una-centred"].loss(logps=own, ref_logps=ref, scores=scores, groups=groups, beta=BETA)
+    losses = METHODS["una-centred"].loss(logps=logps, ref_logps=ref, scores=scores, groups=groups, beta=BETA)
     assert losses.max() < 1e-25
 
 
 def test_una_centred_learns_the_optimum_from_mixed_scores_labels_and_pairs():
-    # One V(x) for scores and labels; labels with P(up) = σ(r), preferences with σ of the difference. Each of
-    # the three is least at π*, and so is any mixture.
+    # One V(x) serves scores and labels. Labels have P(y = 1) = σ(r), preferences σ of the reward difference.
+    # Each of the three losses is minimal at π*, and so is any mixture.
     a_world, sampler = world(2.0)
     losses = METHODS["una-centred"].losses
     baseline, up = BETA * a_world.log_partition[:, None], a_world.rewards.sigmoid()
@@ -101,7 +99,7 @@ def test_una_centred_learns_the_optimum_from_mixed_scores_labels_and_pairs():
 
 @pytest.mark.parametrize("name", ["una-binary-mse", "una-binary-bce"])
 def test_una_binary_with_baseline_beta_log_z_learns_the_optimum(name):
-    # Thumbs with P(up) = σ(r): both labels of each response, weighted by their probabilities.
+    # Binary labels with P(y = 1) = σ(r): each response has both labels, weighted by their probabilities.
     a_world, sampler = world(2.0)
     baseline = BETA * a_world.log_partition[:, None]
     up = a_world.rewards.sigmoid()
@@ -114,12 +112,12 @@ def test_una_binary_with_baseline_beta_log_z_learns_the_optimum(name):
         return fixed_point(lambda logps: yes(logps) + no(logps), a_world.ref_logps)
 
     same(learned(baseline), a_world.optimum)
-    assert a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01  # untold, it is biased
+    assert a_world.metrics(learned(torch.zeros(PROMPTS, 1, dtype=F64)))["regret"] > 0.01  # biased without it
 
 
 def test_una_score_fixed_point_on_two_responses_by_hand():
-    # EU14: E2 (ref = (½, ½), r = (1, 0), β = 1), y uniform. Without a baseline: (0.6575, 0.3425), loss 0.3352,
-    # and not π* = (0.7311, 0.2689), which β·log Z as baseline gives, with loss 0.
+    # π_ref = (½, ½), r = (1, 0), β = 1, uniform sampler (EU14). Without a baseline: (0.6575, 0.3425) with loss 0.3352.
+    # With the baseline β·log Z it is π* = (0.7311, 0.2689), with loss 0.
     ref, rewards = torch.full((1, 2), 0.5, dtype=F64).log(), torch.tensor([[1.0, 0.0]], dtype=F64)
 
     def population(logps, baseline=0.0):
@@ -131,16 +129,15 @@ def test_una_score_fixed_point_on_two_responses_by_hand():
     found = fixed_point(population, ref)
     assert found.exp()[0].tolist() == pytest.approx([0.6575, 0.3425], abs=5e-5)
     assert population(found).item() == pytest.approx(0.3352, abs=5e-5)
-    told = fixed_point(lambda logps: population(logps, math.log((math.e + 1) / 2)), ref)
-    assert told.exp()[0].tolist() == pytest.approx([0.731059, 0.268941], abs=5e-7)
+    corrected = fixed_point(lambda logps: population(logps, math.log((math.e + 1) / 2)), ref)
+    assert corrected.exp()[0].tolist() == pytest.approx([0.731059, 0.268941], abs=5e-7)
 
 
 def raw_una_score(a_world, sampler):
-    """The minimiser of Σ_y μ·(βu − r)² under Σ_y π_ref·e^u = 1, from its multiplier.
+    """The minimiser of Σ_y μ·(βu − r)² under Σ_y π_ref·e^u = 1, from its Lagrange multiplier λ.
 
-    Stationary in u: 2βμ(βu − r) + λ·π_ref·e^u = 0, or with k = λ·π_ref/(2β²μ): u + k·e^u = r/β, and v = k·e^u
-    solves v·e^v = k·e^{r/β}. So u = r/β − W(k·e^{r/β}) with Lambert's W, and λ is where the probabilities sum
-    to one.
+    Stationarity in u: 2βμ(βu − r) + λ·π_ref·e^u = 0. With k = λ·π_ref/(2β²μ) it is u + k·e^u = r/β, so v = k·e^u
+    solves v·e^v = k·e^{r/β}. Hence u = r/β − W(k·e^{r/β}) with Lambert's W. λ makes the probabilities sum to 1.
     """
     rows = []
     for ref, rewards, mu in zip(a_world.ref_logps, a_world.rewards, sampler, strict=True):
@@ -171,7 +168,7 @@ def test_una_score_without_a_baseline_does_not_learn_the_optimum(offset, from_re
 
 
 def test_una_score_returns_to_the_reference_as_the_reward_offset_grows():
-    # EU14: scored from π_ref, the policy goes back to π_ref as the offset grows.
+    # With responses sampled from π_ref, the policy returns to π_ref as the offset grows (EU14).
     distances = []
     for offset in (2.0, 5.0, 10.0, 40.0):
         a_world, _ = world(offset)
@@ -182,11 +179,11 @@ def test_una_score_returns_to_the_reference_as_the_reward_offset_grows():
 
 
 def test_released_una_score_ignores_beta_and_reference():
-    # With |βu| small, σ(βu) = ½ + βu/4 and the squared error is, but for a constant, β·(½ − s)·u/2: the least
-    # of −Σ_y μ·(s − ½)·log π is π ∝ μ·(s − ½), for scores above ½. π_ref and β are not in it.
+    # For small |βu|, σ(βu) = ½ + βu/4, and the squared error is β·(½ − s)·u/2 plus a constant.
+    # The minimiser of −Σ_y μ·(s − ½)·log π is π ∝ μ·(s − ½) for scores above ½, without π_ref and β.
     a_world, sampler = world()
     scores = 0.6 + 0.35 * a_world.rewards.sigmoid()
-    forgetful = (sampler * (scores - 0.5)).log().log_softmax(-1)
+    limit = (sampler * (scores - 0.5)).log().log_softmax(-1)
     ref = a_world.ref_logps.flatten()
 
     def learned(beta):
@@ -198,36 +195,36 @@ def test_released_una_score_ignores_beta_and_reference():
 
         return fixed_point(population, a_world.ref_logps)
 
-    distances = [kl(learned(beta), forgetful).max().item() for beta in (0.1, 0.01, 0.001)]
+    distances = [kl(learned(beta), limit).max().item() for beta in (0.1, 0.01, 0.001)]
     assert distances[1] < distances[0] / 10 and distances[2] < 1e-4
     optimum = TableWorld(a_world.ref_logps, scores, 0.01).optimum
     assert kl(learned(0.01), optimum).max() > 1
 
 
-@pytest.mark.parametrize(("ups", "wins"), [((0.6, 0.45), 0), ((0.9, 0.8), None), ((0.2, 0.51), 1)])
-def test_kto_puts_all_mass_on_the_response_with_mostly_positive_labels(ups, wins):
-    # Two responses with P(up) on either side of ½: all mass goes to the one above, however near to ½ it is.
-    # If both are above ½ they share it.
+@pytest.mark.parametrize(("positive_rates", "winner"), [((0.6, 0.45), 0), ((0.9, 0.8), None), ((0.2, 0.51), 1)])
+def test_kto_puts_all_mass_on_the_response_with_mostly_positive_labels(positive_rates, winner):
+    # If only one of two responses has P(y = 1) above ½, all mass goes to it, however near to ½ it is.
+    # If both are above ½, they share the mass.
     ref = torch.full((1, 2), 0.5, dtype=F64).log()
-    up = torch.tensor(ups, dtype=F64)
+    up = torch.tensor(positive_rates, dtype=F64)
 
     def population(logps):
         arguments = {"logps": logps[0], "ref_logps": ref[0], "kl": 0.0, "beta": BETA}
-        thumbs = [METHODS["kto"].loss(**arguments, labels=torch.full((2,), y)) for y in (0.0, 1.0)]
-        return ((1 - up) * thumbs[0] + up * thumbs[1]).sum()
+        negative, positive = (METHODS["kto"].loss(**arguments, labels=torch.full((2,), y)) for y in (0.0, 1.0))
+        return ((1 - up) * negative + up * positive).sum()
 
-    if wins is None:
+    if winner is None:
         found = fixed_point(population, ref).exp()[0]
         assert 0.1 < found[0] < 0.9
         return
     gaps = torch.tensor([-20.0, -10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0, 20.0], dtype=F64)
     losses = torch.stack([population(torch.stack([gap, -gap])[None].log_softmax(-1)) for gap in gaps])
     falls = losses.diff() < 0  # towards the first response
-    assert falls.all() if wins == 0 else (~falls).all()
+    assert falls.all() if winner == 0 else (~falls).all()
 
 
 def test_kto_does_not_learn_the_optimum():
-    # At π*, with its own KL as the reference point and P(up) = σ(r), the expected gradient is not zero.
+    # At π*, with KL(π* ‖ π_ref) as the reference point and P(y = 1) = σ(r), the expected gradient is not zero.
     a_world, sampler = world()
     up = a_world.rewards.sigmoid()
     z0 = kl(a_world.optimum, a_world.ref_logps)[:, None]
@@ -242,21 +239,20 @@ def test_kto_does_not_learn_the_optimum():
 
 
 def test_ipo_learns_the_exponential_of_win_rate_over_beta():
-    # Per pair the loss is least at h(y, y') = (2·P(y ≻ y') − 1)/(2β). h is a difference u(y) − u(y'), and the
-    # least squares over independent y, y' ~ μ give u(y) = E_{y'} P(y ≻ y')/β + a constant: π ∝ π_ref·exp(P(y
-    # ≻ μ)/β).
+    # Per pair the loss is minimal at h(y, y') = (2·P(y ≻ y') − 1)/(2β), and h is a difference u(y) − u(y').
+    # Least squares over independent y, y' ~ μ give u(y) = E_{y'} P(y ≻ y')/β + const: π ∝ π_ref·exp(P(y ≻ μ)/β).
     a_world, sampler = world()
     preference = bradley_terry(a_world.rewards)
     for mu in (a_world.ref_logps.exp(), sampler):
         beats_mu = (preference * mu[:, None, :]).sum(-1)
-        own = (a_world.ref_logps + beats_mu / BETA).log_softmax(-1)
+        expected = (a_world.ref_logps + beats_mu / BETA).log_softmax(-1)
         found = fixed_point(pairs(METHODS["ipo"].loss, a_world, mu, preference), a_world.ref_logps)
-        same(found, own)
+        same(found, expected)
         assert kl(found, a_world.optimum).max() > 0.1
 
 
 def test_certain_preferences_bound_the_ipo_margin_but_not_the_dpo_margin():
-    # Preferences that are certain: DPO's margin grows without end, IPO's stays at the order of 1/β.
+    # With certain preferences DPO's margin grows without bound, while IPO's stays of the order of 1/β.
     a_world, sampler = world()
     certain = torch.where(bradley_terry(a_world.rewards) > 0.5, 1.0, 0.0).to(F64)
     ipo = fixed_point(pairs(METHODS["ipo"].loss, a_world, sampler, certain), a_world.ref_logps)
@@ -267,7 +263,7 @@ def test_certain_preferences_bound_the_ipo_margin_but_not_the_dpo_margin():
 
 @pytest.mark.parametrize("p", [1.0, 0.9, 0.6])
 def test_cdpo_margin_is_the_logit_of_the_smoothed_preference(p):
-    # Two responses, the first wins with p: the margin is logit((1 − ε)·p + ε·(1 − p)), for p = 1 it is logit(1 − ε).
+    # The first of two responses wins with probability p. The margin is logit((1 − ε)·p + ε·(1 − p)), finite for p = 1.
     ref = torch.tensor([[0.3, 0.7]], dtype=F64).log()
     preference = torch.tensor([[[0.5, p], [1 - p, 0.5]]], dtype=F64)
     weights = preference * (1 - torch.eye(2, dtype=F64))
@@ -314,7 +310,7 @@ def test_f_dpo_learns_the_optimum_of_its_divergence(divergence):
 
 
 def test_f_dpo_with_chi2_learns_an_optimum_without_zeros():
-    # f′(0+) = −2: w = 1 + (r − λ)/(2β) stays positive here for rewards divided by 4.
+    # f′(0+) = −2, so w = 1 + (r − λ)/(2β) may be 0. It stays positive here for rewards divided by 4.
     a_world, sampler = world()
     rewards = a_world.rewards / 4
     best = optimal_logps(a_world.ref_logps, rewards, BETA, "chi2")
@@ -325,7 +321,7 @@ def test_f_dpo_with_chi2_learns_an_optimum_without_zeros():
 
 @pytest.mark.parametrize("divergence", POSITIVE)
 def test_iupo_learns_the_optimum_of_its_divergence(divergence):
-    # As IPO: least squares of f′(y) − f′(y') over independent y, y' ~ μ gives f′(y) = E_{y'} P(y ≻ y')/β + a constant.
+    # As for IPO, least squares of f′(y) − f′(y') over independent y, y' ~ μ give f′(y) = E_{y'} P(y ≻ y')/β + const.
     a_world, sampler = world()
     preference = bradley_terry(a_world.rewards)
     population = pairs(with_divergence("iupo", divergence), a_world, sampler, preference)
@@ -341,8 +337,7 @@ def test_iupo_learns_the_optimum_of_its_divergence(divergence):
     ],
 )
 def test_printed_iupo_does_not_learn_the_optimum_of_its_divergence(beta, corrected, printed):
-    # EP7, example G: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½); JS;
-    # μ = (0.2, 0.5, 0.3), π_ref = (0.5, 0.3, 0.2).
+    # Example G of EP7: P(1 ≻ 2) = σ(1), P(1 ≻ 3) = σ(2), P(2 ≻ 3) = σ(½), μ = (0.2, 0.5, 0.3), π_ref = (0.5, 0.3, 0.2).
     # By hand P(y ≻ μ) = (0.2·½ + 0.5·0.7311 + 0.3·0.8808, …) = (0.7298, 0.4905, 0.3626).
     logits = torch.tensor([[0, 1, 2], [-1, 0, 0.5], [-2, -0.5, 0]], dtype=F64)
     mu, ref = torch.tensor([[0.2, 0.5, 0.3], [0.5, 0.3, 0.2]], dtype=F64)
@@ -366,7 +361,7 @@ def test_printed_iupo_does_not_learn_the_optimum_of_its_divergence(beta, correct
 
 @pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
 def test_dro_learns_the_optimum_and_beta_log_z(offset):
-    # For a given policy the best V(x) is the mean of s − r_θ over the sampler; what is left is learned by the policy.
+    # For a fixed policy the best V(x) is the mean of s − r_θ over the sampler. The policy learns the rest.
     a_world, sampler = world(offset)
 
     def best_value(logps):

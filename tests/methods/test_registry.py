@@ -1,4 +1,4 @@
-"""Looking methods up, and the facts that their records state."""
+"""Lookup of methods, and the facts that their records state."""
 
 import inspect
 import json
@@ -12,7 +12,7 @@ from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperpa
 from una_ref.methods.method import HYPERPARAMETERS
 
 F64 = torch.float64
-BY_NAME = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
+each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
 TRAINED = ("logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
 
@@ -46,7 +46,7 @@ def test_unknown_method_name_lists_all_methods():
         METHODS["zzzz"]
 
 
-@BY_NAME
+@each_method
 def test_method_record_has_known_kinds_axes_and_errata(method):
     assert set(method.kinds) <= set(KINDS) and method.loss is method.losses[method.kinds[0]]
     assert method.axes == {} or list(method.axes) == list(AXES)
@@ -55,16 +55,16 @@ def test_method_record_has_known_kinds_axes_and_errata(method):
         assert set(hyperparameters(function)) <= set(HYPERPARAMETERS)
     for form in (method.printed, method.released):
         names = set(arguments_of(form) if form else ())
-        # The authors' online loss is anchored at the rollout, and that is what differs.
-        own = set(arguments_of(method.loss)) - ({"ref_logps", "baseline"} if method.name == "una-online" else set())
-        assert form is None or names - {"old_logps"} in (own, set(arguments_of(method.loss)))
+        # The authors' online loss takes the rollout policy in place of the reference.
+        shared = set(arguments_of(method.loss)) - ({"ref_logps", "baseline"} if method.name == "una-online" else set())
+        assert form is None or names - {"old_logps"} in (shared, set(arguments_of(method.loss)))
     with pytest.raises(TypeError):
         method.losses["demos"] = method.loss
 
 
-@BY_NAME
+@each_method
 def test_losses_of_a_method_share_default_hyperparameters(method):
-    # Feedback of several kinds in one batch speaks of one reward, so that it needs one β.
+    # Feedback of several kinds in one batch is about one reward, so it needs one β.
     for loss in method.losses.values():
         for name, parameter in inspect.signature(loss).parameters.items():
             assert name not in method.hyperparameters or parameter.default == method.hyperparameters[name]
@@ -101,7 +101,7 @@ def test_loss_with_an_unknown_argument_is_refused():
         hyperparameters(loss)
 
 
-@BY_NAME
+@each_method
 def test_method_record_baseline_matches_its_loss(method):
     default = arguments_of(method.loss).get("baseline")
     if default is None:
@@ -111,21 +111,20 @@ def test_method_record_baseline_matches_its_loss(method):
     assert all(method.baseline == "prompt" for loss in method.losses.values() if requires(loss, "baseline"))
 
 
-@BY_NAME
+@each_method
 def test_method_reward_takes_only_known_arguments(method):
     function = method.reward.function
     known = {*ARGUMENTS, *method.hyperparameters}
     assert function is None or names(function) <= known
 
 
-@BY_NAME
-def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, draw):
-    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards; with another
-    # divergence it does not, see below. A scorer's rewards are there to be added to. Rows 2i and 2i + 1 are responses
-    # of one prompt, and so are the two of a pair.
+@each_method
+def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments):
+    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
+    # A scorer's rewards are shifted directly. Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
     if method.advantages:
-        return  # a test of its own, with the rewards of its tokens
-    arguments = draw(method.loss)
+        return  # test_policy_gradient shifts the scores and values of tokens
+    arguments = random_arguments(method.loss)
     if "divergence" in arguments_of(method.loss):
         arguments["divergence"] = "reverse_kl"
     torch.manual_seed(1)
@@ -134,7 +133,7 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
 
     def gradients(arguments):
-        if method.baseline == "prompt" and "groups" not in arguments:  # learned: the best for these rewards
+        if method.baseline == "prompt" and "groups" not in arguments:  # a learned baseline, at its best value
             gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
             arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
         trained = [x.requires_grad_() for name, x in arguments.items() if name in TRAINED]
@@ -181,7 +180,7 @@ def test_method_table_cells_are_text():
     assert rows["una-score"]["unchanged by r → r + g(x)"] == "no"
 
 
-@BY_NAME
+@each_method
 def test_method_description_survives_json(method):
     assert json.loads(json.dumps(describe(method))) == describe(method)
 

@@ -31,7 +31,7 @@ def test_reward_functions_by_hand():
 
 
 def test_leave_one_out_is_the_mean_of_the_other_values_in_a_group():
-    # Group 7 holds 1, 2 and 6: the others' means are 4, 3.5 and 1.5. Group −1 holds 10 and 20.
+    # Group 7 holds 1, 2 and 6: the means of the others are 4, 3.5 and 1.5. Group −1 holds 10 and 20.
     values = torch.tensor([1.0, 10.0, 2.0, 20.0, 6.0], requires_grad=True)
     groups = torch.tensor([7, -1, 7, -1, 7])
     baseline = leave_one_out(values, groups)
@@ -45,7 +45,7 @@ def test_leave_one_out_of_a_single_response_is_refused():
 
 
 def test_centred_reward_adds_the_prompt_baseline():
-    # β = 1/2: r_θ = (1/2, −1); s = (2, 3); s − r_θ = (3/2, 4), each the other's V: r_θ + V = (9/2, 1/2).
+    # β = 1/2: r_θ = (1/2, −1), s = (2, 3), s − r_θ = (3/2, 4). Each is the V of the other: r_θ + V = (9/2, 1/2).
     logps, ref, scores = torch.tensor([-1.0, -4.0]), torch.tensor([-2.0, -2.0]), torch.tensor([2.0, 3.0])
     groups = torch.tensor([0, 0])
     assert centred_reward(logps, ref, scores, groups, beta=0.5).tolist() == [4.5, 0.5]
@@ -90,7 +90,7 @@ def test_alpha_only_affects_the_alpha_divergence():
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
 @pytest.mark.parametrize("divergence", DIVERGENCES)
 def test_f_slope_is_finite_and_non_decreasing(divergence, dtype):
-    # e^(2e4) is far beyond every dtype; the straight line goes on rising, and is u itself for the reverse KL.
+    # e^(2e4) overflows in every dtype. The linear continuation still rises, and is u itself for the reverse KL.
     u = torch.tensor([-2e4, -1e3, -240, -40, -3, 0, 3, 40, 240, 1e3, 2e4], dtype=dtype, requires_grad=True)
     slope = f_slope(u, torch.zeros_like(u), divergence)
     (gradient,) = torch.autograd.grad(slope.sum(), u)

@@ -1,4 +1,4 @@
-"""Shapes, by hand and at the ends of the float range."""
+"""Loss shapes by hand and at the ends of the float range."""
 
 import math
 
@@ -17,7 +17,7 @@ Y = torch.tensor([1.0, 0.5], dtype=F64)
     [
         (linear(X), [0, -math.log(3)]),
         (logistic(X), [math.log(2), math.log(4 / 3)]),
-        # log 2 both ways round; −0.8·log(3/4) − 0.2·log(1/4)
+        # log 2 for both labels; then −0.8·log(3/4) − 0.2·log(1/4)
         (smoothed_logistic(X, 0.2), [math.log(2), 0.8 * math.log(4 / 3) + 0.2 * math.log(4)]),
         (squared(X + 1), [1, (math.log(3) + 1) ** 2]),
         (squared(X, 2.0), [4, (math.log(3) - 2) ** 2]),
@@ -44,7 +44,7 @@ def test_logistic_and_bce_keep_precision_at_extreme_inputs():
 
 @pytest.mark.parametrize("shape", [bce, mse])
 def test_bce_and_mse_are_minimal_at_the_label(shape):
-    # EU17: the least of BCE with the soft label 0.7 is at σ(x) = 0.7, x = logit(0.7) = 0.8473.
+    # With the soft label 0.7 BCE is minimal at σ(x) = 0.7, x = logit(0.7) = 0.8473 (EU17).
     x = torch.tensor([math.log(0.7 / 0.3)], dtype=F64, requires_grad=True)
     assert x.item() == pytest.approx(0.8473, abs=5e-5)
     (slope,) = torch.autograd.grad(shape(x, torch.tensor([0.7])).sum(), x)
@@ -66,7 +66,7 @@ def test_label_smoothing_puts_the_minimum_at_a_finite_margin():
 
 @pytest.mark.parametrize(("p", "sign"), [(0.3, 1), (0.49, 1), (0.51, -1), (0.7, -1)])
 def test_kahneman_tversky_is_not_a_proper_score(p, sign):
-    # At P(up) = p the expected loss is p + (1 − 2p)·σ(x): monotone, least at −∞ or +∞, and p is lost.
+    # With P(y = 1) = p the expected loss is p + (1 − 2p)·σ(x). It is monotone, so its minimum, at ±∞, does not give p.
     x = torch.linspace(-8, 8, 50, dtype=F64, requires_grad=True)
     expected = p * kahneman_tversky(x, torch.ones(50)) + (1 - p) * kahneman_tversky(x, torch.zeros(50))
     torch.testing.assert_close(expected, p + (1 - 2 * p) * x.sigmoid())

@@ -27,7 +27,7 @@ F64 = torch.float64
 
 
 def rewarded(*rewards, beta=0.5):
-    """Responses with these implicit rewards: u = r/β on top of a reference at −3."""
+    """Responses with these implicit rewards: log π = log π_ref + r/β with log π_ref = −3."""
     ref = torch.full((len(rewards),), -3.0, dtype=F64)
     return {"logps": ref + torch.tensor(rewards, dtype=F64) / beta, "ref_logps": ref, "beta": beta}
 
@@ -44,13 +44,13 @@ def test_sft_is_the_negative_log_likelihood():
 
 
 def test_una_binary_mse_and_bce_by_hand():
-    # EU9: σ(r_θ) = (0.9, 0.8, 0.7, 0.6), y = (1, 1, 1, 0): squares (0.01, 0.04, 0.09, 0.36), mean 0.125.
+    # σ(r_θ) = (0.9, 0.8, 0.7, 0.6), y = (1, 1, 1, 0): squares (0.01, 0.04, 0.09, 0.36), mean 0.125 (EU9).
     arguments = rewarded(LOGIT_9, LOGIT_8, LOGIT_7, LOGIT_6) | {"labels": numbers(1, 1, 1, 0)}
     mse, bce = una_binary_mse(**arguments), una_binary_bce(**arguments)
     assert mse.tolist() == pytest.approx([0.01, 0.04, 0.09, 0.36])
     assert mse.mean().item() == pytest.approx(0.125)
     assert bce.tolist() == pytest.approx([-math.log(p) for p in (0.9, 0.8, 0.7, 0.4)])
-    # Printed: the square of g once more, and a minus. The pooled mean of the squares is 0.03485.
+    # The printed form is −g². The mean of the squared squares is 0.03485.
     assert una_binary_mse_printed(**arguments).mean().item() == pytest.approx(-0.03485)
     torch.testing.assert_close(una_binary_bce_printed(**arguments), -(bce**2))
 
@@ -63,7 +63,7 @@ def test_una_binary_baseline_is_added_to_the_implicit_reward():
 
 
 def test_una_score_corrected_and_printed_by_hand():
-    # EU12: r_θ = 0.2, s = 0.9: (0.2 − 0.9)² = 0.49, printed −0.49; the right gradient in r_θ is 2·(0.2 − 0.9) = −1.4.
+    # r_θ = 0.2, s = 0.9: (0.2 − 0.9)² = 0.49, printed −0.49 (EU12). The corrected slope in r_θ is 2·(0.2 − 0.9) = −1.4.
     arguments = rewarded(0.2, beta=1.0) | {"scores": numbers(0.9)}
     arguments["logps"].requires_grad_()
     assert una_score(**arguments).item() == pytest.approx(0.49)
@@ -75,14 +75,20 @@ def test_una_score_corrected_and_printed_by_hand():
 
 
 def test_released_una_score_compares_sigmoid_with_score():
-    # EU11: σ(r_θ) = 0.9 against the score 0.7: 0.04; with r_θ = 0 it stands at ½ whatever the score.
+    # (σ(r_θ) − s)² with σ(r_θ) = 0.9 and ½, s = 0.7: both 0.04 (EU11).
     arguments = rewarded(LOGIT_9, 0) | {"scores": numbers(0.7, 0.7)}
     assert una_score_released(**arguments).tolist() == pytest.approx([0.04, 0.04])
 
 
+def test_released_una_score_baseline_is_added_to_the_implicit_reward():
+    with_baseline = rewarded(LOGIT_9 - 2, LOGIT_8 - 1) | {"scores": numbers(0.7, 0.6)}
+    expected = [(0.9 - 0.7) ** 2, (0.8 - 0.6) ** 2]
+    assert una_score_released(**with_baseline, baseline=numbers(2, 1)).tolist() == pytest.approx(expected)
+
+
 def test_una_centred_uses_leave_one_out_baselines():
-    # r_θ = (1, 0, 2, 5) in groups (0, 0, 1, 1), scores (3, 1, 1, 1): s − r_θ = (2, 1, −1, −4). Each one's V
-    # is the other's: residuals 1 + 1 − 3, 0 + 2 − 1, 2 − 4 − 1, 5 − 1 − 1.
+    # r_θ = (1, 0, 2, 5) in groups (0, 0, 1, 1), scores (3, 1, 1, 1): s − r_θ = (2, 1, −1, −4).
+    # Each response's V is that of the other in its group: residuals 1 + 1 − 3, 0 + 2 − 1, 2 − 4 − 1, 5 − 1 − 1.
     arguments = rewarded(1, 0, 2, 5) | {"scores": numbers(3, 1, 1, 1)}
     assert una_centred(**arguments, groups=torch.tensor([0, 0, 1, 1])).tolist() == pytest.approx([1, 1, 9, 9])
     given = una_centred(**arguments, baseline=numbers(1, 1, 0, 0))
@@ -90,14 +96,14 @@ def test_una_centred_uses_leave_one_out_baselines():
     torch.testing.assert_close(given, una_score(**arguments, baseline=numbers(1, 1, 0, 0)))
 
 
-def test_una_centred_gradient_skips_the_leave_one_out_baseline(draw):
-    arguments = draw(una_centred)
+def test_una_centred_gradient_skips_the_leave_one_out_baseline(random_arguments):
+    arguments = random_arguments(una_centred)
     logps = arguments["logps"].requires_grad_()
     reward = arguments["beta"] * (logps - arguments["ref_logps"])
     baseline = leave_one_out(arguments["scores"] - reward, arguments["groups"])
-    (own,) = torch.autograd.grad(una_centred(**arguments).sum(), logps)
+    (leave_one_out_gradient,) = torch.autograd.grad(una_centred(**arguments).sum(), logps)
     (given,) = torch.autograd.grad(una_centred(**arguments, baseline=baseline).sum(), logps)
-    torch.testing.assert_close(own, given, rtol=0, atol=0)
+    torch.testing.assert_close(leave_one_out_gradient, given, rtol=0, atol=0)
 
 
 def test_una_centred_gradient_reaches_a_learned_baseline():
@@ -116,8 +122,8 @@ def test_una_centred_without_baseline_or_second_response_is_refused():
 
 
 def test_dro_corrected_and_printed_by_hand():
-    # ES18: β = 0.1, u = 1, s = 1, V = 0.2: ½·(1 − 0.2 − 0.1)² = 0.245; slope −0.07 in log π and −0.7 in V (Eq. 39).
-    # Printed, Eq. 38 is −[(s − V) − β·u] = −0.7 in log π.
+    # β = 0.1, u = 1, s = 1, V = 0.2: ½·(1 − 0.2 − 0.1)² = 0.245; slope −0.07 in log π and −0.7 in V (Eq. 39).
+    # As printed, Eq. 38 has the slope −[(s − V) − β·u] = −0.7 in log π (ES18).
     arguments = rewarded(0.1, beta=0.1) | {"scores": numbers(1), "baseline": numbers(0.2)}
     logps, baseline = arguments["logps"].requires_grad_(), arguments["baseline"].requires_grad_()
     assert dro(**arguments).item() == pytest.approx(0.245)
@@ -136,8 +142,9 @@ def test_dro_binary_labels_are_rewards_of_plus_and_minus_one():
 
 
 def test_dro_has_other_minimisers_if_a_response_is_never_sampled():
-    # ES19: π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never seen. π = (0.5, 0.1839, 0.3161) with
-    # V = 0.5945 has loss 0 on the first two, and is not π* = (0.6652, 0.2447, 0.0900), whose V is log Z = 0.3089.
+    # π_ref = ⅓ each, s = (1, 0, −1), β = 1, and the third response is never sampled (ES19).
+    # On the first two, both π = (0.5, 0.1839, 0.3161) with V = 0.5945 and π* = (0.6652, 0.2447, 0.0900) with
+    # V = log Z = 0.3089 have loss 0.
     ref, scores = torch.full((3,), 1 / 3, dtype=F64).log(), numbers(1, 0, -1)
     other, best = numbers(0.5, 0.5 / math.e, 0.5 - 0.5 / math.e), (ref + scores).softmax(-1)
     assert other.tolist() == pytest.approx([0.5, 0.1839, 0.3161], abs=5e-5)
@@ -149,7 +156,7 @@ def test_dro_has_other_minimisers_if_a_response_is_never_sampled():
 
 
 def test_kto_weights_desirable_and_undesirable_responses():
-    # β·kl = 0.5·2 = 1. Up with r_θ = 1 + logit 0.9: λ_D·(1 − 0.9); down with r_θ = 1 + logit 0.8: λ_U·0.8.
+    # β·kl = 0.5·2 = 1. Label 1 with r_θ = 1 + logit 0.9: λ_D·(1 − 0.9). Label 0 with r_θ = 1 + logit 0.8: λ_U·0.8.
     arguments = rewarded(1 + LOGIT_9, 1 + LOGIT_8) | {"labels": torch.tensor([True, False])}
     weights = {"desirable_weight": 2.0, "undesirable_weight": 3.0}
     assert kto(**arguments, kl=2.0).tolist() == pytest.approx([0.1, 0.8])
@@ -159,9 +166,9 @@ def test_kto_weights_desirable_and_undesirable_responses():
 
 
 @pytest.mark.parametrize("loss", [una_binary_mse, una_binary_bce, dro_labels, kto])
-def test_bool_labels_equal_float_labels(loss, draw):
-    arguments = draw(loss)
-    up = arguments["labels"] > 0.5
-    as_numbers = loss(**arguments | {"labels": up.to(F64)})
-    torch.testing.assert_close(loss(**arguments | {"labels": up}), as_numbers, rtol=0, atol=0)
+def test_bool_labels_equal_float_labels(loss, random_arguments):
+    arguments = random_arguments(loss)
+    labels = arguments["labels"] > 0.5
+    as_numbers = loss(**arguments | {"labels": labels.to(F64)})
+    torch.testing.assert_close(loss(**arguments | {"labels": labels}), as_numbers, rtol=0, atol=0)
     assert any(loss in method.losses.values() for method in METHODS.values())

@@ -1,7 +1,7 @@
-"""The same numbers as TRL's trainers, for the losses that TRL has: on one batch, through `compute_loss`.
+"""Losses that TRL also has give the same values as its trainers' `compute_loss` on one batch.
 
-TRL writes its losses inside the trainers, so that real trainers are built, on a tiny random Mistral and a
-reference that differs from it, without a hub. Our log-probabilities come from plain copies of both.
+TRL computes its losses inside the trainers. So real trainers are built, offline, on a tiny random Mistral and a
+different reference. Our log-probabilities come from plain copies of both.
 """
 
 import copy
@@ -81,12 +81,12 @@ def pair_arguments(policy, reference, batch, *, mean=False):
 
 def bco_pair(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta):
     """una-binary-bce on the two responses of a pair, labelled 1 and 0."""
-    loss, up = METHODS["una-binary-bce"].loss, torch.ones_like(chosen_logps)
-    chosen = loss(logps=chosen_logps, ref_logps=ref_chosen_logps, labels=up, beta=beta)
-    return chosen + loss(logps=rejected_logps, ref_logps=ref_rejected_logps, labels=0 * up, beta=beta)
+    loss, ones = METHODS["una-binary-bce"].loss, torch.ones_like(chosen_logps)
+    chosen = loss(logps=chosen_logps, ref_logps=ref_chosen_logps, labels=ones, beta=beta)
+    return chosen + loss(logps=rejected_logps, ref_logps=ref_rejected_logps, labels=0 * ones, beta=beta)
 
 
-def arguments_for(config, tmp_path, **own):
+def arguments_for(config, tmp_path, **settings):
     return config(
         output_dir=str(tmp_path),
         report_to="none",
@@ -94,7 +94,7 @@ def arguments_for(config, tmp_path, **own):
         bf16=False,
         beta=BETA,
         per_device_train_batch_size=3,
-        **own,
+        **settings,
     )
 
 
@@ -103,11 +103,7 @@ def arguments_for(config, tmp_path, **own):
     [
         ("sigmoid", METHODS["dpo"].loss, False),
         ("bco_pair", bco_pair, False),
-        (
-            "ipo",
-            METHODS["ipo"].loss,
-            True,
-        ),  # TRL's ipo takes log-probabilities per token, the paper's their sum
+        ("ipo", METHODS["ipo"].loss, True),  # TRL's IPO takes the mean over tokens, the paper the sum
     ],
 )
 def test_pair_losses_match_trl(models, tokenizer, tmp_path, loss_type, loss, mean):
@@ -133,14 +129,14 @@ def test_pair_losses_match_trl(models, tokenizer, tmp_path, loss_type, loss, mea
 
 
 @pytest.mark.parametrize(
-    ("name", "hyper", "theirs"),
+    ("name", "kwargs", "trl_settings"),
     [
-        # TRL's aot sorts the margins of a batch and smooths the labels: of one row it is cDPO.
+        # TRL's aot sorts the margins of a batch and smooths the labels. On one row it equals cDPO.
         ("cdpo", {"label_smoothing": 0.2}, {"loss_type": ["aot"], "label_smoothing": 0.2}),
         ("f-dpo", {"divergence": "reverse_kl"}, {}),
         ("f-dpo", {"divergence": "forward_kl"}, {"f_divergence_type": "forward_kl"}),
         ("f-dpo", {"divergence": "js"}, {"f_divergence_type": "js_divergence"}),
-        # TRL's coefficient a has f′(w) = (w^(a − 1) − 1)/(a − 1), so that it is 1 − α.
+        # TRL's coefficient a has f′(w) = (w^(a − 1) − 1)/(a − 1), so a = 1 − α.
         (
             "f-dpo",
             {"divergence": "alpha", "alpha": 0.3},
@@ -148,7 +144,7 @@ def test_pair_losses_match_trl(models, tokenizer, tmp_path, loss_type, loss, mea
         ),
     ],
 )
-def test_label_smoothed_and_divergence_losses_match_trl(models, tokenizer, tmp_path, name, hyper, theirs):
+def test_label_smoothed_and_divergence_losses_match_trl(models, tokenizer, tmp_path, name, kwargs, trl_settings):
     from datasets import Dataset
     from trl import DPOConfig, DPOTrainer
 
@@ -156,17 +152,17 @@ def test_label_smoothed_and_divergence_losses_match_trl(models, tokenizer, tmp_p
     trainer = DPOTrainer(
         model=policy,
         ref_model=reference,
-        args=arguments_for(DPOConfig, tmp_path, **theirs),
+        args=arguments_for(DPOConfig, tmp_path, **trl_settings),
         train_dataset=Dataset.from_list(ROWS),
         processing_class=tokenizer,
     )
     rows = [trainer.data_collator([row]) for row in trainer.train_dataset]
     arguments = [pair_arguments(plain_policy, plain_reference, row) for row in rows]
-    ours = torch.cat([METHODS[name].loss(**own, beta=BETA, **hyper) for own in arguments])
+    ours = torch.cat([METHODS[name].loss(**row, beta=BETA, **kwargs) for row in arguments])
     theirs = torch.stack([trainer.compute_loss(trainer.model, row).detach() for row in rows])
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
-    plain = torch.cat([METHODS["dpo"].loss(**own, beta=BETA) for own in arguments])
-    assert (hyper == {"divergence": "reverse_kl"}) == bool((ours - plain).abs().max() < 1e-6)
+    plain = torch.cat([METHODS["dpo"].loss(**row, beta=BETA) for row in arguments])
+    assert (kwargs == {"divergence": "reverse_kl"}) == bool((ours - plain).abs().max() < 1e-6)
 
 
 @pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
@@ -175,9 +171,9 @@ def test_kto_matches_trl(models, tokenizer, tmp_path, weights, clamped):
     from datasets import Dataset
     from trl import KTOConfig, KTOTrainer
 
-    # With these two models the estimate of the KL is negative, and positive if they change places.
+    # With these two models the KL estimate is negative; with the models exchanged it is positive.
     policy, reference, plain_policy, plain_reference = models if clamped else [models[i] for i in (1, 0, 3, 2)]
-    thumbs = [
+    labelled = [
         {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
         for row in ROWS
         for side in ("chosen", "rejected")
@@ -186,13 +182,13 @@ def test_kto_matches_trl(models, tokenizer, tmp_path, weights, clamped):
         model=policy,
         ref_model=reference,
         args=arguments_for(KTOConfig, tmp_path, **weights),
-        train_dataset=Dataset.from_list(thumbs),
+        train_dataset=Dataset.from_list(labelled),
         processing_class=tokenizer,
     )
     batch = trainer.data_collator(list(trainer.train_dataset))
     logps, _ = sum_logps(plain_policy, batch)
     ref_logps, _ = sum_logps(plain_reference, batch)
-    # TRL's estimate: the mean log-ratio of mismatched responses, KL_… in its batch, clamped at 0.
+    # TRL's KL estimate is the mean log-ratio of mismatched responses, `KL_…` in its batch, clamped at 0.
     mismatched = sum_logps(plain_policy, batch, "KL_")[0] - sum_logps(plain_reference, batch, "KL_")[0]
     ours = METHODS["kto"].loss(
         logps=logps,

@@ -1,4 +1,4 @@
-"""Rows in files, tiny models, and trainers over them."""
+"""Data files of random rows, tiny models, and trainers of them."""
 
 import json
 import random
@@ -24,7 +24,7 @@ TINY = [
 
 
 class Tokenizer:
-    """As much of a tokenizer as a model made for it needs."""
+    """The part of a tokenizer that building a model for it needs."""
 
     bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
 
@@ -34,36 +34,36 @@ class Tokenizer:
 
 @pytest.fixture
 def tiny():
-    """Settings of a run on a model that trains in no time."""
+    """Settings of a run on a model that trains in seconds."""
     return list(TINY)
 
 
 @pytest.fixture
 def data(tmp_path):
-    """data(kind, prompts=12): a JSONL file of that kind of feedback about random words."""
+    """data(kind, prompts=12): a JSONL file of this kind of feedback on random words. "thumbs" are binary labels."""
 
     def write(kind, prompts=12, seed=0):
-        draw = random.Random(seed)
+        rng = random.Random(seed)
 
         def words(n):
-            return " ".join(draw.choice(WORDS) for _ in range(n))
+            return " ".join(rng.choice(WORDS) for _ in range(n))
 
-        def some():
-            return " " + words(draw.randint(1, 5))
+        def text():
+            return " " + words(rng.randint(1, 5))
 
         ratings = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
-        of = {
-            "pairs": lambda p: [{"prompt": p, "chosen": some() + " now", "rejected": some() + " cat"}],
-            "thumbs": lambda p: [{"prompt": p, "completion": some(), "label": up} for up in (True, False)],
-            "scores": lambda p: [{"prompt": p, "completion": some(), "score": draw.random()} for _ in range(3)],
+        rows_of = {
+            "pairs": lambda p: [{"prompt": p, "chosen": text() + " now", "rejected": text() + " cat"}],
+            "thumbs": lambda p: [{"prompt": p, "completion": text(), "label": label} for label in (True, False)],
+            "scores": lambda p: [{"prompt": p, "completion": text(), "score": rng.random()} for _ in range(3)],
             "helpsteer2": lambda p: [
-                {"prompt": p, "response": some(), **{r: draw.randint(0, 4) for r in ratings}} for _ in range(2)
+                {"prompt": p, "response": text(), **{r: rng.randint(0, 4) for r in ratings}} for _ in range(2)
             ],
             "messages": lambda p: [
-                {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": some()}]}
+                {"messages": [{"role": "user", "content": p}, {"role": "assistant", "content": text()}]}
             ],
         }
-        rows = [row for i in range(prompts) for row in of[kind](f"{words(3)} {i}")]
+        rows = [row for i in range(prompts) for row in rows_of[kind](f"{words(3)} {i}")]
         path = tmp_path / f"{kind}.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows))
         return str(path)
@@ -73,29 +73,29 @@ def data(tmp_path):
 
 @pytest.fixture
 def examples():
-    """examples(*kinds, prompts=6): examples of these kinds in turn, of unequal lengths and numbers of responses."""
+    """examples(*kinds, prompts=6): examples of these kinds in turn, with unequal lengths and numbers of responses."""
 
     def make(*kinds, prompts=6, seed=0):
-        draw = random.Random(seed)
+        rng = random.Random(seed)
 
         def tokens(low, high):
-            return tuple(draw.randint(3, 39) for _ in range(draw.randint(low, high)))
+            return tuple(rng.randint(3, 39) for _ in range(rng.randint(low, high)))
 
         out = []
         for i in range(prompts):
             kind = kinds[i % len(kinds)]
-            responses = tuple((*tokens(0, 12), 2) for _ in range(draw.randint(2, 4)))
+            responses = tuple((*tokens(0, 12), 2) for _ in range(rng.randint(2, 4)))
             feedback = {
                 "demos": {},
                 "pairs": {"pairs": ((0, 1), (1, 0))[: 1 + i % 2]},
-                "labels": {"labels": tuple(draw.choice([0.0, 1.0, 0.25]) for _ in responses)},
-                "scores": {"scores": tuple(draw.random() for _ in responses)},
+                "labels": {"labels": tuple(rng.choice([0.0, 1.0, 0.25]) for _ in responses)},
+                "scores": {"scores": tuple(rng.random() for _ in responses)},
             }[kind]
-            lived = {
-                name: tuple(tuple(draw.gauss(0, 1) for _ in response) for response in responses)
+            experience = {
+                name: tuple(tuple(rng.gauss(0, 1) for _ in response) for response in responses)
                 for name in ("old_token_logps", "advantages", "returns", "old_values")
             }
-            more = {"prompt_index": i, "source": f"row {i}", "experience": lived if kind != "demos" else {}}
+            more = {"prompt_index": i, "source": f"row {i}", "experience": experience if kind != "demos" else {}}
             out.append(Example((1, *tokens(1, 6), i % 37 + 3), responses, **feedback, **more))
         return out
 
@@ -103,8 +103,8 @@ def examples():
 
 
 @pytest.fixture
-def trainer():
-    """trainer(method, examples, moved=True, **config): over a tiny Mistral; moved: no longer where it started."""
+def make_trainer():
+    """make_trainer(method, examples, moved=True, **config): a tiny Mistral; `moved`: its policy is not π_ref."""
 
     def make(method, given, moved=True, **config):
         config = Config(method=method, **{"lora_r": 4, "steps": 4, "micro_tokens": 10**6, "lr": 1e-2} | config)
@@ -130,7 +130,7 @@ def trainer():
 
 @pytest.fixture
 def gradient():
-    """gradient(trainer, examples): the gradient of a batch as one vector, values of V(x) last."""
+    """gradient(trainer, examples): the gradient of a batch as one vector, with V(x) last."""
 
     def flat(trainer, given):
         trainer.optimizer.zero_grad()

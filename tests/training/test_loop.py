@@ -1,4 +1,4 @@
-"""Training on disk: a run stopped at any moment goes on to the same bytes, and says what it measured once."""
+"""Training on disk: a run stopped at any moment resumes to the same bytes and records each metric once."""
 
 import io
 import json
@@ -32,7 +32,7 @@ RUNS = {
 
 @pytest.fixture(autouse=True)
 def _signals():
-    """As in a terminal, even if the tests run in the background, where a shell has SIGINT ignored."""
+    """Handle SIGINT as in a terminal: a shell ignores it for background jobs."""
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     yield
     signal.signal(signal.SIGINT, before)
@@ -40,12 +40,12 @@ def _signals():
 
 @pytest.fixture
 def una(tmp_path, data, tiny):
-    """una(method, output): the command for a run of seven steps; its words, ready for `main`."""
+    """una(method, output): the arguments of `main` for a run of seven steps."""
 
     def words(method, output):
         kind, settings = RUNS[method]
-        own = [*tiny, "held_out=0.2", "eval_every=2", "steps=7", *settings]
-        return ["train", method, "--data", data(kind), "--output", str(tmp_path / output), *own]
+        settings = [*tiny, "held_out=0.2", "eval_every=2", "steps=7", *settings]
+        return ["train", method, "--data", data(kind), "--output", str(tmp_path / output), *settings]
 
     return words
 
@@ -54,14 +54,14 @@ def weights(folder):
     return next(p for p in (folder / ADAPTER, folder / "model.safetensors") if p.exists()).read_bytes()
 
 
-def stop(monkeypatch, at, act):
-    """`act` while the step numbered `at` (from 0) is under way."""
-    true = Trainer.step
+def stop(monkeypatch, stop_step, act):
+    """Call `act` at the start of step `stop_step` (from 0)."""
+    real_step = Trainer.step
 
     def step(self, number, *arguments, **more):
-        if number == at:
+        if number == stop_step:
             act()
-        return true(self, number, *arguments, **more)
+        return real_step(self, number, *arguments, **more)
 
     monkeypatch.setattr(Trainer, "step", step)
 
@@ -72,7 +72,7 @@ def crash():
 
 @pytest.mark.parametrize("method", RUNS)
 def test_interrupted_and_killed_run_resumes_to_the_same_bytes(method, una, tmp_path, monkeypatch, capsys):
-    before = signal.getsignal(signal.SIGINT)  # a shell's background job is born ignoring it
+    before = signal.getsignal(signal.SIGINT)  # ignored in background jobs of a shell
     assert main(una(method, "straight")) == 0
     with monkeypatch.context() as patch:
         stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
@@ -84,7 +84,7 @@ def test_interrupted_and_killed_run_resumes_to_the_same_bytes(method, una, tmp_p
         stop(patch, 5, crash)
         with pytest.raises(MemoryError):
             main(una(method, "broken"))
-    (tmp_path / "broken" / ".tmpAb3dEf").touch()  # what a kill inside of safetensors leaves
+    (tmp_path / "broken" / ".tmpAb3dEf").touch()  # left by a kill inside safetensors
     with monkeypatch.context() as patch:
         stop(patch, 5, lambda: signal.raise_signal(signal.SIGTERM))
         assert main(una(method, "broken")) == 130
@@ -108,13 +108,13 @@ def test_ignored_signal_stays_ignored(una, monkeypatch):
 
 
 def test_crash_while_saving_costs_only_the_steps_since_the_last_save(una, tmp_path, monkeypatch):
-    true, calls = checkpoints.os.replace, []
+    real_replace, calls = checkpoints.os.replace, []
 
     def replace(*names):
         calls.append(names)
         if "checkpoint" in str(names[1]) and sum("checkpoint" in str(n[1]) for n in calls) == 3:
             raise OSError("disk full")
-        true(*names)
+        real_replace(*names)
 
     monkeypatch.setattr(checkpoints.os, "replace", replace)
     assert main([*una("dpo", "out"), "save_every=1"]) == 1
@@ -127,7 +127,7 @@ def test_crash_while_saving_costs_only_the_steps_since_the_last_save(una, tmp_pa
 
 
 class Terminal(io.StringIO):
-    """A stderr that somebody looks at."""
+    """A stderr that is a terminal."""
 
     def isatty(self):
         return True
@@ -139,8 +139,8 @@ def test_terminal_shows_a_progress_bar_and_a_log_shows_lines(una, monkeypatch, c
     assert "7/7" in terminal.getvalue() and "dpo: step" not in terminal.getvalue()
     monkeypatch.undo()
     assert main([*una("dpo", "logged"), "log_every=3"]) == 0
-    said = capsys.readouterr().err
-    assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", said) == ["1", "3", "6", "7"] and "7/7" not in said
+    log = capsys.readouterr().err
+    assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", log) == ["1", "3", "6", "7"] and "7/7" not in log
 
 
 def test_metrics_list_each_step_once_and_evaluations_as_configured(una, tmp_path):
@@ -168,16 +168,16 @@ def test_non_finite_loss_stops_the_run_and_saves_its_rows(una, data, tmp_path, m
     with monkeypatch.context() as patch:
         patch.setattr("una_ref.training.trainer.losses_of", _poisoned)
         assert main(una("dpo", "out")) == 1
-    bad = tmp_path / "out" / "nonfinite.json"
-    assert f"una-ref: failed: step 1: a loss is nan; the rows are in {bad}" in capsys.readouterr().err
-    saved = json.loads(bad.read_text())
+    report = tmp_path / "out" / "nonfinite.json"
+    assert f"una-ref: failed: step 1: a loss is nan; the rows are in {report}" in capsys.readouterr().err
+    saved = json.loads(report.read_text())
     assert len(saved["rows"]) == 4
     assert all("pairs.jsonl:" in row["source"] and row["pairs"] for row in saved["rows"])
     prompts = {json.loads(line)["prompt"] for line in Path(data("pairs")).read_text().splitlines()}
     assert {row["prompt"].removeprefix("<s>") for row in saved["rows"]} <= prompts
     assert not (tmp_path / "out" / ADAPTER).exists()
-    assert main(una("dpo", "out")) == 0  # mended, the same command goes on
-    assert not bad.exists()
+    assert main(una("dpo", "out")) == 0  # once corrected, the same command resumes
+    assert not report.exists()
 
 
 def _poisoned(losses, batch, logps, *_, **__):
@@ -205,7 +205,7 @@ def start(words):
 
 
 def until(reached, process):
-    """Wait for something to be so, as long as the process runs."""
+    """Wait until `reached()` holds or the process ends."""
     while not reached() and process.poll() is None:
         time.sleep(0.01)
 
@@ -221,7 +221,7 @@ from una_ref.cli import main
 from una_ref.training import run
 
 straight, broken, output, steps, kills, seed = json.loads(sys.argv[1])
-output, draw, found = Path(output), random.Random(seed), {"killed": 0, "saving": 0}
+output, rng, counts = Path(output), random.Random(seed), {"killed": 0, "saving": 0}
 
 
 def started(words):
@@ -258,43 +258,43 @@ for kill in range(kills):
     if status is None and kill % 4 == 3 and not last:
         status = until(partial, pid)
     elif status is None and not last:
-        time.sleep(draw.random() * 0.1)
+        time.sleep(rng.random() * 0.1)
     if status is None:
         os.kill(pid, signal.SIGKILL)
         status = os.waitpid(pid, 0)[1]
     assert os.WIFSIGNALED(status) or os.WEXITSTATUS(status) == 0
-    found["killed"] += os.WIFSIGNALED(status)
-    found["saving"] += partial()
+    counts["killed"] += os.WIFSIGNALED(status)
+    counts["saving"] += partial()
     if (output / "checkpoint.safetensors").exists():
         safetensors.torch.load_file(output / "checkpoint.safetensors")
     if (output / "run.json").exists():
         finished = json.loads((output / "run.json").read_text())["finished"]
         assert (output / "adapter_model.safetensors").exists() or not finished
 assert os.waitpid(started(broken), 0)[1] == 0
-print(json.dumps(found))
+print(json.dumps(counts))
 """
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize(("online", "kills"), [(False, 20), (True, 5)], ids=["offline", "online"])
 def test_run_killed_at_random_moments_resumes_to_the_same_bytes(online, kills, una, tmp_path, toysteer_base):
-    # Real processes and SIGKILL, at moments drawn from a seed: while it starts, in steps, every fourth while a
-    # checkpoint is written, the last one while the result is. Forked, since importing takes longer than the run.
+    # Real processes get SIGKILL at seeded random moments: at start-up and in steps, every fourth while a checkpoint is
+    # written, the last while the result is written. They are forked, since importing takes longer than the run.
     steps = 15 if online else 60
-    own = [f"steps={steps}", "save_every=1", "log_every=1", "eval_every=0"]
-    words = {name: [*una("dpo", name), *own, "lora_r=16"] for name in ("straight", "broken")}
+    settings = [f"steps={steps}", "save_every=1", "log_every=1", "eval_every=0"]
+    words = {name: [*una("dpo", name), *settings, "lora_r=16"] for name in ("straight", "broken")}
     if online:
-        drawn = [*own, "replay=2", "samples=4", "batch=4", "held_out=0", "beta=0.4"]
+        settings = [*settings, "replay=2", "samples=4", "batch=4", "held_out=0", "beta=0.4"]
         for name in words:
-            words[name] = ["train", "una-centred", "--online", "--output", str(tmp_path / name), *drawn]
-    told = json.dumps([words["straight"], words["broken"], str(tmp_path / "broken"), steps, kills, 5])
+            words[name] = ["train", "una-centred", "--online", "--output", str(tmp_path / name), *settings]
+    arguments = json.dumps([words["straight"], words["broken"], str(tmp_path / "broken"), steps, kills, 5])
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [sys.executable, "-c", KILLER, told]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
-    assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout.splitlines()[-1])
-    assert found["killed"] >= kills - 2
-    assert found["saving"] >= kills // 20  # of five kills one is aimed at a save, and a quick disk is done before it
+    command = [sys.executable, "-c", KILLER, arguments]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=900)
+    assert process.returncode == 0, process.stderr
+    counts = json.loads(process.stdout.splitlines()[-1])
+    assert counts["killed"] >= kills - 2
+    assert counts["saving"] >= kills // 20  # one of five kills aims at a save, which a fast disk may finish before it
     straight, broken = tmp_path / "straight", tmp_path / "broken"
     assert weights(straight) == weights(broken)
     assert (straight / "metrics.jsonl").read_text() == (broken / "metrics.jsonl").read_text()

@@ -1,4 +1,4 @@
-"""From a batch to a loss's arguments: every argument of the table, by the loss's signature alone."""
+"""From a batch to the arguments of a loss, which its signature names."""
 
 import inspect
 
@@ -22,8 +22,8 @@ LISTS = [
 ]
 
 
-def forward(trainer, method, examples, loss, kind, **config):
-    """A trainer of `method` with another loss, after a forward pass; returns what the loss was given."""
+def forward(make_trainer, method, examples, loss, kind, **config):
+    """A trainer of `method` with another loss, after a forward pass, and the arguments that the loss received."""
     given = {}
 
     def watched(**arguments):
@@ -31,13 +31,13 @@ def forward(trainer, method, examples, loss, kind, **config):
         return loss(**arguments)
 
     watched.__signature__ = inspect.signature(loss)
-    start = trainer(method, examples, **config)
-    one = Trainer(start.policy, {kind: watched}, start.config, prompts=len(examples))
-    one.forward(examples)
-    return one, given
+    start = make_trainer(method, examples, **config)
+    trainer = Trainer(start.policy, {kind: watched}, start.config, prompts=len(examples))
+    trainer.forward(examples)
+    return trainer, given
 
 
-def test_pair_loss_receives_token_log_probs(trainer):
+def test_pair_loss_receives_token_log_probs(make_trainer):
     def loss(
         *,
         chosen_token_logps,
@@ -49,36 +49,36 @@ def test_pair_loss_receives_token_log_probs(trainer):
     ):
         return chosen_logps
 
-    one, given = forward(trainer, "dpo", PAIRS, loss, "pairs")
-    assert one.needs == {Need.TOKENS, Need.REFERENCE_TOKENS}
+    trainer, given = forward(make_trainer, "dpo", PAIRS, loss, "pairs")
+    assert trainer.needs == {Need.TOKENS, Need.REFERENCE_TOKENS}
     torch.testing.assert_close(given["chosen_token_logps"].sum(1), given["chosen_logps"])
     assert given["rejected_mask"].tolist() == [[True, True, False, False], [True] * 4]
     assert given["chosen_token_ids"].tolist() == [[6, 7, 2, 0], [3, 2, 0, 0]]
-    batch = one.batch(PAIRS)
-    reference = one.policy.reference(batch)[batch.pairs[:, 0]]
+    batch = trainer.batch(PAIRS)
+    reference = trainer.policy.reference(batch)[batch.pairs[:, 0]]
     torch.testing.assert_close(given["ref_chosen_token_logps"].sum(1), reference)
     assert (given["ref_chosen_token_logps"] - given["chosen_token_logps"]).abs().max() > 1e-3
 
 
-def test_reference_cache_holds_token_log_probs_if_a_loss_takes_them(trainer):
+def test_reference_cache_holds_token_log_probs_if_a_loss_takes_them(make_trainer):
     def loss(*, ref_chosen_token_logps, ref_rejected_logps):
         return ref_rejected_logps
 
-    one, given = forward(trainer, "dpo", PAIRS, loss, "pairs")
+    trainer, given = forward(make_trainer, "dpo", PAIRS, loss, "pairs")
     computed = dict(given)
-    one.remember_reference(PAIRS)
-    one.policy.reference_tokens = lambda batch: pytest.fail("computed again")
-    one.forward(PAIRS)
+    trainer.remember_reference(PAIRS)
+    trainer.policy.reference_tokens = lambda batch: pytest.fail("computed again")
+    trainer.forward(PAIRS)
     for name, value in computed.items():
         torch.testing.assert_close(given[name], value)
 
 
-def test_loss_receives_full_next_token_distributions(trainer):
+def test_loss_receives_full_next_token_distributions(make_trainer):
     def loss(*, logits, ref_logits, token_logps, token_ids, mask):
         return token_logps.sum(1)
 
     given_scores = [Example(e.prompt, e.responses, scores=e.scores) for e in PAIRS]
-    _, given = forward(trainer, "una-score", given_scores, loss, "scores")
+    _, given = forward(make_trainer, "una-score", given_scores, loss, "scores")
     assert given["logits"].shape == (4, 4, 40) == given["ref_logits"].shape
     mask = given["mask"]
     torch.testing.assert_close(given["logits"].exp().sum(-1)[mask], torch.ones(int(mask.sum())))
@@ -86,38 +86,38 @@ def test_loss_receives_full_next_token_distributions(trainer):
     torch.testing.assert_close(picked[mask], given["token_logps"][mask])
 
 
-def test_pair_loss_receives_scores_and_margins_of_the_rows(trainer):
+def test_pair_loss_receives_scores_and_margins_of_the_rows(make_trainer):
     def loss(*, chosen_logps, chosen_scores, rejected_scores, margins):
         return chosen_logps
 
-    _, given = forward(trainer, "dpo", PAIRS, loss, "pairs")
+    _, given = forward(make_trainer, "dpo", PAIRS, loss, "pairs")
     assert given["chosen_scores"].tolist() == [0.75, -1.0] and given["rejected_scores"].tolist() == [0.25, -3.0]
     assert given["margins"].tolist() == [0.5, 2.0]
 
 
-def test_list_loss_receives_tensors_padded_by_prompt(trainer):
+def test_list_loss_receives_tensors_padded_by_prompt(make_trainer):
     def loss(*, logps, ref_logps, scores, lengths, mask):
         return (logps * mask).sum(1)
 
-    one, given = forward(trainer, "una-score", LISTS, loss, "lists")
+    trainer, given = forward(make_trainer, "una-score", LISTS, loss, "lists")
     assert given["mask"].tolist() == [[True, True, True], [True, True, False]]
     assert given["scores"].tolist() == [[1.0, 2.0, 2.0], [5.0, 4.0, 0.0]]
     assert given["lengths"].tolist() == [[2, 2, 2], [2, 2, 0]]
-    batch = one.batch(LISTS)
+    batch = trainer.batch(LISTS)
     assert batch.count == 2 == sum(e.count for e in LISTS)
-    torch.testing.assert_close(given["logps"][given["mask"]], one.policy(batch))
+    torch.testing.assert_close(given["logps"][given["mask"]], trainer.policy(batch))
 
 
-def test_list_loss_gradient_does_not_depend_on_micro_batches(trainer, gradient):
+def test_list_loss_gradient_does_not_depend_on_micro_batches(make_trainer, gradient):
     def loss(*, logps, scores, mask):
         shares = scores.masked_fill(~mask, -torch.inf).softmax(1)
         return -(shares * logps.masked_fill(~mask, -torch.inf).log_softmax(1).masked_fill(~mask, 0)).sum(1)
 
     gradients = []
     for tokens in (1, 10**6):
-        start = trainer("una-score", LISTS, micro_tokens=tokens)
-        one = Trainer(start.policy, {"lists": loss}, start.config)
-        gradients.append(gradient(one, LISTS))
+        start = make_trainer("una-score", LISTS, micro_tokens=tokens)
+        trainer = Trainer(start.policy, {"lists": loss}, start.config)
+        gradients.append(gradient(trainer, LISTS))
     torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
     assert gradients[0].abs().max() > 1e-4
 
@@ -128,7 +128,7 @@ def test_win_rate_is_the_share_of_other_responses_beaten():
 
 
 def test_every_single_response_argument_is_available():
-    # What `losses_of` itself adds and what the trainer computes, together the whole table but for pairs.
+    # `losses_of` adds some arguments and the trainer computes the others. Together they are all but those of pairs.
     batch = collate([Example((1, 5), ((6, 2), (8, 2)), scores=(0.0, 1.0))])
     by_trainer = {name for name in ARGUMENTS if name not in ("lengths", "groups", "scores", "labels", "margins")}
     known = {name: torch.zeros(2) for name in by_trainer - {"win_rates", "kl", "rewards"}} | {"kl": torch.tensor(0.0)}
@@ -138,45 +138,45 @@ def test_every_single_response_argument_is_available():
         given.update(arguments)
         return arguments["logps"]
 
-    asked = [name for name in ARGUMENTS if name not in ("margins", "labels", "rewards")]
-    loss.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in asked])
+    expected = [name for name in ARGUMENTS if name not in ("margins", "labels", "rewards")]
+    loss.__signature__ = inspect.Signature([inspect.Parameter(n, inspect.Parameter.KEYWORD_ONLY) for n in expected])
     losses_of({"scores": loss}, batch, known, {})
-    assert set(given) == set(asked)
+    assert set(given) == set(expected)
 
 
 # ---- the reward that a method reports
 
 
-def test_metrics_report_the_reward_of_the_method(trainer, examples):
+def test_metrics_report_the_reward_of_the_method(make_trainer, examples):
     given = examples("pairs")
     for method, kwargs in (
         ("dpo", {"beta": 0.5}),
         ("ipo", {"beta": 0.5}),
         ("f-dpo", {"beta": 0.5, "divergence": "js"}),
     ):
-        one = trainer(method, given, loss_kwargs=kwargs)
-        batch = one.batch(given)
-        logps, ref = one.policy(batch).detach().double(), one.policy.reference(batch).double()
+        trainer = make_trainer(method, given, loss_kwargs=kwargs)
+        batch = trainer.batch(given)
+        logps, ref = trainer.policy(batch).detach().double(), trainer.policy.reference(batch).double()
         expected = {"dpo": 0.5 * (logps - ref), "ipo": logps - ref, "f-dpo": f_reward(logps, ref, 0.5, "js")}[method]
-        torch.testing.assert_close(one.forward(given).rewards, expected, rtol=1e-6, atol=1e-6)
-        assert one.evaluate(given)["rewards/mean"] == pytest.approx(float(expected.mean()), rel=1e-5)
+        torch.testing.assert_close(trainer.forward(given).rewards, expected, rtol=1e-6, atol=1e-6)
+        assert trainer.evaluate(given)["rewards/mean"] == pytest.approx(float(expected.mean()), rel=1e-5)
 
 
-def test_method_without_a_reward_reports_none(trainer, examples):
-    one = trainer("sft", examples("demos"))
-    assert one.forward(examples("demos")).rewards is None
+def test_method_without_a_reward_reports_none(make_trainer, examples):
+    trainer = make_trainer("sft", examples("demos"))
+    assert trainer.forward(examples("demos")).rewards is None
     assert METHODS["sft"].reward.function is None
 
 
 # ---- the auxiliary loss
 
 
-def test_demonstrations_leave_the_ppo_gradient_unchanged(trainer, examples, gradient):
+def test_demonstrations_leave_the_ppo_gradient_unchanged(make_trainer, examples, gradient):
     given, demos = examples("scores"), examples("demos", seed=1)
     gradients = []
     for weight, rows in ((0.0, given), (1e-12, [*given, *demos])):
-        start = trainer("ppo", given, loss_kwargs={"ptx": weight})
-        one = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
-        gradients.append(gradient(one, rows))
+        start = make_trainer("ppo", given, loss_kwargs={"ptx": weight})
+        trainer = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
+        gradients.append(gradient(trainer, rows))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
     assert gradients[0].abs().max() > 1e-4

@@ -1,4 +1,4 @@
-"""FSDP2: what two processes train in shards is what one trains whole; and what would not be right is refused."""
+"""FSDP2: two processes in shards train the weights that one process trains, and unsupported runs are refused."""
 
 import json
 import os
@@ -20,33 +20,33 @@ LAUNCH = ROOT / "una_ref" / "training" / "launch"
 
 
 def launched(file, processes=2):
-    """What `accelerate launch` tells its processes with one of our files, by accelerate's own reading of it."""
+    """The environment that `accelerate launch` gives its processes for a launch file, as accelerate computes it."""
     from accelerate.commands.launch import _validate_launch_command, launch_command_parser
     from accelerate.utils.launch import prepare_multi_gpu_env
 
     words = ["--config_file", str(LAUNCH / file), "--num_processes", str(processes), "-m", "una_ref", "train", "dpo"]
     arguments, *_ = _validate_launch_command(launch_command_parser().parse_args(words))
-    told = prepare_multi_gpu_env(arguments)
+    environment = prepare_multi_gpu_env(arguments)
     assert (arguments.training_script, arguments.training_script_args) == ("una_ref", ["train", "dpo"])
-    return {name: value for name, value in told.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
+    return {name: value for name, value in environment.items() if name.startswith(("ACCELERATE_", "FSDP_"))}
 
 
 @pytest.mark.parametrize(
-    ("file", "shards", "free"),
+    ("file", "sharded", "reshard"),
     [("ddp.yaml", False, None), ("fsdp2.yaml", True, "true")],
 )
-def test_launch_files_request_the_sharding_in_their_name(file, shards, free, monkeypatch):
-    told = launched(file)
-    for name, value in told.items():
+def test_launch_files_request_the_sharding_in_their_name(file, sharded, reshard, monkeypatch):
+    environment = launched(file)
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
-    assert sharding.requested() == shards
-    assert told.get("FSDP_RESHARD_AFTER_FORWARD") == free
-    assert told["ACCELERATE_MIXED_PRECISION"] == "no"
+    assert sharding.requested() == sharded
+    assert environment.get("FSDP_RESHARD_AFTER_FORWARD") == reshard
+    assert environment["ACCELERATE_MIXED_PRECISION"] == "no"
     assert {f"{p.name}" for p in LAUNCH.iterdir()} == {"ddp.yaml", "fsdp2.yaml"}
 
 
 @pytest.mark.parametrize(
-    ("told", "message"),
+    ("environment", "message"),
     [
         ({"ACCELERATE_USE_DEEPSPEED": "true"}, "expected DDP or FSDP2, got DeepSpeed"),
         ({"ACCELERATE_USE_MEGATRON_LM": "true"}, "got Megatron"),
@@ -54,8 +54,8 @@ def test_launch_files_request_the_sharding_in_their_name(file, shards, free, mon
         ({"ACCELERATE_USE_FSDP": "true", "FSDP_VERSION": "2", "FSDP_OFFLOAD_PARAMS": "true"}, "got true"),
     ],
 )
-def test_unsupported_accelerate_launch_is_refused(told, message, monkeypatch):
-    for name, value in told.items():
+def test_unsupported_accelerate_launch_is_refused(environment, message, monkeypatch):
+    for name, value in environment.items():
         monkeypatch.setenv(name, value)
     with pytest.raises(InputError, match=message):
         sharding.shard(None, Config(method="dpo"), _processes(2)())
@@ -81,7 +81,7 @@ def test_run_that_cannot_be_sharded_is_refused(config, reason, monkeypatch):
 
     with pytest.raises(InputError, match=f"expected a run that can be sharded, got {reason}"):
         sharding.shard(Policy(), config, _processes(2)())
-    assert not sharding.shard(Policy(), config, _processes(1)())  # alone there is nothing to share out
+    assert not sharding.shard(Policy(), config, _processes(1)())  # one process holds everything
 
 
 def _processes(count):
@@ -101,7 +101,7 @@ from una_ref.training import sharding, trainer
 
 runs = json.loads(open(sys.argv[1]).read())
 name = next(n for n in ("all_gather_single", "all_gather_into_tensor") if hasattr(torch.distributed, n))  # new and old
-true, gather = trainer.Trainer.step, getattr(torch.distributed, name)
+real_step, gather = trainer.Trainer.step, getattr(torch.distributed, name)
 gathered = 0
 
 def counted(*arguments, **more):
@@ -114,7 +114,7 @@ def step(self, number, *arguments, **more):
     assert self.sharded and shards and all(p.to_local().numel() < p.numel() for p in shards)
     if number == stop:
         os.kill(os.getpid(), signal.SIGTERM)
-    return true(self, number, *arguments, **more)
+    return real_step(self, number, *arguments, **more)
 
 trainer.Trainer.step = step
 setattr(torch.distributed, name, counted)
@@ -136,31 +136,31 @@ RESUMED = {"lora": ["lora_dropout=0.2"], "full": ["lora_r=0"]}
 FILES = ("adapter_model.safetensors", "model.safetensors", "base/model.safetensors")
 
 
-def together(runs, folder, told):
-    """Two processes make some runs; what each expects is in WORKER."""
+def launch_runs(runs, folder, environment):
+    """Let two processes make the runs; WORKER checks each of them."""
     (folder / "worker.py").write_text(WORKER)
     (folder / "runs.json").write_text(json.dumps(runs))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-    told = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | told
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | environment
     command = [*launch, str(folder / "worker.py"), str(folder / "runs.json")]
-    done = subprocess.run(command, env=told, capture_output=True, text=True, check=False, timeout=500)
-    assert done.returncode == 0, done.stderr[-4000:]
-    return done
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=500)
+    assert process.returncode == 0, process.stderr[-4000:]
+    return process
 
 
 @pytest.mark.slow
 def test_without_resharding_after_forward_layers_are_gathered_half_as_often(data, tiny, tmp_path):
     def words(output):
-        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0", "micro_tokens=60", "batch=5", "lora_r=0"]
-        return ["train", "sft", "--data", data("messages"), "--output", str(tmp_path / output), *own]
+        settings = ["shape.num_hidden_layers=3", "steps=3", "held_out=0", "micro_tokens=60", "batch=5", "lora_r=0"]
+        return ["train", "sft", "--data", data("messages"), "--output", str(tmp_path / output), *tiny, *settings]
 
-    # Five rows, micro-batches of 60 tokens: one process has two of them and the other one, which it has to make up for.
+    # Five rows in micro-batches of 60 tokens: one process has two, the other has one and must join all gathers.
     assert main(words("one")) == 0
     gathered = {}
-    for stage, back in (("zero3", "true"), ("zero2", "false")):
-        told = launched("fsdp2.yaml") | {"FSDP_RESHARD_AFTER_FORWARD": back}
-        done = together([(words(stage), None)], tmp_path, told)
-        gathered[stage] = int(done.stdout.split("gathered")[1])
+    for stage, reshard in (("zero3", "true"), ("zero2", "false")):
+        environment = launched("fsdp2.yaml") | {"FSDP_RESHARD_AFTER_FORWARD": reshard}
+        process = launch_runs([(words(stage), None)], tmp_path, environment)
+        gathered[stage] = int(process.stdout.split("gathered")[1])
         whole, shared = (load_file(tmp_path / name / "model.safetensors") for name in ("one", stage))
         for key, value in whole.items():
             torch.testing.assert_close(value, shared[key], rtol=1e-4, atol=1e-5)
@@ -172,16 +172,24 @@ def test_sharded_training_matches_one_process_and_resumes_to_the_same_bytes(data
     files = {kind: data(kind) for kind in ("pairs", "thumbs", "scores")}
 
     def words(output, method, kind, settings):
-        own = [*tiny, "shape.num_hidden_layers=3", "steps=3", "held_out=0.3", "micro_tokens=60", "batch=5"]
-        return ["train", method, "--data", files[kind], "--output", str(tmp_path / output), *own, *settings]
+        settings = [
+            *tiny,
+            "shape.num_hidden_layers=3",
+            "steps=3",
+            "held_out=0.3",
+            "micro_tokens=60",
+            "batch=5",
+            *settings,
+        ]
+        return ["train", method, "--data", files[kind], "--output", str(tmp_path / output), *settings]
 
     runs = [(words(f"two/{name}", *case), None) for name, case in CASES.items()]
     for name, more in RESUMED.items():
         more = [*more, "steps=5", "save_every=2"]
         runs.append((words(f"straight/{name}", "dpo", "pairs", more), None))
         runs += [(words(f"broken/{name}", "dpo", "pairs", more), stop) for stop in (3, None)]
-    done = together(runs, tmp_path, launched("fsdp2.yaml"))
-    assert done.stderr.count("stopped after step 4 of 5") >= len(RESUMED)
+    process = launch_runs(runs, tmp_path, launched("fsdp2.yaml"))
+    assert process.stderr.count("stopped after step 4 of 5") >= len(RESUMED)
 
     for name, case in CASES.items():
         assert main(words(f"one/{name}", *case)) == 0
@@ -196,7 +204,7 @@ def test_sharded_training_matches_one_process_and_resumes_to_the_same_bytes(data
             for key, value in whole.items():
                 if exact:
                     torch.testing.assert_close(value, shared[key], rtol=1e-4, atol=1e-5)
-                else:  # where a gradient is near 0, Adam takes a step of lr (1e-3) either way
+                else:  # where a gradient is near 0, Adam steps by lr (1e-3) in either direction
                     assert (value - shared[key]).abs().mean() <= 1e-4
         lines = [(folder / "metrics.jsonl").read_text().splitlines() for folder in (one, two)]
         for alone, both in zip(*lines, strict=True):

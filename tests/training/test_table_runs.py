@@ -1,4 +1,4 @@
-"""Online methods on a table world, through the loop that trains everything else."""
+"""Online methods on a table world, through the common training loop."""
 
 import pytest
 import torch
@@ -13,12 +13,12 @@ BETA = 0.5
 
 def job(method, steps=200, offset=0.0, **more):
     world = TableWorld.random(0, prompts=4, responses=5, beta=BETA, offset=offset)
-    own = {"lr": 0.05, "batch": 4, "samples": 16, "lora_r": 0, "schedule": "cosine", "loss_kwargs": {"beta": BETA}}
-    return world, table_job(world, Config(method=method, steps=steps, **own | more))
+    settings = {"lr": 0.05, "batch": 4, "samples": 16, "lora_r": 0, "schedule": "cosine", "loss_kwargs": {"beta": BETA}}
+    return world, table_job(world, Config(method=method, steps=steps, **settings | more))
 
 
-def regret(world, one):
-    return float(world.regret(one.trainer.policy.model.logps.detach()).mean())
+def regret(world, table_run):
+    return float(world.regret(table_run.trainer.policy.model.logps.detach()).mean())
 
 
 @pytest.mark.parametrize(
@@ -36,49 +36,51 @@ def regret(world, one):
     ids=str,
 )
 def test_online_methods_reach_the_optimum_of_a_table(method, more):
-    world, one = job(method, **more)
-    assert regret(world, one) > 0.3
-    fit(one)
-    assert regret(world, one) < 0.02
+    world, table_run = job(method, **more)
+    assert regret(world, table_run) > 0.3
+    fit(table_run)
+    assert regret(world, table_run) < 0.02
 
 
 def test_gradient_at_the_optimum_is_zero_for_una_centred_and_noisy_for_una_online():
-    # β·log π*/π_ref = r − β·log Z: with leave-one-out every residual is 0, without it each is −β·log Z(x).
-    for method, still in (("una-centred", True), ("una-online", False)):
-        world, one = job(method, **({"online": True} if still else {}), lr=0.0)
-        model = one.trainer.policy.model
+    # β·log π*/π_ref = r − β·log Z. With leave-one-out every residual is 0; without it each is −β·log Z(x).
+    for method, is_zero in (("una-centred", True), ("una-online", False)):
+        world, table_run = job(method, **({"online": True} if is_zero else {}), lr=0.0)
+        model = table_run.trainer.policy.model
         with torch.no_grad():
             model.table.weight.copy_(world.optimum)
-        rows, _ = one.answered(one.examples, 0, record=False)
-        one.trainer.accumulate(rows)
-        assert (model.table.weight.grad.abs().max() < 1e-12) == still
+        rows, _ = table_run.answered(table_run.examples, 0, record=False)
+        table_run.trainer.accumulate(rows)
+        assert (model.table.weight.grad.abs().max() < 1e-12) == is_zero
 
 
 def test_prompt_reward_offset_changes_una_online_but_not_una_centred():
-    ends = {}
+    policies = {}
     for method in ("una-online", "una-centred"):
         for offset in (0.0, 4.0):
-            _, one = job(method, steps=20, offset=offset, **({"online": True} if method == "una-centred" else {}))
-            fit(one)
-            ends[method, offset] = one.trainer.policy.model.logps.detach()
-    torch.testing.assert_close(ends["una-centred", 0.0], ends["una-centred", 4.0], rtol=0, atol=1e-10)
-    assert (ends["una-online", 0.0] - ends["una-online", 4.0]).abs().max() > 0.05
+            _, table_run = job(method, steps=20, offset=offset, **({"online": True} if method == "una-centred" else {}))
+            fit(table_run)
+            policies[method, offset] = table_run.trainer.policy.model.logps.detach()
+    torch.testing.assert_close(policies["una-centred", 0.0], policies["una-centred", 4.0], rtol=0, atol=1e-10)
+    assert (policies["una-online", 0.0] - policies["una-online", 4.0]).abs().max() > 0.05
 
 
 def test_released_una_online_moves_away_from_the_optimum():
-    # Nothing in it holds π near π_ref: started at π*, it goes on towards the best response of every prompt.
-    world, one = job("una-online", form="released", steps=400, lr=0.05, schedule="constant", loss_kwargs={"beta": 1.0})
+    # The loss does not keep π near π_ref. Started at π*, it moves on towards the best response of every prompt.
+    world, table_run = job(
+        "una-online", form="released", steps=400, lr=0.05, schedule="constant", loss_kwargs={"beta": 1.0}
+    )
     with torch.no_grad():
-        one.trainer.policy.model.table.weight.copy_(world.optimum)
-    fit(one)
-    policy = one.trainer.policy.model.logps.detach()
+        table_run.trainer.policy.model.table.weight.copy_(world.optimum)
+    fit(table_run)
+    policy = table_run.trainer.policy.model.logps.detach()
     assert (policy.exp() * policy).sum(1).mean() > (world.optimum.exp() * world.optimum).sum(1).mean() + 0.3
-    assert regret(world, one) > 0.1
+    assert regret(world, table_run) > 0.1
 
 
 def test_multinomial_samples_follow_the_table():
-    world, one = job("rloo")
-    ((draws, *_)) = Multinomial()(one.trainer.policy.model, [(2,)], k=40_000, max_new=1, seed=0)
+    world, table_run = job("rloo")
+    ((draws, *_)) = Multinomial()(table_run.trainer.policy.model, [(2,)], k=40_000, max_new=1, seed=0)
     counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=5) / 40_000
     torch.testing.assert_close(counts.double(), world.ref_logps[2].exp(), rtol=0, atol=0.01)
     assert all(draw.logp == pytest.approx(float(world.ref_logps[2, draw.tokens[0]])) for draw in draws[:50])

@@ -1,4 +1,4 @@
-"""The trainer: one gradient however a batch is cut, KTO's estimate, the exact optimum of a table, learned V(x)."""
+"""The trainer: gradients of micro-batches, KTO's KL estimate, the exact optimum of a table, learned V(x), steps."""
 
 import json
 import math
@@ -39,62 +39,60 @@ each_case = pytest.mark.parametrize(("method", "kinds", "config"), CASES, ids=la
 
 
 @each_case
-def test_micro_batches_have_the_gradient_of_the_whole_batch(
-    method, kinds, config, trainer, examples, gradient
-):
+def test_micro_batches_have_the_gradient_of_the_whole_batch(method, kinds, config, make_trainer, examples, gradient):
     given = examples(*kinds)
-    whole = gradient(trainer(method, given, **config), given)
+    whole = gradient(make_trainer(method, given, **config), given)
     for tokens in (1, 30):
-        cut = trainer(method, given, micro_tokens=tokens, **config)
-        assert len(cut.micro_batches(given)) > 1
-        assert (gradient(cut, given) - whole).abs().max() <= 3e-6 * whole.abs().max() + 1e-9
+        split = make_trainer(method, given, micro_tokens=tokens, **config)
+        assert len(split.micro_batches(given)) > 1
+        assert (gradient(split, given) - whole).abs().max() <= 3e-6 * whole.abs().max() + 1e-9
     assert whole.abs().max() > 1e-4
 
 
 @each_case
-def test_trained_weights_do_not_depend_on_micro_batches(method, kinds, config, trainer, examples):
+def test_trained_weights_do_not_depend_on_micro_batches(method, kinds, config, make_trainer, examples):
     given, trained = examples(*kinds), []
     for tokens in (1, 10**6):
-        one = trainer(method, given, micro_tokens=tokens, **config)
-        start = {name: p.detach().clone() for name, p in one.trained.items()}
+        trainer = make_trainer(method, given, micro_tokens=tokens, **config)
+        start = {name: p.detach().clone() for name, p in trainer.trained.items()}
         for step in range(3):
-            one.step(step, given)
-        assert any((p - start[name]).abs().max() > 1e-3 for name, p in one.trained.items())
-        trained.append(one.trained)
+            trainer.step(step, given)
+        assert any((p - start[name]).abs().max() > 1e-3 for name, p in trainer.trained.items())
+        trained.append(trainer.trained)
     for name, parameter in trained[0].items():
         torch.testing.assert_close(parameter, trained[1][name], rtol=1e-3, atol=2e-5)
 
 
 @each_case
-def test_duplicated_batch_has_the_same_gradient(method, kinds, config, trainer, examples, gradient):
+def test_duplicated_batch_has_the_same_gradient(method, kinds, config, make_trainer, examples, gradient):
     given = examples(*kinds)
-    once, twice = (gradient(trainer(method, given, **config), batch) for batch in (given, [*given, *given]))
+    once, twice = (gradient(make_trainer(method, given, **config), batch) for batch in (given, [*given, *given]))
     assert (once - twice).abs().max() <= 1e-5 * once.abs().max()
 
 
 @pytest.mark.parametrize("method", METHODS)
-def test_reordering_a_batch_reorders_its_losses(method, trainer, examples):
+def test_reordering_a_batch_reorders_its_losses(method, make_trainer, examples):
     given = examples(METHODS[method].kinds[0])
-    one = trainer(method, given)
+    trainer = make_trainer(method, given)
 
     def losses(batch):
-        values = one.forward(batch, torch.tensor(0.1)).values
+        values = trainer.forward(batch, torch.tensor(0.1)).values
         parts = values.split([e.count for e in batch])
         return {e.source: part for e, part in zip(batch, parts, strict=True)}
 
-    straight, turned = losses(given), losses(given[::-1])
+    straight, reversed_losses = losses(given), losses(given[::-1])
     assert max(len(set(part.tolist())) for part in straight.values()) > 1
     for source, part in straight.items():
-        torch.testing.assert_close(part, turned[source])
+        torch.testing.assert_close(part, reversed_losses[source])
 
 
-def test_mixed_batch_has_one_loss_per_pair_and_single_response(trainer, examples):
+def test_mixed_batch_has_one_loss_per_pair_and_single_response(make_trainer, examples):
     given = examples("scores", "labels", "pairs")
-    one = trainer("una-centred", given)
+    trainer = make_trainer("una-centred", given)
     batch = collate(given)
-    logps, ref = one.policy(batch), one.policy.reference(batch)
-    known = {"logps": logps, "ref_logps": ref, "baseline": one.baseline(batch)}
-    losses = losses_of(one.losses, batch, known, {"beta": 0.1})
+    logps, ref = trainer.policy(batch), trainer.policy.reference(batch)
+    known = {"logps": logps, "ref_logps": ref, "baseline": trainer.baseline(batch)}
+    losses = losses_of(trainer.losses, batch, known, {"beta": 0.1})
     assert {kind: len(values) for kind, values in losses.items()} == {
         "pairs": len(batch.pairs),
         "scores": len(batch.scored),
@@ -107,49 +105,49 @@ def test_mixed_batch_has_one_loss_per_pair_and_single_response(trainer, examples
 
 
 def test_mismatched_responses_come_from_another_prompt():
-    draw = random.Random(0)
+    rng = random.Random(0)
     for n in range(2, 9):
-        prompts = [draw.randrange(4) for _ in range(n)]
+        prompts = [rng.randrange(4) for _ in range(n)]
         given = [Example((p,), ((p, i, 2), (p, 2))) for i, p in enumerate(prompts)]
         if len(set(prompts)) == 1:
             continue
-        made = list(mismatched(given))
-        assert [e.prompt for e in made] == [e.prompt for e in given]
-        assert all(response[0] != e.prompt[0] for e in made for response in e.responses)
+        exchanged = list(mismatched(given))
+        assert [e.prompt for e in exchanged] == [e.prompt for e in given]
+        assert all(response[0] != e.prompt[0] for e in exchanged for response in e.responses)
 
 
-def test_kto_refuses_a_batch_of_one_prompt(trainer, examples):
+def test_kto_refuses_a_batch_of_one_prompt(make_trainer, examples):
     given = examples("labels", prompts=1)
     with pytest.raises(InputError, match="two different prompts"):
-        trainer("kto", given).accumulate(given * 3)
+        make_trainer("kto", given).accumulate(given * 3)
 
 
 @pytest.mark.parametrize("method", ["kto", "una-binary-bce"])
-def test_kl_estimate_covers_the_whole_batch_and_has_no_gradient(method, trainer, examples, gradient):
+def test_kl_estimate_covers_the_whole_batch_and_has_no_gradient(method, make_trainer, examples, gradient):
     given = examples("labels", prompts=5)
-    one = trainer(method, given, micro_tokens=1, loss_kwargs={"beta": 0.5})
-    if method != "kto":  # nobody else pays for the estimate
-        assert "kl" not in one.accumulate(given)
+    trainer = make_trainer(method, given, micro_tokens=1, loss_kwargs={"beta": 0.5})
+    if method != "kto":  # other methods do not compute the estimate
+        assert "kl" not in trainer.accumulate(given)
         return
     whole = collate([Example(e.prompt, given[(i + 1) % 5].responses) for i, e in enumerate(given)], "padded")
     with torch.no_grad():
-        estimate = (one.policy(whole) - one.policy.reference(whole)).mean()
-    assert one.accumulate(given)["kl"] == pytest.approx(float(estimate), rel=1e-4) and estimate > 0.01
-    got = gradient(one, given)
-    one.optimizer.zero_grad()
+        estimate = (trainer.policy(whole) - trainer.policy.reference(whole)).mean()
+    assert trainer.accumulate(given)["kl"] == pytest.approx(float(estimate), rel=1e-4) and estimate > 0.01
+    trained_gradient = gradient(trainer, given)
+    trainer.optimizer.zero_grad()
     batch = collate(given)
-    logps, ref = one.policy(batch), one.policy.reference(batch)
+    logps, ref = trainer.policy(batch), trainer.policy.reference(batch)
     known = {"logps": logps, "ref_logps": ref, "kl": estimate}
-    losses_of(one.losses, batch, known, {"beta": 0.5})["labels"].mean().backward()
-    constant = torch.cat([p.grad.flatten() for p in one.trained.values()])
-    torch.testing.assert_close(got, constant, rtol=1e-4, atol=1e-6)
+    losses_of(trainer.losses, batch, known, {"beta": 0.5})["labels"].mean().backward()
+    constant = torch.cat([p.grad.flatten() for p in trainer.trained.values()])
+    torch.testing.assert_close(trained_gradient, constant, rtol=1e-4, atol=1e-6)
 
 
-def test_negative_kl_estimate_counts_as_zero(trainer, examples):
+def test_negative_kl_estimate_counts_as_zero(make_trainer, examples):
     given = examples("labels")
-    one = trainer("kto", given)
-    one.policy.reference = lambda batch: one.policy(batch) + 1
-    assert one.accumulate(given)["kl"] == 0
+    trainer = make_trainer("kto", given)
+    trainer.policy.reference = lambda batch: trainer.policy(batch) + 1
+    assert trainer.accumulate(given)["kl"] == 0
 
 
 # ---- several processes
@@ -161,16 +159,16 @@ import importlib.util
 spec = importlib.util.spec_from_file_location("shared", {tests!r} + "/training/conftest.py")
 shared = importlib.util.module_from_spec(spec)
 spec.loader.exec_module(shared)
-examples, trainer = (f.__wrapped__() for f in (shared.examples, shared.trainer))
+examples, make_trainer = (f.__wrapped__() for f in (shared.examples, shared.make_trainer))
 out = {{}}
 for name, method, kinds, config in {cases!r}:
     given = examples(*kinds, prompts=5)
-    one = trainer(method, given, micro_tokens=30, **config)
-    measured = one.accumulate(given)
+    trainer = make_trainer(method, given, micro_tokens=30, **config)
+    measured = trainer.accumulate(given)
     out[name] = dict(
-        gradient=torch.cat([p.grad.flatten() for p in one.trained.values()]).tolist(),
-        measured=measured, evaluated=one.evaluate(given), processes=one.accelerator.num_processes)
-if one.accelerator.is_main_process:
+        gradient=torch.cat([p.grad.flatten() for p in trainer.trained.values()]).tolist(),
+        measured=measured, evaluated=trainer.evaluate(given), processes=trainer.accelerator.num_processes)
+if trainer.accelerator.is_main_process:
     print("RESULT" + json.dumps(out))
 """
 
@@ -186,16 +184,16 @@ def test_two_processes_match_the_gradient_and_metrics_of_one(tmp_path):
     ]
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(ROOT / "tests"), cases=cases))
-    one = _result([sys.executable, str(script)])
+    single = _result([sys.executable, str(script)])
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
     two = _result([*launch, str(script)])
-    for name, alone in one.items():
+    for name, alone in single.items():
         both = two[name]
         assert (alone["processes"], both["processes"]) == (1, 2)
         gradients = [torch.tensor(run["gradient"]) for run in (alone, both)]
         assert (gradients[0] - gradients[1]).abs().max() <= 1e-6 * max(1, gradients[0].abs().max()), name
-        for what in ("measured", "evaluated"):
-            assert both[what] == pytest.approx(alone[what], rel=1e-5, abs=1e-6), name
+        for values in ("measured", "evaluated"):
+            assert both[values] == pytest.approx(alone[values], rel=1e-5, abs=1e-6), name
 
 
 def _result(command):
@@ -207,19 +205,19 @@ def _result(command):
 
 
 @pytest.mark.parametrize("name", ["WORLD_SIZE", "OMPI_COMM_WORLD_SIZE", "PMI_SIZE", "SLURM_STEP_NUM_TASKS"])
-def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, trainer, examples):
+def test_processes_that_would_each_train_alone_are_refused(name, monkeypatch, make_trainer, examples):
     processes()
     monkeypatch.setenv(name, "2")
     with pytest.raises(InputError, match=f"expected the 2 that {name} names to train together, got 1"):
-        trainer("dpo", examples("pairs"))
+        make_trainer("dpo", examples("pairs"))
 
 
-@pytest.mark.parametrize(("tasks", "right"), [(2, True), (8, True), (3, False), (16, False)])
-def test_srun_may_start_one_torchrun_per_node(tasks, right, monkeypatch):
+@pytest.mark.parametrize(("tasks", "valid"), [(2, True), (8, True), (3, False), (16, False)])
+def test_srun_may_start_one_torchrun_per_node(tasks, valid, monkeypatch):
     monkeypatch.setattr("accelerate.Accelerator", lambda cpu: SimpleNamespace(num_processes=8))
     monkeypatch.setenv("WORLD_SIZE", "8")
     monkeypatch.setenv("SLURM_STEP_NUM_TASKS", str(tasks))
-    with nullcontext() if right else pytest.raises(InputError, match=f"the {tasks} that SLURM_STEP_NUM_TASKS names"):
+    with nullcontext() if valid else pytest.raises(InputError, match=f"the {tasks} that SLURM_STEP_NUM_TASKS names"):
         processes()
 
 
@@ -246,9 +244,9 @@ def world():
     return TableWorld(ref, REWARDS, BETA)
 
 
-def of_prompt(x, kind):
-    """All feedback on the three responses of a prompt: Bradley–Terry in whole numbers, or P(y = 1) = σ(r)."""
-    odds = REWARDS[x].exp().round().int().tolist()  # i wins against j odds[i] times, loses odds[j] times
+def feedback_of_prompt(x, kind):
+    """All feedback on the three responses of a prompt: Bradley–Terry win counts, P(y = 1) = σ(r), or rewards."""
+    odds = REWARDS[x].exp().round().int().tolist()  # i beats j odds[i] times and loses odds[j] times
     pairs = tuple((i, j) for i in range(3) for j in range(3) if i != j for _ in range(odds[i]))
     feedback = {
         "pairs": {"pairs": pairs},
@@ -259,10 +257,17 @@ def of_prompt(x, kind):
 
 
 def trained(method, kinds, dtype=torch.float64, **config):
-    """(world, policy's log-probs, trainer) after the loop has run on a table, full batches."""
+    """(world, log-probs of the policy, trainer) after the loop has run on a table with full batches."""
     exact = world()
-    given = [of_prompt(x, kind) for x, kind in enumerate(kinds)]
-    settings = {"steps": 400, "batch": 3, "lr": 0.05, "lora_r": 0, "loss_kwargs": {"beta": BETA}} | config
+    given = [feedback_of_prompt(x, kind) for x, kind in enumerate(kinds)]
+    settings = {
+        "steps": 400,
+        "batch": 3,
+        "lr": 0.05,
+        "value_lr": 0.05,
+        "lora_r": 0,
+        "loss_kwargs": {"beta": BETA},
+    } | config
     config = Config(method=method, **settings)
     model = TableLM(exact.ref_logps.to(dtype))
     losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
@@ -311,29 +316,29 @@ def test_f_dpo_reaches_the_optimum_of_its_divergence(divergence):
 def test_mixed_scores_labels_and_pairs_reach_the_optimum_of_every_prompt():
     exact, logps, trainer = trained("una-centred", ["scores", "labels", "pairs"], steps=1000)
     assert exact.metrics(logps)["regret"] < 1e-4
-    values = trainer.values.detach()  # learned for all, because labels need it
+    values = trainer.values.detach()  # learned for all prompts, because labels need V(x)
     torch.testing.assert_close(values[:2], BETA * exact_log_z(exact)[:2], rtol=0, atol=1e-2)
-    assert values[2] == values[2].new_tensor(0.0)  # a pair's cancels
+    assert values[2] == values[2].new_tensor(0.0)  # V(x) cancels in a pair
 
 
 def exact_log_z(exact):
     return torch.logsumexp(exact.ref_logps + REWARDS / BETA, dim=-1)
 
 
-def test_untrained_prompt_uses_the_mean_of_the_learned_values(trainer, examples):
+def test_untrained_prompt_uses_the_mean_of_the_learned_values(make_trainer, examples):
     given = examples("scores", prompts=3)
-    one = trainer("una-centred", given[:2], baseline="learned")
+    trainer = make_trainer("una-centred", given[:2], baseline="learned")
     with torch.no_grad():
-        one.values.copy_(torch.tensor([1.0, 2.0]))
-    baseline = one.baseline(collate(given))
+        trainer.values.copy_(torch.tensor([1.0, 2.0]))
+    baseline = trainer.baseline(collate(given))
     assert baseline.tolist() == [{0: 1.0, 1: 2.0, 2: 1.5}[e.prompt_index] for e in given for _ in e.responses]
 
 
 @pytest.mark.parametrize("method", ["dpo", "kto", "sft"])
-def test_learned_baseline_is_refused_if_no_loss_takes_one(method, trainer, examples):
+def test_learned_baseline_is_refused_if_no_loss_takes_one(method, make_trainer, examples):
     given = examples(METHODS[method].kinds[0])
     with pytest.raises(InputError, match=f"baseline=learned: the losses of {method} take no baseline"):
-        trainer(method, given, baseline="learned")
+        make_trainer(method, given, baseline="learned")
 
 
 def test_learned_baseline_without_prompts_is_refused():
@@ -345,24 +350,24 @@ def test_learned_baseline_without_prompts_is_refused():
 # ---- steps
 
 
-def test_learning_rate_warms_up_then_decays_or_stays_constant(trainer, examples):
+def test_learning_rate_warms_up_then_decays_or_stays_constant(make_trainer, examples):
     given = examples("pairs")
-    cosine = trainer("dpo", given, steps=10, warmup=0.2, lr=0.01)
+    cosine = make_trainer("dpo", given, steps=10, warmup=0.2, lr=0.01)
     by_hand = [1 / 3, 2 / 3, *(0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8))]
     assert [cosine.rate(step) for step in range(10)] == pytest.approx(by_hand)
     assert cosine.step(1, given)["lr"] == pytest.approx(0.01 * 2 / 3) == cosine.optimizer.param_groups[0]["lr"]
-    constant = trainer("dpo", given, steps=10, warmup=0.2, schedule="constant")
+    constant = make_trainer("dpo", given, steps=10, warmup=0.2, schedule="constant")
     assert [constant.rate(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1] * 8])
-    assert trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
+    assert make_trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
 
 
-def test_learned_values_have_a_separate_learning_rate_and_no_weight_decay(trainer, examples):
+def test_learned_values_have_a_separate_learning_rate_and_no_weight_decay(make_trainer, examples):
     given = examples("scores")
-    one = trainer("una-centred", given, baseline="learned", value_lr=0.5, weight_decay=0.1, warmup=0.0)
-    one.step(0, given)
-    weights, values = one.optimizer.param_groups
+    trainer = make_trainer("una-centred", given, baseline="learned", value_lr=0.5, weight_decay=0.1, warmup=0.0)
+    trainer.step(0, given)
+    weights, values = trainer.optimizer.param_groups
     assert (weights["lr"], weights["weight_decay"]) == (0.01, 0.1)
-    assert (values["lr"], values["weight_decay"], values["params"]) == (0.5, 0.0, [one.values])
+    assert (values["lr"], values["weight_decay"], values["params"]) == (0.5, 0.0, [trainer.values])
 
 
 def test_each_epoch_is_a_permutation_set_by_seed_and_step():
@@ -375,64 +380,64 @@ def test_each_epoch_is_a_permutation_set_by_seed_and_step():
     assert sorted(order(3, 0, 6, seed=0)) == [0, 0, 1, 1, 2, 2]  # a batch larger than the data
 
 
-def test_dropout_depends_only_on_seed_step_and_update(trainer, examples, gradient):
-    def after(step, noise, **config):
+def test_dropout_depends_only_on_seed_step_and_update(make_trainer, examples, gradient):
+    def grad_norm(step, noise=0, update=0, **config):
         given = examples("pairs")
-        one = trainer("dpo", given, lora_dropout=0.5, **config)
+        trainer = make_trainer("dpo", given, lora_dropout=0.5, **config)
         torch.manual_seed(noise)
-        return one.step(step, given)["grad_norm"]
+        return trainer.step(step, given, update=update)["grad_norm"]
 
-    assert after(2, noise=0) == after(2, noise=1)
-    assert len({after(2, noise=0), after(3, noise=0), after(2, noise=0, seed=1)}) == 3
+    assert grad_norm(2) == grad_norm(2, noise=1)
+    assert len({grad_norm(2), grad_norm(3), grad_norm(2, update=1), grad_norm(2, seed=1)}) == 4
 
 
-def test_cached_reference_is_used_at_every_step(trainer, examples):
+def test_cached_reference_is_used_at_every_step(make_trainer, examples):
     given, held = examples("pairs"), examples("pairs", seed=1)
-    one, two = trainer("dpo", given), trainer("dpo", given, micro_tokens=20)
-    two.remember_reference(given)
-    two.policy.reference = lambda batch: pytest.fail("asked again")
-    assert two.accumulate(given) == pytest.approx(one.accumulate(given), rel=1e-4, abs=1e-6)
+    trainer, cached = make_trainer("dpo", given), make_trainer("dpo", given, micro_tokens=20)
+    cached.remember_reference(given)
+    cached.policy.reference = lambda batch: pytest.fail("computed again")
+    assert cached.accumulate(given) == pytest.approx(trainer.accumulate(given), rel=1e-4, abs=1e-6)
     with pytest.raises(pytest.fail.Exception):
-        two.evaluate(held)
+        cached.evaluate(held)
 
 
-def test_cached_reference_has_the_precision_of_the_policy(trainer, examples):
+def test_cached_reference_has_the_precision_of_the_policy(make_trainer, examples):
     given = examples("pairs")
-    one = trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
-    one.remember_reference(given)
-    one.policy.reference = lambda batch: pytest.fail("asked again")
-    found = one.evaluate(given)
-    assert found["rewards/chosen"] == found["rewards/rejected"] == 0
+    trainer = make_trainer("dpo", given, moved=False, lora_r=0, dtype="bfloat16")  # float32 weights under autocast
+    trainer.remember_reference(given)
+    trainer.policy.reference = lambda batch: pytest.fail("computed again")
+    metrics = trainer.evaluate(given)
+    assert metrics["rewards/chosen"] == metrics["rewards/rejected"] == 0
 
 
-def test_non_finite_loss_or_gradient_stops_before_weights_change(trainer, examples):
-    for broken, rows in ((0, 1), (1, 6)):
+def test_non_finite_loss_or_gradient_stops_before_weights_change(make_trainer, examples):
+    for in_gradient, rows in ((False, 1), (True, 6)):
         given = examples("pairs")
-        one = trainer("dpo", given, micro_tokens=1)
-        start = {name: p.detach().clone() for name, p in one.trained.items()}
-        policy = one.policy.forward
-        one.policy.forward = lambda batch, policy=policy, broken=broken: _poisoned(policy(batch), batch, broken)
+        trainer = make_trainer("dpo", given, micro_tokens=1)
+        start = {name: p.detach().clone() for name, p in trainer.trained.items()}
+        policy = trainer.policy.forward
+        trainer.policy.forward = lambda batch, policy=policy, bad=in_gradient: _poisoned(policy(batch), batch, bad)
         with pytest.raises(
             NonFinite, match="a loss is nan" if rows == 1 else "norm of the gradient is (nan|inf)"
         ) as stop:
-            one.step(0, given)
+            trainer.step(0, given)
         assert len(stop.value.examples) == rows
-        assert all(torch.equal(p, start[name]) for name, p in one.trained.items())
+        assert all(torch.equal(p, start[name]) for name, p in trainer.trained.items())
 
 
-def _poisoned(logps, batch, gradient):
-    """NaN in the forward pass of row 3, or only in the gradient."""
+def _poisoned(logps, batch, in_gradient):
+    """Log-probs with NaN in the forward pass of row 3, or with an infinite gradient there."""
     if "row 3" not in batch.sources:
         return logps
-    if not gradient:
+    if not in_gradient:
         return logps * torch.nan
     logps = logps.clone()
     logps.register_hook(lambda g: g * torch.inf)
     return logps
 
 
-def test_evaluation_has_no_dropout_and_leaves_no_gradient(trainer, examples):
+def test_evaluation_has_no_dropout_and_leaves_no_gradient(make_trainer, examples):
     given = examples("scores")
-    one = trainer("una-score", given, lora_dropout=0.5)
-    assert one.evaluate(given) == one.evaluate(given)
-    assert one.policy.training and all(p.grad is None for p in one.trained.values())
+    trainer = make_trainer("una-score", given, lora_dropout=0.5)
+    assert trainer.evaluate(given) == trainer.evaluate(given)
+    assert trainer.policy.training and all(p.grad is None for p in trainer.trained.values())
