@@ -287,7 +287,7 @@ def test_conform_refuses_what_is_impossible(row, kinds, message):
 
 @pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
-    with pytest.raises(InputError, match="options: kinds: expected some of scores, labels, pairs, demos, got"):
+    with pytest.raises(InputError, match="options: kinds: expected some of scores, labels, pairs, demos, lists, got"):
         conform([scored("p", 1)], kinds)
 
 

@@ -1,15 +1,21 @@
 """From a batch to the arguments of a loss, which its signature names."""
 
 import inspect
+import json
+import math
+from dataclasses import replace
 
 import pytest
 import torch
 
 from una_ref.data.batch import Example, collate
+from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import ARGUMENTS, Need
 from una_ref.methods.rewards import f_reward
 from una_ref.training.losses import losses_of, win_rates
+from una_ref.training.prepare import prepare
+from una_ref.training.settings import resolve
 from una_ref.training.trainer import Trainer
 
 PAIRS = [
@@ -180,3 +186,55 @@ def test_demonstrations_leave_the_ppo_gradient_unchanged(make_trainer, examples,
         gradients.append(gradient(trainer, rows))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
     assert gradients[0].abs().max() > 1e-4
+
+
+# ---- lists and scores beside pairs, from rows to a trained policy
+
+
+def listwise(*, logps, ref_logps, scores, mask, beta=1.0):
+    """Cross-entropy of softmax(scores) with softmax(β·log π/π_ref) over a list (ListNet)."""
+    rewards = (beta * (logps - ref_logps)).masked_fill(~mask, -torch.inf)
+    targets = scores.masked_fill(~mask, -torch.inf).softmax(1)
+    return -(targets * rewards.log_softmax(1).masked_fill(~mask, 0)).sum(1)
+
+
+def margin_weighted(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, margins, beta=0.1):
+    """DPO weighted by the difference of the scores."""
+    names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
+    given = (chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    return margins * METHODS["dpo"].loss(**dict(zip(names, given, strict=True)), beta=beta)
+
+
+def register(monkeypatch, name, **record):
+    """A method of that name in the registry: una-score with other fields."""
+    method = replace(METHODS["una-score"], name=name, printed=None, released=None, **record)
+    monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, name: method})
+
+
+@pytest.mark.parametrize("online", [False, True])
+def test_method_on_lists_is_one_record(online, monkeypatch, data, tiny):
+    register(monkeypatch, "listwise", losses={"lists": listwise}, baseline="none")
+    settings = ["samples=4", "lr=3e-3", "batch=8"] if online else [*tiny, "held_out=0"]
+    file = {} if online else {"data": data("scores")}
+    job = prepare(resolve("listwise", settings, steps=12, online=online, **file))
+    rows, _ = job.answered(job.examples[:4], 0, record=False)
+    assert {row.kind for row in rows} == {"lists"} and all(len(row.responses) > 1 for row in rows)
+    losses = [job.step(step, record=True)["loss"] for step in range(12)]
+    assert all(map(math.isfinite, losses)) and job.trainer.losses.keys() == {"lists"}
+    if not online:
+        assert any("scores -> lists (best first): 12 lists, 36 responses" in note for note in job.notes)
+
+
+def test_pairs_keep_their_scores_where_the_loss_asks(monkeypatch, tmp_path, tiny):
+    register(monkeypatch, "margin-weighted", losses={"pairs": margin_weighted}, baseline="none")
+    path = tmp_path / "pairs.jsonl"
+    row = {"prompt": "red", "chosen": " cat", "rejected": " dog", "chosen_score": 4.0, "rejected_score": 1.5}
+    path.write_text("".join(json.dumps(row | {"prompt": f"red {i}"}) + "\n" for i in range(4)))
+    job = prepare(resolve("margin-weighted", [*tiny, "held_out=0"], data=str(path)))
+    assert {(e.kind, e.scores) for e in job.examples} == {("pairs", (4.0, 1.5))}
+    assert job.trainer.forward(job.examples[:2]).values.tolist() == pytest.approx([2.5 * math.log(2)] * 2)
+    plain = prepare(resolve("dpo", [*tiny, "held_out=0"], data=str(path)))
+    assert {e.scores for e in plain.examples} == {None}
+    path.write_text(json.dumps({"prompt": "red", "chosen": " cat", "rejected": " dog"}) + "\n")
+    with pytest.raises(InputError, match="scores: expected a score of each response beside the pair, got none"):
+        prepare(resolve("margin-weighted", tiny, data=str(path)))

@@ -105,11 +105,12 @@ def conform(
     threshold: float | str = "median",
     ties: str = "drop",
     group: bool = False,
+    scores_of_pairs: bool = False,
     note: Callable[[Row], object] | None = None,
 ) -> tuple[GroupedList[Row], tuple[Report, ...]]:
     """Each row with exactly one kind of feedback out of `kinds` (in order of preference), and what was done.
 
-    A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst),
+    A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst), scores -> lists,
     scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
     compared, rows of one response are gathered by prompt first.
 
@@ -122,14 +123,15 @@ def conform(
         threshold: see `scores_to_labels`.
         ties: see `scores_to_pairs`.
         group: gather all rows of one response by prompt, as `group_by_prompt` does.
+        scores_of_pairs: keep the scores of a pair's responses beside the pair; a pair without them is refused.
         note: called with every row of the result, in order.
 
     Raises:
         InputError: names a row for which no conversion is possible, and data of which nothing is left.
     """
-    steps = _steps(threshold=threshold, ties=ties)
-    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
-        raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
+    steps = _steps(threshold=threshold, ties=ties, with_scores=scores_of_pairs)
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= {*KINDS, "lists"}:
+        raise refusal("options", "kinds", "some of " + ", ".join((*KINDS, "lists")), shown(kinds))
 
     def route(row: Row) -> tuple[str, str]:
         natives = ((kind, kind) for kind in kinds if kind in row.kinds)
@@ -147,7 +149,10 @@ def conform(
 
     def made(group: list[Row], kept: dict[str, Counter], converted: dict[str, Counter]) -> Row | None:
         way = route(group[0])
-        row = merged([row.only(way[0]) for row in group])
+        beside = scores_of_pairs and way[1] == "pairs"
+        row = merged([row.only(way[0], with_scores=beside) for row in group])
+        if beside and row.scores is None:
+            raise refusal(row.source, "scores", "a score of each response beside the pair", "none")
         if way in steps:
             return steps[way].one(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > 1:
@@ -176,7 +181,7 @@ def _run(rows: Iterable[Row], step: _Step) -> tuple[list[Row], Report]:
 
 
 def _steps(
-    *, which: str = "best-worst", threshold: float | str = "median", ties: str = "drop"
+    *, which: str = "best-worst", threshold: float | str = "median", ties: str = "drop", with_scores: bool = False
 ) -> dict[tuple[str, str], _Step]:
     """Every conversion of `conform`, (from, to), with these options, which are checked."""
     by_median = threshold == "median"
@@ -189,13 +194,15 @@ def _steps(
         if not good:
             raise refusal("options", field, expected, shown(value))
     level = "above the prompt's median, or highest" if by_median else f"at or above {threshold:g}"
-    pair = partial(_scores_to_pairs, which=which, ties=ties)
+    pair = partial(_scores_to_pairs, which=which, ties=ties, with_scores=with_scores)
+    from_labels = partial(_labels_to_pairs, with_scores=with_scores)
     label = partial(_scores_to_labels, threshold=threshold, ties=ties)
     return {
         ("scores", "pairs"): _Step(f"scores -> pairs ({which})", True, pair),
         ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
+        ("scores", "lists"): _Step("scores -> lists (best first)", True, _scores_to_lists),
         ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
-        ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, _labels_to_pairs),
+        ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, from_labels),
         ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
         ("labels", "demos"): _Step("labels -> demos (0.5 or more)", False, _to_demos),
         ("pairs", "demos"): _Step("pairs -> demos (the chosen)", False, _to_demos),
@@ -219,17 +226,18 @@ def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
     return Row(row.prompt, tuple(row.responses[i] for i in indices), source=row.source, **feedback)
 
 
-def _paired(row: Row, pairs: Sequence[tuple[int, int]]) -> Row:
+def _paired(row: Row, pairs: Sequence[tuple[int, int]], *, with_scores: bool = False) -> Row:
     used = sorted({i for pair in pairs for i in pair})
     place = {i: k for k, i in enumerate(used)}
-    return _keep(row, used, pairs=tuple((place[chosen], place[rejected]) for chosen, rejected in pairs))
+    scores = tuple(row.scores[i] for i in used) if with_scores and row.scores else None
+    return _keep(row, used, pairs=tuple((place[chosen], place[rejected]) for chosen, rejected in pairs), scores=scores)
 
 
 def _ranking(values: Sequence[float]) -> list[int]:
     return sorted(range(len(values)), key=lambda i: -values[i])  # stable: of equals the first stands first
 
 
-def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str) -> Row | None:
+def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, with_scores: bool) -> Row | None:
     scores = _values(row, "scores")
     _several(row, "to pair them by score")
     ranking = _ranking(scores)
@@ -243,7 +251,7 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str) -> Row | 
     kept = strict if ties == "drop" else pairs
     counts["pairs"] += len(kept)
     counts["ties dropped" if ties == "drop" else "of them ties, the first chosen"] += len(pairs) - len(strict)
-    return _paired(row, kept) if kept else None
+    return _paired(row, kept, with_scores=with_scores) if kept else None
 
 
 def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
@@ -270,7 +278,7 @@ def _scores_to_lists(row: Row, counts: Counter) -> Row:
     ranking = _ranking(scores)
     counts["lists"] += 1
     counts["responses"] += len(ranking)
-    return _keep(row, ranking, scores=tuple(scores[i] for i in ranking))
+    return _keep(row, ranking, scores=tuple(scores[i] for i in ranking), as_list=True)
 
 
 def _pairs_to_labels(row: Row, counts: Counter) -> Row:
@@ -281,7 +289,7 @@ def _pairs_to_labels(row: Row, counts: Counter) -> Row:
     return _keep(row, used, labels=tuple(won[i] / met[i] for i in used))
 
 
-def _labels_to_pairs(row: Row, counts: Counter) -> Row:
+def _labels_to_pairs(row: Row, counts: Counter, with_scores: bool = False) -> Row:
     labels = _values(row, "labels")
     _several(row, "to pair an up with a down")
     ranking = _ranking(labels)
@@ -289,7 +297,7 @@ def _labels_to_pairs(row: Row, counts: Counter) -> Row:
     if not labels[best] >= 0.5 > labels[worst]:
         raise refusal(row.source, "labels", "an up and a down of one prompt, to pair them", f"{labels!r:.60}")
     counts["pairs"] += 1
-    return _paired(row, [(best, worst)])
+    return _paired(row, [(best, worst)], with_scores=with_scores)
 
 
 def _to_demos(row: Row, counts: Counter) -> Row | None:

@@ -100,7 +100,8 @@ class Encoder:
         if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
             self.counts["pairs of equal responses, which teach nothing"] += equal
         index = self._index(tuple(prompt))
-        return Example(tuple(prompt), tuple(responses), row.scores, row.labels, row.pairs, index, row.source)
+        feedback = row.scores, row.labels, row.pairs
+        return Example(tuple(prompt), tuple(responses), *feedback, index, row.source, as_list=row.as_list)
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""

@@ -55,6 +55,7 @@ class Row:
     labels: tuple[float, ...] | None = None  # one per response, in [0, 1]; thumb up = 1
     pairs: tuple[tuple[int, int], ...] | None = None  # (chosen, rejected) indices into responses
     source: str = ""  # "file:line" or "dataset[i]", for messages
+    as_list: bool = False  # whether the scores rank the responses as one list
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -76,14 +77,16 @@ class Row:
         """The kinds of feedback that the row carries; ("demos",) if it carries no other, () for a prompt alone."""
         return self._feedback() or (("demos",) if self.responses else ())
 
-    def only(self, kind: str) -> Row:
-        """The same row with one kind of feedback, the others left out."""
-        others = [other for other in self.kinds if other not in (kind, "demos")]
+    def only(self, kind: str, *, with_scores: bool = False) -> Row:
+        """The same row with one kind of feedback, the others left out; with its scores as well, if asked."""
+        kept = (kind, "demos", "lists", *(("scores",) if with_scores else ()))
+        others = [other for other in self.kinds if other not in kept]
         left_out: dict[str, Any] = dict.fromkeys(others)
         return replace(self, **left_out) if others else self
 
     def _feedback(self) -> tuple[str, ...]:
-        return tuple(kind for kind in KINDS[:3] if getattr(self, kind) is not None)
+        kinds = (kind for kind in KINDS[:3] if getattr(self, kind) is not None)
+        return tuple("lists" if kind == "scores" and self.as_list else kind for kind in kinds)
 
     def _sequence(self, field: str, at_least: int = 1) -> tuple:
         values = getattr(self, field)

@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -98,7 +98,7 @@ def prepare(
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
-    if "scores" in examples.kinds:
+    if examples.kinds & {"scores", "lists"}:
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
@@ -118,7 +118,7 @@ def prepare(
     job = Job(
         config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks
     )
-    _check_start(job, references)
+    _check_start(job, notes, encoder, references)
     return job
 
 
@@ -150,20 +150,24 @@ def usable_rows(
     """
     if config.on_policy:
         last = gathered(rows, [lambda row: prompt_key(row.prompt)], itemgetter(-1))
-        for row in last if note else ():
-            note(row)
+        if note:
+            for row in last:
+                note(row)
         return last, []
     if not rows:
         raise InputError(f"data {config.data}: expected at least one row, got none")
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
+    scores = Need.SCORES in needs([config.losses["pairs"]]) if "pairs" in config.losses else False
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
+    options["scores_of_pairs"] = scores
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(config.losses), note=note, **options)
         return kept, [str(report) for report in reports]
     kept, reports = conversions.conform(rows, tuple(config.losses), **options)
-    shuffled = GroupedList(shuffled_scores(kept, config.seed))
-    for row in shuffled if note else ():
-        note(row)
+    shuffled: GroupedList[Row] = GroupedList(shuffled_scores(kept, config.seed))
+    if note:
+        for row in shuffled:
+            note(row)
     return shuffled, [*map(str, reports), "feedback shuffled over the whole data set (the shuffled control)"]
 
 
@@ -242,20 +246,22 @@ def _rollouts(
     return Rollouts(engine, reward, config.reward, tokenizer, config.samples, room, config.seed, penalty, least)
 
 
-def _check_start(job: Job, references: Path | None) -> None:
+def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None) -> None:
     """Compute what the first step computes, refuse what a later one could not take, and note both."""
-    config, trainer, notes = job.config, job.trainer, job.notes
-    first, engine = job.examples[: config.batch], job.rollouts.engine if job.rollouts else None
+    config, trainer = job.config, job.trainer
+    engine = job.rollouts.engine if job.rollouts else None
+    picked = job.examples[: config.batch]
     if job.rollouts is None:
-        _check_batches(trainer, job.examples, job.held_out)
+        first = cast(Sequence[Example], picked)
+        _check_batches(trainer, cast(Examples[Example], job.examples), cast(Examples[Example], job.held_out))
     else:
-        prompts, (first, drawn) = len(first), job.answered(first, 0, record=True)
+        prompts, (first, drawn) = len(picked), job.answered(picked, 0, record=True)
         if drawn["dropped_prompts"] == prompts:
             raise InputError(f"reward {config.reward}: expected answers, got none for {prompts} prompts")
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
     if first:  # online there may be no pair, where all scores of a prompt are equal
-        notes += _reference_notes(trainer, job.encoder, first, references)
+        notes += _reference_notes(trainer, encoder, first, references)
     if isinstance(engine, HuggingFace):
         notes += [engine.merging.why]
     if engine:
