@@ -127,7 +127,7 @@ def test_equal_scores_have_no_median_label():
     assert scores_to_labels(rows, ties="keep-first")[0][0].labels == (1, 0)
 
 
-def test_number_labels_are_up_at_the_number():
+def test_a_label_is_positive_at_or_above_a_number():
     (row,), report = scores_to_labels([scored("p", 0.49, 0.5, 0.51)], threshold=0.5)
     assert row.labels == (0, 1, 1)
     assert str(report) == "scores -> labels (positive at or above 0.5): 2 positive, 1 negative"
@@ -154,6 +154,25 @@ def test_a_conversion_names_a_row_of_another_kind(convert, kind):
         convert([Row("p", ("a", "b"), source="f:9")])
 
 
+def test_conform_ranks_scores_as_lists():
+    rows = [scored("p", 1), scored("q", 5, 7), scored("p", 3)]
+    out, (report,) = conform(rows, ("lists",))
+    assert [(row.scores, row.responses) for row in out] == [((3, 1), ("y0", "y0")), ((7, 5), ("y1", "y0"))]
+    assert all(row.kinds == ("lists",) and row.as_list for row in out)
+    assert str(report) == "scores -> lists (best first): 2 lists, 4 responses"
+    again, reports = conform(out, ("lists",))
+    assert again == out and reports == ()
+
+
+def test_pairs_keep_their_scores_if_the_loss_takes_margins():
+    rows = [Row("p", ("a", "b"), scores=(3, 1), pairs=((0, 1),)), scored("q", 5, 9, 7)]
+    out, _ = conform(rows, ("pairs",), margins=True)
+    assert [(row.scores, row.pairs) for row in out] == [((3, 1), ((0, 1),)), ((5, 9), ((1, 0),))]
+    assert [row.scores for row in conform(rows, ("pairs",))[0]] == [None, None]
+    with pytest.raises(InputError, match="f:7.* scores: expected scores beside pairs, whose margins .*, got none"):
+        conform([Row("p", ("a", "b"), pairs=((0, 1),), source="f:7")], ("pairs",), margins=True)
+
+
 def test_lists_gather_and_rank():
     rows = [scored("p", 1), scored("q", 5, 7), scored("p", 3), scored("p", 3)]
     (p, q), report = scores_to_lists(rows)
@@ -168,11 +187,13 @@ def test_pairs_to_labels():
     assert chain.labels == (1, 0.5, 0), "a response of two pairs gets the share it won"
 
 
-def test_labels_to_pairs_needs_an_up_and_a_down():
+def test_labels_to_pairs_needs_a_positive_and_a_negative():
     (row,), report = labels_to_pairs([Row("p", ("a", "b", "c"), labels=(0, 1, 0.7))])
     assert pair_texts(row) == [("b", "a")] and report.counts == {"pairs": 1}
     for labels in ((1, 0.5), (0, 0.4)):
-        with pytest.raises(InputError, match=r"f:2: labels: expected an up and a down of one prompt.* got \("):
+        with pytest.raises(
+            InputError, match=r"f:2: labels: expected a positive and a negative response of one prompt.* got \("
+        ):
             labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
 
 
@@ -275,7 +296,7 @@ def test_conform_mixes_sources_and_keeps_their_order():
         (
             Row("p", ("a", "b"), labels=(1, 1), source="f:4"),
             ("pairs",),
-            "f:4: labels: expected an up and a down",
+            "f:4: labels: expected a positive and a negative response",
         ),
         (scored("p", 1, 1), ("pairs",), "data: rows: expected at least one usable row, got .*1 ties dropped"),
     ],
@@ -287,7 +308,7 @@ def test_conform_refuses_what_is_impossible(row, kinds, message):
 
 @pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
-    with pytest.raises(InputError, match="options: kinds: expected some of scores, labels, pairs, demos, lists, got"):
+    with pytest.raises(InputError, match="options: kinds: expected some of demos, pairs, labels, scores, lists, got"):
         conform([scored("p", 1)], kinds)
 
 

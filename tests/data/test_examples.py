@@ -23,6 +23,16 @@ def test_kinds_range_means_and_prompts_are_those_of_the_examples():
     assert list(examples.prompts) == [0, 1, 1, 2]
 
 
+def test_scores_beside_pairs_are_no_scores_of_their_own():
+    examples = Examples([Example((1, 6), ((7, 2), (9, 2)), scores=(2.0, 1.0), pairs=((0, 1),))])
+    assert examples.kinds == {"pairs"} and examples.mean("scores") is None and examples.mean("pairs") is None
+
+
+def test_a_list_has_a_kind_of_its_own():
+    examples = Examples([Example((1, 6), ((7, 2), (9, 2)), scores=(2.0, 1.0), as_list=True)])
+    assert examples.kinds == {"lists"} and examples.mean("lists") == 1.5 and examples.mean("scores") is None
+
+
 def test_what_is_appended_is_noted_as_well():
     examples = Examples(ALL[:1])
     assert examples.kinds == {"scores"}

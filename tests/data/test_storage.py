@@ -89,4 +89,4 @@ def test_neither_list_holds_its_items():
     finally:
         tracemalloc.stop()
     assert len(stored) == len(grouped) == 10_000 and last == 1004
-    assert held < 600_000 and peak < 900_000, "12 bytes each and 24 a group, of 10 MB"
+    assert held < 400_000 and peak < 600_000, "12 bytes each and 12 a group, of 10 MB"

@@ -1,6 +1,7 @@
 """From a config to a job: which rows are held out, what is refused before the first step, and where V(x) starts."""
 
 import math
+from dataclasses import replace
 
 import pytest
 import torch
@@ -125,6 +126,42 @@ def _model(folder):
     small_mistral(tokenizer, seed=0, num_key_value_heads=1, **sizes).save_pretrained(folder / "model")
     tokenizer.save_pretrained(folder / "model")
     return str(folder / "model")
+
+
+# ---- lists, and scores beside pairs
+
+
+def registered(monkeypatch, **changes):
+    record = replace(METHODS["una-score"], **{"name": "new", "printed": None, "released": None} | changes)
+    monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "new": record})
+
+
+def test_scores_are_trained_on_as_lists(tiny, data, monkeypatch):
+    def ranked(*, logps: torch.Tensor, ref_logps: torch.Tensor, scores: torch.Tensor, mask: torch.Tensor):
+        assert scores.shape == mask.shape == logps.shape and (scores.diff() <= 0).all()
+        return ((logps - ref_logps - scores) ** 2 * mask).sum(1)
+
+    registered(monkeypatch, losses={"lists": ranked})
+    job = prepare(resolve("new", [*tiny, "held_out=0.2"], data=data("scores")))
+    assert job.examples.kinds == {"lists"}
+    assert any(note.startswith("scores -> lists (best first): 12 lists") for note in job.notes)
+    assert math.isfinite(job.step(0, record=True)["loss"])
+
+
+def test_a_loss_of_margins_gets_the_scores_beside_the_pairs(tiny, monkeypatch):
+    seen = []
+
+    def with_margin(*, chosen_logps: torch.Tensor, rejected_logps: torch.Tensor, margins: torch.Tensor):
+        seen.append(sorted(margins.tolist()))
+        return (margins - chosen_logps + rejected_logps) ** 2
+
+    registered(monkeypatch, losses={"pairs": with_margin})
+    rows = [Row(f"p{i}", ("a", "b"), scores=(i, -1), pairs=((0, 1),), source=f"f:{i}") for i in range(4)]
+    job = prepare(resolve("new", [*tiny, "held_out=0"], data="rows"), rows=rows)
+    job.step(0, record=True)
+    assert [1.0, 2.0, 3.0, 4.0] in seen
+    with pytest.raises(InputError, match="scores: expected scores beside pairs, whose margins"):
+        prepare(resolve("new", [*tiny, "held_out=0"], data="rows"), rows=[*rows, Row("p", ("a", "b"), pairs=((0, 1),))])
 
 
 # ---- V(x)

@@ -1,7 +1,7 @@
 """How one kind of feedback becomes another, and which conversions a method needs.
 
-A conversion is a plain function, rows -> (rows, `Report`), made of a private function of one row. `conform`
-uses the same ones, so a conversion does the same to a row whoever asks for it.
+A conversion is a plain function, rows -> (rows, `Report`), made of a private function of one row. `conform` uses the
+same private functions.
 """
 
 from __future__ import annotations
@@ -17,7 +17,6 @@ from statistics import median
 from typing import Any, cast
 
 from una_ref.data.rows import (
-    KINDS,
     Row,
     by_prompt,
     gathered,
@@ -29,6 +28,7 @@ from una_ref.data.rows import (
     shown,
 )
 from una_ref.data.storage import GroupedList
+from una_ref.methods.method import KINDS
 
 PAIRINGS = ("best-worst", "adjacent", "all")
 TIES = ("drop", "keep-first")
@@ -36,7 +36,7 @@ TIES = ("drop", "keep-first")
 
 @dataclass(frozen=True)
 class Report:
-    """What a conversion did, with its named counts; `str` gives the sentence for the log."""
+    """What a conversion did, with named counts; `str` gives the sentence for the log."""
 
     what: str
     counts: Mapping[str, int]
@@ -47,21 +47,27 @@ class Report:
 
 @dataclass(frozen=True)
 class _Step:
-    """A conversion: its sentence, whether `conform` gathers rows by prompt first, what it makes of a row.
+    """A conversion of one row.
 
-    `one` returns the new row, or None where nothing is left of it, and adds to the counts.
+    Attributes:
+        what: its sentence in the report.
+        gathered: whether `conform` gathers rows by prompt first.
+        convert: returns the new row, or None if nothing is left of it, and adds to the counts.
     """
 
     what: str
     gathered: bool
-    one: Callable[[Row, Counter], Row | None]
+    convert: Callable[[Row, Counter], Row | None]
 
 
 def scores_to_pairs(rows: Iterable[Row], *, which: str = "best-worst", ties: str = "drop") -> tuple[list[Row], Report]:
-    """The higher score is chosen: `which` is "best-worst", "adjacent" (neighbours in the ranking) or "all".
+    """Pairs in which the response with the higher score is chosen. Responses in no pair are left out.
 
-    Tied pairs are dropped, and rows of which nothing remains; `ties="keep-first"` chooses what stands first.
-    Responses in no pair are left out. A row of one response is an error: see `group_by_prompt`.
+    Args:
+        rows: with scores of two or more responses, see `group_by_prompt`.
+        which: "best-worst", "adjacent" (neighbours in the ranking) or "all".
+        ties: "drop" drops pairs of equal scores, and rows without another pair; "keep-first" chooses the response that
+            stands first.
     """
     return _run(rows, _steps(which=which, ties=ties)["scores", "pairs"])
 
@@ -79,23 +85,27 @@ def scores_to_labels(
 
 
 def scores_to_lists(rows: Iterable[Row]) -> tuple[list[Row], Report]:
-    """Ranked lists: one row per prompt, its responses best first (stable), still with their scores."""
-    return _run(group_by_prompt(rows), _Step("scores -> lists (best first)", True, _scores_to_lists))
+    """Ranked lists: one row per prompt with its scores, the best response first. Equal scores keep their order."""
+    return _run(group_by_prompt(rows), _steps()["scores", "lists"])
 
 
 def pairs_to_labels(rows: Iterable[Row]) -> tuple[list[Row], Report]:
-    """Chosen 1, rejected 0; a response of several pairs gets the share it won, one of none is left out."""
+    """Labels: chosen 1, rejected 0; the share of pairs won for a response of several. One of no pair is left out."""
     return _run(rows, _steps()["pairs", "labels"])
 
 
 def labels_to_pairs(rows: Iterable[Row]) -> tuple[list[Row], Report]:
-    """The highest label against the lowest; a row without an up (0.5 or more) and a down is an error."""
+    """One pair: the highest label is chosen, the lowest rejected.
+
+    Raises:
+        InputError: a row lacks a positive (0.5 or more) or a negative label.
+    """
     return _run(rows, _steps()["labels", "pairs"])
 
 
 def to_demos(rows: Iterable[Row]) -> tuple[list[Row], Report]:
-    """Responses to imitate: the best-scored of a row, else those labelled 0.5 or more, else the chosen."""
-    return _run(rows, _Step("feedback -> demos (best, up or chosen)", False, _to_demos))
+    """Demonstrations: the best score of a row, else labels of 0.5 or more, else the chosen responses."""
+    return _run(rows, _Step("feedback -> demos (best, positive or chosen)", False, _to_demos))
 
 
 def conform(
@@ -105,17 +115,17 @@ def conform(
     threshold: float | str = "median",
     ties: str = "drop",
     group: bool = False,
-    scores_of_pairs: bool = False,
+    margins: bool = False,
     note: Callable[[Row], object] | None = None,
 ) -> tuple[GroupedList[Row], tuple[Report, ...]]:
-    """Each row with exactly one kind of feedback out of `kinds` (in order of preference), and what was done.
+    """Each row with one kind of feedback out of `kinds`, in order of preference, and what was done.
 
-    A row keeps the first of `kinds` that it has. Else it is converted: scores -> pairs (best-worst), scores -> lists,
-    scores -> labels (`threshold`), pairs -> labels, labels -> pairs, anything -> demos. Where responses are
-    compared, rows of one response are gathered by prompt first.
+    A row keeps the first of `kinds` that it has. Otherwise it is converted: scores -> pairs (best-worst),
+    scores -> lists, scores -> labels (`threshold`), pairs -> labels, labels -> pairs, any kind -> demos. Where
+    responses are compared, rows of one response are gathered by prompt first.
 
-    The result holds no rows: it gathers and converts those of `rows` again whenever it is read. So `rows` are read
-    once for their keys, once for the reports, and once whenever the result is.
+    The result holds no rows: it gathers and converts those of `rows` again at each access. So `rows` are read once for
+    their keys, once for the reports, and once whenever the result is read.
 
     Args:
         rows: of any kinds.
@@ -123,15 +133,15 @@ def conform(
         threshold: see `scores_to_labels`.
         ties: see `scores_to_pairs`.
         group: gather all rows of one response by prompt, as `group_by_prompt` does.
-        scores_of_pairs: keep the scores of a pair's responses beside the pair; a pair without them is refused.
+        margins: keep the scores beside pairs; every pair then needs them.
         note: called with every row of the result, in order.
 
     Raises:
         InputError: names a row for which no conversion is possible, and data of which nothing is left.
     """
-    steps = _steps(threshold=threshold, ties=ties, with_scores=scores_of_pairs)
-    if isinstance(kinds, str) or not kinds or not set(kinds) <= {*KINDS, "lists"}:
-        raise refusal("options", "kinds", "some of " + ", ".join((*KINDS, "lists")), shown(kinds))
+    steps = _steps(threshold=threshold, ties=ties, margins=margins)
+    if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+        raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
 
     def route(row: Row) -> tuple[str, str]:
         natives = ((kind, kind) for kind in kinds if kind in row.kinds)
@@ -149,13 +159,13 @@ def conform(
 
     def made(group: list[Row], kept: dict[str, Counter], converted: dict[str, Counter]) -> Row | None:
         way = route(group[0])
-        beside = scores_of_pairs and way[1] == "pairs"
-        row = merged([row.only(way[0], with_scores=beside) for row in group])
+        beside = ("scores",) if margins and way[1] == "pairs" else ()
+        row = merged([row.only(way[0], *beside) for row in group])
         if beside and row.scores is None:
-            raise refusal(row.source, "scores", "a score of each response beside the pair", "none")
+            raise refusal(row.source, "scores", "scores beside pairs, whose margins the loss takes", "none")
         if way in steps:
-            return steps[way].one(row, converted.setdefault(steps[way].what, Counter()))
-        if len(group[0].kinds) > 1:
+            return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
+        if len(group[0].kinds) > len(row.kinds):
             kept.setdefault(f"{way[0]} kept, the rest left aside", Counter())["rows"] += 1
         return row
 
@@ -176,12 +186,12 @@ def conform(
 
 def _run(rows: Iterable[Row], step: _Step) -> tuple[list[Row], Report]:
     counts: Counter = Counter()
-    converted = [new for row in rows if (new := step.one(row, counts)) is not None]
+    converted = [new for row in rows if (new := step.convert(row, counts)) is not None]
     return converted, Report(step.what, counts)
 
 
 def _steps(
-    *, which: str = "best-worst", threshold: float | str = "median", ties: str = "drop", with_scores: bool = False
+    *, which: str = "best-worst", threshold: float | str = "median", ties: str = "drop", margins: bool = False
 ) -> dict[tuple[str, str], _Step]:
     """Every conversion of `conform`, (from, to), with these options, which are checked."""
     by_median = threshold == "median"
@@ -194,15 +204,14 @@ def _steps(
         if not good:
             raise refusal("options", field, expected, shown(value))
     level = "above the prompt's median, or highest" if by_median else f"at or above {threshold:g}"
-    pair = partial(_scores_to_pairs, which=which, ties=ties, with_scores=with_scores)
-    from_labels = partial(_labels_to_pairs, with_scores=with_scores)
+    pair = partial(_scores_to_pairs, which=which, ties=ties, margins=margins)
     label = partial(_scores_to_labels, threshold=threshold, ties=ties)
     return {
         ("scores", "pairs"): _Step(f"scores -> pairs ({which})", True, pair),
-        ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
         ("scores", "lists"): _Step("scores -> lists (best first)", True, _scores_to_lists),
+        ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
         ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
-        ("labels", "pairs"): _Step("labels -> pairs (up against down)", True, from_labels),
+        ("labels", "pairs"): _Step("labels -> pairs (positive against negative)", True, _labels_to_pairs),
         ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
         ("labels", "demos"): _Step("labels -> demos (0.5 or more)", False, _to_demos),
         ("pairs", "demos"): _Step("pairs -> demos (the chosen)", False, _to_demos),
@@ -222,22 +231,24 @@ def _several(row: Row, purpose: str) -> None:
 
 
 def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
-    """The row cut to these responses, with this feedback about them and no other."""
+    """The row cut to these responses, with this feedback alone."""
     return Row(row.prompt, tuple(row.responses[i] for i in indices), source=row.source, **feedback)
 
 
-def _paired(row: Row, pairs: Sequence[tuple[int, int]], *, with_scores: bool = False) -> Row:
+def _paired(row: Row, pairs: Sequence[tuple[int, int]], *, margins: bool = False) -> Row:
     used = sorted({i for pair in pairs for i in pair})
     place = {i: k for k, i in enumerate(used)}
-    scores = tuple(row.scores[i] for i in used) if with_scores and row.scores else None
-    return _keep(row, used, pairs=tuple((place[chosen], place[rejected]) for chosen, rejected in pairs), scores=scores)
+    feedback: dict[str, Any] = {"pairs": tuple((place[chosen], place[rejected]) for chosen, rejected in pairs)}
+    if margins and row.scores is not None:
+        feedback["scores"] = tuple(row.scores[i] for i in used)
+    return _keep(row, used, **feedback)
 
 
 def _ranking(values: Sequence[float]) -> list[int]:
-    return sorted(range(len(values)), key=lambda i: -values[i])  # stable: of equals the first stands first
+    return sorted(range(len(values)), key=lambda i: -values[i])  # stable: equal values keep their order
 
 
-def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, with_scores: bool) -> Row | None:
+def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, margins: bool) -> Row | None:
     scores = _values(row, "scores")
     _several(row, "to pair them by score")
     ranking = _ranking(scores)
@@ -251,7 +262,7 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, with_scor
     kept = strict if ties == "drop" else pairs
     counts["pairs"] += len(kept)
     counts["ties dropped" if ties == "drop" else "of them ties, the first chosen"] += len(pairs) - len(strict)
-    return _paired(row, kept, with_scores=with_scores) if kept else None
+    return _paired(row, kept, margins=margins) if kept else None
 
 
 def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
@@ -289,15 +300,17 @@ def _pairs_to_labels(row: Row, counts: Counter) -> Row:
     return _keep(row, used, labels=tuple(won[i] / met[i] for i in used))
 
 
-def _labels_to_pairs(row: Row, counts: Counter, with_scores: bool = False) -> Row:
+def _labels_to_pairs(row: Row, counts: Counter) -> Row:
     labels = _values(row, "labels")
-    _several(row, "to pair an up with a down")
+    _several(row, "to pair a positive with a negative")
     ranking = _ranking(labels)
     best, worst = ranking[0], ranking[-1]
     if not labels[best] >= 0.5 > labels[worst]:
-        raise refusal(row.source, "labels", "an up and a down of one prompt, to pair them", f"{labels!r:.60}")
+        raise refusal(
+            row.source, "labels", "a positive and a negative response of one prompt, to pair them", f"{labels!r:.60}"
+        )
     counts["pairs"] += 1
-    return _paired(row, [(best, worst)], with_scores=with_scores)
+    return _paired(row, [(best, worst)])
 
 
 def _to_demos(row: Row, counts: Counter) -> Row | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from functools import cached_property, lru_cache
 from typing import Any
 
@@ -19,27 +19,33 @@ PLAIN_TEMPLATE = (
     "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
     "{% if add_generation_prompt %}Assistant: {% endif %}"
 )
-"""How messages become text where the tokenizer has no chat template of its own."""
+"""How messages become text if the tokenizer has no chat template of its own."""
 
 
 class Encoder:
-    """Turns a `Row` into an `Example`; what it had to cut or drop is counted in `counts`.
+    """Turns a `Row` into an `Example`, and counts what it cut or dropped in `counts`.
 
-    No token spans the boundary: a prompt's ids are what a model is given at inference, a response's ids what
-    continues them. EOS stands once at the end of every response that was not cut. A tokenizer's own chat
-    template is used for messages and, as one user turn, for plain text, and itself says whether there is a
-    BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS stands in front
-    (if the tokenizer has one that is not also its EOS, as GPT-2's is). What is written in a prompt or a response is
-    text: the name of a special token in it is no token (`specials`), but for a BOS that a plain prompt begins with and
-    an EOS that a response ends with.
+    No token spans the boundary of prompt and response: the prompt has the ids that a model is given at inference, and
+    the response has ids that continue them. EOS stands once at the end of every response that was not cut.
+
+    A tokenizer's own chat template is used for messages and, as one user turn, for plain text; it also decides whether
+    there is a BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS is put in
+    front, if the tokenizer has one that differs from its EOS (GPT-2's does not).
+
+    The name of a special token in a prompt or a response is plain text (`specials`). There are two exceptions: a BOS
+    at the start of a plain prompt, and an EOS at the end of a response.
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        max_length: most tokens of prompt and response together. A longer response is cut and then has no EOS;
-            a row whose prompt leaves no room is dropped.
-        max_response: most tokens of a response (EOS included), if fewer.
+        max_length: most tokens of a prompt with a response. A longer response is cut and then has no EOS; a row whose
+            prompt leaves no room is dropped.
+        max_response: most tokens of a response, EOS included, if fewer.
         max_prompt: a row whose prompt has more tokens is dropped.
-        split_special_tokens: see above; false for texts that have been through a template already.
+        split_special_tokens: false for texts that have been through a template already: the name of a special token is
+            then that token.
+
+    Attributes:
+        counts: what happened to rows, prompts and responses, and how often.
 
     Raises:
         InputError: the tokenizer has no EOS, so that no response could end.
@@ -63,8 +69,8 @@ class Encoder:
         self.max_prompt = max_prompt
         self.split_special_tokens = split_special_tokens
         self.counts: Counter[str] = Counter()
-        self._prompts: dict[int, int] = {}  # by hash: the prompts of a large file take more room than all else
-        self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt's text is asked for once and with each response
+        self._prompts: dict[int, int] = {}  # hash -> index; the prompts themselves would take most of the memory
+        self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt is tokenised alone and with each response
 
     @cached_property
     def specials(self) -> Specials:
@@ -82,46 +88,43 @@ class Encoder:
         return self.tokenizer.chat_template or PLAIN_TEMPLATE
 
     def __call__(self, row: Row) -> Example | None:
-        """The row as token ids; None, and counted, where its prompt is too long or leaves no room for a response."""
-        prompt = self.prompt_ids(row)
+        """The row as token ids; None, and counted, if its prompt is too long or leaves no room for a response."""
+        opening = self._text(row)
+        prompt = tuple(self._prompt_ids(row, opening))
         room = self.max_length - len(prompt)
         if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
             self.counts["rows dropped: prompt too long"] += 1
             return None
         room = min(room, self.max_response or room)
+        texts = [self.specials.hidden_before_eos(text) for text in row.responses]
         responses = []
-        for text in row.responses:
-            ids = self.response_ids(row, text)
+        for text in texts:
+            ids = self._response_ids(row, opening, text)
             if len(ids) > room:
                 ids = ids[:room]
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
-        self._count("rows", row, row.responses)
+        self._count("rows", opening, *texts)
         if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
             self.counts["pairs of equal responses, which teach nothing"] += equal
-        index = self._index(tuple(prompt))
-        feedback = row.scores, row.labels, row.pairs
-        return Example(tuple(prompt), tuple(responses), *feedback, index, row.source, as_list=row.as_list)
+        index = self._index(prompt)
+        feedback: dict[str, Any] = {
+            "scores": row.scores,
+            "labels": row.labels,
+            "pairs": row.pairs,
+            "as_list": row.as_list,
+        }
+        return Example(prompt, tuple(responses), prompt_index=index, source=row.source, **feedback)
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
-        prompt = tuple(self.prompt_ids(row))
-        if len(prompt) + room > self.max_length or len(prompt) > (self.max_prompt or len(prompt)):
+        opening = self._text(row)
+        ids = tuple(self._prompt_ids(row, opening))
+        if len(ids) + room > self.max_length or len(ids) > (self.max_prompt or len(ids)):
             self.counts["prompts dropped: too long"] += 1
             return None
-        self._count("prompts", row, ())
-        return Prompt(prompt, row.prompt, self._index(prompt), row.source)
-
-    def _index(self, prompt: tuple[int, ...]) -> int:
-        """The place of a prompt among the different ones."""
-        name = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
-        return self._prompts.setdefault(int.from_bytes(name, "big"), len(self._prompts))
-
-    def _count(self, what: str, row: Row, responses: Sequence[str]) -> None:
-        self.counts[what] += 1
-        texts = (self._text(row), *map(self.specials.hidden_before_eos, responses))
-        if any(map(self.specials.hides, texts)):
-            self.counts[f"{what} that spell a special token, which is text there"] += 1
+        self._count("prompts", opening)
+        return Prompt(ids, row.prompt, self._index(ids), row.source)
 
     def prompt_ids(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.
@@ -129,47 +132,58 @@ class Encoder:
         Raises:
             InputError: the prompt has no token to predict from, or the chat template refuses its messages.
         """
+        return self._prompt_ids(row, self._text(row))
+
+    def _index(self, prompt: tuple[int, ...]) -> int:
+        """The place of a prompt among the different ones."""
+        name = hashlib.blake2b(array("q", prompt).tobytes(), digest_size=8).digest()
+        return self._prompts.setdefault(int.from_bytes(name, "big"), len(self._prompts))
+
+    def _count(self, what: str, *texts: str) -> None:
+        self.counts[what] += 1
+        if any(map(self.specials.hides, texts)):
+            self.counts[f"{what} that spell a special token, which is text there"] += 1
+
+    def _prompt_ids(self, row: Row, opening: str) -> list[int]:
         bos, eos = self.tokenizer.bos_token_id, self.tokenizer.eos_token_id
-        text = self._text(row)
-        ids = self._ids(text)
+        ids = self._ids(opening)
         begun = ids[:1] == [bos]
         while ids[:1] == [bos]:  # a template's BOS and a tokenizer's own
             del ids[0]
         if begun or (bos not in (None, eos) and not self.tokenizer.chat_template):
             ids.insert(0, bos)
         if not ids:
-            raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {text!r}")
+            raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {opening!r}")
         return ids
 
-    def response_ids(self, row: Row, text: str) -> list[int]:
-        """Token ids of one response, EOS included once."""
+    def _response_ids(self, row: Row, opening: str, text: str) -> list[int]:
+        """Token ids of one response (its special tokens hidden) after the prompt's text, EOS included once."""
         eos = self.tokenizer.eos_token_id
-        opening = self._text(row)
-        text = self.specials.hidden_before_eos(text)
         if self.tokenizer.chat_template:
-            whole = self._text(row, text)
-            text = whole[len(opening) :] if whole.startswith(opening) else text
+            conversation = self._text(row, text)
+            text = conversation[len(opening) :] if conversation.startswith(opening) else text
         ids = self._continuation(opening, text)
-        end = len(ids)
-        while end and not self.tokenizer.decode(ids[end - 1]).strip():
-            end -= 1
-        if end and ids[end - 1] in self.tokenizer.all_special_ids:
-            del ids[end:]  # the line break that a template puts behind a turn
+        if not self.specials.token_ids.isdisjoint(ids):
+            end = len(ids)
+            while end and not self.tokenizer.decode(ids[end - 1]).strip():
+                end -= 1
+            if end and ids[end - 1] in self.specials.token_ids:
+                del ids[end:]  # the line break that a template puts after a turn
         while ids[-1:] == [eos]:
             del ids[-1]
         return [*ids, eos]
 
     def _continuation(self, opening: str, text: str) -> list[int]:
-        """Ids of a text behind another: as tokenised in that place, unless a token would span the boundary.
+        """Ids of a text after another: as tokenised in that place, unless a token would span the boundary.
 
-        In that case as tokenised behind a line break (alone, it would get a space in front from tokenizers of
-        Llama's kind), and where the line break has the same trouble, alone.
+        In that case they are those after a line break, since a tokenizer of Llama's kind puts a space in front of a
+        text alone. Where a token would span that boundary as well, they are those of the text alone.
         """
         for before in (opening, "\n", ""):
-            context, whole = self._ids(before), self._ids(before + text)
-            if whole[: len(context)] == context:
+            context, both = self._ids(before), self._ids(before + text)
+            if both[: len(context)] == context:
                 break
-        return whole[len(context) :]
+        return both[len(context) :]
 
     def _ids(self, text: str) -> list[int]:
         return list(self._recent(text))
@@ -178,7 +192,7 @@ class Encoder:
         return tuple(self.specials.ids(text))
 
     def _text(self, row: Row, response: str | None = None) -> str:
-        """The prompt as text, ready to be answered; with a response (hidden already), the whole conversation."""
+        """The prompt as text, ready to be answered; with a response (special tokens hidden), the conversation."""
         from jinja2 import TemplateError
 
         own = self.tokenizer.chat_template

@@ -22,10 +22,10 @@ class Examples(DiskList[T]):
 
     Attributes:
         kinds: of feedback.
-        lowest, highest: score; infinite where there is none.
-        sums: kind of feedback -> (sum, number) of the scores or labels.
+        lowest, highest: score; infinite if there is none.
+        sums: kind of feedback -> (sum, number) of its scores or labels.
         alone: kind of feedback -> source of the first example with one response.
-        prompts: the `prompt_index` of each.
+        prompts: the `prompt_index` of each example.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -56,13 +56,14 @@ class Examples(DiskList[T]):
             self.alone.setdefault(kind, example.source)
         for score in example.scores or ():
             self.lowest, self.highest = min(self.lowest, score), max(self.highest, score)
+        values = {"scores": example.scores, "lists": example.scores, "labels": example.labels}.get(kind) or ()
         total, number = self.sums[kind]
-        for value in example.scores or example.labels or ():
+        for value in values:
             total, number = total + value, number + 1
         self.sums[kind] = total, number
 
     def mean(self, kind: str) -> float | None:
-        """Mean score or label; None where there is none."""
+        """Mean score or label of a kind of feedback; None if there is none."""
         total, number = self.sums[kind]
         return total / number if number else None
 

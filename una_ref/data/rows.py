@@ -1,8 +1,9 @@
 """A row of feedback, and what is done to a set of rows: gather them by prompt, shuffle them, split them.
 
-A row is a prompt, its responses and the feedback about them. There are four kinds of feedback:
+A row is a prompt, its responses and the feedback about them. There are five kinds of feedback:
 
-- "scores": a number per response; a ranked list is several scored responses;
+- "scores": a number per response;
+- "lists": scores that rank the responses of the prompt as one list;
 - "labels": binary labels (thumbs), or shares in [0, 1];
 - "pairs": indices of a chosen and a rejected response;
 - "demos": none of these, so every response is imitated.
@@ -28,11 +29,10 @@ from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
 
 T = TypeVar("T")
-KINDS = ("scores", "labels", "pairs", "demos")
 
 
 def refusal(source: str, field: str, expected: str, got: str) -> InputError:
-    """The error for one bad value: where it stands, which field, what was expected, what came."""
+    """The error for one bad value: its place, its field, what was expected and what was there."""
     return InputError(f"{source or 'row'}: {field}: expected {expected}, got {got}")
 
 
@@ -43,19 +43,31 @@ def shown(value: object) -> str:
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A prompt, K responses (none: a prompt alone) and the feedback about them; `InputError` names what is malformed.
+    """A prompt, its responses and the feedback about them. It is checked when it is made.
 
-    A response may be empty: to say nothing (end of sequence at once) is something that models do and judges
-    score. Files are stricter by default, see `una_ref.data.sources.read`.
+    A response may be empty: a model ended at once, and a judge may score that. Files are stricter by default, see
+    `una_ref.data.sources.read`.
+
+    Attributes:
+        prompt: plain text, or messages {"role": ..., "content": ...}.
+        responses: K texts; none for a prompt alone.
+        scores: (K,) finite numbers.
+        labels: (K,) numbers in [0, 1]; 1 is positive.
+        pairs: (chosen, rejected) indices into the responses.
+        source: "file:line" or "dataset[i]", for messages.
+        as_list: whether the scores rank the responses as one list.
+
+    Raises:
+        InputError: names what is malformed.
     """
 
-    prompt: str | tuple[dict, ...]  # plain text, or messages {"role": ..., "content": ...}
+    prompt: str | tuple[dict, ...]
     responses: tuple[str, ...]
-    scores: tuple[float, ...] | None = None  # one per response, finite
-    labels: tuple[float, ...] | None = None  # one per response, in [0, 1]; thumb up = 1
-    pairs: tuple[tuple[int, int], ...] | None = None  # (chosen, rejected) indices into responses
-    source: str = ""  # "file:line" or "dataset[i]", for messages
-    as_list: bool = False  # whether the scores rank the responses as one list
+    scores: tuple[float, ...] | None = None
+    labels: tuple[float, ...] | None = None
+    pairs: tuple[tuple[int, int], ...] | None = None
+    source: str = ""
+    as_list: bool = False
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -77,16 +89,15 @@ class Row:
         """The kinds of feedback that the row carries; ("demos",) if it carries no other, () for a prompt alone."""
         return self._feedback() or (("demos",) if self.responses else ())
 
-    def only(self, kind: str, *, with_scores: bool = False) -> Row:
-        """The same row with one kind of feedback, the others left out; with its scores as well, if asked."""
-        kept = (kind, "demos", "lists", *(("scores",) if with_scores else ()))
-        others = [other for other in self.kinds if other not in kept]
-        left_out: dict[str, Any] = dict.fromkeys(others)
-        return replace(self, **left_out) if others else self
+    def only(self, *kinds: str) -> Row:
+        """The same row with feedback of these kinds alone."""
+        others = [kind for kind in self._feedback() if kind not in kinds]
+        left_out: dict[str, Any] = {"scores" if kind == "lists" else kind: None for kind in others}
+        return replace(self, **left_out, as_list=self.as_list and "lists" in kinds) if others else self
 
     def _feedback(self) -> tuple[str, ...]:
-        kinds = (kind for kind in KINDS[:3] if getattr(self, kind) is not None)
-        return tuple("lists" if kind == "scores" and self.as_list else kind for kind in kinds)
+        fields = {"lists" if self.as_list else "scores": self.scores, "labels": self.labels, "pairs": self.pairs}
+        return tuple(kind for kind, values in fields.items() if values is not None)
 
     def _sequence(self, field: str, at_least: int = 1) -> tuple:
         values = getattr(self, field)
@@ -189,7 +200,8 @@ def gathered(
 ) -> GroupedList[T]:
     """What `make` returns for rows that share a key, in the order of the first row of each group.
 
-    Each row is read once here and once whenever its group is asked for. Keys are compared by 128 bits of SHA-256.
+    Each row is read once here and once whenever its group is asked for. Keys are compared by 63 bits of SHA-256: among
+    a million, two different keys agree with probability 5e-8.
 
     Args:
         rows: read in any order, so not an iterator.
@@ -198,18 +210,24 @@ def gathered(
         make: from the rows of a group, in their order.
     """
     n, first = len(rows), np.arange(len(rows))
-    names = np.fromiter((_name(key(row), i) for i, row in enumerate(rows) for key in keys), "S16", n * len(keys))
+    names = np.fromiter((_name(key(row), i) for i, row in enumerate(rows) for key in keys), np.uint64, n * len(keys))
     for column in names.reshape(n, len(keys)).T:
         alone = np.bincount(first, minlength=n)[first] == 1
-        _, places, own = np.unique(np.where(alone, column, first.astype("S16")), return_index=True, return_inverse=True)
+        column = np.where(alone, column, first.astype(np.uint64))
+        _, places, own = np.unique(column, return_index=True, return_inverse=True)
         first = places[own]
     order = np.argsort(first, kind="stable")
     return GroupedList(rows, make, order, np.flatnonzero(np.diff(first[order], prepend=-1)))
 
 
-def _name(key: object, place: int) -> bytes:
-    """16 bytes that are equal for equal keys, and for None belong to this place alone."""
-    return str(place).encode() if key is None else hashlib.sha256(repr(key).encode()).digest()[:16]
+def _name(key: object, place: int) -> int:
+    """64 bits that are equal for equal keys, and for None belong to this place alone."""
+    return place if key is None else _hash(repr(key)) | 1 << 63
+
+
+def _hash(text: str) -> int:
+    """64 bits of SHA-256."""
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
 
 
 def by_prompt(row: Row) -> object:
@@ -255,9 +273,9 @@ def shuffled_scores(rows: Iterable[Row], seed: int) -> DiskList[Row]:
 
     def new(row: Row) -> Row:
         feedback: dict[str, Any] = {}
-        for kind in row.kinds:
-            if kind in dealt:
-                feedback[kind] = tuple(next(dealt[kind]) for _ in row.responses)
+        for kind, values in dealt.items():
+            if getattr(row, kind) is not None:
+                feedback[kind] = tuple(next(values) for _ in row.responses)
         if row.pairs is not None:
             feedback["pairs"] = tuple((c, r) if draw.random() < 0.5 else (r, c) for c, r in row.pairs)
         return replace(row, **feedback)
@@ -280,7 +298,7 @@ def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[GroupedList[
 
 def split_name(row: Row, seed: int) -> int:
     """64 bits that decide, by their order, on which side of a split a row's prompt is."""
-    return int.from_bytes(hashlib.sha256(f"{seed}\n{prompt_key(row.prompt)}".encode()).digest()[:8], "big")
+    return _hash(f"{seed}\n{prompt_key(row.prompt)}")
 
 
 def held_out(names: Sequence[int], fraction: float) -> np.ndarray:

@@ -1,8 +1,8 @@
-"""Text to token ids, where what somebody wrote is never a special token.
+"""Text to token ids, where user text never becomes a special token.
 
-A tokenizer reads ``</s>`` as the end of a sequence wherever it stands, in a question about HTML too, and whoever writes
-``<|im_end|>`` into a prompt ends his own turn. Only a template may do that. So the names of special tokens are hidden
-in a text before it goes into a template, and become ids as any other text does.
+A tokenizer reads ``</s>`` as the end of a sequence wherever it stands, also in a question about HTML, and a prompt with
+``<|im_end|>`` in it would end its own turn. Only a template may write special tokens. So their names are hidden in a
+text before it goes into a template, and are then tokenised as ordinary text.
 """
 
 from __future__ import annotations
@@ -11,9 +11,9 @@ import re
 from typing import Any
 
 _MARK = "\ufdd0"
-"""A code point that Unicode keeps for use inside of programs."""
+"""A code point that Unicode reserves for use inside of programs."""
 _HIDDEN = re.compile(f"{_MARK}([0-9]+)\ufdd1")
-"""The number of a name between it and the next such one."""
+"""A hidden name: its number between that code point and the next one."""
 
 
 class Specials:
@@ -21,44 +21,48 @@ class Specials:
 
     Args:
         tokenizer: a Hugging Face tokenizer.
-        split: whether the names of special tokens are split into what they are written with; otherwise they are the
-            tokens, as in texts that have been through a template before. (`split_special_tokens` in transformers.)
+        split: whether the name of a special token in a text is split into ordinary tokens. Otherwise it is the special
+            token, as in texts that have been through a template. (`split_special_tokens` in transformers.)
+
+    Attributes:
+        token_ids: ids of all special tokens that the tokenizer names.
     """
 
     def __init__(self, tokenizer: Any, *, split: bool = True) -> None:
         self.tokenizer = tokenizer
         added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
         names = sorted({*added, *tokenizer.all_special_tokens} if split else (), key=len, reverse=True)
-        names.append(_MARK)  # so that a text that has it is not taken for one of ours
+        names.append(_MARK)  # hidden as well, so that a text that holds it is not misread
         self._numbers = {name: i for i, name in enumerate(names)}
         self._names = re.compile("|".join(map(re.escape, names)))
+        self.token_ids = frozenset(tokenizer.all_special_ids)
         self._start = re.compile(f"(?:{re.escape(tokenizer.bos_token)})*" if tokenizer.bos_token else "")
 
     def hidden(self, text: str) -> str:
-        """The text with every name hidden, such that a template leaves it alone."""
+        """The text with the names of all special tokens hidden."""
         return self._names.sub(lambda found: f"{_MARK}{self._numbers[found[0]]}\ufdd1", text)
 
     def hides(self, text: str) -> bool:
-        """Whether a special token's name is hidden in a text."""
+        """Whether the name of a special token is hidden in a text."""
         return any(int(found[1]) < len(self._numbers) - 1 for found in _HIDDEN.finditer(text))
 
     def hidden_behind_bos(self, text: str) -> str:
-        """The same of a prompt that may bring its BOS along."""
+        """The same for a prompt, whose BOS at the start stays."""
         start = self._start.match(text)
         at = start.end() if start else 0
         return text[:at] + self.hidden(text[at:])
 
     def hidden_before_eos(self, text: str) -> str:
-        """The same of a response that may bring its EOS along."""
+        """The same for a response, whose EOS at the end stays."""
         eos, at, end = self.tokenizer.eos_token, len(text), len(text.rstrip())
-        while eos and text.endswith(eos, 0, end):  # no regex: it would take the square of their number
+        while eos and text.endswith(eos, 0, end):  # a regex would take time quadratic in their number
             at = end = end - len(eos)
             while end and text[end - 1].isspace():
                 end -= 1
         return self.hidden(text[:at]) + text[at:]
 
     def ids(self, text: str) -> list[int]:
-        """Token ids of a text, nothing put around it: names as special tokens, hidden names as text."""
+        """Token ids of a text, without BOS and EOS: names are special tokens, hidden names are text."""
         first, *rest = _HIDDEN.split(text)
         ids = self._ids(first) if first or not rest else []
         names = list(self._numbers)
@@ -70,9 +74,9 @@ class Specials:
         return ids
 
     def _behind(self, text: str, **options: bool) -> list[int]:
-        """Ids of a text as they stand behind another one: alone it would get a space in front from some tokenizers."""
-        context, whole = self._ids("\n", **options), self._ids(f"\n{text}", **options)
-        return whole[len(context) :] if whole[: len(context)] == context else self._ids(text, **options)
+        """Ids of a text as they are after another one: some tokenizers put a space in front of a text alone."""
+        context, both = self._ids("\n", **options), self._ids(f"\n{text}", **options)
+        return both[len(context) :] if both[: len(context)] == context else self._ids(text, **options)
 
     def _ids(self, text: str, **options: bool) -> list[int]:
         return list(self.tokenizer(text, add_special_tokens=False, **options)["input_ids"])

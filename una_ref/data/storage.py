@@ -84,7 +84,7 @@ class DiskList(_Listed[T]):
 class GroupedList(_Listed[T]):
     """What `make` returns for each group of items, made anew at each access.
 
-    Memory: 8 bytes an item and 16 a group. A slice is a `GroupedList` of the same items.
+    Memory: 4 bytes an item and 8 a group. A slice is a `GroupedList` of the same items.
 
     Args:
         items: what the groups are of; it must not change.
@@ -102,9 +102,10 @@ class GroupedList(_Listed[T]):
     ) -> None:
         self._items: Sequence[Any] = items
         self._make: Callable[[list[Any]], T] = make
-        self._order = np.arange(len(items)) if order is None else order
-        self._starts = np.arange(len(items)) if starts is None else starts
-        self._ends = np.append(self._starts[1:], len(self._order))
+        small = np.min_scalar_type(len(items))
+        self._order = np.arange(len(items), dtype=small) if order is None else order.astype(small)
+        self._starts = np.arange(len(items), dtype=small) if starts is None else starts.astype(small)
+        self._ends = np.append(self._starts[1:], small.type(len(self._order)))
 
     def map(self, make: Callable[[list[Any]], S]) -> GroupedList[S]:
         """The same groups, with something else made from them."""

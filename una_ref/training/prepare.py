@@ -157,13 +157,13 @@ def usable_rows(
     if not rows:
         raise InputError(f"data {config.data}: expected at least one row, got none")
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
-    scores = Need.SCORES in needs([config.losses["pairs"]]) if "pairs" in config.losses else False
+    losses = config.losses
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options["scores_of_pairs"] = scores
+    options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
-        kept, reports = conversions.conform(rows, tuple(config.losses), note=note, **options)
+        kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
         return kept, [str(report) for report in reports]
-    kept, reports = conversions.conform(rows, tuple(config.losses), **options)
+    kept, reports = conversions.conform(rows, tuple(losses), **options)
     shuffled: GroupedList[Row] = GroupedList(shuffled_scores(kept, config.seed))
     if note:
         for row in shuffled:
