@@ -1,4 +1,4 @@
-"""Alignment from preferences, thumbs and scores: a reference implementation that knows the exact answers.
+"""LLM alignment from pairs, binary labels and scores: reference implementations, checked against exact optima.
 
 ``METHODS["una-score"].loss(logps=..., ref_logps=..., scores=..., beta=0.03)`` is one number per response.
 """
