@@ -46,6 +46,8 @@ def random_arguments():
                 arguments[name] = -5 * torch.rand(size, dtype=dtype)
             elif name.endswith(("scores", "rewards")):
                 arguments[name] = torch.randn(size, dtype=dtype)
+            elif name.endswith("lengths"):
+                arguments[name] = torch.arange(size) % 3 + 1
             elif name == "labels":
                 arguments[name] = torch.rand(size, dtype=dtype)
             elif name == "kl":

@@ -51,7 +51,7 @@ HYPERPARAMETERS = MappingProxyType(
         "value_clip": "largest change of a token's value in the passes over a rollout",
         "value_weight": "weight of the critic's loss",
         "ptx": "weight of demonstrations that are mixed in (PPO-ptx); 0: none",
-        "gamma": "discount of rewards, per token",
+        "gamma": "PPO: discount of rewards, per token; SimPO: margin that the rewards of a pair should reach",
         "lam": "λ of GAE: 1 is the return minus the value; a smaller λ relies more on the critic",
         "whiten": "1: advantages of a rollout are scaled to mean 0 and variance 1; 0: left as they are",
     }
