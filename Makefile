@@ -39,8 +39,9 @@ test-slow: $(READY) ## what takes longer, and the README's own code
 notebooks: $(READY) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
 
-docs: $(READY) ## write the generated tables of README.md and docs/
+docs: $(READY) ## draw the generated tables of README.md and docs/, and the figure of the methods
 	$(PY) docs/build.py
+	$(PY) -m una_ref.methods_figure
 
 setup: $(READY) ## only the environment, .venv (the others see to it themselves)
 

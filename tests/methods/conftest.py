@@ -48,7 +48,7 @@ def random_arguments():
                 arguments[name] = torch.randn(size, dtype=dtype)
             elif name.endswith("lengths"):
                 arguments[name] = torch.arange(size) % 3 + 1
-            elif name == "labels":
+            elif name == "margins" or name.endswith("win_rates") or name == "labels":
                 arguments[name] = torch.rand(size, dtype=dtype)
             elif name == "kl":
                 arguments[name] = torch.tensor(0.3, dtype=dtype)

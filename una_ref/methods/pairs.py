@@ -119,7 +119,10 @@ def una_centred_pairs(
     ref_rejected_logps: Tensor,
     beta: float = 0.03,
 ) -> Tensor:
-    """`una_pair` with the β of centred UNA's other losses, so that mixed feedback is about one reward."""
+    """`una_pair` with the β of centred UNA's other losses, so that mixed feedback is about one reward.
+
+    UNA Eq. 8, https://arxiv.org/abs/2408.15339
+    """
     return una_pair(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,

@@ -52,6 +52,9 @@ SHAPE = (
 LOSS_RANGES: Mapping[str, Any] = {
     "beta": Annotated[float, Range(above=0)],
     "label_smoothing": Annotated[float, Range(0, below=0.5)],
+    "gamma": Annotated[float, Range(0)],
+    "lam": Annotated[float, Range(0, 1)],
+    "ptx": Annotated[float, Range(0)],
 }
 """The types of those hyper-parameters of losses that have a range."""
 
