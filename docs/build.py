@@ -114,11 +114,11 @@ def _values(kind: Any) -> str:
     """The values of a type: words, or a kind of number with its range."""
     from una_ref.training.fields import choices
 
-    if words := choices(kind):
-        return code(*words)
     [first, *bounds] = get_args(kind) if get_origin(kind) is Annotated else [kind]
     if get_origin(first) in (Union, UnionType):
         return " or ".join(_values(part) for part in get_args(first) if part is not NoneType)
+    if words := choices(kind):
+        return code(*words)
     names = {bool: "`true`, `false`", str: "text", int: "whole number", float: "number"}
     return " ".join([names.get(first, "`name=number`"), *map(str, bounds)])
 

@@ -509,7 +509,7 @@ function("too few numbers", "short", "expected 4 numbers, got 3")
 function("NaN", "nothing", "expected a finite number, got nan for the response")
 function("words for numbers", "words_for", "expected a list of 4 numbers, got")
 function("a number for a list", "number", "expected a list of 4 numbers, got")
-function("no answer", "silent", "expected answers, got none for")
+function("no answer", "silent", "expected scores, got none for")
 reward(
     "one of several", f"{__name__}:lengths,{__name__}:nothing", f"reward {__name__}:nothing: expected a finite number"
 )

@@ -119,7 +119,7 @@ def test_step_without_scores_stops_the_run_and_the_run_can_resume(tmp_path, monk
 def test_reward_without_any_score_is_refused_before_the_first_step(tmp_path, monkeypatch):
     running(monkeypatch, lambda call, place: True)
     output = tmp_path / "run"
-    with pytest.raises(InputError, match="reward toysteer: expected answers, got none for 8 prompts"):
+    with pytest.raises(InputError, match="reward toysteer: expected scores, got none for 8 prompts"):
         train(resolve("rloo", ONLINE, steps=4, output=str(output)), progress=False)
     assert not output.exists()
 

@@ -103,9 +103,9 @@ def test_run_stopped_during_a_rollout_resumes_to_the_same_bytes(tmp_path):
 
 def test_max_prompt_drops_and_counts_longer_prompts():
     whole = prepare(resolve("rloo", ONLINE, steps=1))
-    longest = max(len(q.prompt) for q in whole.examples)
+    longest = max(len(q.ids) for q in whole.examples)
     job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
-    assert [q.prompt for q in job.examples] == [q.prompt for q in whole.examples if len(q.prompt) < longest]
+    assert [q.ids for q in job.examples] == [q.ids for q in whole.examples if len(q.ids) < longest]
     assert f"prompts dropped: too long: {len(whole.examples) - len(job.examples)}" in job.notes
     assert 0 < len(job.examples) < len(whole.examples)
 

@@ -332,7 +332,7 @@ class Config:
 
     @property
     def beta(self) -> float:
-        """The β of reported implicit rewards: the one that was set, or the loss's default."""
+        """β: the value that was set, or the default of the loss."""
         return float(self.loss_kwargs.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
 
     @property

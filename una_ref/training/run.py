@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-import torch
-from filelock import FileLock
 
 from una_ref.errors import InputError
 from una_ref.training import result
@@ -62,31 +58,3 @@ def cache_folder() -> Path:
     """Where things made here are kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
     own = os.environ.get("UNA_REF_CACHE")
     return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
-
-
-def made_once(config: Config, *, progress: bool = True) -> Path:
-    """A config's folder with its finished run: made there the first time, by whoever comes first.
-
-    Raises:
-        InputError: several processes would have to make it; one has to have done so before.
-    """
-    folder = Path(config.output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits for the first and finds it made
-        if not _finished(folder):
-            if processes().num_processes > 1:
-                raise InputError(
-                    f"{folder.name}: expected it in the cache, got none; make it by one run without torchrun"
-                )
-            shutil.rmtree(folder, ignore_errors=True)
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # matrices this small gain nothing from a second one, and lose on a busy machine
-            try:
-                train(config, progress=progress)
-            finally:
-                torch.set_num_threads(threads)
-    return folder
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / RECORD).exists() and bool(json.loads((folder / RECORD).read_text("utf-8"))["finished"])
