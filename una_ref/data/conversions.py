@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, combinations, pairwise
 from numbers import Real
 from statistics import median
@@ -143,14 +143,18 @@ def conform(
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
 
+    @cache
+    def way_of(own: tuple[str, ...]) -> tuple[str, str] | None:
+        natives = ((kind, kind) for kind in kinds if kind in own)
+        return next(chain(natives, ((has, kind) for kind in kinds for has in own if (has, kind) in steps)), None)
+
     def route(row: Row) -> tuple[str, str]:
-        natives = ((kind, kind) for kind in kinds if kind in row.kinds)
-        conversions = ((has, kind) for kind in kinds for has in row.kinds if (has, kind) in steps)
-        found = next(chain(natives, conversions), None)
-        if found is None:
-            got = "a row of " + " and ".join(row.kinds) if row.kinds else "a prompt alone, which is for online runs"
+        own = row.kinds
+        way = way_of(own)
+        if way is None:
+            got = "a row of " + " and ".join(own) if own else "a prompt alone, which is for online runs"
             raise refusal(row.source, "feedback", " or ".join(kinds), got)
-        return found
+        return way
 
     def compared(row: Row) -> object:
         way = route(row)

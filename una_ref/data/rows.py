@@ -96,8 +96,9 @@ class Row:
         return replace(self, **left_out, as_list=self.as_list and "lists" in kinds) if others else self
 
     def _feedback(self) -> tuple[str, ...]:
-        fields = {"lists" if self.as_list else "scores": self.scores, "labels": self.labels, "pairs": self.pairs}
-        return tuple(kind for kind, values in fields.items() if values is not None)
+        scores = () if self.scores is None else ("lists" if self.as_list else "scores",)
+        labels = () if self.labels is None else ("labels",)
+        return (*scores, *labels, *(() if self.pairs is None else ("pairs",)))
 
     def _sequence(self, field: str, at_least: int = 1) -> tuple:
         values = getattr(self, field)
