@@ -166,7 +166,7 @@ def conform(
         beside = ("scores",) if margins and way[1] == "pairs" else ()
         row = merged([row.only(way[0], *beside) for row in group])
         if beside and row.scores is None:
-            raise refusal(row.source, "scores", "scores beside pairs, whose margins the loss takes", "none")
+            raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none")
         if way in steps:
             return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > len(row.kinds):
@@ -229,9 +229,9 @@ def _values(row: Row, kind: str) -> tuple:
     return values
 
 
-def _several(row: Row, purpose: str) -> None:
+def _several(row: Row, purpose: str, fix: str = "") -> None:
     if len(row.responses) < 2:
-        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response")
+        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response", fix)
 
 
 def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
@@ -272,7 +272,7 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, margins: 
 def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
     scores = _values(row, "scores")
     if threshold == "median":
-        _several(row, "for a median per prompt (or set threshold to a number)")
+        _several(row, "for the median of the prompt", "set threshold to a number")
         level, highest = median(scores), max(scores)
         positive = [score > level or score == highest for score in scores]
         if len(set(scores)) == 1:

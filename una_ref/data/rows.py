@@ -31,9 +31,9 @@ from una_ref.errors import InputError
 T = TypeVar("T")
 
 
-def refusal(source: str, field: str, expected: str, got: str) -> InputError:
-    """The error for one bad value: its place, its field, what was expected and what was there."""
-    return InputError(f"{source or 'row'}: {field}: expected {expected}, got {got}")
+def refusal(source: str, field: str, expected: str, got: str, fix: str = "") -> InputError:
+    """The error for a bad value: its place, its field, what was expected, what was there and how to mend it."""
+    return InputError(f"{source or 'row'} {field}: expected {expected}, got {got}{fix and f'. Fix: {fix}'}")
 
 
 def shown(value: object) -> str:
