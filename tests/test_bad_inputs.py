@@ -52,54 +52,54 @@ def row(name, method, rows, *says):
     bad(name, words, *(("rows.jsonl",) if "kto:" not in says[0] else ()), *says, files={"rows.jsonl": rows})
 
 
-row("missing column", "dpo", [{"prompt": "p", "chosen": " a"}], ":1: columns: expected", "which lacks")
-row("near column", "dpo", [{**PROMPT, "chosen": "a", "rejectd": "b"}], ":1: columns: expected", "nearest is pair")
-row("missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2: rejected: expected a value", "got a row")
-row("no columns", "dpo", b"{}\n", ":1: columns: expected")
-row("another convention later", "dpo", [PAIR, SCORE], ":2: chosen: expected a value, as in rows.jsonl:1 (pair)", "got")
-row("text that is a number", "dpo", [PAIR, {**PAIR, "chosen": 3}], ":2: chosen: expected text, got 3 (int)")
-row("prompt that is a number", "dpo", [{**PAIR, "prompt": 3}], ":1: prompt: expected text or messages, got 3 (int)")
-row("score that is text", "una-score", [{**SCORE, "score": "high"}], ":1: score: expected a finite number, got 'high'")
-row("label that is text", "kto", [{**THUMB, "label": "up"}], ":1: label: expected a boolean or a number in [0, 1]")
-row("rating of half a point", "una-score", [{**RATED, "coherence": 2.5}], ":1: coherence: expected a whole number")
-row("rating out of range", "una-score", [{**RATED, "coherence": 5}], ":1: coherence: expected", "from 0 to 4, got 5")
-row("ratings not in twos", "una-score", [RATED, {**RATED, "prompt": "q"}], ":2: prompt: expected the prompt of", "got")
-row("a list", "dpo", b"[1]\n", ":1: row: expected an object with columns, got [1] (list)")
-row("empty response", "dpo", [PAIR, {**PAIR, "rejected": " "}], ":2: rejected: expected text", "got an empty ' '")
-row("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1: prompt: expected text or messages, got an empty")
-row("half a surrogate pair", "dpo", [{**PAIR, "chosen": "\ud83d"}], ":1: chosen: expected valid Unicode text, got")
-row("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2: label: expected", "got 1.5 (float)")
-row("label below 0", "kto", [{**THUMB, "label": -1}], ":1: label: expected", "got -1 (int)")
-row("label NaN", "kto", [{**THUMB, "label": math.nan}], ":1: label: expected", "got nan")
-row("score NaN", "una-score", [{**SCORE, "score": math.nan}], ":1: score: expected", "got nan")
-row("score infinite", "una-score", [SCORE, {**SCORE, "score": math.inf}], ":2: score: expected", "got inf")
-row("scores too few", "una-score", [{**LIST, "scores": [1]}], ":1: scores: expected 2, one per response, got 1")
-row("completions no list", "una-score", [{**LIST, "completions": "ab"}], ":1: completions: expected a list, got 'ab'")
+row("missing column", "dpo", [{"prompt": "p", "chosen": " a"}], ":1 columns: expected", "the nearest, add completion")
+row("near column", "dpo", [{**PROMPT, "chosen": "a", "rejectd": "b"}], ":1 columns: expected", "Fix: for pair,")
+row("missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2 rejected: expected a value", "got a row")
+row("no columns", "dpo", b"{}\n", ":1 columns: expected")
+row("another convention later", "dpo", [PAIR, SCORE], ":2 chosen: expected a value, as in rows.jsonl:1 (pair)", "got")
+row("text that is a number", "dpo", [PAIR, {**PAIR, "chosen": 3}], ":2 chosen: expected text, got 3 (int)")
+row("prompt that is a number", "dpo", [{**PAIR, "prompt": 3}], ":1 prompt: expected text or messages, got 3 (int)")
+row("score that is text", "una-score", [{**SCORE, "score": "high"}], ":1 score: expected a finite number, got 'high'")
+row("label that is text", "kto", [{**THUMB, "label": "up"}], ":1 label: expected a boolean or a number in [0, 1]")
+row("rating of half a point", "una-score", [{**RATED, "coherence": 2.5}], ":1 coherence: expected a whole number")
+row("rating out of range", "una-score", [{**RATED, "coherence": 5}], ":1 coherence: expected", "from 0 to 4, got 5")
+row("ratings not in twos", "una-score", [RATED, {**RATED, "prompt": "q"}], ":2 prompt: expected the prompt of", "got")
+row("a list", "dpo", b"[1]\n", ":1 row: expected an object with columns, got [1] (list)")
+row("empty response", "dpo", [PAIR, {**PAIR, "rejected": " "}], ":2 rejected: expected text", "Fix: set empty=drop or")
+row("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1 prompt: expected text or messages, got an empty")
+row("half a surrogate pair", "dpo", [{**PAIR, "chosen": "\ud83d"}], ":1 chosen: expected valid Unicode text, got")
+row("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2 label: expected", "got 1.5 (float)")
+row("label below 0", "kto", [{**THUMB, "label": -1}], ":1 label: expected", "got -1 (int)")
+row("label NaN", "kto", [{**THUMB, "label": math.nan}], ":1 label: expected", "got nan")
+row("score NaN", "una-score", [{**SCORE, "score": math.nan}], ":1 score: expected", "got nan")
+row("score infinite", "una-score", [SCORE, {**SCORE, "score": math.inf}], ":2 score: expected", "got inf")
+row("scores too few", "una-score", [{**LIST, "scores": [1]}], ":1 scores: expected 2, one per response, got 1")
+row("completions no list", "una-score", [{**LIST, "completions": "ab"}], ":1 completions: expected a list, got 'ab'")
 row(
     "messages without answer",
     "sft",
     [{"messages": [{"role": "user", "content": "p"}]}],
-    ":1: messages: expected",
+    ":1 messages: expected",
     "got",
 )
-row("one response for pairs", "dpo", [SCORE], ":1: responses: expected two or more of one prompt", "got one response")
-row("one thumb for pairs", "dpo", [THUMB], ":1: responses: expected two or more", "got one response")
-row("two thumbs up for pairs", "dpo", [THUMB, THUMB], ":1", "labels: expected an up and a down", "got (1.0, 1.0)")
-row("one score for its group", "una-centred", [SCORE], ":1: scores: expected two or more responses", "got one")
-row("pairs for scores", "una-score", [PAIR], ":1: feedback: expected scores, got a row of pairs")
+row("one response for pairs", "dpo", [SCORE], ":1 responses: expected two or more of one prompt", "got one response")
+row("one thumb for pairs", "dpo", [THUMB], ":1 responses: expected two or more", "got one response")
+row("two thumbs up for pairs", "dpo", [THUMB, THUMB], ":1", "labels: expected a positive and", "got (1.0, 1.0)")
+row("one score for its group", "una-centred", [SCORE], ":1 scores: expected two or more responses", "got one")
+row("pairs for scores", "una-score", [PAIR], ":1 feedback: expected scores, got a row of pairs")
 row("one prompt for kto", "kto", [THUMB, THUMB], "kto: expected at least two different prompts", "got one")
-row("prompts alone offline", "dpo", [PROMPT], ":1: columns: expected", "prompts alone are for online runs")
+row("prompts alone offline", "dpo", [PROMPT], ":1 columns: expected", "prompts alone are for online runs")
 row(
     "broken JSON",
     "dpo",
     json.dumps(PAIR).encode() + b'\n{"prompt": "p", \n',
-    ":2: line: expected JSON, got broken JSON",
+    ":2 line: expected JSON, got broken JSON",
 )
-row("thousands of brackets", "dpo", b"[" * 100_000, ":1: line: expected JSON, got RecursionError")
-row("thousands of digits", "dpo", b'{"prompt": ' + b"9" * 5000 + b"}", ":1: line: expected JSON, got ValueError")
-row("not UTF-8", "dpo", b"\xff\n", ":1: line: expected UTF-8 text, got byte 0xff")
-row("binary", "dpo", bytes(range(256)) * 9, ":1: line: expected JSON, got broken JSON")
-row("gzip without its name", "dpo", gzip.compress(b"{}", mtime=0), ":1: line: expected UTF-8 text, got byte 0x8b")
+row("thousands of brackets", "dpo", b"[" * 100_000, ":1 line: expected JSON, got RecursionError")
+row("thousands of digits", "dpo", b'{"prompt": ' + b"9" * 5000 + b"}", ":1 line: expected JSON, got ValueError")
+row("not UTF-8", "dpo", b"\xff\n", ":1 line: expected UTF-8 text, got byte 0xff")
+row("binary", "dpo", bytes(range(256)) * 9, ":1 line: expected JSON, got broken JSON")
+row("gzip without its name", "dpo", gzip.compress(b"{}", mtime=0), ":1 line: expected UTF-8 text, got byte 0x8b")
 row("empty file", "dpo", b"", "file: expected at least one row, got an empty file")
 
 
@@ -111,22 +111,22 @@ def data(name, file, content, *says):
 
 WHOLE = gzip.compress((json.dumps(PAIR) + "\n").encode() * 1000, mtime=0)
 data("gzip cut short", "a.jsonl.gz", WHOLE[:-20], "file: expected a whole, readable file, got")
-data("no gzip", "a.jsonl.gz", b"{}\n", ":1: file: expected a whole, readable file, got Not a gzipped file")
-data("a list without a list", "a.json", b"{}", "file: expected a list of rows (one object a line is .jsonl), got dict")
+data("no gzip", "a.jsonl.gz", b"{}\n", ":1 file: expected a whole, readable file, got Not a gzipped file")
+data("a list without a list", "a.json", b"{}", "file: expected a list of rows, got dict. Fix: name the file")
 data("another kind of file", "a.csv", b"prompt\np\n", "file: expected a name that ends in .jsonl or", "got a.csv")
 data("no such file", "nowhere.jsonl", None, "data: expected a file, a folder or a hub name", "no such file or folder")
 data("no such data set", "no/where", None, "data: expected a data set that loads, with a split 'train', got")
 bad(
     "misspelt file",
     ["train", "dpo", "--data", "pair.jsonl"],
-    "pair.jsonl: data: expected a file",
+    "pair.jsonl data: expected a file",
     "did you mean pairs.jsonl?",
     files={"pairs.jsonl": [PAIR]},
 )
 bad(
     "empty folder",
     ["train", "dpo", "--data", "empty"],
-    "empty: data: expected a folder with data files, got a folder without files",
+    "empty data: expected a folder with data files, got a folder without files",
     setup=lambda kit: Path("empty").mkdir(),
 )
 bad(
@@ -143,7 +143,7 @@ bad(
 bad(
     "two files of one kind each, as one list",
     ["train", "kto", "--data", "a.jsonl", "--data", "b.jsonl", *TINY],
-    "b.jsonl:1: feedback: expected labels",
+    "b.jsonl:1 feedback: expected labels",
     files={
         "a.jsonl": [THUMB],
         "b.jsonl": [{"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]}],
@@ -525,7 +525,7 @@ reward("no hub model", "no/such-model", f"reward 'no/such-model': {NOTHING}")
 bad(
     "prompts alone, and a reward that nobody looked for yet",
     ["score", "--data", "p.jsonl", "--reward", "judgee", "--output", "s.jsonl"],
-    "p.jsonl:1: columns: expected",
+    "p.jsonl:1 columns: expected",
     "prompts alone are for online runs",
     files={"p.jsonl": [PROMPT]},
 )

@@ -136,7 +136,7 @@ def test_a_label_is_positive_at_or_above_a_number():
 
 @pytest.mark.parametrize("convert", [scores_to_labels, scores_to_pairs, scores_to_lists])
 def test_one_response_cannot_be_compared(convert):
-    with pytest.raises(InputError, match=r"f.jsonl:1: responses: expected two or more of one prompt.*got one response"):
+    with pytest.raises(InputError, match=r"f.jsonl:1 responses: expected two or more of one prompt.*got one response"):
         convert([scored("p", 1)])
 
 
@@ -150,7 +150,7 @@ def test_one_response_cannot_be_compared(convert):
     ],
 )
 def test_a_conversion_names_a_row_of_another_kind(convert, kind):
-    with pytest.raises(InputError, match=f"f:9: {kind}: expected a row of {kind}, got a row of demos"):
+    with pytest.raises(InputError, match=f"f:9 {kind}: expected a row of {kind}, got a row of demos"):
         convert([Row("p", ("a", "b"), source="f:9")])
 
 
@@ -169,7 +169,7 @@ def test_pairs_keep_their_scores_if_the_loss_takes_margins():
     out, _ = conform(rows, ("pairs",), margins=True)
     assert [(row.scores, row.pairs) for row in out] == [((3, 1), ((0, 1),)), ((5, 9), ((1, 0),))]
     assert [row.scores for row in conform(rows, ("pairs",))[0]] == [None, None]
-    with pytest.raises(InputError, match="f:7.* scores: expected scores beside pairs, whose margins .*, got none"):
+    with pytest.raises(InputError, match="f:7 scores: expected scores beside pairs, .*, got none"):
         conform([Row("p", ("a", "b"), pairs=((0, 1),), source="f:7")], ("pairs",), margins=True)
 
 
@@ -192,7 +192,7 @@ def test_labels_to_pairs_needs_a_positive_and_a_negative():
     assert pair_texts(row) == [("b", "a")] and report.counts == {"pairs": 1}
     for labels in ((1, 0.5), (0, 0.4)):
         with pytest.raises(
-            InputError, match=r"f:2: labels: expected a positive and a negative response of one prompt.* got \("
+            InputError, match=r"f:2 labels: expected a positive and a negative response of one prompt.* got \("
         ):
             labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
 
@@ -221,12 +221,12 @@ def test_demos_take_what_was_good():
     ],
 )
 def test_options_are_checked(options, field):
-    with pytest.raises(InputError, match=f"options: {field}: expected .* got"):
+    with pytest.raises(InputError, match=f"options {field}: expected .* got"):
         conform([scored("p", 1, 2)], ("labels",), **options)
 
 
 def test_which_is_checked():
-    with pytest.raises(InputError, match="options: which: expected best-worst or adjacent or all, got 'best' "):
+    with pytest.raises(InputError, match="options which: expected best-worst or adjacent or all, got 'best' "):
         scores_to_pairs([scored("p", 1, 2)], which="best")
 
 
@@ -276,29 +276,29 @@ def test_conform_mixes_sources_and_keeps_their_order():
         (
             scored("p", 1),
             ("pairs",),
-            "f.jsonl:1: responses: expected two or more of one prompt.*got one response",
+            "f.jsonl:1 responses: expected two or more of one prompt.*got one response",
         ),
         (
             Row("p", ("a",), source="f:4"),
             ("pairs", "labels"),
-            "f:4: feedback: expected pairs or labels, got a row of demos",
+            "f:4 feedback: expected pairs or labels, got a row of demos",
         ),
         (
             Row("p", ("a",), labels=(1,), source="f:4"),
             ("pairs",),
-            "f:4: responses: expected two or more.*got one response",
+            "f:4 responses: expected two or more.*got one response",
         ),
         (
             Row("p", ("a",), labels=(1,), source="f:4"),
             ("scores",),
-            "f:4: feedback: expected scores, got a row of labels",
+            "f:4 feedback: expected scores, got a row of labels",
         ),
         (
             Row("p", ("a", "b"), labels=(1, 1), source="f:4"),
             ("pairs",),
-            "f:4: labels: expected a positive and a negative response",
+            "f:4 labels: expected a positive and a negative response",
         ),
-        (scored("p", 1, 1), ("pairs",), "data: rows: expected at least one usable row, got .*1 ties dropped"),
+        (scored("p", 1, 1), ("pairs",), "data rows: expected at least one usable row, got .*1 ties dropped"),
     ],
 )
 def test_conform_refuses_what_is_impossible(row, kinds, message):
@@ -308,12 +308,12 @@ def test_conform_refuses_what_is_impossible(row, kinds, message):
 
 @pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
-    with pytest.raises(InputError, match="options: kinds: expected some of demos, pairs, labels, scores, lists, got"):
+    with pytest.raises(InputError, match="options kinds: expected some of demos, pairs, labels, scores, lists, got"):
         conform([scored("p", 1)], kinds)
 
 
 def test_conform_refuses_no_rows():
-    with pytest.raises(InputError, match="data: rows: expected at least one usable row, got none"):
+    with pytest.raises(InputError, match="data rows: expected at least one usable row, got none"):
         conform([], ("pairs",))
 
 
@@ -356,5 +356,5 @@ def test_conform_is_independent_of_row_order_within_a_kind():
 
 @pytest.mark.parametrize("kinds", [("pairs",), ("scores",), ("labels", "pairs"), ("demos",)])
 def test_a_prompt_alone_is_feedback_of_no_kind(kinds):
-    with pytest.raises(InputError, match=r"f:1: feedback: expected .*, got a prompt alone, which is for online runs"):
+    with pytest.raises(InputError, match=r"f:1 feedback: expected .*, got a prompt alone, which is for online runs"):
         conform([Row("p", (), source="f:1")], kinds)

@@ -153,7 +153,7 @@ def test_messages_without_a_template_go_through_the_plain_one():
 
 
 def test_messages_that_the_template_refuses_are_named():
-    with pytest.raises(InputError, match=r"f:1: prompt: .*\['system'\]: only user and assistant"):
+    with pytest.raises(InputError, match=r"f:1 prompt: .*\['system'\]: only user and assistant"):
         one(chat(INST), [{"role": "system", "content": "oh"}], "hello")
 
 
@@ -197,7 +197,7 @@ def test_a_prompt_needs_a_token_to_predict_from():
     tokenizer = toysteer.tokenizer()
     tokenizer.bos_token = None
     tokenizer.backend_tokenizer.normalizer = normalizers.Replace("x", "")
-    with pytest.raises(InputError, match="f:1: prompt: expected a token"):
+    with pytest.raises(InputError, match="f:1 prompt: expected at least one token"):
         one(tokenizer, "x", "a")
 
 

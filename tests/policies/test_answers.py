@@ -106,7 +106,7 @@ def test_malformed_scores_are_refused(scores, match):
 
 
 def test_row_without_responses_is_refused():
-    with pytest.raises(InputError, match="f:1: responses: expected at least one to score, got a prompt alone"):
+    with pytest.raises(InputError, match="f:1 responses: expected at least one to score, got a prompt alone"):
         list(score_rows([Row("p", (), source="f:1")], lengths, "mine"))
 
 

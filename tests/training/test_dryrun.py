@@ -178,5 +178,5 @@ def test_a_dry_run_refuses_what_the_run_refuses(data, tiny, tmp_path, capsys):
         '{"prompt": "a", "chosen": " b", "rejected": " c"}\n{"prompt": "a", "chosen": 3, "rejected": " c"}\n'
     )
     assert main(["train", "dpo", "--data", str(path), "--dry-run", *tiny]) == 2
-    assert f"{path}:2: chosen: expected text, got 3 (int)" in capsys.readouterr().err
+    assert f"{path}:2 chosen: expected text, got 3 (int)" in capsys.readouterr().err
     assert main(["train", "dpo", "--data", data("pairs"), "--model", "", "--dry-run", "vocabulary=0", *tiny[:3]]) == 2

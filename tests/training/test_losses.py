@@ -236,5 +236,5 @@ def test_pairs_keep_their_scores_where_the_loss_asks(monkeypatch, tmp_path, tiny
     plain = prepare(resolve("dpo", [*tiny, "held_out=0"], data=str(path)))
     assert {e.scores for e in plain.examples} == {None}
     path.write_text(json.dumps({"prompt": "red", "chosen": " cat", "rejected": " dog"}) + "\n")
-    with pytest.raises(InputError, match="scores: expected scores beside pairs, whose margins the loss takes"):
+    with pytest.raises(InputError, match="scores: expected scores beside pairs, for the margins of the loss"):
         prepare(resolve("margin-weighted", tiny, data=str(path)))

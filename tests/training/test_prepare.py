@@ -48,7 +48,7 @@ def test_rows_are_cut_to_the_positions_that_the_model_has(data, tiny):
 @pytest.mark.parametrize(
     ("method", "settings", "rows", "message"),
     [
-        ("una-centred", [], [Row("p", ("a",), scores=(1.0,), source="f:1")], "f:1: scores: expected two or more"),
+        ("una-centred", [], [Row("p", ("a",), scores=(1.0,), source="f:1")], "f:1 scores: expected two or more"),
         ("kto", ["batch=1"], [Row(p, ("a",), labels=(1.0,)) for p in "pq"], "at least two different prompts"),
         ("kto", [], [Row("p", ("a", "b"), labels=(1.0, 0.0))], "at least two different prompts"),
         ("dpo", ["baseline=learned"], [Row("p", ("a", "b"), pairs=((0, 1),))], "take no baseline"),
@@ -160,7 +160,7 @@ def test_a_loss_of_margins_gets_the_scores_beside_the_pairs(tiny, monkeypatch):
     job = prepare(resolve("new", [*tiny, "held_out=0"], data="rows"), rows=rows)
     job.step(0, record=True)
     assert [1.0, 2.0, 3.0, 4.0] in seen
-    with pytest.raises(InputError, match="scores: expected scores beside pairs, whose margins"):
+    with pytest.raises(InputError, match="scores: expected scores beside pairs, for the margins"):
         prepare(resolve("new", [*tiny, "held_out=0"], data="rows"), rows=[*rows, Row("p", ("a", "b"), pairs=((0, 1),))])
 
 

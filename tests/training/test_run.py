@@ -118,7 +118,7 @@ def test_rows_come_on_standard_input(data, tiny, tmp_path):
     bad = '{"prompt": "p", "chosen": "a", "rejected": "b"}\n{"prompt": "p", "chosen": 3, "rejected": "b"}\n'
     words[-1] = str(tmp_path / "new")
     done = piped(bad)
-    assert done.returncode == 2 and "stdin:2: chosen: expected text, got 3 (int)" in done.stderr
+    assert done.returncode == 2 and "stdin:2 chosen: expected text, got 3 (int)" in done.stderr
     assert not (tmp_path / "new").exists()
 
 

@@ -10,7 +10,7 @@ import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cache, partial
 from itertools import chain, combinations, pairwise
 from numbers import Real
 from statistics import median
@@ -143,14 +143,18 @@ def conform(
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
 
+    @cache
+    def way_of(own: tuple[str, ...]) -> tuple[str, str] | None:
+        natives = ((kind, kind) for kind in kinds if kind in own)
+        return next(chain(natives, ((has, kind) for kind in kinds for has in own if (has, kind) in steps)), None)
+
     def route(row: Row) -> tuple[str, str]:
-        natives = ((kind, kind) for kind in kinds if kind in row.kinds)
-        conversions = ((has, kind) for kind in kinds for has in row.kinds if (has, kind) in steps)
-        found = next(chain(natives, conversions), None)
-        if found is None:
-            got = "a row of " + " and ".join(row.kinds) if row.kinds else "a prompt alone, which is for online runs"
+        own = row.kinds
+        way = way_of(own)
+        if way is None:
+            got = "a row of " + " and ".join(own) if own else "a prompt alone, which is for online runs"
             raise refusal(row.source, "feedback", " or ".join(kinds), got)
-        return found
+        return way
 
     def compared(row: Row) -> object:
         way = route(row)
@@ -162,7 +166,7 @@ def conform(
         beside = ("scores",) if margins and way[1] == "pairs" else ()
         row = merged([row.only(way[0], *beside) for row in group])
         if beside and row.scores is None:
-            raise refusal(row.source, "scores", "scores beside pairs, whose margins the loss takes", "none")
+            raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none")
         if way in steps:
             return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > len(row.kinds):
@@ -225,9 +229,9 @@ def _values(row: Row, kind: str) -> tuple:
     return values
 
 
-def _several(row: Row, purpose: str) -> None:
+def _several(row: Row, purpose: str, fix: str = "") -> None:
     if len(row.responses) < 2:
-        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response")
+        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response", fix)
 
 
 def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
@@ -268,7 +272,7 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, margins: 
 def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
     scores = _values(row, "scores")
     if threshold == "median":
-        _several(row, "for a median per prompt (or set threshold to a number)")
+        _several(row, "for the median of the prompt", "set threshold to a number")
         level, highest = median(scores), max(scores)
         positive = [score > level or score == highest for score in scores]
         if len(set(scores)) == 1:

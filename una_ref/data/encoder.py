@@ -153,7 +153,7 @@ class Encoder:
         if begun or (bos not in (None, eos) and not self.tokenizer.chat_template):
             ids.insert(0, bos)
         if not ids:
-            raise InputError(f"{row.source}: prompt: expected a token or more to predict from, got {opening!r}")
+            raise InputError(f"{row.source} prompt: expected at least one token to predict from, got {opening!r}")
         return ids
 
     def _response_ids(self, row: Row, opening: str, text: str) -> list[int]:
@@ -212,7 +212,7 @@ class Encoder:
             )
         except TemplateError as error:
             raise InputError(
-                f"{row.source}: prompt: expected messages that the chat template takes, got roles "
+                f"{row.source} prompt: expected messages that the chat template takes, got roles "
                 f"{[t['role'] for t in turns]}: {error}"
             ) from None
 

@@ -1,7 +1,7 @@
-"""What stands in a file, a folder, a data set, on standard input or on the hub, one item at a time and with its place.
+"""The items of a file, a folder, a data set, standard input or the hub, one at a time, each with its place.
 
-Items are streamed (only a `.json` list is read whole) and not yet known to be rows, see `sources`.
-JSON Lines go through the standard library, because `datasets` cannot say on which line an error stands.
+Items are streamed; only a `.json` list is read as a whole. They are checked and become rows in `sources`. JSON Lines
+are read by the standard library, because `datasets` does not tell on which line an error is.
 """
 
 from __future__ import annotations
@@ -26,25 +26,25 @@ STDIN = "-"
 """The name of standard input, which holds JSON Lines."""
 
 Item = tuple[str, object]
-"""("file:line", "file[i]" or "dataset[i]", whatever stands there)."""
+"""("file:line", "file[i]" or "dataset[i]", the item at that place)."""
 
 
 def files(name: str) -> list[str]:
-    """The names that one stands for: of a pattern such as ``data/*.jsonl`` the files, sorted; of others itself.
+    """The files of a pattern such as ``data/*.jsonl``, sorted; any other name alone.
 
     Raises:
-        InputError: a pattern that no file has.
+        InputError: no file matches the pattern.
     """
     if os.path.exists(name) or not glob.has_magic(name):
         return [name]
     found = sorted(glob.glob(os.path.expanduser(name), recursive=True))
     if not found:
-        raise refusal(name, "data", "a pattern that some file has", "none with such a name")
+        raise refusal(name, "data", "a pattern that matches a file", "no match")
     return found
 
 
 def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
-    """Everything in `data`, which may be what `sources.read` says; what is missing is refused now."""
+    """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
         return _named(data, split)
     if isinstance(data, Mapping):
@@ -54,22 +54,23 @@ def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
     if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
         return chain.from_iterable([_named(part, split) for part in data])
     if not isinstance(data, Iterable):
-        raise refusal("data", "data", "a file, a data set or an iterable of dicts", shown(data))
+        raise refusal("data", "data", "a file, a data set or an iterable of dictionaries", shown(data))
     return ((f"{name}[{i}]", item) for i, item in enumerate(data))
 
 
 def _named(name: str | Path, split: str) -> Iterator[Item]:
-    """A file, a folder, standard input, or a data set on the hub."""
+    """The items of a file, a folder, standard input, or a data set on the hub."""
     if name == STDIN:
         return _json_lines(Path("stdin"), lambda _: nullcontext(sys.stdin.buffer))
     path = Path(name).expanduser()
-    if os.path.isdir(path):  # unlike Path's, false for a name that no file can have
+    if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):
             raise refusal(str(name), "data", "a folder with data files", "a folder without files")
         return _dataset(path, split)
     if os.path.exists(path):
         if not path.name.endswith(SUFFIXES):
-            raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name)
+            fix = "write one JSON object a line into a .jsonl file"
+            raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name, fix)
         if path.suffix == ".parquet":
             return _parquet(path)
         return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
@@ -81,7 +82,7 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
 
 
 def is_hub_name(name: str) -> bool:
-    """Whether it reads as a name on the hub, org/name, and is nothing that lies here."""
+    """Whether a name has the form of the hub, org/name, and no such file or folder exists."""
     plain = name.count("/") == 1 and name[0] not in "./~" and not name.endswith(("/", *SUFFIXES))
     return plain and not os.path.exists(name)
 
@@ -94,7 +95,7 @@ def _dataset(name: str | Path, split: str) -> Iterator[Item]:
             loaded = datasets.load_from_disk(str(name))
         else:
             loaded = datasets.load_dataset(str(name), split=split)
-    except Exception as error:  # not installed, no network, no such set or split: each has a class of its own
+    except Exception as error:  # not installed, no network, no such set or split: the classes have nothing in common
         reason = (str(error).splitlines() or [""])[0]
         expected = f"a data set that loads, with a split {split!r}"
         raise refusal(str(name), "data", expected, f"{type(error).__name__}: {reason:.200}") from error
@@ -109,7 +110,7 @@ Opener = Callable[[Path], AbstractContextManager[Any]]
 
 
 def _lines(path: Path, opened: Opener = _unpacked) -> Iterator[tuple[int, str]]:
-    """(number, text) of each line; only a line feed ends one."""
+    """(number, text) of each line. Only a line feed ends a line."""
     number = 0
     try:
         with opened(path) as handle:
@@ -118,7 +119,7 @@ def _lines(path: Path, opened: Opener = _unpacked) -> Iterator[tuple[int, str]]:
     except UnicodeDecodeError as error:
         got = f"byte 0x{error.object[error.start]:02x} at {error.start}"
         raise refusal(f"{path}:{number}", "line", "UTF-8 text", got) from None
-    except (OSError, EOFError, zlib.error) as error:  # unreadable; not gzip, cut short, damaged
+    except (OSError, EOFError, zlib.error) as error:  # unreadable, not gzip, cut short or damaged
         raise refusal(f"{path}:{number + 1}", "file", "a whole, readable file", str(error)) from error
 
 
@@ -143,11 +144,14 @@ def _json_lines(path: Path, opened: Opener = _unpacked) -> Iterator[Item]:
         raise refusal(str(path), "file", "at least one row", "an empty file")
 
 
+_AS_LINES = "name the file .jsonl if it has one object a line"
+
+
 def _json_list(path: Path) -> Iterator[Item]:
     text = "\n".join(line for _, line in _lines(path))
     rows = _parsed(text, path, 1) if text.strip() else []
     if not isinstance(rows, list):
-        raise refusal(str(path), "file", "a list of rows (one object a line is .jsonl)", type(rows).__name__)
+        raise refusal(str(path), "file", "a list of rows", type(rows).__name__, _AS_LINES)
     if not rows:
         raise refusal(str(path), "file", "at least one row", "an empty file")
     for i, row in enumerate(rows):

@@ -31,9 +31,9 @@ from una_ref.errors import InputError
 T = TypeVar("T")
 
 
-def refusal(source: str, field: str, expected: str, got: str) -> InputError:
-    """The error for one bad value: its place, its field, what was expected and what was there."""
-    return InputError(f"{source or 'row'}: {field}: expected {expected}, got {got}")
+def refusal(source: str, field: str, expected: str, got: str, fix: str = "") -> InputError:
+    """The error for a bad value: its place, its field, what was expected, what was there and how to mend it."""
+    return InputError(f"{source or 'row'} {field}: expected {expected}, got {got}{fix and f'. Fix: {fix}'}")
 
 
 def shown(value: object) -> str:
@@ -96,8 +96,9 @@ class Row:
         return replace(self, **left_out, as_list=self.as_list and "lists" in kinds) if others else self
 
     def _feedback(self) -> tuple[str, ...]:
-        fields = {"lists" if self.as_list else "scores": self.scores, "labels": self.labels, "pairs": self.pairs}
-        return tuple(kind for kind, values in fields.items() if values is not None)
+        scores = () if self.scores is None else ("lists" if self.as_list else "scores",)
+        labels = () if self.labels is None else ("labels",)
+        return (*scores, *labels, *(() if self.pairs is None else ("pairs",)))
 
     def _sequence(self, field: str, at_least: int = 1) -> tuple:
         values = getattr(self, field)

@@ -1,7 +1,7 @@
-"""Rows out of any data: what the columns mean, and `read`.
+"""Rows from any data: what the columns mean, and `read`.
 
-What they mean is a convention (`CONVENTIONS`), found from the first row and then held for all of them. Rows
-are streamed. A refusal names file and line (or data set and index), column, what was expected and what came.
+A convention (`CONVENTIONS`) says what the columns mean. It is found from the first row and then holds for all rows.
+Rows are streamed. An error names the place, the column, what was expected and what was there.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from una_ref.data.rows import (
 from una_ref.errors import InputError
 
 HELPSTEER2_WEIGHTS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}
-"""UNA Sec. 4.1; they sum to 1.9. Complexity and verbosity count nothing."""
+"""UNA Sec. 4.1. They sum to 1.9; complexity and verbosity have weight 0."""
 
 _RATINGS = (*HELPSTEER2_WEIGHTS, "complexity", "verbosity")
 _ASSISTANT, _HUMAN = "\n\nAssistant:", "\n\nHuman:"
@@ -48,19 +48,19 @@ def read(
 
     Args:
         data: a file (.jsonl or .json, also .gz; .parquet), "-" (JSON Lines on standard input), a folder or hub name
-            that `datasets` loads, a `Dataset` or `DatasetDict`, any iterable of dicts, or a list of files, folders and
-            names.
-        columns: a convention's column -> the data's, where they differ: {"completion": "output"}.
-        limit: at most so many rows.
-        split: which split of a data set; files have none.
-        helpsteer_weights: "code" divides HelpSteer2's weighted ratings by 7.6, as the authors' code does, for
-            scores in [0, 1]; "paper" weights rating / 4, which fills [0, 1.9] (UNA Sec. 4.1 says [0, 1]).
-        empty: a response without text is an "error", or its row is left out ("drop", counted in the log), or
-            it stays ("keep"): a model ended at once, and somebody judged that.
-        prompts: whether prompts alone will do (`PROMPTS`), as for runs that draw the responses.
+            that `datasets` loads, a `Dataset` or `DatasetDict`, any iterable of dictionaries, or a list of files,
+            folders and names.
+        columns: a convention's column -> the name of that column in the data: {"completion": "output"}.
+        limit: most rows.
+        split: of a data set; files have none.
+        helpsteer_weights: "code" divides HelpSteer2's weighted ratings by 7.6, as the authors' code does, for scores
+            in [0, 1]; "paper" weights rating / 4, which gives scores in [0, 1.9] (UNA Sec. 4.1 says [0, 1]).
+        empty: what happens to a response without text: an "error", its row is left out ("drop", counted in the log),
+            or it stays ("keep"), since a model may end at once and a judge may score that.
+        prompts: whether rows of a prompt alone are accepted (`PROMPTS`), for runs that sample the responses.
 
     Raises:
-        InputError: at once for what can be seen at once, else when the row is reached.
+        InputError: at the call for options and missing files, later when the row is reached.
     """
     for field, value, allowed in (
         ("helpsteer_weights", helpsteer_weights, ("code", "paper")),
@@ -89,7 +89,7 @@ class _Options:
 
 @dataclass(frozen=True, slots=True)
 class _Record:
-    """One row as it stands in the data, read by the columns of a convention."""
+    """One row of the data, read by the column names of a convention."""
 
     source: str
     values: Mapping[str, Any]
@@ -107,8 +107,8 @@ class _Record:
     def columns(self) -> list[str]:
         return [str(column) for column, value in self.values.items() if value is not None]
 
-    def refusal(self, column: str, expected: str, got: str) -> InputError:
-        return refusal(self.source, self.name(column), expected, got)
+    def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
+        return refusal(self.source, self.name(column), expected, got, fix)
 
     def response(self, column: str) -> str:
         return self.response_text(self.get(column), self.name(column))
@@ -123,15 +123,16 @@ class _Record:
             value = messages[0]["content"]
         text = checked_text(value, self.source, field)
         if self.options.empty == "error" and not text.strip():
-            raise refusal(self.source, field, "text (or set empty to drop or keep)", f"an empty {text!r:.20}")
+            fix = "set empty=drop or empty=keep"
+            raise refusal(self.source, field, "text", f"an empty response {text!r:.20}", fix)
         return text
 
     def conversation(self, column: str) -> tuple[tuple[dict, ...], str]:
-        """(prompt, response) of a list of messages that ends with the assistant's."""
+        """(prompt, response) of a list of messages, of which the assistant's last one is the response."""
         messages = checked_messages(self.get(column), self.source, self.name(column))
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             roles = ", ".join(message["role"] for message in messages) or "none"
-            raise self.refusal(column, "messages that end with an assistant's answer", f"messages of {roles}")
+            raise self.refusal(column, "messages that end with one of the assistant", f"messages of {roles}")
         response = self.response_text(messages[-1]["content"], f"{self.name(column)}[{len(messages) - 1}]")
         return tuple(dict(message) for message in messages[:-1]), response
 
@@ -142,7 +143,7 @@ class _Record:
         return checked_label(self.get(column), self.source, self.name(column))
 
     def judged(self, prompt: Any, response: str) -> Row:
-        """One response with its optional label and score."""
+        """A row of one response with its optional label and score."""
         scores = (self.score("score"),) if self.has("score") else None
         labels = (self.label("label"),) if self.has("label") else None
         return Row(prompt, (response,), scores, labels, source=self.source)
@@ -150,7 +151,7 @@ class _Record:
 
 @dataclass(frozen=True)
 class Convention:
-    """Columns that a row must have, those it may have, and how it is made of them."""
+    """Columns that a row must have, columns that it may have, and how a row is made from them."""
 
     name: str
     required: tuple[str, ...]
@@ -191,10 +192,10 @@ def _prompt(record: _Record) -> Row:
 
 
 def _turns(record: _Record) -> Row:
-    """The first turn: what is asked next depends on an answer that is not there."""
+    """The first turn. Later turns depend on an answer, which is not in the data."""
     turns = record.get("turns")
     if not isinstance(turns, list | tuple) or not turns:
-        raise record.refusal("turns", "a list of questions", shown(turns))
+        raise record.refusal("turns", "a list of turns", shown(turns))
     return Row(checked_text(turns[0], record.source, f"{record.name('turns')}[0]"), (), source=record.source)
 
 
@@ -210,17 +211,17 @@ def _pair(record: _Record) -> Row:
 
 
 def _ultrafeedback_pair(record: _Record) -> Row:
-    """The sides are whole conversations, and the prompt stands in them again: as it is asked last."""
+    """Both sides are whole conversations, and the prompt is in them again, as the last user turn."""
     prompt, responses = _implicit_prompt(record)
     asked = prompt[-1]["content"] if isinstance(prompt, tuple) else prompt
     if asked.strip() != checked_text(record.get("prompt"), record.source, record.name("prompt")).strip():
-        raise record.refusal("prompt", "what both conversations ask last", shown(record.get("prompt")))
+        raise record.refusal("prompt", "the last user turn of both conversations", shown(record.get("prompt")))
     scores = (record.score("score_chosen"), record.score("score_rejected"))
     return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
 
 
 def _ultrafeedback(record: _Record) -> Row:
-    """Responses of several models with GPT-4's overall score, 1 to 10: the one that the binarized form is made of."""
+    """Responses of several models with GPT-4's overall score, 1 to 10, from which the binarized form is made."""
     completions, name = record.get("completions"), record.name("completions")
     if not isinstance(completions, list | tuple):
         raise record.refusal("completions", "a list", shown(completions))
@@ -236,8 +237,10 @@ def _ultrafeedback(record: _Record) -> Row:
 
 
 def _shp(record: _Record) -> Row:
-    """Two comments under a post; label 1 prefers A. The votes are no scores: an older comment has had more time for
-    them, which is why the set says which comment is preferred. But the preferred one never has fewer.
+    """Two comments under a post; label 1 prefers A.
+
+    Votes are not used as scores, since an older comment has had more time to collect them. But the preferred comment
+    never has fewer votes.
     """
     label = record.get("labels")
     if label not in (0, 1):
@@ -245,44 +248,44 @@ def _shp(record: _Record) -> Row:
     best, other = ("score_A", "score_B") if label else ("score_B", "score_A")
     if record.has(best) and record.has(other) and record.score(best) < record.score(other):
         got = f"{label}, while score_A is {record.get('score_A')} and score_B {record.get('score_B')}"
-        raise record.refusal("labels", "the comment with as many votes or more", got)
+        raise record.refusal("labels", "the comment with at least as many votes", got)
     responses = record.response("human_ref_A"), record.response("human_ref_B")
     return Row(record.get("history"), responses, pairs=((0, 1) if label else (1, 0),), source=record.source)
 
 
 def _implicit_prompt(record: _Record) -> tuple[Any, tuple[str, str]]:
-    """Prompt and responses of two whole conversations, which must share all but their last turn."""
+    """Prompt and responses of two whole conversations, which must agree in all but their last turn."""
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         return _dialogues(record, chosen, rejected)
     for column, value in (("chosen", chosen), ("rejected", rejected)):
         if not isinstance(value, list | tuple):
-            expected = "messages on both sides, or dialogues on both (there is no prompt)"
-            raise record.refusal(column, expected, shown(value))
+            expected = "messages on both sides, or dialogues on both, since there is no prompt"
+            raise record.refusal(column, expected, shown(value), "add a column prompt")
     prompt, first = record.conversation("chosen")
     other, second = record.conversation("rejected")
     if prompt != other:
-        raise record.refusal("rejected", "the same messages as chosen before the last", "others")
+        raise record.refusal("rejected", "the messages of chosen up to the last", "different ones")
     return prompt, (first, second)
 
 
 def _dialogues(record: _Record, chosen: str, rejected: str) -> tuple[str, tuple[str, str]]:
     """Anthropic HH: the prompt ends with the last "Assistant:" up to which both dialogues agree.
 
-    The longest common prefix would be wrong, since responses often begin alike. Prompt + response is the
-    dialogue, to the character.
+    The longest common prefix would be wrong, since responses often begin with the same words. The prompt followed by
+    the response is the dialogue, to the character.
     """
     at = chosen.rfind(_ASSISTANT)
     while at >= 0 and not rejected.startswith(chosen[: at + len(_ASSISTANT)]):
         at = chosen.rfind(_ASSISTANT, 0, at)
     if at < 0:
-        expected = f"two dialogues that agree up to an {_ASSISTANT!r} (there is no prompt)"
-        raise record.refusal("rejected", expected, "dialogues that do not")
+        expected = f"two dialogues that agree up to an {_ASSISTANT!r}, since there is no prompt"
+        raise record.refusal("rejected", expected, "dialogues that do not", "add a column prompt")
     end = at + len(_ASSISTANT)
     for column, dialogue in (("chosen", chosen), ("rejected", rejected)):
         if _HUMAN in dialogue[end:]:
             expected = "dialogues that differ in the last assistant turn only"
-            raise record.refusal(column, expected, "a human turn where they differ")
+            raise record.refusal(column, expected, "a human turn after the place where they differ")
     first = record.response_text(chosen[end:], record.name("chosen"))
     return chosen[:end], (first, record.response_text(rejected[end:], record.name("rejected")))
 
@@ -300,14 +303,15 @@ def _helpsteer2(record: _Record) -> Row:
 
 def _two_by_two(rows: Iterator[Row]) -> Iterator[Row]:
     """HelpSteer2 lists the two responses of a prompt in consecutive rows."""
+    fix = "replace the ratings by one column score"
     for first in rows:
         second = next(rows, None)
         if second is None:
-            expected = "a second row with the same prompt, as HelpSteer2 has"
-            raise refusal(first.source, "prompt", expected, "the end of the data")
+            expected = "a second row with the same prompt, as in HelpSteer2"
+            raise refusal(first.source, "prompt", expected, "the end of the data", fix)
         if first.prompt != second.prompt:
-            expected = f"the prompt of {first.source}, since HelpSteer2 has two rows a prompt (else name a score)"
-            raise refusal(second.source, "prompt", expected, "another prompt")
+            expected = f"the prompt of {first.source}, since HelpSteer2 has two rows a prompt"
+            raise refusal(second.source, "prompt", expected, "another prompt", fix)
         yield merged((first, second))
 
 
@@ -327,13 +331,13 @@ CONVENTIONS = (
     Convention("response", ("prompt", "response"), ("label", "score"), _response),
     Convention("messages", ("messages",), ("label", "score"), _messages),
 )
-"""In the order in which they are tried."""
+"""Tried in this order."""
 
 PROMPTS = (
     Convention("prompt", ("prompt",), (), _prompt),
     Convention("MT-Bench questions", ("turns",), (), _turns),
 )
-"""What is tried after these where prompts alone will do."""
+"""Tried after `CONVENTIONS`, where prompts alone are accepted."""
 
 
 def _rows(found: Iterator[Item], options: _Options) -> Iterator[Row]:
@@ -373,14 +377,14 @@ def _convention(record: _Record) -> Convention:
     nearest = max(conventions, key=likeness)
     missing = [record.name(column) for column in nearest.required if not record.has(column)]
     expected = "the columns of a convention (" + "; ".join(map(str, conventions)) + ")"
-    got = f"{', '.join(found) or 'none'}; nearest is {nearest.name}, which lacks {', '.join(missing)}"
+    fix = f"for {nearest.name}, the nearest, add {', '.join(missing)}"
     if any(all(map(record.has, convention.required)) for convention in PROMPTS):
-        got += " (prompts alone are for online runs)"
-    raise refusal(record.source, "columns", expected, got)
+        fix += "; prompts alone are for online runs"
+    raise refusal(record.source, "columns", expected, ", ".join(found) or "none", fix)
 
 
 def _alike(found: Iterable[Item], convention: Convention, options: _Options) -> Iterator[_Record]:
-    """The records, all with the convention's columns and the same optional ones as the first."""
+    """The records, each checked to have the convention's columns and the optional columns of the first record."""
     held: dict[str, bool] = {}
     origin = ""
     for source, item in found:

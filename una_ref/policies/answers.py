@@ -100,7 +100,7 @@ def score_rows(
     while chunk := list(islice(rows, batch)):
         for row in chunk:
             if not row.responses:
-                raise InputError(f"{row.source}: responses: expected at least one to score, got a prompt alone")
+                raise InputError(f"{row.source} responses: expected at least one to score, got a prompt alone")
         answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(chunk) for response in row.responses]
         scores = iter(score_answers(source, answers, name))
         for row in chunk:

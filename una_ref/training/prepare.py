@@ -276,8 +276,8 @@ def _check_batches(trainer: Trainer, examples: Examples[Example], held_out: Exam
         source = examples.alone.get(kind, held_out.alone.get(kind))
         if trainer.compares_group and Need.GROUP in needs([loss]) and source is not None:
             raise InputError(
-                f"{source}: {kind}: expected two or more responses of a prompt for {config.method}, got one; "
-                f"learn V(x) instead (baseline=learned){'' if config.group else ', or gather them (group=true)'}"
+                f"{source} {kind}: expected two or more responses of a prompt for {config.method}, got one. "
+                f"Fix: baseline=learned, which learns V(x){'' if config.group else ', or group=true'}"
             )
     if Need.KL in trainer.needs:
         for step in range(config.steps):
