@@ -4,14 +4,10 @@ from __future__ import annotations
 
 import json
 import os
-import shutil
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
-
-import torch
-from filelock import FileLock
 
 from una_ref.errors import InputError
 from una_ref.training import result
@@ -23,9 +19,9 @@ from una_ref.training.prepare import prepare
 
 
 def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
-    """Run a config to its end in its output folder, going on with what is there; returns the record in run.json.
+    """Run a config to its end in its output folder, or resume it there; returns the record in run.json.
 
-    Every process of a run calls this; the first one writes.
+    Every process of a run calls this. The main process writes, and the others return an empty record.
 
     Raises:
         InputError: refused before anything began.
@@ -35,8 +31,8 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         raise InputError("output: expected a folder, got none")
     output = Path(config.output)
     team = processes()
-    told = config.to_dict()
-    with claimed(output, told) if team.is_main_process else nullcontext(False) as finished:
+    settings = config.to_dict()
+    with claimed(output, settings) if team.is_main_process else nullcontext(False) as finished:
         if from_main(finished):
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
@@ -46,47 +42,16 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         if progress and team.is_main_process:
             for note in job.notes:
                 print(note, file=sys.stderr)
-        said = len(job.notes)
+        printed = len(job.notes)
         evaluation = fit(job, output=output, progress=progress)
         if progress and team.is_main_process:
-            for note in job.notes[said:]:
+            for note in job.notes[printed:]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
-        return result.save(job, told, output, evaluation, state) if team.is_main_process else {}
-
-
-# ---- runs that are kept for others
+        return result.save(job, settings, output, evaluation, state) if team.is_main_process else {}
 
 
 def cache_folder() -> Path:
-    """Where things made here are kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
-    own = os.environ.get("UNA_REF_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
-
-
-def made_once(config: Config, *, progress: bool = True) -> Path:
-    """A config's folder with its finished run: made there the first time, by whoever comes first.
-
-    Raises:
-        InputError: several processes would have to make it; one has to have done so before.
-    """
-    folder = Path(config.output)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(folder.with_suffix(".lock")):  # whoever comes second waits for the first and finds it made
-        if not _finished(folder):
-            if processes().num_processes > 1:
-                raise InputError(
-                    f"{folder.name}: expected it in the cache, got none; make it by one run without torchrun"
-                )
-            shutil.rmtree(folder, ignore_errors=True)
-            threads = torch.get_num_threads()
-            torch.set_num_threads(1)  # matrices this small gain nothing from a second one, and lose on a busy machine
-            try:
-                train(config, progress=progress)
-            finally:
-                torch.set_num_threads(threads)
-    return folder
-
-
-def _finished(folder: Path) -> bool:
-    return (folder / RECORD).exists() and bool(json.loads((folder / RECORD).read_text("utf-8"))["finished"])
+    """The folder of what is kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
+    folder = os.environ.get("UNA_REF_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
