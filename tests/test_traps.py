@@ -28,31 +28,31 @@ METRICS, CONVERSIONS = "tests/training/test_metrics.py::", "tests/data/test_conv
 TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     1: (
         "A token spans prompt and response, so part of the response is scored as prompt.",
-        (ENCODER + "test_no_token_spans_the_boundary", ENCODER + "test_tokenised_together_they_would_merge"),
+        (ENCODER + "test_no_token_spans_the_boundary", ENCODER + "test_tokenising_prompt_and_response_together_would_merge_tokens"),
     ),
     2: (
         "A prompt inferred as the common prefix of two responses swallows the words that both share.",
         (
             SOURCES + "test_hh_dialogues_split_at_the_last_shared_assistant",
             SOURCES + "test_hh_prompt_and_response_are_the_dialogue_again",
-            SOURCES + "test_pairs_of_whole_conversations",
+            SOURCES + "test_whole_conversations_give_the_prompt_of_a_pair",
         ),
     ),
     3: (
         "Two BOS: the template writes one and the tokenizer adds another.",
-        (ENCODER + "test_bos_and_eos_stand_once", ENCODER + "test_a_template_with_its_own_bos_and_eos"),
+        (ENCODER + "test_bos_and_eos_occur_once", ENCODER + "test_a_template_with_its_own_bos_and_eos"),
     ),
     4: (
         "Two EOS: the template writes one and the code appends another.",
-        (ENCODER + "test_bos_and_eos_stand_once", ENCODER + "test_chatml_ends_at_its_end_of_turn"),
+        (ENCODER + "test_bos_and_eos_occur_once", ENCODER + "test_chatml_ends_at_its_end_of_turn"),
     ),
     5: (
         "A response that was cut is given an EOS, as if it had ended.",
-        (ENCODER + "test_a_response_that_is_cut_does_not_end",),
+        (ENCODER + "test_a_cut_response_has_no_eos",),
     ),
     6: (
         "Only one of two responses loses its EOS to the cut, without a report.",
-        (ENCODER + "test_a_response_that_is_cut_does_not_end",),
+        (ENCODER + "test_a_cut_response_has_no_eos",),
     ),
     7: (
         "The pad token is the EOS token, and a mask by token id hides the real EOS.",
@@ -301,9 +301,9 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     46: (
         "Scores converted to labels leave [0, 1], and ties become wins.",
         (
-            SOURCES + "test_helpsteer2_ranges",
-            CONVERSIONS + "test_ties_are_dropped_and_counted_or_keep_the_first",
-            CONVERSIONS + "test_equal_scores_have_no_median_label",
+            SOURCES + "test_helpsteer2_weights_set_the_range_of_scores",
+            CONVERSIONS + "test_tied_pairs_are_dropped_and_counted_or_choose_the_first",
+            CONVERSIONS + "test_a_prompt_of_equal_scores_is_dropped_or_its_first_response_is_positive",
             "tests/data/test_rows.py::test_malformed_rows_are_named",
         ),
     ),

@@ -42,22 +42,22 @@ def test_every_token_is_predicted_from_its_prompt_and_its_past(layout, examples)
 
 @given(examples=EXAMPLES)
 @settings(max_examples=30, deadline=None)
-def test_packed_rows_hold_a_prompt_once_and_few_pads(examples):
+def test_packed_rows_hold_each_prompt_once_with_little_padding(examples):
     tokens = collate(examples).tokens
     longest = max(e.tokens for e in examples)
     assert longest <= tokens.shape[1] <= 5 * longest
     assert tokens.numel() < 2 * sum(e.tokens for e in examples) + longest
 
 
-def test_blocks_of_which_no_two_fit_beside_the_longest_share_longer_rows():
+def test_blocks_share_rows_longer_than_the_longest_block_where_no_two_fit_in_it():
     blocks = [Example((1,) * n, ((2,),)) for n in (300, 260, 230, 200)]
-    assert collate(blocks[:1] * 4).tokens.shape == (4, 300)  # no pads: as narrow as can be
+    assert collate(blocks[:1] * 4).tokens.shape == (4, 300)  # without padding, rows are as narrow as possible
     assert collate(blocks).tokens.shape == (2, 500)
     assert [len(run) for run in microbatches(blocks, 1000)] == [4]
     assert [len(run) for run in microbatches(blocks, 999)] == [3, 1]
 
 
-def test_feedback_of_every_kind_in_one_batch():
+def test_a_batch_holds_feedback_of_every_kind():
     rows = {
         "pairs": Example((1,), ((2, 0), (3, 0), (4, 0)), pairs=((2, 0), (1, 0)), prompt_index=5, source="a:1"),
         "scores": Example((1, 2), ((2,), (3,)), scores=(0.5, -2.0), prompt_index=6, source="b:2"),
@@ -81,7 +81,7 @@ def test_feedback_of_every_kind_in_one_batch():
     assert moved.tokens.device.type == moved.labels.device.type == "meta" and moved.layout == "packed"
 
 
-def test_pairs_of_a_later_row_are_moved_along():
+def test_pairs_of_later_examples_are_renumbered():
     rows = [Example((1,), ((2,), (3,)), pairs=((1, 0),)), Example((2,), ((2,), (3,)), pairs=((0, 1),))]
     assert collate(rows).pairs.tolist() == collate(rows, "padded").pairs.tolist() == [[1, 0], [2, 3]]
 
@@ -95,22 +95,22 @@ def test_an_example_without_tokens_is_refused():
 @pytest.mark.parametrize("layout", ["packed", "padded"])
 @given(examples=EXAMPLES, budget=st.integers(1, 60))
 @settings(max_examples=50, deadline=None)
-def test_microbatches_keep_order_and_budget(layout, examples, budget):
+def test_microbatches_keep_the_order_and_stay_within_the_token_budget(layout, examples, budget):
     runs = list(microbatches(examples, budget, layout))
     assert [e for run in runs for e in run] == examples
-    held = [collate(run, layout).tokens.numel() for run in runs]  # what goes through the model, pads included
+    held = [collate(run, layout).tokens.numel() for run in runs]  # tokens of the forward pass, padding included
     assert all(len(run) == 1 or size <= budget for run, size in zip(runs, held, strict=True))
-    for run, following in zip(runs, runs[1:], strict=False):  # as few as there can be, in this order
+    for run, following in zip(runs, runs[1:], strict=False):  # no run has room for the next example
         assert collate([*run, following[0]], layout).tokens.numel() > budget
 
 
-def test_many_long_responses_stand_behind_their_prompt_in_several_rows(monkeypatch):
+def test_many_long_responses_are_spread_over_rows_with_copies_of_the_prompt(monkeypatch):
     given = [Example((1, 2), ((3,) * 5,) * 5), Example((1,) * 20, ((4,) * 9,) * 4), Example((1,), ((5,) * 30,))]
     monkeypatch.setattr("una_ref.data.packing.ROOM", 8)
-    monkeypatch.setattr("una_ref.data.packing.LINEAR", 0)  # in rows this short attention would count for nothing
+    monkeypatch.setattr("una_ref.data.packing.LINEAR", 0)  # in rows this short attention would have no weight
     batch = collate(given)
-    # Behind the short prompt two, two and one of four tokens; behind the long one, as many tokens as it has: twice
-    # two of eight; and one that alone is too long. Blocks of 36, 36, 30 + 6, 10 + 10.
+    # After the short prompt: two, two and one response of four tokens. After the long one, up to its own length: twice
+    # two of eight. The last response alone exceeds ROOM. Blocks of 36, 36, 30 + 6, 10 + 10.
     assert batch.tokens.shape == (4, 36)
     expected = [([*e.prompt, *r[:t]], r[t]) for e in given for r in e.responses for t in range(len(r))]
     for (tokens, positions), (before, _) in zip(past(batch), expected, strict=True):
@@ -131,7 +131,7 @@ def test_a_prefix_tree_shows_every_prefix_its_own_past(size, length):
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
+def test_with_the_last_token_each_response_token_is_read_at_its_own_position(layout):
     examples = [Example((1, 9), ((5, 6, 2), (7,), (2,)), pairs=((0, 1),)), Example((1, 8, 8), ((5,) * 9,))]
     batch = collate(examples, layout, include_last_token=True)
     assert batch.include_last_token and torch.equal(batch.tokens.flatten()[batch.predictor], batch.target)
@@ -149,7 +149,7 @@ def test_a_whole_batch_is_read_at_the_response_s_own_tokens(layout):
 
 
 @pytest.mark.parametrize("layout", ["packed", "padded"])
-def test_whole_micro_batches_keep_to_their_tokens(layout):
+def test_microbatches_with_the_last_token_stay_within_the_token_budget(layout):
     examples = [Example((1, 9), ((5, 6, 2), (7, 2))) for _ in range(20)]
     for tokens in (7, 14, 20, 35):
         cut = list(microbatches(examples, tokens, layout, include_last_token=True))

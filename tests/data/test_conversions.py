@@ -1,4 +1,4 @@
-"""Conversions keep what they say they keep, name what they drop, and `conform` leaves one kind per row."""
+"""Conversions keep and drop what their report says, and `conform` leaves one kind of feedback per row."""
 
 import random
 
@@ -27,20 +27,20 @@ def pair_texts(row):
     return [(row.responses[c], row.responses[r]) for c, r in row.pairs]
 
 
-def test_best_against_worst():
+def test_the_best_response_is_paired_with_the_worst():
     (row,), report = scores_to_pairs([scored("p", 0.2, 0.9, 0.1, 0.9)])
     assert pair_texts(row) == [("y1", "y2")] and row.kinds == ("pairs",)
     assert row.responses == ("y1", "y2"), "responses in no pair are left out"
     assert str(report) == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
 
 
-def test_adjacent_and_all():
+def test_pairs_can_be_neighbours_in_the_ranking_or_all_pairs():
     row = scored("p", 2, 3, 1)
     assert pair_texts(scores_to_pairs([row], which="adjacent")[0][0]) == [("y1", "y0"), ("y0", "y2")]
     assert pair_texts(scores_to_pairs([row], which="all")[0][0]) == [("y1", "y0"), ("y1", "y2"), ("y0", "y2")]
 
 
-def test_ties_are_dropped_and_counted_or_keep_the_first():
+def test_tied_pairs_are_dropped_and_counted_or_choose_the_first():
     rows = [scored("p", 1, 1), scored("q", 1, 2)]
     kept, report = scores_to_pairs(rows)
     assert [row.prompt for row in kept] == ["q"] and report.counts == {"pairs": 1, "ties dropped": 1}
@@ -120,7 +120,7 @@ def test_the_best_response_is_positive_and_the_worst_negative_unless_all_are_equ
                    for t, b in zip(scores, row.labels, strict=True) if s <= t)  # fmt: skip
 
 
-def test_equal_scores_have_no_median_label():
+def test_a_prompt_of_equal_scores_is_dropped_or_its_first_response_is_positive():
     rows = [scored("p", 1, 1), scored("q", 1, 2)]
     kept, report = scores_to_labels(rows)
     assert len(kept) == 1 and report.counts["prompts of equal scores dropped"] == 1
@@ -135,7 +135,7 @@ def test_a_label_is_positive_at_or_above_a_number():
 
 
 @pytest.mark.parametrize("convert", [scores_to_labels, scores_to_pairs, scores_to_lists])
-def test_one_response_cannot_be_compared(convert):
+def test_a_comparison_refuses_a_prompt_with_one_response(convert):
     with pytest.raises(InputError, match=r"f.jsonl:1 responses: expected two or more of one prompt.*got one response"):
         convert([scored("p", 1)])
 
@@ -173,14 +173,14 @@ def test_pairs_keep_their_scores_if_the_loss_takes_margins():
         conform([Row("p", ("a", "b"), pairs=((0, 1),), source="f:7")], ("pairs",), margins=True)
 
 
-def test_lists_gather_and_rank():
+def test_scores_of_a_prompt_become_one_list_best_first():
     rows = [scored("p", 1), scored("q", 5, 7), scored("p", 3), scored("p", 3)]
     (p, q), report = scores_to_lists(rows)
     assert p.scores == (3, 3, 1) and q.scores == (7, 5) and q.responses == ("y1", "y0")
     assert report.counts == {"lists": 2, "responses": 5}
 
 
-def test_pairs_to_labels():
+def test_a_label_is_the_share_of_its_pairs_that_a_response_won():
     (row,), report = pairs_to_labels([Row("p", ("a", "b", "unused"), pairs=((1, 0),))])
     assert row.responses == ("a", "b") and row.labels == (0, 1) and report.counts == {"labels": 2}
     (chain,), _ = pairs_to_labels([Row("p", ("a", "b", "c"), pairs=((0, 1), (1, 2)))])
@@ -197,7 +197,7 @@ def test_labels_to_pairs_needs_a_positive_and_a_negative():
             labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
 
 
-def test_demos_take_what_was_good():
+def test_demonstrations_are_the_best_the_positive_or_the_chosen_responses():
     rows = [
         scored("s", 0, 2, 2),
         Row("l", ("a", "b", "c"), labels=(0, 0.5, 1)),
@@ -225,7 +225,7 @@ def test_options_are_checked(options, field):
         conform([scored("p", 1, 2)], ("labels",), **options)
 
 
-def test_which_is_checked():
+def test_an_unknown_choice_of_pairs_is_refused():
     with pytest.raises(InputError, match="options which: expected best-worst or adjacent or all, got 'best' "):
         scores_to_pairs([scored("p", 1, 2)], which="best")
 
@@ -236,7 +236,7 @@ def test_conform_keeps_native_rows_untouched():
     assert out == rows and reports == ()
 
 
-def test_conform_follows_the_order_of_preference_and_says_what_it_left():
+def test_conform_prefers_the_first_kind_and_reports_the_others_left_out():
     row = Row("p", ("a", "b"), scores=(1, 0), pairs=((0, 1),))
     for first, second in (("scores", "pairs"), ("pairs", "scores")):
         out, reports = conform([row], (first, second))
@@ -244,7 +244,7 @@ def test_conform_follows_the_order_of_preference_and_says_what_it_left():
         assert [str(report) for report in reports] == [f"{first} kept, the rest left aside: 1 rows"]
 
 
-def test_conform_prefers_native_feedback_over_a_conversion():
+def test_conform_keeps_feedback_that_a_row_has_rather_than_convert_it():
     assert conform([Row("p", ("a", "b"), pairs=((0, 1),))], ("labels", "pairs"))[0][0].kinds == ("pairs",)
 
 
@@ -258,7 +258,7 @@ def test_conform_gathers_single_responses_before_it_compares_them():
     assert len(conform(rows, ("labels",), threshold=2)[0]) == 4, "a number needs no comparison"
 
 
-def test_conform_mixes_sources_and_keeps_their_order():
+def test_conform_keeps_the_order_of_mixed_rows():
     rows = [
         Row("p", ("a", "b"), pairs=((0, 1),)),
         scored("q", 2),
@@ -301,7 +301,7 @@ def test_conform_mixes_sources_and_keeps_their_order():
         (scored("p", 1, 1), ("pairs",), "data rows: expected at least one usable row, got .*1 ties dropped"),
     ],
 )
-def test_conform_refuses_what_is_impossible(row, kinds, message):
+def test_conform_refuses_rows_that_it_cannot_convert(row, kinds, message):
     with pytest.raises(InputError, match=message):
         conform([row], kinds)
 
@@ -344,7 +344,7 @@ def test_conform_leaves_exactly_one_accepted_kind(rows, kinds, threshold, ties):
         return
     assert out and all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in out)
     untouched = all(len(row.kinds) == 1 and row.kinds[0] in kinds for row in rows)
-    assert (out == rows) if untouched else reports, "whatever is changed is said"
+    assert (out == rows) if untouched else reports, "every change has a report"
 
 
 def test_conform_is_independent_of_row_order_within_a_kind():
@@ -355,6 +355,6 @@ def test_conform_is_independent_of_row_order_within_a_kind():
 
 
 @pytest.mark.parametrize("kinds", [("pairs",), ("scores",), ("labels", "pairs"), ("demos",)])
-def test_a_prompt_alone_is_feedback_of_no_kind(kinds):
+def test_conform_refuses_a_prompt_without_responses(kinds):
     with pytest.raises(InputError, match=r"f:1 feedback: expected .*, got a prompt alone, which is for online runs"):
         conform([Row("p", (), source="f:1")], kinds)

@@ -38,7 +38,7 @@ def like_llama():
         [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
     )
     special = ["<unk>", "<s>", "</s>", *(f"<0x{i:02X}>" for i in range(256))]
-    texts = [text.replace("\n", " ") for text in CORPUS]  # a line break is a byte there, and merges with nothing
+    texts = [text.replace("\n", " ") for text in CORPUS]  # a line break is a byte there, and never merges
     bpe.train_from_iterator(texts, trainers.BpeTrainer(vocab_size=400, special_tokens=special, show_progress=False))
     return PreTrainedTokenizerFast(tokenizer_object=bpe, unk_token="<unk>", bos_token="<s>", eos_token="</s>")
 
@@ -60,7 +60,7 @@ def one(tokenizer, prompt, *responses, **options):
     return Encoder(tokenizer, **options)(Row(prompt, responses, source="f:1"))
 
 
-TEXT = st.text(alphabet="ab cdehilorst=\n[]/:é≠", min_size=1, max_size=12)  # no special token can be spelled
+TEXT = st.text(alphabet="ab cdehilorst=\n[]/:é≠", min_size=1, max_size=12)  # it cannot spell a special token
 TOKENIZERS = {"byte-pair": byte_pair(), "llama": like_llama(), "gpt2": like_gpt2()}
 
 
@@ -77,8 +77,8 @@ def test_no_token_spans_the_boundary(name, prompt, response, end):
     assert example.responses[0][-1] == tokenizer.eos_token_id
 
 
-def test_tokenised_together_they_would_merge():
-    # What the test above guards against does happen: with these tokenizers, and the simplest way to tokenise.
+def test_tokenising_prompt_and_response_together_would_merge_tokens():
+    # These tokenizers do merge across the boundary if prompt and response are tokenised together.
     for name, prompt, response in (("byte-pair", "hel", "lo"), ("llama", "a = ", "a b"), ("gpt2", "Ass", "ist")):
         ids = TOKENIZERS[name](prompt + response, add_special_tokens=False)["input_ids"]
         context = TOKENIZERS[name](prompt, add_special_tokens=False)["input_ids"]
@@ -87,15 +87,15 @@ def test_tokenised_together_they_would_merge():
 
 @given(prompt=st.lists(st.sampled_from("abcde"), min_size=1, max_size=4), response=st.text("abcde", max_size=4))
 @settings(max_examples=50, deadline=None)
-def test_words_are_words(prompt, response):
+def test_a_word_level_tokenizer_gives_the_words(prompt, response):
     tokenizer = toysteer.tokenizer()
     example = one(tokenizer, f"copy {' '.join(prompt)} = ", " ".join(response))
     assert tokenizer.convert_ids_to_tokens(example.prompt) == ["<s>", "copy", *prompt, "="]
     assert tokenizer.convert_ids_to_tokens(example.responses[0]) == [*response, "</s>"]
 
 
-def test_a_response_is_tokenised_as_it_stands():
-    # Alone, " hello" would begin with two spaces, and "hello" behind "a = " as well.
+def test_a_response_is_tokenised_as_after_its_prompt():
+    # Alone, " hello" would begin with two spaces, and so would "hello" after "a = ".
     tokenizer = TOKENIZERS["llama"]
     behind = tokenizer("[/INST] hello", add_special_tokens=False)["input_ids"]
     example = one(tokenizer, "[/INST]", " hello")
@@ -103,7 +103,7 @@ def test_a_response_is_tokenised_as_it_stands():
     assert tokenizer.convert_ids_to_tokens(one(tokenizer, "a = ", "hello").responses[0])[0][0] != "▁"
 
 
-def test_bos_and_eos_stand_once():
+def test_bos_and_eos_occur_once():
     tokenizer = byte_pair()
     for prompt, response in (("hello", "world"), ("<s>hello", "world</s>"), ("<s><s>hello", "world</s></s>")):
         example = one(tokenizer, prompt, response)
@@ -127,7 +127,7 @@ def test_chatml_ends_at_its_end_of_turn():
     tokenizer = chat(CHATML, eos_token="<|im_end|>")
     example = one(tokenizer, "hi", "hello", "hello\n", "")
     assert tokenizer.decode(example.prompt) == "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
-    said = ["hello<|im_end|>", "hello\n<|im_end|>", "<|im_end|>"]  # the line break that was said stays
+    said = ["hello<|im_end|>", "hello\n<|im_end|>", "<|im_end|>"]  # a line break of the response stays
     assert [tokenizer.decode(r) for r in example.responses] == said
     markers = {i for i in example.prompt if tokenizer.decode(i).startswith("<|")}
     assert markers == set(tokenizer.convert_tokens_to_ids(["<|im_start|>", "<|im_end|>"]))  # one id each
@@ -138,7 +138,7 @@ def test_a_template_with_another_end_of_turn_still_ends_with_eos():
     assert tokenizer.decode(one(tokenizer, "hi", "hello").responses[0]) == "hello<|im_end|></s>"
 
 
-def test_whether_a_chat_begins_with_bos_is_the_templates_business():
+def test_the_template_decides_whether_a_chat_begins_with_bos():
     assert chat(CHATML).decode(one(chat(CHATML), "hi", "hello").prompt).startswith("<|im_start|>")
     tokenizer = like_gpt2()
     tokenizer.chat_template = "{{ bos_token }}" + CHATML
@@ -162,7 +162,7 @@ def test_a_tokenizer_without_eos_is_refused():
         Encoder(PreTrainedTokenizerFast(tokenizer_object=byte_pair().backend_tokenizer))
 
 
-def test_a_response_that_is_cut_does_not_end():
+def test_a_cut_response_has_no_eos():
     words = toysteer.tokenizer()
     encoder = Encoder(words, max_length=6)
     example = encoder(Row("copy a =", ("a b", "a", "a b c d")))  # <s> copy a = leaves room for two
@@ -181,7 +181,7 @@ def test_a_prompt_that_leaves_no_room_is_dropped_and_counted():
         encoder.encode(rows[:1])
 
 
-def test_prompts_of_more_tokens_than_asked_for_are_left_out():
+def test_prompts_longer_than_max_prompt_are_dropped():
     tokenizer = toysteer.tokenizer()
     short, long = Row("copy a b =", ("a b",)), Row("copy a b c =", ("a b c",))
     assert [len(Encoder(tokenizer).prompt_ids(row)) for row in (short, long)] == [5, 6]

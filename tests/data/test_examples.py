@@ -1,4 +1,4 @@
-"""What is noted of examples as they are stored is what a pass over all of them would find."""
+"""What the store notes while it is filled is what a pass over all examples would find."""
 
 import hashlib
 import math
@@ -33,7 +33,7 @@ def test_a_list_has_a_kind_of_its_own():
     assert examples.kinds == {"lists"} and examples.mean("lists") == 1.5 and examples.mean("scores") is None
 
 
-def test_what_is_appended_is_noted_as_well():
+def test_appended_examples_are_noted():
     examples = Examples(ALL[:1])
     assert examples.kinds == {"scores"}
     examples.extend(ALL[1:])

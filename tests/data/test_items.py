@@ -1,4 +1,4 @@
-"""Files, folders, data sets and hub names: what is read, in which order, and how the rest is refused."""
+"""Files, folders, data sets and hub names are read in order, and anything else is refused."""
 
 import gzip
 import io
@@ -30,7 +30,7 @@ def refused(data, *parts, split="train"):
     ],
 )
 @pytest.mark.parametrize("kind", [str, lambda path: path])
-def test_files(tmp_path, name, text, place, kind):
+def test_every_kind_of_file_gives_its_items_with_their_places(tmp_path, name, text, place, kind):
     path = tmp_path / name
     path.write_bytes(gzip.compress(text.encode()) if name.endswith("gz") else text.encode())
     assert list(items(kind(path), "train")) == [(f"{path}{place.format(i, i + 1)}", {"n": i}) for i in range(3)]
@@ -43,7 +43,7 @@ def test_line_numbers_count_blank_lines_and_only_line_feeds_end_a_line(tmp_path)
     assert list(items(path, "train")) == [(f"{path}:1", {"n": 0}), (f"{path}:4", {"n": "a\u2028b\x85c"})]
 
 
-def test_several_files_in_order(tmp_path):
+def test_several_files_are_read_in_order(tmp_path):
     paths = [tmp_path / "b.jsonl", tmp_path / "a.json"]
     paths[0].write_text('{"n": 1}')
     paths[1].write_text('[{"n": 2}]')
@@ -85,13 +85,13 @@ def test_files_are_streamed(tmp_path):
         ("a.csv", b"n\n1\n", ["file", "a name that ends in .jsonl or", "a.csv"]),
     ],
 )
-def test_damaged_files(tmp_path, name, content, parts):
+def test_damaged_files_are_refused_by_line(tmp_path, name, content, parts):
     path = tmp_path / name
     path.write_bytes(content)
     refused(path, str(path), *parts)
 
 
-def test_a_truncated_gzip_delivers_what_is_whole_first(tmp_path):
+def test_a_truncated_gzip_gives_its_intact_lines_first(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     text = "".join(json.dumps({"n": i, "x": str(hash(str(i)))}) + "\n" for i in range(50_000))
     path.write_bytes(gzip.compress(text.encode())[:-100_000])
@@ -102,7 +102,7 @@ def test_a_truncated_gzip_delivers_what_is_whole_first(tmp_path):
     assert seen > 0 and f"{path}:{seen + 1} file" in str(caught.value)
 
 
-def test_a_damaged_gzip(tmp_path):
+def test_a_damaged_gzip_is_refused_by_line(tmp_path):
     path = tmp_path / "a.jsonl.gz"
     content = bytearray(gzip.compress(LINES.encode(), mtime=0))
     content[-8] ^= 0xFF  # of the checksum
@@ -120,11 +120,11 @@ def test_missing_files_are_refused_before_anything_is_read(name, monkeypatch):
 
 
 @pytest.mark.parametrize("data", [None, 3, object()])
-def test_other_things_are_refused(data):
+def test_data_that_cannot_be_iterated_is_refused(data):
     refused(data, "data", "an iterable of dictionaries", type(data).__name__)
 
 
-def test_folders_without_files(tmp_path):
+def test_folders_without_files_are_refused(tmp_path):
     (tmp_path / "data" / "deep").mkdir(parents=True)
     refused(tmp_path / "data", "data data", "a folder with data files", "a folder without files")
 
@@ -143,14 +143,14 @@ def parquet(tmp_path):
     return write
 
 
-def test_parquet(parquet):
+def test_parquet_rows_have_their_index(parquet):
     nested = [{"n": i, "m": [{"role": "user", "content": "é"}], "none": None} for i in range(5)]
     path = parquet(nested)
     assert list(items(path, "train")) == [(f"{path}[{i}]", row) for i, row in enumerate(nested)]
     refused(parquet([]), "at least one row", "an empty table")
 
 
-def test_a_damaged_parquet_file(parquet):
+def test_a_damaged_parquet_file_is_refused(parquet):
     path = parquet([{"n": str(i) * 50} for i in range(5)])
     whole = path.read_bytes()
     for content in (whole[:-9], b"", b'{"n": 1}\n'):
@@ -160,7 +160,7 @@ def test_a_damaged_parquet_file(parquet):
     refused(path, f"{path}[", "a whole, readable Parquet file")
 
 
-def test_standard_input(monkeypatch):
+def test_standard_input_is_read_as_json_lines(monkeypatch):
     def given(content):
         monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(content)))
 
@@ -172,7 +172,7 @@ def test_standard_input(monkeypatch):
     refused("-", "stdin file", "at least one row", "an empty file")
 
 
-def test_a_pattern_is_its_files_in_order(tmp_path):
+def test_a_pattern_stands_for_its_files_in_order(tmp_path):
     for name in ("b.jsonl", "a.jsonl", "a.txt"):
         (tmp_path / name).write_text(LINES)
     assert files(f"{tmp_path}/*.jsonl") == [f"{tmp_path}/a.jsonl", f"{tmp_path}/b.jsonl"]
@@ -183,7 +183,7 @@ def test_a_pattern_is_its_files_in_order(tmp_path):
         files(f"{tmp_path}/*.parquet")
 
 
-def test_mappings_are_splits():
+def test_a_mapping_holds_splits():
     assert list(items({"train": ROWS, "test": []}, "train"))[2] == ("dataset[2]", {"n": 2})
     refused({"train": ROWS}, "dataset split", "one of train", "'test' (str)", split="test")
 
@@ -199,14 +199,14 @@ def offline(tmp_path, monkeypatch):
     return datasets
 
 
-def test_datasets_objects(offline):
+def test_dataset_objects_are_read(offline):
     rows = offline.Dataset.from_list(ROWS)
     assert list(items(rows, "train")) == [(f"dataset[{i}]", {"n": i}) for i in range(3)]
     assert len(list(items(offline.DatasetDict({"train": rows}), "train"))) == 3
     refused(offline.DatasetDict({"train": rows}), "split", "one of train", "'test'", split="test")
 
 
-def test_folders_of_data(offline, tmp_path):
+def test_folders_are_loaded_by_datasets(offline, tmp_path):
     folder = tmp_path / "data"
     folder.mkdir()
     (folder / "train.jsonl").write_text(LINES)
@@ -215,17 +215,17 @@ def test_folders_of_data(offline, tmp_path):
 
 
 @pytest.mark.parametrize("several", [False, True])
-def test_saved_data_sets(offline, tmp_path, several):
+def test_data_sets_saved_to_disk_are_loaded(offline, tmp_path, several):
     rows = offline.Dataset.from_list(ROWS)
     (offline.DatasetDict({"train": rows}) if several else rows).save_to_disk(tmp_path / "saved")
     found = [item["n"] for _, item in items(tmp_path / "saved", "train")]
     assert found == [0, 1, 2]
 
 
-def test_the_hub_out_of_reach_is_a_clear_refusal(offline):
+def test_an_unreachable_hub_is_refused_by_name(offline):
     refused("org/no-such-data-set", "org/no-such-data-set data", "a data set that loads", "Error")
 
 
-def test_a_missing_library_is_a_clear_refusal(monkeypatch):
+def test_a_missing_datasets_library_is_refused_by_name(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     refused("org/name", "org/name data", "a data set that loads", "ModuleNotFoundError")

@@ -1,4 +1,4 @@
-"""A row is checked when it is made; gathering, shuffling and splitting keep what they must keep."""
+"""A row is checked when it is made; gathering, shuffling and splitting lose no response and mix no prompts."""
 
 from collections import Counter
 from itertools import accumulate
@@ -70,18 +70,18 @@ def test_malformed_rows_are_named(fields, parts):
     refused(*parts, **fields)
 
 
-def test_a_row_normalises_its_containers_and_numbers():
+def test_a_row_stores_tuples_and_floats():
     row = Row([{"role": "user", "content": "p"}], ["a", "b"], scores=[1, 0.5], labels=[True, 0], pairs=[[0, 1]])
     assert row.prompt == ({"role": "user", "content": "p"},)
     assert row.responses == ("a", "b") and row.scores == (1.0, 0.5) and row.pairs == ((0, 1),)
     assert row.labels == (1.0, 0.0) and all(type(v) is float for v in row.labels + row.scores)
 
 
-def test_an_empty_response_is_a_response():
+def test_a_row_may_have_an_empty_response():
     assert Row("p", ("",), scores=(0.0,)).responses == ("",)
 
 
-def test_kinds_and_only():
+def test_kinds_name_the_feedback_and_only_keeps_one():
     row = Row("p", ("a", "b"), scores=(1, 0), pairs=((0, 1),))
     assert row.kinds == ("scores", "pairs")
     assert row.only("pairs").kinds == ("pairs",) and row.only("pairs").pairs == row.pairs
@@ -116,7 +116,7 @@ def test_gathering_keeps_every_response_with_its_score(rows):
     assert group_by_prompt(twice) == twice
 
 
-def test_merging_moves_pairs_and_gathering_keeps_kinds_apart():
+def test_merging_renumbers_pairs_and_gathering_keeps_kinds_apart():
     a, b = (
         Row("p", ("a", "b"), pairs=((0, 1),), source="f:1"),
         Row("p", ("c", "d"), pairs=((1, 0),), source="f:3"),
@@ -128,20 +128,20 @@ def test_merging_moves_pairs_and_gathering_keeps_kinds_apart():
     assert group_by_prompt([label, score]) == [label, score]
 
 
-def test_text_and_messages_are_different_prompts():
+def test_text_and_messages_are_never_gathered():
     text = '[{"content": "p", "role": "user"}]'
     assert len(group_by_prompt([scored(text, 1), scored(({"role": "user", "content": "p"},), 1)])) == 2
 
 
 @given(rows_of_scores, st.integers(0, 5))
-def test_the_control_permutes_scores_over_all_responses(rows, seed):
+def test_the_shuffled_control_permutes_scores_over_all_responses(rows, seed):
     shuffled = shuffled_scores(rows, seed)
     assert [(row.prompt, row.responses) for row in shuffled] == [(row.prompt, row.responses) for row in rows]
     assert Counter(s for row in shuffled for s in row.scores) == Counter(s for row in rows for s in row.scores)
     assert shuffled == shuffled_scores(rows, seed)
 
 
-def test_the_control_leaves_no_correlation_and_depends_on_the_seed():
+def test_the_shuffled_control_moves_scores_between_prompts_by_seed():
     rows = [scored(str(i), i, -i) for i in range(200)]
     shuffled = shuffled_scores(rows, 0)
     assert shuffled != rows and shuffled != shuffled_scores(rows, 1)
@@ -153,7 +153,7 @@ def test_the_control_leaves_no_correlation_and_depends_on_the_seed():
     assert len(crossed) > 50  # scores move between prompts, not within one
 
 
-def test_the_control_flips_labels_and_pairs_and_refuses_demos():
+def test_the_shuffled_control_permutes_labels_flips_pairs_and_refuses_demos():
     pairs = [Row(str(i), ("a", "b"), pairs=((0, 1),)) for i in range(100)]
     assert 25 < sum(row.pairs == ((0, 1),) for row in shuffled_scores(pairs, 0)) < 75
     labels = [Row(str(i), ("a",), labels=(i % 2,)) for i in range(100)]
@@ -184,7 +184,7 @@ def test_a_split_depends_on_the_seed():
     assert split(rows, 0.5, 0) != split(rows, 0.5, 1)
 
 
-def test_merged_pairs_agree_with_running_counts():
+def test_merged_pairs_are_shifted_by_the_responses_before_them():
     rows = [Row("p", tuple("ab" * k), pairs=((2 * k - 1, 0),)) for k in (1, 2, 3)]
     starts = list(accumulate([2, 4], initial=0))
     row = merged(rows)

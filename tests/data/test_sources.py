@@ -47,28 +47,28 @@ def refused(data, *parts, **options):
         assert part in str(caught.value), str(caught.value)
 
 
-def test_pairs_with_a_prompt():
+def test_a_pair_has_a_prompt_column():
     row = one(prompt="p", chosen="a", rejected="b")
     assert (row.prompt, row.responses, row.pairs, row.scores) == ("p", ("a", "b"), ((0, 1),), None)
 
 
-def test_pairs_with_scores():
+def test_a_pair_may_have_scores():
     row = one(prompt="p", chosen="a", rejected="b", chosen_score=2, rejected_score=-1.5)
     assert row.kinds == ("scores", "pairs") and row.scores == (2.0, -1.5)
 
 
-def test_pairs_of_messages():
+def test_a_pair_may_be_of_messages():
     row = one(prompt=[USER], chosen=[says("a")], rejected=[says("b")])
     assert row.prompt == (USER,) and row.responses == ("a", "b")
 
 
-def test_pairs_of_whole_conversations():
+def test_whole_conversations_give_the_prompt_of_a_pair():
     start = [USER, says("hm"), OTHER]
     row = one(chosen=[*start, says("a")], rejected=[*start, says("b")])
     assert row.prompt == tuple(start) and row.responses == ("a", "b")
 
 
-def test_completions_with_label_score_both_or_neither():
+def test_a_completion_may_have_a_label_a_score_both_or_neither():
     assert one(prompt="p", completion="a", label=True).labels == (1.0,)
     assert one(prompt="p", completion="a", label=0.25).labels == (0.25,)
     assert one(prompt="p", completion="a", score=7).scores == (7.0,)
@@ -77,17 +77,17 @@ def test_completions_with_label_score_both_or_neither():
     assert one(prompt=[USER], completion=[says("a")]).responses == ("a",)
 
 
-def test_alpaca_eval_columns():
+def test_alpaca_eval_columns_are_read():
     row = one(prompt="p", response="a", score=0.5, generator="g", subset="s")
     assert (row.prompt, row.responses, row.scores, row.kinds) == ("p", ("a",), (0.5,), ("scores",))
 
 
-def test_ranked_lists():
+def test_completions_and_scores_are_a_ranked_list():
     row = one(prompt="p", completions=["a", "b", [says("c")]], scores=[1, 3, 2])
     assert row.responses == ("a", "b", "c") and row.scores == (1, 3, 2)
 
 
-def test_messages_alone_are_demos():
+def test_messages_without_feedback_are_demonstrations():
     row = one(messages=[USER, says("x"), OTHER, says("a")])
     assert row.prompt == (USER, says("x"), OTHER) and row.responses == ("a",) and row.kinds == ("demos",)
 
@@ -118,7 +118,7 @@ def test_hh_dialogues_split_at_the_last_shared_assistant():
     assert row.responses == (" I can help", " I cannot") and row.pairs == ((0, 1),)
 
 
-def test_hh_sides_with_another_assistant_turn_of_their_own():
+def test_an_hh_side_may_hold_an_assistant_turn_of_its_own():
     start = f"{H} hi{A} hello{H} more{A}"
     row = one(chosen=f"{start} one{A} two", rejected=f"{start} other")
     assert row.prompt == start and row.responses == (f" one{A} two", " other")
@@ -157,12 +157,12 @@ def test_hh_prompt_and_response_are_the_dialogue_again(turns, last, first, secon
         (3, 4, ["chosen", "both", "3 (int)"]),
     ],
 )
-def test_conversations_that_do_not_fit(tmp_path, chosen, rejected, parts):
+def test_conversations_that_disagree_before_the_response_are_refused(tmp_path, chosen, rejected, parts):
     path = write(tmp_path / "hh.jsonl", [{"chosen": chosen, "rejected": rejected}])
     refused(path, f"{path}:1 {parts[0]}: expected ", *parts[1:])
 
 
-def test_helpsteer2_rows_come_in_twos():
+def test_helpsteer2_rows_are_merged_two_by_two():
     rows = list(
         read(
             [
@@ -179,7 +179,7 @@ def test_helpsteer2_rows_come_in_twos():
     assert "dataset[0]" in rows[0].source
 
 
-def test_helpsteer2_ranges():
+def test_helpsteer2_weights_set_the_range_of_scores():
     data = [rated("p", "a", *r, 2, 2) for r in product(range(5), repeat=3)] + [rated("p", "a", 0, 0, 0, 0, 0)]
     for weights, top in (("code", 1), ("paper", sum(HELPSTEER2_WEIGHTS.values()))):
         scores = [score for row in read(data, helpsteer_weights=weights) for score in row.scores]
@@ -201,7 +201,7 @@ def test_helpsteer2_ranges():
         ([rated("p", "a", 1, 1.5, 1, 1, 1)] * 2, 1, ["correctness", "0 to 4", "1.5 (float)"]),
     ],
 )
-def test_helpsteer2_refusals(tmp_path, rows, line, parts):
+def test_malformed_helpsteer2_rows_are_refused(tmp_path, rows, line, parts):
     path = write(tmp_path / "data.jsonl", rows)
     refused(path, f"{path}:{line} {parts[0]}: expected ", *parts[1:])
 
@@ -260,7 +260,7 @@ SHP = {
 }
 
 
-def test_ultrafeedback_is_a_list_with_its_overall_scores():
+def test_ultrafeedback_is_read_with_its_overall_scores():
     row = one(**ultrafeedback(completion("a", 7.5), completion("b", 3.0), completion("c", 9)))
     assert (row.prompt, row.responses, row.scores, row.pairs) == ("p", ("a", "b", "c"), (7.5, 3.0, 9.0), None)
 
@@ -279,7 +279,7 @@ def test_shp_is_a_pair_and_label_1_prefers_a():
     assert one(**{k: SHP[k] for k in ("history", "human_ref_A", "human_ref_B", "labels")}).pairs == ((0, 1),)
 
 
-def test_shp_s_pairs_of_a_post_stay_on_one_side_of_a_split():
+def test_shp_pairs_of_a_post_stay_on_one_side_of_a_split():
     rows = list(read([SHP | {"history": f"post {i % 5}", "human_ref_A": f"a {i}"} for i in range(40)]))
     train, held = split(rows, 0.4, 0)
     assert (len(train), len(held)) == (24, 16)
@@ -335,7 +335,7 @@ def test_bad_rows_of_published_sets_are_named(tmp_path, row, parts):
     refused(path, f"{path}:2 {parts[0]}: expected ", *parts[1:])
 
 
-def test_an_instruction_without_completions_is_dropped_where_empty_ones_are():
+def test_an_instruction_without_completions_is_dropped_with_empty_responses():
     rows = [ultrafeedback(completion("a", 1)), ultrafeedback()]
     assert len(list(read(rows, empty="drop"))) == 1
 
@@ -395,7 +395,7 @@ def test_bad_rows_are_named(tmp_path, like, change, parts):
         refused(path, f"{path}:{line} {parts[0]}: expected ", *parts[1:])
 
 
-def test_one_score_of_two_is_refused():
+def test_a_pair_with_one_score_is_refused():
     refused([GOOD["pair"] | {"chosen_score": 1}], "dataset[0] rejected_score", "a finite number", "None")
 
 
@@ -418,7 +418,7 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
     )
 
 
-def test_prompts_alone_where_they_will_do():
+def test_prompts_alone_are_read_only_if_accepted():
     rows = list(read([{"prompt": "p", "id": 1}, {"prompt": "q", "id": 2}], prompts=True))
     assert [(row.prompt, row.responses, row.kinds) for row in rows] == [("p", (), ()), ("q", (), ())]
     (row,) = read([{"prompt": [USER]}], prompts=True)
@@ -435,7 +435,7 @@ def test_prompts_alone_where_they_will_do():
 
 
 @pytest.mark.parametrize("item", [3, "text", ["prompt"], None])
-def test_items_that_are_not_objects(tmp_path, item):
+def test_items_that_are_not_objects_are_refused(tmp_path, item):
     path = write(tmp_path / "data.jsonl", [GOOD["pair"], item])
     refused(path, f"{path}:2 row", "an object", repr(item)[:10])
     refused([item, GOOD["pair"]] if not isinstance(item, str) else iter([item]), "dataset[0] row", "an object")
@@ -450,7 +450,7 @@ def test_empty_responses_are_refused_dropped_or_kept(caplog):
     assert [row.responses for row in read(rows, empty="keep")] == [("a",), ("",), (" ",)]
 
 
-def test_a_dropped_response_does_not_break_helpsteer2_twos():
+def test_a_dropped_response_drops_its_helpsteer2_pair_alone():
     data = [rated("p", "a", 4, 4, 4, 0, 0), rated("p", "", 0, 0, 0, 4, 4)] + [rated("q", "a", 1, 1, 1, 1, 1)] * 2
     assert [row.prompt for row in read(data, empty="drop")] == ["q"]
 
@@ -470,7 +470,7 @@ def test_rows_are_streamed_and_limited():
     assert len(list(read([GOOD["pair"]] * 2, limit=9))) == 2
 
 
-def test_rows_before_a_bad_one_are_delivered(tmp_path):
+def test_rows_before_a_bad_row_are_read(tmp_path):
     rows = read(write(tmp_path / "a.jsonl", [GOOD["pair"], GOOD["pair"] | {"chosen": 3}]))
     assert next(rows).source.endswith("a.jsonl:1")
     with pytest.raises(InputError, match=r"a.jsonl:2 chosen: expected text, got 3 \(int\)"):
@@ -487,17 +487,17 @@ def test_rows_before_a_bad_one_are_delivered(tmp_path):
         ({"helpsteer_weights": "mine"}, "helpsteer_weights"),
     ],
 )
-def test_options_are_checked_at_once(options, field):
+def test_options_are_checked_before_reading(options, field):
     with pytest.raises(InputError, match=f"options {field}: expected .* got"):
         read([GOOD["pair"]], **options)
 
 
-def test_no_rows_are_refused():
+def test_data_without_rows_are_refused():
     refused([], "rows", "at least one row", "none")
 
 
 @real_data
-def test_alpaca_eval_scores():
+def test_alpaca_eval_file_has_scores():
     rows = list(read(f"{REAL}/alpaca_eval_scores.jsonl.gz", empty="keep"))
     assert len(rows) == 10_384 and all(0 <= row.scores[0] <= 1 for row in rows)
     grouped = group_by_prompt(rows)
@@ -509,7 +509,7 @@ def test_alpaca_eval_scores():
 
 
 @real_data
-def test_alpaca_eval_has_silent_responses():
+def test_alpaca_eval_file_has_empty_responses():
     path = f"{REAL}/alpaca_eval_scores.jsonl.gz"
     lines = [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).split(b"\n")[:-1]]
     silent = sum(not line["response"].strip() for line in lines)
@@ -518,7 +518,7 @@ def test_alpaca_eval_has_silent_responses():
 
 
 @real_data
-def test_hh_harmless_pairs():
+def test_hh_harmless_file_has_pairs():
     path = f"{REAL}/hh_harmless_pairs.jsonl.gz"
     rows = list(read(path, empty="keep"))
     lines = [json.loads(line) for line in gzip.decompress(Path(path).read_bytes()).split(b"\n")[:-1]]

@@ -35,7 +35,7 @@ def test_a_disk_list_behaves_as_the_list(items, more, part):
 @given(st.lists(st.lists(st.integers(), min_size=1, max_size=3), max_size=6), SLICE, st.randoms())
 def test_a_grouped_list_behaves_as_the_list_of_what_is_made(groups, part, random):
     flat = [item for group in groups for item in group]
-    places = random.sample(range(len(flat)), len(flat))  # where each item stands in the list that is grouped
+    places = random.sample(range(len(flat)), len(flat))  # the place of each item in the grouped list
     items = [0] * len(flat)
     for place, item in zip(places, flat, strict=True):
         items[place] = item

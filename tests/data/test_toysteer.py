@@ -1,4 +1,4 @@
-"""ToySteer's truth by hand, its knobs one by one, its draws against the probabilities that they are drawn from."""
+"""ToySteer's ratings by hand, its knobs one by one, and its samples against their probabilities."""
 
 import math
 import random
@@ -37,7 +37,7 @@ def share(successes, p):
     assert abs(sum(successes) / n - p) < 4 * math.sqrt(p * (1 - p) / n), (sum(successes) / n, p)
 
 
-# -------------------------------------------------------------------------------------------------------- the truth
+# -------------------------------------------------------------------------------------------------------- ratings
 
 
 @pytest.mark.parametrize(
@@ -52,7 +52,7 @@ def share(successes, p):
         ("unique c a c a =", "ca"),
     ],
 )
-def test_answers(prompt, right):
+def test_answers_follow_the_task(prompt, right):
     assert answer(prompt) == right
 
 
@@ -93,7 +93,7 @@ def test_a_response_is_a_sequence_of_the_tree():
     assert [ended for _, ended in PLAIN.responses] == [0 in r for r in example.responses]
 
 
-def test_words_are_single_tokens():
+def test_every_word_is_one_token():
     words = toysteer.tokenizer()
     assert words.convert_ids_to_tokens(toysteer.VOCABULARY) == ["</s>", *LETTERS]
     assert {*toysteer.VOCABULARY, *toysteer.NEVER_EMITTED} == set(range(len(words)))
@@ -102,7 +102,7 @@ def test_words_are_single_tokens():
     assert words.decode([1, 2, 2]) == "a b b"
 
 
-def test_the_exact_world():
+def test_the_exact_world_has_the_rewards_and_an_optimum_without_regret():
     next_logps = torch.randn(8, len(TREE.prefixes), 6, dtype=torch.float64).log_softmax(-1)
     world = PLAIN.world(next_logps, beta=0.4)
     assert torch.equal(world.rewards, PLAIN.rewards)
@@ -147,7 +147,7 @@ def test_positive_share_is_the_share_of_positive_labels(wanted):
 def test_label_noise_flips_and_moves():
     noisy = ToySteer(seed=0, knobs=Knobs(label_noise=0.2))
     drawn = PLAIN.draw(2000, reference(PLAIN), seed=1)
-    for kind in ("labels", "pairs"):  # the same draws but for the flips
+    for kind in ("labels", "pairs"):  # the same samples except for the flips
         before, after = (w.feedback(drawn, kind, seed=2) for w in (PLAIN, noisy))
         share([getattr(a, kind)[0] != getattr(b, kind)[0] for a, b in zip(before, after, strict=True)], 0.2)
     assert PLAIN.feedback(drawn, "scores", seed=2) == noisy.feedback(drawn, "scores", seed=2)
@@ -168,10 +168,10 @@ def test_the_program_writes_answers_with_mistakes():
         Knobs(writer="nobody")
 
 
-# -------------------------------------------------------------------------------------------------- draws and feedback
+# -------------------------------------------------------------------------------------------------- samples and feedback
 
 
-def test_draws_follow_the_reference():
+def test_sampled_responses_follow_the_reference():
     logps = reference(PLAIN)
     drawn = PLAIN.draw(8000, logps, seed=0, k=3)
     for x in range(8):
@@ -184,7 +184,7 @@ def test_draws_follow_the_reference():
         assert p.min() > 5 and chi2 < 30 + 5 * math.sqrt(2 * 30)
 
 
-def test_untied_rows_always_say_something():
+def test_untied_rows_never_have_equal_scores():
     logps = reference(PLAIN)
     drawn = PLAIN.draw(200, logps, seed=0, untied=True)
     scores = PLAIN.scores[drawn[:, :1], drawn[:, 1:]]
@@ -196,14 +196,14 @@ def test_untied_rows_always_say_something():
         PLAIN.draw(8, certain, seed=0, untied=True)
 
 
-def test_preferences_are_bradley_terrys():
+def test_preferences_follow_bradley_terry():
     drawn, gap = same_pair(PLAIN, 4000)
     assert 0.5 < gap < 1.5
     rows = PLAIN.feedback(drawn, "pairs", seed=0)
     share([row.pairs == ((0, 1),) for row in rows], 1 / (1 + math.exp(-gap)))
 
 
-def test_thumbs_are_bernoullis():
+def test_labels_are_bernoulli_samples():
     drawn, _ = same_pair(PLAIN, 4000)
     rows = PLAIN.feedback(drawn, "labels", seed=0)
     for i in (0, 1):
@@ -212,21 +212,21 @@ def test_thumbs_are_bernoullis():
     assert {label for row in rows for label in row.labels} == {0.0, 1.0}
 
 
-def test_scores_are_the_rewards():
+def test_score_feedback_is_the_rewards():
     drawn = PLAIN.draw(16, reference(PLAIN), seed=0, k=3)
     for row, (x, *ys) in zip(PLAIN.feedback(drawn, "scores", seed=0), drawn.tolist(), strict=True):
         assert row.prompt == PLAIN.prompts[x] and row.responses == tuple(PLAIN.text(y) for y in ys)
         assert row.scores == tuple(PLAIN.rewards[x, ys].tolist()) and row.kinds == ("scores",)
 
 
-def test_feedback_that_cannot_be_is_refused():
+def test_pairs_of_one_response_and_unknown_kinds_are_refused():
     drawn = PLAIN.draw(8, reference(PLAIN), seed=0, k=1)
     for kind in ("pairs", "stars"):
         with pytest.raises(ValueError, match=f"got '{kind}' with 1 for each prompt"):
             PLAIN.feedback(drawn, kind, seed=0)
 
 
-def test_the_columns_are_helpsteer2s():
+def test_rated_rows_have_helpsteer2_columns():
     drawn = PLAIN.draw(16, reference(PLAIN), seed=0)
     records = list(PLAIN.helpsteer(drawn, seed=0))
     assert len(records) == 32
@@ -259,7 +259,7 @@ def test_demonstrations_are_imperfect():
     assert len({row.prompt for row in rows}) > 500
 
 
-def test_a_seed_is_a_world_and_another_is_another():
+def test_a_seed_determines_the_world():
     knobs = Knobs(offset=1.0, label_noise=0.1)
 
     def everything(seed):

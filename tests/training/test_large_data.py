@@ -1,4 +1,4 @@
-"""A run's memory does not grow by its rows, only by what is held of each: its place, a hash, its turn."""
+"""Memory does not grow with the text of rows, only by some bytes for each: its place, a hash and its turn."""
 
 import json
 import random
@@ -21,7 +21,7 @@ for path in sys.argv[2:4]:
     peak(path)
 """
 A_ROW = 1000
-"""Bytes, a few hundred of them the allocator's and the vocabulary's; a `Row` and an `Example` of it take 3,200."""
+"""Most bytes of memory for each row; some are the allocator's. A `Row` and its `Example` in memory would take 3,200."""
 
 
 def write(path, rows, kind):

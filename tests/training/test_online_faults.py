@@ -152,7 +152,7 @@ def test_pairs_are_made_from_scored_responses_only(monkeypatch):
     job = prepare(resolve("iterative-dpo", ["batch=8", "samples=4"], steps=2))
     rows, measures = job.answered(job.examples[:8], 0, record=True)
     assert measures["dropped"] == 4 and measures["dropped_prompts"] == 1
-    assert job.examples[0].prompt not in [row.prompt for row in rows]
+    assert job.examples[0].ids not in [row.prompt for row in rows]
 
 
 # ---- text
@@ -210,7 +210,7 @@ def test_prompts_beyond_the_window_are_dropped_and_refused_if_none_remain(tiny, 
     assert "prompts dropped: too long: 2" in job.notes
     assert {question.text for question in job.examples} == {"red cat", "green bird", "sleeps"}
     data = prompts(tmp_path / "none.jsonl", texts[1::2])
-    with pytest.raises(InputError, match="expected a prompt that leaves room for 4 tokens, got none"):
+    with pytest.raises(InputError, match="expected at least one prompt that leaves room for 4 tokens"):
         prepare(resolve("rloo", settings, data=data, reward=reward, steps=2))
 
 

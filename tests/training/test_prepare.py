@@ -1,4 +1,4 @@
-"""From a config to a job: which rows are held out, what is refused before the first step, and where V(x) starts."""
+"""From a config to a job: held-out rows, refusals before the first step, reads of the data, the start of V(x)."""
 
 import math
 from dataclasses import replace
@@ -19,7 +19,7 @@ from una_ref.training.settings import resolve
 @pytest.mark.parametrize(
     ("prompts", "share", "held"), [(30, 0.1, 3), (12, 0.1, 0), (1, 0.5, 0), (4, 0.5, 2), (12, 0.0, 0)]
 )
-def test_prompts_are_held_out_if_that_is_two_at_least(prompts, share, held, data, tiny):
+def test_prompts_are_held_out_if_there_are_at_least_two(prompts, share, held, data, tiny):
     job = prepare(resolve("dpo", [*tiny, f"held_out={share}"], data=data("pairs", prompts)))
     assert (len(job.held_out), len(job.examples)) == (held, prompts - held)
     assert not {e.prompt for e in job.held_out} & {e.prompt for e in job.examples}
@@ -64,13 +64,13 @@ def test_what_would_fail_later_is_refused_before_the_first_step(method, settings
     assert message in str(refused.value)
 
 
-def test_lone_scores_train_with_a_learned_value(tiny):
+def test_single_scores_train_with_a_learned_value(tiny):
     rows = [Row(p, ("a",), scores=(1.0,)) for p in "pq"]
     job = prepare(resolve("una-centred", [*tiny, "baseline=learned", "held_out=0"], data="rows"), rows=rows)
     assert job.trainer.values.tolist() == [1.0, 1.0]
 
 
-def test_shuffled_feedback_is_said_to_be(data, tiny):
+def test_shuffled_feedback_is_noted(data, tiny):
     straight, shuffled = (
         prepare(resolve("una-score", [*tiny, f"shuffle={on}", "held_out=0"], data=data("scores")))
         for on in (False, True)

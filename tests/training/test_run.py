@@ -1,4 +1,4 @@
-"""From a file to a finished folder: every kind of data, every start, and what is refused before the first step."""
+"""From a file to a finished folder: every kind of data and of start model, the result, and refusals."""
 
 import json
 import os
@@ -44,7 +44,7 @@ def record(folder):
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "una-score", "una-centred", "dro"])
 @pytest.mark.parametrize("kind", ["pairs", "thumbs", "scores", "helpsteer2", "messages"])
-def test_every_method_trains_on_every_file_that_it_can(kind, method, run, data, capsys):
+def test_every_method_trains_on_every_file_that_can_be_converted(kind, method, run, data, capsys):
     native = {"pairs": "pairs", "thumbs": "labels", "scores": "scores", "helpsteer2": "scores", "messages": "demos"}[
         kind
     ]
@@ -96,15 +96,15 @@ def test_files_of_different_kinds_mix(run, data):
     assert [note for note in notes if note.startswith("labels -> pairs")]
 
 
-def test_a_pattern_s_files_may_have_different_columns(run, data, tmp_path):
+def test_files_of_a_pattern_may_have_different_columns(run, data, tmp_path):
     for kind in ("pairs", "thumbs", "scores"):
         data(kind)
     notes = record(run("una-centred", f"{tmp_path}/*.jsonl", "batch=40"))["notes"]
-    assert "rows: 36" in notes, "pairs; thumbs and scores gathered by prompt"
+    assert "rows: 36" in notes, "pairs, and labels and scores gathered by prompt"
     run("una-centred", f"{tmp_path}/*.parquet", output="none", code=2)
 
 
-def test_rows_come_on_standard_input(data, tiny, tmp_path):
+def test_rows_are_read_from_standard_input(data, tiny, tmp_path):
     words = [sys.executable, "-m", "una_ref", "train", "dpo", "--data", "-", "--output", str(tmp_path / "out")]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
@@ -142,7 +142,7 @@ def test_all_rows_too_long_are_refused(run, data, capsys):
 # ---- the model
 
 
-def test_a_model_made_here_is_what_is_loaded_from_the_result(run, data, tiny):
+def test_the_saved_base_is_the_model_that_was_made(run, data, tiny):
     settings = ["dtype=bfloat16", "steps=1", "lora_targets=q_proj"]
     made = prepare(resolve("dpo", [*tiny, *settings], data=data("pairs"))).trainer.policy.model.get_base_model()
     loaded, _ = load(str(run("dpo", data("pairs"), *settings) / "base"), "bfloat16")
@@ -188,7 +188,7 @@ def test_a_second_run_on_the_same_model_and_data_computes_no_reference(
     assert (first / "metrics.jsonl").read_text() == (second / "metrics.jsonl").read_text()
     said = [next(n for n in record(f)["notes"] if n.startswith("reference log-probs")) for f in (first, second)]
     assert " 0 computed" not in said[0] and " 0 computed" in said[1]
-    run(method, data(kind), *settings, "seed=1", output="third")  # another small Mistral, and another name
+    run(method, data(kind), *settings, "seed=1", output="third")  # another small Mistral has another file in the cache
     assert len(calls) > computed and len(list((tmp_path / "cache" / "references").iterdir())) == 2
 
 
@@ -252,7 +252,7 @@ def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path, monke
         words = ["train", "kto", "--data", data("thumbs"), "--output", str(tmp_path / "two"), *tiny, *settings]
         return subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
 
-    done = two("steps=6", "held_out=0.3", "reference=cache")  # one file, of which each process fills a part
+    done = two("steps=6", "held_out=0.3", "reference=cache")  # one file, and each process fills a part of it
     assert done.returncode == 0, done.stderr
     assert len(list((tmp_path / "cache" / "references").glob("*.sqlite3"))) == 1
     weights = [load_file(folder / "adapter_model.safetensors") for folder in (one, tmp_path / "two")]
@@ -268,7 +268,7 @@ def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path, monke
 # ---- the result
 
 
-def test_stock_libraries_load_the_result_and_give_the_policy_s_log_probs(run, data, monkeypatch):
+def test_stock_libraries_load_the_result_and_give_the_policys_log_probs(run, data, monkeypatch):
     from peft import PeftModel
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -300,10 +300,10 @@ def test_stock_libraries_load_the_result_and_give_the_policy_s_log_probs(run, da
     with model.disable_adapter():
         assert score(model) == pytest.approx(ref_logp, abs=1e-4)
     assert abs(logp - ref_logp) > 1e-2
-    assert score(AutoModelForCausalLM.from_pretrained(folder)) == pytest.approx(logp, abs=1e-4)  # finds its base itself
+    assert score(AutoModelForCausalLM.from_pretrained(folder)) == pytest.approx(logp, abs=1e-4)  # it finds its base
 
 
-def test_a_run_goes_on_from_an_earlier_one_s_output_with_rewards_of_zero(run, data):
+def test_a_run_starts_from_an_earlier_output_with_rewards_of_zero(run, data):
     from transformers import AutoModelForCausalLM
 
     first = run("sft", data("messages"), "steps=5", "lr=0.05", output="sft")
@@ -314,11 +314,11 @@ def test_a_run_goes_on_from_an_earlier_one_s_output_with_rewards_of_zero(run, da
     with torch.no_grad():
         sft = AutoModelForCausalLM.from_pretrained(first)(ids).logits
         base = AutoModelForCausalLM.from_pretrained(second / "base")(ids).logits
-    torch.testing.assert_close(base, sft, rtol=1e-5, atol=1e-5)  # what the second adapter sits on is the first's policy
+    torch.testing.assert_close(base, sft, rtol=1e-5, atol=1e-5)  # the second adapter's base is the first run's policy
     assert f"`{first}`" in (second / "README.md").read_text()
 
 
-def test_full_fine_tuning_leaves_a_whole_model(run, data):
+def test_full_fine_tuning_saves_the_whole_model(run, data):
     from transformers import AutoModelForCausalLM
 
     folder = run("sft", data("messages"), "lora_r=0", "lr=0.01")
@@ -341,7 +341,7 @@ def test_a_finished_run_says_so_and_is_not_trained_again(run, data, capsys, monk
     assert adapter.stat() == before
 
 
-def test_a_finished_run_by_epochs_is_known_too(run, data, capsys):
+def test_a_finished_run_by_epochs_is_not_trained_again(run, data, capsys):
     run("dpo", data("pairs"), "epochs=1")
     run("dpo", data("pairs"), "epochs=1")
     assert "finished already" in capsys.readouterr().err
@@ -360,7 +360,7 @@ def test_an_output_is_needed(data):
         train(resolve("dpo", data=data("pairs")))
 
 
-def test_a_template_stands_in_for_the_tokenizer_s_own_and_is_saved_with_it(run, data):
+def test_a_template_replaces_the_tokenizers_and_is_saved_with_it(run, data):
     from transformers import AutoTokenizer
 
     template = "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] }}{% endfor %}"

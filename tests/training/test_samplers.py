@@ -343,7 +343,7 @@ def test_adaptive_beta_follows_the_kl_by_hand():
     assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
     assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
     assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
-    with pytest.raises(InputError, match="expected a finite KL of the rollout to steer by, got nan"):
+    with pytest.raises(InputError, match="expected a finite KL of the rollout, got nan"):
         adaptive_beta(0.5, float("nan"), 0.2, 640, 64)
 
 

@@ -1,1 +1,1 @@
-"""Feedback about responses: what a row is, where rows come from, how a batch is made of them."""
+"""Data: rows of feedback, where they come from, and how they become examples and batches."""

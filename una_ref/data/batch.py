@@ -210,8 +210,8 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
     def of(kind: str) -> list[int]:
         return [b for g, e in enumerate(examples) if e.kind == kind for b in range(first[g], first[g + 1])]
 
-    drawn = [e.experience for e in examples if e.kind != "demos"]
-    known = sorted(set(drawn[0]).intersection(*drawn)) if drawn else []
+    sampled = [e.experience for e in examples if e.kind != "demos"]
+    known = sorted(set(sampled[0]).intersection(*sampled)) if sampled else []
     pairs = [
         (start + chosen, start + rejected)
         for start, e in zip(first, examples, strict=False)

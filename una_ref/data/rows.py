@@ -37,7 +37,7 @@ def refusal(source: str, field: str, expected: str, got: str, fix: str = "") -> 
 
 
 def shown(value: object) -> str:
-    """A value for a message: cut to 40 characters, with its type."""
+    """A value as messages print it: at most 40 characters, with its type."""
     return f"{value!r:.40} ({type(value).__name__})"
 
 
@@ -117,29 +117,29 @@ class Row:
     def _pair(self, pair: object) -> tuple[int, int]:
         count = len(self.responses)
         indices = tuple(pair) if isinstance(pair, tuple | list) else ()
-        whole = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < count for i in indices)
-        if not whole or len(indices) != 2 or indices[0] == indices[1]:
+        valid = all(isinstance(i, int) and not isinstance(i, bool) and 0 <= i < count for i in indices)
+        if not valid or len(indices) != 2 or indices[0] == indices[1]:
             expected = f"(chosen, rejected), two different indices below {count}"
             raise refusal(self.source, "pairs", expected, shown(pair))
         return indices[0], indices[1]
 
 
 def checked_score(value: Any, source: str, field: str) -> float:
-    """The value as a float, if it is a finite number (NaN compares false, a boolean is a label)."""
+    """The value as a float. Raises `InputError` unless it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refusal(source, field, "a finite number", shown(value))
     return float(value)
 
 
 def checked_label(value: Any, source: str, field: str) -> float:
-    """The value as a float, if it is a boolean or a number in [0, 1]."""
+    """The value as a float. Raises `InputError` unless it is a boolean or a number in [0, 1]."""
     if not isinstance(value, int | float) or not 0 <= value <= 1:
         raise refusal(source, field, "a boolean or a number in [0, 1]", shown(value))
     return float(value)
 
 
 def checked_text(value: object, source: str, field: str) -> str:
-    """The value itself, if it is text that UTF-8 can write (a lone surrogate, "\\ud800" in JSON, is not)."""
+    """The value itself. Raises `InputError` unless it is text that UTF-8 can encode; half a surrogate pair is not."""
     if not isinstance(value, str):
         raise refusal(source, field, "text", shown(value))
     try:
@@ -163,7 +163,7 @@ def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
 
 
 def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Mapping]:
-    """The messages themselves, if each is {"role": text, "content": text}."""
+    """The messages themselves. Raises `InputError` unless each is {"role": text, "content": text}."""
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise refusal(source, f"{field}[{i}]", "a message with role and content", shown(message))
@@ -173,12 +173,12 @@ def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Ma
 
 
 def prompt_key(prompt: str | tuple[dict, ...]) -> str:
-    """Equal for equal prompts, and hashable; text and messages never share a key."""
+    """A key that is equal for equal prompts. Text and messages never share a key."""
     return "text " + prompt if isinstance(prompt, str) else "messages " + json.dumps(prompt, sort_keys=True)
 
 
 def merged(rows: Sequence[Row]) -> Row:
-    """One row of several that share prompt and kinds: the responses in order, the pairs moved along."""
+    """One row from several of the same prompt and kinds of feedback: their responses in order, pairs renumbered."""
     if len(rows) == 1:
         return rows[0]
     first = rows[0]

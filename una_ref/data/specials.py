@@ -68,12 +68,12 @@ class Specials:
         names = list(self._numbers)
         for place, piece in enumerate(rest):
             if place % 2:
-                ids += self._behind(piece)
+                ids += self._after(piece)
             else:
-                ids += self._behind(names[int(piece)], split_special_tokens=True)
+                ids += self._after(names[int(piece)], split_special_tokens=True)
         return ids
 
-    def _behind(self, text: str, **options: bool) -> list[int]:
+    def _after(self, text: str, **options: bool) -> list[int]:
         """Ids of a text as they are after another one: some tokenizers put a space in front of a text alone."""
         context, both = self._ids("\n", **options), self._ids(f"\n{text}", **options)
         return both[len(context) :] if both[: len(context)] == context else self._ids(text, **options)

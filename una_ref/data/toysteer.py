@@ -1,10 +1,10 @@
-"""ToySteer: a steering data set small enough that every possible answer can be listed.
+"""ToySteer: a steering data set so small that every possible response can be listed.
 
-Prompts are small text tasks over the letters a–e ("reverse b c a ="). A response is at most 5 tokens, EOS included; so
-a prompt has 3,906 possible responses, a program rates each of them in HelpSteer2's five columns, and the optimal
-policy, a policy's regret and its KL are sums over a list, not estimates.
+Prompts are small text tasks over the letters a–e ("reverse b c a ="). A response has at most 5 tokens, EOS included, so
+a prompt has 3,906 possible responses. A program rates each of them in HelpSteer2's five columns. The optimal policy, a
+policy's regret and its KL are then sums over a list, not estimates.
 
-A response that never says EOS is cut after 5 letters; the list has those too, so probabilities sum to one.
+A response without EOS is cut after 5 letters. The list has those responses too, so probabilities sum to one.
 """
 
 from __future__ import annotations
@@ -42,24 +42,25 @@ WORDS = (EOS, *LETTERS, BOS, PAD, UNK, "=", *TASKS)
 
 
 def answer(prompt: str) -> str:
-    """The right answer to a prompt, letters joined: ``answer("sort b a =") == "ab"``."""
+    """The correct answer to a prompt, its letters joined: ``answer("sort b a =") == "ab"``."""
     task, *letters = prompt.split()[:-1]
     return TASKS[task]("".join(letters))
 
 
 def all_prompts() -> list[str]:
-    """Every prompt there is, in a fixed order."""
+    """Every possible prompt, in a fixed order."""
     words = ["".join(w) for n in (2, 3, 4) for w in itertools.product(LETTERS, repeat=n)]
     return [f"{task} {' '.join(w)} =" for task in TASKS for w in words]
 
 
 def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int, int, int]:
-    """The truth: HelpSteer2's five ratings (0–4) of a response, given as joined letters.
+    """The true ratings: HelpSteer2's five ratings (0–4) of a response, given as joined letters.
 
-    correctness counts positions that agree with the answer (4 only if all do, and the response ended);
-    helpfulness is 4 for the answer itself and else falls from 3 with the difference in length, and by one each if no
-    letter is right or the response did not end; coherence falls with letters that are not in the prompt, and by two if
-    it did not end; complexity and verbosity count distinct letters and letters.
+    - correctness: positions that agree with the answer; 4 only if all agree and the response ended;
+    - helpfulness: 4 for the answer itself; otherwise 3 minus the difference in length, minus 1 if no letter is right
+      and minus 1 if the response did not end;
+    - coherence: 4 minus the letters that are not in the prompt, and minus 2 if the response did not end;
+    - complexity and verbosity: distinct letters, and letters.
     """
     right = answer(prompt)
     matches = sum(a == b for a, b in zip(response, right, strict=False))
@@ -73,7 +74,7 @@ def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int,
 
 
 def mistake(text: str, rng: random.Random) -> str:
-    """The text with a letter replaced, dropped, repeated or two swapped (now and then the same text); never empty."""
+    """The text with a letter replaced, dropped or repeated, or two swapped. It may stay the same; it is never empty."""
     kind, i = rng.randrange(4), rng.randrange(len(text))
     if kind == 0:
         return text[:i] + rng.choice(LETTERS) + text[i + 1 :]
@@ -101,16 +102,16 @@ def tokenizer() -> Any:
 VOCABULARY = tuple(range(1 + len(LETTERS)))
 """Token ids of a response: EOS, then the letters. World token and tokenizer id are the same number."""
 NEVER_EMITTED = tuple(range(1 + len(LETTERS), len(WORDS)))
-"""Token ids that stand in prompts only; a ToySteer policy's generation config suppresses them."""
+"""Token ids that occur in prompts only; a ToySteer policy's generation config suppresses them."""
 
 
 def demonstrations(n: int, *, seed: int = 0, errors: float = 0.35) -> list[Row]:
-    """n prompts with an imperfect demonstration each: what the base model learns from.
+    """n prompts with an imperfect demonstration each, from which the base model learns.
 
     Args:
-        n: rows.
-        seed: of the draw.
-        errors: probability of another mistake (a demonstration may have several).
+        n: number of rows.
+        seed: of the sample.
+        errors: probability of each further mistake in a demonstration.
     """
     rng = random.Random(f"demonstrations {seed}")
     prompts = all_prompts()
@@ -128,12 +129,12 @@ def demonstrations(n: int, *, seed: int = 0, errors: float = 0.35) -> list[Row]:
 class ToySteer(Labelled):
     """One world: some prompts, every response to them with its true rating, and a labeller who may err.
 
-    What the knobs do, `scores`, `rewards`, `draw` and the rest are `Labelled`'s; here is what they are said in. The
-    trap is a response with "e e" in it.
+    `Labelled` defines the knobs, `scores`, `rewards`, `draw` and the rest; this class gives them words. The trap is a
+    response with "e e" in it.
 
     Args:
-        seed: which prompts (and offsets).
-        knobs: what the labeller and the data do.
+        seed: of the prompts and the offsets.
+        knobs: settings of the labeller and the data.
         size: number of prompts.
         scale: reward units per unit of score: r(x, y) = scale · (score(x, y) − ½) + offset(x).
     """
@@ -146,14 +147,14 @@ class ToySteer(Labelled):
 
     @cached_property
     def prompts(self) -> list[str]:
-        """The world's prompts: its own draw of tasks on words of 3 and 4 letters."""
+        """The world's prompts: a sample of the tasks on words of 3 and 4 letters."""
         rng = random.Random(f"toysteer {self.seed}")
         long = [p for p in all_prompts() if len(p.split()) >= 5]
         return rng.sample(long, self.size)
 
     @cached_property
     def responses(self) -> list[tuple[str, bool]]:
-        """All S responses in the order of `SequenceWorld.sequences`: letters joined, and whether it said EOS."""
+        """All S responses in the order of `SequenceWorld.sequences`: letters joined, and whether it ends with EOS."""
         sequences = PrefixTree.of(len(VOCABULARY), LENGTH).sequences.tolist()
         return [("".join(LETTERS[t - 1] for t in s if t > 0), 0 in s) for s in sequences]
 
@@ -170,12 +171,12 @@ class ToySteer(Labelled):
 
     @cached_property
     def fullness(self) -> torch.Tensor:
-        """(S,) letters, as a share of the most there can be."""
+        """(S,) number of letters, as a share of the largest possible number."""
         return PrefixTree.of(len(VOCABULARY), LENGTH).fullness
 
     @cached_property
     def trapped(self) -> torch.Tensor:
-        """(S,) whether "e e" is in it."""
+        """(S,) whether the response has "e e" in it."""
         return PrefixTree.of(len(VOCABULARY), LENGTH).doubled
 
     def world(self, ref_next_logps: torch.Tensor, beta: float) -> SequenceWorld:
@@ -187,7 +188,7 @@ class ToySteer(Labelled):
         return {y: i for i, (y, ended) in enumerate(self.responses) if ended}
 
     def program_response(self, x: int, rng: random.Random) -> int:
-        """The right answer, and as often as not mistakes in it."""
+        """The correct answer, with n mistakes in it with probability 2⁻ⁿ⁻¹."""
         text = answer(self.prompts[x])
         while rng.random() < 0.5:
             text = mistake(text, rng)
@@ -198,9 +199,9 @@ class ToySteer(Labelled):
         return " ".join(self.responses[response][0])
 
     def helpsteer(self, drawn: torch.Tensor, *, seed: int) -> Iterator[dict[str, Any]]:
-        """Drawn rows as HelpSteer2 has them: rows 2i and 2i+1 share a prompt, five ratings each.
+        """Sampled responses as rows of HelpSteer2: rows 2i and 2i+1 share a prompt, each has five ratings.
 
-        The labeller's ratings are whole numbers, so length bias and trap act on rewards only (`feedback`).
+        Ratings are whole numbers, so length bias and trap act on rewards only (`feedback`).
         """
         rng = random.Random(f"ratings {seed}")
         for x, *ys in drawn.tolist():
@@ -213,21 +214,21 @@ class ToySteer(Labelled):
                 yield {"prompt": self.prompts[x], "response": self.text(y), **dict(zip(METRICS, noisy, strict=True))}
 
     def rated(self, drawn: torch.Tensor, *, seed: int) -> list[Row]:
-        """Drawn responses with the labeller's ratings combined into scores, read as HelpSteer2 is read."""
+        """Sampled responses with the labeller's ratings combined into scores, as HelpSteer2 is read."""
         return list(read(list(self.helpsteer(drawn, seed=seed)), empty="keep"))
 
     def feedback(self, drawn: torch.Tensor, kind: str, *, seed: int) -> list[Row]:
-        """Drawn responses with feedback from the labeller's reward itself: scores, labels or pairs (`verdicts`)."""
-        said = self.verdicts(drawn, kind, seed=seed).tolist()
+        """Sampled responses with feedback from the labeller's reward: scores, labels or pairs (`verdicts`)."""
+        verdicts = self.verdicts(drawn, kind, seed=seed).tolist()
         rows = []
         for i, (x, *ys) in enumerate(drawn.tolist()):
             made: dict[str, Any] = {"scores": None, "labels": None, "pairs": None}
-            made[kind] = ((0, 1) if said[i] else (1, 0),) if kind == "pairs" else tuple(map(float, said[i]))
+            made[kind] = ((0, 1) if verdicts[i] else (1, 0),) if kind == "pairs" else tuple(map(float, verdicts[i]))
             texts = tuple(self.text(y) for y in ys)
             rows.append(Row(self.prompts[x], texts, source=f"toysteer(seed={self.seed})[{i}]", **made))
         return rows
 
 
 def encoded_prompts(world: ToySteer, words: Any) -> Sequence[Sequence[int]]:
-    """Token ids of the world's prompts, BOS included: what `prefix_tree` takes."""
+    """Token ids of the world's prompts, BOS included, as `prefix_tree` takes them."""
     return [[words.bos_token_id, *words(p, add_special_tokens=False)["input_ids"]] for p in world.prompts]

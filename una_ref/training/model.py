@@ -22,7 +22,7 @@ from una_ref.training.toysteer_base import is_toysteer, toysteer_base
 
 
 def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
-    """The model to start from, its tokenizer with the config's template, and whether the model exists nowhere else."""
+    """The start model, its tokenizer with the config's template, and whether the model exists nowhere else."""
     model, tokenizer, own = _found_or_made(config, rows)
     if config.template:
         tokenizer.chat_template = config.template
@@ -35,7 +35,11 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
         from transformers.utils import find_adapter_config_file
 
         model, tokenizer = loading.load(config.model, dtype, load_in_4bit=config.load_in_4bit)
-        return model, tokenizer, find_adapter_config_file(config.model) is not None  # merged into its base, then
+        return (
+            model,
+            tokenizer,
+            find_adapter_config_file(config.model) is not None,
+        )  # an adapter was merged
     if is_toysteer(config) and not config.shape:
         return *loading.load(str(toysteer_base()), dtype), True
     if is_toysteer(config):
@@ -44,11 +48,13 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
         tokenizer, suppressed = loading.byte_pair_tokenizer(_texts(rows), config.vocabulary), []
     try:
         model = loading.small_mistral(tokenizer, config.seed, **config.shape)
-    except Exception as error:  # sizes that do not fit together: transformers' own class, or torch's
+    except (
+        Exception
+    ) as error:  # of classes that transformers and torch choose
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"shape: expected sizes of a Mistral, got {config.shape}: {reason}") from error
     model.generation_config.suppress_tokens = suppressed or None
-    for weight in model.parameters():  # and no buffer: rotary frequencies are float32 in a model that is loaded
+    for weight in model.parameters():  # not the buffers: a loaded model keeps its rotary frequencies in float32
         weight.data = weight.data.to(getattr(torch, dtype))
     return model, tokenizer, True
 
@@ -71,7 +77,7 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:
-    """What values tokens, if the losses ask for values: made from the model as it is before its adapters."""
+    """The critic, if a loss asks for values of tokens; made from the model without adapters."""
     if Need.CRITIC not in needs(config.losses.values()):
         return None
     if config.critic == "head":
@@ -80,7 +86,7 @@ def critic_for(model: Any, config: Config) -> Critic | None:
 
 
 def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any:
-    """The model without dropout of its own, with what the config adds to it."""
+    """The model with LoRA adapters and gradient checkpointing as configured, without dropout of its own."""
     loading.disable_dropout(model)
     if config.lora_r:
         targets = config.lora_targets if config.lora_targets == "all-linear" else config.lora_targets.split(",")
@@ -94,7 +100,7 @@ def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any
                 f"lora_targets: expected modules of the model, got {config.lora_targets!r}: {reason}"
             ) from error
     if config.gradient_checkpointing:
-        # The second name is the older one.
+        # transformers renamed the method; the second name is the older one.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
     return model

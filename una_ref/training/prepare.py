@@ -1,7 +1,7 @@
-"""From a config to a job that is ready to start: rows, model, policy, trainer and what answers prompts online.
+"""From a config to a job that is ready to start: data, model, policy, trainer and, online, the sampler.
 
-Rows are read into one list on disk, gathered, converted and encoded into another. Offline and online runs take the same
-path: online, a row is reduced to its prompt, and the first batch of examples is sampled from the policy.
+Rows are read into one list on disk; from there they are gathered, converted and encoded into the one store of examples.
+Offline and online runs take the same path. Online, a row is reduced to its prompt, and the examples are sampled.
 """
 
 from __future__ import annotations
@@ -55,22 +55,22 @@ def prepare(
 
     Args:
         config: of the run.
-        rows: in place of those that the config names. `config.data` then only says whether they are ToySteer's (the
+        rows: replace those that the config names. `config.data` then only says whether they are ToySteer's (the
             default): responses are cut at its horizon, and held-out rows share their prompts with the others.
-        model: in place of the one that the config names, with its tokenizer.
+        model: replaces the one that the config names, together with its tokenizer.
         tokenizer: of the model.
-        reward: in place of the one that the config names; online only.
+        reward: replaces the one that the config names; online only.
         references: folder for the log-probs of ``reference=cache``; None keeps them for this job alone.
 
     Raises:
-        InputError: whatever is wrong with data, model or config, before anything is trained.
+        InputError: data, model or config cannot be trained with. Nothing has been trained then.
     """
     trackers.check(config)
     rows = read_rows(config) if rows is None else rows
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and is_toysteer(config) else None
-    if config.on_policy and reward is None:  # before the policy, which may take long to load
+    if config.on_policy and reward is None:  # before the policy, which may take a long time to load
         reward = reward_sources.reward_source(config.reward, world=world)
     own_base = False
     if model is None:
@@ -86,9 +86,9 @@ def prepare(
     apart = _held_out(names, config) if world is None else np.zeros(len(kept), bool)
     training_rows = kept.picked(~apart)
     examples = encoder.encode(training_rows, room=room)
-    prompts = encoder.prompt_count  # of these a V(x) can be learned
+    prompts = encoder.prompt_count  # each may have a learned V(x)
     held_out_examples = encoder.fitting(kept.picked(apart), room=room)
-    if world:  # it has few prompts, so new responses to the same ones are measured
+    if world:  # a world has few prompts, so an evaluation samples new responses to the same prompts
         held_out_examples = examples
     elif config.held_out and len({*held_out_examples.prompts}) < 2:
         notes.append(f"nothing held out: {config.held_out:g} of the data is less than two prompts")
@@ -143,10 +143,15 @@ def read_rows(config: Config) -> DiskList[Row]:
 def usable_rows(
     rows: Sequence[Row], config: Config, note: Callable[[Row], object] | None = None
 ) -> tuple[GroupedList[Row], list[str]]:
-    """Rows that the method can learn from, and what was done to get there; `note` is called with each of them.
+    """Rows that the method can learn from, and what was done to get them.
 
-    Offline they have the one kind of feedback that the method takes. Online, where only the prompt is used, it is the
-    last row of each prompt, in the place of the first.
+    Offline, each has one kind of feedback that the method takes. Online, where only prompts are used, they are the last
+    row of each prompt, in the place of the first.
+
+    Args:
+        rows: as read.
+        config: of the run.
+        note: called with each of the resulting rows, in order.
     """
     if config.on_policy:
         last = gathered(rows, [lambda row: prompt_key(row.prompt)], itemgetter(-1))
@@ -172,9 +177,10 @@ def usable_rows(
 
 
 def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
-    """(rows,) bool: the rows to measure on. No prompt is on both sides, and fewer than two prompts are not held out.
+    """(rows,) bool: whether a row is held out for evaluation.
 
-    ToySteer's worlds have few prompts. There, new responses to the same prompts are held out.
+    No prompt is on both sides, and fewer than two prompts are not held out. ToySteer's worlds have few prompts: there
+    the last rows are held out, which have new responses to the same prompts.
     """
     count = len(names)
     if is_toysteer(config):
@@ -224,9 +230,9 @@ def value_start(losses: Losses, examples: Examples[Any]) -> float:
 def _rollouts(
     config: Config, trainer: Trainer, encoder: Encoder, reward: RewardSource, room: int, own_base: bool
 ) -> Rollouts:
-    """What answers prompts: the sampler and the reward."""
+    """The sampler of responses, and the reward that scores them."""
     tokenizer = encoder.tokenizer
-    hot: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
+    sampling: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
     engine: Sampler
     if config.engine == "vllm":
         if processes().num_processes > 1:
@@ -235,10 +241,10 @@ def _rollouts(
             raise InputError(
                 "engine=vllm: expected a base on disk that vLLM can load, got one that is made or merged here"
             )
-        engine = VLLM(tokenizer.eos_token_id, positions=encoder.max_length, **hot)
+        engine = VLLM(tokenizer.eos_token_id, positions=encoder.max_length, **sampling)
     else:
-        engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **hot)
-    # Responses are compared where they are ranked, or where the others' mean is the baseline. Too few samples are
+        engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **sampling)
+    # Responses are compared if they are ranked or if a baseline is the mean of the others. Too few samples a prompt are
     # refused with the first batch.
     compared = config.keep == "best_and_worst" or trainer.compares_group or "lists" in trainer.losses
     least = min(2 if compared else 1, config.samples)
@@ -247,7 +253,7 @@ def _rollouts(
 
 
 def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None) -> None:
-    """Compute what the first step computes, refuse what a later one could not take, and note both."""
+    """Sample the first batch and compute its reference; refuse what a later step could not train on."""
     config, trainer = job.config, job.trainer
     engine = job.rollouts.engine if job.rollouts else None
     picked = job.examples[: config.batch]
@@ -260,7 +266,7 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
             raise InputError(f"reward {config.reward}: expected scores, got none for {prompts} prompts")
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
-    if first:  # online there may be no pair, where all scores of a prompt are equal
+    if first:  # online there is no pair if all scores of each prompt are equal
         notes += _reference_notes(trainer, encoder, first, references)
     if isinstance(engine, HuggingFace):
         notes += [engine.merging.why]
@@ -270,7 +276,7 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
 
 
 def _check_batches(trainer: Trainer, examples: Examples[Example], held_out: Examples[Example]) -> None:
-    """Refuse what the losses could not take in some later step."""
+    """Refuse examples that the losses could not take in a later step."""
     config = trainer.config
     for kind, loss in trainer.losses.items():
         source = examples.alone.get(kind, held_out.alone.get(kind))
@@ -283,13 +289,13 @@ def _check_batches(trainer: Trainer, examples: Examples[Example], held_out: Exam
         for step in range(config.steps):
             picked = order(len(examples), step, config.batch, config.seed)
             if len({examples.prompts[i] for i in picked}) < 2:
-                next(mismatched([examples[i] for i in picked]))  # which says so
+                next(mismatched([examples[i] for i in picked]))  # raises the error
 
 
 def _reference_notes(
     trainer: Trainer, encoder: Encoder, examples: Sequence[Example], references: Path | None
 ) -> list[str]:
-    """How far the reference is from the policy at the start; from here on its log-probs are cached, if asked."""
+    """The distance of the reference from the policy at the start; turns on the cache of its log-probs, if asked for."""
     policy, config = trainer.policy, trainer.config
     if not policy.has_reference:
         return []

@@ -19,9 +19,9 @@ from una_ref.training.prepare import prepare
 
 
 def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
-    """Run a config to its end in its output folder, going on with what is there; returns the record in run.json.
+    """Run a config to its end in its output folder, or resume it there; returns the record in run.json.
 
-    Every process of a run calls this; the first one writes.
+    Every process of a run calls this. The main process writes, and the others return an empty record.
 
     Raises:
         InputError: refused before anything began.
@@ -31,8 +31,8 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         raise InputError("output: expected a folder, got none")
     output = Path(config.output)
     team = processes()
-    told = config.to_dict()
-    with claimed(output, told) if team.is_main_process else nullcontext(False) as finished:
+    settings = config.to_dict()
+    with claimed(output, settings) if team.is_main_process else nullcontext(False) as finished:
         if from_main(finished):
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
@@ -42,19 +42,16 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         if progress and team.is_main_process:
             for note in job.notes:
                 print(note, file=sys.stderr)
-        said = len(job.notes)
+        printed = len(job.notes)
         evaluation = fit(job, output=output, progress=progress)
         if progress and team.is_main_process:
-            for note in job.notes[said:]:
+            for note in job.notes[printed:]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
-        return result.save(job, told, output, evaluation, state) if team.is_main_process else {}
-
-
-# ---- runs that are kept for others
+        return result.save(job, settings, output, evaluation, state) if team.is_main_process else {}
 
 
 def cache_folder() -> Path:
-    """Where things made here are kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
-    own = os.environ.get("UNA_REF_CACHE")
-    return Path(own) if own else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
+    """The folder of what is kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
+    folder = os.environ.get("UNA_REF_CACHE")
+    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"
