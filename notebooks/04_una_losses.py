@@ -742,14 +742,14 @@ if mine is not ...:
     check.close("exercise 1", end.exp(), WORLD.optimum[:1].exp(), tol=1e-6)
 
 # %% [markdown]
-# **2.** For $K = 2$ the gradient of centred UNA is that of a loss on the pair $(y_1, y_2)$ without $V$. Write its
-# value for $e_1 = 1.3$ and $e_2 = 0.4$.
+# **2.** For $K = 2$ the gradient of centred UNA, summed over both responses, is that of a loss on the pair
+# $(y_1, y_2)$ without $V$. Write its value for $e_1 = 1.3$ and $e_2 = 0.4$.
 
 # %%
 mine = ...  # a number
 
 if mine is not ...:
-    check.close("exercise 2", mine, torch.tensor([1.3, 0.4]).var())
+    check.close("exercise 2", mine, 2 * torch.tensor([1.3, 0.4]).var())
 
 # %% [markdown]
 # **3.** All scores of a data set are 0.9. What does the released loss learn from it at $\beta = 0.01$, and what
@@ -772,8 +772,7 @@ if mine is not ...:
 # **1.** `-BETA * WORLD.log_partition[0].item()`: an offset adds itself to $\beta \log Z$, and Eq. 10 is exact where
 # that is zero.
 #
-# **2.** `(1.3 - 0.4) ** 2 / 2`: the variance of two numbers is half their squared difference, which is `una-centred`
-# on scored pairs.
+# **2.** `(1.3 - 0.4) ** 2`, which is `una_centred_pairwise` on the two scored responses: twice their variance.
 #
 # **3.** `(uniform, mu)`: the released loss imitates the data, since every weight is $+0.4$. Centred UNA learns that
 # no response is better than another, and stays at $\pi_\text{ref}$.

@@ -340,3 +340,10 @@ def test_a_recipe_repeats_nothing(name):
             assert key not in above or above[key] != value, f"{key} as in {parent}"
             source = SOURCES.search(own[key].partition("#")[2])
             assert source or key in above or getattr(Config, key, None) != value, f"{key} is the default"
+
+
+def test_config_file_with_another_ending_is_refused(tmp_path):
+    path = tmp_path / "run.json"
+    path.write_text("{}")
+    with pytest.raises(InputError, match=r"run.json: expected a YAML file, got another name. Fix: name it .yaml"):
+        resolve("dpo", file=str(path))

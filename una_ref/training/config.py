@@ -162,7 +162,7 @@ class Config:
     """Sample the responses from the current policy in each step, and score them with reward. Methods that always
     sample from the current policy ignore it."""
     samples: Count = 4
-    """Responses sampled per prompt in a step. This key and those up to kl_horizon apply only to online runs."""
+    """Responses sampled per prompt in a step. All keys of this group apply only to online runs, except online."""
     engine: Literal["hf", "vllm"] = "hf"
     """What generates: the trained model itself by transformers (hf), or a second copy of its base with the current
     adapter, on a GPU (vllm)."""

@@ -107,6 +107,8 @@ def _chain(name: str, folder: Path | None = None, below: tuple[str, ...] = ()) -
     Raises:
         InputError: no such recipe or file, no YAML mapping, or a circle.
     """
+    if not below and not _is_file(name) and name not in [*recipes(), *_shared()]:
+        raise InputError(f"config {name}: expected a YAML file, got another name. Fix: name it .yaml or .yml")
     place = str((folder or Path()) / Path(name).expanduser()) if _is_file(name) else name
     path: Traversable = Path(place) if _is_file(name) else _recipes() / f"{name}.yaml"
     if place in below:
