@@ -28,7 +28,10 @@ METRICS, CONVERSIONS = "tests/training/test_metrics.py::", "tests/data/test_conv
 TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
     1: (
         "A token spans prompt and response, so part of the response is scored as prompt.",
-        (ENCODER + "test_no_token_spans_the_boundary", ENCODER + "test_tokenising_prompt_and_response_together_would_merge_tokens"),
+        (
+            ENCODER + "test_no_token_spans_the_boundary",
+            ENCODER + "test_tokenising_prompt_and_response_together_would_merge_tokens",
+        ),
     ),
     2: (
         "A prompt inferred as the common prefix of two responses swallows the words that both share.",

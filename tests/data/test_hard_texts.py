@@ -154,5 +154,5 @@ def test_half_a_surrogate_pair_is_refused_by_its_field(field, tmp_path):
     path = tmp_path / "half.jsonl"
     row = {"prompt": "p", "chosen": "a", "rejected": "b"}
     path.write_text(json.dumps(row) + "\n" + json.dumps(row | {field: "half \ud83d of it"}) + "\n")
-    with pytest.raises(InputError, match=rf"half.jsonl:2: {field}: expected valid Unicode text, got '\\ud83d'"):
+    with pytest.raises(InputError, match=rf"half.jsonl:2 {field}: expected valid Unicode text, got '\\ud83d'"):
         list(read(path))

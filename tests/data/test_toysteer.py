@@ -168,7 +168,7 @@ def test_the_program_writes_answers_with_mistakes():
         Knobs(writer="nobody")
 
 
-# -------------------------------------------------------------------------------------------------- samples and feedback
+# ------------------------------------------------------------------------------------------------ samples and feedback
 
 
 def test_sampled_responses_follow_the_reference():
