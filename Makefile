@@ -23,6 +23,9 @@ demo: $(READY) ## the papers' methods on a world whose optimum is known: a table
 # The checks' numbers must not depend on the cores, and the workers share them.
 test test-slow: export OMP_NUM_THREADS = 1
 test test-slow: export TOKENIZERS_PARALLELISM = false
+# glibc gives large buffers back to the kernel at once, and taking them again costs more than most tests.
+test test-slow: export MALLOC_MMAP_THRESHOLD_ = 8589934592
+test test-slow: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 # Notebooks draw their figures here, so that a test never touches the committed ones.
 test test-slow: export UNA_REF_FIGURES = $(CURDIR)/build/figures
 test test-slow: export UNA_REF_SCALE = ci
@@ -39,8 +42,9 @@ test-slow: $(READY) ## what takes longer, and the README's own code
 notebooks: $(READY) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
 
-docs: $(READY) ## write the generated tables of README.md and docs/
+docs: $(READY) ## draw the generated tables of README.md and docs/, and the figure of the methods
 	$(PY) docs/build.py
+	$(PY) -m una_ref.methods_figure
 
 setup: $(READY) ## only the environment, .venv (the others see to it themselves)
 

@@ -114,11 +114,11 @@ def _values(kind: Any) -> str:
     """The values of a type: words, or a kind of number with its range."""
     from una_ref.training.fields import choices
 
-    if words := choices(kind):
-        return code(*words)
     [first, *bounds] = get_args(kind) if get_origin(kind) is Annotated else [kind]
     if get_origin(first) in (Union, UnionType):
         return " or ".join(_values(part) for part in get_args(first) if part is not NoneType)
+    if words := choices(kind):
+        return code(*words)
     names = {bool: "`true`, `false`", str: "text", int: "whole number", float: "number"}
     return " ".join([names.get(first, "`name=number`"), *map(str, bounds)])
 
@@ -228,28 +228,9 @@ def arguments() -> str:
     return table(("argument", "shape", "meaning", "what the run provides for it"), rows)
 
 
-@cache
-def references() -> dict[str, dict[str, Any]]:
-    """The papers in CITATION.cff by how a record cites them: "Rafailov et al. 2023, DPO", "Williams 1992"."""
-    import yaml
-
-    found = {}
-    for paper in yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))["references"]:
-        authors = [author.get("family-names", "") for author in paper["authors"]]
-        who = f"{authors[0]} et al." if len(authors) > 2 else " & ".join(authors)
-        tag = f", {paper['abbreviation']}" if "abbreviation" in paper else ""
-        found[f"{who} {paper['year']}{tag}"] = paper
-    return found
-
-
 def cited(method: Any) -> str:
-    """The papers of a method, each linked to where it can be read; else the address in the loss's docstring."""
-    parts = []
-    for part in method.paper.split("; "):
-        found = next((name for name, paper in references().items() if name in part and "url" in paper), "")
-        parts.append(part.replace(found, f"[{found}]({references()[found]['url']})") if found else part)
-    url = re.search(r"https?://[^\s>)]+", method.loss.__doc__ or "")
-    return "; ".join([*parts, *([url[0].rstrip(".")] if url and "](" not in "".join(parts) else [])])
+    """The papers of a method, each linked to where it can be read."""
+    return "; ".join(f"[{p.cited}]({p.url})" if p.url else p.cited for p in method.papers)
 
 
 def errata(ids: Iterable[str]) -> str:
@@ -260,12 +241,17 @@ def errata(ids: Iterable[str]) -> str:
 def papers() -> str:
     """Every paper with its title, where it can be read, and the methods that are drawn from it."""
     from una_ref.methods import METHODS
+    from una_ref.methods import papers as sources
 
-    rows = []
-    for name, paper in references().items():
-        title = f"[{paper['title']}]({paper['url']})" if "url" in paper else paper["title"]
-        where = f" ({paper['collection-title']})" if "collection-title" in paper else ""
-        rows.append((name, title + where, code(*(m.name for m in METHODS.values() if name in m.paper))))
+    known = [paper for paper in vars(sources).values() if isinstance(paper, sources.Paper)]
+    rows = (
+        (
+            paper.cited,
+            f"[{paper.title}]({paper.url})" if paper.url else paper.title,
+            code(*(m.name for m in METHODS.values() if paper in m.papers)),
+        )
+        for paper in known
+    )
     return table(("cited as", "title", "methods"), rows)
 
 

@@ -392,9 +392,9 @@ resume(
     "another version",
     checkpoint(lambda _, about: about.update(format="2")),
     CHECKPOINT,
-    "format: expected '4', got '2'",
+    "format: expected '5', got '2'",
 )
-resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '4', got None")
+resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '5', got None")
 resume("another model", checkpoint(other_model), CHECKPOINT, "the parameters of this model, got those of another")
 resume("no moments", checkpoint(lambda tensors, _: tensors.pop("more")), CHECKPOINT, "a whole checkpoint, got")
 resume("other data", other_rows, CHECKPOINT, "data: expected ", "A run resumes only with the version and the data")
@@ -509,7 +509,7 @@ function("too few numbers", "short", "expected 4 numbers, got 3")
 function("NaN", "nothing", "expected a finite number, got nan for the response")
 function("words for numbers", "words_for", "expected a list of 4 numbers, got")
 function("a number for a list", "number", "expected a list of 4 numbers, got")
-function("no answer", "silent", "expected answers, got none for")
+function("no answer", "silent", "expected scores, got none for")
 reward(
     "one of several", f"{__name__}:lengths,{__name__}:nothing", f"reward {__name__}:nothing: expected a finite number"
 )

@@ -120,6 +120,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--axis", choices=("methods", "offset", "proxy"), help="one axis of --online (default: all)")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
     add("--output", help="the study's folder (default: runs/compare, -online, -quick)")
+    add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
     add("--workers", type=int, help="number of processes (default: one per core)")
     add("--json", action="store_true", help="print results.json")
     return parser, commands.choices
@@ -356,7 +357,7 @@ def score(arguments: argparse.Namespace) -> int:
             file.write(json.dumps(item, ensure_ascii=False) + "\n")
             count += 1
         if not count:
-            raise InputError(f"reward {arguments.reward}: expected answers, got none for any response")
+            raise InputError(f"reward {arguments.reward}: expected scores, got none for any response")
     print(f"{count} rows: {output}")
     for what, number in counts.items():
         if number:

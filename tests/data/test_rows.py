@@ -189,3 +189,17 @@ def test_merged_pairs_are_shifted_by_the_responses_before_them():
     starts = list(accumulate([2, 4], initial=0))
     row = merged(rows)
     assert row.pairs == tuple((2 * k - 1 + s, s) for k, s in zip((1, 2, 3), starts, strict=True))
+
+
+def test_merged_rows_stay_a_list():
+    rows = [Row("p", ("a",), scores=(1.0,), as_list=True), Row("p", ("b",), scores=(2.0,), as_list=True)]
+    row = merged(rows)
+    assert (row.responses, row.scores, row.kinds) == (("a", "b"), (1.0, 2.0), ("lists",))
+
+
+def test_shuffled_control_shuffles_the_scores_of_lists():
+    rows = [Row(f"p{i}", ("a", "b"), scores=(2.0 * i, 2.0 * i + 1), as_list=True) for i in range(6)]
+    shuffled = list(shuffled_scores(rows, 0))
+    assert [row.scores for row in shuffled] != [row.scores for row in rows]
+    assert sorted(score for row in shuffled for score in row.scores) == list(map(float, range(12)))
+    assert {row.kinds for row in shuffled} == {("lists",)}

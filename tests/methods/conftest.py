@@ -46,7 +46,9 @@ def random_arguments():
                 arguments[name] = -5 * torch.rand(size, dtype=dtype)
             elif name.endswith(("scores", "rewards")):
                 arguments[name] = torch.randn(size, dtype=dtype)
-            elif name == "labels":
+            elif name.endswith("lengths"):
+                arguments[name] = torch.arange(size) % 3 + 1
+            elif name == "margins" or name.endswith("win_rates") or name == "labels":
                 arguments[name] = torch.rand(size, dtype=dtype)
             elif name == "kl":
                 arguments[name] = torch.tensor(0.3, dtype=dtype)

@@ -52,6 +52,7 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     "β·log(π/π_ref) + V(x)": rewards.centred_reward,
     "f′(π/π_ref)": rewards.f_slope,
     "β·f′(π/π_ref)": rewards.f_reward,
+    "β·log π/|y|": rewards.length_normalised,
 }
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
     "a demonstration": _single_reward,
@@ -62,6 +63,7 @@ COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
 SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "linear": shapes.linear,
     "logistic": shapes.logistic,
+    "logistic at γ": lambda x, gamma: shapes.logistic(x - gamma),
     "smoothed logistic": shapes.smoothed_logistic,
     "squared": shapes.squared,
     "half squared": lambda x: shapes.squared(x) / 2,

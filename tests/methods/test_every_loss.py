@@ -21,6 +21,10 @@ def test_loss_is_a_documented_keyword_only_function(loss):
     assert loss.__doc__
 
 
+def test_docstring_names_where_the_source_can_be_read(loss):
+    assert "https://" in loss.__doc__
+
+
 def test_loss_gradient_is_the_derivative_of_its_value(loss, random_arguments):
     # The baseline is given, because a leave-one-out baseline has no gradient by design.
     arguments = random_arguments(loss, groups=False)

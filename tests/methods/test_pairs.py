@@ -13,6 +13,7 @@ from una_ref.methods.pairs import (
     ipo_printed,
     iupo,
     iupo_printed,
+    simpo,
     una_centred_pairwise,
     una_pair,
     una_pair_printed,
@@ -116,6 +117,13 @@ def test_cdpo_adds_label_smoothing_times_margin_to_dpo():
     assert cdpo(**pair(500), beta=0.1, label_smoothing=0.2).item() == pytest.approx(10)
     with pytest.raises(ValueError, match="label_smoothing must be at least 0 and below 0.5, got 0.5"):
         cdpo(**pair(1), label_smoothing=0.5)
+
+
+def test_simpo_compares_mean_log_probs_with_a_target_margin():
+    # −12 nats on 6 tokens, −6 on 2, β = 2, γ = 1: rewards −4 and −6, a margin of 2, −log σ(2 − 1) = log(1 + 1/e).
+    arguments = {"chosen_logps": -12.0, "rejected_logps": -6.0, "chosen_lengths": 6, "rejected_lengths": 2}
+    one = {name: torch.tensor([value], dtype=F64) for name, value in arguments.items()}
+    assert simpo(**one).item() == pytest.approx(math.log(1 + 1 / math.e), abs=1e-15)
 
 
 def pair_of(chosen, rejected, ref_chosen, ref_rejected):

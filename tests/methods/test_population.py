@@ -54,9 +54,9 @@ def test_una_score_with_baseline_beta_log_z_learns_the_optimum(offset):
     a_world, sampler = world(offset)
     baseline = BETA * a_world.log_partition[:, None]
     population = singles(METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards, baseline=baseline)
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, a_world.optimum)
-    assert population(found) < 1e-20
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, a_world.optimum)
+    assert population(fitted) < 1e-20
 
 
 @pytest.mark.parametrize("offset", [-5.0, 0.0, 5.0])
@@ -66,9 +66,9 @@ def test_una_centred_learns_the_optimum(offset):
     groups = torch.arange(PROMPTS)[:, None]
     uniform = torch.full((PROMPTS, RESPONSES), 1 / RESPONSES, dtype=F64)
     population = singles(METHODS["una-centred"].loss, a_world, uniform, scores=a_world.rewards, groups=groups)
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, a_world.optimum)
-    assert population(found) < 1e-20
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, a_world.optimum)
+    assert population(fitted) < 1e-20
 
 
 def test_una_centred_is_zero_at_the_optimum_for_any_samples():
@@ -126,9 +126,9 @@ def test_una_score_fixed_point_on_two_responses_by_hand():
         )
         return values.mean()
 
-    found = fixed_point(population, ref)
-    assert found.exp()[0].tolist() == pytest.approx([0.6575, 0.3425], abs=5e-5)
-    assert population(found).item() == pytest.approx(0.3352, abs=5e-5)
+    fitted = fixed_point(population, ref)
+    assert fitted.exp()[0].tolist() == pytest.approx([0.6575, 0.3425], abs=5e-5)
+    assert population(fitted).item() == pytest.approx(0.3352, abs=5e-5)
     corrected = fixed_point(lambda logps: population(logps, math.log((math.e + 1) / 2)), ref)
     assert corrected.exp()[0].tolist() == pytest.approx([0.731059, 0.268941], abs=5e-7)
 
@@ -161,10 +161,10 @@ def test_una_score_without_a_baseline_does_not_learn_the_optimum(offset, from_re
     if from_reference:
         sampler = a_world.ref_logps.exp()
     population = singles(METHODS["una-score"].loss, a_world, sampler, scores=a_world.rewards)
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, raw_una_score(a_world, sampler))
-    assert a_world.metrics(found)["regret"] > 0.1
-    assert population(found) > 0.1
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, raw_una_score(a_world, sampler))
+    assert a_world.metrics(fitted)["regret"] > 0.1
+    assert population(fitted) > 0.1
 
 
 def test_una_score_returns_to_the_reference_as_the_reward_offset_grows():
@@ -172,8 +172,8 @@ def test_una_score_returns_to_the_reference_as_the_reward_offset_grows():
     distances = []
     for offset in (2.0, 5.0, 10.0, 40.0):
         a_world, _ = world(offset)
-        found = raw_una_score(a_world, a_world.ref_logps.exp())
-        distances.append(kl(found, a_world.ref_logps).max().item())
+        fitted = raw_una_score(a_world, a_world.ref_logps.exp())
+        distances.append(kl(fitted, a_world.ref_logps).max().item())
     assert distances == sorted(distances, reverse=True)
     assert distances[-1] < 1e-3 < 0.1 < kl(a_world.optimum, a_world.ref_logps).max()
 
@@ -214,8 +214,8 @@ def test_kto_puts_all_mass_on_the_response_with_mostly_positive_labels(positive_
         return ((1 - up) * negative + up * positive).sum()
 
     if winner is None:
-        found = fixed_point(population, ref).exp()[0]
-        assert 0.1 < found[0] < 0.9
+        fitted = fixed_point(population, ref).exp()[0]
+        assert 0.1 < fitted[0] < 0.9
         return
     gaps = torch.tensor([-20.0, -10.0, -5.0, -2.0, 0.0, 2.0, 5.0, 10.0, 20.0], dtype=F64)
     losses = torch.stack([population(torch.stack([gap, -gap])[None].log_softmax(-1)) for gap in gaps])
@@ -246,9 +246,9 @@ def test_ipo_learns_the_exponential_of_win_rate_over_beta():
     for mu in (a_world.ref_logps.exp(), sampler):
         beats_mu = (preference * mu[:, None, :]).sum(-1)
         expected = (a_world.ref_logps + beats_mu / BETA).log_softmax(-1)
-        found = fixed_point(pairs(METHODS["ipo"].loss, a_world, mu, preference), a_world.ref_logps)
-        same(found, expected)
-        assert kl(found, a_world.optimum).max() > 0.1
+        fitted = fixed_point(pairs(METHODS["ipo"].loss, a_world, mu, preference), a_world.ref_logps)
+        same(fitted, expected)
+        assert kl(fitted, a_world.optimum).max() > 0.1
 
 
 def test_certain_preferences_bound_the_ipo_margin_but_not_the_dpo_margin():
@@ -289,8 +289,8 @@ def test_cdpo_margin_is_the_logit_of_the_smoothed_preference(p):
 def test_cdpo_does_not_learn_the_optimum():
     a_world, sampler = world()
     population = pairs(METHODS["cdpo"].loss, a_world, sampler, bradley_terry(a_world.rewards))
-    found = fixed_point(population, a_world.ref_logps)
-    assert a_world.metrics(found)["regret"] > 0.003
+    fitted = fixed_point(population, a_world.ref_logps)
+    assert a_world.metrics(fitted)["regret"] > 0.003
 
 
 POSITIVE = ("reverse_kl", "forward_kl", "js", "jsd", "alpha", "hellinger")  # f′(0+) = −∞: the optimum has no zeros
@@ -304,9 +304,9 @@ def with_divergence(method, divergence, form="loss"):
 def test_f_dpo_learns_the_optimum_of_its_divergence(divergence):
     a_world, sampler = world(3.0)
     population = pairs(with_divergence("f-dpo", divergence), a_world, sampler, bradley_terry(a_world.rewards))
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, optimal_logps(a_world.ref_logps, a_world.rewards, BETA, divergence))
-    assert divergence == "reverse_kl" or kl(found, a_world.optimum).max() > 0.01
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, optimal_logps(a_world.ref_logps, a_world.rewards, BETA, divergence))
+    assert divergence == "reverse_kl" or kl(fitted, a_world.optimum).max() > 0.01
 
 
 def test_f_dpo_with_chi2_learns_an_optimum_without_zeros():
@@ -325,8 +325,8 @@ def test_iupo_learns_the_optimum_of_its_divergence(divergence):
     a_world, sampler = world()
     preference = bradley_terry(a_world.rewards)
     population = pairs(with_divergence("iupo", divergence), a_world, sampler, preference)
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, optimal_logps(a_world.ref_logps, preference_rewards(preference, sampler.log()), BETA, divergence))
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, optimal_logps(a_world.ref_logps, preference_rewards(preference, sampler.log()), BETA, divergence))
 
 
 @pytest.mark.parametrize(
@@ -372,6 +372,6 @@ def test_dro_learns_the_optimum_and_beta_log_z(offset):
         loss = singles(METHODS["dro"].loss, a_world, sampler, scores=a_world.rewards, baseline=best_value(logps))
         return loss(logps)
 
-    found = fixed_point(population, a_world.ref_logps)
-    same(found, a_world.optimum)
-    torch.testing.assert_close(best_value(found)[:, 0], BETA * a_world.log_partition, rtol=0, atol=1e-8)
+    fitted = fixed_point(population, a_world.ref_logps)
+    same(fitted, a_world.optimum)
+    torch.testing.assert_close(best_value(fitted)[:, 0], BETA * a_world.log_partition, rtol=0, atol=1e-8)

@@ -75,7 +75,7 @@ def test_responses_without_a_score_are_dropped_and_counted(tmp_path, capsys):
     assert "rows dropped: no score for any response: 1\n" in printed
     output.unlink()
     assert cli.main([*command, f"{__name__}:no_scores"]) == 2
-    assert "expected answers, got none for any response" in capsys.readouterr().err
+    assert "expected scores, got none for any response" in capsys.readouterr().err
     assert not output.exists()
 
 

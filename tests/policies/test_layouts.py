@@ -75,7 +75,7 @@ def test_model_that_cannot_be_packed_is_scored_in_padded_rows(tiny, plain, famil
     model = tiny(family, **config).double().train()
     assert layouts(model) == ("padded",)
     assert model.training
-    policy = Policy(model.eval(), anchored=False)
+    policy = Policy(model.eval(), has_reference=False)
     assert policy.layout == "padded"
     logps = policy(collate(EXAMPLES, policy.layout))
     torch.testing.assert_close(logps, plain(model, EXAMPLES), rtol=0, atol=1e-5)

@@ -73,6 +73,12 @@ def test_an_adapter_that_is_not_fresh_is_found(tiny, lora):
         Policy(lora(tiny())).check_start(BATCH)
 
 
+def test_policy_below_its_reference_at_step_0_is_refused(tiny):
+    policy = Policy(with_lora(tiny(), r=4))
+    with pytest.raises(InputError, match=r"expected implicit rewards of 0 .* got 1\b"):
+        policy.check_start(BATCH, policy.reference(BATCH) + 1)
+
+
 def test_a_gap_that_is_no_number_is_found(tiny):
     model = tiny()
     model.lm_head.weight.data[7] = torch.nan

@@ -148,7 +148,7 @@ def test_a_study_leaves_its_runs_numbers_table_and_figure(laboratory, tmp_path):
     assert json.loads((tmp_path / "results.json").read_text()) == results
     assert (tmp_path / "table.md").read_text() == study.table(results) == "## only\nnear 0.0020\nfar 2.0020\n"
     head = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
-    assert head == {"settings": {"steps": 2}, "base": results["base"]}
+    assert head == {"settings": {"steps": 2}, "base": results["base_policy"]}
     assert results["command"] == f"una-ref toy --output {tmp_path}"
     assert results["seconds_of_runs"] == 18 and results["versions"]["una_ref"]
 
@@ -209,7 +209,8 @@ def test_runs_are_given_the_base_and_the_header_names_it(laboratory, tmp_path, o
     results = carry_out(laboratory.study(), tmp_path / "study", base=str(other_base))
     assert laboratory.bases == {other_base}
     head = json.loads((tmp_path / "study" / "runs.jsonl").read_text().splitlines()[0])
-    assert head["base"] == results["base"] == base_name(other_base) and head["base"].startswith("other, weights ")
+    assert head["base"] == results["base_policy"] == base_name(other_base)
+    assert head["base"].startswith("other, weights ")
     assert results["command"] == f"una-ref toy --base {other_base} --output {tmp_path / 'study'}"
 
 

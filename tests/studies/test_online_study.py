@@ -138,4 +138,4 @@ def test_another_base_is_looked_at_before_anything_runs(tmp_path, capsys):
 
 def test_an_axis_belongs_to_the_online_study(capsys):
     assert cli.main(["compare", "--axis", "offset"]) == 2
-    assert "expected with --online" in capsys.readouterr().err
+    assert "Fix: add --online" in capsys.readouterr().err

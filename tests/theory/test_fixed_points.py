@@ -378,3 +378,10 @@ def test_una_end_subtracts_the_baseline_from_the_rewards(which):
     moved = una_end(world.ref_logps, world.rewards + offset, 0.5, which=which)
     torch.testing.assert_close(told, moved, rtol=0, atol=0)
     assert (told - una_end(world.ref_logps, world.rewards, 0.5, which=which)).abs().amax(-1).min() > 0.1
+
+
+def test_fixed_point_of_una_score_has_a_gradient_in_the_rewards():
+    # By finite differences, one reward at a time.
+    world = TableWorld.random(0, prompts=2, responses=4)
+    rewards = world.rewards.clone().requires_grad_()
+    assert torch.autograd.gradcheck(lambda r: una_fixed_point(world.ref_logps, r, 0.7), (rewards,), atol=1e-5)

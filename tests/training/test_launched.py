@@ -90,7 +90,7 @@ def test_stop_waits_for_the_checkpoint_and_a_changed_process_count_is_noted(laun
     assert "left True" in done.stdout and "left False" not in done.stdout
     assert main(words(tmp_path, tiny, file)) == 0
     record = json.loads((tmp_path / "out" / "run.json").read_text())
-    assert "processes: 2, then 1; draws and dropout depend on their number" in record["notes"]
+    assert "processes: 2, then 1; samples and dropout depend on their number" in record["notes"]
     assert record["steps"] == 5
 
 

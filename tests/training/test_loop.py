@@ -77,7 +77,7 @@ def test_interrupted_and_killed_run_resumes_to_the_same_bytes(method, una, tmp_p
     with monkeypatch.context() as patch:
         stop(patch, 2, lambda: signal.raise_signal(signal.SIGINT))
         assert main(una(method, "broken")) == 130
-    assert "stopped after step 3 of 7; the same command goes on" in capsys.readouterr().err
+    assert "stopped after step 3 of 7; the same command resumes it" in capsys.readouterr().err
     with safe_open(tmp_path / "broken" / "checkpoint.safetensors", "pt") as saved:
         assert saved.metadata()["step"] == "3"
     with monkeypatch.context() as patch:
@@ -180,8 +180,8 @@ def test_non_finite_loss_stops_the_run_and_saves_its_rows(una, data, tmp_path, m
     assert not report.exists()
 
 
-def _poisoned(losses, batch, logps, *_, **__):
-    return logps.new_full((batch.count,), torch.nan) + (logps.sum() if logps.requires_grad else 0)
+def _poisoned(losses, batch, known, loss_kwargs):
+    return {"pairs": known["logps"].sum() * torch.full((len(batch.pairs),), torch.nan)}
 
 
 def test_resume_with_changed_data_is_refused(una, tmp_path, data, monkeypatch, capsys):

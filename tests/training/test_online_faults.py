@@ -1,4 +1,4 @@
-"""Online runs meet rewards without answers, endpoints that fail, prompts too long, models that never end, and kills."""
+"""Faults in online runs: missing scores, failing rewards, too long prompts, models that never end, and kills."""
 
 import json
 import os
@@ -28,8 +28,8 @@ ROOT = Path(__file__).resolve().parents[2]
 ONLINE = ["batch=8", "samples=4", "beta=0.4", "lr=3e-3"]
 
 
-def rolled(answers, least=1, draws=3):
-    """A rollout of two questions with these answers from the reward; draw n has log-prob −n and n + 5 tokens."""
+def rolled(answers, least=1, samples=3):
+    """A rollout of two prompts with these scores from the reward. Sample n has log-prob −n and n + 5 tokens."""
 
     def engine(model, prompts, *, k, max_new, seed):
         return [[Sample((5,) * (n + 4) + (2,), True, -float(n)) for n in range(k)] for _ in prompts]
@@ -41,47 +41,47 @@ def rolled(answers, least=1, draws=3):
     class Policy:
         model, device = None, torch.device("cpu")
 
-    rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), draws, 8, 0, least=least)
+    rollouts = Rollouts(engine, lambda given: answers, "mine", Words(), samples, 8, 0, least=least)
     return rollouts(Policy(), [Prompt((1,), "What?", 0), Prompt((1, 4), "Why?", 1)], 0)
 
 
 def test_unscored_response_is_left_out_of_examples_and_measures():
-    examples, drawn = rolled([1.0, None, 3.0, None, None, 6.0])
+    examples, samples = rolled([1.0, None, 3.0, None, None, 6.0])
     assert [(len(e.responses), e.scores) for e in examples] == [(2, (1.0, 3.0)), (1, (6.0,))]
     assert [e.prompt_index for e in examples] == [0, 1]
-    assert [[draw.logp for draw in draws] for draws in drawn] == [[-0.0, -2.0], [-2.0]]
-    assert [[d.tokens for d in draws] for draws in drawn] == [list(e.responses) for e in examples]
+    assert [[s.logp for s in of_prompt] for of_prompt in samples] == [[-0.0, -2.0], [-2.0]]
+    assert [[s.tokens for s in of_prompt] for of_prompt in samples] == [list(e.responses) for e in examples]
 
 
 def test_prompt_with_too_few_scored_responses_is_dropped():
     answers = [1.0, None, 3.0, None, None, 6.0]
-    (example, none), _ = rolled(answers, least=2)
-    assert example.prompt_index == 0 and len(example.responses) == 2 and none is None
+    (example, dropped), _ = rolled(answers, least=2)
+    assert example.prompt_index == 0 and len(example.responses) == 2 and dropped is None
     assert rolled([None] * 6) == ([None, None], [[], []])
     with pytest.raises(InputError, match="reward mine: expected a finite number, got inf"):
         rolled([1.0, None, float("inf"), 1.0, 1.0, 1.0], least=2)
 
 
-class Sometimes:
-    """ToySteer's truth, but no answer in some calls for some of the responses."""
+class IncompleteReward:
+    """ToySteer's truth, without a score for response `i` of call `n` where missing(n, i) is true."""
 
-    def __init__(self, seed=0, of=lambda call, place: None):
-        self.truth, self.of, self.calls = reward_sources.Truth(toysteer.ToySteer(seed=seed)), of, 0
+    def __init__(self, missing):
+        self.truth, self.missing, self.calls = reward_sources.Truth(toysteer.ToySteer(seed=0)), missing, 0
 
     def __call__(self, answers):
         self.calls += 1
-        return [None if self.of(self.calls, i) else s for i, s in enumerate(self.truth(answers))]
+        return [None if self.missing(self.calls, i) else s for i, s in enumerate(self.truth(answers))]
 
 
-def running(monkeypatch, of):
-    """Have runs on ToySteer's truth meet a reward that does not answer (call, place)."""
-    source = Sometimes(of=of)
+def running(monkeypatch, missing):
+    """Replace ToySteer's truth in runs by an `IncompleteReward`."""
+    source = IncompleteReward(missing)
     monkeypatch.setattr(reward_sources, "reward_source", lambda name, world=None: source)
     return source
 
 
 def test_patience_ignores_an_evaluation_without_scores(monkeypatch):
-    # Patience asks for a held-out reward; the evaluation in the middle has none.
+    # Patience needs a held-out reward, which the evaluation in the middle lacks.
     running(monkeypatch, lambda call, place: call == 4)
     job = prepare(resolve("rloo", [*ONLINE, "eval_every=1", "patience=3"], steps=3))
     evaluations = fit(job)
@@ -90,8 +90,8 @@ def test_patience_ignores_an_evaluation_without_scores(monkeypatch):
 
 @pytest.mark.parametrize(("method", "prompts"), [("rloo", 1), ("una-online", 0), ("ppo", 0)])
 def test_unscored_responses_are_counted_per_step_and_per_run(method, prompts, tmp_path, monkeypatch):
-    # Call 1 is prepare's look, 2 the evaluation before the first step, 3 … 7 the steps, 8 the evaluation at the end.
-    # In step 2 (call 4) three of the first prompt's four draws: a leave-one-out baseline is left with nothing there.
+    # Call 1 is made by `prepare`, 2 by the evaluation before the first step, 3 … 7 by the steps, 8 by the last
+    # evaluation. In step 2 (call 4) three of the first prompt's four samples lack a score, too many for leave-one-out.
     running(monkeypatch, lambda call, place: call == 4 and place < 3)
     output = tmp_path / "run"
     record = train(resolve(method, [*ONLINE, "log_every=10"], steps=5, output=str(output)), progress=False)
@@ -108,8 +108,8 @@ def test_step_without_scores_stops_the_run_and_the_run_can_resume(tmp_path, monk
     running(monkeypatch, lambda call, place: call == 5)
     command = ["train", "rloo", *ONLINE, "--steps", "4", "--output", str(parts)]
     assert cli.main(command) == 1
-    said = "failed: step 3: reward toysteer: expected scores, got none for any response"
-    assert said in capsys.readouterr().err
+    message = "failed: step 3: reward toysteer: expected scores, got none for any response"
+    assert message in capsys.readouterr().err
     running(monkeypatch, lambda call, place: False)
     assert cli.main(command) == 0
     one, two = ((folder / "adapter_model.safetensors").read_bytes() for folder in (whole, parts))
@@ -119,7 +119,7 @@ def test_step_without_scores_stops_the_run_and_the_run_can_resume(tmp_path, monk
 def test_reward_without_any_score_is_refused_before_the_first_step(tmp_path, monkeypatch):
     running(monkeypatch, lambda call, place: True)
     output = tmp_path / "run"
-    with pytest.raises(InputError, match="reward toysteer: expected answers, got none for 8 prompts"):
+    with pytest.raises(InputError, match="reward toysteer: expected scores, got none for 8 prompts"):
         train(resolve("rloo", ONLINE, steps=4, output=str(output)), progress=False)
     assert not output.exists()
 
@@ -140,19 +140,19 @@ def test_non_finite_reward_stops_the_run_and_names_the_row(bad, tmp_path, monkey
     source.truth = lambda answers: [bad if source.calls == 4 and i == 5 else s for i, s in enumerate(truth(answers))]
     output = tmp_path / "run"
     assert cli.main(["train", "rloo", *ONLINE, "--steps", "4", "--output", str(output)]) == 1
-    said = capsys.readouterr().err
-    assert f"failed: step 2: reward toysteer: expected a finite number, got {bad} for the response '" in said
-    assert any(f"to {prompt!r:.60}" in said for prompt in world.prompts)
+    error = capsys.readouterr().err
+    assert f"failed: step 2: reward toysteer: expected a finite number, got {bad} for the response '" in error
+    assert any(f"to {prompt!r:.60}" in error for prompt in world.prompts)
     assert (output / "checkpoint.safetensors").exists() and not (output / "adapter_model.safetensors").exists()
 
 
 def test_pairs_are_made_from_scored_responses_only(monkeypatch):
-    # Iterative DPO: a prompt with one answer left has no pair; one whose answers are equal has none either.
+    # In iterative DPO a prompt with one scored response has no pair. A prompt with equal scores has none either.
     running(monkeypatch, lambda call, place: call == 2 and place < 3)
     job = prepare(resolve("iterative-dpo", ["batch=8", "samples=4"], steps=2))
-    rows, drawn = job.answered(job.examples[:8], 0, record=True)
-    assert drawn["dropped"] == 4 and drawn["dropped_prompts"] == 1
-    assert job.examples[0].prompt not in [row.prompt for row in rows]
+    rows, measures = job.answered(job.examples[:8], 0, record=True)
+    assert measures["dropped"] == 4 and measures["dropped_prompts"] == 1
+    assert job.examples[0].ids not in [row.prompt for row in rows]
 
 
 # ---- text
@@ -164,7 +164,7 @@ def prompts(path, texts):
 
 
 def by_length(answers):
-    """A reward for the tests: characters of the response."""
+    """A reward: the number of characters of the response."""
     SEEN.extend(answers)
     return [len(answer.response) for answer in answers]
 
@@ -174,8 +174,8 @@ SEEN = []
 
 def test_prompts_without_responses_are_data_for_online_runs_only(tiny, tmp_path, capsys):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(9)])
-    own = ["max_response=4", "samples=2", "held_out=0.3"]
-    words = ["--data", data, "--reward", f"{__name__}:by_length", "--steps", "2", *tiny, *own]
+    settings = ["max_response=4", "samples=2", "held_out=0.3"]
+    words = ["--data", data, "--reward", f"{__name__}:by_length", "--steps", "2", *tiny, *settings]
     SEEN.clear()
     assert cli.main(["train", "rloo", *words, "--output", str(tmp_path / "run")]) == 0
     assert {answer.prompt for answer in SEEN} == {f"red cat {i}" for i in range(9)}
@@ -193,8 +193,8 @@ def test_prompts_without_responses_are_data_for_online_runs_only(tiny, tmp_path,
 @pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA is not set: no real data to read")
 def test_mt_bench_is_data_for_an_online_run(tiny):
     data = f"{os.environ['UNA_REF_DATA']}/mt_bench_questions.jsonl"
-    own = ["max_response=4", "samples=2", "held_out=0", "max_length=120"]
-    job = prepare(resolve("una-online", [*tiny, *own], data=data, reward=f"{__name__}:by_length", steps=1))
+    settings = ["max_response=4", "samples=2", "held_out=0", "max_length=120"]
+    job = prepare(resolve("una-online", [*tiny, *settings], data=data, reward=f"{__name__}:by_length", steps=1))
     kept = {note.partition(": ")[0]: note for note in job.notes}
     assert "prompts dropped" in kept, "one is longer than 120 tokens of the small tokenizer made here"
     first = job.examples[0].text
@@ -203,21 +203,21 @@ def test_mt_bench_is_data_for_an_online_run(tiny):
 
 def test_prompts_beyond_the_window_are_dropped_and_refused_if_none_remain(tiny, tmp_path):
     texts = ["red cat", "blue dog " * 40, "green bird", "runs now " * 50, "sleeps"]
-    own = [*tiny, "max_response=4", "samples=2", "max_length=40", "held_out=0"]
+    settings = [*tiny, "max_response=4", "samples=2", "max_length=40", "held_out=0"]
     reward = f"{__name__}:by_length"
     data = prompts(tmp_path / "some.jsonl", texts)
-    job = prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
+    job = prepare(resolve("rloo", settings, data=data, reward=reward, steps=2))
     assert "prompts dropped: too long: 2" in job.notes
     assert {question.text for question in job.examples} == {"red cat", "green bird", "sleeps"}
     data = prompts(tmp_path / "none.jsonl", texts[1::2])
-    with pytest.raises(InputError, match="expected a prompt that leaves room for 4 tokens, got none"):
-        prepare(resolve("rloo", own, data=data, reward=reward, steps=2))
+    with pytest.raises(InputError, match="expected at least one prompt that leaves room for 4 tokens"):
+        prepare(resolve("rloo", settings, data=data, reward=reward, steps=2))
 
 
 def test_responses_without_eos_are_cut_and_training_continues(tiny, tmp_path):
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
-    own = [*tiny, "max_response=5", "samples=3", "held_out=0"]
-    config = resolve("rloo", own, data=data, reward=f"{__name__}:by_length", steps=2)
+    settings = [*tiny, "max_response=5", "samples=3", "held_out=0"]
+    config = resolve("rloo", settings, data=data, reward=f"{__name__}:by_length", steps=2)
     model, tokenizer, _ = model_and_tokenizer(config, read_rows(config))
     model.generation_config.suppress_tokens = [tokenizer.eos_token_id]
     SEEN.clear()
@@ -235,7 +235,7 @@ def test_responses_without_eos_are_cut_and_training_continues(tiny, tmp_path):
 
 @pytest.mark.slow
 def test_run_killed_during_a_rollout_resumes_to_the_same_bytes(tiny, tmp_path):
-    # A real process; its reward says that it has been asked for step 3's scores and then never comes back.
+    # A real process, whose reward touches a file when step 3 needs scores, and then never returns.
     data = prompts(tmp_path / "prompts.jsonl", [f"red cat {i}" for i in range(6)])
     (tmp_path / "stalling.py").write_text(
         "import os, pathlib, time\n"
@@ -248,7 +248,7 @@ def test_run_killed_during_a_rollout_resumes_to_the_same_bytes(tiny, tmp_path):
         "        time.sleep(600)\n"
         "    return [len(answer.response) for answer in answers]\n"
     )
-    own = [*tiny, "max_response=5", "samples=3", "held_out=0", "save_every=1"]
+    settings = [*tiny, "max_response=5", "samples=3", "held_out=0", "save_every=1"]
 
     def start(name, **more):
         words = [
@@ -262,13 +262,13 @@ def test_run_killed_during_a_rollout_resumes_to_the_same_bytes(tiny, tmp_path):
             "5",
             "--output",
             name,
-            *own,
+            *settings,
         ]
         environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"} | more
         return subprocess.Popen([sys.executable, "-m", "una_ref", *words], cwd=tmp_path, env=environment)
 
     assert start("straight").wait(300) == 0
-    process = start("broken", STALL="4")  # the first call is prepare's
+    process = start("broken", STALL="4")  # `prepare` makes the first call
     try:
         while not (tmp_path / "stalled").exists() and process.poll() is None:
             time.sleep(0.05)
@@ -282,7 +282,7 @@ def test_run_killed_during_a_rollout_resumes_to_the_same_bytes(tiny, tmp_path):
 
 
 def broken(answers):
-    """A reward that fails as somebody's service would."""
+    """A reward that fails like a remote service."""
     raise RuntimeError("service down")
 
 
@@ -303,16 +303,16 @@ def bad(answers):
 
 @pytest.mark.slow
 def test_two_processes_share_a_rollout_and_stop_together(tmp_path):
-    # Half of the prompts each: PPO ends, with four responses to each of eight prompts; and where one process gets a
-    # reward that is none, the other does not wait for it, and what was done is saved.
+    # Each process takes half of the prompts: PPO finishes with four responses to each of eight prompts.
+    # If one process gets a non-finite reward, the other does not wait for it, and the finished steps are saved.
     (tmp_path / "one_bad.py").write_text(ONE_BAD)
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2", "-m", "una_ref"]
     more = ["batch=8", "samples=4", "beta=0.4", "held_out=0", "log_every=1"]
     environment = os.environ | {"PYTHONPATH": f"{ROOT}{os.pathsep}{tmp_path}", "OMP_NUM_THREADS": "1"}
 
     def run(*words):
-        asked = [*launch, "train", *words, *more]
-        return subprocess.run(asked, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
+        command = [*launch, "train", *words, *more]
+        return subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=300)
 
     done = run("ppo", "steps=2", "--output", "whole")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""Online runs go through the same loop: rows are drawn, scored, and then rows like any others."""
+"""Online runs use the common training loop: responses are sampled and scored, then trained on like other rows."""
 
 import json
 import os
@@ -55,7 +55,7 @@ def test_online_una_centred_halves_the_exact_regret(tmp_path):
 
 def test_sampler_gap_is_measured_without_dropout():
     job = prepare(resolve("rloo", [*ONLINE, "lora_r=4", "lora_dropout=0.5", "lr=0.03"], steps=3))
-    gaps = [job.step(step, record=True)["sampler_gap"] for step in range(3)]  # of the first the adapter is 0 still
+    gaps = [job.step(step, record=True)["sampler_gap"] for step in range(3)]  # at the first step the adapter is still 0
     assert max(gaps) < 1e-3 and job.trainer.policy.training
 
 
@@ -103,19 +103,19 @@ def test_run_stopped_during_a_rollout_resumes_to_the_same_bytes(tmp_path):
 
 def test_max_prompt_drops_and_counts_longer_prompts():
     whole = prepare(resolve("rloo", ONLINE, steps=1))
-    longest = max(len(q.prompt) for q in whole.examples)
+    longest = max(len(q.ids) for q in whole.examples)
     job = prepare(resolve("rloo", [*ONLINE, f"max_prompt={longest - 1}"], steps=1))
-    assert [q.prompt for q in job.examples] == [q.prompt for q in whole.examples if len(q.prompt) < longest]
+    assert [q.ids for q in job.examples] == [q.ids for q in whole.examples if len(q.ids) < longest]
     assert f"prompts dropped: too long: {len(whole.examples) - len(job.examples)}" in job.notes
     assert 0 < len(job.examples) < len(whole.examples)
 
 
 def test_notes_say_whether_the_adapter_is_merged_for_decoding(data, tiny):
     settings = [*tiny, f"reward={__name__}:letters", "samples=2", "held_out=0"]
-    for more, said in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
+    for more, expected in (("max_response=20", "decoding merged: "), ("max_response=8", "decoding unmerged: ")):
         job = prepare(resolve("rloo", [*settings, more], data=data("pairs")))
-        assert sum(note.startswith(said) for note in job.notes) == 1
-        assert job.answered(job.examples[:2], 0, record=True)[1]["merged"] == (said == "decoding merged: ")
+        assert sum(note.startswith(expected) for note in job.notes) == 1
+        assert job.answered(job.examples[:2], 0, record=True)[1]["merged"] == (expected == "decoding merged: ")
 
 
 def letters(answers):
@@ -129,10 +129,10 @@ def test_leave_one_out_with_one_sample_per_prompt_is_refused():
 
 
 def test_rollout_measures_by_hand():
-    # Draws of log-prob −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, the largest 3 on whichever side.
-    drawn = [[Sample((5, 2), True, -1.0), Sample((5, 6, 7), False, -2.0)], [Sample((2,), True, -4.0)]]
+    # The sampler's log-probs −1, −2, −4 against −1, −5, −3: gaps 0, −3, 1, of which the largest magnitude is 3.
+    samples = [[Sample((5, 2), True, -1.0), Sample((5, 6, 7), False, -2.0)], [Sample((2,), True, -4.0)]]
     examples = [Example((1,), ((5, 2), (5, 6, 7)), (1.0, 2.0)), Example((1,), ((2,),), (6.0,))]
-    assert measured(examples, drawn, [-1.0, -5.0, -3.0]) == {
+    assert measured(examples, samples, [-1.0, -5.0, -3.0]) == {
         "reward": 3.0,
         "response_length": 2.0,
         "ended": pytest.approx(2 / 3),
@@ -141,10 +141,10 @@ def test_rollout_measures_by_hand():
 
 
 def test_rollout_seed_depends_on_run_seed_and_step():
-    asked = []
+    seeds = []
 
     def engine(model, prompts, *, k, max_new, seed):
-        asked.append(seed)
+        seeds.append(seed)
         return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
 
     class Words:
@@ -158,14 +158,14 @@ def test_rollout_seed_depends_on_run_seed_and_step():
         rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
         for step in (0, 1):
             rollouts(Policy(), [Prompt((1,), "What?", 0)], step)
-    assert len(set(asked)) == 4
+    assert len(set(seeds)) == 4
 
 
 # ---- PPO, replay and the rest
 
 
 def exact_regret(job, before=False):
-    """Mean exact regret at β = 0.4 of a ToySteer job's policy, or of where it started."""
+    """Mean exact regret at β = 0.4 of a ToySteer job's policy, or of its start policy."""
     world = toysteer.ToySteer(seed=0)
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
     prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
@@ -207,7 +207,7 @@ def test_first_ppo_update_has_ratio_one_and_zero_values(critic):
     assert (logps - batch.experience["old_token_logps"]).abs().max() < 1e-5
     assert critics.abs().max() == 0 == batch.experience["old_values"].abs().max()
     assert abs(values["objective/kl"]) < 1e-5
-    # Returns with a critic that knows nothing and λ < 1: the last token's is its score, less its share of the KL.
+    # With a critic of zero, the return of the last token is the score minus the token's share of the KL.
     last = batch.lengths.cumsum(0) - 1
     scores = torch.tensor([score for row in rows for score in row.scores], dtype=torch.float64)
     torch.testing.assert_close(batch.experience["returns"][last], scores, atol=1e-4, rtol=0)
@@ -234,17 +234,17 @@ def test_rollout_kl_estimates_the_exact_kl():
 def test_separate_critic_has_separate_adapters_and_does_not_train_the_policy():
     job = prepare(resolve("ppo", [*ONLINE, "value_lr=0.02"], steps=3))
     trainer = job.trainer
-    own = {name for name in trainer.trained if name.startswith("critic.")}
-    assert any("lora_" in name for name in own) and {"critic.head.weight", "critic.head.bias"} <= own
+    of_critic = {name for name in trainer.trained if name.startswith("critic.")}
+    assert any("lora_" in name for name in of_critic) and {"critic.head.weight", "critic.head.bias"} <= of_critic
     assert {group["peak"]: len(group["params"]) for group in trainer.optimizer.param_groups} == {
-        3e-3: len(trainer.trained) - len(own),
-        0.02: len(own),
+        3e-3: len(trainer.trained) - len(of_critic),
+        0.02: len(of_critic),
     }
     rows, _ = job.answered(job.examples[:8], 0, record=False)
     still = [replace(e, experience=dict(e.experience) | {"advantages": zero(e)}) for e in rows]
     trainer.accumulate(still)
     moved = {name for name, p in trainer.trained.items() if p.grad is not None and p.grad.abs().max() > 0}
-    assert moved and moved <= own  # only the value's error is left, and it is the critic's
+    assert moved and moved <= of_critic  # only the value error is left, which trains the critic
 
 
 def test_critic_head_on_the_policy_trains_the_policy():
@@ -276,13 +276,13 @@ def test_run_stopped_between_steps_resumes_its_state_to_the_same_bytes(method, s
     train(both[0], progress=False)
     from una_ref.training import loop as loop_module
 
-    real = loop_module.Job.step
+    real_step = loop_module.Job.step
 
     def stops(self, step, *, record):
         if step == 2 and not stopped:
             stopped.append(step)
             os.kill(os.getpid(), signal.SIGTERM)  # a background shell ignores SIGINT
-        return real(self, step, record=record)
+        return real_step(self, step, record=record)
 
     stopped = []
     loop_module.Job.step = stops
@@ -290,7 +290,7 @@ def test_run_stopped_between_steps_resumes_its_state_to_the_same_bytes(method, s
         with pytest.raises(Interrupted, match="stopped after step 3 of 4"):
             train(both[1], progress=False)
     finally:
-        loop_module.Job.step = real
+        loop_module.Job.step = real_step
     train(both[1], progress=False)
     one, two = (tmp_path / name / "adapter_model.safetensors" for name in ("whole", "parts"))
     assert one.read_bytes() == two.read_bytes()
@@ -302,48 +302,48 @@ def rows(*tokens):
     return [Example((1,), ((token, 2),), (float(token),)) for token in tokens]
 
 
-def drawn(pool, fresh, *more):
-    return [[e.responses[0][0] for e in some] for some in pool.updates(fresh, *more)]
+def updates(buffer, fresh, *more):
+    return [[e.responses[0][0] for e in update] for update in buffer.updates(fresh, *more)]
 
 
 def test_each_pass_takes_every_fresh_row_once():
-    assert drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
-    parts = drawn(ReplayBuffer(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
+    assert updates(ReplayBuffer(0, 0), rows(5, 6, 7, 8), 0, 2, 1) == [[5, 6, 7, 8], [5, 6, 7, 8]]
+    parts = updates(ReplayBuffer(0, 0), rows(5, 6, 7, 8, 9), 0, 2, 2)
     assert [len(part) for part in parts] == [3, 2, 3, 2]
     assert sorted(parts[0] + parts[1]) == sorted(parts[2] + parts[3]) == [5, 6, 7, 8, 9]
     assert parts[0] != parts[2]
-    assert drawn(ReplayBuffer(0, 0), [], 0, 2, 2) == []
+    assert updates(ReplayBuffer(0, 0), [], 0, 2, 2) == []
 
 
 def test_replay_samples_recent_rollouts_uniformly_and_forgets_older_ones():
-    pool = ReplayBuffer(1, 0)
-    assert sorted(drawn(pool, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
-    seen = [token for some in drawn(pool, rows(7, 8), 1, 500, 1) for token in some]
+    buffer = ReplayBuffer(1, 0)
+    assert sorted(updates(buffer, rows(5, 6), 0, 1, 1)[0]) == [5, 6]
+    seen = [token for update in updates(buffer, rows(7, 8), 1, 500, 1) for token in update]
     assert len(seen) == 1000 and all(200 < seen.count(token) < 300 for token in (5, 6, 7, 8))
-    seen = {token for some in drawn(pool, rows(9), 2, 50, 1) for token in some}
+    seen = {token for update in updates(buffer, rows(9), 2, 50, 1) for token in update}
     assert seen == {7, 8, 9}
 
 
 def test_replay_buffer_state_survives_json():
-    pool = ReplayBuffer(2, 0)
-    lived = {"old_token_logps": ((-1.5, -0.25),)}
+    buffer = ReplayBuffer(2, 0)
+    experience = {"old_token_logps": ((-1.5, -0.25),)}
     kept = [
-        Example((1,), ((5, 2),), (0.5,), source="a", experience=lived),
+        Example((1,), ((5, 2),), (0.5,), source="a", experience=experience),
         Example((1,), ((5,), (6,)), pairs=((0, 1),)),
     ]
-    list(pool.updates(kept, 0, 1, 1))
+    list(buffer.updates(kept, 0, 1, 1))
     again = ReplayBuffer(2, 0)
-    again.restore(json.loads(json.dumps(pool.state())))
+    again.restore(json.loads(json.dumps(buffer.state())))
     assert again.rollouts == [kept]
     assert ReplayBuffer(0, 0, [kept]).state() == []
 
 
 def test_adaptive_beta_follows_the_kl_by_hand():
-    # KL 0.3 is 50 % above the target 0.2, clipped to 20 %: β·(1 + 0.2·64/640). Below the target β falls.
+    # A KL of 0.3 is 50 % above the target 0.2, clipped to 20 %: β·(1 + 0.2·64/640). Below the target β falls.
     assert adaptive_beta(0.5, 0.3, 0.2, 640, 64) == pytest.approx(0.5 * 1.02)
     assert adaptive_beta(0.5, 0.19, 0.2, 640, 64) == pytest.approx(0.5 * (1 - 0.005))
     assert adaptive_beta(0.5, 0.2, 0.2, 640, 64) == pytest.approx(0.5)
-    with pytest.raises(InputError, match="expected a finite KL of the rollout to steer by, got nan"):
+    with pytest.raises(InputError, match="expected a finite KL of the rollout, got nan"):
         adaptive_beta(0.5, float("nan"), 0.2, 640, 64)
 
 
@@ -354,7 +354,7 @@ def test_adaptive_kl_is_reported_and_moves_beta_towards_the_target(tmp_path):
     train(config, progress=False)
     lines = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
     betas = [line["objective/beta"] for line in lines if "objective/beta" in line]
-    assert betas[0] < 0.4 < betas[-1]  # at step 0 the KL is 0: β falls; then it is above the target
+    assert betas[0] < 0.4 < betas[-1]  # at step 0 the KL is 0 and β falls; later the KL exceeds the target
 
 
 def test_best_and_worst_response_of_a_prompt_form_a_pair():
@@ -370,10 +370,10 @@ def test_rejection_sampling_needs_only_a_method_record(tmp_path, monkeypatch):
     record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
     monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
     job = prepare(resolve("best-of-k", ["batch=8", "samples=8", "lr=3e-3"], steps=30))
-    rows, drawn = job.answered(job.examples, 0, record=True)
+    rows, measures = job.answered(job.examples, 0, record=True)
     assert {(row.kind, len(row.responses)) for row in rows} == {("demos", 1)}
     assert METHODS["best-of-k"].samples == "the best of K" and not job.trainer.policy.has_reference
-    assert fit(job)["reward"] > drawn["reward"] + 0.2  # in reward units; the truth is the reward
+    assert fit(job)["reward"] > measures["reward"] + 0.2  # in units of ToySteer's true reward
 
 
 def test_rollout_without_a_pair_makes_no_update(tmp_path):
@@ -390,7 +390,7 @@ def indifferent(answers):
 
 
 def test_missing_eos_penalty_ignores_eos_in_the_prompt():
-    # The prompt has token 2, the EOS, in it; of its two responses one ended and one was cut.
+    # The prompt contains token 2, the EOS. One of its two responses ended, the other was cut.
     def engine(model, prompts, *, k, max_new, seed):
         return [[Sample((5, 2), True, -1.0), Sample((5, 6), False, -1.0)] for _ in prompts]
 
@@ -410,7 +410,7 @@ def test_patience_stops_a_run_without_held_out_improvement(tmp_path):
     more = ["eval_every=1", "patience=2", f"reward={__name__}:indifferent"]
     config = resolve("una-online", [*ONLINE, *more], steps=10, output=str(tmp_path / "run"))
     record = train(config, progress=False)
-    assert record["steps"] == 3  # the first sets the mark, the second and third do not pass it
+    assert record["steps"] == 3  # the second and third evaluation do not exceed the first
     assert "stopped after step 3 of 10: held-out evaluations did not improve" in record["notes"]
     assert train(config, progress=False) == record
 
@@ -421,18 +421,18 @@ def test_held_out_prompts_are_answered_at_temperature_one():
     job.rollouts = replace(job.rollouts, engine=Temperatures(2, temperature=30.0))
     for step in (0, HELD_OUT):
         job.answered(job.examples[:2], step, record=False)
-    assert ASKED == [30.0, 1.0]
+    assert TEMPERATURES == [30.0, 1.0]
 
 
 class Temperatures(HuggingFace):
-    """An engine that notes the temperature it is asked at."""
+    """An engine that records its temperature at each call."""
 
     def __call__(self, model, prompts, *, k, max_new, seed):
-        ASKED.append(self.temperature)
+        TEMPERATURES.append(self.temperature)
         return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
 
 
-ASKED = []
+TEMPERATURES = []
 
 
 def test_held_out_prompt_uses_the_mean_of_the_learned_values(data, tiny):
@@ -448,15 +448,15 @@ def test_held_out_prompt_uses_the_mean_of_the_learned_values(data, tiny):
 
 def test_patience_counts_evaluations_without_improvement():
     patience = Patience(2, "eval_reward", rising=True)
-    told = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
-    assert told == [False, False, False, False, False, True]
+    stops = [patience({"eval_reward": value}) for value in (1.0, 2.0, 2.0, 3.0, 2.0, 2.9)]
+    assert stops == [False, False, False, False, False, True]
     other = Patience(2, "eval_reward", rising=True)
     other.restore(json.loads(json.dumps(patience.state())))
     assert other == patience
     falling = Patience(1, "eval_loss", rising=False)
     assert [falling({"eval_loss": value}) for value in (2.0, 1.0, 1.5)] == [False, False, True]
-    odd = Patience(2, "eval_reward", rising=True)
-    assert [odd({"eval_reward": value}) for value in (float("nan"), 1.0, 0.5, 0.4)] == [False, False, False, True]
+    after_nan = Patience(2, "eval_reward", rising=True)
+    assert [after_nan({"eval_reward": value}) for value in (float("nan"), 1.0, 0.5, 0.4)] == [False, False, False, True]
 
 
 @pytest.mark.parametrize(

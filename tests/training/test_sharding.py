@@ -77,7 +77,7 @@ def test_run_that_cannot_be_sharded_is_refused(config, reason, monkeypatch):
     monkeypatch.setenv("FSDP_RESHARD_AFTER_FORWARD", str(not reason.startswith("fsdp_reshard")).lower())
 
     class Policy:
-        gives = "rewards" if config.method == "reward-model" else "logps"
+        output = "rewards" if config.method == "reward-model" else "logps"
 
     with pytest.raises(InputError, match=f"expected a run that can be sharded, got {reason}"):
         sharding.shard(Policy(), config, _processes(2)())

@@ -80,7 +80,7 @@ def test_released_una_online_moves_away_from_the_optimum():
 
 def test_multinomial_samples_follow_the_table():
     world, table_run = job("rloo")
-    ((draws, *_)) = Multinomial()(table_run.trainer.policy.model, [(2,)], k=40_000, max_new=1, seed=0)
-    counts = torch.bincount(torch.tensor([draw.tokens[0] for draw in draws]), minlength=5) / 40_000
+    ((samples, *_)) = Multinomial()(table_run.trainer.policy.model, [(2,)], k=40_000, max_new=1, seed=0)
+    counts = torch.bincount(torch.tensor([sample.tokens[0] for sample in samples]), minlength=5) / 40_000
     torch.testing.assert_close(counts.double(), world.ref_logps[2].exp(), rtol=0, atol=0.01)
-    assert all(draw.logp == pytest.approx(float(world.ref_logps[2, draw.tokens[0]])) for draw in draws[:50])
+    assert all(s.logp == pytest.approx(float(world.ref_logps[2, s.tokens[0]])) for s in samples[:50])

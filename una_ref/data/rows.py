@@ -184,7 +184,8 @@ def merged(rows: Sequence[Row]) -> Row:
     first = rows[0]
     fields: dict[str, Any] = {
         field: tuple(chain.from_iterable(getattr(row, field) for row in rows))
-        for field in ("responses", *(kind for kind in first.kinds if kind in ("scores", "labels")))
+        for field in ("responses", "scores", "labels")
+        if getattr(first, field) is not None
     }
     if first.pairs is not None:
         starts = accumulate((len(row.responses) for row in rows[:-1]), initial=0)
@@ -193,7 +194,8 @@ def merged(rows: Sequence[Row]) -> Row:
             for row, start in zip(rows, starts, strict=True)
             for chosen, rejected in row.pairs or ()
         )
-    return Row(first.prompt, source=f"{first.source} (+{len(rows) - 1} rows)", **fields)
+    source = f"{first.source} (+{len(rows) - 1} rows)"
+    return Row(first.prompt, source=source, as_list=first.as_list, **fields)
 
 
 def gathered(

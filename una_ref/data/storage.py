@@ -1,7 +1,7 @@
 """Two lists that hold none of their items: one on disk, and one whose items are made from others when asked for.
 
 Rows and examples go through them whatever their number, so memory grows by the place of an item and not by its text.
-`benchmarks/offline.py --growth` measures what a run holds against the number of rows.
+`benchmarks/offline_growth.py` measures what a run holds against the number of rows.
 """
 
 from __future__ import annotations

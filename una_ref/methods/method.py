@@ -41,7 +41,7 @@ SAMPLES = MappingProxyType(
 
 HYPERPARAMETERS = MappingProxyType(
     {
-        "beta": "weight of the regularisation towards π_ref; IPO and SimPO give it their own unit",
+        "beta": "scale of the method's reward; with a reference, the weight of staying near it",
         "desirable_weight": "weight of responses with a positive label",
         "undesirable_weight": "weight of responses with a negative label",
         "label_smoothing": "probability that a pair is labelled the wrong way round, below 0.5",
@@ -51,7 +51,7 @@ HYPERPARAMETERS = MappingProxyType(
         "value_clip": "largest change of a token's value in the passes over a rollout",
         "value_weight": "weight of the critic's loss",
         "ptx": "weight of demonstrations that are mixed in (PPO-ptx); 0: none",
-        "gamma": "discount of rewards, per token",
+        "gamma": "PPO: discount of rewards, per token; SimPO: target margin between the rewards of a pair",
         "lam": "λ of GAE: 1 is the return minus the value; a smaller λ relies more on the critic",
         "whiten": "1: advantages of a rollout are scaled to mean 0 and variance 1; 0: left as they are",
     }

@@ -8,7 +8,15 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from una_ref.methods.rewards import f_reward, f_slope, implicit_reward, log_ratio, margin, per_example
+from una_ref.methods.rewards import (
+    f_reward,
+    f_slope,
+    implicit_reward,
+    length_normalised,
+    log_ratio,
+    margin,
+    per_example,
+)
 from una_ref.methods.shapes import linear, logistic, smoothed_logistic, squared
 from una_ref.theory.divergences import Divergence
 
@@ -111,7 +119,10 @@ def una_centred_pairs(
     ref_rejected_logps: Tensor,
     beta: float = 0.03,
 ) -> Tensor:
-    """`una_pair` with the β of centred UNA's other losses, so that mixed feedback is about one reward."""
+    """`una_pair` with the β of centred UNA's other losses, so that mixed feedback is about one reward.
+
+    UNA Eq. 8, https://arxiv.org/abs/2408.15339
+    """
     return una_pair(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
@@ -232,6 +243,26 @@ def iupo_printed(
     policy = f_slope(chosen_logps, rejected_logps, divergence, alpha)
     ref = f_slope(ref_chosen_logps, ref_rejected_logps, divergence, alpha)
     return squared(margin(policy, ref), target=1 / (2 * beta))  # UPO Eq. 23, 24
+
+
+def simpo(
+    *,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    chosen_lengths: Tensor,
+    rejected_lengths: Tensor,
+    beta: float = 2.0,
+    gamma: float = 1.0,
+) -> Tensor:
+    """−log σ(β/|y_w|·log π(y_w) − β/|y_l|·log π(y_l) − γ), without a reference (Meng et al. 2024, Eq. 6).
+
+    γ is a target margin, in reward units; the authors' code takes γ/β. https://arxiv.org/abs/2405.14734
+    """
+    lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
+    per_example(beta, chosen_logps=chosen_logps, rejected_logps=rejected_logps, **lengths)
+    chosen = length_normalised(chosen_logps, chosen_lengths, beta)
+    rejected = length_normalised(rejected_logps, rejected_lengths, beta)
+    return logistic(margin(chosen, rejected) - gamma)  # SimPO Eq. 6
 
 
 def reward_model(*, chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:

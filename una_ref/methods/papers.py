@@ -68,6 +68,11 @@ DRO = Paper(
     "Offline Regularised Reinforcement Learning for Large Language Models Alignment",
     "https://arxiv.org/abs/2405.19107",
 )
+SIMPO = Paper(
+    "Meng et al. 2024, SimPO",
+    "SimPO: Simple Preference Optimization with a Reference-Free Reward",
+    "https://arxiv.org/abs/2405.14734",
+)
 REINFORCE = Paper(
     "Williams 1992, REINFORCE",
     "Simple Statistical Gradient-Following Algorithms for Connectionist Reinforcement Learning",

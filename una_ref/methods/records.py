@@ -220,6 +220,18 @@ DRO = Method(
     notebook="07_gradients",
 )
 
+SIMPO = Method(
+    name="simpo",
+    title="simple preference optimisation",
+    reward=rewards.LENGTH_NORMALISED,
+    comparison="two responses of a prompt",
+    shape="logistic at γ",
+    losses={"pairs": pairs.simpo},
+    shift_invariant=True,
+    papers=(papers.SIMPO,),
+    equation="SimPO Eq. 6",
+)
+
 UNA_ONLINE = replace(
     UNA_SCORE,
     name="una-online",
@@ -321,7 +333,7 @@ REWARD_MODEL = Method(
 
 RECORDS = (
     *(SFT, UNA_PAIR, UNA_BINARY_MSE, UNA_BINARY_BCE, UNA_SCORE, UNA_CENTRED),
-    *(KTO, IPO, CDPO, F_DPO, IUPO, DRO),
+    *(KTO, IPO, CDPO, F_DPO, IUPO, DRO, SIMPO),
     *(UNA_ONLINE, REINFORCE, RLOO, PPO, ITERATIVE_DPO),
     REWARD_MODEL,
 )

@@ -141,7 +141,10 @@ def una_centred(
 def una_centred_labels(
     *, logps: Tensor, ref_logps: Tensor, labels: Tensor, baseline: Tensor | float, beta: float = 0.03
 ) -> Tensor:
-    """`una_binary_bce` with V(x), which must be given: one label does not determine the baseline of its prompt."""
+    """`una_binary_bce` with V(x), which must be given: one label does not determine the baseline of its prompt.
+
+    UNA Eq. 9, https://arxiv.org/abs/2408.15339
+    """
     return una_binary_bce(logps=logps, ref_logps=ref_logps, labels=labels, baseline=baseline, beta=beta)
 
 

@@ -222,7 +222,7 @@ def carry_out(
             found = {
                 "command": " ".join([study.command, *options, f"--output {output}"]),
                 "settings": asdict(own),
-                "base": base_name(start),
+                "base_policy": base_name(start),
                 "chosen": chosen,
                 **axis.results(store, own, start, chosen),
                 **provenance(store, began),

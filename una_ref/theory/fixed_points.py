@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
-from typing import Literal
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -300,11 +300,26 @@ def _check_support(sampler: Tensor, ref_logps: Tensor) -> None:
 
 
 def _log_lambert(z: Tensor) -> Tensor:
-    """log W(e^z), the s with s + e^s = z."""
-    from scipy.special import wrightomega
+    """log W(e^z), the s with s + e^s = z; with gradient."""
+    return cast(Tensor, _LogLambert.apply(z))
 
-    w = torch.from_numpy(wrightomega(z.numpy()))
-    return torch.where(z > 1, w.log(), z - w)  # each where it keeps its digits
+
+class _LogLambert(torch.autograd.Function):
+    """scipy's Wright omega function, with its derivative ds/dz = 1/(1 + e^s)."""
+
+    @staticmethod
+    def forward(ctx: Any, z: Tensor) -> Tensor:
+        from scipy.special import wrightomega
+
+        w = torch.from_numpy(wrightomega(z.detach().numpy()))
+        s = torch.where(z > 1, w.log(), z - w)  # each where it keeps its digits
+        ctx.save_for_backward(s)
+        return s
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
+        (s,) = ctx.saved_tensors
+        return gradients[0] * (-s).sigmoid()
 
 
 def _minus_lambert(s: Tensor, lower: Tensor) -> Tensor:

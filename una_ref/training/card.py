@@ -107,6 +107,7 @@ def card(record: dict[str, Any]) -> str:
         "",
         "## Held-out rows",
         "",
+        *([f"Rewards are {method.reward.formula}.", ""] if method.reward.function else []),
         *(["| metric | value |", "| --- | --- |", *measured] if measured else ["None were held out."]),
         "",
         "## Make it again",

@@ -20,7 +20,7 @@ from torch import Tensor
 from una_ref.errors import InputError
 from una_ref.training.sharding import shard_like, unsharded
 
-FORMAT = "4"
+FORMAT = "5"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
 RECORD = "run.json"
 """The file that marks a folder as a run's output: its config, and whether it is finished."""

@@ -52,6 +52,9 @@ SHAPE = (
 LOSS_RANGES: Mapping[str, Any] = {
     "beta": Annotated[float, Range(above=0)],
     "label_smoothing": Annotated[float, Range(0, below=0.5)],
+    "gamma": Annotated[float, Range(0)],
+    "lam": Annotated[float, Range(0, 1)],
+    "ptx": Annotated[float, Range(0)],
 }
 """The types of those hyper-parameters of losses that have a range."""
 
@@ -329,7 +332,7 @@ class Config:
 
     @property
     def beta(self) -> float:
-        """The β of reported implicit rewards: the one that was set, or the loss's default."""
+        """β: the value that was set, or the default of the loss."""
         return float(self.loss_kwargs.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
 
     @property

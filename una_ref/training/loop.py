@@ -163,7 +163,7 @@ class Job:
         """What a resumed run needs beside its weights, ready for JSON."""
         return {
             "pool": self.pool.state(),
-            "hyper": self.trainer.loss_kwargs,
+            "loss_kwargs": self.trainer.loss_kwargs,
             "callbacks": [callback.state() for callback in self.callbacks],
             "processes": self.processes,
         }

@@ -246,9 +246,9 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
     yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
-    anchored = METHODS[config.method].needs_reference
-    copied = anchored and not adapted
-    how = "a frozen copy" if copied else "the adapters off" if anchored else "none"
+    has_reference = METHODS[config.method].needs_reference
+    copied = has_reference and not adapted
+    how = "a frozen copy" if copied else "the adapters off" if has_reference else "none"
     own = list(held.second.parameters()) if held.second else weights if copied else []
     yield Part("reference", nbytes(own), f"{_count(own)}, {config.reference_model}" if held.second else how)
     shares = held.critic is not None and held.critic.core is None

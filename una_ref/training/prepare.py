@@ -246,7 +246,7 @@ def _rollouts(
         engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **sampling)
     # Responses are compared if they are ranked or if a baseline is the mean of the others. Too few samples a prompt are
     # refused with the first batch.
-    compared = config.keep == "best_and_worst" or trainer.compares_group
+    compared = config.keep == "best_and_worst" or trainer.compares_group or "lists" in trainer.losses
     least = min(2 if compared else 1, config.samples)
     penalty = config.missing_eos_penalty
     return Rollouts(engine, reward, config.reward, tokenizer, config.samples, room, config.seed, penalty, least)
@@ -263,7 +263,7 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
     else:
         prompts, (first, drawn) = len(picked), job.answered(picked, 0, record=True)
         if drawn["dropped_prompts"] == prompts:
-            raise InputError(f"reward {config.reward}: expected answers, got none for {prompts} prompts")
+            raise InputError(f"reward {config.reward}: expected scores, got none for {prompts} prompts")
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
     if first:  # online there is no pair if all scores of each prompt are equal

@@ -60,6 +60,10 @@ class Forward:
         """(batch.count,) every loss, kind after kind."""
         return torch.cat(list(self.losses.values()))
 
+    def without(self, kind: str) -> Tensor:
+        """Every loss but those of one kind of feedback."""
+        return torch.cat([loss for name, loss in self.losses.items() if name != kind] or [self.values[:0]])
+
 
 class Trainer:
     """A policy, its losses and its optimizer.
@@ -184,7 +188,7 @@ class Trainer:
     def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
         """Add the gradient of a batch's mean loss, over all processes; returns its metrics.
 
-        An auxiliary loss has a mean of its own, over its own examples.
+        An auxiliary loss has a mean of its own, over its own examples. It is not part of the metric `loss`.
         """
         team = self.accelerator
         kl = self._kl(examples)
@@ -209,7 +213,7 @@ class Trainer:
             total = torch.stack(means_of).sum()
             (total if mine else 0 * total).backward()
             if record and mine:
-                sums += measure(forward.batch, values, forward.logps, forward.rewards)
+                sums += measure(forward.batch, forward.without(auxiliary), forward.logps, forward.rewards)
         if distributed.any_process(team, bad is not None):  # no process may wait for one that has stopped
             stopped = distributed.from_all(team, [(str(bad), bad.examples)] if bad else [])
             raise NonFinite(*stopped[0])
