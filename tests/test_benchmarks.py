@@ -17,6 +17,7 @@ from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "benchmarks"))
+import first_step
 import fixture
 import floor
 import gpu
@@ -25,6 +26,7 @@ import offline_growth
 import offline_speed
 import records
 
+ROOT = Path(__file__).parents[1]
 TINY = floor.Shape(**fixture.PRESETS["tiny"], r=4)
 
 
@@ -207,3 +209,33 @@ def test_missing_data_folder_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit) as stopped:
         records.data_folder()
     assert stopped.value.code == 2 and "expected UNA_REF_DATA" in capsys.readouterr().err
+
+
+def test_first_step_compares_two_checkouts_on_the_same_examples():
+    def line(case, seconds):
+        same = {"digest": "d", "trained": 95, "held_out": 5, "losses": [0.7]}
+        sizes = {"peak_mb": 480, "loaded_mb": 440, "read_mb": 100, "written_mb": 50}
+        return {"round": 0, "case": case, "cpu_s_per_step": seconds, "learning": seconds / 2, **sizes, **same}
+
+    lines = [line(case, 20 if case.endswith("before") else 15) for case in first_step.CASES]
+    found = first_step.ratios(lines)
+    assert {by["median"] for by in found["CPU time to the first step"].values()} == {0.75}
+    assert {by["median"] for by in found["peak memory"].values()} == {1.0}
+    assert first_step.ratios(lines[:1]) == {}, "without an earlier checkout there is nothing to compare"
+    lines[0]["digest"] = "other"
+    with pytest.raises(SystemExit, match="pairs: expected the same digest of both checkouts"):
+        first_step.ratios(lines)
+
+
+def test_the_documented_ratios_of_the_first_step_are_those_of_the_record():
+    (run,) = json.loads((ROOT / "figures/runs/first_step.json").read_text())["runs"]
+    text = (ROOT / "docs/benchmarks.md").read_text()
+    for name, shown in (
+        ("CPU time to the first step", "processor time"),
+        ("CPU time without the tokenizer", "processor time without the tokenizer"),
+        ("bytes read", "bytes read"),
+        ("bytes written", "bytes written"),
+        ("peak memory", "peak memory"),
+    ):
+        pairs, labels = (by["median"] for by in run["ratios"][name].values())
+        assert f"| {shown} | {pairs:.3f} | {labels:.3f} |" in text

@@ -48,9 +48,7 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
         tokenizer, suppressed = loading.byte_pair_tokenizer(_texts(rows), config.vocabulary), []
     try:
         model = loading.small_mistral(tokenizer, config.seed, **config.shape)
-    except (
-        Exception
-    ) as error:  # of classes that transformers and torch choose
+    except Exception as error:  # of classes that transformers and torch choose
         reason = str(error).splitlines()[-1].strip()
         raise InputError(f"shape: expected sizes of a Mistral, got {config.shape}: {reason}") from error
     model.generation_config.suppress_tokens = suppressed or None
