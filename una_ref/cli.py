@@ -225,7 +225,9 @@ def claims(arguments: argparse.Namespace) -> int:
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
+        survey = arguments.id.upper().startswith("ES")
         hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists all of them"
+        hint = "; errata of the survey are in docs/papers.md" if survey else hint
         raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:
@@ -275,7 +277,7 @@ def _shown(value: object) -> list[str]:
     """A value of a method's record, as lines."""
     if isinstance(value, dict):
         return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()] or [""]
-    return [str(value)]
+    return list(map(str, value)) if isinstance(value, list) else [str(value)]
 
 
 def train(arguments: argparse.Namespace) -> int:
