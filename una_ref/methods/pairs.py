@@ -254,15 +254,15 @@ def simpo(
     beta: float = 2.0,
     gamma: float = 1.0,
 ) -> Tensor:
-    """−log σ(β/|y_w|·log π(y_w) − β/|y_l|·log π(y_l) − γ), without a reference (Meng et al. 2024, Eq. 6).
+    """−log σ(β/|y_w|·log π(y_w) − β/|y_l|·log π(y_l) − γ), without a reference (survey Eq. 47).
 
-    γ is a target margin, in reward units; the authors' code takes γ/β. https://arxiv.org/abs/2405.14734
+    γ is a target margin, in reward units. Meng et al. 2024, https://arxiv.org/abs/2405.14734
     """
     lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
     per_example(beta, chosen_logps=chosen_logps, rejected_logps=rejected_logps, **lengths)
     chosen = length_normalised(chosen_logps, chosen_lengths, beta)
     rejected = length_normalised(rejected_logps, rejected_lengths, beta)
-    return logistic(margin(chosen, rejected) - gamma)  # SimPO Eq. 6
+    return logistic(margin(chosen, rejected) - gamma)  # survey Eq. 47
 
 
 def reward_model(*, chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:

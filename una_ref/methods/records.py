@@ -228,8 +228,10 @@ SIMPO = Method(
     shape="logistic at γ",
     losses={"pairs": pairs.simpo},
     shift_invariant=True,
-    papers=(papers.SIMPO,),
-    equation="SimPO Eq. 6",
+    papers=(papers.SIMPO, papers.SURVEY),
+    equation="survey Eq. 47",
+    errata=("ES39",),
+    axes=_axes("- - - - Preference Human Pair Free Control - Off Offline Merge"),
 )
 
 UNA_ONLINE = replace(
