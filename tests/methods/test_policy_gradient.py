@@ -191,6 +191,18 @@ def slopes(value, parameters):
     return torch.cat([g.flatten() for g in torch.autograd.grad(value, parameters)])
 
 
+def test_ppo_is_finite_with_nan_outside_the_mask(random_arguments):
+    arguments = random_arguments(METHODS["ppo"].loss)
+    mask = arguments["mask"]
+    assert not mask.all()
+    spoilt = {n: x.masked_fill(~mask, torch.nan) if n != "mask" else x for n, x in arguments.items()}
+    spoilt["token_logps"].requires_grad_()
+    losses = METHODS["ppo"].loss(**spoilt)
+    torch.testing.assert_close(losses.detach(), METHODS["ppo"].loss(**arguments), rtol=0, atol=0)
+    (slope,) = torch.autograd.grad(losses.sum(), spoilt["token_logps"])
+    assert slope.isfinite().all() and slope.abs().max() > 0
+
+
 def test_ppo_expected_gradient_is_the_policy_gradient(language):
     # At ratio 1, λ = 1, γ = 1 and without whitening, Σ_y π(y)·∇loss = −∇J for any critic of the prefix.
     # Rewards-to-go leave out only past rewards, and the value of a prefix is a baseline. The KL is over sequences.

@@ -188,6 +188,20 @@ def test_demonstrations_leave_the_ppo_gradient_unchanged(make_trainer, examples,
     assert gradients[0].abs().max() > 1e-4
 
 
+def test_logged_loss_leaves_out_the_auxiliary_loss(make_trainer, examples):
+    given, demos = examples("scores"), examples("demos", seed=1)
+    start = make_trainer("ppo", given, loss_kwargs={"ptx": 5.0})
+    trainer = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
+    alone = trainer.accumulate(given)["loss"]
+    assert trainer.accumulate([*given, *demos])["loss"] == pytest.approx(alone, rel=1e-4)
+
+
+def test_packed_layout_is_refused_for_a_model_that_only_takes_padded(make_trainer, examples, monkeypatch):
+    monkeypatch.setattr("una_ref.training.trainer.layouts", lambda model: ("padded",))
+    with pytest.raises(InputError, match="layout=packed: expected one of padded, which this model takes"):
+        make_trainer("dpo", examples("pairs"), layout="packed")
+
+
 # ---- lists and scores beside pairs, from rows to a trained policy
 
 
