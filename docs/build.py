@@ -213,8 +213,13 @@ def hyperparameters() -> str:
     from una_ref.methods import METHODS
     from una_ref.methods.method import HYPERPARAMETERS
 
-    users = {name: [m for m in METHODS if name in METHODS[m].hyperparameters] for name in HYPERPARAMETERS}
-    rows = ((code(name), about, code(*users[name])) for name, about in HYPERPARAMETERS.items())
+    users: dict[tuple[str, str], list[str]] = {}
+    for method in METHODS.values():
+        for name in method.hyperparameters:
+            users.setdefault((name, method.meaning(name)), []).append(method.name)
+    order = [*HYPERPARAMETERS, *sorted({name for name, _ in users} - {*HYPERPARAMETERS})]
+    found = sorted(users.items(), key=lambda item: order.index(item[0][0]))
+    rows = ((code(name), about, code(*methods)) for (name, about), methods in found)
     return table(("hyper-parameter", "meaning", "methods"), rows)
 
 

@@ -7,21 +7,22 @@ import torch
 
 from una_ref.methods import METHODS
 from una_ref.methods.pairs import una_centred_pairwise
+from una_ref.methods.probe import example_arguments
 
-# Every loss of the package by name, with its feedback kind or form as suffix.
-LOSSES = {
-    f"{method.name}{suffix}": loss
+# Every loss of the package by name, with its feedback kind or form as suffix -> the loss and its kind of feedback.
+LOSSES_OF_KIND = {
+    f"{method.name}{suffix}": (loss, kind)
     for method in METHODS.values()
-    for suffix, loss in (
-        *((f":{kind}" if kind != method.kinds[0] else "", loss) for kind, loss in method.losses.items()),
-        (".printed", method.printed),
-        (".released", method.released),
-        (".auxiliary", method.auxiliary and method.auxiliary.loss),
+    for suffix, loss, kind in (
+        *((f":{kind}" if kind != method.kinds[0] else "", loss, kind) for kind, loss in method.losses.items()),
+        (".printed", method.printed, method.kinds[0]),
+        (".released", method.released, method.kinds[0]),
+        (".auxiliary", method.auxiliary and method.auxiliary.loss, "demos"),
     )
     if loss is not None
-} | {"una-centred-pairwise": una_centred_pairwise}
-TOKEN_ARGUMENTS = ("token_logps", "old_token_logps", "advantages", "values", "old_values", "returns")
-"""Arguments of shape (B, T)."""
+} | {"una-centred-pairwise": (una_centred_pairwise, "pairs")}
+LOSSES = {name: loss for name, (loss, _) in LOSSES_OF_KIND.items()}
+KIND_OF = dict(LOSSES_OF_KIND.values())
 
 
 @pytest.fixture(params=list(LOSSES))
@@ -32,32 +33,20 @@ def loss(request):
 
 @pytest.fixture
 def random_arguments():
-    """random_arguments(loss, size): arguments by name. Neighbours share a prompt, labels are in [0, 1]."""
+    """random_arguments(loss, size): arguments by name, with β = 0.7 where the loss has one.
+
+    Neighbours share a prompt, labels are in [0, 1]. With groups=False a baseline is given and no groups.
+    """
 
     def make(loss, size=6, *, dtype=torch.float64, seed=0, groups=True):
-        torch.manual_seed(seed)
-        arguments = {}
-        for name, parameter in inspect.signature(loss).parameters.items():
-            if name in TOKEN_ARGUMENTS:
-                arguments[name] = torch.randn(size, 3, dtype=dtype)
-            elif name == "mask":
-                arguments[name] = torch.arange(3) <= (torch.arange(size) % 3)[:, None]
-            elif name.endswith("logps"):
-                arguments[name] = -5 * torch.rand(size, dtype=dtype)
-            elif name.endswith(("scores", "rewards")):
-                arguments[name] = torch.randn(size, dtype=dtype)
-            elif name.endswith("lengths"):
-                arguments[name] = torch.arange(size) % 3 + 1
-            elif name == "margins" or name.endswith("win_rates") or name == "labels":
-                arguments[name] = torch.rand(size, dtype=dtype)
-            elif name == "kl":
-                arguments[name] = torch.tensor(0.3, dtype=dtype)
-            elif name == "beta":
-                arguments[name] = 0.7
-            elif name == "groups" and groups:
-                arguments[name] = torch.arange(size) // 2
-            elif name == "baseline" and (not groups or parameter.default is parameter.empty):
-                arguments[name] = torch.randn(size, dtype=dtype)
+        arguments = example_arguments(loss, KIND_OF[loss], size, dtype=dtype, seed=seed)
+        defaults = {name: parameter.default for name, parameter in inspect.signature(loss).parameters.items()}
+        if not groups:
+            arguments.pop("groups", None)
+        if groups and "baseline" in arguments and defaults["baseline"] is not inspect.Parameter.empty:
+            arguments.pop("baseline")
+        if "beta" in defaults:
+            arguments["beta"] = 0.7
         return arguments
 
     return make

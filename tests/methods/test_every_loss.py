@@ -50,6 +50,8 @@ def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, random_arguments, 
             arguments[name] = torch.full_like(arguments[name], scale).requires_grad_()
         elif name.endswith(("logps", "rewards")):
             arguments[name] = torch.full_like(arguments[name], -scale)
+        elif name.endswith("logits"):  # log-probabilities of whole distributions stay normalised
+            arguments[name] = (scale * arguments[name]).log_softmax(-1).detach().requires_grad_()
     values = loss(**arguments)
     values.sum().backward()
     assert values.isfinite().all()

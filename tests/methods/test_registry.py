@@ -52,7 +52,7 @@ def test_method_record_has_known_kinds_axes_and_errata(method):
     assert method.axes == {} or list(method.axes) == list(AXES)
     assert all(identifier[:2] in ("EU", "EP", "ES") for identifier in method.errata)
     for function in method.functions:
-        assert set(hyperparameters(function)) <= set(HYPERPARAMETERS)
+        assert all(method.meaning(name) for name in hyperparameters(function) if name in method.hyperparameters)
     for form in (method.printed, method.released):
         names = set(arguments_of(form) if form else ())
         # The authors' online loss takes the rollout policy in place of the reference.
@@ -210,4 +210,10 @@ def test_method_record_says_where_responses_come_from():
 
 
 def test_every_hyperparameter_has_a_description():
-    assert set(HYPERPARAMETERS) == {name for method in METHODS.values() for name in method.hyperparameters}
+    general = {n for method in METHODS.values() for n in method.hyperparameters if n not in method.meanings}
+    assert set(HYPERPARAMETERS) == general
+
+
+@each_method
+def test_meanings_of_a_method_are_of_its_own_hyperparameters(method):
+    assert set(method.meanings) <= set(method.hyperparameters)

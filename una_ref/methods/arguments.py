@@ -31,6 +31,7 @@ class Need(Enum):
     GROUP = "other responses of the prompt in the batch"
     SCORES = "a score of each response"
     KL = "a pass over mismatched prompts and responses"
+    STATISTICS = "a number of the whole batch, computed before its gradients"
     BASELINE = "a V(x) that is learned, unless the argument has a default"
     ROLLOUT = "what was known of the tokens when they were sampled"
     CRITIC = "a critic's value of each token"
@@ -91,6 +92,11 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
             Argument("win_rates", "response", "share of the prompt's other responses it beats, ties half", Need.GROUP),
             Argument("baseline", "response", "V(x) of the prompt, in reward units; or one number", Need.BASELINE),
             Argument("kl", "batch", "estimate of KL(π ‖ π_ref) over the batch, at least 0, in nats", Need.KL),
+            Argument("mean_length", "batch", "mean number of tokens of the batch's responses", Need.STATISTICS),
+            Argument("batch_gap", "batch", "mean of u(y_w) − u(y_l) over the batch, u = log π/π_ref", Need.STATISTICS),
+            Argument("running_gap", "batch", "moving average of `batch_gap`, in nats", Need.STATISTICS),
+            Argument("running_gap_sd", "batch", "moving standard deviation of u(y_w) − u(y_l), nats", Need.STATISTICS),
+            Argument("running_gain", "batch", "moving average of u over responses, in nats", Need.STATISTICS),
             Argument("margins", "pair", "score of the chosen minus score of the rejected response", Need.SCORES),
             Argument("mask", "token", "True at a response's tokens; in a loss on lists, (G, K): at its responses"),
             Argument("token_ids", "token", "id of each token", Need.TOKENS),

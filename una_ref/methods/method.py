@@ -56,7 +56,7 @@ HYPERPARAMETERS = MappingProxyType(
         "whiten": "1: advantages of a rollout are scaled to mean 0 and variance 1; 0: left as they are",
     }
 )
-"""What each hyper-parameter of a loss means, whatever the method."""
+"""What each hyper-parameter of a loss means, unless the method's record has a meaning of its own."""
 
 AXES = MappingProxyType(
     {
@@ -76,6 +76,11 @@ AXES = MappingProxyType(
     }
 )
 """The 13 axes of the survey's Table 1."""
+
+
+def axes_of(row: str) -> dict[str, str]:
+    """A row of the survey's Table 1, its 13 cells separated by spaces, in the order of `AXES`."""
+    return dict(zip(AXES, row.split(), strict=True))
 
 
 @dataclass(frozen=True)
@@ -120,6 +125,8 @@ class Method:
         axes: the survey's 13 axes; empty where its Table 1 does not have the method.
         composes: whether the loss is shape(comparison(reward)) + regulariser.
         notebook: the notebook that derives it, or None.
+        trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
+        meanings: what a hyper-parameter means in this method, where `HYPERPARAMETERS` does not say it.
     """
 
     name: str
@@ -147,10 +154,13 @@ class Method:
     composes: bool = True
     notebook: str | None = None
     aliases: tuple[str, ...] = ()
+    trl: str = ""
+    meanings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", MappingProxyType(dict(self.losses)))
         object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
+        object.__setattr__(self, "meanings", MappingProxyType(dict(self.meanings)))
 
     @property
     def loss(self) -> Loss:
@@ -203,3 +213,7 @@ class Method:
         """Hyper-parameters of its functions and their defaults, from the signatures."""
         found = (item for function in self.functions for item in hyperparameters(function).items())
         return {name: default for name, default in found if isinstance(default, int | float | str)}
+
+    def meaning(self, name: str) -> str:
+        """What one of its hyper-parameters means."""
+        return self.meanings.get(name) or HYPERPARAMETERS[name]

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any
 
 from una_ref.errors import InputError, near
-from una_ref.methods.method import HYPERPARAMETERS, Method
+from una_ref.methods.method import Method
 from una_ref.methods.records import RECORDS
 
 
@@ -77,12 +77,13 @@ def describe(method: Method) -> dict[str, Any]:
         **row,
         "papers": [f"{paper.cited}: {paper.title}{f', {paper.url}' if paper.url else ''}" for paper in method.papers],
         "hyper-parameters": {
-            f"{name}={default}": HYPERPARAMETERS[name] for name, default in method.hyperparameters.items()
+            f"{name}={default}": method.meaning(name) for name, default in method.hyperparameters.items()
         },
         "arguments": {form: _arguments(loss) for form, loss in forms.items() if loss is not None},
         "needs a reference": "yes" if method.needs_reference else "no",
         "a composition of the five choices": "yes" if method.composes else "no",
         "reductions": method.reductions,
+        "in TRL": method.trl,
         "notebook": method.notebook or "",
         "axes": dict(method.axes),
     }

@@ -8,9 +8,8 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.errors import InputError, near
-from una_ref.methods import METHODS, Method
+from una_ref.methods import METHODS, Method, probe
 from una_ref.methods.method import Keep
-from una_ref.methods.rewards import divergence_of
 from una_ref.theory.divergences import DIVERGENCES
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
@@ -224,6 +223,7 @@ class Config:
         self._check_loss(method)
         self._check_model(method)
         self._check_online(method)
+        self._check_values()
 
     def _check_loss(self, method: Method) -> None:
         """Refuse hyper-parameters that the loss does not have, or with which it cannot train."""
@@ -232,19 +232,26 @@ class Config:
             if name not in known:
                 raise InputError(f"loss_kwargs: expected {one_of(known)}, got {name!r}{near(name, known)}")
             check(name, value, hyperparameter_type(name, known[name]))
-        if "divergence" not in known:
-            return
-        divergence, alpha = (self.loss_kwargs.get(name, known[name]) for name in ("divergence", "alpha"))
+        if "divergence" in known:
+            self._check_divergence(known)
+
+    def _check_values(self) -> None:
+        """Refuse hyper-parameters that the loss itself refuses: it is called once, on example arguments."""
+        for kind, loss in self.losses.items():
+            try:
+                probe.call(loss, kind, self.loss_kwargs)
+            except ValueError as error:
+                raise InputError(f"{self.method}: {error}") from None
+
+    def _check_divergence(self, known: Mapping[str, Any]) -> None:
+        """Refuse divergences that are not known or have no gradient."""
+        divergence = self.loss_kwargs.get("divergence", known["divergence"])
         if divergence == "tv":
             raise InputError("divergence=tv: expected one with a gradient, got tv, whose f′ is constant on each side")
         trainable = [name for name in DIVERGENCES if name != "tv"]
         if divergence not in trainable:
             hint = near(str(divergence), trainable)
             raise InputError(f"divergence: expected {one_of(trainable)}, got {divergence!r}{hint}")
-        try:
-            divergence_of(divergence, alpha)  # type: ignore[arg-type]
-        except ValueError as error:
-            raise InputError(str(error)) from None
 
     def _check_model(self, method: Method) -> None:
         """Refuse models that cannot be made, loaded or used by this method."""

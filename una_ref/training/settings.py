@@ -56,9 +56,8 @@ def key_groups() -> dict[str, list[Key]]:
 
 def loss_keys(method: str) -> list[Key]:
     """The keys of a method's loss."""
-    from una_ref.methods.method import HYPERPARAMETERS
-
-    return [Key(name, str(value), HYPERPARAMETERS[name]) for name, value in METHODS[method].hyperparameters.items()]
+    record = METHODS[method]
+    return [Key(name, str(value), record.meaning(name)) for name, value in record.hyperparameters.items()]
 
 
 def _default(value: Any) -> str:
