@@ -200,6 +200,8 @@ def method_details() -> str:
             "Equation": method.equation,
             "Errata": errata(method.errata),
             "Reduces to": method.reductions,
+            "Optimum": method.optimum,
+            "In TRL": method.trl,
             "Hyper-parameters": code(*found["hyper-parameters"]),
             **{f"Arguments, {form}": code(*names) for form, names in found["arguments"].items()},
             "Notebook": f"[{method.notebook}](../notebooks/{method.notebook}.ipynb)" if method.notebook else "",

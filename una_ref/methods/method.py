@@ -126,6 +126,9 @@ class Method:
         composes: whether the loss is shape(comparison(reward)) + regulariser.
         notebook: the notebook that derives it, or None.
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
+        optimum: what minimises its loss on an exact world, as one sentence that a test confirms.
+        whole_batch: whether the loss compares all examples of a batch with each other, so that a batch is one forward
+            pass in one process.
         meanings: what a hyper-parameter means in this method, where `HYPERPARAMETERS` does not say it.
     """
 
@@ -155,6 +158,8 @@ class Method:
     notebook: str | None = None
     aliases: tuple[str, ...] = ()
     trl: str = ""
+    optimum: str = ""
+    whole_batch: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:

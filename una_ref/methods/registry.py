@@ -83,6 +83,7 @@ def describe(method: Method) -> dict[str, Any]:
         "needs a reference": "yes" if method.needs_reference else "no",
         "a composition of the five choices": "yes" if method.composes else "no",
         "reductions": method.reductions,
+        "optimum": method.optimum,
         "in TRL": method.trl,
         "notebook": method.notebook or "",
         "axes": dict(method.axes),
