@@ -38,6 +38,9 @@ LOWEST = {
     "kl_horizon": 1,
     "patience": 0,
     "value_lr": 0,
+    "decay": 0,
+    "refresh_every": 0,
+    "refresh_mix": 0,
     "log_every": 1,
     "eval_every": 0,
     "save_every": 0,
@@ -118,14 +121,14 @@ def test_a_config_does_not_change():
 @pytest.mark.parametrize("name", [*METHODS, "dpo"])
 def test_every_method_has_a_loss_for_each_of_its_kinds(name):
     config = Config(method=name, loss_kwargs={"ptx": 0.1} if name == "ppo" else {})
-    assert config.losses == dict(METHODS[name].losses)
+    assert config.losses_by_kind == dict(METHODS[name].losses)
     for form in ("printed", "released"):
         other = getattr(METHODS[name], form)
         if other is None:
             with pytest.raises(InputError, match=f"{name} has no {form} form"):
                 Config(method=name, form=form)
         else:
-            assert Config(method=name, form=form).losses == {METHODS[name].kinds[0]: other}
+            assert Config(method=name, form=form).losses_by_kind == {METHODS[name].kinds[0]: other}
 
 
 def test_no_loss_has_a_key_of_the_run_s_name():

@@ -42,8 +42,8 @@ def stopped(self, number, *arguments, **more):
         os.kill(os.getpid(), signal.SIGTERM)
     return step(self, number, *arguments, **more)
 
-def poisoned(self, examples, kl=None):
-    out = forward(self, examples, kl)
+def poisoned(self, examples, statistics):
+    out = forward(self, examples, statistics)
     if fault == "nan" and not first and getattr(self, "number", 0) == 2:
         losses = {kind: values * float("nan") for kind, values in out.losses.items()}
         return dataclasses.replace(out, losses=losses)

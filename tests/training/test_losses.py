@@ -182,7 +182,7 @@ def test_demonstrations_leave_the_ppo_gradient_unchanged(make_trainer, examples,
     gradients = []
     for weight, rows in ((0.0, given), (1e-12, [*given, *demos])):
         start = make_trainer("ppo", given, loss_kwargs={"ptx": weight})
-        trainer = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
+        trainer = Trainer(start.policy, start.config.losses_by_kind | start.config.auxiliary, start.config)
         gradients.append(gradient(trainer, rows))
     torch.testing.assert_close(gradients[1], gradients[0], rtol=1e-4, atol=1e-7)
     assert gradients[0].abs().max() > 1e-4
@@ -191,7 +191,7 @@ def test_demonstrations_leave_the_ppo_gradient_unchanged(make_trainer, examples,
 def test_logged_loss_leaves_out_the_auxiliary_loss(make_trainer, examples):
     given, demos = examples("scores"), examples("demos", seed=1)
     start = make_trainer("ppo", given, loss_kwargs={"ptx": 5.0})
-    trainer = Trainer(start.policy, start.config.losses | start.config.auxiliary, start.config)
+    trainer = Trainer(start.policy, start.config.losses_by_kind | start.config.auxiliary, start.config)
     alone = trainer.accumulate(given)["loss"]
     assert trainer.accumulate([*given, *demos])["loss"] == pytest.approx(alone, rel=1e-4)
 

@@ -76,7 +76,7 @@ def test_reordering_a_batch_reorders_its_losses(method, make_trainer, examples):
     trainer = make_trainer(method, given)
 
     def losses(batch):
-        values = trainer.forward(batch, torch.tensor(0.1)).values
+        values = trainer.forward(batch, {name: torch.tensor(0.1) for name in trainer.statistics.kinds}).values
         parts = values.split([e.count for e in batch])
         return {e.source: part for e, part in zip(batch, parts, strict=True)}
 
@@ -270,7 +270,7 @@ def trained(method, kinds, dtype=torch.float64, **config):
     } | config
     config = Config(method=method, **settings)
     model = TableLM(exact.ref_logps.to(dtype))
-    losses = {kind: loss for kind, loss in config.losses.items() if kind in kinds}
+    losses = {kind: loss for kind, loss in config.losses_by_kind.items() if kind in kinds}
     trainer = Trainer(Policy(model), losses, config, prompts=3)
     fit(Job(config, trainer, given, []))
     return exact, model.logps.detach(), trainer
@@ -344,7 +344,7 @@ def test_learned_baseline_is_refused_if_no_loss_takes_one(method, make_trainer, 
 def test_learned_baseline_without_prompts_is_refused():
     config = Config(method="una-centred", lora_r=0)
     with pytest.raises(InputError, match=r"prompts: expected at least one, to learn a V\(x\) of each, got 0"):
-        Trainer(Policy(TableLM(torch.zeros(2, 2))), {"labels": config.losses["labels"]}, config)
+        Trainer(Policy(TableLM(torch.zeros(2, 2))), {"labels": config.losses_by_kind["labels"]}, config)
 
 
 # ---- steps

@@ -112,6 +112,7 @@ def conform(
     rows: Iterable[Row],
     kinds: Sequence[str],
     *,
+    which: str = "best-worst",
     threshold: float | str = "median",
     ties: str = "drop",
     group: bool = False,
@@ -120,7 +121,7 @@ def conform(
 ) -> tuple[GroupedList[Row], tuple[Report, ...]]:
     """Each row with one kind of feedback out of `kinds`, in order of preference, and what was done.
 
-    A row keeps the first of `kinds` that it has. Otherwise it is converted: scores -> pairs (best-worst),
+    A row keeps the first of `kinds` that it has. Otherwise it is converted: scores -> pairs (`which`),
     scores -> lists, scores -> labels (`threshold`), pairs -> labels, labels -> pairs, any kind -> demos. Where
     responses are compared, rows of one response are gathered by prompt first.
 
@@ -130,6 +131,7 @@ def conform(
     Args:
         rows: of any kinds.
         kinds: that are accepted.
+        which: see `scores_to_pairs`.
         threshold: see `scores_to_labels`.
         ties: see `scores_to_pairs`.
         group: gather all rows of one response by prompt, as `group_by_prompt` does.
@@ -139,7 +141,7 @@ def conform(
     Raises:
         InputError: names a row for which no conversion is possible, and data of which nothing is left.
     """
-    steps = _steps(threshold=threshold, ties=ties, margins=margins)
+    steps = _steps(which=which, threshold=threshold, ties=ties, margins=margins)
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
 

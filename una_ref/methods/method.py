@@ -127,6 +127,7 @@ class Method:
         notebook: the notebook that derives it, or None.
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
         optimum: what minimises its loss on an exact world, as one sentence that a test confirms.
+        refresh: steps after which the reference moves to the policy, by default; 0: never.
         whole_batch: whether the loss compares all examples of a batch with each other, so that a batch is one forward
             pass in one process.
         meanings: what a hyper-parameter means in this method, where `HYPERPARAMETERS` does not say it.
@@ -159,6 +160,7 @@ class Method:
     aliases: tuple[str, ...] = ()
     trl: str = ""
     optimum: str = ""
+    refresh: int = 0
     whole_batch: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
 

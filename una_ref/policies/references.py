@@ -41,6 +41,8 @@ class Policy(nn.Module):
         has_reference: whether there is a reference.
         critic: values tokens, for losses that ask for values.
         second: another model as the reference; it has the same vocabulary, token by token.
+        moves: whether the reference is moved by `refresh`. With adapters it is then a second adapter, frozen, on the
+            same base.
 
     Raises:
         InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose initialisation
@@ -52,7 +54,13 @@ class Policy(nn.Module):
     """What calling it returns, by the name that losses have for it."""
 
     def __init__(
-        self, model: Any, *, has_reference: bool = True, critic: Critic | None = None, second: Any = None
+        self,
+        model: Any,
+        *,
+        has_reference: bool = True,
+        critic: Critic | None = None,
+        second: Any = None,
+        moves: bool = False,
     ) -> None:
         super().__init__()
         for one in (model,) if second is None else (model, second):
@@ -72,6 +80,33 @@ class Policy(nn.Module):
         self.second = second is not None
         other = second if self.second else copy.deepcopy(model) if has_reference and not self.adapters else None
         self.copy = [] if other is None else [other.eval().requires_grad_(False)]  # a list: not a submodule
+        moved = model.named_parameters() if moves and has_reference else ()
+        self._trained = {name: p for name, p in moved if p.requires_grad}
+        self._second_adapter = {n: p.detach().clone() for n, p in self._trained.items()} if not self.copy else {}
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Policy:
+        """Move the second adapter together with the model."""
+        super()._apply(fn, recurse)
+        self._second_adapter = {name: fn(value) for name, value in self._second_adapter.items()}
+        return self
+
+    @property
+    def moving(self) -> dict[str, torch.Tensor]:
+        """The weights of a reference that moves, by their names in the model; empty for a fixed one."""
+        own = dict(self.copy[0].named_parameters()) if self.copy else self._second_adapter
+        return {name: own[name] for name in self._trained}
+
+    @torch.no_grad()
+    def refresh(self, mix: float = 1.0) -> None:
+        """Move the reference towards the policy: its weights become (1 − mix)·θ_ref + mix·θ, and θ for mix = 1.
+
+        LoRA mixes the factors A and B of the adapter. The mixed weight then differs from the mixture of the two weights
+        by mix·(1 − mix)·(B − B_ref)·(A − A_ref), and not at all for mix = 1. The optimizer's moments stay.
+
+        Gorbatovski et al. 2024, Eq. 1 and 2, https://arxiv.org/abs/2404.09656
+        """
+        for name, value in self.moving.items():
+            value.copy_(self._trained[name] if mix == 1 else value.lerp(self._trained[name].to(value), mix))
 
     @property
     def layout(self) -> Layout:
@@ -124,10 +159,22 @@ class Policy(nn.Module):
                 return
             self.model.eval()
             try:
-                with self.model.disable_adapter():
+                with self._exchanged() if self._second_adapter else self.model.disable_adapter():
                     yield self.model
             finally:
                 self.model.train(training)
+
+    @contextmanager
+    def _exchanged(self) -> Iterator[None]:
+        """A context in which the adapter has the weights of the second one. No weight is copied or written to."""
+        own = {name: p.data for name, p in self._trained.items()}
+        try:
+            for name, value in self._second_adapter.items():
+                self._trained[name].data = value
+            yield
+        finally:
+            for name, value in own.items():
+                self._trained[name].data = value
 
     def reference(self, batch: Batch) -> torch.Tensor:
         """(B,) log π_ref(y|x)."""

@@ -20,7 +20,7 @@ from torch import Tensor
 from una_ref.errors import InputError
 from una_ref.training.sharding import shard_like, unsharded
 
-FORMAT = "5"
+FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
 RECORD = "run.json"
 """The file that marks a folder as a run's output: its config, and whether it is finished."""
@@ -95,7 +95,7 @@ def save(
     Args:
         path: a .safetensors file.
         step: steps done.
-        trained: name -> parameter, in the optimizer's order.
+        trained: name -> tensor, all that the run changes: parameters, and a reference that moves.
         optimizer: of these parameters.
         data: digest of the examples, which `load` compares.
         more: the rest of the run's state (replay buffer, adaptive β), ready for JSON.

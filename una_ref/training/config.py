@@ -8,9 +8,9 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.errors import InputError, near
-from una_ref.methods import METHODS, Method, probe
+from una_ref.methods import METHODS, Method, probe, weighted
 from una_ref.methods.method import Keep
-from una_ref.theory.divergences import DIVERGENCES
+from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
 TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
@@ -70,6 +70,8 @@ class Config:
     """The method's name in `METHODS`."""
     form: Literal["corrected", "printed", "released"] = "corrected"
     """The corrected loss, the equation as printed in the paper, or the authors' released code, where these differ."""
+    losses: str = ""
+    """A weighted sum of losses in place of the method's own, such as dpo:0.8,sft:0.2. Empty: the method's own."""
 
     data: str = "toysteer"
     """Files, quoted patterns, folders, hub names or - (standard input), separated by commas; or toysteer (ratings),
@@ -109,6 +111,10 @@ class Config:
     on disk, keyed by model, tokenizer, template and row, and shared by all runs."""
     reference_model: str = ""
     """Folder or hub name of another model as the reference, with the same vocabulary. Empty: the starting model."""
+    refresh_every: CountOrZero | None = None
+    """Steps after which the reference moves to the policy (TR-DPO). 0: never. null: the method's own number."""
+    refresh_mix: Annotated[float, Range(0, 1)] = 1.0
+    """Share of the policy in the new reference; 1 replaces it. LoRA mixes the factors of the adapter."""
 
     lr: NonNegative = 1e-3
     """Peak learning rate."""
@@ -150,6 +156,8 @@ class Config:
 
     threshold: float | Literal["median"] = "median"
     """Scores at or above it become positive labels. median: scores above the median of their prompt do."""
+    pairs: Literal["best-worst", "adjacent", "all"] = "best-worst"
+    """Which responses of a prompt become pairs by their scores: the ends, neighbours in the ranking, or all."""
     ties: Literal["drop", "keep-first"] = "drop"
     """How to turn equal scores into pairs."""
     group: bool = True
@@ -191,10 +199,13 @@ class Config:
     kl_horizon: Count = 10000
     """Adaptive KL: responses over which β adjusts."""
 
-    baseline: Literal["default", "learned"] = "default"
-    """Baseline V(x) of methods that take one: the method's own, or a learned number per prompt."""
+    baseline: Literal["default", "learned", "ema"] = "default"
+    """Baseline V(x) of methods that take one: the method's own, a learned number per prompt, or one number for all
+    prompts, the moving average of score minus reward (ema)."""
     value_lr: NonNegative | None = None
     """Learning rate of a learned V(x), by default 0.05, or of a critic, by default lr."""
+    decay: Annotated[float, Range(0, below=1)] = 0.9
+    """Share of the old value that a moving average over batches keeps in a step (baseline=ema, β-DPO, BCO)."""
 
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""
@@ -210,18 +221,23 @@ class Config:
     """The loss's own hyper-parameters, such as beta."""
 
     def __post_init__(self) -> None:
-        method = METHODS[self.method]
         for name, kind in field_types().items():
             check(name, getattr(self, name), kind)
+        method = self.record
         if self.form != "corrected" and getattr(method, self.form) is None:
-            raise InputError(f"form: {self.method} has no {self.form} form that differs from the corrected one")
+            what = "a sum of losses" if self.losses else self.method
+            raise InputError(f"form: {what} has no {self.form} form that differs from the corrected one")
         if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
             hint = near(self.data, TOYSTEER)
             raise InputError(f"data: expected {one_of(TOYSTEER)}, got {self.data!r}{hint}")
         if self.patience and not self.eval_every:
             raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
+        for name in self.shape:
+            if name not in SHAPE:
+                raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
         self._check_loss(method)
-        self._check_model(method)
+        exclusions.check_model(self)
+        exclusions.check_refresh(self)
         self._check_online(method)
         self._check_values()
 
@@ -232,44 +248,18 @@ class Config:
             if name not in known:
                 raise InputError(f"loss_kwargs: expected {one_of(known)}, got {name!r}{near(name, known)}")
             check(name, value, hyperparameter_type(name, known[name]))
+        if self.losses and (clash := weighted.unshared(self.losses, self.loss_kwargs)):
+            raise InputError(clash)
         if "divergence" in known:
-            self._check_divergence(known)
+            exclusions.check_divergence(self.loss_kwargs.get("divergence", known["divergence"]))
 
     def _check_values(self) -> None:
         """Refuse hyper-parameters that the loss itself refuses: it is called once, on example arguments."""
-        for kind, loss in self.losses.items():
+        for kind, loss in self.losses_by_kind.items():
             try:
                 probe.call(loss, kind, self.loss_kwargs)
             except ValueError as error:
                 raise InputError(f"{self.method}: {error}") from None
-
-    def _check_divergence(self, known: Mapping[str, Any]) -> None:
-        """Refuse divergences that are not known or have no gradient."""
-        divergence = self.loss_kwargs.get("divergence", known["divergence"])
-        if divergence == "tv":
-            raise InputError("divergence=tv: expected one with a gradient, got tv, whose f′ is constant on each side")
-        trainable = [name for name in DIVERGENCES if name != "tv"]
-        if divergence not in trainable:
-            hint = near(str(divergence), trainable)
-            raise InputError(f"divergence: expected {one_of(trainable)}, got {divergence!r}{hint}")
-
-    def _check_model(self, method: Method) -> None:
-        """Refuse models that cannot be made, loaded or used by this method."""
-        for name in self.shape:
-            if name not in SHAPE:
-                raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
-        if self.reference_model and not method.needs_reference:
-            raise InputError(f"reference_model: expected none, since {self.method} has no reference, got one")
-        if not self.load_in_4bit:
-            return
-        if not (self.model and self.lora_r):
-            got = "no model" if self.lora_r else "lora_r=0"
-            raise InputError(f"load_in_4bit: expected a model to load, with adapters to train, got {got}")
-        if method.scorer or method.advantages:
-            why = "whose adapters are merged at the end" if method.scorer else "whose critic is a copy of the model"
-            raise InputError(f"load_in_4bit: expected another method than {self.method}, {why}")
-        if self.engine == "vllm":
-            raise InputError("load_in_4bit: expected engine=hf, got vllm, which samples from the unquantised weights")
 
     def _check_online(self, method: Method) -> None:
         """Refuse keys of online runs in offline ones, and sampling with which the method would be wrong."""
@@ -306,6 +296,21 @@ class Config:
     # ---- what the method makes of the run
 
     @property
+    def record(self) -> Method:
+        """The method, with the sum of losses in place of its own where there is one."""
+        return weighted.combined(METHODS[self.method], self.losses)
+
+    @property
+    def whole_batch(self) -> bool:
+        """Whether a loss compares all examples of a batch, which is then one micro-batch."""
+        return self.record.whole_batch
+
+    @property
+    def refresh(self) -> int:
+        """Steps after which the reference moves to the policy; 0: never."""
+        return self.record.refresh if self.refresh_every is None else self.refresh_every
+
+    @property
     def on_policy(self) -> bool:
         """Whether the responses are sampled from the policy under training."""
         return self.online or METHODS[self.method].source == "policy"
@@ -322,9 +327,9 @@ class Config:
         return self.passes or default, self.minibatches
 
     @property
-    def losses(self) -> dict[str, Callable[..., Any]]:
+    def losses_by_kind(self) -> dict[str, Callable[..., Any]]:
         """Kind of feedback -> loss, in the form asked for."""
-        method = METHODS[self.method]
+        method = self.record
         losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
         if self.on_policy:
             kind = sampled_kind(method)
@@ -340,7 +345,7 @@ class Config:
     @property
     def beta(self) -> float:
         """β: the value that was set, or the default of the loss."""
-        return float(self.loss_kwargs.get("beta", METHODS[self.method].hyperparameters.get("beta", 1.0)))
+        return float(self.loss_kwargs.get("beta", self.record.hyperparameters.get("beta", 1.0)))
 
     @property
     def weights_dtype(self) -> str:

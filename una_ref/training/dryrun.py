@@ -13,7 +13,6 @@ from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
-from una_ref.methods.arguments import Need
 from una_ref.policies import loading
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
@@ -22,6 +21,7 @@ from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
 from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
 from una_ref.training.settings import output_of, recipes
+from una_ref.training.statistics import at_start
 
 
 def dry_run(config: Config) -> str:
@@ -147,9 +147,7 @@ def _first_row(job: Job) -> Iterator[str]:
         return
     example = rows[0]
     trainer.policy.eval()
-    # The policy is still equal to its reference, so KTO's KL is 0.
-    kl = torch.zeros((), device=trainer.accelerator.device) if Need.KL in trainer.needs else None
-    forward = trainer.forward([example], kl)
+    forward = trainer.forward([example], at_start(trainer.statistics, [example]))
     batch = forward.batch
     scored = [batch.target[batch.response == i].tolist() for i in range(len(example.responses))]
     yield "the first row through model and loss"

@@ -119,7 +119,7 @@ class Job:
             values |= measured(examples, drawn, old_logps_of(examples) or trainer.logps(examples).tolist())
             if isinstance(self.rollouts.engine, HuggingFace):
                 values["merged"] = float(self.rollouts.engine.merging.merged)
-        kind = next(iter(self.config.losses))
+        kind = next(iter(self.config.losses_by_kind))
         return [row for e in examples if (row := kept(e, self.config.keep, kind))], values
 
     def step(self, step: int, *, record: bool) -> dict[str, float]:
@@ -141,6 +141,8 @@ class Job:
         for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
             values = trainer.step(step, [*some, *self._demos(some, step, update)], update=update, record=record)
         self.seconds["learning"] += seconds(trainer.accelerator.device) - began
+        if _every(config.refresh, step + 1):
+            trainer.policy.refresh(config.refresh_mix)
         if config.kl_target:
             responses = sum(len(e.responses) for e in rows)
             beta = adaptive_beta(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
@@ -164,6 +166,7 @@ class Job:
         return {
             "pool": self.pool.state(),
             "loss_kwargs": self.trainer.loss_kwargs,
+            "averages": self.trainer.statistics.averages,
             "callbacks": [callback.state() for callback in self.callbacks],
             "processes": self.processes,
         }
@@ -172,6 +175,7 @@ class Job:
         """Take over a state."""
         self.pool.restore(state["pool"])
         self.trainer.loss_kwargs = state["loss_kwargs"]
+        self.trainer.statistics.averages = state["averages"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.restore(own)
         before = state["processes"]
@@ -197,7 +201,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     data = digest(job.examples) if state else ""
     if len({*distributed.from_all(trainer.accelerator, [data])}) > 1:
         raise InputError("data: expected the same rows in every process, got different ones (a pipe is read once)")
-    start, more = checkpoints.load(state, trainer.trained, trainer.optimizer, data=data) if state else (0, {})
+    start, more = checkpoints.load(state, trainer.kept, trainer.optimizer, data=data) if state else (0, {})
     if len(found := {*distributed.from_all(trainer.accelerator, [start])}) > 1:
         raise InputError(f"output: expected one folder for all processes, got checkpoints of steps {sorted(found)}")
     told = progress and main
@@ -229,7 +233,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 values = job.step(step, record=record)
             except Unrewarded as error:  # this step has changed nothing yet
                 if state and main and step:
-                    checkpoints.save(state, step, trainer.trained, trainer.optimizer, data=data, more=job.state())
+                    checkpoints.save(state, step, trainer.kept, trainer.optimizer, data=data, more=job.state())
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 raise Unrewarded(f"step {done}: {error}") from error
             except NonFinite as error:
@@ -258,7 +262,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
             if state and (main or trainer.sharded) and not final and (stop or _every(config.save_every, done)):
                 own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
-                checkpoints.save(state, done, trainer.trained, trainer.optimizer, **own)
+                checkpoints.save(state, done, trainer.kept, trainer.optimizer, **own)
             if stop:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 again = "; the same command resumes it" if output else ""

@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from una_ref.data.batch import Batch
-from una_ref.methods.arguments import PAIRED, names
+from una_ref.methods.arguments import PAIRED, names, requires
+from una_ref.methods.method import Method
 
 Losses = Mapping[str, Callable[..., Tensor]]
 """Kind of feedback -> loss."""
@@ -25,7 +26,7 @@ def losses_of(
     Args:
         losses: the loss of each kind of feedback in the batch.
         batch: B responses.
-        known: arguments of single responses by name, (B,), (B, T) or (B, T, V); `kl` is one number.
+        known: arguments of single responses by name, (B,), (B, T) or (B, T, V), and numbers of the whole batch, ().
         loss_kwargs: hyper-parameters by name.
     """
     wanted = {PAIRED[name][0] if name in PAIRED else name for loss in losses.values() for name in names(loss)}
@@ -35,7 +36,7 @@ def losses_of(
     available = {name: value for name, value in (batched | dict(known)).items() if name in wanted}
     if "win_rates" in wanted:
         available["win_rates"] = win_rates(batch).to(output)
-    whole = {"kl": available.pop("kl")} if "kl" in available else {}
+    whole = {name: available.pop(name) for name, value in list(available.items()) if value.dim() == 0}
 
     def responses(index: Tensor) -> dict[str, Tensor]:
         return {name: value[index] for name, value in available.items()}
@@ -60,6 +61,28 @@ def losses_of(
     if len(batch.demos):
         found["demos"] = call("demos", responses(batch.demos))
     return found
+
+
+@torch.no_grad()
+def rewards_of(
+    method: Method, batch: Batch, known: Mapping[str, Tensor], loss_kwargs: Mapping[str, Any]
+) -> Tensor | None:
+    """(B,) what a method calls the reward, in float64; None unless everything that it is made of is known.
+
+    Args:
+        method: of the run.
+        batch: B responses.
+        known: arguments of single responses by name.
+        loss_kwargs: hyper-parameters by name.
+    """
+    function = method.reward.function
+    if function is None:
+        return None
+    given = {**method.hyperparameters, **loss_kwargs, **known, "lengths": batch.lengths}
+    if any(requires(function, name) and name not in given for name in names(function)):
+        return None
+    values = {name: given[name] for name in names(function) & given.keys()}
+    return function(**{name: v.double() if isinstance(v, Tensor) else v for name, v in values.items()})
 
 
 def _lists(responses: Mapping[str, Tensor]) -> dict[str, Tensor]:

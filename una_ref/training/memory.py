@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import copy
 import math
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -246,10 +247,12 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
     yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
-    has_reference = METHODS[config.method].needs_reference
+    has_reference = config.record.needs_reference
     copied = has_reference and not adapted
+    moves = has_reference and adapted and config.refresh > 0
     how = "a frozen copy" if copied else "the adapters off" if has_reference else "none"
-    own = list(held.second.parameters()) if held.second else weights if copied else []
+    how = f"{_count(adapters)}, a second adapter" if moves else how
+    own = list(held.second.parameters()) if held.second else weights if copied else adapters if moves else []
     yield Part("reference", nbytes(own), f"{_count(own)}, {config.reference_model}" if held.second else how)
     shares = held.critic is not None and held.critic.core is None
     how = f"{_count(critic)}{', a head on the policy' if shares else ''}"
@@ -287,7 +290,8 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
 def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
     layout = layouts(held.policy)[0] if config.layout == "auto" else config.layout
     scorer = METHODS[config.method].scorer
-    micro = next(microbatches([row] * config.batch, config.micro_tokens, layout, include_last_token=scorer))
+    most = sys.maxsize if config.whole_batch else config.micro_tokens
+    micro = next(microbatches([row] * config.batch, most, layout, include_last_token=scorer))
     batch = collate(micro, layout, include_last_token=scorer).to("meta")
     tokens = batch.tokens.numel()
     cores = [parts(held.policy)[0]]

@@ -11,7 +11,6 @@ from una_ref.data import toysteer
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
-from una_ref.methods import METHODS
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, scorers
 from una_ref.policies.critics import Critic, copy_core
@@ -65,18 +64,19 @@ def _texts(rows: Iterable[Row]) -> Iterable[str]:
 
 def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
     """What is trained: a policy with its reference and critic, or a scorer."""
-    method = METHODS[config.method]
+    method = config.record
     if method.scorer:
         return Scorer(with_adapters(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
     critic = critic_for(model, config)
     policy = with_adapters(model, config)
     second = _second(config, encoder.tokenizer)
-    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second)
+    moves = config.refresh > 0
+    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second, moves=moves)
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:
     """The critic, if a loss asks for values of tokens; made from the model without adapters."""
-    if Need.CRITIC not in needs(config.losses.values()):
+    if Need.CRITIC not in needs(config.losses_by_kind.values()):
         return None
     if config.critic == "head":
         return Critic(model)

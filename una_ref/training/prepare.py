@@ -23,7 +23,8 @@ from una_ref.data.examples import Examples
 from una_ref.data.rows import Row, gathered, held_out, prompt_key, shuffled_scores, split_name
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
-from una_ref.methods.arguments import Need, needs
+from una_ref.methods import weighted
+from una_ref.methods.arguments import Need, argument, names, needs
 from una_ref.policies import reward_sources
 from una_ref.policies.answers import RewardSource
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
@@ -102,9 +103,10 @@ def prepare(
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
-    losses, demos = config.losses, Examples[Example]()
+    losses, demos = config.losses_by_kind, Examples[Example]()
     if not config.on_policy:
         losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
+        _check_terms(config, examples)
     elif config.auxiliary:
         losses = losses | config.auxiliary
         demos = encoder.encode(conversions.conform(training_rows, ("demos",))[0])
@@ -120,6 +122,14 @@ def prepare(
     )
     _check_start(job, notes, encoder, references)
     return job
+
+
+def _check_terms(config: Config, examples: Examples[Any]) -> None:
+    """Refuse a sum of losses with a method that no feedback in the data is for."""
+    for term, _ in weighted.terms(config.losses) if config.losses else ():
+        if not any(weighted.on(term, kind) for kind in examples.kinds):
+            kinds, found = " or ".join(term.kinds), ", ".join(sorted(examples.kinds))
+            raise InputError(f"losses: {term.name}: expected {kinds} in the data, got {found}. Fix: leave it out")
 
 
 # ---- data
@@ -162,8 +172,9 @@ def usable_rows(
     if not rows:
         raise InputError(f"data {config.data}: expected at least one row, got none")
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
-    losses = config.losses
+    losses = config.losses_by_kind
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
+    options["which"] = config.pairs
     options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
@@ -221,8 +232,11 @@ def value_start(losses: Losses, examples: Examples[Any]) -> float:
         return 0.0
     zero, both, share = torch.zeros(2), torch.tensor([1.0, 0.0]), torch.tensor([label, 1 - label])
 
+    asked = {name: entry for name in names(loss) if (entry := argument(name)) is not None}
+    others = {name: torch.zeros(()) if entry.kind == "batch" else zero for name, entry in asked.items()}
+
     def mean_loss(start: float) -> float:
-        return float(share @ loss(logps=zero, ref_logps=zero, labels=both, baseline=start))
+        return float(share @ loss(**others | {"labels": both, "baseline": start}))
 
     return min(float(torch.logit(torch.tensor(label), eps=1e-3)), 2 * label - 1, key=mean_loss)
 

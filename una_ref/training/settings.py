@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
 from una_ref.errors import InputError, near, near_path
-from una_ref.methods import METHODS
+from una_ref.methods import METHODS, weighted
 from una_ref.training.config import GROUPS, SHAPE, Config, field_types, hyperparameter_type
 from una_ref.training.fields import check, choices, one_of, read
 from una_ref.training.hints import HINTS
@@ -170,7 +170,10 @@ def resolve(what: str = "", settings: Iterable[str] = (), *, file: str = "", **o
         raise InputError(f"{named[-1].place}: method: expected a method, got {method!r}{near(str(method), _methods())}")
     values: dict[str, Any] = {"method": method}
     given = [("", {key: value for key, value in options.items() if value is not None}), *map(_layer, settings)]
-    for place, keys in [*start, *given]:
+    layers = [*start, *given]
+    sums = [(place, {"losses": keys["losses"]}) for place, keys in layers if "losses" in keys]
+    rest = [(place, {key: value for key, value in keys.items() if key != "losses"}) for place, keys in layers]
+    for place, keys in [*sums, *rest]:  # a sum of losses first, since it has hyper-parameters of its own
         for key, value in keys.items():
             if key == "method" and place:
                 continue
@@ -230,7 +233,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     replaces the one before.
     """
     method, types = values["method"], field_types()
-    known = METHODS[method].hyperparameters
+    known = _known(values)
     name, dot, part = (f"loss_kwargs.{key}" if key in known else key).partition(".")
     mapping = get_origin(types.get(name)) is dict
     if name == "method" or name not in types or (dot and not mapping):
@@ -247,6 +250,11 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{near(part, parts)}")
     kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
+
+
+def _known(values: Mapping[str, Any]) -> Mapping[str, float | str]:
+    """The hyper-parameters of the losses with their defaults."""
+    return weighted.combined(METHODS[values["method"]], values.get("losses", "")).hyperparameters
 
 
 def _typed(key: str, value: Any, kind: Any) -> Any:

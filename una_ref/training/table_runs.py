@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from una_ref.data.batch import Prompt
-from una_ref.methods import METHODS
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies.answers import Answer
 from una_ref.policies.critics import Critic, copy_core
@@ -62,10 +61,10 @@ def table_job(world: TableWorld, config: Config, *, rewards: Tensor | None = Non
     """
     told = world.rewards if rewards is None else rewards
     model = TableLM(world.ref_logps)
-    values = Need.CRITIC in needs(config.losses.values())
+    values = Need.CRITIC in needs(config.losses_by_kind.values())
     critic = Critic(model, copy_core(model) if config.critic == "separate" else None) if values else None
-    policy = Policy(model, has_reference=METHODS[config.method].needs_reference, critic=critic)
-    trainer = Trainer(policy, config.losses, config, prompts=len(told))
+    policy = Policy(model, has_reference=config.record.needs_reference, critic=critic)
+    trainer = Trainer(policy, config.losses_by_kind, config, prompts=len(told))
     prompts = [Prompt((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
     rollouts = Rollouts(Multinomial(), _lookup(told), "the table", Numbers(), config.samples, 1, config.seed)
     return Job(config, trainer, prompts, [], tokenizer=Numbers(), rollouts=rollouts)

@@ -8,26 +8,26 @@ whatever the lengths, the cut and the number of processes.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from types import MappingProxyType
 
 import torch
 from torch import Tensor, nn
 
 from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
-from una_ref.methods import METHODS
-from una_ref.methods.arguments import ARGUMENTS, Need, names, needs, requires
+from una_ref.methods.arguments import ARGUMENTS, Need, needs, requires
 from una_ref.policies.layouts import layouts
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
 from una_ref.training import distributed, sharding
-from una_ref.training.batches import mismatched
 from una_ref.training.config import Config
-from una_ref.training.losses import Losses, losses_of
+from una_ref.training.losses import Losses, losses_of, rewards_of
 from una_ref.training.metrics import NAMES, means, measure
+from una_ref.training.statistics import Statistics
 
 
 class NonFinite(RuntimeError):
@@ -85,6 +85,7 @@ class Trainer:
         accelerator: the processes and the device.
         sharded: whether the weights are in shards over the processes.
         cache: of the reference's log-probabilities; None where they are computed in every step.
+        statistics: numbers of the whole batch that the losses ask for.
 
     Raises:
         InputError: the config asks for what these losses or processes cannot do.
@@ -99,8 +100,14 @@ class Trainer:
                 f"batch: expected at least one row for each of {self.accelerator.num_processes} "
                 f"processes, got {config.batch}"
             )
-        self.config, self.losses, self.method = config, losses, METHODS[config.method]
+        if config.whole_batch and self.accelerator.num_processes > 1:
+            raise InputError(
+                f"processes: {config.method}: expected one, since its loss compares all examples of a batch, got "
+                f"{self.accelerator.num_processes}. Fix: start the run without a launcher"
+            )
+        self.config, self.losses, self.method = config, losses, config.record
         self.needs = needs(losses.values())
+        self.statistics = Statistics(losses, decay=config.decay, baseline=config.baseline == "ema")
         self.policy = policy.train()
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
         self.policy.to(self.accelerator.device)
@@ -136,17 +143,27 @@ class Trainer:
         self.cache: ReferenceCache | None = None
 
     def _learns_values(self) -> bool:
-        """Whether V(x) is learned: the config asks for it, or a loss requires a baseline."""
-        if self.config.baseline == "learned":
-            if Need.BASELINE not in self.needs:
-                raise InputError(f"baseline=learned: the losses of {self.config.method} take no baseline")
-            return True
-        return any(requires(loss, "baseline") for loss in self.losses.values())
+        """Whether V(x) is learned: the config asks for it, or a loss requires a baseline and gets no other."""
+        how = self.config.baseline
+        if how != "default" and Need.BASELINE not in self.needs:
+            raise InputError(f"baseline={how}: the losses of {self.config.method} take no baseline")
+        if how == "ema":
+            for kind in self.statistics.kinds["baseline"] - {"scores"}:
+                raise InputError(
+                    f"baseline=ema: expected scores, since it averages s − r_θ, got {kind}. Fix: baseline=learned"
+                )
+            return False
+        return how == "learned" or any(requires(loss, "baseline") for loss in self.losses.values())
+
+    @property
+    def kept(self) -> dict[str, Tensor]:
+        """Name -> tensor, all that a checkpoint holds: what is trained, and the reference if it moves."""
+        return {**self.trained, **{f"reference.{name}": value for name, value in self.policy.moving.items()}}
 
     @property
     def compares_group(self) -> bool:
         """Whether a loss compares a response with the others of its prompt, so that each prompt needs two."""
-        return bool(self.needs & {Need.GROUP}) and self.values is None
+        return Need.GROUP in self.needs and self.values is None and self.config.baseline != "ema"
 
     def rate(self, step: int) -> float:
         """The share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0 or constant."""
@@ -162,7 +179,7 @@ class Trainer:
         """One optimizer step on a batch; returns its metrics if they are to be recorded.
 
         Args:
-            step: from 0; it determines the learning rate and the dropout masks.
+            step: from 0; it determines the learning rate and the random numbers.
             examples: the whole batch. Every process gets the same examples and takes its share.
             update: which optimizer step within the step.
             record: whether to measure.
@@ -171,9 +188,8 @@ class Trainer:
             NonFinite: before any weight has changed.
         """
         c, team = self.config, self.accelerator
-        if c.lora_dropout:  # the masks depend on seed, step and process, and not on where a run was resumed
-            place = c.seed * 1_000_003 + step + update * 1_000_000_007
-            torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
+        # Dropout, and a loss that samples, depend on seed, step and process, and not on where a run was resumed.
+        self._seed(step + update * 1_000_000_007)
         measured = self.accumulate(examples, record=record)
         norms = [sharding.clip_gradients(part, c.max_grad_norm or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
@@ -183,6 +199,7 @@ class Trainer:
             group["lr"] = group["peak"] * self.rate(step)
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self.statistics.keep()
         return measured | {"grad_norm": norm, "lr": c.lr * self.rate(step)} if record else {}
 
     def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
@@ -191,7 +208,7 @@ class Trainer:
         An auxiliary loss has a mean of its own, over its own examples. It is not part of the metric `loss`.
         """
         team = self.accelerator
-        kl = self._kl(examples)
+        statistics = self.statistics(self, examples, training=True)
         auxiliary = self.method.auxiliary.kind if self.method.auxiliary else ""
         counts = {True: 0, False: 0}  # whether the loss is auxiliary -> number of losses
         for e in examples:
@@ -199,7 +216,7 @@ class Trainer:
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=team.device)
         bad: NonFinite | None = None
         for micro, mine in self.turns(examples):
-            forward = self.forward(micro, kl)
+            forward = self.forward(micro, statistics)
             values = forward.values
             if mine and not torch.isfinite(values).all():
                 bad = bad or NonFinite(f"a loss is {values[~torch.isfinite(values)][0].item()}", micro)
@@ -223,20 +240,27 @@ class Trainer:
                     continue
                 gradient = torch.zeros_like(parameter) if parameter.grad is None else parameter.grad
                 parameter.grad = team.reduce(gradient)
-        return self._means(sums, kl) if record else {}
+        return self._means(sums, statistics) if record else {}
 
     @torch.no_grad()
     def evaluate(self, examples: Sequence[Example]) -> dict[str, float]:
         """The metrics of held-out examples, in eval mode."""
         self.policy.eval()
-        kl = self._kl(examples)
+        self._seed(-1)  # a loss that samples has the same random numbers in every evaluation
+        statistics = self.statistics(self, examples, training=False)
         sums = torch.zeros(len(NAMES), 2, dtype=torch.float64, device=self.accelerator.device)
         for micro, mine in self.turns(examples):
-            forward = self.forward(micro, kl)
+            forward = self.forward(micro, statistics)
             if mine:
                 sums += measure(forward.batch, forward.values, forward.logps, forward.rewards)
         self.policy.train()
-        return self._means(sums, kl)
+        return self._means(sums, statistics)
+
+    def _seed(self, place: int) -> None:
+        """Seed torch by the run's seed, a place in the run and the process."""
+        team = self.accelerator
+        place += self.config.seed * 1_000_003
+        torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
 
     @torch.no_grad()
     def logps(self, examples: Sequence[Example]) -> Tensor:
@@ -274,9 +298,9 @@ class Trainer:
         batch = self.batch(first)
         reference = self.reference(first, batch)
         with self.autocast():
-            return self.policy.check_start(batch, self._summed(reference, batch))
+            return self.policy.check_start(batch, self.summed(reference, batch))
 
-    def _summed(self, reference: Tensor, batch: Batch) -> Tensor:
+    def summed(self, reference: Tensor, batch: Batch) -> Tensor:
         """(B,) from what `reference` returns."""
         return summed(reference, batch) if Need.REFERENCE_TOKENS in self.needs else reference
 
@@ -297,8 +321,13 @@ class Trainer:
         """The share of some examples that this process takes, as micro-batches, and whether each counts.
 
         With sharded weights all processes must compute equally often: then some micro-batches are there for that alone.
+        A loss of the whole batch gets `batch` rows at once, whatever `micro_tokens`.
         """
         team = self.accelerator
+        if self.config.whole_batch:
+            rows = iter(examples)
+            yield from ((whole, True) for whole in iter(lambda: list(islice(rows, self.config.batch)), []))
+            return
         if not self.sharded:
             mine = islice(examples, team.process_index, None, team.num_processes)
             yield from ((micro, True) for micro in self.runs(mine))
@@ -329,8 +358,8 @@ class Trainer:
     def _casts(self) -> bool:
         return self.config.dtype == "bfloat16" and not self.config.lora_r
 
-    def forward(self, examples: Sequence[Example], kl: Tensor | None = None) -> Forward:
-        """A micro-batch with its losses, log-probabilities and rewards. `kl` is KTO's estimate, in nats."""
+    def forward(self, examples: Sequence[Example], statistics: Mapping[str, Tensor] = MappingProxyType({})) -> Forward:
+        """A micro-batch with its losses, log-probabilities and rewards, given the statistics of the whole batch."""
         batch = self.batch(examples)
         with self.autocast():
             known = self.policy.outputs(batch, self.needs)
@@ -347,10 +376,10 @@ class Trainer:
             known["mask"] = batch.by_response(torch.ones_like(batch.target, dtype=torch.bool))
         if (baseline := self.baseline(batch)) is not None:
             known["baseline"] = baseline
-        if kl is not None:
-            known["kl"] = kl
+        known |= {name: value.to(output) for name, value in statistics.items()}
         losses = losses_of(self.losses, batch, known, self.loss_kwargs)
-        return Forward(batch, losses, known.get("logps"), known.get("ref_logps"), self._rewards(known, batch))
+        rewards = rewards_of(self.method, batch, known, self.loss_kwargs)
+        return Forward(batch, losses, known.get("logps"), known.get("ref_logps"), rewards)
 
     def _references(self, examples: Sequence[Example], batch: Batch) -> dict[str, Tensor]:
         """What the losses ask of the reference, by name."""
@@ -361,38 +390,10 @@ class Trainer:
             reference = self.reference(examples, batch)
             if Need.REFERENCE_TOKENS in self.needs:
                 found["ref_token_logps"] = reference
-            found["ref_logps"] = self._summed(reference, batch)
+            found["ref_logps"] = self.summed(reference, batch)
         if Need.REFERENCE_DISTRIBUTIONS in self.needs:
             found["ref_logits"] = self.policy.reference_distributions(batch)
         return found
 
-    @torch.no_grad()
-    def _rewards(self, known: dict[str, Tensor], batch: Batch) -> Tensor | None:
-        """(B,) what the method calls the reward, in float64, where everything that it is made of is known."""
-        function = self.method.reward.function
-        if function is None:
-            return None
-        kwargs = {**self.method.hyperparameters, **self.loss_kwargs}
-        given = kwargs | known | {"lengths": batch.lengths}
-        if any(requires(function, name) and name not in given for name in names(function)):
-            return None
-        values = {name: given[name] for name in names(function) & given.keys()}
-        return function(**{name: v.double() if isinstance(v, Tensor) else v for name, v in values.items()})
-
-    @torch.no_grad()
-    def _kl(self, examples: Sequence[Example]) -> Tensor | None:
-        """max(0, mean log π/π_ref of mismatched responses) over the whole batch, if a loss asks for it (KTO's z₀)."""
-        if Need.KL not in self.needs:
-            return None
-        sums = torch.zeros(2, dtype=torch.float64, device=self.accelerator.device)
-        for micro, mine in self.turns(mismatched(examples)):
-            batch = self.batch(micro)
-            with self.autocast():
-                gaps = self.policy(batch).double() - self._summed(self.reference(micro, batch), batch)
-            if mine:
-                sums += torch.stack([gaps.sum(), gaps.new_tensor(len(gaps))])
-        total, count = self.accelerator.reduce(sums)
-        return (total / count).clamp(min=0).float()
-
-    def _means(self, sums: Tensor, kl: Tensor | None) -> dict[str, float]:
-        return means(self.accelerator.reduce(sums)) | ({} if kl is None else {"kl": float(kl)})
+    def _means(self, sums: Tensor, statistics: Mapping[str, Tensor]) -> dict[str, float]:
+        return means(self.accelerator.reduce(sums)) | {name: float(value) for name, value in statistics.items()}
