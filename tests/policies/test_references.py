@@ -226,3 +226,67 @@ def test_only_adapters_are_trained(tiny):
 def test_a_model_that_would_be_scored_wrongly_makes_no_policy(tiny):
     with pytest.raises(InputError, match="soft cap"):
         Policy(tiny("Gemma2", head_dim=8), has_reference=False)
+
+
+# ---------------------------------------------------------------------------------------------- a reference that moves
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_refreshed_reference_is_the_policy_and_then_stays(tiny, rank):
+    policy = Policy(with_lora(tiny(), r=rank) if rank else tiny(), moves=True)
+    start = policy.reference(BATCH)
+    assert torch.equal(policy(BATCH), start)
+    train(policy)
+    assert torch.equal(policy.reference(BATCH), start) and not torch.allclose(policy(BATCH), start, atol=0.1)
+    policy.refresh()
+    moved = policy.reference(BATCH)
+    torch.testing.assert_close(moved, policy.eval()(BATCH).detach(), rtol=0, atol=1e-5)
+    train(policy)
+    assert torch.equal(policy.reference(BATCH), moved) and not torch.allclose(policy(BATCH), moved, atol=0.1)
+
+
+@pytest.mark.parametrize("rank", [4, 0])
+def test_mixed_reference_has_the_mean_of_the_weights(tiny, rank):
+    policy = Policy(with_lora(tiny(), r=rank) if rank else tiny(), moves=True)
+    before = {name: value.clone() for name, value in policy.moving.items()}
+    train(policy)
+    policy.refresh(0.25)
+    trained = {name: p for name, p in policy.model.named_parameters() if p.requires_grad}
+    assert policy.moving.keys() == trained.keys()
+    for name, value in policy.moving.items():
+        torch.testing.assert_close(value, 0.75 * before[name] + 0.25 * trained[name].detach(), rtol=1e-5, atol=1e-7)
+
+
+def test_second_adapter_keeps_no_copy_of_the_base_and_leaves_the_gradient_alone(tiny):
+    policy = Policy(with_lora(tiny(), r=4), moves=True)
+    train(policy)
+    policy.refresh()
+    train(policy)
+    adapter = sum(p.numel() for p in policy.model.parameters() if p.requires_grad)
+    assert not policy.copy and sum(value.numel() for value in policy.moving.values()) == adapter
+    pointers = {name: p.data_ptr() for name, p in policy.model.named_parameters()}
+
+    def gradient(between):
+        policy.zero_grad()
+        logps = policy(BATCH)
+        between()  # the reference is computed between the forward and the backward pass of the policy
+        logps.sum().backward()
+        return torch.cat([p.grad.flatten() for p in policy.model.parameters() if p.requires_grad])
+
+    assert torch.equal(gradient(lambda: None), gradient(lambda: policy.reference(BATCH)))
+    assert pointers == {name: p.data_ptr() for name, p in policy.model.named_parameters()}
+
+
+def test_second_adapter_moves_to_the_dtype_of_the_policy(tiny):
+    policy = Policy(with_lora(tiny(), r=4), moves=True).to(torch.float64)
+    assert {value.dtype for value in policy.moving.values()} == {torch.float64}
+    policy.reference(BATCH)
+
+
+def test_fixed_reference_has_nothing_that_moves(tiny):
+    policy = Policy(with_lora(tiny(), r=4))
+    assert policy.moving == {}
+    train(policy)
+    before = policy.reference(BATCH)
+    policy.refresh()
+    assert torch.equal(policy.reference(BATCH), before)

@@ -27,6 +27,8 @@ RUNS = {
     "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
     "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
     "reward-model": ("pairs", ["lora_dropout=0.3", "save_every=2"]),
+    "tr-dpo": ("pairs", ["refresh_every=2", "refresh_mix=0.5", "save_every=1"]),
+    "una-score": ("scores", ["baseline=ema", "save_every=2"]),
 }
 
 

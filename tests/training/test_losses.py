@@ -124,7 +124,7 @@ def test_list_loss_gradient_does_not_depend_on_micro_batches(make_trainer, gradi
         start = make_trainer("una-score", LISTS, micro_tokens=tokens)
         trainer = Trainer(start.policy, {"lists": loss}, start.config)
         gradients.append(gradient(trainer, LISTS))
-    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-7)
+    torch.testing.assert_close(gradients[0], gradients[1], rtol=1e-4, atol=1e-6)
     assert gradients[0].abs().max() > 1e-4
 
 

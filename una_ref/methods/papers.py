@@ -94,3 +94,9 @@ BRADLEY_TERRY = Paper(
     "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
     "https://doi.org/10.1093/biomet/39.3-4.324",
 )
+# ---- training: moving references and sums of losses
+TR_DPO = Paper(
+    "Gorbatovski et al. 2024, TR-DPO",
+    "Learn Your Reference Model for Real Good Alignment",
+    "https://arxiv.org/abs/2404.09656",
+)

@@ -54,7 +54,11 @@ HINTS: Mapping[str, Hint] = {
     "per_device_eval_batch_size": Hint("micro_tokens", "evaluation is split by tokens as well"),
     "packing": Hint("layout"),
     "padding_free": Hint("layout"),
-    "loss_type": Hint("", "name the method instead, such as una-ref train ipo; una-ref methods lists them"),
+    "loss_type": Hint("", "name the method instead, such as una-ref train ipo; a sum is losses=dpo:0.8,sft:0.2"),
+    "loss_weights": Hint("losses", "a sum such as losses=dpo:0.8,sft:0.2"),
+    "sync_ref_model": Hint("refresh_every", "steps after which the reference moves; with LoRA as well"),
+    "ref_model_sync_steps": Hint("refresh_every"),
+    "ref_model_mixup_alpha": Hint("refresh_mix", "1 unless it is set; TRL's default is 0.6"),
     "resume_from_checkpoint": Hint("", "the same command on the same output resumes the run"),
     "push_to_hub": Hint("", "publish a finished folder with hf upload NAME FOLDER"),
     # ---- optimizer

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from una_ref.methods import pairs, papers, rewards
 from una_ref.methods.method import Method, axes_of
+from una_ref.methods.records.una import UNA_PAIR
 
 IPO = Method(
     name="ipo",
@@ -73,5 +76,23 @@ IUPO = Method(
     notebook="06_upo_and_iupo",
 )
 
-RECORDS = (IPO, CDPO, F_DPO, IUPO)
+TR_DPO = replace(
+    UNA_PAIR,
+    name="tr-dpo",
+    aliases=(),
+    title="DPO whose reference follows the policy",
+    papers=(papers.TR_DPO, papers.DPO),
+    equation="TR-DPO Eq. 1 and 2 with the loss of DPO",
+    errata=(),
+    reductions="refresh_every=0: dpo",
+    printed=None,
+    axes={},
+    notebook=None,
+    trl="DPOTrainer, sync_ref_model=True",
+    # The paper's best number is 512 of its long runs. A run here has 200 steps by default.
+    refresh=50,
+    optimum="none: if each stage between two refreshes converges, the n-th ends at π_ref·exp(n·r/β)/Z(x)",
+)
+
+RECORDS = (IPO, CDPO, F_DPO, IUPO, TR_DPO)
 """In the order of the tables."""
