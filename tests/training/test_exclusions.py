@@ -37,6 +37,12 @@ def test_a_moving_reference_is_refused_where_it_cannot_move(method, keys, messag
         Config(method=method, **keys)
 
 
+def test_choice_of_pairs_is_refused_for_sampled_responses():
+    Config(method="dpo", pairs="all")
+    with pytest.raises(InputError, match="pairs: applies to given responses, got all. Of sampled ones, iterative-dpo"):
+        Config(method="iterative-dpo", pairs="all")
+
+
 def test_tr_dpo_is_dpo_whose_reference_moves_by_default():
     assert METHODS["tr-dpo"].loss is METHODS["dpo"].loss
     assert Config(method="tr-dpo").refresh == METHODS["tr-dpo"].refresh > 0 == Config(method="dpo").refresh

@@ -250,3 +250,35 @@ def test_gradient_checkpointing_changes_nothing_but_memory(rank, data, tiny):
     assert max(float(g.abs().max()) for g in gradients[0].values()) > 1e-4
     for name, gradient in gradients[0].items():
         torch.testing.assert_close(gradient, gradients[1][name], rtol=1e-6, atol=1e-8)
+
+
+# ---- pairs by score, and several kinds of feedback
+
+
+@pytest.mark.parametrize(("which", "pairs"), [("best-worst", 1), ("adjacent", 2), ("all", 3)])
+def test_scores_become_the_pairs_that_are_asked_for(which, pairs, data, tiny):
+    job = prepare(resolve("dpo", [*tiny, f"pairs={which}", "held_out=0"], data=data("scores")))  # 3 of each prompt
+    assert {len(e.pairs) for e in job.examples} == {pairs}
+    assert any(note.startswith(f"scores -> pairs ({which}): {12 * pairs} pairs") for note in job.notes)
+
+
+def test_feedback_of_any_kinds_is_trained_on_together(data, tiny):
+    files = ",".join(data(kind) for kind in ("pairs", "thumbs", "scores", "messages"))
+    losses = "losses=dpo:1,kto:0.5,una-score:0.5,sft:0.1"
+    job = prepare(resolve("dpo", [*tiny, losses, "beta=0.1", "steps=3", "batch=16", "held_out=0"], data=files))
+    assert job.examples.kinds == {"pairs", "labels", "scores", "demos"} == job.trainer.losses.keys()
+    assert not [note for note in job.notes if "->" in note or "left aside" in note]
+    before = [p.detach().clone() for p in job.trainer.trained.values()]
+    fit(job)
+    assert any((p - b).abs().max() > 1e-5 for p, b in zip(job.trainer.trained.values(), before, strict=True))
+
+
+def test_a_summed_loss_without_feedback_for_it_is_refused(data, tiny):
+    with pytest.raises(InputError, match=r"losses: kto: expected labels in the data, got pairs\. Fix: leave it out"):
+        prepare(resolve("dpo", [*tiny, "losses=dpo:1,kto:0.5"], data=data("pairs")))
+
+
+def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):
+    losses = "losses=una-binary-bce:1,kto:0.5"
+    job = prepare(resolve("una-binary-bce", [*tiny, losses, "beta=0.1", "baseline=learned"], data=data("thumbs")))
+    assert job.trainer.values.abs().max() < 1e-6  # half of the labels are positive

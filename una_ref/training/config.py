@@ -238,6 +238,7 @@ class Config:
         self._check_loss(method)
         exclusions.check_model(self)
         exclusions.check_refresh(self)
+        exclusions.check_pairs(self)
         self._check_online(method)
         self._check_values()
 

@@ -56,3 +56,11 @@ def check_refresh(config: Config) -> None:
         raise InputError(
             "reference_model: expected none, since the reference moves to the policy, got one. Fix: refresh_every=0"
         )
+
+
+def check_pairs(config: Config) -> None:
+    """Refuse a choice of pairs where sampled responses become pairs in the method's own way."""
+    if config.on_policy and config.pairs != "best-worst":
+        raise InputError(
+            f"pairs: applies to given responses, got {config.pairs}. Of sampled ones, {config.method} keeps its own"
+        )

@@ -20,6 +20,7 @@ from torch import Tensor
 
 from una_ref.data.batch import Example
 from una_ref.methods.arguments import argument, names
+from una_ref.methods.method import KINDS
 from una_ref.training.batches import mismatched
 from una_ref.training.losses import Losses, rewards_of
 
@@ -110,15 +111,17 @@ class Statistic:
         values: what it is a number of.
         number: from count, sum and sum of squares over all processes.
         running: whether losses get its moving average.
+        everything: whether it is of all examples, and not only of those whose loss asks for it.
     """
 
     values: Callable[[WholeBatch], Tensor]
     number: Callable[[Tensor, Tensor, Tensor], Tensor] = mean
     running: bool = False
+    everything: bool = False
 
 
 STATISTICS: Mapping[str, Statistic] = {
-    "kl": Statistic(lambda batch: batch.mismatched_gains, positive_mean),
+    "kl": Statistic(lambda batch: batch.mismatched_gains, positive_mean, everything=True),
     "mean_length": Statistic(lambda batch: batch.lengths),
     "batch_gap": Statistic(lambda batch: batch.gaps),
     "running_gap": Statistic(lambda batch: batch.gaps, running=True),
@@ -138,7 +141,7 @@ class Statistics:
         baseline: whether `baseline` is the moving average of s − r_θ.
 
     Attributes:
-        kinds: name -> the kinds of feedback whose losses ask for it. It is a number of their examples alone.
+        kinds: name -> the kinds of feedback whose losses ask for it. But for `kl`, it is a number of their examples.
         averages: name -> moving average; empty before the first training step.
     """
 
@@ -166,7 +169,8 @@ class Statistics:
 
         found: dict[str, Tensor] = {}
         for name, kinds in self.kinds.items():
-            asked, statistic = batch(frozenset(kinds)), STATISTICS[name]
+            statistic = STATISTICS[name]
+            asked = batch(frozenset({*KINDS} if statistic.everything else kinds))
             old = self.averages.get(name) if statistic.running else None
             if not asked.examples:
                 continue
