@@ -66,8 +66,8 @@ def test_a_checkpoint_holds_no_pickle_and_replaces_the_one_before(tmp_path, stat
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"format": "1"}, "format: expected '5', got '1'"),
-        ({"format": None}, "format: expected '5', got None"),
+        ({"format": "1"}, "format: expected '6', got '1'"),
+        ({"format": None}, "format: expected '6', got None"),
         ({"data": "others"}, "data: expected 'rows', got 'others'"),
     ],
 )

@@ -252,7 +252,7 @@ def test_baseline_ema_takes_the_place_of_a_learned_v_and_needs_no_group():
     ("method", "kind", "message"),
     [
         ("dpo", "pairs", "baseline=ema: the losses of dpo take no baseline"),
-        ("una-binary-bce", "labels", "baseline=ema: expected scores, since it averages s − r_θ, got labels"),
+        ("una-binary-bce", "labels", "baseline=ema: expected scores, since it is a mean of s − r_θ, got labels"),
     ],
 )
 def test_baseline_ema_without_scores_is_refused(method, kind, message):

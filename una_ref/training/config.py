@@ -199,13 +199,13 @@ class Config:
     kl_horizon: Count = 10000
     """Adaptive KL: responses over which β adjusts."""
 
-    baseline: Literal["default", "learned", "ema"] = "default"
-    """Baseline V(x) of methods that take one: the method's own, a learned number per prompt, or one number for all
-    prompts, the moving average of score minus reward (ema)."""
+    baseline: Literal["default", "learned", "mean", "ema"] = "default"
+    """Baseline V(x) of methods that take one: the method's own; a number per prompt, learned by gradients (learned) or
+    as the running mean of score minus reward (mean); or that mean over all prompts as a moving average (ema)."""
     value_lr: NonNegative | None = None
     """Learning rate of a learned V(x), by default 0.05, or of a critic, by default lr."""
     decay: Annotated[float, Range(0, below=1)] = 0.9
-    """Share of the old value that a moving average over batches keeps in a step (baseline=ema, β-DPO, BCO)."""
+    """Share of the old value that a moving average keeps in a step: that of baseline, of beta-dpo and of bco."""
 
     log_every: Count = 10
     """Steps between lines of metrics.jsonl."""

@@ -9,25 +9,27 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import islice
 from types import MappingProxyType
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
-from una_ref.methods.arguments import ARGUMENTS, Need, needs, requires
+from una_ref.methods.arguments import ARGUMENTS, Need, names, needs, requires
 from una_ref.policies.layouts import layouts
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
 from una_ref.policies.references import Policy
 from una_ref.training import distributed, sharding
 from una_ref.training.config import Config
+from una_ref.training.forward import Forward
 from una_ref.training.losses import Losses, losses_of, rewards_of
 from una_ref.training.metrics import NAMES, means, measure
 from una_ref.training.statistics import Statistics
+from una_ref.training.values import RunningValues
 
 
 class NonFinite(RuntimeError):
@@ -36,33 +38,6 @@ class NonFinite(RuntimeError):
     def __init__(self, message: str, examples: Sequence[Example]) -> None:
         super().__init__(message)
         self.examples = list(examples)
-
-
-@dataclass(frozen=True, eq=False)
-class Forward:
-    """A micro-batch after the forward pass.
-
-    Attributes:
-        batch: B responses.
-        losses: every loss by kind of feedback, with gradient.
-        logps, ref_logps: (B,) log π and log π_ref in nats; None for a scorer, and where no loss asks for the reference.
-        rewards: (B,) what the method calls the reward, without gradient; None where it has none.
-    """
-
-    batch: Batch
-    losses: dict[str, Tensor]
-    logps: Tensor | None
-    ref_logps: Tensor | None
-    rewards: Tensor | None
-
-    @property
-    def values(self) -> Tensor:
-        """(batch.count,) every loss, kind after kind."""
-        return torch.cat(list(self.losses.values()))
-
-    def without(self, kind: str) -> Tensor:
-        """Every loss but those of one kind of feedback."""
-        return torch.cat([loss for name, loss in self.losses.items() if name != kind] or [self.values[:0]])
 
 
 class Trainer:
@@ -77,7 +52,7 @@ class Trainer:
 
     Attributes:
         trained: name -> parameter, all that a step changes.
-        values: (prompts,) V(x), or None where none is learned.
+        values: (prompts,) V(x), or None where there is none. running: what moves it, for baseline=mean.
         loss_kwargs: the losses' hyper-parameters. An adaptive KL controller changes β.
         needs: what the losses ask of the run.
         layout: of its batches.
@@ -119,16 +94,19 @@ class Trainer:
         self.include_last_token = policy.output == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
-        self.values: nn.Parameter | None = None
-        if self._learns_values():
+        self.values: Tensor | None = None
+        self.running: RunningValues | None = None
+        if how := self._values():
             if prompts < 1:
                 raise InputError(f"prompts: expected at least one, to learn a V(x) of each, got {prompts}")
             dtype = next(iter(self.trained.values())).dtype
-            start = torch.full((prompts,), value_start, dtype=dtype, device=self.accelerator.device)
-            self.values = nn.Parameter(start)
-            self.trained["V(x)"] = self.values
-            rate = 0.05 if config.value_lr is None else config.value_lr
-            groups.append({"params": [self.values], "peak": rate, "weight_decay": 0.0})
+            self.values = torch.full((prompts,), value_start, dtype=dtype, device=self.accelerator.device)
+            if how == "mean":
+                self.running = RunningValues(self.values, decay=config.decay)
+            else:
+                self.values = self.trained["V(x)"] = nn.Parameter(self.values)
+                rate = 0.05 if config.value_lr is None else config.value_lr
+                groups.append({"params": [self.values], "peak": rate, "weight_decay": 0.0})
         critic = [p for name, p in self.trained.items() if name.startswith("critic.")]
         if critic:
             groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
@@ -142,23 +120,28 @@ class Trainer:
         self.loss_kwargs = dict(config.loss_kwargs)
         self.cache: ReferenceCache | None = None
 
-    def _learns_values(self) -> bool:
-        """Whether V(x) is learned: the config asks for it, or a loss requires a baseline and gets no other."""
-        how = self.config.baseline
+    def _values(self) -> Literal["", "learned", "mean"]:
+        """How V(x) comes about, if there is one for each prompt: the config asks for it, or a loss requires it."""
+        how, method = self.config.baseline, self.config.method
         if how != "default" and Need.BASELINE not in self.needs:
-            raise InputError(f"baseline={how}: the losses of {self.config.method} take no baseline")
-        if how == "ema":
-            for kind in self.statistics.kinds["baseline"] - {"scores"}:
-                raise InputError(
-                    f"baseline=ema: expected scores, since it averages s − r_θ, got {kind}. Fix: baseline=learned"
-                )
-            return False
-        return how == "learned" or any(requires(loss, "baseline") for loss in self.losses.values())
+            raise InputError(f"baseline={how}: the losses of {method} take no baseline")
+        if how in ("ema", "mean"):
+            for kind, loss in self.losses.items():
+                if kind != "scores" and "baseline" in names(loss):
+                    raise InputError(
+                        f"baseline={how}: expected scores, since it is a mean of s − r_θ, got {kind}. "
+                        "Fix: baseline=learned"
+                    )
+            return "mean" if how == "mean" else ""
+        asked = how == "learned" or any(requires(loss, "baseline") for loss in self.losses.values())
+        return "learned" if asked else ""
 
     @property
     def kept(self) -> dict[str, Tensor]:
-        """Name -> tensor, all that a checkpoint holds: what is trained, and the reference if it moves."""
-        return {**self.trained, **{f"reference.{name}": value for name, value in self.policy.moving.items()}}
+        """Name -> tensor, all that a checkpoint holds: what is trained, running means, a reference that moves."""
+        means = {"V(x)": self.running.values, "V(x) visits": self.running.visits} if self.running else {}
+        moving = {f"reference.{name}": value for name, value in self.policy.moving.items()}
+        return {**self.trained, **means, **moving}
 
     @property
     def compares_group(self) -> bool:
@@ -200,6 +183,8 @@ class Trainer:
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.statistics.keep()
+        if self.running:
+            self.running.keep(team)
         return measured | {"grad_norm": norm, "lr": c.lr * self.rate(step)} if record else {}
 
     def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
@@ -229,6 +214,8 @@ class Trainer:
             ]
             total = torch.stack(means_of).sum()
             (total if mine else 0 * total).backward()
+            if self.running and mine and forward.rewards is not None:
+                self.running.note(forward.batch, forward.rewards)
             if record and mine:
                 sums += measure(forward.batch, forward.without(auxiliary), forward.logps, forward.rewards)
         if distributed.any_process(team, bad is not None):  # no process may wait for one that has stopped
