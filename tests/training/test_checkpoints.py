@@ -73,7 +73,7 @@ def test_a_checkpoint_holds_no_pickle_and_replaces_the_one_before(tmp_path, stat
 )
 def test_another_format_or_other_data_are_refused(change, message, tmp_path, state):
     path = tmp_path / "checkpoint.safetensors"
-    about = {"format": "5", "step": "3", "data": "rows"} | change
+    about = {"format": "6", "step": "3", "data": "rows"} | change
     tensors = {"trained/weight": torch.zeros(3, 2), "trained/V(x)": torch.zeros(4)}
     metadata = {key: value for key, value in about.items() if value}
     safetensors.torch.save_file(tensors, path, metadata=metadata)

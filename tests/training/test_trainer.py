@@ -31,6 +31,8 @@ ROOT = Path(__file__).resolve().parents[2]
 CASES = [(name, (METHODS[name].kinds[0],), {}) for name in METHODS] + [
     ("una-centred", ("scores", "labels", "pairs"), {}),
     ("una-centred", ("scores",), {"baseline": "learned"}),
+    ("una-score", ("scores",), {"baseline": "ema"}),
+    ("dpo", ("pairs",), {"losses": "dpo:0.8,ipo:0.2,sft:0.1"}),
     ("una-score", ("scores",), {"form": "released"}),
     ("dpo", ("pairs",), {"lora_r": 0}),
     ("una-score", ("scores",), {"layout": "padded"}),
@@ -181,6 +183,8 @@ def test_two_processes_match_the_gradient_and_metrics_of_one(tmp_path):
         ("scores", "una-score", ("scores",), {}),
         ("mixed", "una-centred", ("scores", "labels", "pairs"), {}),
         ("sft", "sft", ("demos",), {"lora_r": 0}),
+        ("ema", "una-score", ("scores",), {"baseline": "ema"}),
+        ("mean", "una-centred", ("scores",), {"baseline": "mean"}),
     ]
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(ROOT / "tests"), cases=cases))
