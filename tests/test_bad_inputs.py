@@ -392,9 +392,9 @@ resume(
     "another version",
     checkpoint(lambda _, about: about.update(format="2")),
     CHECKPOINT,
-    "format: expected '5', got '2'",
+    "format: expected '6', got '2'",
 )
-resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '5', got None")
+resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '6', got None")
 resume("another model", checkpoint(other_model), CHECKPOINT, "the parameters of this model, got those of another")
 resume("no moments", checkpoint(lambda tensors, _: tensors.pop("more")), CHECKPOINT, "a whole checkpoint, got")
 resume("other data", other_rows, CHECKPOINT, "data: expected ", "A run resumes only with the version and the data")

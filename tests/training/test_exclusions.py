@@ -11,6 +11,8 @@ from una_ref.policies.references import Policy
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
 from una_ref.training.loop import Job, fit
+from una_ref.training.prepare import prepare
+from una_ref.training.settings import resolve
 from una_ref.training.trainer import Trainer
 
 
@@ -48,6 +50,13 @@ def test_tr_dpo_is_dpo_whose_reference_moves_by_default():
     assert Config(method="tr-dpo").refresh == METHODS["tr-dpo"].refresh > 0 == Config(method="dpo").refresh
     assert Config(method="tr-dpo", refresh_every=0, reference="cache").refresh == 0
     assert Config(method="dpo", refresh_every=7).refresh == 7
+
+
+def test_notes_of_a_run_say_how_its_reference_moves(data, tiny):
+    job = prepare(resolve("tr-dpo", [*tiny, "refresh_every=7", "refresh_mix=0.5"], data=data("pairs")))
+    note = "the reference takes 0.5 of the policy every 7 steps; implicit rewards are those since then"
+    assert note in job.notes
+    assert not [n for n in prepare(resolve("dpo", tiny, data=data("pairs"))).notes if "every" in n]
 
 
 def table_run(refresh_every, steps, **config):

@@ -65,8 +65,9 @@ def command(config: Config) -> str:
 def card(record: dict[str, Any]) -> str:
     """The card as Markdown, from a run's record."""
     config = record["config"]
-    method = METHODS[config["method"]]
+    method = Config(**config).record
     form = "" if config["form"] == "corrected" else f", as {config['form']}"
+    form += f" with the losses {config['losses']}" if config.get("losses") else ""
     given = {**method.hyperparameters, **config["loss_kwargs"]}
     hyperparameters = "".join(f", {name} = {value}" for name, value in given.items())
     measured = [f"| {name} | {value:.4f} |" for name, value in record["evaluation"].items()]

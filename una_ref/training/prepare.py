@@ -319,4 +319,8 @@ def _reference_notes(
         trainer.cache = ReferenceCache(references, key)
     gap = trainer.check_start(examples)
     what = f"the reference is {config.reference_model}: " if policy.second else "implicit rewards at step 0: "
-    return [f"{what}|log π − log π_ref| ≤ {gap:.2g} nats{' at step 0' if policy.second else ''}"]
+    notes = [f"{what}|log π − log π_ref| ≤ {gap:.2g} nats{' at step 0' if policy.second else ''}"]
+    if config.refresh:
+        move = "becomes the policy" if config.refresh_mix == 1 else f"takes {config.refresh_mix:g} of the policy"
+        notes.append(f"the reference {move} every {config.refresh} steps; implicit rewards are those since then")
+    return notes
