@@ -1,11 +1,11 @@
 """Numbers of a whole batch that losses take as arguments: over all processes and micro-batches, without gradient.
 
-They are computed before the gradients of the batch. `mean_length` costs nothing. All others but `kl` share one more
-forward pass of policy and reference over the batch; `kl` costs one over mismatched responses.
+They are computed before the gradients of the batch. `mean_length` and `score_sd` cost nothing. All others but `kl`
+share one more forward pass of policy and reference over the batch; `kl` costs one over mismatched responses.
 
 A running statistic is an exponential moving average over training batches, the current one included. It starts at the
-value of the first batch: a start at 0 would pull it to 0. (β-DPO's code starts at 0, and also moves the average in
-evaluations.) An evaluation uses the average as it is.
+value of the first batch: a start at 0 would pull it to 0. (β-DPO's code starts at 0, has n − 1 in the deviation, and
+moves the averages in evaluations as well.) An evaluation uses the average as it is.
 """
 
 from __future__ import annotations
@@ -39,6 +39,12 @@ class WholeBatch:
         """Tokens of each response."""
         own = (e for micro, mine in self.trainer.turns(self.examples) if mine for e in micro)
         return self._tensor([len(response) for e in own for response in e.responses])
+
+    @cached_property
+    def scores(self) -> Tensor:
+        """The score of each scored response, in reward units."""
+        own = (e for micro, mine in self.trainer.turns(self.examples) if mine for e in micro)
+        return self._tensor([score for e in own for score in e.scores or ()])
 
     @cached_property
     def gains(self) -> Tensor:
@@ -99,7 +105,12 @@ def positive_mean(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
 
 
 def deviation(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
-    """The standard deviation with n − 1, and 0 for one number."""
+    """The standard deviation with n: that of a batch does not change when the batch is repeated."""
+    return (squares / count - (total / count).square()).clamp(min=0).sqrt()
+
+
+def sample_deviation(count: Tensor, total: Tensor, squares: Tensor) -> Tensor:
+    """The standard deviation with n − 1, as TRL has it; 0 for one number."""
     return ((squares - total.square() / count) / (count - 1).clamp(min=1)).clamp(min=0).sqrt()
 
 
@@ -123,6 +134,7 @@ class Statistic:
 STATISTICS: Mapping[str, Statistic] = {
     "kl": Statistic(lambda batch: batch.mismatched_gains, positive_mean, everything=True),
     "mean_length": Statistic(lambda batch: batch.lengths),
+    "score_sd": Statistic(lambda batch: batch.scores, sample_deviation),
     "batch_gap": Statistic(lambda batch: batch.gaps),
     "running_gap": Statistic(lambda batch: batch.gaps, running=True),
     "running_gap_sd": Statistic(lambda batch: batch.gaps, deviation, running=True),
@@ -192,7 +204,8 @@ class Statistics:
 
 def at_start(statistics: Statistics, examples: Sequence[Example]) -> dict[str, Tensor]:
     """The statistics of a batch while the policy is equal to its reference, () float64: all log-ratios are 0."""
-    scores = [score for e in examples for score in e.scores or (0.0,)]
-    sizes = [len(response) for e in examples for response in e.responses]
-    known = {"mean_length": sum(sizes) / len(sizes), "baseline": sum(scores) / len(scores)}
-    return {name: torch.tensor(known.get(name, 0.0), dtype=torch.float64) for name in statistics.kinds}
+    scores = torch.tensor([score for e in examples for score in e.scores or ()], dtype=torch.float64)
+    sizes = torch.tensor([len(response) for e in examples for response in e.responses], dtype=torch.float64)
+    known = {"mean_length": sizes.mean(), "baseline": scores.mean() if len(scores) else scores.new_zeros(())}
+    known["score_sd"] = scores.std() if len(scores) > 1 else scores.new_zeros(())
+    return {name: known.get(name, sizes.new_zeros(())) for name in statistics.kinds}
