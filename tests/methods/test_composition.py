@@ -55,7 +55,7 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     "β·log π/|y|": rewards.length_normalised,
     "β·log π": lambda logps, beta: beta * logps,
     "β·log(π/π_ref) + α·|y|": lambda logps, ref_logps, lengths, beta, alpha: (
-        beta * (logps - ref_logps) + alpha * lengths
+        beta * (logps - ref_logps) + alpha * lengths.to(logps)
     ),
     "log(π/π_ref)/η": lambda logps, ref_logps, eta: (logps - ref_logps) / eta,
     "log(P/(1 − P)), log P = log π/|y|": lambda logps, lengths: torch.logit((logps / lengths).exp()),

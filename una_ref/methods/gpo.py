@@ -1,6 +1,6 @@
 """Generalised preference optimisation: one margin, and any function that falls in it.
 
-DPO, IPO's relatives and the losses of RSO are members. `gpo` takes the function by name or as a callable.
+DPO, IPO (up to a factor) and the losses of RSO are members. `gpo` takes the function by name or as a callable.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ def taylor(shape: str | Shape) -> tuple[float, float, float]:
         value = function(zero)
         (slope,) = torch.autograd.grad(value, zero, create_graph=True)
         (curvature,) = torch.autograd.grad(slope, zero, allow_unused=True) if slope.requires_grad else (None,)
-    return float(value), float(slope), 0.0 if curvature is None else float(curvature)
+    return value.item(), slope.item(), 0.0 if curvature is None else curvature.item()
 
 
 def gpo(
@@ -76,10 +76,10 @@ def gpo(
 ) -> Tensor:
     """f(r_θ(y_w) − r_θ(y_l)) for a convex f that falls at 0 (survey Eq. 18, ES10).
 
-    `shape` is a name in `MARGIN_SHAPES`, or any function of the margin. The logistic is DPO. The squared function (m −
-    1)² is β² times IPO at β/2. For unlimited Bradley–Terry preferences the logistic and Savage's function learn π*, the
-    exponential π* of 2β, and the squared function IPO's policy. The hinge learns margins of ±1, however sure the
-    preference. Savage's is not convex.
+    `shape` is a name in `MARGIN_SHAPES`, or any function of the margin. The logistic is DPO. The squared function is β²
+    times IPO at β/2. From unlimited Bradley–Terry preferences the logistic and Savage's function learn π*, the
+    exponential π* of 2β, and the squared function IPO's policy. The hinge learns a margin of ±1 between two responses,
+    however sure the preference is. Savage's is not convex.
 
     Tang et al. 2024, https://arxiv.org/abs/2402.05749
     """
@@ -112,7 +112,8 @@ def rso(
 
     β is the paper's γ. What is new in RSO are the pairs: responses are sampled from π_ref, accepted with probability
     exp((r − r_max)/β) (survey Eq. 4, ES3), and labelled by the reward model. The loss alone does not know where its
-    pairs come from. With unlimited preferences the hinge loss learns margins of ±1 and not the reward.
+    pairs come from. From unlimited preferences the hinge learns a margin of ±1 between two responses, and not the
+    reward.
 
     Liu et al. 2023, https://arxiv.org/abs/2309.06657
     """

@@ -150,8 +150,8 @@ def beta_dpo(
     `LEAST_BETA`, as in the authors' code.
 
     The authors train on a share of the batch, sampled with the weights exp(−(h − M₀)²/2σ²), σ = `running_gap_sd`. Here
-    every pair stays, and w is that weight to the power of `filtering`, without gradient. Both prefer ordinary pairs, but
-    here nothing is random, and `batch_gap` is of all pairs. With `filtering` = 0 all pairs count alike. With α = 0 as
+    every pair stays, and w is that weight to the power of `filtering`, without gradient. Both prefer ordinary pairs.
+    Here nothing is random, and `batch_gap` is of all pairs. With `filtering` = 0 all pairs count alike. With α = 0 as
     well it is DPO.
 
     Wu et al. 2024, https://arxiv.org/abs/2407.08639

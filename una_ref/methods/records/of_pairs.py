@@ -106,7 +106,7 @@ BETA_DPO = Method(
     reductions="alpha = 0 and filtering = 0: dpo",
     axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     composes=False,
-    optimum="π* of the β that the batch has; with filtering, another policy",
+    optimum="π* of the β that the batch has; with filtering and M₀ ≠ 0, another policy",
     meanings={
         "alpha": "how far β follows the batch's mean gap of log-ratios, per nat; 0: DPO's β",
         "filtering": "exponent of a pair's weight exp(−(gap − M₀)²/2σ²); 0: all pairs count alike",
@@ -142,7 +142,7 @@ RSO = Method(
     errata=("ES3",),
     reductions="sigmoid_norm: dpo; hinge_norm: gpo with the hinge",
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
-    optimum="hinge_norm: not π*, margins of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
+    optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
     meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
 )
 

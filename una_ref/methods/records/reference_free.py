@@ -34,7 +34,7 @@ SLIC = Method(
     reductions="lam = 0: gpo's hinge at δ = 1 with a uniform reference and β = 1",
     axes=axes_of("- - - - Preference Human Pair Free Uncontrol KL Hybrid Offline Separate"),
     trl="CPOTrainer, loss_type=hinge, which divides the imitation by the batch's tokens",
-    optimum="without π_ref and without the size of rewards: margins of ±δ while lam is small, imitation as it grows",
+    optimum="not π*: between two responses a margin of ±δ while lam is small, and imitation as it grows",
     meanings={
         "delta": "target margin of the log-probabilities, in nats",
         "lam": "weight of imitating the chosen response",
