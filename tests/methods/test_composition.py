@@ -80,7 +80,7 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
         shapes.kahneman_tversky(x - beta * kl, labels, desirable_weight, undesirable_weight)
     ),
     "score function": shapes.score_function,
-    "any falling f": lambda x, shape: gpo.margin_shape(shape)(x),
+    "any falling f": lambda x, function: gpo.margin_shape(function)(x),
     "hinge or logistic": lambda x, loss_type: {"hinge_norm": shapes.hinge, "sigmoid_norm": shapes.logistic}[loss_type](
         x
     ),

@@ -57,19 +57,19 @@ def test_logistic_gpo_is_dpo(random_arguments):
     arguments = random_arguments(gpo)
     torch.testing.assert_close(gpo(**arguments), una_pair(**arguments), rtol=0, atol=0)
     for shape in set(MARGIN_SHAPES) - {"logistic"}:
-        assert (gpo(**arguments, shape=shape) - una_pair(**arguments)).abs().max() > 0.01
+        assert (gpo(**arguments, function=shape) - una_pair(**arguments)).abs().max() > 0.01
 
 
 def test_squared_gpo_is_beta_squared_times_ipo_at_half_the_beta(random_arguments):
     # (β·h − 1)² = β²·(h − 1/β)², and 1/β is IPO's target 1/(2·β/2).
     arguments = random_arguments(gpo) | {"beta": 0.3}
     expected = 0.3**2 * ipo(**arguments | {"beta": 0.15})
-    torch.testing.assert_close(gpo(**arguments, shape="squared"), expected, rtol=0, atol=1e-13)
+    torch.testing.assert_close(gpo(**arguments, function="squared"), expected, rtol=0, atol=1e-13)
 
 
 def test_gpo_takes_any_falling_function(random_arguments):
     arguments = random_arguments(gpo)
-    torch.testing.assert_close(gpo(**arguments, shape=MARGIN_SHAPES["savage"]), gpo(**arguments, shape="savage"))
+    torch.testing.assert_close(gpo(**arguments, function=MARGIN_SHAPES["savage"]), gpo(**arguments, function="savage"))
 
 
 def test_rso_losses_are_the_hinge_and_dpo(random_arguments):
@@ -78,7 +78,7 @@ def test_rso_losses_are_the_hinge_and_dpo(random_arguments):
     sides = {"chosen_logps": one, "rejected_logps": zero, "ref_chosen_logps": zero, "ref_rejected_logps": zero}
     assert rso(**sides, beta=0.7).tolist() == pytest.approx([1, 0, 3], abs=1e-15)
     arguments = random_arguments(rso)
-    torch.testing.assert_close(rso(**arguments), gpo(**arguments, shape="hinge"), rtol=0, atol=0)
+    torch.testing.assert_close(rso(**arguments), gpo(**arguments, function="hinge"), rtol=0, atol=0)
     torch.testing.assert_close(rso(**arguments, loss_type="sigmoid_norm"), una_pair(**arguments), rtol=0, atol=0)
 
 
@@ -111,11 +111,11 @@ def test_every_margin_shape_has_the_gradient_of_its_value(shape):
 def test_unknown_and_rising_functions_are_refused():
     zero = torch.zeros(1, dtype=F64)
     sides = dict.fromkeys(("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps"), zero)
-    with pytest.raises(ValueError, match=r"shape must be one of logistic, hinge, .*, got 'cubic'"):
-        gpo(**sides, shape="cubic")
-    with pytest.raises(ValueError, match=r"shape must fall at 0, got a function with f'\(0\) = 1"):
+    with pytest.raises(ValueError, match=r"function must be one of logistic, hinge, .*, got 'cubic'"):
+        gpo(**sides, function="cubic")
+    with pytest.raises(ValueError, match=r"function must fall at 0, got one with f'\(0\) = 1"):
         margin_shape(torch.exp)
-    with pytest.raises(ValueError, match=r"shape must fall at 0, got a function with f'\(0\) = 0"):
-        gpo(**sides, shape=torch.square)
+    with pytest.raises(ValueError, match=r"function must fall at 0, got one with f'\(0\) = 0"):
+        gpo(**sides, function=torch.square)
     with pytest.raises(ValueError, match="loss_type must be one of hinge_norm, sigmoid_norm, got 'hinge'"):
         rso(**sides, loss_type="hinge")

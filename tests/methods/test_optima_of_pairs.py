@@ -71,13 +71,13 @@ def test_gpo_learns_the_optimum_with_the_logistic_and_savage_functions():
     # A stationary margin m has f'(m)/f'(−m) = (1 − p)/p. For Savage's f' = −2σ(−m)²·σ(m) the left side is e^−m.
     a_world, sampler = world()
     for shape in ("logistic", "savage"):
-        same(learned(METHODS["gpo"].loss, a_world, sampler, shape=shape), a_world.optimum)
+        same(learned(METHODS["gpo"].loss, a_world, sampler, function=shape), a_world.optimum)
 
 
 def test_gpo_learns_the_optimum_of_twice_the_beta_with_the_exponential():
     # f'(m)/f'(−m) = e^−2m = (1 − p)/p = e^−Δr: the margin is Δr/2, as at π* of 2β.
     a_world, sampler = world()
-    fitted = learned(METHODS["gpo"].loss, a_world, sampler, shape="exponential")
+    fitted = learned(METHODS["gpo"].loss, a_world, sampler, function="exponential")
     same(fitted, world(2 * BETA)[0].optimum)
     assert a_world.metrics(fitted)["regret"] > 0.1
 
@@ -89,7 +89,7 @@ def test_gpo_learns_the_policy_of_ipo_with_the_squared_functions():
     ipo = over_pairs(METHODS["ipo"].loss, preferences, sampler.log(), a_world.ref_logps, beta=BETA / 2)
     expected = fixed_point(ipo, a_world.ref_logps)
     for shape in ("squared", "truncated_quadratic"):
-        fitted = learned(METHODS["gpo"].loss, a_world, sampler, shape=shape)
+        fitted = learned(METHODS["gpo"].loss, a_world, sampler, function=shape)
         same(fitted, expected)
     margins = BETA * (fitted - a_world.ref_logps)
     assert (margins[:, FIRST] - margins[:, SECOND]).abs().max() < 1 and a_world.metrics(fitted)["regret"] > 0.1

@@ -46,6 +46,14 @@ def test_dpop_raises_the_chosen_response_where_dpo_only_widens_the_gap():
     assert (chosen / -rejected).item() == pytest.approx(5)
 
 
+def test_dpop_starts_with_the_gradient_of_dpo():
+    # Before the first step the policy is the reference, and no response is less likely than under it.
+    arguments = pair(0, 0)
+    logps = arguments["chosen_logps"].requires_grad_()
+    slopes = [torch.autograd.grad(loss(**arguments, beta=0.3).sum(), logps)[0] for loss in (dpop, una_pair)]
+    assert slopes[0] == slopes[1]
+
+
 def test_printed_dpop_penalty_does_not_fade_on_a_pair_that_is_ranked_right():
     # u = (−1, −1001), β·h = 300: the corrected loss is σ(−(300 − 0.3·5)) ≈ 0, the printed one still has the slope −λ.
     arguments = pair(-1, -1001)

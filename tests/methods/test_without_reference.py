@@ -34,7 +34,7 @@ def test_slic_is_a_hinge_at_delta_plus_imitation():
 
 def test_slic_without_imitation_is_hinge_gpo_with_a_uniform_reference():
     pairs, zero = logps([-3, -1, -2], [-3.5, -4, -1]), torch.zeros(3, dtype=F64)
-    expected = gpo(**pairs, ref_chosen_logps=zero, ref_rejected_logps=zero, beta=1.0, shape="hinge")
+    expected = gpo(**pairs, ref_chosen_logps=zero, ref_rejected_logps=zero, beta=1.0, function="hinge")
     torch.testing.assert_close(slic(**pairs, delta=1.0, lam=0.0), expected, rtol=0, atol=1e-15)
 
 

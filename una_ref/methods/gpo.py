@@ -36,30 +36,30 @@ MARGIN_SHAPES: Mapping[str, Shape] = MappingProxyType(
 """The functions of GPO's Table 1, by name."""
 
 
-def margin_shape(shape: str | Shape) -> Shape:
+def margin_shape(function: str | Shape) -> Shape:
     """The function of that name, or the one given.
 
     Raises ValueError for an unknown name, and for a function that does not fall at 0: it would not prefer y_w (ES10).
     """
-    if isinstance(shape, str):
-        one_of(MARGIN_SHAPES, shape=shape)
-        return MARGIN_SHAPES[shape]
-    if not (slope := taylor(shape)[1]) < 0:
-        raise ValueError(f"shape must fall at 0, got a function with f'(0) = {slope:.6g}")
-    return shape
+    if isinstance(function, str):
+        one_of(MARGIN_SHAPES, function=function)
+        return MARGIN_SHAPES[function]
+    if not (slope := taylor(function)[1]) < 0:
+        raise ValueError(f"function must fall at 0, got one with f'(0) = {slope:.6g}")
+    return function
 
 
 @cache
-def taylor(shape: str | Shape) -> tuple[float, float, float]:
+def taylor(function: str | Shape) -> tuple[float, float, float]:
     """f(0), f'(0) and f''(0): the loss near 0 is f(0) + f'(0)·E m + f''(0)/2·E m² for margins m (survey Eq. 19).
 
     The second term raises margins, the third keeps them small. The third is an *offline* regulariser: it is a mean over
     the pairs of the data, not over samples of π as the KL divergence is. The hinge has none (ES10).
     """
-    function = MARGIN_SHAPES[shape] if isinstance(shape, str) else shape
+    f = MARGIN_SHAPES[function] if isinstance(function, str) else function
     zero = torch.zeros((), dtype=torch.float64, requires_grad=True)
     with torch.enable_grad():
-        value = function(zero)
+        value = f(zero)
         (slope,) = torch.autograd.grad(value, zero, create_graph=True)
         (curvature,) = torch.autograd.grad(slope, zero, allow_unused=True) if slope.requires_grad else (None,)
     return value.item(), slope.item(), 0.0 if curvature is None else curvature.item()
@@ -72,19 +72,18 @@ def gpo(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
-    shape: str | Shape = "logistic",
+    function: str | Shape = "logistic",
 ) -> Tensor:
     """f(r_θ(y_w) − r_θ(y_l)) for a convex f that falls at 0 (survey Eq. 18, ES10).
 
-    `shape` is a name in `MARGIN_SHAPES`, or any function of the margin. The logistic is DPO. The squared function is β²
-    times IPO at β/2. From unlimited Bradley–Terry preferences the logistic and Savage's function learn π*, the
+    `function` is a name in `MARGIN_SHAPES`, or any function of the margin. The logistic is DPO. The squared function is
+    β² times IPO at β/2. From unlimited Bradley–Terry preferences the logistic and Savage's function learn π*, the
     exponential π* of 2β, and the squared function IPO's policy. The hinge learns a margin of ±1 between two responses,
     however sure the preference is. Savage's is not convex.
 
     Tang et al. 2024, https://arxiv.org/abs/2402.05749
     """
-    function = margin_shape(shape)
-    return function(
+    return margin_shape(function)(
         implicit_margin(
             beta,
             chosen_logps=chosen_logps,
@@ -124,5 +123,5 @@ def rso(
         ref_chosen_logps=ref_chosen_logps,
         ref_rejected_logps=ref_rejected_logps,
         beta=beta,
-        shape=RSO_SHAPES[loss_type],
+        function=RSO_SHAPES[loss_type],
     )

@@ -63,7 +63,7 @@ def dpop_printed(
 
 def shortfall(logps: Tensor, ref_logps: Tensor) -> Tensor:
     """max(0, −log π/π_ref): by how many nats a response is less likely than under the reference."""
-    return (-log_ratio(logps, ref_logps)).clamp(min=0)
+    return (-log_ratio(logps, ref_logps)).relu()  # no gradient at 0, where every run starts
 
 
 def r_dpo(

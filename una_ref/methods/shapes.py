@@ -39,7 +39,7 @@ def squared(x: Tensor, target: float = 0.0) -> Tensor:
 
 def hinge(x: Tensor, target: float = 1.0) -> Tensor:
     """max(0, target − x): 0 from the target on. For P(first is better) = p the minimum is at ±target, by p ≷ 0.5."""
-    return (target - x).clamp(min=0)
+    return (target - x).relu()
 
 
 def exponential(x: Tensor) -> Tensor:

@@ -126,7 +126,7 @@ GPO = Method(
     errata=("ES10",),
     reductions="logistic: dpo; hinge: rso; squared: β² times ipo at β/2",
     optimum="logistic and savage: π*; exponential: π* of 2β; squared: the policy of ipo at β/2",
-    meanings={"shape": f"the function of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
+    meanings={"function": f"of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
 )
 
 RSO = Method(
