@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from una_ref.methods import METHODS, rewards, shapes
+from una_ref.methods import METHODS, gpo, rewards, scored_pairs, shapes
 from una_ref.methods.arguments import PAIRED
 from una_ref.theory import DIVERGENCES
 
@@ -53,6 +53,12 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     "f′(π/π_ref)": rewards.f_slope,
     "β·f′(π/π_ref)": rewards.f_reward,
     "β·log π/|y|": rewards.length_normalised,
+    "β·log π": lambda logps, beta: beta * logps,
+    "β·log(π/π_ref) + α·|y|": lambda logps, ref_logps, lengths, beta, alpha: (
+        beta * (logps - ref_logps) + alpha * lengths.to(logps)
+    ),
+    "log(π/π_ref)/η": lambda logps, ref_logps, eta: (logps - ref_logps) / eta,
+    "log(P/(1 − P)), log P = log π/|y|": lambda logps, lengths: torch.logit((logps / lengths).exp()),
 }
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
     "a demonstration": _single_reward,
@@ -74,8 +80,24 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
         shapes.kahneman_tversky(x - beta * kl, labels, desirable_weight, undesirable_weight)
     ),
     "score function": shapes.score_function,
+    "any falling f": lambda x, function: gpo.margin_shape(function)(x),
+    "hinge or logistic": lambda x, loss_type: {"hinge_norm": shapes.hinge, "sigmoid_norm": shapes.logistic}[loss_type](
+        x
+    ),
+    "hinge at δ": lambda x, delta: (delta - x).relu(),
+    "λ·logistic": lambda x, lam: lam * shapes.logistic(x),
+    "a distance from η·Δs": lambda x, margins, eta, distance: scored_pairs.DISTANCES[distance](x, eta * margins),
+    "squared at Δs": lambda x, margins: shapes.squared(x - margins),
+    "logistic at Δs": lambda x, margins: shapes.logistic(x - margins),
 }
-REGULARISERS = {"none": lambda: 0.0}
+REGULARISERS: Mapping[str, Callable[..., Tensor | float]] = {
+    "none": lambda: 0.0,
+    "−λ·log π(y_w)": lambda chosen_logps, lam: -lam * chosen_logps,
+    "−log π(y_w)/|y_w|": lambda chosen_logps, chosen_lengths: -chosen_logps / chosen_lengths,
+    "c·(sum of both rewards)²": lambda chosen_rewards, rejected_rewards, centring: (
+        centring * (chosen_rewards + rejected_rewards) ** 2
+    ),
+}
 
 
 def compose(reward: str, comparison: str, shape: str, regulariser: str = "none") -> Callable[..., Tensor]:

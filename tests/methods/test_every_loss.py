@@ -29,6 +29,8 @@ def test_loss_gradient_is_the_derivative_of_its_value(loss, random_arguments):
     # The baseline is given, because a leave-one-out baseline has no gradient by design.
     arguments = random_arguments(loss, groups=False)
     values = per_example(arguments)
+    if "filtering" in inspect.signature(loss).parameters:
+        arguments["filtering"] = 0.0  # the weight of a pair has no gradient by design
     if loss in (METHODS["reinforce"].loss, METHODS["rloo"].loss):  # the value is log π times a constant
         logps = arguments["logps"].requires_grad_()
         value = loss(**arguments)
@@ -46,7 +48,7 @@ def test_loss_gradient_is_the_derivative_of_its_value(loss, random_arguments):
 def test_loss_and_gradient_are_finite_at_extreme_inputs(loss, random_arguments, scale, dtype):
     arguments = random_arguments(loss, dtype=dtype)
     for name in per_example(arguments):
-        if name in ("logps", "chosen_logps", "token_logps", "chosen_rewards"):
+        if name in ("logps", "chosen_logps", "token_logps", "rewards", "chosen_rewards"):
             arguments[name] = torch.full_like(arguments[name], scale).requires_grad_()
         elif name.endswith(("logps", "rewards")):
             arguments[name] = torch.full_like(arguments[name], -scale)
@@ -107,10 +109,12 @@ def test_loss_keeps_the_input_dtype_and_matches_float64(loss, random_arguments, 
 def test_non_positive_beta_is_refused(loss, random_arguments, beta):
     arguments = random_arguments(loss)
     if "beta" not in inspect.signature(loss).parameters:
-        # sft, ptx and a scorer have no reference. PPO's KL penalty is in its rewards.
+        # sft, ptx and a scorer have no reference. PPO's KL penalty is in its rewards. REBEL's η is 1/β.
         assert loss in (
             METHODS["sft"].loss,
-            METHODS["reward-model"].loss,
+            *METHODS["reward-model"].losses.values(),
+            *(METHODS[name].loss for name in ("reward-model-margin", "slic", "orpo", "rebel")),
+            METHODS["orpo"].printed,
             *METHODS["ppo"].losses.values(),
             METHODS["ppo"].auxiliary.loss,
         )

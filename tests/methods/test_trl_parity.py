@@ -102,6 +102,7 @@ def arguments_for(config, tmp_path, **settings):
     ("loss_type", "loss", "mean"),
     [
         ("sigmoid", METHODS["dpo"].loss, False),
+        ("hinge", METHODS["rso"].loss, False),
         ("bco_pair", bco_pair, False),
         ("ipo", METHODS["ipo"].loss, True),  # TRL's IPO takes the mean over tokens, the paper the sum
     ],

@@ -99,4 +99,63 @@ TR_DPO = Paper(
     "Gorbatovski et al. 2024, TR-DPO",
     "Learn Your Reference Model for Real Good Alignment",
     "https://arxiv.org/abs/2404.09656",
+
+# Losses on pairs
+SLIC = Paper(
+    "Zhao et al. 2023, SLiC-HF",
+    "SLiC-HF: Sequence Likelihood Calibration with Human Feedback",
+    "https://arxiv.org/abs/2305.10425",
+)
+RSO = Paper(
+    "Liu et al. 2023, RSO",
+    "Statistical Rejection Sampling Improves Preference Optimization",
+    "https://arxiv.org/abs/2309.06657",
+)
+DPOP = Paper(
+    "Pal et al. 2024, DPOP (Smaug)",
+    "Smaug: Fixing Failure Modes of Preference Optimisation with DPO-Positive",
+    "https://arxiv.org/abs/2402.13228",
+)
+BETA_DPO = Paper(
+    "Wu et al. 2024, β-DPO", "β-DPO: Direct Preference Optimization with Dynamic β", "https://arxiv.org/abs/2407.08639"
+)
+GPO = Paper(
+    "Tang et al. 2024, GPO",
+    "Generalized Preference Optimization: A Unified Approach to Offline Alignment",
+    "https://arxiv.org/abs/2402.05749",
+)
+R_DPO = Paper(
+    "Park et al. 2024, R-DPO",
+    "Disentangling Length from Quality in Direct Preference Optimization",
+    "https://arxiv.org/abs/2403.19159",
+)
+ORPO = Paper(
+    "Hong et al. 2024, ORPO",
+    "ORPO: Monolithic Preference Optimization without Reference Model",
+    "https://arxiv.org/abs/2403.07691",
+)
+CPO = Paper(
+    "Xu et al. 2024, CPO",
+    "Contrastive Preference Optimization: Pushing the Boundaries of LLM Performance in Machine Translation",
+    "https://arxiv.org/abs/2401.08417",
+)
+RPO = Paper(
+    "Sun et al. 2025, RPO",
+    "Reward-aware Preference Optimization: A Unified Mathematical Framework for Model Alignment",
+    "https://arxiv.org/abs/2502.00203",
+)
+REBEL = Paper(
+    "Gao et al. 2024, REBEL",
+    "REBEL: Reinforcement Learning via Regressing Relative Rewards",
+    "https://arxiv.org/abs/2404.16767",
+)
+LLAMA_2 = Paper(
+    "Touvron et al. 2023, Llama 2",
+    "Llama 2: Open Foundation and Fine-Tuned Chat Models",
+    "https://arxiv.org/abs/2307.09288",
+)
+REWARD_CENTRING = Paper(
+    "Eisenstein et al. 2023",
+    "Helping or Herding? Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking",
+    "https://arxiv.org/abs/2312.09244",
 )

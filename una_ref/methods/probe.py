@@ -20,7 +20,8 @@ def example_arguments(
 ) -> dict[str, Any]:
     """Random arguments of a loss by name; hyper-parameters are left out.
 
-    Neighbours share a prompt: ``groups`` is 0, 0, 1, 1, …. Labels, win rates and margins are in [0, 1]. Tensors of
+    Neighbours share a prompt: ``groups`` is 0, 0, 1, 1, …. Labels, win rates and margins are in [0, 1]. Lengths are 1,
+    2, 3, 1, … and those of rejected responses 3, 1, 2, …, so that the two responses of a pair differ. Tensors of
     tokens are (size, 3) with responses of 1, 2 and 3 tokens in turn, whole distributions (size, 3, `VOCABULARY`) and
     normalised. In a loss on lists what belongs to a response is (size, 3), with lists of 2 and 3 responses in turn.
 
@@ -46,7 +47,7 @@ def example_arguments(
         shape = shapes[entry.kind]
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
         normal = torch.randn(shape, generator=generator, dtype=torch.float64)
-        integers = INTEGERS.get(base)
+        integers = INTEGERS.get(name) or INTEGERS.get(base)
         made[name] = integers(shape, kind) if integers else _values(base, uniform, normal).to(dtype)
         if kind == "lists" and base == "scores":  # rows come with the best response first
             made[name] = made[name].sort(dim=1, descending=True).values
@@ -80,6 +81,7 @@ def _cycle(shape: tuple[int, ...], kind: str) -> Tensor:
 INTEGERS: Mapping[str, Callable[[tuple[int, ...], str], Tensor]] = {
     "mask": _mask,
     "lengths": _cycle,
+    "rejected_lengths": lambda shape, kind: (_cycle(shape, kind) - 2) % 3 + 1,
     "groups": lambda shape, kind: torch.arange(shape[0]) // 2,
     "token_ids": lambda shape, kind: _cycle(shape, kind) % VOCABULARY,
 }

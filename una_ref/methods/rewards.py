@@ -83,6 +83,16 @@ def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     return beta * log_ratio(logps, ref_logps)
 
 
+def inverse_scaled(logps: Tensor, ref_logps: Tensor, eta: float) -> Tensor:
+    """(1/η)·log π/π_ref: REBEL's reward, the implicit reward at β = 1/η (https://arxiv.org/abs/2404.16767)."""
+    return implicit_reward(logps, ref_logps, 1 / eta)
+
+
+def scaled_log_likelihood(logps: Tensor, beta: float) -> Tensor:
+    """β·log π(y|x): CPO's reward, the implicit reward with a uniform reference (https://arxiv.org/abs/2401.08417)."""
+    return beta * logps
+
+
 def f_slope(
     logps: Tensor, ref_logps: Tensor, divergence: str | Divergence = "reverse_kl", alpha: float = 0.5
 ) -> Tensor:
@@ -171,11 +181,30 @@ def length_normalised(logps: Tensor, lengths: Tensor, beta: float) -> Tensor:
     return beta * logps / lengths
 
 
+def mean_log_odds(logps: Tensor, lengths: Tensor) -> Tensor:
+    """log P/(1 − P) with log P = log π/|y|: ORPO's reward (Hong et al. 2024, https://arxiv.org/abs/2403.07691).
+
+    P is taken to be below 1 by one rounding error, because the odds of certainty are infinite.
+    """
+    mean = length_normalised(logps, lengths, 1.0)
+    mean = mean.clamp(max=-torch.finfo(mean.dtype).eps)
+    return mean - (-torch.expm1(mean)).log()  # log(1 − e^x) would lose its digits for x near 0
+
+
+def length_corrected(logps: Tensor, ref_logps: Tensor, lengths: Tensor, beta: float, alpha: float) -> Tensor:
+    """β·log π/π_ref + α·|y|: the reward of Eq. 44 up to β·log Z(x) (Park et al., https://arxiv.org/abs/2403.19159)."""
+    return implicit_reward(logps, ref_logps, beta) + alpha * lengths.to(logps)
+
+
 IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
 F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
 LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
+INVERSE_SCALED = Reward("log(π/π_ref)/η", inverse_scaled)
 F_SLOPE = Reward("f′(π/π_ref)", f_slope)
 LENGTH_NORMALISED = Reward("β·log π/|y|", length_normalised)
 SCALAR_HEAD = Reward("a scalar head", scalar_head)
+MEAN_LOG_ODDS = Reward("log(P/(1 − P)), log P = log π/|y|", mean_log_odds)
+LENGTH_CORRECTED = Reward("β·log(π/π_ref) + α·|y|", length_corrected)
+SCALED_LOG_LIKELIHOOD = Reward("β·log π", scaled_log_likelihood)
 LOG_LIKELIHOOD = Reward("log π", None)
 PER_TOKEN = Reward("s − β·log(π/π_ref) by token", None)

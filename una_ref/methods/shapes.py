@@ -5,6 +5,9 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
@@ -32,6 +35,31 @@ def smoothed_logistic(x: Tensor, label_smoothing: float = 0.1) -> Tensor:
 def squared(x: Tensor, target: float = 0.0) -> Tensor:
     """(x − target)²."""
     return (x - target) ** 2
+
+
+def hinge(x: Tensor, target: float = 1.0) -> Tensor:
+    """max(0, target − x): 0 from the target on. For P(first is better) = p the minimum is at ±target, by p ≷ 0.5."""
+    return (target - x).relu()
+
+
+def exponential(x: Tensor) -> Tensor:
+    """e^(−x). Where it reaches the square root of the largest float it goes on as a straight line.
+
+    That is from a margin of −44 in float32 and of −354 in float64. Values stay finite, and so do gradients.
+    """
+    far = -math.log(torch.finfo(x.dtype).max) / 2
+    near = x.clamp(min=far)
+    return (-near).exp() + (-near).exp().detach() * (near - x)
+
+
+def truncated_quadratic(x: Tensor) -> Tensor:
+    """max(0, 1 − x)²: `squared` with target 1, without its rise beyond the target."""
+    return hinge(x) ** 2
+
+
+def savage(x: Tensor) -> Tensor:
+    """σ(−x)²: bounded by 1, not convex. It is a proper score of σ(x), like `logistic`."""
+    return (-x).sigmoid() ** 2
 
 
 def bce(x: Tensor, labels: Tensor) -> Tensor:

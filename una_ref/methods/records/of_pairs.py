@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from una_ref.methods import pairs, papers, rewards
+from una_ref.methods import gpo, pair_penalties, pairs, papers, rewards
 from una_ref.methods.method import Method, axes_of
 from una_ref.methods.records.una import UNA_PAIR
 
@@ -94,5 +94,96 @@ TR_DPO = replace(
     optimum="none: if each stage between two refreshes converges, the n-th ends at π_ref·exp(n·r/β)/Z(x)",
 )
 
-RECORDS = (IPO, CDPO, F_DPO, IUPO, TR_DPO)
+DPOP = Method(
+    name="dpop",
+    title="DPO-positive (Smaug)",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="logistic of the margin minus a penalty",
+    losses={"pairs": pair_penalties.dpop},
+    shift_invariant=False,
+    papers=(papers.DPOP, papers.SURVEY),
+    equation="survey Eq. 13",
+    errata=("ES5",),
+    reductions="lam = 0: dpo",
+    printed=pair_penalties.dpop_printed,
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
+    composes=False,
+    optimum="not π*: a policy between π_ref and π*, the nearer to π_ref the larger lam is",
+    meanings={"lam": "weight of the penalty where the chosen response is less likely than under π_ref; 0: DPO"},
+)
+
+BETA_DPO = Method(
+    name="beta-dpo",
+    title="DPO with a β for each batch",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="weighted logistic at the β of the batch",
+    losses={"pairs": pair_penalties.beta_dpo},
+    shift_invariant=True,
+    papers=(papers.BETA_DPO, papers.SURVEY),
+    equation="survey Eq. 14",
+    errata=("ES6",),
+    reductions="alpha = 0 and filtering = 0: dpo",
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
+    composes=False,
+    optimum="π* of the β that the batch has; with filtering and M₀ ≠ 0, another policy",
+    meanings={
+        "alpha": "how far β follows the batch's mean gap of log-ratios, per nat; 0: DPO's β",
+        "filtering": "exponent of a pair's weight exp(−(gap − M₀)²/2σ²); 0: all pairs count alike",
+    },
+)
+
+GPO = Method(
+    name="gpo",
+    title="generalised preference optimisation",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="any falling f",
+    losses={"pairs": gpo.gpo},
+    shift_invariant=True,
+    papers=(papers.GPO, papers.SURVEY),
+    equation="survey Eq. 18; its Taylor terms: Eq. 19",
+    errata=("ES10",),
+    reductions="logistic: dpo; hinge: rso; squared: β² times ipo at β/2",
+    optimum="logistic and savage: π*; exponential: π* of 2β; squared: the policy of ipo at β/2",
+    meanings={"function": f"of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
+)
+
+RSO = Method(
+    name="rso",
+    title="the pair losses of statistical rejection sampling",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="hinge or logistic",
+    losses={"pairs": gpo.rso},
+    shift_invariant=True,
+    papers=(papers.RSO, papers.SURVEY),
+    equation="survey Sec. 3.3.2; Liu et al., hinge-norm and sigmoid-norm",
+    errata=("ES3",),
+    reductions="sigmoid_norm: dpo; hinge_norm: gpo with the hinge",
+    trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
+    optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
+    meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
+)
+
+R_DPO = Method(
+    name="r-dpo",
+    title="DPO with a length penalty",
+    reward=rewards.LENGTH_CORRECTED,
+    comparison="two responses of a prompt",
+    shape="logistic",
+    losses={"pairs": pair_penalties.r_dpo},
+    shift_invariant=True,
+    papers=(papers.R_DPO, papers.SURVEY),
+    equation="survey Eq. 46; from Eq. 44 and 45",
+    errata=("ES22", "ES23"),
+    reductions="alpha = 0: dpo",
+    printed=pair_penalties.r_dpo_printed,
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Control KL Off Offline Merge"),
+    optimum="π ∝ π_ref·exp((r − α·|y|)/β), which maximises Eq. 44",
+    meanings={"alpha": "reward that a token costs; 0: DPO"},
+)
+
+RECORDS = (IPO, CDPO, F_DPO, IUPO, DPOP, BETA_DPO, GPO, RSO, R_DPO, TR_DPO)
 """In the order of the tables."""

@@ -2,7 +2,41 @@
 
 from __future__ import annotations
 
+from una_ref.methods import papers, rewards, scored_pairs
 from una_ref.methods.method import Method
 
-RECORDS: tuple[Method, ...] = ()
+RPO = Method(
+    name="rpo",
+    title="reward-aware preference optimisation",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="a distance from η·Δs",
+    losses={"pairs": scored_pairs.rpo},
+    shift_invariant=True,
+    papers=(papers.RPO,),
+    equation="Sun et al. 2025: D(β·Δu, η·Δs)",
+    reductions="squared, eta = 1: una-centred on the differences of pairs, and rebel at η = 1/β",
+    optimum="π ∝ π_ref·exp(η·s/β) for every distance and sampler: π* at eta = 1",
+    meanings={
+        "eta": "scale of the scores",
+        "distance": f"of the margin of rewards from that of scores: {', '.join(scored_pairs.DISTANCES)}",
+    },
+)
+
+REBEL = Method(
+    name="rebel",
+    title="regression of relative rewards",
+    reward=rewards.INVERSE_SCALED,
+    comparison="two responses of a prompt",
+    shape="squared at Δs",
+    losses={"pairs": scored_pairs.rebel},
+    shift_invariant=True,
+    papers=(papers.REBEL,),
+    equation="Gao et al. 2024, Algorithm 1, with π_ref for π_t",
+    reductions="rpo's squared form, and una-centred on the differences of pairs, at β = 1/η",
+    optimum="π ∝ π_ref·exp(η·s): π* of β = 1/η; refreshed T times, π* of β = 1/(T·η)",
+    meanings={"eta": "step size: 1/η is β"},
+)
+
+RECORDS = (RPO, REBEL)
 """In the order of the tables."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from una_ref.methods import pairs, papers, rewards
+from una_ref.methods import pairs, papers, reward_models, rewards
 from una_ref.methods.method import Method
 
 REWARD_MODEL = Method(
@@ -12,13 +12,33 @@ REWARD_MODEL = Method(
     trains="scorer",
     comparison="two responses of a prompt",
     shape="logistic",
-    losses={"pairs": pairs.reward_model},
+    losses={"pairs": pairs.reward_model, "lists": reward_models.reward_model_lists},
     shift_invariant=True,
     papers=(papers.BRADLEY_TERRY, papers.UNA, papers.SURVEY),
     equation="UNA Eq. 2 with Eq. 1; survey Eq. 1",
     errata=("ES1",),
-    reductions="with β·log(π/π_ref) in the head's place: una-pair",
+    reductions="with β·log(π/π_ref) in the head's place: una-pair; lists of 2: pairs",
+    trl="RewardTrainer",
+    optimum="the reward on the responses that were compared, up to a number for each prompt",
 )
 
-RECORDS = (REWARD_MODEL,)
+REWARD_MODEL_MARGIN = Method(
+    name="reward-model-margin",
+    title="a reward model with margins",
+    reward=rewards.SCALAR_HEAD,
+    trains="scorer",
+    comparison="two responses of a prompt",
+    shape="logistic at Δs",
+    regulariser="c·(sum of both rewards)²",
+    losses={"pairs": reward_models.reward_model_margin},
+    shift_invariant=True,
+    papers=(papers.LLAMA_2, papers.REWARD_CENTRING),
+    equation="Llama 2, Eq. 2",
+    reductions="margins of 0 and centring = 0: reward-model",
+    trl="RewardTrainer with a column margin; center_rewards_coefficient",
+    optimum="not the reward: positive margins exaggerate its differences",
+    meanings={"centring": "weight of the squared sum of a pair's rewards; 0: none"},
+)
+
+RECORDS = (REWARD_MODEL, REWARD_MODEL_MARGIN)
 """In the order of the tables."""

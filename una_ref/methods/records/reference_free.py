@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from una_ref.methods import pairs, papers, rewards
+from una_ref.methods import pairs, papers, rewards, without_reference
 from una_ref.methods.method import Method, axes_of
 
 SIMPO = Method(
@@ -19,5 +19,67 @@ SIMPO = Method(
     axes=axes_of("- - - - Preference Human Pair Free Control - Off Offline Merge"),
 )
 
-RECORDS = (SIMPO,)
+SLIC = Method(
+    name="slic",
+    title="sequence likelihood calibration (SLiC-HF)",
+    reward=rewards.LOG_LIKELIHOOD,
+    comparison="two responses of a prompt",
+    shape="hinge at δ",
+    regulariser="−λ·log π(y_w)",
+    losses={"pairs": without_reference.slic},
+    shift_invariant=True,
+    papers=(papers.SLIC, papers.SURVEY),
+    equation="survey Eq. 3",
+    errata=("ES17",),
+    reductions="lam = 0: gpo's hinge at δ = 1 with a uniform reference and β = 1",
+    axes=axes_of("- - - - Preference Human Pair Free Uncontrol KL Hybrid Offline Separate"),
+    trl="CPOTrainer, loss_type=hinge, which divides the imitation by the batch's tokens",
+    optimum="not π*: between two responses a margin of ±δ while lam is small, and imitation as it grows",
+    meanings={
+        "delta": "target margin of the log-probabilities, in nats",
+        "lam": "weight of imitating the chosen response",
+    },
+)
+
+ORPO = Method(
+    name="orpo",
+    title="odds-ratio preference optimisation",
+    reward=rewards.MEAN_LOG_ODDS,
+    comparison="two responses of a prompt",
+    shape="λ·logistic",
+    regulariser="−log π(y_w)/|y_w|",
+    losses={"pairs": without_reference.orpo},
+    shift_invariant=True,
+    papers=(papers.ORPO, papers.SURVEY),
+    equation="survey Eq. 42 with Eq. 40 and 41",
+    errata=("ES20",),
+    reductions="lam = 0: sft on the chosen responses, by tokens",
+    printed=without_reference.orpo_printed,
+    axes=axes_of("- - - - Preference Human Pair Free Uncontrol - Off Offline Merge"),
+    trl="ORPOTrainer, whose imitation includes the prompt",
+    optimum="not π*: it does not depend on π_ref; for lam = 0 the distribution of the chosen responses",
+    meanings={"lam": "weight of the odds ratio beside imitation"},
+)
+
+CPO = Method(
+    name="cpo",
+    title="contrastive preference optimisation",
+    reward=rewards.SCALED_LOG_LIKELIHOOD,
+    comparison="two responses of a prompt",
+    shape="logistic",
+    regulariser="−λ·log π(y_w)",
+    losses={"pairs": without_reference.cpo},
+    shift_invariant=True,
+    papers=(papers.CPO, papers.SURVEY),
+    equation="survey Eq. 54",
+    errata=("ES31",),
+    reductions="lam = 0: dpo with a uniform reference, and simpo at gamma = 0 with lengths of 1",
+    printed=without_reference.cpo_printed,
+    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL Off Offline Merge"),
+    trl="CPOTrainer, which divides the imitation by the batch's tokens",
+    optimum="not π*: with lam = 0 it is π ∝ exp(r/β), π* for a uniform π_ref alone",
+    meanings={"lam": "weight of imitating the chosen response"},
+)
+
+RECORDS = (SIMPO, SLIC, ORPO, CPO)
 """In the order of the tables."""
