@@ -171,6 +171,11 @@ def length_normalised(logps: Tensor, lengths: Tensor, beta: float) -> Tensor:
     return beta * logps / lengths
 
 
+def mean_log_likelihood(logps: Tensor, lengths: Tensor) -> Tensor:
+    """log π(y|x)/|y|, with |y| tokens, in nats a token: the reward of RRHF and PRO."""
+    return logps / lengths
+
+
 IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
 F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
 LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
@@ -178,4 +183,5 @@ F_SLOPE = Reward("f′(π/π_ref)", f_slope)
 LENGTH_NORMALISED = Reward("β·log π/|y|", length_normalised)
 SCALAR_HEAD = Reward("a scalar head", scalar_head)
 LOG_LIKELIHOOD = Reward("log π", None)
+MEAN_LOG_LIKELIHOOD = Reward("log π/|y|", mean_log_likelihood)
 PER_TOKEN = Reward("s − β·log(π/π_ref) by token", None)
