@@ -77,7 +77,7 @@ def test_other_ranking_losses_by_hand():
 
 
 def test_rrhf_by_hand():
-    # p = (−1, −2, −0.5), ψ = (3, 2, 1). Inverted: (1,3) by 0.5 and (2,3) by 1.5. SFT on the first: 4 tokens, −log π = 4.
+    # p = (−1, −2, −0.5), ψ = (3, 2, 1). Inverted: (1,3) by 0.5 and (2,3) by 1.5. SFT on the first: 4 tokens, 4 nats.
     assert rrhf(**free([-1, -2, -0.5], [3, 2, 1], [4, 2, 2])).item() == pytest.approx(2 + 4)
     assert rrhf(**free([-1, -2, -0.5], [3, 2, 1], [4, 2, 2]), alpha=100).item() == pytest.approx(200 + 4)
 
@@ -360,8 +360,8 @@ def test_lambda_weights_of_longer_lists_move_the_optimum():
 
 @pytest.mark.parametrize("alpha", [0.0, 1.0, 10.0])
 def test_pro_without_distances_learns_the_ranking_probabilities(alpha):
-    # One token a response, lists of all responses, Plackett–Luce with rewards r: the best response has softmax(r), which
-    # both terms ask for. There is no reference and no β.
+    # One token a response, lists of all responses, Plackett–Luce with rewards r. The best response then has softmax(r),
+    # which both terms ask for. There is no reference and no β.
     world = small_world()
     lines, weights = rankings(world, 4)
     population = population_of(world, pro, lines, weights, reference=False, alpha=alpha, distances="none")

@@ -7,7 +7,7 @@ import pytest
 import torch
 from scipy.optimize import brentq
 
-from una_ref.methods import METHODS, shapes
+from una_ref.methods import shapes
 from una_ref.methods.measures import MEASURES, measured
 from una_ref.methods.reference_points import ESTIMATORS
 from una_ref.methods.singles import apo_zero_unpaired, kto, una_binary_mse, una_measure, una_score
@@ -175,7 +175,7 @@ def test_apo_zero_unpaired_falls_towards_the_end_that_the_majority_says(p):
     logps = (world.ref_logps + torch.linspace(-20, 20, 41, dtype=F64)[:, None, None]).requires_grad_()
     slopes = torch.stack([torch.autograd.grad(population(line), logps)[0][i] for i, line in enumerate(logps)])
     slopes = slopes.where(slopes.abs() > 1e-16, 0.0)  # rounding, at p = ½
-    assert torch.equal(slopes.sign(), torch.full_like(slopes, (0.5 > p) - (0.5 < p)))
+    assert torch.equal(slopes.sign(), torch.full_like(slopes, (p < 0.5) - (p > 0.5)))
 
 
 def test_value_function_of_prospect_theory_by_hand():

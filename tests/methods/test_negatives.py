@@ -129,7 +129,8 @@ def test_d2o_alpha_must_be_positive(alpha, random_arguments):
 
 def test_d2o_with_one_sample_learns_the_density_ratio():
     # The sample y ~ π_ref is always chosen over y' ~ ν. So P(y ≻ y') of a pair is π_ref(y)·ν(y')/[π_ref(y)·ν(y') +
-    # π_ref(y')·ν(y)] = σ of the difference of log π_ref/ν: Bradley–Terry with that reward. Hence π ∝ π_ref·(π_ref/ν)^{1/β}.
+    # π_ref(y')·ν(y)] = σ of the difference of log π_ref/ν: Bradley–Terry with that reward. Its optimum is
+    # π ∝ π_ref·(π_ref/ν)^{1/β}.
     a_world = world()
     rejected = torch.randn(2, 4, generator=torch.Generator().manual_seed(1), dtype=F64).log_softmax(-1)
     x, y, z = (index.flatten() for index in torch.meshgrid(*map(torch.arange, (2, 4, 4)), indexing="ij"))

@@ -1,8 +1,9 @@
 """Losses on a ranked list of responses of one prompt, (G, K) -> (G,).
 
-`scores` rank the responses, the best the highest, and `mask` is True at the responses of a list. What stands outside the
-mask changes neither loss nor gradient. Log-probabilities are in nats. Every loss raises ValueError for tensors of
-different shapes, for a list of one response and for a β that is not positive. A loss is a sum over a list's comparisons.
+`scores` rank the responses, the best the highest, and `mask` is True at the responses of a list. What stands outside
+the mask changes neither loss nor gradient. Log-probabilities are in nats. A loss is a sum over a list's comparisons.
+Every loss raises ValueError for tensors of different shapes, for a list of one response and for a β that is not
+positive.
 """
 
 from __future__ import annotations
@@ -28,7 +29,7 @@ def lipo(
     beta: float = 0.1,
     ranking: str = "lambda",
 ) -> Tensor:
-    """A ranking loss on the implicit rewards s_i = β·log π(y_i)/π_ref(y_i), with the scores ψ as labels (survey Eq. 49).
+    """A ranking loss on implicit rewards s_i = β·log π(y_i)/π_ref(y_i), with the scores ψ as labels (survey Eq. 49).
 
     `ranking` is a name in `RANKINGS`. The default is the λ-loss, Σ_{ψ_i > ψ_j} Δ_ij·log(1 + e^{−(s_i − s_j)}). The
     survey prints a minus in front, which rewards inverted rankings (ES25, `lipo_printed`). The weight is

@@ -49,7 +49,7 @@ def from_here(scores: Tensor, mask: Tensor) -> Tensor:
 
 
 def rank_by(values: Tensor, scores: Tensor, mask: Tensor) -> Tensor:
-    """(G, K) 1 for the response with the highest value, 2 for the next, and so on, 1 outside the mask; without gradient.
+    """(G, K) 1 for the response with the highest value, 2 for the next, and so on; 1 outside the mask. No gradient.
 
     Equal values are ordered by their scores, then by their places. At π = π_ref all implicit rewards are equal, so that
     this rule decides the weights of the first step.

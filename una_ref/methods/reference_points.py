@@ -24,7 +24,7 @@ def next_response(log_ratios: Tensor) -> Tensor:
 
 
 def every_other_response(log_ratios: Tensor) -> Tensor:
-    """max(0, 1/(m(m − 1))·Σ_{i≠j} u(x_i, y_j)): the mean over all mismatched pairs, Eq. 33 with the factor corrected."""
+    """max(0, 1/(m(m − 1))·Σ_{i≠j} u(x_i, y_j)): the mean over all mismatched pairs (Eq. 33, its factor corrected)."""
     size = len(log_ratios)
     return _floored(_mismatched(log_ratios) / (size * (size - 1)))
 

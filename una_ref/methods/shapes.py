@@ -60,9 +60,9 @@ def kahneman_tversky(
 def prospect(x: Tensor, alpha: float = 0.88, loss_aversion: float = 2.25) -> Tensor:
     """The value v of a gain x over the reference point: x^α, or −λ·(−x)^α of a loss (survey Eq. 31).
 
-    λ is `loss_aversion`. The defaults are the medians of Tversky and Kahneman's subjects. No method trains it: the slope
-    is infinite at the reference point, where every run starts. KTO takes σ in its place (`kahneman_tversky`), which
-    keeps the kink-free shape, concave in gains and convex in losses, but drops λ into two weights.
+    λ is `loss_aversion`. The defaults are the medians of Tversky and Kahneman's subjects. No method trains it: the
+    slope is infinite at the reference point, where every run starts. KTO puts σ in its place (`kahneman_tversky`). σ is
+    concave in gains and convex in losses as well, with a finite slope; two weights take the place of λ.
     Raises ValueError unless 0 < α ≤ 1 and λ > 0.
     """
     if not 0 < alpha <= 1:

@@ -52,7 +52,7 @@ APO_ZERO_UNPAIRED = Method(
     equation="APO Eq. 7 on single responses",
     reductions="kto at kl = 0; at equal weights the squares of its terms are una-binary-mse",
     trl="KTOTrainer, loss_type=apo_zero_unpaired",
-    optimum="no policy with all responses: with labels of P(y = 1) = p each response is pushed to the end that p ≷ ½ says",
+    optimum="none inside: its loss falls as responses with P(y = 1) above ½ become likely, and those below ½ unlikely",
 )
 
 UNA_MEASURE = Method(
