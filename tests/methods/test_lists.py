@@ -253,7 +253,7 @@ def test_list_of_one_response_is_refused_by_name(loss, random_arguments):
 def test_hyperparameters_of_list_losses_are_checked(random_arguments):
     with pytest.raises(ValueError, match="ranking must be one of lambda, list_mle, .* got 'best'"):
         lipo(**random_arguments(lipo), ranking="best")
-    with pytest.raises(ValueError, match=r"point_sigmoid: scores must be in \[0, 1\], got 0 to 2"):
+    with pytest.raises(ValueError, match=r"lipo: scores must be in \[0, 1\] for ranking=point_sigmoid, got 0 to 2"):
         lipo(**rewarded([1, 0], [2, 0]), ranking="point_sigmoid")
     for loss in (rrhf, pro, pro_printed):
         with pytest.raises(ValueError, match="alpha must be at least 0, got -1"):

@@ -107,6 +107,9 @@ def test_d2o_by_hand():
     assert d2o(**arguments, beta=0.5, alpha=3.0).item() == pytest.approx(math.log1p(math.exp(-4)))
     tied = arguments | {"scores": numbers(1, 5, 1)[None]}
     torch.testing.assert_close(d2o(**tied, beta=0.5), d2o(**arguments, beta=0.5))  # of equal scores the last
+    undecided = arguments | {"scores": numbers(1, 1, 1)[None], "logps": arguments["logps"].requires_grad_()}
+    assert d2o(**undecided).item() == pytest.approx(math.log(2))
+    assert torch.autograd.grad(d2o(**undecided).sum(), undecided["logps"])[0].tolist() == [[0, 0, 0]]
 
 
 def test_d2o_with_one_sample_is_dpo(random_arguments):

@@ -15,6 +15,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from una_ref.errors import InputError
 from una_ref.methods.ranking import ahead, best, check_lists, filled, from_here, plackett_luce, rank_by
 from una_ref.methods.rewards import implicit_reward, mean_log_likelihood
 from una_ref.methods.shapes import bce, linear, logistic, squared
@@ -204,9 +205,8 @@ def _point_mse(rewards: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
 def _point_sigmoid(rewards: Tensor, labels: Tensor, mask: Tensor) -> Tensor:
     """Σ_i −ψ_i·log σ(s_i) − (1 − ψ_i)·log(1 − σ(s_i)): `una_binary_bce` summed over a list, for scores in [0, 1]."""
     if ((labels < 0) | (labels > 1)).any():
-        raise ValueError(
-            f"ranking=point_sigmoid: scores must be in [0, 1], got {float(labels.min()):g} to {float(labels.max()):g}"
-        )
+        got = f"{float(labels.min()):g} to {float(labels.max()):g}"
+        raise InputError(f"lipo: scores must be in [0, 1] for ranking=point_sigmoid, got {got}")
     return torch.where(mask, bce(rewards, labels), 0.0).sum(-1)
 
 

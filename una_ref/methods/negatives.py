@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from una_ref.methods.ranking import check_lists, filled, worst
+from una_ref.methods.ranking import ahead, check_lists, filled, worst
 from una_ref.methods.rewards import implicit_reward, log_likelihood, per_example
 from una_ref.methods.shapes import logistic, rejected_linear, rejected_softplus
 
@@ -46,7 +46,8 @@ def d2o(
     """−log σ((β/K)·Σ_i u(y_i) − α·β·u(y_l)) with u = log π/π_ref: Negating Negatives (survey Eq. 53).
 
     A list holds one rejected response y_l, the one with the lowest score, and K samples of π_ref; of equal scores the
-    last one is y_l. β is the survey's γ, and α·β its α. At α = 1 an offset of the rewards cancels.
+    last one is y_l. Where all scores are equal none is rejected: the loss is log 2, without a gradient. β is the
+    survey's γ, and α·β its α. At α = 1 an offset of the rewards cancels.
 
     The paper has two references: a helpful one for y_l, and a harmful one, π_ref^−, for the samples. The survey prints
     π_ref and π_ref^+, and defines π_ref^− without using it (ES29). Here both are π_ref.
@@ -57,7 +58,10 @@ def d2o(
     if not alpha > 0:
         raise ValueError(f"alpha must be positive, got {alpha}")
     reward = implicit_reward(filled(mask, logps), filled(mask, ref_logps), beta)
-    rejected = worst(filled(mask, scores), mask)
+    labels = filled(mask, scores)
+    rejected = worst(labels, mask)
     samples = mask & ~rejected
     mean = torch.where(samples, reward, 0.0).sum(-1) / samples.sum(-1)
-    return logistic(mean - alpha * torch.where(rejected, reward, 0.0).sum(-1))  # survey Eq. 53, one reference
+    margin = mean - alpha * torch.where(rejected, reward, 0.0).sum(-1)
+    decided = ahead(labels, mask).any(-1).any(-1)
+    return logistic(torch.where(decided, margin, 0.0))  # survey Eq. 53, one reference

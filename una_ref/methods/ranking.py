@@ -9,6 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from una_ref.errors import InputError
+
 
 def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: Tensor) -> None:
     """Raises ValueError unless all tensors have the same shape (G, K), every list has two responses, and β > 0.
@@ -25,7 +27,7 @@ def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: T
     if len(set(shapes.values())) > 1 or mask.dim() != 2:
         raise ValueError(f"tensors of lists must share one shape, got {shapes}")
     if mask.numel() and (least := int(mask.sum(-1).min())) < 2:
-        raise ValueError(f"{method}: a list must have two or more responses to compare, got one of {least}")
+        raise InputError(f"{method}: a list must have two or more responses to compare, got one of {least}")
 
 
 def filled(mask: Tensor, values: Tensor, fill: float = 0.0) -> Tensor:
