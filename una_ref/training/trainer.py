@@ -79,6 +79,7 @@ class Trainer:
         trained: name -> parameter, all that a step changes.
         values: (prompts,) V(x), or None where none is learned.
         loss_kwargs: the losses' hyper-parameters. An adaptive KL controller changes β.
+        network: whether V(x) is a critic's value of the prompt.
         needs: what the losses ask of the run.
         layout: of its batches.
         include_last_token: whether batches hold responses to the last token, as a scorer reads them.
@@ -100,7 +101,8 @@ class Trainer:
                 f"processes, got {config.batch}"
             )
         self.config, self.losses, self.method = config, losses, METHODS[config.method]
-        self.needs = needs(losses.values())
+        self.network = config.baseline == "network"
+        self.needs = needs(losses.values()) | ({Need.CRITIC} if self.network else set())
         self.policy = policy.train()
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
         self.policy.to(self.accelerator.device)
@@ -113,6 +115,8 @@ class Trainer:
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
         self.values: nn.Parameter | None = None
+        if self.network and policy.critic:
+            nn.init.constant_(policy.critic.head.bias, value_start)
         if self._learns_values():
             if prompts < 1:
                 raise InputError(f"prompts: expected at least one, to learn a V(x) of each, got {prompts}")
@@ -137,16 +141,17 @@ class Trainer:
 
     def _learns_values(self) -> bool:
         """Whether V(x) is learned: the config asks for it, or a loss requires a baseline."""
-        if self.config.baseline == "learned":
+        how = self.config.baseline
+        if how != "default":
             if Need.BASELINE not in self.needs:
-                raise InputError(f"baseline=learned: the losses of {self.config.method} take no baseline")
-            return True
+                raise InputError(f"baseline={how}: the losses of {self.config.method} take no baseline")
+            return how == "learned"
         return any(requires(loss, "baseline") for loss in self.losses.values())
 
     @property
     def compares_group(self) -> bool:
         """Whether a loss compares a response with the others of its prompt, so that each prompt needs two."""
-        return bool(self.needs & {Need.GROUP}) and self.values is None
+        return bool(self.needs & {Need.GROUP}) and self.values is None and not self.network
 
     def rate(self, step: int) -> float:
         """The share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0 or constant."""
@@ -345,8 +350,8 @@ class Trainer:
         known |= {name: batch.by_response(known[name]) for name in of_tokens}
         if of_tokens:
             known["mask"] = batch.by_response(torch.ones_like(batch.target, dtype=torch.bool))
-        if (baseline := self.baseline(batch)) is not None:
-            known["baseline"] = baseline
+        if (baseline := known["values"][:, 0] if self.network else self.baseline(batch)) is not None:
+            known["baseline"] = baseline  # the first token's value is that of the prompt: no token of y has been read
         if kl is not None:
             known["kl"] = kl
         losses = losses_of(self.losses, batch, known, self.loss_kwargs)
