@@ -193,8 +193,8 @@ class Config:
     """Adaptive KL: responses over which β adjusts."""
 
     baseline: Literal["default", "learned", "network"] = "default"
-    """Baseline V(x) of methods that take one: the method's own, a learned number per prompt, or a network (DRO-V), which
-    also has a value for prompts that it was not trained on; `critic` says which network."""
+    """Baseline V(x) of methods that take one: the method's own, a learned number per prompt, or a network (DRO-V),
+    which also has a value for prompts that it was not trained on. `critic` says which network."""
     value_lr: NonNegative | None = None
     """Learning rate of a learned V(x), by default 0.05, or of a critic, by default lr."""
 
