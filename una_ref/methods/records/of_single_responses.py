@@ -18,6 +18,7 @@ KTO = Method(
     errata=("ES16", "ES17", "EU15"),
     reductions="kl = 0: apo-zero-unpaired",
     trl="KTOTrainer, loss_type=kto",
+    optimum="none inside: all probability goes to a response whose labels are mostly positive, however slightly",
     axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
@@ -35,6 +36,7 @@ DRO = Method(
     equation="survey Eq. 37; its gradients: Eq. 38 and 39",
     errata=("ES18", "ES19"),
     reductions="twice it: una-centred with a learned V(x), at the same β",
+    optimum="π*, with V(x) = β·log Z(x), if the data have every response",
     printed=singles.dro_printed,
     axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
