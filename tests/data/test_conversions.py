@@ -180,6 +180,19 @@ def test_scores_of_a_prompt_become_one_list_best_first():
     assert report.counts == {"lists": 2, "responses": 5}
 
 
+def test_pairs_and_labels_become_lists_for_a_method_that_ranks():
+    # A response of two pairs, one won and one lost, is between the others: its score is the share of pairs it won.
+    chain = Row("p", ("b", "c", "a"), pairs=((2, 0), (0, 1)))
+    (row,), (report,) = conform([chain], ("lists",))
+    assert row.responses == ("a", "b", "c") and row.scores == (1, 0.5, 0) and row.kinds == ("lists",)
+    assert str(report) == "pairs -> lists (scores: the share of pairs won): 1 lists, 3 responses"
+    labelled = [Row("q", (text,), labels=(label,)) for text, label in (("a", False), ("b", True), ("c", 0.5))]
+    (row,), _ = conform(labelled, ("lists",))
+    assert row.responses == ("b", "c", "a") and row.scores == (1, 0.5, 0) and row.kinds == ("lists",)
+    with pytest.raises(InputError, match="f:3 responses: expected two or more of one prompt, to rank them"):
+        conform([Row("p", ("a",), labels=(1,), source="f:3")], ("lists",))
+
+
 def test_a_label_is_the_share_of_its_pairs_that_a_response_won():
     (row,), report = pairs_to_labels([Row("p", ("a", "b", "unused"), pairs=((1, 0),))])
     assert row.responses == ("a", "b") and row.labels == (0, 1) and report.counts == {"labels": 2}

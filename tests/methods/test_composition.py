@@ -11,6 +11,7 @@ from torch import Tensor
 
 from una_ref.methods import METHODS, gpo, rewards, scored_pairs, shapes
 from una_ref.methods.arguments import PAIRED
+from una_ref.methods.measures import measured
 from una_ref.theory import DIVERGENCES
 
 Arguments = Mapping[str, Any]
@@ -79,6 +80,10 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "Kahneman–Tversky σ": lambda x, labels, kl, beta, desirable_weight=1.0, undesirable_weight=1.0: (
         shapes.kahneman_tversky(x - beta * kl, labels, desirable_weight, undesirable_weight)
     ),
+    "Kahneman–Tversky σ at 0": shapes.kahneman_tversky,
+    "a measure g": lambda x, measure, width: measured(x, torch.zeros_like(x), measure, width),
+    "softplus of the rejected": shapes.rejected_softplus,
+    "linear in the rejected": shapes.rejected_linear,
     "score function": shapes.score_function,
     "any falling f": lambda x, function: gpo.margin_shape(function)(x),
     "hinge or logistic": lambda x, loss_type: {"hinge_norm": shapes.hinge, "sigmoid_norm": shapes.logistic}[loss_type](

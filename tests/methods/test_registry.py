@@ -129,6 +129,8 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         arguments["divergence"] = "reverse_kl"
     torch.manual_seed(1)
     offset = torch.randn(3, dtype=F64).repeat_interleave(2)
+    if method.kinds[0] == "lists":  # a row is the responses of one prompt
+        offset = offset[:, None]
     shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
 

@@ -122,8 +122,8 @@ def conform(
     """Each row with one kind of feedback out of `kinds`, in order of preference, and what was done.
 
     A row keeps the first of `kinds` that it has. Otherwise it is converted: scores -> pairs (`which`),
-    scores -> lists, scores -> labels (`threshold`), pairs -> labels, labels -> pairs, any kind -> demos. Where
-    responses are compared, rows of one response are gathered by prompt first.
+    scores -> lists, scores -> labels (`threshold`), pairs -> labels, labels -> pairs, pairs -> lists, labels -> lists,
+    any kind -> demos. Where responses are compared, rows of one response are gathered by prompt first.
 
     The result holds no rows: it gathers and converts those of `rows` again at each access. So `rows` are read once for
     their keys, once for the reports, and once whenever the result is read.
@@ -217,6 +217,8 @@ def _steps(
         ("scores", "lists"): _Step("scores -> lists (best first)", True, _scores_to_lists),
         ("scores", "labels"): _Step(f"scores -> labels (positive {level})", by_median, label),
         ("pairs", "labels"): _Step("pairs -> labels (chosen 1, rejected 0)", False, _pairs_to_labels),
+        ("pairs", "lists"): _Step("pairs -> lists (scores: the share of pairs won)", False, _pairs_to_lists),
+        ("labels", "lists"): _Step("labels -> lists (scores: the labels)", True, _labels_to_lists),
         ("labels", "pairs"): _Step("labels -> pairs (positive against negative)", True, _labels_to_pairs),
         ("scores", "demos"): _Step("scores -> demos (the best of each prompt)", True, _to_demos),
         ("labels", "demos"): _Step("labels -> demos (0.5 or more)", False, _to_demos),
@@ -290,12 +292,24 @@ def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: s
 
 
 def _scores_to_lists(row: Row, counts: Counter) -> Row:
-    scores = _values(row, "scores")
+    return _ranked(row, _values(row, "scores"), counts)
+
+
+def _labels_to_lists(row: Row, counts: Counter) -> Row:
+    return _ranked(row, _values(row, "labels"), counts)
+
+
+def _pairs_to_lists(row: Row, counts: Counter) -> Row:
+    labelled = _pairs_to_labels(row, Counter())
+    return _ranked(labelled, _values(labelled, "labels"), counts)
+
+
+def _ranked(row: Row, scores: Sequence[float], counts: Counter) -> Row:
     _several(row, "to rank them")
     ranking = _ranking(scores)
     counts["lists"] += 1
     counts["responses"] += len(ranking)
-    return _keep(row, ranking, scores=tuple(scores[i] for i in ranking), as_list=True)
+    return _keep(row, ranking, scores=tuple(float(scores[i]) for i in ranking), as_list=True)
 
 
 def _pairs_to_labels(row: Row, counts: Counter) -> Row:

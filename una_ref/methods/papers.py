@@ -94,11 +94,6 @@ BRADLEY_TERRY = Paper(
     "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
     "https://doi.org/10.1093/biomet/39.3-4.324",
 )
-# ---- training: moving references and sums of losses
-TR_DPO = Paper(
-    "Gorbatovski et al. 2024, TR-DPO",
-    "Learn Your Reference Model for Real Good Alignment",
-    "https://arxiv.org/abs/2404.09656",
 
 # Losses on pairs
 SLIC = Paper(
@@ -158,4 +153,43 @@ REWARD_CENTRING = Paper(
     "Eisenstein et al. 2023",
     "Helping or Herding? Reward Model Ensembles Mitigate but do not Eliminate Reward Hacking",
     "https://arxiv.org/abs/2312.09244",
+)
+
+# A reference that moves
+TR_DPO = Paper(
+    "Gorbatovski et al. 2024, TR-DPO",
+    "Learn Your Reference Model for Real Good Alignment",
+    "https://arxiv.org/abs/2404.09656",
+)
+
+# Single responses and lists
+APO = Paper(
+    "D'Oosterlinck et al. 2024, APO",
+    "Anchored Preference Optimization and Contrastive Revisions: Addressing Underspecification in Alignment",
+    "https://arxiv.org/abs/2408.06266",
+)
+NPO = Paper(
+    "Zhang et al. 2024, NPO",
+    "Negative Preference Optimization: From Catastrophic Collapse to Effective Unlearning",
+    "https://arxiv.org/abs/2404.05868",
+)
+D2O = Paper(
+    "Duan et al. 2024, D2O",
+    "Negating Negatives: Alignment without Human Positive Samples via Distributional Dispreference Optimization",
+    "https://arxiv.org/abs/2403.03419",
+)
+LIPO = Paper(
+    "Liu et al. 2024, LiPO",
+    "LiPO: Listwise Preference Optimization through Learning-to-Rank",
+    "https://arxiv.org/abs/2402.01878",
+)
+RRHF = Paper(
+    "Yuan et al. 2023, RRHF",
+    "RRHF: Rank Responses to Align Language Models with Human Feedback without tears",
+    "https://arxiv.org/abs/2304.05302",
+)
+PRO = Paper(
+    "Song et al. 2023, PRO",
+    "Preference Ranking Optimization for Human Alignment",
+    "https://arxiv.org/abs/2306.17492",
 )

@@ -23,7 +23,8 @@ def example_arguments(
     Neighbours share a prompt: ``groups`` is 0, 0, 1, 1, …. Labels, win rates and margins are in [0, 1]. Lengths are 1,
     2, 3, 1, … and those of rejected responses 3, 1, 2, …, so that the two responses of a pair differ. Tensors of
     tokens are (size, 3) with responses of 1, 2 and 3 tokens in turn, whole distributions (size, 3, `VOCABULARY`) and
-    normalised. In a loss on lists what belongs to a response is (size, 3), with lists of 2 and 3 responses in turn.
+    normalised. In a loss on lists what belongs to a response is (size, 3), with lists of 2 and 3 responses in turn, and
+    scores are in [0, 1], which every ranking loss takes.
 
     Args:
         loss: takes the arguments of `arguments.ARGUMENTS`.
@@ -48,19 +49,17 @@ def example_arguments(
         uniform = torch.rand(shape, generator=generator, dtype=torch.float64)
         normal = torch.randn(shape, generator=generator, dtype=torch.float64)
         integers = INTEGERS.get(name) or INTEGERS.get(base)
-        made[name] = integers(shape, kind) if integers else _values(base, uniform, normal).to(dtype)
-        if kind == "lists" and base == "scores":  # rows come with the best response first
-            made[name] = made[name].sort(dim=1, descending=True).values
+        made[name] = integers(shape, kind) if integers else _values(base, kind, uniform, normal).to(dtype)
     return made
 
 
-def _values(name: str, uniform: Tensor, normal: Tensor) -> Tensor:
+def _values(name: str, kind: str, uniform: Tensor, normal: Tensor) -> Tensor:
     """Plausible values of a floating-point argument."""
     if name.endswith("token_logps"):
         return normal
     if name.endswith("logps"):
         return -5 * uniform
-    if name in ("labels", "win_rates", "margins") or name.endswith("_sd"):
+    if name in ("labels", "win_rates", "margins") or name.endswith("_sd") or (name, kind) == ("scores", "lists"):
         return uniform
     if name == "kl":
         return 0.3 + 0 * uniform

@@ -196,6 +196,11 @@ def length_corrected(logps: Tensor, ref_logps: Tensor, lengths: Tensor, beta: fl
     return implicit_reward(logps, ref_logps, beta) + alpha * lengths.to(logps)
 
 
+def mean_log_likelihood(logps: Tensor, lengths: Tensor) -> Tensor:
+    """log π(y|x)/|y|, with |y| tokens, in nats a token: the reward of RRHF and PRO."""
+    return logps / lengths
+
+
 IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
 F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
 LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
@@ -207,4 +212,5 @@ MEAN_LOG_ODDS = Reward("log(P/(1 − P)), log P = log π/|y|", mean_log_odds)
 LENGTH_CORRECTED = Reward("β·log(π/π_ref) + α·|y|", length_corrected)
 SCALED_LOG_LIKELIHOOD = Reward("β·log π", scaled_log_likelihood)
 LOG_LIKELIHOOD = Reward("log π", None)
+MEAN_LOG_LIKELIHOOD = Reward("log π/|y|", mean_log_likelihood)
 PER_TOKEN = Reward("s − β·log(π/π_ref) by token", None)

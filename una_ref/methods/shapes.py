@@ -9,7 +9,7 @@ import math
 
 import torch
 from torch import Tensor
-from torch.nn.functional import logsigmoid
+from torch.nn.functional import logsigmoid, softplus
 
 
 def linear(x: Tensor) -> Tensor:
@@ -83,6 +83,32 @@ def kahneman_tversky(
     """
     y = labels.to(x.dtype)
     return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()
+
+
+def prospect(x: Tensor, alpha: float = 0.88, loss_aversion: float = 2.25) -> Tensor:
+    """The value v of a gain x over the reference point: x^α, or −λ·(−x)^α of a loss (survey Eq. 31).
+
+    λ is `loss_aversion`. The defaults are the medians of Tversky and Kahneman's subjects. No method trains it: the
+    slope is infinite at the reference point, where every run starts. KTO puts σ in its place (`kahneman_tversky`). σ is
+    concave in gains and convex in losses as well, with a finite slope; two weights take the place of λ.
+    Raises ValueError unless 0 < α ≤ 1 and λ > 0.
+    """
+    if not 0 < alpha <= 1:
+        raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
+    if not loss_aversion > 0:
+        raise ValueError(f"loss_aversion must be positive, got {loss_aversion}")
+    size = x.abs() ** alpha
+    return size.where(x >= 0, -loss_aversion * size)
+
+
+def rejected_linear(x: Tensor, labels: Tensor) -> Tensor:
+    """(1 − y)·x: what a negative label makes small, without a bound."""
+    return (1 - labels.to(x.dtype)) * x
+
+
+def rejected_softplus(x: Tensor, labels: Tensor, beta: float) -> Tensor:
+    """(1 − y)·(2/β)·log(1 + e^x) for a reward x = β·u; the slope in u is 2σ(x), which is 1 at x = 0."""
+    return 2 / beta * rejected_linear(softplus(x), labels)
 
 
 def score_function(x: Tensor, logps: Tensor) -> Tensor:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from una_ref.methods.measures import measured
 from una_ref.methods.rewards import centred_reward, implicit_reward, log_likelihood, per_example
 from una_ref.methods.shapes import bce, kahneman_tversky, linear, mse, squared
 
@@ -103,6 +104,31 @@ def una_score_released(
     """
     per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
     return mse(implicit_reward(logps, ref_logps, beta) + baseline, scores)  # the authors' released code
+
+
+def una_measure(
+    *,
+    logps: Tensor,
+    ref_logps: Tensor,
+    scores: Tensor,
+    baseline: Tensor | float = 0.0,
+    beta: float = 0.03,
+    measure: str = "huber",
+    width: float = 0.1,
+) -> Tensor:
+    """g(r_θ + baseline, s): UNA on scores with any measure g (UNA Eq. 7; its Sec. 7.4 proposes other measures).
+
+    `measure` is a name in `measures.MEASURES`: mse (then it is `una_score`), huber, l1, hinge or kl. `width` is the
+    distance at which huber becomes linear, and within which hinge is 0, in reward units.
+
+    With one score for each response and the baseline β·log Z(x), the minimiser is π* for every g except hinge. With
+    noisy scores it is π* of their mean (mse), of their median (l1), of a number between (huber), or of the logit of the
+    mean of σ(s) (kl). Raises ValueError for an unknown name and a `width` that is not positive.
+
+    https://arxiv.org/abs/2408.15339
+    """
+    per_example(beta, logps=logps, ref_logps=ref_logps, scores=scores, baseline=baseline)
+    return measured(implicit_reward(logps, ref_logps, beta) + baseline, scores, measure, width)  # UNA Eq. 7
 
 
 def una_online_released(*, logps: Tensor, old_logps: Tensor, scores: Tensor, beta: float = 0.03) -> Tensor:
@@ -205,3 +231,23 @@ def kto(
     per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels, kl=kl)
     gain = implicit_reward(logps, ref_logps, beta) - beta * kl
     return kahneman_tversky(gain, labels, desirable_weight, undesirable_weight)  # survey Eq. 32 with Eq. 34
+
+
+def apo_zero_unpaired(
+    *,
+    logps: Tensor,
+    ref_logps: Tensor,
+    labels: Tensor,
+    beta: float = 0.1,
+    desirable_weight: float = 1.0,
+    undesirable_weight: float = 1.0,
+) -> Tensor:
+    """λ_D·(1 − σ(r_θ)) for a positive label, λ_U·σ(r_θ) for a negative one: APO-zero on single responses.
+
+    It is `kto` with the reference point 0, so that no pass over mismatched responses is needed. It raises the
+    probability of positive responses, where DPO may lower both.
+
+    D'Oosterlinck et al. 2024, https://arxiv.org/abs/2408.06266
+    """
+    per_example(beta, logps=logps, ref_logps=ref_logps, labels=labels)
+    return kahneman_tversky(implicit_reward(logps, ref_logps, beta), labels, desirable_weight, undesirable_weight)

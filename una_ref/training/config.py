@@ -193,15 +193,17 @@ class Config:
     """Past rollouts that are kept and trained on again. Safe for losses with V(x) if the policy class contains π*;
     otherwise keep the buffer short. Eq. 10 (una-online) is wrong off policy, and so in later passes."""
     critic: Literal["separate", "head"] = "separate"
-    """Value model of methods that value tokens: a separate transformer, or a head on the policy's hidden states."""
+    """Value model of methods that value tokens, and of baseline=network: a separate transformer, or a head on the
+    policy's hidden states."""
     kl_target: NonNegative = 0.0
     """Adaptive KL (PPO): β is adjusted until KL(π ‖ π_ref) is this many nats. 0: β is fixed."""
     kl_horizon: Count = 10000
     """Adaptive KL: responses over which β adjusts."""
 
-    baseline: Literal["default", "learned", "mean", "ema"] = "default"
+    baseline: Literal["default", "learned", "mean", "ema", "network"] = "default"
     """Baseline V(x) of methods that take one: the method's own; a number per prompt, learned by gradients (learned) or
-    as the running mean of score minus reward (mean); or that mean over all prompts as a moving average (ema)."""
+    as the running mean of score minus reward (mean); that mean over all prompts as a moving average (ema); or a network
+    (DRO-V), which also has a value for prompts that it was not trained on. `critic` says which network."""
     value_lr: NonNegative | None = None
     """Learning rate of a learned V(x), by default 0.05, or of a critic, by default lr."""
     decay: Annotated[float, Range(0, below=1)] = 0.9
@@ -267,7 +269,8 @@ class Config:
         if self.online and sampled_kind(method) not in method.losses:
             hint = ". Fix: use iterative-dpo, which makes pairs of its samples" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
-        changed = [name for name in ONLINE if getattr(self, name) != getattr(Config, name)]
+        network = {"critic"} if self.baseline == "network" else set()
+        changed = [name for name in ONLINE if getattr(self, name) != getattr(Config, name) and name not in network]
         if changed and not self.on_policy:
             fix = "add --online" if "scores" in method.losses else "use an online method, such as iterative-dpo"
             raise InputError(f"{changed[0]}: applies only to online runs, and {self.method} is offline. Fix: {fix}")

@@ -75,8 +75,8 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:
-    """The critic, if a loss asks for values of tokens; made from the model without adapters."""
-    if Need.CRITIC not in needs(config.losses_by_kind.values()):
+    """The critic, if a loss asks for values of tokens or V(x) is a network; made from the model without adapters."""
+    if Need.CRITIC not in needs(config.losses_by_kind.values()) and config.baseline != "network":
         return None
     if config.critic == "head":
         return Critic(model)

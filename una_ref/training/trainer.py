@@ -54,6 +54,7 @@ class Trainer:
         trained: name -> parameter, all that a step changes.
         values: (prompts,) V(x), or None where there is none. running: what moves it, for baseline=mean.
         loss_kwargs: the losses' hyper-parameters. An adaptive KL controller changes β.
+        network: whether V(x) is a critic's value of the prompt.
         needs: what the losses ask of the run.
         layout: of its batches.
         include_last_token: whether batches hold responses to the last token, as a scorer reads them.
@@ -81,7 +82,8 @@ class Trainer:
                 f"{self.accelerator.num_processes}. Fix: start the run without a launcher"
             )
         self.config, self.losses, self.method = config, losses, config.record
-        self.needs = needs(losses.values())
+        self.network = config.baseline == "network"
+        self.needs = needs(losses.values()) | ({Need.CRITIC} if self.network else set())
         self.statistics = Statistics(losses, decay=config.decay, baseline=config.baseline == "ema")
         self.policy = policy.train()
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
@@ -96,6 +98,8 @@ class Trainer:
         groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
         self.values: Tensor | None = None
         self.running: RunningValues | None = None
+        if self.network and policy.critic:
+            nn.init.constant_(policy.critic.head.bias, value_start)
         if how := self._values():
             if prompts < 1:
                 raise InputError(f"prompts: expected at least one, to learn a V(x) of each, got {prompts}")
@@ -133,6 +137,8 @@ class Trainer:
                         "Fix: baseline=learned"
                     )
             return "mean" if how == "mean" else ""
+        if how == "network":
+            return ""
         asked = how == "learned" or any(requires(loss, "baseline") for loss in self.losses.values())
         return "learned" if asked else ""
 
@@ -146,7 +152,8 @@ class Trainer:
     @property
     def compares_group(self) -> bool:
         """Whether a loss compares a response with the others of its prompt, so that each prompt needs two."""
-        return Need.GROUP in self.needs and self.values is None and self.config.baseline != "ema"
+        alone = self.values is not None or self.config.baseline in ("ema", "network")
+        return Need.GROUP in self.needs and not alone
 
     def rate(self, step: int) -> float:
         """The share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0 or constant."""
@@ -361,8 +368,8 @@ class Trainer:
         known |= {name: batch.by_response(known[name]) for name in of_tokens}
         if of_tokens:
             known["mask"] = batch.by_response(torch.ones_like(batch.target, dtype=torch.bool))
-        if (baseline := self.baseline(batch)) is not None:
-            known["baseline"] = baseline
+        if (baseline := known["values"][:, 0] if self.network else self.baseline(batch)) is not None:
+            known["baseline"] = baseline  # the first token's value is that of the prompt: no token of y has been read
         known |= {name: value.to(output) for name, value in statistics.items()}
         losses = losses_of(self.losses, batch, known, self.loss_kwargs)
         rewards = rewards_of(self.method, batch, known, self.loss_kwargs)

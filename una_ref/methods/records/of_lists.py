@@ -2,7 +2,86 @@
 
 from __future__ import annotations
 
-from una_ref.methods.method import Method
+from una_ref.methods import lists, negatives, papers, rewards
+from una_ref.methods.method import Method, axes_of
 
-RECORDS: tuple[Method, ...] = ()
+LIPO = Method(
+    name="lipo",
+    title="listwise preference optimisation",
+    reward=rewards.IMPLICIT,
+    comparison="the responses of a list",
+    shape="a ranking loss",
+    losses={"lists": lists.lipo},
+    shift_invariant=True,
+    papers=(papers.LIPO, papers.SURVEY),
+    equation="survey Eq. 49",
+    errata=("ES25", "ES26", "ES38"),
+    reductions="K = 2, pair_logistic or list_mle: dpo; K = 2, lambda: dpo times Δ; point_mse: una-score",
+    optimum="π* with pair_logistic and list_mle on Plackett–Luce rankings, and with softmax on scores",
+    printed=lists.lipo_printed,
+    axes=axes_of("Implicit Point Response Positive Preference Human List Reference Uncontrol KL Off Offline Separate"),
+    composes=False,
+    meanings={
+        "ranking": "the ranking loss: lambda, list_mle, pair_logistic, pair_hinge, point_mse, point_sigmoid or softmax"
+    },
+)
+
+RRHF = Method(
+    name="rrhf",
+    title="rank responses to align with human feedback",
+    reward=rewards.MEAN_LOG_LIKELIHOOD,
+    comparison="the responses of a list",
+    shape="hinge at 0, and SFT on the best",
+    losses={"lists": lists.rrhf},
+    shift_invariant=True,
+    papers=(papers.RRHF, papers.SURVEY),
+    equation="survey Eq. 50",
+    errata=("ES27", "ES39"),
+    reductions="alpha = 0: sft on the best response of each list",
+    optimum="where no ranking is inverted, the distribution of the best responses, as SFT",
+    axes=axes_of("- - - - Preference Human List Free Uncontrol - Off Offline Merge"),
+    composes=False,
+    meanings={"alpha": "weight of the ranking term beside SFT on the best response"},
+)
+
+PRO = Method(
+    name="pro",
+    title="preference ranking optimisation",
+    reward=rewards.MEAN_LOG_LIKELIHOOD,
+    comparison="the responses of a list",
+    shape="Plackett–Luce, and SFT on the best",
+    losses={"lists": lists.pro},
+    shift_invariant=True,
+    papers=(papers.PRO, papers.SURVEY),
+    equation="survey Eq. 52; Eq. 51 with distances=none",
+    errata=("ES28", "ES38"),
+    reductions="distances=none, K = 2: sft plus alpha times simpo at β = 1, γ = 0",
+    printed=lists.pro_printed,
+    axes=axes_of("Explicit Point Response Positive Preference Human List Free Uncontrol - Off Offline Merge"),
+    composes=False,
+    meanings={
+        "alpha": "weight of the ranking term beside SFT on the best response",
+        "distances": "scores: logits are scaled by distances of scores (Eq. 52); none: they are not (Eq. 51)",
+    },
+)
+
+D2O = Method(
+    name="d2o",
+    title="Negating Negatives: samples of π_ref against a rejected response",
+    reward=rewards.IMPLICIT,
+    comparison="a rejected response and K samples",
+    shape="logistic",
+    losses={"lists": negatives.d2o},
+    shift_invariant=True,
+    papers=(papers.D2O, papers.SURVEY),
+    equation="survey Eq. 53 with one reference",
+    errata=("ES29",),
+    reductions="K = 1, alpha = 1: dpo with the sample as chosen response",
+    optimum="K = 1: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses",
+    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL On Offline Separate"),
+    composes=False,
+    meanings={"alpha": "weight of the rejected response beside the mean of the samples"},
+)
+
+RECORDS = (LIPO, RRHF, PRO, D2O)
 """In the order of the tables."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from una_ref.methods import papers, rewards, singles
+from una_ref.methods import negatives, papers, rewards, singles
 from una_ref.methods.method import Method, axes_of
 
 KTO = Method(
@@ -16,7 +16,9 @@ KTO = Method(
     papers=(papers.KTO, papers.SURVEY),
     equation="survey Eq. 32 with Eq. 34",
     errata=("ES16", "ES17", "EU15"),
-    reductions="kl = 0 and equal weights: APO-zero's terms, whose squares are una-binary-mse",
+    reductions="kl = 0: apo-zero-unpaired",
+    trl="KTOTrainer, loss_type=kto",
+    optimum="none inside: all probability goes to a response whose labels are mostly positive, however slightly",
     axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
@@ -34,10 +36,76 @@ DRO = Method(
     equation="survey Eq. 37; its gradients: Eq. 38 and 39",
     errata=("ES18", "ES19"),
     reductions="twice it: una-centred with a learned V(x), at the same β",
+    optimum="π*, with V(x) = β·log Z(x), if the data have every response",
     printed=singles.dro_printed,
     axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
 
-RECORDS = (KTO, DRO)
+APO_ZERO_UNPAIRED = Method(
+    name="apo-zero-unpaired",
+    title="anchored preference optimisation on labels",
+    reward=rewards.IMPLICIT,
+    comparison="one response and a label",
+    shape="Kahneman–Tversky σ at 0",
+    losses={"labels": singles.apo_zero_unpaired},
+    shift_invariant=False,
+    papers=(papers.APO,),
+    equation="APO Eq. 7 on single responses",
+    reductions="kto at kl = 0; at equal weights the squares of its terms are una-binary-mse",
+    trl="KTOTrainer, loss_type=apo_zero_unpaired",
+    optimum="none inside: its loss falls as responses with P(y = 1) above ½ become likely, and those below ½ unlikely",
+)
+
+UNA_MEASURE = Method(
+    name="una-measure",
+    title="UNA on scores with another measure",
+    reward=rewards.IMPLICIT,
+    baseline="constant",
+    comparison="one response and a score",
+    shape="a measure g",
+    losses={"scores": singles.una_measure},
+    shift_invariant=False,
+    papers=(papers.UNA,),
+    equation="UNA Eq. 7 with the measures of its Sec. 7.4",
+    errata=("EU11", "EU14"),
+    reductions="measure=mse: una-score; huber at a large width: una-score",
+    optimum="with the baseline β·log Z(x), π* of the mean (mse) or of the median (l1) of a response's scores",
+    meanings={
+        "measure": "mse, huber, l1, hinge or kl: how the distance of reward and score is measured",
+        "width": "distance at which huber becomes linear, and up to which hinge is 0, in reward units",
+    },
+)
+
+NPO = Method(
+    name="npo",
+    title="negative preference optimisation",
+    reward=rewards.IMPLICIT,
+    comparison="one response and a label",
+    shape="softplus of the rejected",
+    losses={"labels": negatives.npo},
+    shift_invariant=False,
+    papers=(papers.NPO, papers.SURVEY),
+    equation="NPO Eq. 3; survey Sec. 3.10.2",
+    errata=("ES30",),
+    reductions="β → 0: gradient-ascent, up to a constant",
+    optimum="all probability on one response, for β below 2 and rejected samples of π_ref: π_ref is a maximum",
+    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL Off Offline Separate"),
+)
+
+GRADIENT_ASCENT = Method(
+    name="gradient-ascent",
+    title="gradient ascent on rejected responses",
+    reward=rewards.LOG_LIKELIHOOD,
+    comparison="one response and a label",
+    shape="linear in the rejected",
+    losses={"labels": negatives.gradient_ascent},
+    shift_invariant=True,
+    papers=(papers.NPO, papers.SURVEY),
+    equation="NPO Sec. 2; survey Sec. 3.10.2",
+    reductions="minus sft on the negative labels; npo as its β → 0",
+    optimum="none: the loss falls without bound as a rejected response loses its probability",
+)
+
+RECORDS = (KTO, DRO, APO_ZERO_UNPAIRED, UNA_MEASURE, NPO, GRADIENT_ASCENT)
 """In the order of the tables."""
