@@ -30,6 +30,11 @@ from una_ref.training.losses import Losses, losses_of
 from una_ref.training.metrics import NAMES, means, measure
 
 
+def _exact(value: object) -> object:
+    """A tensor of floating-point numbers in float64; anything else, a mask too, as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
 class NonFinite(RuntimeError):
     """A loss or gradient is not finite. The run stops; `examples` are the rows of the batch."""
 
@@ -377,7 +382,7 @@ class Trainer:
         if any(requires(function, name) and name not in given for name in names(function)):
             return None
         values = {name: given[name] for name in names(function) & given.keys()}
-        return function(**{name: v.double() if isinstance(v, Tensor) else v for name, v in values.items()})
+        return function(**{name: _exact(v) for name, v in values.items()})
 
     @torch.no_grad()
     def _kl(self, examples: Sequence[Example]) -> Tensor | None:
