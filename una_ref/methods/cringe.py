@@ -28,7 +28,7 @@ def cringe(
 ) -> Tensor:
     """−log π(y|x) of a good response; α·Σ_t E_{s*}[−log σ(s* − s_t)] of a bad one (survey Eq. 29).
 
-    s_t is the score of the response's token, and s* that of a rival, one of the `top_k` best other tokens (ES15). Scores
+    s_t is the score of the response's token, and s* that of a rival: one of the `top_k` best others (ES15). Scores
     may be log-probabilities: only differences count. A label between 0 and 1 mixes the two terms. The survey prints the
     joint probability of prompt and response; the loss is on the response's tokens (ES14). The survey's Table 1 lists a
     reference and a KL, but the loss has neither. ParlAI's defaults are α = 1 and one rival.
