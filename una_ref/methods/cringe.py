@@ -106,7 +106,7 @@ def _rivals(logits: Tensor, token_ids: Tensor, mask: Tensor, alpha: float, top_k
     """(B, T, k + 1) s* − s_t of the k + 1 best tokens, and their weights: 0 for all but rivals within the mask."""
     if not alpha >= 0:
         raise ValueError(f"alpha must be at least 0, got {alpha}")
-    if not (top_k >= 1 and top_k == int(top_k)):
+    if not (top_k >= 1 and top_k % 1 == 0):
         raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
     ids = token_ids.masked_fill(~mask, 0)[..., None]
     best, tokens = logits.topk(min(int(top_k) + 1, logits.shape[-1]))
@@ -115,10 +115,10 @@ def _rivals(logits: Tensor, token_ids: Tensor, mask: Tensor, alpha: float, top_k
     is_last = torch.arange(best.shape[-1], device=best.device) == best.shape[-1] - 1
     left_out = is_own | (~is_own.any(-1, keepdim=True) & is_last)
     outside = ~mask[..., None]
-    scores = best.masked_fill(outside, 0)
-    weights = scores.detach().masked_fill(left_out, -torch.inf).softmax(-1)
-    gaps = (scores - logits.gather(-1, ids).masked_fill(outside, 0)).masked_fill(outside | (weights == 0), 0)
-    return gaps, weights.masked_fill(outside, 0)
+    weights = best.detach().masked_fill(left_out, -torch.inf).softmax(-1).masked_fill(outside, 0)
+    # 0 before the logistic function, since 0·NaN is NaN in the gradient; a rival of probability 0 may be −∞.
+    gaps = (best - logits.gather(-1, ids)).masked_fill(weights == 0, 0)
+    return gaps, weights
 
 
 def _expected(gaps: Tensor, weights: Tensor) -> Tensor:
