@@ -6,6 +6,8 @@ tokens. What is outside the mask is ignored, NaN included: neither value nor gra
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import Tensor
 
@@ -53,9 +55,45 @@ def sequential_kl(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
 
     `logits` and `ref_logits` are normalised log-probabilities. A token that both rule out (−∞) adds nothing.
     """
-    inside = mask[..., None] & (ref_logits != -torch.inf)
-    ref, policy = ref_logits.where(inside, 0), logits.where(inside, 0)
-    return (ref.exp() * (ref - policy)).sum((1, 2))
+    return _ForwardKL.apply(logits, ref_logits, mask).sum(1)
+
+
+class _ForwardKL(torch.autograd.Function):
+    """(B, T) KL(π_ref ‖ π) at each token, 0 outside the mask.
+
+    It works token by token, and keeps nothing but its arguments: autograd would keep five more (B, T, V) tensors.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, ref_logits: Tensor, mask: Tensor) -> Tensor:
+        ctx.save_for_backward(logits, ref_logits, mask)
+        out = torch.zeros_like(mask, dtype=logits.dtype)
+        for t in range(mask.shape[1]):
+            weights, gaps = _terms(logits[:, t], ref_logits[:, t], mask[:, t])
+            out[:, t] = (weights * gaps).sum(-1)
+        return out
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        logits, ref_logits, mask = ctx.saved_tensors
+        found = [
+            torch.zeros_like(x) if need else None
+            for x, need in zip((logits, ref_logits), ctx.needs_input_grad[:2], strict=True)
+        ]
+        for t in range(mask.shape[1]):
+            weights, gaps = _terms(logits[:, t], ref_logits[:, t], mask[:, t])
+            weights = weights * gradients[0][:, t, None]
+            if found[0] is not None:
+                found[0][:, t] = -weights
+            if found[1] is not None:
+                found[1][:, t] = weights * (gaps + 1)
+        return *found, None
+
+
+def _terms(logits: Tensor, ref_logits: Tensor, mask: Tensor) -> tuple[Tensor, Tensor]:
+    """(B, V) π_ref and log π_ref/π, both 0 outside the mask and where π_ref rules a token out."""
+    inside = mask[:, None] & (ref_logits != -torch.inf)
+    return ref_logits.exp().where(inside, 0), (ref_logits - logits).where(inside, 0)
 
 
 def tdpo_reward(
