@@ -7,6 +7,9 @@ import torch
 
 from una_ref.data.batch import Example
 from una_ref.methods import METHODS
+from una_ref.training.memory import memory, models
+from una_ref.training.prepare import prepare
+from una_ref.training.settings import resolve
 
 PAIRS = [
     Example((1, 5), ((6, 7, 2), (8, 2)), pairs=((0, 1),), source="a"),
@@ -56,3 +59,13 @@ def test_cringe_trains_on_pairs_and_on_labels(kind, make_trainer, examples, grad
     assert not trainer.policy.has_reference or not METHODS["cringe"].needs_reference
     assert trainer.forward(given).losses.keys() == {kind}
     assert gradient(trainer, given).abs().max() > 1e-4
+
+
+@pytest.mark.parametrize(("name", "copies"), [("dpo", 0), ("token-dpo", 0), ("wpo", 4), ("tdpo", 9)])
+def test_dry_run_counts_whole_distributions(name, copies, data, tiny):
+    config = resolve(name, [*tiny, "held_out=0", "max_length=32", "batch=2"], data=data("pairs"))
+    held = models(config, prepare(config).trainer.policy.model.config)
+    row = Example((1,) * 4, ((5,) * 10, (6,) * 10), pairs=((0, 1),))
+    found = {part.name: part.bytes for part in memory(config, held, row).parts}
+    # Two rows of two responses of 10 tokens, 300 words of 4 bytes.
+    assert found.get("distributions", 0) == copies * 2 * 2 * 10 * held.policy.config.vocab_size * 4

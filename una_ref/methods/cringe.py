@@ -4,7 +4,7 @@ A rival of a token is one of the k other tokens with the highest scores. The pap
 scores. Here the loss is its expectation over the k rivals, with weights that have no gradient: the expected gradient is
 the same, without the noise. `cringe_sampled` is the paper's form.
 
-Whole distributions cost 4·B·T·V bytes in float32, see `tokens`. A loss keeps k + 1 numbers of each.
+Whole distributions of N response tokens cost 4·N·V bytes in float32. At its peak a step holds three such tensors.
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 Tensors of tokens have a mask that is True at a response's tokens. What is outside it is ignored, NaN included. Every
 loss raises ValueError for tensors of different shapes and for a β that is not positive.
 
-A whole distribution of P pairs costs 4·P·T·V bytes in float32 for each of its two responses: 0.5 GB for one response
-of 1,024 tokens and a vocabulary of 128,256. The trainer holds about three such tensors of the policy and two of the
-reference for each response, and a loss adds one or two. Choose `micro_tokens` accordingly.
+Whole distributions of N response tokens cost 4·N·V bytes in float32: 0.5 GB for 1,024 tokens and a vocabulary of
+128,256. At its peak a step holds nine such tensors for `tdpo`, eight for `tdpo2` and four for `wpo`. The dry run counts
+them; choose `micro_tokens` accordingly.
 """
 
 from __future__ import annotations
