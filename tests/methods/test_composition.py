@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from una_ref.methods import METHODS, gpo, rewards, scored_pairs, shapes
+from una_ref.methods import METHODS, credit, gpo, rewards, scored_pairs, shapes
 from una_ref.methods.arguments import PAIRED
 from una_ref.methods.measures import measured
 from una_ref.theory import DIVERGENCES
@@ -60,6 +60,18 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     ),
     "log(π/π_ref)/η": lambda logps, ref_logps, eta: (logps - ref_logps) / eta,
     "log(P/(1 − P)), log P = log π/|y|": lambda logps, lengths: torch.logit((logps / lengths).exp()),
+    "Σ_t β·log(π/π_ref)": credit.credited_reward,
+    "β·log(π/π_ref) + β·SeqKL": lambda logps, ref_logps, logits, ref_logits, mask, beta: (
+        beta
+        * (
+            logps
+            - ref_logps
+            + torch.nn.functional.kl_div(logits, ref_logits, reduction="none", log_target=True)
+            .sum(-1)
+            .masked_fill(~mask, 0)
+            .sum(-1)
+        )
+    ),
 }
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
     "a demonstration": _single_reward,

@@ -12,9 +12,16 @@ from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperpa
 from una_ref.methods.method import HYPERPARAMETERS
 
 F64 = torch.float64
+
+
+def both_sides(name):
+    """An argument's names in a loss on pairs."""
+    return sided(name, "chosen"), sided(name, "rejected")
+
+
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
-TRAINED = ("logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
+TRAINED = {name for base in ("logps", "token_logps", "logits", "rewards") for name in (base, *both_sides(base))}
 
 
 def arguments_of(loss):
@@ -131,7 +138,15 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
     offset = torch.randn(3, dtype=F64).repeat_interleave(2)
     if method.kinds[0] == "lists":  # a row is the responses of one prompt
         offset = offset[:, None]
-    shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
+
+    def lowered(name, x):
+        if not name.startswith("ref_") or name.endswith("logits"):  # whole distributions stay normalised
+            return x
+        if name.endswith("token_logps"):  # the sum is lowered, by way of the first token
+            return torch.cat([x[:, :1] - offset[:, None] / 0.7, x[:, 1:]], 1)
+        return x - offset / 0.7
+
+    shifted = {name: lowered(name, x) for name, x in arguments.items()}
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
 
     def gradients(arguments):
@@ -139,7 +154,8 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
             gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
             arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
         trained = [x.requires_grad_() for name, x in arguments.items() if name in TRAINED]
-        return torch.cat(torch.autograd.grad(method.loss(**arguments).sum(), trained))
+        found = torch.autograd.grad(method.loss(**arguments).sum(), trained, allow_unused=True)
+        return torch.cat([gradient.flatten() for gradient in found if gradient is not None])
 
     unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
     assert method.shift_invariant == unchanged

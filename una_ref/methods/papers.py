@@ -193,3 +193,31 @@ PRO = Paper(
     "Preference Ranking Optimization for Human Alignment",
     "https://arxiv.org/abs/2306.17492",
 )
+
+# Tokens
+FROM_R_TO_Q = Paper(
+    "Rafailov et al. 2024, token DPO",
+    "From r to Q*: Your Language Model is Secretly a Q-Function",
+    "https://arxiv.org/abs/2404.12358",
+)
+TDPO = Paper("Zeng et al. 2024, TDPO", "Token-level Direct Preference Optimization", "https://arxiv.org/abs/2404.11999")
+CRINGE = Paper(
+    "Adolphs et al. 2022, CRINGE",
+    "The CRINGE Loss: Learning what language not to model",
+    "https://arxiv.org/abs/2211.05826",
+)
+PAIRWISE_CRINGE = Paper(
+    "Xu et al. 2023, pairwise CRINGE",
+    "Some things are more CRINGE than others: Iterative Preference Optimization with the Pairwise Cringe Loss",
+    "https://arxiv.org/abs/2312.16682",
+)
+LD_DPO = Paper(
+    "Liu et al. 2024, LD-DPO",
+    "Length Desensitization in Direct Preference Optimization",
+    "https://arxiv.org/abs/2409.06411",
+)
+WPO = Paper(
+    "Zhou et al. 2024, WPO",
+    "WPO: Enhancing RLHF with Weighted Preference Optimization",
+    "https://arxiv.org/abs/2406.11827",
+)

@@ -82,7 +82,12 @@ def rewards_of(
     if any(requires(function, name) and name not in given for name in names(function)):
         return None
     values = {name: given[name] for name in names(function) & given.keys()}
-    return function(**{name: v.double() if isinstance(v, Tensor) else v for name, v in values.items()})
+    return function(**{name: _exact(value) for name, value in values.items()})
+
+
+def _exact(value: object) -> object:
+    """A tensor of floating-point numbers in float64; anything else, a mask too, as it is."""
+    return value.double() if isinstance(value, Tensor) and value.is_floating_point() else value
 
 
 def _lists(responses: Mapping[str, Tensor]) -> dict[str, Tensor]:

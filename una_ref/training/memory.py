@@ -23,6 +23,7 @@ from torch import nn
 from una_ref.data.batch import Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
 from una_ref.policies.anatomy import parts
 from una_ref.policies.layouts import hidden_states, layouts
 from una_ref.policies.logprobs import CHUNK_ELEMENTS
@@ -33,6 +34,12 @@ from una_ref.training.model import critic_for, with_adapters
 from una_ref.training.settings import output_of, recipes, resolve
 
 Phase = Literal["always", "decoding", "learning"]
+
+DISTRIBUTIONS_HELD = {False: 4, True: 9}
+"""Whether a loss asks for the reference's distributions too -> how many [tokens × vocabulary] tensors are held at most.
+
+Counted with torch.profiler on the CPU: the peak of a step of wpo (cringe: 3) and of tdpo (tdpo2: 8), without dpo's.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -315,6 +322,12 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
     wide = 2 * size + (8 if size < 4 else 0)
     how = f"{chunk} tokens at once × {vocabulary:,} × {wide} bytes: logits and their gradient"
     yield Part("logits", chunk * vocabulary * wide, how, "learning")
+    asked = needs(config.losses_by_kind.values())
+    if Need.DISTRIBUTIONS in asked:
+        copies = DISTRIBUTIONS_HELD[Need.REFERENCE_DISTRIBUTIONS in asked]
+        number = max(size, 4)
+        how = f"{len(batch.target)} tokens × {vocabulary:,} × {number} bytes, {copies} times at the peak of a step"
+        yield Part("distributions", copies * len(batch.target) * vocabulary * number, how, "learning")
 
 
 class _Fused(torch.overrides.TorchFunctionMode):
