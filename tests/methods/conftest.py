@@ -35,13 +35,14 @@ def loss(request):
 def random_arguments():
     """random_arguments(loss, size): arguments by name, with β = 0.7 where the loss has one.
 
-    Neighbours share a prompt, labels are in [0, 1]. With groups=False a baseline is given and no groups.
+    Neighbours share a prompt, labels are in [0, 1]. With groups=False a baseline is given in place of groups, if the
+    loss takes one.
     """
 
     def make(loss, size=6, *, dtype=torch.float64, seed=0, groups=True):
         arguments = example_arguments(loss, KIND_OF[loss], size, dtype=dtype, seed=seed)
         defaults = {name: parameter.default for name, parameter in inspect.signature(loss).parameters.items()}
-        if not groups:
+        if not groups and "baseline" in arguments:
             arguments.pop("groups", None)
         if groups and "baseline" in arguments and defaults["baseline"] is not inspect.Parameter.empty:
             arguments.pop("baseline")

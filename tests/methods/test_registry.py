@@ -14,7 +14,7 @@ from una_ref.methods.method import HYPERPARAMETERS
 F64 = torch.float64
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
-TRAINED = ("logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
+TRAINED = ("logps", "token_logps", "chosen_logps", "rejected_logps", "chosen_rewards", "rejected_rewards")
 
 
 def arguments_of(loss):
@@ -32,7 +32,7 @@ def test_method_is_found_by_name_and_alias():
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("kot", "kto")],
+    [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("ktoo", "kto")],
 )
 def test_misspelt_method_name_suggests_the_closest(wrong, near):
     with pytest.raises(UnknownMethod) as error:
@@ -129,8 +129,12 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         arguments["divergence"] = "reverse_kl"
     torch.manual_seed(1)
     offset = torch.randn(3, dtype=F64).repeat_interleave(2)
-    shifted = {name: x - offset / 0.7 if name.startswith("ref_") else x for name, x in arguments.items()}
+    shifted = {
+        name: x - offset / 0.7 if name.startswith("ref_") and x.dim() == 1 else x for name, x in arguments.items()
+    }
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
+    if method.name == "grpo":  # the reference is a penalty here: the reward is the score
+        shifted = arguments | {"scores": arguments["scores"] + offset}
 
     def gradients(arguments):
         if method.baseline == "prompt" and "groups" not in arguments:  # a learned baseline, at its best value
