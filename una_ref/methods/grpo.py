@@ -29,8 +29,15 @@ LOSS_TYPES: Mapping[str, tuple[str, str]] = MappingProxyType(
 
 "response": its own length. "batch": the mean length of the batch. "constant": `length_scale`. In TRL dapo counts the
 tokens of all micro-batches of a step, bnpo those of one; here a batch is that of the step, so the two are equal."""
-RATIOS = ("token", "sequence")
-SCALES = ("group", "batch", "none")
+CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "loss_type": tuple(LOSS_TYPES),
+        "ratio": ("token", "sequence"),
+        "scale_rewards": ("group", "batch", "none"),
+        "kl_estimate": ("weighted", "plain"),
+    }
+)
+"""The values of the hyper-parameters that are words."""
 SMALLEST_SPREAD = 1e-4
 """Added to the standard deviation, as in TRL."""
 
@@ -51,34 +58,41 @@ def grpo(
     ratio_clip: float = 0.2,
     ratio_clip_high: float = 0.2,
     kl_weight: float = 0.04,
+    kl_estimate: str = "weighted",
     length_scale: float = 1.0,
     temperature_positive: float = 1.0,
     temperature_negative: float = 1.05,
 ) -> Tensor:
-    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + kl_weight·(e^d − d − 1)]/length, d = log π_ref/π of a token.
+    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + kl_weight·ρ_t·(e^d − d − 1)]/length, d = log π_ref/π of a token.
 
     ρ_t = π/π_old of a token; ratio=sequence (GSPO) takes the geometric mean over the response. A is s minus the mean of
     the prompt's scores, divided by their standard deviation (scale_rewards=group), that of the batch's scores (batch)
     or nothing (none). A prompt with one response has A = 0. `LOSS_TYPES` has the rest: cispo is
     −min(ρ_t, 1 + ε_high)·A·log π_t with its weight held constant, sapo −A·(4/τ)·σ(τ·(ρ_t − 1)) with τ by the sign of A.
 
-    At ratio 1 without scaling, K responses a prompt and dr_grpo, the gradient is (K − 1)/K that of `rloo` at β = 0.
-    Dividing by the group's standard deviation changes the objective: for K = 2 it is the probability to beat another
-    sample. Dividing by the length favours short responses among the good and long ones among the bad. On fresh samples
-    the gradient of e^d − d − 1 is that of KL(π_ref ‖ π), not of KL(π ‖ π_ref): π* is not the optimum.
+    At ratio 1 without scaling, with K responses a prompt and dr_grpo, the gradient is (K − 1)/K that of `rloo` at
+    β = 0. Division by the group's standard deviation changes the objective: for K = 2 it is the probability to score
+    higher than another sample. Division by the length favours short responses among the good and long ones among the
+    bad.
+    The GRPO paper has no ρ_t before its KL estimate (kl_estimate=plain). On fresh samples that gradient is the one of
+    KL(π_ref ‖ π). With ρ_t (weighted, DeepSeek-V3.2 and TRL) it is that of KL(π ‖ π_ref) of each token.
 
-    Values outside `mask` are ignored, not-finite ones included. Raises ValueError for an unknown choice, for a clip,
-    kl_weight or temperature out of range, and for scale_rewards=batch without `score_sd`.
+    Values outside `mask` are ignored, not-finite ones included. Raises ValueError for an unknown choice, for a number
+    out of range, and for scale_rewards=batch without `score_sd`.
 
     Shao et al. 2024, Eq. 3, https://arxiv.org/abs/2402.03300; dr_grpo: https://arxiv.org/abs/2503.20783; dapo:
     https://arxiv.org/abs/2503.14476; GSPO: https://arxiv.org/abs/2507.18071; cispo: https://arxiv.org/abs/2506.13585;
-    sapo: https://arxiv.org/abs/2511.20347
+    sapo: https://arxiv.org/abs/2511.20347; weighted: https://arxiv.org/abs/2512.02556
     """
     per_token(token_logps=token_logps, old_token_logps=old_token_logps, ref_token_logps=ref_token_logps, mask=mask)
     per_example(scores=scores, groups=groups)
     if len(scores) != len(mask):
         raise ValueError(f"scores and mask must share one shape, got {len(scores)} scores for {len(mask)} responses")
-    _check(loss_type, ratio, scale_rewards, ratio_clip, ratio_clip_high, kl_weight, length_scale)
+    _check_choices(loss_type=loss_type, ratio=ratio, scale_rewards=scale_rewards, kl_estimate=kl_estimate)
+    _check_range(0, ratio_clip=ratio_clip, ratio_clip_high=ratio_clip_high, kl_weight=kl_weight)
+    _check_range(0, 1, ratio_clip=ratio_clip)
+    temperatures = {"temperature_positive": temperature_positive, "temperature_negative": temperature_negative}
+    _check_range(1e-6, length_scale=length_scale, **temperatures)
     surrogate, length = LOSS_TYPES[loss_type]
     # Zero outside the mask, since 0·NaN is NaN in the value and in the gradient.
     logps, old, ref = (x.masked_fill(~mask, 0) for x in (token_logps, old_token_logps, ref_token_logps))
@@ -95,7 +109,8 @@ def grpo(
         values = -weight.clamp(max=1 + ratio_clip_high).detach() * advantage * logps
     else:
         values = -advantage * soft_gate(weight, advantage, temperature_positive, temperature_negative)
-    values = values + kl_weight * k3(logps, ref)
+    penalty = k3(logps, ref)
+    values = values + kl_weight * (weight * penalty if kl_estimate == "weighted" else penalty)
     divisor = {"response": lengths, "batch": mean_length, "constant": length_scale}[length]
     return values.masked_fill(~mask, 0).sum(1) / divisor
 
@@ -150,28 +165,14 @@ def straight_exp(x: Tensor) -> Tensor:
     return near.exp() * (1 + (x - near))
 
 
-def _check(
-    loss_type: str,
-    ratio: str,
-    scale_rewards: str,
-    ratio_clip: float,
-    ratio_clip_high: float,
-    kl_weight: float,
-    length_scale: float,
-) -> None:
-    choices = {
-        "loss_type": (loss_type, LOSS_TYPES),
-        "ratio": (ratio, RATIOS),
-        "scale_rewards": (scale_rewards, SCALES),
-    }
-    for name, (value, known) in choices.items():
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-    at_least_zero = {"ratio_clip": ratio_clip, "ratio_clip_high": ratio_clip_high, "kl_weight": kl_weight}
-    for name, number in at_least_zero.items():
-        if not number >= 0:
-            raise ValueError(f"{name} must be at least 0, got {number}")
-    if not ratio_clip <= 1:
-        raise ValueError(f"ratio_clip must be at most 1, got {ratio_clip}")
-    if not length_scale > 0:
-        raise ValueError(f"length_scale must be positive, got {length_scale}")
+def _check_choices(**chosen: str) -> None:
+    for name, value in chosen.items():
+        if value not in CHOICES[name]:
+            raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
+
+
+def _check_range(least: float, most: float = math.inf, /, **numbers: float) -> None:
+    for name, number in numbers.items():
+        if not least <= number <= most:
+            rule = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
+            raise ValueError(f"{name} must be {rule}, got {number}")

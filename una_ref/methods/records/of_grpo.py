@@ -13,7 +13,7 @@ GRPO = Method(
     reward=GROUP_SCORE,
     comparison="one response with the others of its prompt",
     shape="clipped ratio",
-    regulariser="k3 estimate of KL(π ‖ π_ref)",
+    regulariser="k3 estimate of KL by token",
     source="policy",
     reuse="passes",
     losses={"scores": grpo.grpo},
@@ -34,11 +34,11 @@ GRPO = Method(
     ),
     trl=(
         "GRPOTrainer, loss_type=grpo, dr_grpo, dapo, bnpo, cispo, sapo or luspo; its importance_sampling_level is "
-        "ratio, beta is kl_weight, epsilon_high of cispo is 1 + ratio_clip_high"
+        "ratio, beta is kl_weight, use_bias_correction_kl is kl_estimate, epsilon_high of cispo is 1 + ratio_clip_high"
     ),
     optimum=(
-        "without the standard deviation, on fresh one-token responses: that of E r − β·KL(π_ref ‖ π) with "
-        "β = kl_weight·K/(K − 1), not π*"
+        "without the standard deviation, on fresh one-token responses: π* of β = kl_weight·K/(K − 1); with "
+        "kl_estimate=plain that of E r − β·KL(π_ref ‖ π)"
     ),
     meanings={
         "loss_type": "surrogate and divisor of the sum over tokens: grpo, dr_grpo, dapo, bnpo, cispo or sapo",
@@ -47,6 +47,7 @@ GRPO = Method(
         "ratio_clip": "largest distance of the probability ratio below 1",
         "ratio_clip_high": "largest distance of the probability ratio above 1; DAPO takes 0.28",
         "kl_weight": "weight of the KL estimate in the loss, TRL's beta; 0: none",
+        "kl_estimate": "k3 times the ratio (weighted), or k3 alone (plain, the GRPO paper): its gradient is KL(π_ref ‖ π)'s",
         "length_scale": "what dr_grpo divides the sum over tokens by; TRL takes the longest completion allowed",
         "temperature_positive": "sapo: steepness of the gate where the advantage is positive",
         "temperature_negative": "sapo: steepness of the gate where the advantage is not positive",
