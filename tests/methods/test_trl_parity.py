@@ -228,9 +228,7 @@ def test_grpo_matches_trl(trl, case, scale, estimate):
     completion = torch.tensor([[6, 7, 8, 2], [3, 2, 1, 1], [4, 4, 2, 1], [8, 3, 5, 2]])
     mask = torch.tensor([[1, 1, 1, 1], [1, 1, 0, 0], [1, 1, 1, 0], [1, 1, 1, 1]])
     ids, attention = torch.cat([prompt, completion], 1), torch.cat([prompt != 1, mask], 1).long()
-    logps, ref = (
-        trl.token_logps(model, ids, attention)[:, 2:] for model in (trl.plain_policy, trl.plain_reference)
-    )
+    logps, ref = (trl.token_logps(model, ids, attention)[:, 2:] for model in (trl.plain_policy, trl.plain_reference))
     torch.manual_seed(1)
     old = logps + 0.5 * torch.randn(4, 4)
     scores, groups = torch.tensor([1.0, 0.2, -0.3, 0.5]), torch.tensor([0, 0, 1, 1])

@@ -63,7 +63,7 @@ def grpo(
     temperature_positive: float = 1.0,
     temperature_negative: float = 1.05,
 ) -> Tensor:
-    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + kl_weight·ρ_t·(e^d − d − 1)]/length, d = log π_ref/π of a token.
+    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + kl_weight·ρ_t·(e^d − d − 1)]/length with d = log π_ref/π.
 
     ρ_t = π/π_old of a token; ratio=sequence (GSPO) takes the geometric mean over the response. A is s minus the mean of
     the prompt's scores, divided by their standard deviation (scale_rewards=group), that of the batch's scores (batch)
@@ -111,8 +111,8 @@ def grpo(
         values = -advantage * soft_gate(weight, advantage, temperature_positive, temperature_negative)
     penalty = k3(logps, ref)
     values = values + kl_weight * (weight * penalty if kl_estimate == "weighted" else penalty)
-    divisor = {"response": lengths, "batch": mean_length, "constant": length_scale}[length]
-    return values.masked_fill(~mask, 0).sum(1) / divisor
+    divisor: Mapping[str, Tensor | float] = {"response": lengths, "batch": mean_length, "constant": length_scale}
+    return values.masked_fill(~mask, 0).sum(1) / divisor[length]
 
 
 def group_advantages(scores: Tensor, groups: Tensor, scale: str = "group", score_sd: Tensor | None = None) -> Tensor:
@@ -151,7 +151,7 @@ def k3(logps: Tensor, ref_logps: Tensor) -> Tensor:
 
 def soft_gate(ratio: Tensor, advantage: Tensor, positive: float, negative: float) -> Tensor:
     """(4/τ)·σ(τ·(ρ − 1)), τ = `positive` where the advantage is, else `negative`: slope 1 at ρ = 1, bounded."""
-    tau = torch.where(advantage > 0, positive, negative).to(ratio.dtype)
+    tau = negative + (positive - negative) * (advantage > 0).to(ratio.dtype)
     return 4 / tau * (tau * (ratio - 1)).sigmoid()
 
 

@@ -47,7 +47,7 @@ GRPO = Method(
         "ratio_clip": "largest distance of the probability ratio below 1",
         "ratio_clip_high": "largest distance of the probability ratio above 1; DAPO takes 0.28",
         "kl_weight": "weight of the KL estimate in the loss, TRL's beta; 0: none",
-        "kl_estimate": "k3 times the ratio (weighted), or k3 alone (plain, the GRPO paper): its gradient is KL(π_ref ‖ π)'s",
+        "kl_estimate": "k3 times the ratio (weighted), or k3 alone (plain), whose gradient is that of KL(π_ref ‖ π)",
         "length_scale": "what dr_grpo divides the sum over tokens by; TRL takes the longest completion allowed",
         "temperature_positive": "sapo: steepness of the gate where the advantage is positive",
         "temperature_negative": "sapo: steepness of the gate where the advantage is not positive",

@@ -17,6 +17,7 @@ SIMPO = Method(
     equation="survey Eq. 47",
     errata=("ES39",),
     axes=axes_of("- - - - Preference Human Pair Free Control - Off Offline Merge"),
+    trl="CPOTrainer, loss_type=simpo",
 )
 
 RECORDS = (SIMPO,)
