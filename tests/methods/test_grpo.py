@@ -11,7 +11,7 @@ from una_ref.methods.grpo import CHOICES, group_advantages, grpo, k3, soft_gate,
 from una_ref.theory import TableWorld, objective, optimal_logps
 
 F64 = torch.float64
-PLAIN = {"scale_rewards": "none", "loss_type": "dr_grpo", "kl_weight": 0.0}
+PLAIN = {"scale_rewards": "none", "variant": "dr_grpo", "kl_estimate": "none"}
 """No scaling, no division by lengths, no KL."""
 
 
@@ -86,13 +86,13 @@ def test_clipped_surrogate_by_hand():
 
 
 @pytest.mark.parametrize(
-    ("loss_type", "first", "second"), [("grpo", 0.5, 0.5), ("dr_grpo", 0.375, 0.125), ("dapo", 0.75, 0.25)]
+    ("variant", "first", "second"), [("grpo", 0.5, 0.5), ("dr_grpo", 0.375, 0.125), ("dapo", 0.75, 0.25)]
 )
-def test_sum_over_tokens_is_divided_by_length_constant_or_mean_length(loss_type, first, second):
+def test_sum_over_tokens_is_divided_by_length_constant_or_mean_length(variant, first, second):
     # Lengths 3 and 1 with A = ±½ at ratio 1: the sums are −1.5 and 0.5. They are divided by 3 and 1, by length_scale,
     # and by the mean length 2.
     arguments = rollout([[-1.0] * 3] * 2, mask=[[True] * 3, [True, False, False]])
-    losses = grpo(**arguments, **PLAIN | {"loss_type": loss_type, "length_scale": 4.0})
+    losses = grpo(**arguments, **PLAIN | {"variant": variant, "length_scale": 4.0})
     assert losses.tolist() == pytest.approx([-first, second], abs=1e-14)
 
 
@@ -106,19 +106,19 @@ def test_sequence_ratio_is_the_geometric_mean_of_the_tokens():
 
 def test_cispo_keeps_the_gradient_of_a_token_whose_ratio_is_clipped():
     # Ratio 2, A = ½: the gradient of the clipped surrogate is 0, that of cispo −(1 + 0.2)·½.
-    for loss_type, expected in (("dr_grpo", 0.0), ("cispo", -0.6)):
+    for variant, expected in (("dr_grpo", 0.0), ("cispo", -0.6)):
         arguments = rollout([[-1.0], [-1.0]], ratios=[[2.0], [1.0]])
-        losses = grpo(**arguments, **PLAIN | {"loss_type": loss_type})
+        losses = grpo(**arguments, **PLAIN | {"variant": variant})
         (gradient,) = torch.autograd.grad(losses[0], arguments["token_logps"])
         assert gradient[0].item() == pytest.approx(expected, abs=1e-14)
 
 
-@pytest.mark.parametrize("loss_type", CHOICES["loss_type"])
+@pytest.mark.parametrize("variant", CHOICES["variant"])
 @pytest.mark.parametrize("ratio", CHOICES["ratio"])
-def test_gradient_at_ratio_one_is_minus_the_advantage(loss_type, ratio):
+def test_gradient_at_ratio_one_is_minus_the_advantage(variant, ratio):
     # One token a response, A = ±½: all relatives are the policy gradient on fresh samples.
     arguments = rollout([[-1.0], [-2.0]])
-    losses = grpo(**arguments, **PLAIN | {"loss_type": loss_type, "ratio": ratio})
+    losses = grpo(**arguments, **PLAIN | {"variant": variant, "ratio": ratio})
     (gradient,) = torch.autograd.grad(losses.sum(), arguments["token_logps"])
     assert gradient.flatten().tolist() == pytest.approx([-0.5, 0.5], abs=1e-14)
 
@@ -159,9 +159,9 @@ def test_expected_gradient_without_scaling_is_a_share_of_the_policy_gradient(k):
 
 @pytest.mark.parametrize("k", [2, 3])
 def test_grpo_without_scaling_learns_the_optimum_at_a_larger_beta(k):
-    # kl_weight·∇KL(π ‖ π_ref) balances (K − 1)/K·∇E s at β = kl_weight·K/(K − 1).
+    # 0.3·∇KL(π ‖ π_ref) balances (K − 1)/K·∇E s: the optimum of β = 0.3·K/(K − 1).
     a_world = world(beta=0.3 * k / (k - 1))
-    settings = PLAIN | {"kl_weight": 0.3}
+    settings = PLAIN | {"beta": 0.3, "kl_estimate": "weighted"}
     assert expected_gradient(a_world.optimum[0], a_world, k, **settings).abs().max() < 1e-14
     assert expected_gradient(a_world.ref_logps[0], a_world, k, **settings).abs().max() > 0.01
     logits = torch.randn(4, dtype=F64).log_softmax(-1)
@@ -174,7 +174,7 @@ def test_grpo_without_scaling_learns_the_optimum_at_a_larger_beta(k):
 def test_plain_kl_estimate_learns_the_optimum_of_the_other_divergence():
     # E_π (1 − π_ref/π)·∇log π = −Σ π_ref·∇log π = ∇KL(π_ref ‖ π): the penalty of the GRPO paper is not its KL.
     a_world = world(beta=0.6)
-    settings = PLAIN | {"kl_weight": 0.3, "kl_estimate": "plain"}
+    settings = PLAIN | {"beta": 0.3, "kl_estimate": "plain"}
     forward = optimal_logps(a_world.ref_logps, a_world.rewards, 0.6, "forward_kl")[0]
     assert expected_gradient(forward, a_world, 2, **settings).abs().max() < 1e-12
     assert expected_gradient(a_world.optimum[0], a_world, 2, **settings).abs().max() > 0.01
@@ -208,14 +208,14 @@ def test_division_by_the_deviation_of_two_makes_the_objective_the_win_rate():
 
 def test_division_by_the_deviation_changes_the_optimum():
     a_world = world([0.0, 0.1, 0.2, 0.3], beta=0.6)
-    settings = PLAIN | {"kl_weight": 0.3}
+    settings = PLAIN | {"beta": 0.3, "kl_estimate": "weighted"}
     assert expected_gradient(a_world.optimum[0], a_world, 2, **settings).abs().max() < 1e-14
     scaled = settings | {"scale_rewards": "group"}
     assert expected_gradient(a_world.optimum[0], a_world, 2, **scaled).abs().max() > 0.01
 
 
-@pytest.mark.parametrize(("loss_type", "alike"), [("dr_grpo", True), ("dapo", True), ("grpo", False)])
-def test_division_by_the_length_favours_the_shorter_of_two_equally_good_responses(loss_type, alike):
+@pytest.mark.parametrize(("variant", "alike"), [("dr_grpo", True), ("dapo", True), ("grpo", False)])
+def test_division_by_the_length_favours_the_shorter_of_two_equally_good_responses(variant, alike):
     # "a" has one token, "b c" two, of which the second is certain; both score 1. "d" scores 0. π is uniform.
     logits = torch.zeros(3, dtype=F64, requires_grad=True)
     policy = logits.log_softmax(-1)
@@ -231,7 +231,7 @@ def test_division_by_the_length_favours_the_shorter_of_two_equally_good_response
         scores=(drawn < 2).double(),
         groups=torch.arange(9).repeat_interleave(2),
         mean_length=mask.sum(1).double().mean(),
-        **PLAIN | {"loss_type": loss_type},
+        **PLAIN | {"variant": variant},
     )
     (gradient,) = torch.autograd.grad(losses.mean(), logits)
     assert gradient[0] < 0  # both good responses are pushed up
@@ -239,11 +239,11 @@ def test_division_by_the_length_favours_the_shorter_of_two_equally_good_response
     assert alike or gradient[0] < gradient[1]
 
 
-@pytest.mark.parametrize("loss_type", CHOICES["loss_type"])
+@pytest.mark.parametrize("variant", CHOICES["variant"])
 @pytest.mark.parametrize("ratio", CHOICES["ratio"])
-def test_values_outside_the_mask_do_not_matter_even_if_not_finite(loss_type, ratio):
+def test_values_outside_the_mask_do_not_matter_even_if_not_finite(variant, ratio):
     mask = [[True, True, False], [True, False, False]]
-    kwargs = PLAIN | {"loss_type": loss_type, "ratio": ratio, "kl_weight": 0.5}
+    kwargs = PLAIN | {"variant": variant, "ratio": ratio, "beta": 0.5, "kl_estimate": "weighted"}
     results = []
     for filler in (0.0, float("nan"), float("inf")):
         arguments = rollout([[-1.0, -2.0, -3.0], [-1.5, -2.5, -3.5]], ratios=1.1, mask=mask)
@@ -269,13 +269,13 @@ def test_exponential_is_continued_as_its_tangent():
 @pytest.mark.parametrize(
     ("wrong", "rule"),
     [
-        ({"loss_type": "vespo"}, "loss_type must be one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, got 'vespo'"),
+        ({"variant": "vespo"}, "variant must be one of grpo, dr_grpo, dapo, bnpo, cispo, sapo, got 'vespo'"),
         ({"ratio": "word"}, "ratio must be one of token, sequence, got 'word'"),
         ({"scale_rewards": "true"}, "scale_rewards must be one of group, batch, none, got 'true'"),
-        ({"kl_estimate": "k1"}, "kl_estimate must be one of weighted, plain, got 'k1'"),
+        ({"kl_estimate": "k1"}, "kl_estimate must be one of weighted, plain, none, got 'k1'"),
         ({"ratio_clip": 1.5}, "ratio_clip must be from 0 to 1, got 1.5"),
         ({"ratio_clip_high": -0.1}, "ratio_clip_high must be at least 0, got -0.1"),
-        ({"kl_weight": math.nan}, "kl_weight must be at least 0, got nan"),
+        ({"beta": 0.0}, "beta must be positive, got 0.0"),
         ({"length_scale": 0.0}, "length_scale must be at least 1e-06, got 0.0"),
         ({"temperature_positive": 0.0}, "temperature_positive must be at least 1e-06, got 0.0"),
         (

@@ -176,21 +176,21 @@ def test_triple_preference_optimisation_matches_trl(trl, name, settings, kwargs)
 
 CLIPS = {"ratio_clip": 0.2, "ratio_clip_high": 0.3}
 GRPO_CASES = {
-    "grpo": ({"loss_type": "grpo"}, {"loss_type": "grpo"}),
-    "bnpo": ({"loss_type": "bnpo"}, {"loss_type": "bnpo"}),
-    "dapo": ({"loss_type": "dapo"}, {"loss_type": "dapo"}),
-    "dr_grpo": ({"loss_type": "dr_grpo"}, {"loss_type": "dr_grpo", "length_scale": 256.0}),  # TRL's default maximum
+    "grpo": ({"loss_type": "grpo"}, {"variant": "grpo"}),
+    "bnpo": ({"loss_type": "bnpo"}, {"variant": "bnpo"}),
+    "dapo": ({"loss_type": "dapo"}, {"variant": "dapo"}),
+    "dr_grpo": ({"loss_type": "dr_grpo"}, {"variant": "dr_grpo", "length_scale": 256.0}),  # TRL's default maximum
     "GSPO": (
         {"loss_type": "grpo", "importance_sampling_level": "sequence"},
-        {"loss_type": "grpo", "ratio": "sequence"},
+        {"variant": "grpo", "ratio": "sequence"},
     ),
     "luspo": (
         {"loss_type": "luspo", "importance_sampling_level": "sequence"},
-        {"loss_type": "dr_grpo", "ratio": "sequence"},
+        {"variant": "dr_grpo", "ratio": "sequence"},
     ),
-    "sapo": ({"loss_type": "sapo"}, {"loss_type": "sapo"}),
+    "sapo": ({"loss_type": "sapo"}, {"variant": "sapo"}),
     # TRL's epsilon_high is the largest weight, the paper's 1 + ε_high.
-    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.3}, {"loss_type": "cispo"}),
+    "cispo": ({"loss_type": "cispo", "epsilon_high": 1.3}, {"variant": "cispo"}),
 }
 
 
@@ -257,7 +257,7 @@ def test_grpo_matches_trl(trl, case, scale, estimate):
         score_sd=scores.std(),
         scale_rewards=scale,
         kl_estimate=estimate,
-        kl_weight=trl.beta,
+        beta=trl.beta,
         **CLIPS,
         **kwargs,
     )

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from una_ref.methods.rewards import per_example, per_token
 
-LOSS_TYPES: Mapping[str, tuple[str, str]] = MappingProxyType(
+VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
     {
         "grpo": ("clipped", "response"),
         "dr_grpo": ("clipped", "constant"),
@@ -25,16 +25,16 @@ LOSS_TYPES: Mapping[str, tuple[str, str]] = MappingProxyType(
         "sapo": ("gated", "response"),
     }
 )
-"""loss_type -> what becomes of ratio and advantage, and what the sum over a response's tokens is divided by.
+"""variant -> what becomes of ratio and advantage, and what the sum over a response's tokens is divided by.
 
 "response": its own length. "batch": the mean length of the batch. "constant": `length_scale`. In TRL dapo counts the
 tokens of all micro-batches of a step, bnpo those of one; here a batch is that of the step, so the two are equal."""
 CHOICES: Mapping[str, tuple[str, ...]] = MappingProxyType(
     {
-        "loss_type": tuple(LOSS_TYPES),
+        "variant": tuple(VARIANTS),
         "ratio": ("token", "sequence"),
         "scale_rewards": ("group", "batch", "none"),
-        "kl_estimate": ("weighted", "plain"),
+        "kl_estimate": ("weighted", "plain", "none"),
     }
 )
 """The values of the hyper-parameters that are words."""
@@ -52,22 +52,22 @@ def grpo(
     groups: Tensor,
     mean_length: Tensor,
     score_sd: Tensor | None = None,
-    loss_type: str = "grpo",
+    variant: str = "grpo",
     ratio: str = "token",
     scale_rewards: str = "group",
     ratio_clip: float = 0.2,
     ratio_clip_high: float = 0.2,
-    kl_weight: float = 0.04,
+    beta: float = 0.04,
     kl_estimate: str = "weighted",
     length_scale: float = 1.0,
     temperature_positive: float = 1.0,
     temperature_negative: float = 1.05,
 ) -> Tensor:
-    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + kl_weight·ρ_t·(e^d − d − 1)]/length with d = log π_ref/π.
+    """Σ_t [−min(ρ_t·A, clip(ρ_t, 1 − ε, 1 + ε_high)·A) + β·ρ_t·(e^d − d − 1)]/length with d = log π_ref/π.
 
     ρ_t = π/π_old of a token; ratio=sequence (GSPO) takes the geometric mean over the response. A is s minus the mean of
     the prompt's scores, divided by their standard deviation (scale_rewards=group), that of the batch's scores (batch)
-    or nothing (none). A prompt with one response has A = 0. `LOSS_TYPES` has the rest: cispo is
+    or nothing (none). A prompt with one response has A = 0. `VARIANTS` has the rest: cispo is
     −min(ρ_t, 1 + ε_high)·A·log π_t with its weight held constant, sapo −A·(4/τ)·σ(τ·(ρ_t − 1)) with τ by the sign of A.
 
     At ratio 1 without scaling, with K responses a prompt and dr_grpo, the gradient is (K − 1)/K that of `rloo` at
@@ -75,7 +75,8 @@ def grpo(
     higher than another sample. Division by the length favours short responses among the good and long ones among the
     bad.
     The GRPO paper has no ρ_t before its KL estimate (kl_estimate=plain). On fresh samples that gradient is the one of
-    KL(π_ref ‖ π). With ρ_t (weighted, DeepSeek-V3.2 and TRL) it is that of KL(π ‖ π_ref) of each token.
+    KL(π_ref ‖ π). With ρ_t (weighted, DeepSeek-V3.2 and TRL) it is that of KL(π ‖ π_ref) of each token. TRL's β = 0 is
+    kl_estimate=none.
 
     Values outside `mask` are ignored, not-finite ones included. Raises ValueError for an unknown choice, for a number
     out of range, and for scale_rewards=batch without `score_sd`.
@@ -85,15 +86,15 @@ def grpo(
     sapo: https://arxiv.org/abs/2511.20347; weighted: https://arxiv.org/abs/2512.02556
     """
     per_token(token_logps=token_logps, old_token_logps=old_token_logps, ref_token_logps=ref_token_logps, mask=mask)
-    per_example(scores=scores, groups=groups)
+    per_example(beta, scores=scores, groups=groups)
     if len(scores) != len(mask):
         raise ValueError(f"scores and mask must share one shape, got {len(scores)} scores for {len(mask)} responses")
-    _check_choices(loss_type=loss_type, ratio=ratio, scale_rewards=scale_rewards, kl_estimate=kl_estimate)
-    _check_range(0, ratio_clip=ratio_clip, ratio_clip_high=ratio_clip_high, kl_weight=kl_weight)
+    _check_choices(variant=variant, ratio=ratio, scale_rewards=scale_rewards, kl_estimate=kl_estimate)
+    _check_range(0, ratio_clip=ratio_clip, ratio_clip_high=ratio_clip_high)
     _check_range(0, 1, ratio_clip=ratio_clip)
     temperatures = {"temperature_positive": temperature_positive, "temperature_negative": temperature_negative}
     _check_range(1e-6, length_scale=length_scale, **temperatures)
-    surrogate, length = LOSS_TYPES[loss_type]
+    surrogate, length = VARIANTS[variant]
     # Zero outside the mask, since 0·NaN is NaN in the value and in the gradient.
     logps, old, ref = (x.masked_fill(~mask, 0) for x in (token_logps, old_token_logps, ref_token_logps))
     lengths = mask.sum(1).clamp(min=1).to(logps)
@@ -109,8 +110,9 @@ def grpo(
         values = -weight.clamp(max=1 + ratio_clip_high).detach() * advantage * logps
     else:
         values = -advantage * soft_gate(weight, advantage, temperature_positive, temperature_negative)
-    penalty = k3(logps, ref)
-    values = values + kl_weight * (weight * penalty if kl_estimate == "weighted" else penalty)
+    if kl_estimate != "none":
+        penalty = k3(logps, ref)
+        values = values + beta * (weight * penalty if kl_estimate == "weighted" else penalty)
     divisor: Mapping[str, Tensor | float] = {"response": lengths, "batch": mean_length, "constant": length_scale}
     return values.masked_fill(~mask, 0).sum(1) / divisor[length]
 
