@@ -34,7 +34,8 @@ GRPO = Method(
     ),
     trl=(
         "GRPOTrainer, loss_type=grpo, dr_grpo, dapo, bnpo, cispo, sapo or luspo; its loss_type is variant, "
-        "importance_sampling_level is ratio, use_bias_correction_kl is kl_estimate, epsilon_high of cispo is 1 + ratio_clip_high"
+        "importance_sampling_level is ratio, use_bias_correction_kl is kl_estimate, epsilon_high of cispo is "
+        "1 + ratio_clip_high"
     ),
     optimum=(
         "without the standard deviation, on fresh one-token responses: π* at β·K/(K − 1); with "
