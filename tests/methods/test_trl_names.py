@@ -129,3 +129,29 @@ def test_f_divergences_of_trl_are_those_of_f_dpo():
     names = set(re.findall(r'f_divergence_type == "(\w+)"', source))
     assert names == {"reverse_kl", "forward_kl", "js_divergence", "alpha_divergence"}
     assert all(name in METHODS["f-dpo"].trl for name in names - {"reverse_kl"})
+
+
+def test_defaults_are_those_of_trl_or_of_the_paper():
+    import trl
+    from trl.experimental import tpo
+
+    config = {f.name: f.default for f in dataclasses.fields(trl.DPOConfig)}
+    by_trl = [name for name, method in METHODS.items() if method.trl.startswith("DPOTrainer, loss_type=")]
+    own = {"sigmoid-norm": 5.0, "una-binary-bce": 0.01}  # of Tülu 3, and of UNA
+    assert len(by_trl) > 10
+    for name in by_trl:
+        assert METHODS[name].hyperparameters["beta"] == own.get(name, config["beta"])
+    assert METHODS["discopop"].hyperparameters["tau"] == config["discopop_tau"]
+    assert METHODS["exo-pair"].hyperparameters["label_smoothing"] == 1e-3  # as the paper and TRL recommend
+    assert METHODS["robust-dpo"].hyperparameters["label_smoothing"] == 0.1
+    triples = {f.name: f.default for f in dataclasses.fields(tpo.TPOConfig)}
+    assert METHODS["tpo"].hyperparameters == {"beta": triples["beta"], "gold_weight": triples["tpo_alpha"]}
+    grpo = {f.name: f.default for f in dataclasses.fields(trl.GRPOConfig)}
+    ours = METHODS["grpo"].hyperparameters
+    assert ours["ratio_clip"] == grpo["epsilon"] and ours["ratio"] == grpo["importance_sampling_level"]
+    assert ours["scale_rewards"] == grpo["scale_rewards"] and ours["kl_estimate"] == "weighted"
+    assert (ours["temperature_positive"], ours["temperature_negative"]) == (
+        grpo["sapo_temperature_pos"],
+        grpo["sapo_temperature_neg"],
+    )
+    assert ours["beta"] == 0.04  # the GRPO paper; TRL's default is 0, here kl_estimate=none

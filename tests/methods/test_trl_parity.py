@@ -18,9 +18,11 @@ def bco_pair(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps,
     return chosen + loss(logps=rejected_logps, ref_logps=ref_rejected_logps, labels=0 * ones, beta=beta)
 
 
-def bco_at_zero(**arguments):
+def bco_at_zero(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta):
     """bco on pairs while its moving average is 0."""
-    return METHODS["bco"].losses["pairs"](**arguments, running_gain=torch.zeros(()))
+    logps = {"chosen_logps": chosen_logps, "rejected_logps": rejected_logps}
+    ref = {"ref_chosen_logps": ref_chosen_logps, "ref_rejected_logps": ref_rejected_logps}
+    return METHODS["bco"].losses["pairs"](**logps, **ref, running_gain=torch.zeros(()), beta=beta)
 
 
 SMOOTHED = {"label_smoothing": 0.2}
@@ -69,11 +71,7 @@ def test_pair_loss_matches_trl_on_every_row(trl, case):
     trainer = trl.trainer(DPOTrainer, DPOConfig, **settings)
     batches = trl.batches(trainer)
     pairs = [trl.pairs(batch, mean=mean) for batch in batches]
-    if not isinstance(method, str):
-        pairs = [{name: x for name, x in pair.items() if name.endswith("logps")} for pair in pairs]
-        ours = torch.cat([loss(**pair, beta=trl.beta) for pair in pairs])
-    else:
-        ours = torch.cat([trl.ours(loss, pair, beta=trl.beta, **kwargs) for pair in pairs])
+    ours = torch.cat([trl.ours(loss, pair, beta=trl.beta, **kwargs) for pair in pairs])
     theirs = torch.stack([trl.loss(trainer, batch) for batch in batches])
     torch.testing.assert_close(ours, theirs, rtol=1e-5, atol=1e-6)
     assert ours.std() > 0.01
@@ -105,7 +103,19 @@ def test_loss_of_a_whole_batch_matches_trl(trl, name):
     assert (torch.cat(apart).mean() - ours).abs() > 1e-3
 
 
-@pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
+def labelled(rows):
+    """Pairs as rows with a binary label."""
+    return [
+        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
+        for row in rows
+        for side in ("chosen", "rejected")
+    ]
+
+
+WEIGHTS = pytest.mark.parametrize("weights", [{}, {"desirable_weight": 1.5, "undesirable_weight": 0.5}])
+
+
+@WEIGHTS
 @pytest.mark.parametrize("clamped", [True, False])
 def test_kto_matches_trl(trl, weights, clamped):
     from trl import KTOConfig, KTOTrainer
@@ -113,20 +123,13 @@ def test_kto_matches_trl(trl, weights, clamped):
     if not clamped:  # with these two models the KL estimate is negative; with the models exchanged it is positive
         trl.policy, trl.reference = trl.reference, trl.policy
         trl.plain_policy, trl.plain_reference = trl.plain_reference, trl.plain_policy
-    labelled = [
-        {"prompt": row["prompt"], "completion": row[side], "label": side == "chosen"}
-        for row in trl.rows
-        for side in ("chosen", "rejected")
-    ]
-    trainer = trl.trainer(KTOTrainer, KTOConfig, labelled, **weights)
+    trainer = trl.trainer(KTOTrainer, KTOConfig, labelled(trl.rows), **weights)
     batch = trainer.data_collator(list(trainer.train_dataset))
-    logps, _ = trl.logps(trl.plain_policy, batch)
-    ref_logps, _ = trl.logps(trl.plain_reference, batch)
     # TRL's KL estimate is the mean log-ratio of mismatched responses, `KL_…` in its batch, clamped at 0.
     mismatched = trl.logps(trl.plain_policy, batch, "KL_")[0] - trl.logps(trl.plain_reference, batch, "KL_")[0]
     ours = METHODS["kto"].loss(
-        logps=logps,
-        ref_logps=ref_logps,
+        logps=trl.logps(trl.plain_policy, batch)[0],
+        ref_logps=trl.logps(trl.plain_reference, batch)[0],
         labels=torch.as_tensor(batch["label"]),
         kl=mismatched.mean().clamp(min=0),
         beta=trl.beta,
@@ -134,6 +137,23 @@ def test_kto_matches_trl(trl, weights, clamped):
     )
     torch.testing.assert_close(ours.mean(), trl.loss(trainer, batch), rtol=1e-5, atol=1e-6)
     assert (mismatched.mean() < 0) == clamped and mismatched.mean().abs() > 0.1
+
+
+@WEIGHTS
+def test_kto_at_kl_zero_matches_the_unpaired_apo_zero_of_trl(trl, weights):
+    from trl import KTOConfig, KTOTrainer
+
+    trainer = trl.trainer(KTOTrainer, KTOConfig, labelled(trl.rows), loss_type="apo_zero_unpaired", **weights)
+    batch = trainer.data_collator(list(trainer.train_dataset))
+    arguments = {
+        "logps": trl.logps(trl.plain_policy, batch)[0],
+        "ref_logps": trl.logps(trl.plain_reference, batch)[0],
+        "labels": torch.as_tensor(batch["label"]),
+    }
+    theirs = trl.loss(trainer, batch)
+    for name in {"kto", "apo-zero-unpaired"} & set(METHODS):
+        ours = trl.ours(METHODS[name].loss, arguments | {"kl": torch.zeros(())}, beta=trl.beta, **weights)
+        torch.testing.assert_close(ours.mean(), theirs, rtol=1e-5, atol=1e-6)
 
 
 # TRL's settings of CPOTrainer -> our loss and its hyper-parameters. cpo_alpha=0 leaves out the imitation of y_w, which

@@ -17,7 +17,7 @@ EXO_PAIR = Method(
     equation="EXO Eq. 16 with two responses",
     reductions="the KL the other way round, plus a constant: cdpo",
     trl="DPOTrainer, loss_type=exo_pair",
-    optimum="on two responses the margin (2p − 1)·log((1 − ε)/ε), p the probability to win; so π* only by chance",
+    optimum="on two responses the margin (2p − 1)·log((1 − ε)/ε), p the probability to win: not π*",
     meanings={"label_smoothing": "ε of the label (1 − ε, ε) that the policy is compared with; above 0, below 0.5"},
 )
 
