@@ -77,16 +77,17 @@ def test_equal_scores_and_a_single_response_have_no_advantage():
 
 
 def test_clipped_surrogate_by_hand():
-    # A = ±½. Ratio 2 with A > 0: −min(1, 1.2·½) = −0.6. Ratio 2 with A < 0: −min(−1, −0.6) = 1.
-    losses = grpo(**rollout([[-1.0], [-1.0]], ratios=[[2.0], [2.0]]), **PLAIN, ratio_clip_high=0.2)
-    assert losses.tolist() == pytest.approx([-0.6, 1.0], abs=1e-14)
+    # A = ±½. Ratio 2 with A > 0: −min(1, 1.4·½) = −0.7. Ratio 2 with A < 0: −min(−1, −0.7) = 1.
+    losses = grpo(**rollout([[-1.0], [-1.0]], ratios=[[2.0], [2.0]]), **PLAIN, ratio_clip_high=0.4)
+    assert losses.tolist() == pytest.approx([-0.7, 1.0], abs=1e-14)
     # Ratio ½ with A > 0: −min(¼, 0.8·½) = −0.25. Ratio ½ with A < 0: −min(−¼, −0.4) = 0.4.
     losses = grpo(**rollout([[-1.0], [-1.0]], ratios=[[0.5], [0.5]]), **PLAIN, ratio_clip=0.2)
     assert losses.tolist() == pytest.approx([-0.25, 0.4], abs=1e-14)
 
 
 @pytest.mark.parametrize(
-    ("variant", "first", "second"), [("grpo", 0.5, 0.5), ("dr_grpo", 0.375, 0.125), ("dapo", 0.75, 0.25)]
+    ("variant", "first", "second"),
+    [("grpo", 0.5, 0.5), ("dr_grpo", 0.375, 0.125), ("dapo", 0.75, 0.25), ("bnpo", 0.75, 0.25)],
 )
 def test_sum_over_tokens_is_divided_by_length_constant_or_mean_length(variant, first, second):
     # Lengths 3 and 1 with A = ±½ at ratio 1: the sums are −1.5 and 0.5. They are divided by 3 and 1, by length_scale,
@@ -97,11 +98,12 @@ def test_sum_over_tokens_is_divided_by_length_constant_or_mean_length(variant, f
 
 
 def test_sequence_ratio_is_the_geometric_mean_of_the_tokens():
-    # Ratios 4 and 1: the geometric mean is 2, clipped at 1.2 for A = ½: −0.6 for each token, −1.2 for the response.
-    # Token by token it is −0.6 − 0.5.
-    arguments = rollout([[-1.0, -1.0]] * 2, ratios=[[4.0, 1.0], [1.0, 1.0]])
-    assert grpo(**arguments, **PLAIN, ratio="sequence")[0].item() == pytest.approx(-1.2, abs=1e-14)
-    assert grpo(**arguments, **PLAIN)[0].item() == pytest.approx(-1.1, abs=1e-14)
+    # Ratios 4 and 1: the geometric mean is 2, clipped at 1.8 for A = ½: −0.9 for each token, −1.8 for the response.
+    # Token by token it is −0.9 − 0.5. A third token, outside the mask, does not count in the mean.
+    mask = [[True, True, False]] * 2
+    arguments = rollout([[-1.0] * 3] * 2, ratios=[[4.0, 1.0, 9.0], [1.0] * 3], mask=mask) | {"ratio_clip_high": 0.8}
+    assert grpo(**arguments, **PLAIN, ratio="sequence")[0].item() == pytest.approx(-1.8, abs=1e-14)
+    assert grpo(**arguments, **PLAIN)[0].item() == pytest.approx(-1.4, abs=1e-14)
 
 
 def test_cispo_keeps_the_gradient_of_a_token_whose_ratio_is_clipped():
