@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from una_ref.methods import METHODS, credit, gpo, rewards, scored_pairs, shapes
+from una_ref.methods import METHODS, alphapo, credit, gpo, pair_shapes, rewards, scored_pairs, shapes
 from una_ref.methods.arguments import PAIRED
 from una_ref.methods.measures import measured
 from una_ref.theory import DIVERGENCES
@@ -72,6 +72,8 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
             .sum(-1)
         )
     ),
+    "β·log(π/π_ref)/|y|": lambda logps, ref_logps, lengths, beta: beta * (logps - ref_logps) / lengths,
+    "β·(1 − p^(−α))/α, log p = log π/|y|": alphapo.power_reward,
 }
 COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
     "a demonstration": _single_reward,
@@ -87,7 +89,11 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "squared": shapes.squared,
     "half squared": lambda x: shapes.squared(x) / 2,
     "squared at 1/(2β)": lambda x, beta: shapes.squared(x, 1 / (2 * beta)),
+    "reversed KL from the label": pair_shapes.reversed_divergence,
+    "noise-corrected logistic": pair_shapes.noise_corrected_logistic,
+    "logistic, then exponential": pair_shapes.modulated,
     "BCE": shapes.bce,
+    "BCE at δ": lambda x, labels, running_gain, beta: shapes.bce(x - beta * running_gain, labels),
     "MSE of σ": shapes.mse,
     "Kahneman–Tversky σ": lambda x, labels, kl, beta, desirable_weight=1.0, undesirable_weight=1.0: (
         shapes.kahneman_tversky(x - beta * kl, labels, desirable_weight, undesirable_weight)

@@ -39,7 +39,7 @@ def test_method_is_found_by_name_and_alias():
 
 @pytest.mark.parametrize(
     ("wrong", "near"),
-    [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("kot", "kto")],
+    [("una_score", "una-score"), ("DPO", "dpo"), ("una-center", "una-centred"), ("ktoo", "kto")],
 )
 def test_misspelt_method_name_suggests_the_closest(wrong, near):
     with pytest.raises(UnknownMethod) as error:
@@ -148,6 +148,8 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
 
     shifted = {name: lowered(name, x) for name, x in arguments.items()}
     shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
+    if method.name == "grpo":  # the reference is a penalty here: the reward is the score
+        shifted = arguments | {"scores": arguments["scores"] + offset}
 
     def gradients(arguments):
         if method.baseline == "prompt" and "groups" not in arguments:  # a learned baseline, at its best value

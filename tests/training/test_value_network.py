@@ -34,7 +34,7 @@ def test_dro_with_a_value_network_learns_the_optimum_and_beta_log_z_of_a_table(s
         Example((x,), ((0,), (1,), (2,)), prompt_index=x, source=f"prompt {x}", scores=tuple(rewards[x].tolist()))
         for x in range(3)
     ]
-    trainer = Trainer(Policy(model, critic=critic), {"scores": config.losses["scores"]}, config)
+    trainer = Trainer(Policy(model, critic=critic), {"scores": config.losses_by_kind["scores"]}, config)
     assert trainer.values is None
     fit(Job(config, trainer, given, []))
     assert world.metrics(model.logps.detach())["regret"] < 1e-4

@@ -221,3 +221,75 @@ WPO = Paper(
     "WPO: Enhancing RLHF with Weighted Preference Optimization",
     "https://arxiv.org/abs/2406.11827",
 )
+
+# Losses that TRL names, and GRPO
+EXO = Paper(
+    "Ji et al. 2024, EXO",
+    "Towards Efficient Exact Optimization of Language Model Alignment",
+    "https://arxiv.org/abs/2402.00856",
+)
+NCA = Paper(
+    "Chen et al. 2024, NCA",
+    "Noise Contrastive Alignment of Language Models with Explicit Rewards",
+    "https://arxiv.org/abs/2402.05369",
+)
+ROBUST_DPO = Paper(
+    "Ray Chowdhury et al. 2024, rDPO",
+    "Provably Robust DPO: Aligning Language Models with Noisy Feedback",
+    "https://arxiv.org/abs/2403.00409",
+)
+BCO = Paper(
+    "Jung et al. 2024, BCO",
+    "Binary Classifier Optimization for Large Language Model Alignment",
+    "https://arxiv.org/abs/2404.04656",
+)
+SPPO_HARD = Paper(
+    "Wu et al. 2024, SPPO",
+    "Self-Play Preference Optimization for Language Model Alignment",
+    "https://arxiv.org/abs/2405.00675",
+)
+AOT = Paper(
+    "Melnyk et al. 2024, AOT",
+    "Distributional Preference Alignment of LLMs via Optimal Transport",
+    "https://arxiv.org/abs/2406.05882",
+)
+DISCOPOP = Paper(
+    "Lu et al. 2024, DiscoPOP",
+    "Discovering Preference Optimization Algorithms with and for Large Language Models",
+    "https://arxiv.org/abs/2406.08414",
+)
+TULU3 = Paper(
+    "Lambert et al. 2024, Tülu 3",
+    "Tulu 3: Pushing Frontiers in Open Language Model Post-Training",
+    "https://arxiv.org/abs/2411.15124",
+)
+ALPHA_PO = Paper(
+    "Gupta et al. 2025, AlphaPO", "AlphaPO: Reward Shape Matters for LLM Alignment", "https://arxiv.org/abs/2501.03884"
+)
+TPO = Paper(
+    "Saeidi et al. 2024, TPO",
+    "Triple Preference Optimization: Achieving Better Alignment using a Single Step Optimization",
+    "https://arxiv.org/abs/2405.16681",
+)
+GRPO = Paper(
+    "Shao et al. 2024, GRPO",
+    "DeepSeekMath: Pushing the Limits of Mathematical Reasoning in Open Language Models",
+    "https://arxiv.org/abs/2402.03300",
+)
+DR_GRPO = Paper(
+    "Liu et al. 2025, Dr. GRPO",
+    "Understanding R1-Zero-Like Training: A Critical Perspective",
+    "https://arxiv.org/abs/2503.20783",
+)
+DAPO = Paper(
+    "Yu et al. 2025, DAPO",
+    "DAPO: An Open-Source LLM Reinforcement Learning System at Scale",
+    "https://arxiv.org/abs/2503.14476",
+)
+GSPO = Paper("Zheng et al. 2025, GSPO", "Group Sequence Policy Optimization", "https://arxiv.org/abs/2507.18071")
+CISPO = Paper(
+    "MiniMax 2025, CISPO",
+    "MiniMax-M1: Scaling Test-Time Compute Efficiently with Lightning Attention",
+    "https://arxiv.org/abs/2506.13585",
+)
+SAPO = Paper("Gao et al. 2025, SAPO", "Soft Adaptive Policy Optimization", "https://arxiv.org/abs/2511.20347")

@@ -25,6 +25,7 @@ IPO = Method(
         "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
     ),
     notebook="06_upo_and_iupo",
+    trl="DPOTrainer, loss_type=ipo, of the mean over tokens",
 )
 
 CDPO = Method(
@@ -58,6 +59,7 @@ F_DPO = Method(
         "Implicit Point Response Positive Preference Human Pair Reference Uncontrol Multiple Hybrid Offline Separate"
     ),
     notebook="05_f_divergences",
+    trl="DPOTrainer, f_divergence_type=forward_kl, js_divergence or alpha_divergence",
 )
 
 IUPO = Method(

@@ -43,6 +43,7 @@ RLOO = Method(
     reductions="times 2β: una-centred sampled from π",
     axes=axes_of("Explicit Point Response Positive Preference Human Pair Free Uncontrol KL On Offline Separate"),
     notebook="04_una_losses",
+    trl="RLOOTrainer, which puts a k1 estimate of KL into the reward",
 )
 
 PPO = Method(
@@ -79,6 +80,7 @@ ITERATIVE_DPO = replace(
     printed=None,
     axes={},
     notebook="13_online_alignment",
+    trl="OnlineDPOTrainer, loss_type=sigmoid, on two samples",
 )
 
 RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO)

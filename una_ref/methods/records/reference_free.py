@@ -17,6 +17,7 @@ SIMPO = Method(
     equation="survey Eq. 47",
     errata=("ES39",),
     axes=axes_of("- - - - Preference Human Pair Free Control - Off Offline Merge"),
+    trl="CPOTrainer, loss_type=simpo",
 )
 
 SLIC = Method(
@@ -76,7 +77,7 @@ CPO = Method(
     reductions="lam = 0: dpo with a uniform reference, and simpo at gamma = 0 with lengths of 1",
     printed=without_reference.cpo_printed,
     axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL Off Offline Merge"),
-    trl="CPOTrainer, which divides the imitation by the batch's tokens",
+    trl="CPOTrainer, loss_type=sigmoid, which divides the imitation by the batch's tokens",
     optimum="not π*: with lam = 0 it is π ∝ exp(r/β), π* for a uniform π_ref alone",
     meanings={"lam": "weight of imitating the chosen response"},
 )

@@ -19,6 +19,7 @@ SFT = Method(
     equation="−log π(y|x)",
     reductions="una-score while r_θ ≈ 0, if all scores are equal and positive",
     notebook="07_gradients",
+    trl="SFTTrainer, loss_type=nll; DPOTrainer, loss_type=sft; both take the mean over all tokens",
 )
 
 UNA_PAIR = Method(
@@ -37,6 +38,7 @@ UNA_PAIR = Method(
     printed=pairs.una_pair_printed,
     axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     notebook="04_una_losses",
+    trl="DPOTrainer, loss_type=sigmoid",
 )
 
 UNA_BINARY_MSE = Method(
@@ -71,6 +73,7 @@ UNA_BINARY_BCE = Method(
     reductions="summed over a pair, labels 1 and 0: TRL's bco_pair",
     printed=singles.una_binary_bce_printed,
     notebook="04_una_losses",
+    trl="DPOTrainer, loss_type=bco_pair, on a pair as labels 1 and 0",
 )
 
 UNA_SCORE = Method(
@@ -110,6 +113,7 @@ UNA_CENTRED = Method(
     errata=("EU3", "EU5", "EU14"),
     reductions="sampled from π, leave-one-out: RLOO; K = 2: regression of differences; V(x) learned: DRO",
     notebook="04_una_losses",
+    trl="A2POTrainer, whose V(x) is β·log of the mean of exp(s/β) over samples of π_ref",
 )
 
 UNA_ONLINE = replace(
