@@ -94,3 +94,29 @@ BRADLEY_TERRY = Paper(
     "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
     "https://doi.org/10.1093/biomet/39.3-4.324",
 )
+
+# Games, and where responses come from.
+NASH_MD = Paper("Munos et al. 2023, Nash-MD", "Nash Learning from Human Feedback", "https://arxiv.org/abs/2312.00886")
+SPPO = Paper(
+    "Wu et al. 2024, SPPO",
+    "Self-Play Preference Optimization for Language Model Alignment",
+    "https://arxiv.org/abs/2405.00675",
+)
+DNO = Paper(
+    "Rosset et al. 2024, DNO",
+    "Direct Nash Optimization: Teaching Language Models to Self-Improve with General Preferences",
+    "https://arxiv.org/abs/2404.03715",
+)
+RSO = Paper(
+    "Liu et al. 2023, RSO",
+    "Statistical Rejection Sampling Improves Preference Optimization",
+    "https://arxiv.org/abs/2309.06657",
+)
+RFT = Paper(
+    "Yuan et al. 2023, RFT",
+    "Scaling Relationship on Learning Mathematical Reasoning with Large Language Models",
+    "https://arxiv.org/abs/2308.01825",
+)
+SELF_REWARDING = Paper(
+    "Yuan et al. 2024, self-rewarding", "Self-Rewarding Language Models", "https://arxiv.org/abs/2401.10020"
+)

@@ -83,6 +83,11 @@ def implicit_reward(logps: Tensor, ref_logps: Tensor, beta: float) -> Tensor:
     return beta * log_ratio(logps, ref_logps)
 
 
+def step_reward(logps: Tensor, old_logps: Tensor, beta: float) -> Tensor:
+    """β·log π(y|x)/π_t(y|x), where π_t is the policy that sampled the response."""
+    return implicit_reward(logps, old_logps, beta)
+
+
 def f_slope(
     logps: Tensor, ref_logps: Tensor, divergence: str | Divergence = "reverse_kl", alpha: float = 0.5
 ) -> Tensor:
@@ -173,6 +178,7 @@ def length_normalised(logps: Tensor, lengths: Tensor, beta: float) -> Tensor:
 
 IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
 F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
+STEP = Reward("β·log(π/π_t)", step_reward)
 LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
 F_SLOPE = Reward("f′(π/π_ref)", f_slope)
 LENGTH_NORMALISED = Reward("β·log π/|y|", length_normalised)

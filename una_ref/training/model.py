@@ -71,7 +71,7 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
     critic = critic_for(model, config)
     policy = with_adapters(model, config)
     second = _second(config, encoder.tokenizer)
-    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second)
+    return Policy(policy, has_reference=config.needs_reference, critic=critic, second=second)
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:

@@ -6,7 +6,7 @@ from dataclasses import replace
 
 from una_ref.methods import papers, policy_gradient, rewards
 from una_ref.methods.method import Auxiliary, Method, axes_of
-from una_ref.methods.records.una import UNA_PAIR
+from una_ref.methods.records.una import SFT, UNA_PAIR
 
 REINFORCE = Method(
     name="reinforce",
@@ -81,5 +81,49 @@ ITERATIVE_DPO = replace(
     notebook="13_online_alignment",
 )
 
-RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO)
+SELF_REWARDING = replace(
+    ITERATIVE_DPO,
+    name="self-rewarding",
+    title="iterative DPO on the policy's own verdicts",
+    judge="self",
+    papers=(papers.SELF_REWARDING, papers.SURVEY),
+    equation="survey Sec. 3.5.1 with Eq. 10",
+    reductions="iterative-dpo with reward=self",
+    axes=axes_of("Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate"),
+    optimum="that of dpo for the preferences of the judge, which changes with the policy",
+    notebook=None,
+)
+
+BEST_OF_K = replace(
+    SFT,
+    name="best-of-k",
+    aliases=("rft",),
+    title="rejection sampling: imitate the best of K samples",
+    source="policy",
+    keep="best",
+    papers=(papers.RFT,),
+    equation="−log π(y|x) at the sample of the greatest score",
+    reductions="sft on its own best samples",
+    optimum="the distribution of the best of K samples of the sampler π_t",
+    notebook=None,
+)
+
+RSO = replace(
+    UNA_PAIR,
+    name="rso",
+    aliases=(),
+    title="rejection sampling optimisation",
+    source="reference",
+    keep="rejection",
+    papers=(papers.RSO, papers.SURVEY),
+    equation="survey Eq. 4 for the samples, Eq. 10 for the loss",
+    errata=("ES3",),
+    reductions="dpo on pairs of responses that are accepted as samples of π*",
+    printed=None,
+    axes={},
+    optimum="that of dpo, π* of the preferences of the reward: accepting changes the sampler, not the optimum",
+    notebook=None,
+)
+
+RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO, SELF_REWARDING, BEST_OF_K, RSO)
 """In the order of the tables."""
