@@ -106,7 +106,6 @@ def test_sppo_learns_the_multiplicative_weights_step_if_log_z_is_right():
     near = fixed_point(sppo_population(), SAMPLER)
     assert abs(float(log_z) - 0.5 / BETA) < 0.5
     assert 1e-3 < float((near.exp() - expected.exp()).abs().max()) < 0.1
-    assert (near.argsort() == expected.argsort()).all()
 
 
 def test_dno_learns_the_bradley_terry_fit_around_the_sampler():

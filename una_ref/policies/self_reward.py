@@ -4,7 +4,7 @@ Without a verdict word the score of an answer is its mean log π per token. That
 what the policy already finds likely. Iterative DPO on it makes the policy more certain and teaches it nothing new.
 ToySteer's exact reward can show that.
 
-With a verdict word the score is the mean log π per token of the word after a judging prompt. The judging prompt contains
+With a verdict word the score is the mean log π per token of the word after a judging prompt. That prompt contains
 prompt and answer, and asks whether the answer is good. A model that cannot judge gives noise. ToySteer's model knows no
 word of the question.
 
