@@ -139,3 +139,15 @@ def test_first_rollout_of_dno_is_that_of_iterative_dpo_and_later_ones_are_not():
             policies[method, steps] = table_run.trainer.policy.model.logps.detach()
     torch.testing.assert_close(policies["dno", 1], policies["iterative-dpo", 1], rtol=0, atol=1e-9)
     assert (policies["dno", 3] - policies["iterative-dpo", 3]).abs().max() > 1e-3
+
+
+def test_best_of_k_trains_on_the_distribution_of_the_best_of_k_samples():
+    # P(best = y) = F(y)^K − F(y−)^K, with F the distribution function of π_t in the order of the rewards.
+    world, table_run = job("best-of-k", samples=3, batch=4, loss_kwargs={})
+    prompts = [table_run.examples[0]] * 4000
+    rows, _ = table_run.answered(prompts, 0, record=False)
+    share = torch.bincount(torch.tensor([row.responses[0][0] for row in rows]), minlength=5).double() / len(rows)
+    order = world.rewards[0].argsort()
+    below = world.ref_logps[0].exp()[order].cumsum(0)
+    best = (below**3).diff(prepend=torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(share[order], best, rtol=0, atol=0.03)

@@ -60,7 +60,8 @@ def dno(
     """−log σ(β·log π/π_t(y_w) − β·log π/π_t(y_l)): DPO anchored at the policy that sampled the pair (survey Eq. 62).
 
     The pair is the best and the worst of a prompt's K samples by win rate: the pair of the largest margin. DPO differs
-    in its anchor, π_ref. With the anchor at π_t each rollout moves on from the last one, and π_ref limits nothing.
+    in its anchor, π_ref. With the anchor at π_t each rollout moves on from the last one, and π_ref limits nothing. The
+    greater win rate always wins the pair, so many passes over one rollout make its margin grow without bound.
 
     Rosset et al. 2024, Alg. 2, https://arxiv.org/abs/2404.03715
     """

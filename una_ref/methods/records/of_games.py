@@ -67,7 +67,7 @@ DNO = Method(
     reductions="in the first rollout of a run, whose π_t is π_ref: iterative-dpo",
     axes=AXES,
     meanings={"beta": "inverse size of one round's step; π_ref plays no part"},
-    optimum="π_t·exp(r/β), where r is the Bradley–Terry reward that fits the preferences best under the sampler π_t",
+    optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite if the best always wins",
 )
 
 RECORDS: tuple[Method, ...] = (NASH_MD, SPPO, DNO)

@@ -90,7 +90,7 @@ SELF_REWARDING = replace(
     equation="survey Sec. 3.5.1 with Eq. 10",
     reductions="iterative-dpo with reward=self",
     axes=axes_of("Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate"),
-    optimum="that of dpo for the preferences of the judge, which changes with the policy",
+    optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
     notebook=None,
 )
 
@@ -121,7 +121,7 @@ RSO = replace(
     reductions="dpo on pairs of responses that are accepted as samples of π*",
     printed=None,
     axes={},
-    optimum="that of dpo, π* of the preferences of the reward: accepting changes the sampler, not the optimum",
+    optimum="none is finite: the greater score wins every pair, so margins grow without bound, as dpo's do",
     notebook=None,
 )
 
