@@ -32,17 +32,20 @@ def sppo(*, logps: Tensor, old_logps: Tensor, scores: Tensor, beta: float = 0.00
     return squared(step_reward(logps, old_logps, beta) - (scores - EVEN)) / beta**2  # survey Eq. 61, log Z = η/2
 
 
-def sppo_printed(*, logps: Tensor, old_logps: Tensor, scores: Tensor, groups: Tensor, beta: float = 0.001) -> Tensor:
+def sppo_printed(
+    *, logps: Tensor, old_logps: Tensor, scores: Tensor, groups: Tensor | None = None, beta: float = 0.001
+) -> Tensor:
     """(log π/π_t − (Σ_k P(y ≻ y_k)/β − Ẑ))²: survey Eq. 61 with the estimates printed below it (ES33).
 
     The sum over K samples is up to K and no probability. Ẑ = E e^{ηP̂} stands in the place of its logarithm, and leaves
     the range of floats at the paper's β: use a β of order 1. `scores` are means over the prompt's other samples; the
-    sum has ½ for the response itself.
+    sum has ½ for the response itself. Without `groups` each response is the only one of its prompt.
 
     https://arxiv.org/abs/2407.16216
     """
     per_example(beta, logps=logps, old_logps=old_logps, scores=scores, groups=groups)
-    _, member_of, sizes = torch.unique(groups, return_inverse=True, return_counts=True)
+    prompts = torch.arange(len(logps), device=logps.device) if groups is None else groups
+    _, member_of, sizes = torch.unique(prompts, return_inverse=True, return_counts=True)
     size = sizes[member_of].to(scores.dtype)
     sums = (size - 1) * scores + EVEN
     z = scores.new_zeros(len(sizes)).index_add(0, member_of, (sums / beta).exp())[member_of] / size
