@@ -128,8 +128,9 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
 _REWARD = (
     "a function, module:function, that takes answers (.prompt .response .ended) and returns as many numbers; a "
-    "sequence-classification model; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one "
-    "prompt. Several, separated by commas, are averaged"
+    "sequence-classification model; preference:module:function, a function of two answers that returns the probability "
+    "that the first is better; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one prompt. "
+    "Several, separated by commas, are averaged"
 )
 _DATA = (
     "file (JSON Lines, also .gz; Parquet), quoted pattern such as 'data/*.jsonl', - (standard input), folder or hub "

@@ -38,6 +38,10 @@ def _reward_minus_score(reward: Reward, arguments: Arguments) -> Tensor:
     return reward(arguments) - arguments["scores"]
 
 
+def _reward_minus_win_rate(reward: Reward, arguments: Arguments) -> Tensor:
+    return reward(arguments) - (arguments["scores"] - 0.5)
+
+
 def _reward_margin(reward: Reward, arguments: Arguments) -> Tensor:
     return rewards.margin(reward(_side(arguments, "chosen")), reward(_side(arguments, "rejected")))
 
@@ -46,6 +50,7 @@ REWARDS: Mapping[str, Callable[..., Tensor]] = {
     "a scalar head": rewards.scalar_head,
     "log π": rewards.log_likelihood,
     "log(π/π_ref)": rewards.log_ratio,
+    "β·log(π/π_t)": rewards.step_reward,
     "β·log(π/π_ref)": rewards.implicit_reward,
     "β·log(π/π_ref) + c": lambda logps, ref_logps, beta, baseline=0.0: (
         rewards.implicit_reward(logps, ref_logps, beta) + baseline
@@ -79,6 +84,7 @@ COMPARISONS: Mapping[str, Callable[[Reward, Arguments], Tensor]] = {
     "a demonstration": _single_reward,
     "one response and a label": _single_reward,  # the shape takes the label
     "one response and a score": _reward_minus_score,
+    "one response and a win rate": _reward_minus_win_rate,
     "two responses of a prompt": _reward_margin,
 }
 SHAPES: Mapping[str, Callable[..., Tensor]] = {
@@ -92,6 +98,7 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "reversed KL from the label": pair_shapes.reversed_divergence,
     "noise-corrected logistic": pair_shapes.noise_corrected_logistic,
     "logistic, then exponential": pair_shapes.modulated,
+    "squared over β²": lambda x, beta: shapes.squared(x) / beta**2,
     "BCE": shapes.bce,
     "BCE at δ": lambda x, labels, running_gain, beta: shapes.bce(x - beta * running_gain, labels),
     "MSE of σ": shapes.mse,

@@ -9,7 +9,8 @@ from una_ref.errors import InputError
 from una_ref.policies import loading, rollout
 from una_ref.policies.anatomy import unwrapped
 from una_ref.policies.layouts import layouts
-from una_ref.policies.logprobs import sequence_logprobs
+from una_ref.policies.logprobs import distributions, sequence_logprobs
+from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace, Sample, Sampler
 
 EOS = 2
@@ -265,3 +266,43 @@ def test_model_whose_cache_rows_cannot_be_repeated_is_sampled_without_shared_pre
     examples = [Example((1, 5, 6), tuple(sample.tokens for sample in samples))]
     logps = sequence_logprobs(model, collate(examples, "padded"))
     torch.testing.assert_close(logps, recorded([samples]), rtol=0, atol=1e-4)
+
+
+# ------------------------------------------------------------------------------------------- the mixture with π_ref
+
+
+@pytest.mark.parametrize("share", [0.0, 0.4])
+def test_mixture_is_the_geometric_mean_of_policy_and_reference_at_every_token(share):
+    base = loading.small_mistral(Words(), seed=3, num_hidden_layers=2, hidden_size=16, intermediate_size=32)
+    policy = Policy(loading.with_lora(base, r=2, alpha=4, seed=0))
+    for name, weights in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.5, generator=torch.Generator().manual_seed(1))
+    unwrapped(policy.model).generation_config.suppress_tokens = [4]
+    drawn = HuggingFace(EOS).mixed(policy, PROMPTS, k=4, max_new=6, seed=0, share=share)
+    differences = []
+    for prompt, samples in zip(PROMPTS, drawn, strict=True):
+        for sample in samples:
+            batch = collate([Example(prompt, (sample.tokens,))])
+            with torch.no_grad():
+                own = distributions(policy.model.eval(), batch)
+            mix = torch.lerp(own, policy.reference_distributions(batch), share)
+            mix = mix.masked_fill(own == -torch.inf, -torch.inf)
+            terms = mix.log_softmax(-1).gather(1, torch.tensor(sample.tokens)[:, None])
+            assert sample.logp == pytest.approx(float(terms.sum()), abs=1e-4)
+            differences.append(abs(float(own.gather(1, torch.tensor(sample.tokens)[:, None]).sum()) - sample.logp))
+            assert 4 not in sample.tokens
+    assert (max(differences) > 0.05) == (share > 0)
+
+
+def test_mixture_is_sampled_without_dropout_and_leaves_the_mode_as_it_was():
+    base = loading.small_mistral(Words(), seed=3, num_hidden_layers=1, hidden_size=16, intermediate_size=32)
+    policy = Policy(loading.with_lora(base, r=2, dropout=0.5, seed=0)).train()
+    for name, weights in policy.model.named_parameters():
+        if "lora_B" in name:
+            torch.nn.init.normal_(weights, std=0.5, generator=torch.Generator().manual_seed(1))
+    options = {"k": 3, "max_new": 5, "seed": 0, "share": 0.3}
+    first = HuggingFace(EOS).mixed(policy, PROMPTS, **options)
+    assert policy.training and policy.model.training
+    torch.manual_seed(9)
+    assert recorded(HuggingFace(EOS).mixed(policy, PROMPTS, **options)).tolist() == recorded(first).tolist()

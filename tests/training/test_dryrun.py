@@ -23,7 +23,7 @@ def letters(answers):
 
 @pytest.mark.parametrize("method", METHODS)
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
-    online = METHODS[method].source == "policy"
+    online = METHODS[method].source != "dataset"
     settings = [*tiny, "held_out=0", *([f"reward={__name__}:letters"] if online else [])]
     config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
     report = dry_run(config)

@@ -1,7 +1,9 @@
 """Online runs use the common training loop: responses are sampled and scored, then trained on like other rows."""
 
 import json
+import math
 import os
+import random
 import signal
 from dataclasses import replace
 
@@ -12,13 +14,24 @@ from una_ref.data import toysteer
 from una_ref.data.batch import Example, Prompt
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.policies.comparisons import preference
 from una_ref.policies.exact import next_logps
 from una_ref.policies.rollout import HuggingFace, Sample
+from una_ref.theory import TableWorld, entropy, expected_reward
 from una_ref.theory.prefix_tree import PrefixTree
+from una_ref.theory.rejection import accepted_logps
 from una_ref.training.loop import HELD_OUT, Interrupted, fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
-from una_ref.training.samplers import ReplayBuffer, Rollouts, adaptive_beta, kept, measured
+from una_ref.training.samplers import (
+    ReplayBuffer,
+    Rollouts,
+    adaptive_beta,
+    kept,
+    measured,
+    most_kept,
+    statistical_rejection,
+)
 from una_ref.training.settings import resolve
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import reference_logps
@@ -365,10 +378,7 @@ def test_best_and_worst_response_of_a_prompt_form_a_pair():
     assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "best_and_worst", "pairs") is None
 
 
-def test_rejection_sampling_needs_only_a_method_record(tmp_path, monkeypatch):
-    # Rejection sampling: SFT on the best of K samples of the current policy.
-    record = replace(METHODS["sft"], name="best-of-k", source="policy", keep="best")
-    monkeypatch.setattr(METHODS, "_methods", {**METHODS._methods, "best-of-k": record})
+def test_best_of_k_imitates_the_best_sample_of_each_prompt():
     job = prepare(resolve("best-of-k", ["batch=8", "samples=8", "lr=3e-3"], steps=30))
     rows, measures = job.answered(job.examples, 0, record=True)
     assert {(row.kind, len(row.responses)) for row in rows} == {("demos", 1)}
@@ -492,3 +502,158 @@ def test_patience_counts_evaluations_without_improvement():
 def test_invalid_online_settings_are_refused(method, settings, message):
     with pytest.raises(InputError, match=message):
         resolve(method, settings)
+
+
+# ---- rivals, rejection and samples of the reference
+
+
+class Letters:
+    """A tokenizer that writes each token as one x."""
+
+    def decode(self, tokens):
+        return "x" * len(tokens)
+
+
+class Still:
+    """A policy whose engine does not look at it."""
+
+    model, device = None, torch.device("cpu")
+
+
+def of_lengths(*lengths):
+    """An engine whose samples for every prompt have these lengths, EOS included; its rivals have two tokens."""
+
+    class Fixed:
+        def __call__(self, model, prompts, *, k, max_new, seed):
+            return [[Sample((5,) * (n - 1) + (2,), True, -1.0) for n in lengths] for _ in prompts]
+
+        def mixed(self, policy, prompts, *, k, max_new, seed, share):
+            assert share == 0.25 and k == len(lengths)
+            return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
+
+    return Fixed()
+
+
+def test_scores_against_the_other_samples_are_win_rates_and_the_reward_is_kept():
+    # Rewards are 0, 1 and 3: σ(−1), σ(1), σ(3) and so on, averaged over the other two.
+    rollouts = Rollouts(of_lengths(1, 2, 4), letters, "mine", Letters(), 3, 4, 0, rivals="samples")
+    (example,), (draws,) = rollouts(Still(), [Prompt((1,), "What?", 0)], 0)
+    low, middle, high = (1 / (1 + math.exp(-gap)) for gap in (1, 2, 3))
+    expected = [1 - (low + high) / 2, (low + 1 - middle) / 2, (middle + high) / 2]
+    assert example.scores == pytest.approx(expected) and sum(example.scores) == pytest.approx(1.5)
+    assert [draw.reward for draw in draws] == [0, 1, 3]
+    values = measured([example], [draws], [-1.0] * 3)
+    assert values["reward"] == pytest.approx(4 / 3) and values["win_rate"] == pytest.approx(0.5)
+
+
+def test_scores_against_the_mixture_are_win_rates_over_one_rival_each():
+    options = {"rivals": "mixture", "share": 0.25}
+    rollouts = Rollouts(of_lengths(1, 2, 4), letters, "mine", Letters(), 3, 4, 0, **options)
+    (example,), _ = rollouts(Still(), [Prompt((1,), "What?", 0)], 0)
+    # The rival x has reward 1. The second sample is the same text, which ties.
+    assert example.scores == pytest.approx([1 / (1 + math.e), 0.5, 1 / (1 + math.exp(-2))])
+    judged = Rollouts(of_lengths(1, 4), preference(longer_wins, "mine"), "mine", Letters(), 2, 4, 0, **options)
+    (example,), (draws,) = judged(Still(), [Prompt((1,), "What?", 0)], 0)
+    assert example.scores == (0.0, 1.0) and draws[0].reward is None
+
+
+def longer_wins(first, second):
+    return float(len(first.response) > len(second.response))
+
+
+def test_response_without_a_reward_is_left_out_of_the_comparison():
+    def reward(answers):
+        return [None if len(answer.response) == 1 else len(answer.response) for answer in answers]
+
+    rollouts = Rollouts(of_lengths(1, 2, 4), reward, "mine", Letters(), 3, 4, 0, rivals="samples", least=2)
+    (example,), _ = rollouts(Still(), [Prompt((1,), "What?", 0)], 0)
+    assert example.scores == pytest.approx((1 / (1 + math.exp(3)), 1 / (1 + math.exp(-3))))
+    alone = Rollouts(of_lengths(1, 2), reward, "mine", Letters(), 2, 4, 0, rivals="samples", least=2)
+    assert alone(Still(), [Prompt((1,), "What?", 0)], 0) == ([None], [[]])
+
+
+def test_rejection_accepts_samples_of_the_optimum_at_the_rate_that_theory_gives():
+    world = TableWorld.random(1, prompts=1, responses=5, beta=0.5)
+    drawn = world.ref_logps[0].exp().multinomial(60_000, replacement=True, generator=torch.Generator().manual_seed(0))
+    scores = world.rewards[0, drawn].tolist()
+    for highest in (float(world.rewards.max()), float(world.rewards[0].topk(2).values[1])):
+        accepted = statistical_rejection(scores, 0.5, len(scores), random.Random(0), highest)
+        logps, rate = accepted_logps(world.ref_logps, world.rewards, 0.5, torch.tensor([highest]))
+        share = torch.bincount(drawn[accepted], minlength=5).double() / len(accepted)
+        torch.testing.assert_close(share, logps[0].exp(), rtol=0, atol=0.01)
+        assert len(accepted) / len(scores) == pytest.approx(float(rate), abs=0.01)
+    distance = (share - world.optimum[0].exp()).abs().sum() / 2
+    assert distance > 0.03  # with the second reward as the bound it is not π*
+
+
+def test_rejection_without_the_true_maximum_goes_round_until_enough_are_accepted():
+    # At a tiny β only the best that is left is accepted in each round; at a huge one all are, in their order.
+    assert statistical_rejection([1.0, 3.0, 2.0, 0.0], 1e-9, 3, random.Random(0)) == [1, 2, 0]
+    assert statistical_rejection([1.0, 3.0, 2.0, 0.0], 1e9, 3, random.Random(0)) == [0, 1, 2]
+    assert statistical_rejection([1.0, 2.0], 1e9, 5, random.Random(0)) == [0, 1]
+
+
+def test_accepted_half_is_trained_on_in_pairs_of_different_scores():
+    example = Example((1,), ((5,), (6,), (7,), (8,)), (0.0, 3.0, -1.0, 1.0), source="a")
+    pair = kept(example, "rejection", "pairs", beta=1e9)
+    assert pair == Example((1,), ((6,), (5,)), (3.0, 0.0), pairs=((0, 1),), source="a")
+    eight = Example((1,), tuple((i,) for i in range(8)), (0.0, 1.0, 2.0, 2.0, 9.0, 9.0, 9.0, 9.0))
+    assert kept(eight, "rejection", "pairs", beta=1e9).responses == ((1,), (0,))  # the tie of 2 and 3 is no pair
+    assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "rejection", "pairs") is None
+    assert [most_kept("rejection", k) for k in (2, 4, 8)] == [2, 2, 4] and most_kept("all", 4) == 4
+
+
+@pytest.mark.parametrize(("method", "settings"), [("rso", []), ("best-of-k", ["sample_from=reference"])])
+def test_responses_of_the_reference_stay_its_own_while_the_policy_learns(method, settings):
+    job = prepare(resolve(method, ["batch=4", "samples=4", *settings], steps=3))
+    before, _ = job.rollouts(job.trainer.policy, job.examples[:4], 5)
+    torch.manual_seed(0)
+    with torch.no_grad():
+        for weights in job.trainer.trained.values():
+            weights.add_(0.1 * torch.randn_like(weights))
+    after, _ = job.rollouts(job.trainer.policy, job.examples[:4], 5)
+    assert [e.responses for e in before] == [e.responses for e in after]
+    # An evaluation measures the policy, not its reference.
+    own, _ = job.rollouts.plain(job.trainer.policy, job.examples[:4], 5)
+    assert [e.responses for e in own] != [e.responses for e in after]
+
+
+@pytest.mark.parametrize(
+    ("method", "settings", "message"),
+    [
+        ("rloo", ["sample_from=reference"], "sample_from: rloo: expected policy, since rloo is right on policy only"),
+        ("rloo", ["mixture=0.5"], "mixture: rloo: expected a method with rivals from a mixture, such as nash-md"),
+        ("rloo", ["rejection_beta=1"], "rejection_beta: rloo: expected a method with rejection sampling, such as rso"),
+        ("sppo", ["samples=1"], "samples: sppo: expected two or more, responses that are rivals, got 1"),
+        ("rso", ["samples=1"], "samples: rso: expected two or more, two accepted responses, got 1"),
+        ("nash-md", ["engine=vllm"], "engine: nash-md: expected hf, which samples with the reference as well"),
+        ("nash-md", ["mixture=1"], "mixture: expected"),
+        ("dpo", ["sample_from=reference"], "sample_from: applies only to online runs"),
+    ],
+)
+def test_sampling_that_a_method_cannot_learn_from_is_refused(method, settings, message):
+    with pytest.raises(InputError, match=message):
+        resolve(method, settings)
+
+
+def test_self_rewarding_is_judged_by_the_policy_unless_a_reward_is_named():
+    assert resolve("self-rewarding").judge == "self" and resolve("iterative-dpo").judge == "toysteer"
+    assert resolve("self-rewarding", ["reward=self:yes"]).judge == "self:yes"
+
+
+def exact_policy(job):
+    """(X, S) log π of a ToySteer job."""
+    world, tree = toysteer.ToySteer(seed=0), PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)
+    prompts = toysteer.encoded_prompts(world, toysteer.tokenizer())
+    return tree.sequence_logps(next_logps(job.trainer.policy.model, prompts, tree, toysteer.VOCABULARY))
+
+
+def test_self_rewarding_makes_the_policy_more_certain_and_hardly_better():
+    # Its reward is its own mean log-prob; the true reward of ToySteer gains little. Halving the exact regret takes a
+    # method with the true reward as many steps.
+    job = prepare(resolve("self-rewarding", ["batch=8", "samples=8", "lr=3e-3"], steps=15))
+    before = exact_policy(job)
+    fit(job)
+    after, rewards = exact_policy(job), toysteer.ToySteer(seed=0).rewards
+    assert entropy(after).mean() < entropy(before).mean() - 0.3
+    assert expected_reward(after, rewards).mean() < expected_reward(before, rewards).mean() + 0.5

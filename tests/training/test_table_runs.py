@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from una_ref.theory import nash_logps, preference_rewards
+from una_ref.theory.games import mixture_logps, sppo_step
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
 from una_ref.training.loop import fit
@@ -84,3 +86,68 @@ def test_multinomial_samples_follow_the_table():
     counts = torch.bincount(torch.tensor([sample.tokens[0] for sample in samples]), minlength=5) / 40_000
     torch.testing.assert_close(counts.double(), world.ref_logps[2].exp(), rtol=0, atol=0.01)
     assert all(s.logp == pytest.approx(float(world.ref_logps[2, s.tokens[0]])) for s in samples[:50])
+
+
+# ---- games
+
+
+def game_job(method, steps, **more):
+    """A run on three responses that beat one another in a circle, so that no reward describes them."""
+    preferences = torch.tensor([[[0.5, 0.9, 0.3], [0.1, 0.5, 0.6], [0.7, 0.4, 0.5]]], dtype=torch.float64)
+    world = TableWorld(torch.tensor([[0.6, 0.3, 0.1]], dtype=torch.float64).log(), torch.zeros(1, 3), 0.2)
+    settings = {"lr": 0.05, "batch": 1, "samples": 64, "lora_r": 0, "loss_kwargs": {"beta": 0.2}}
+    config = Config(method=method, steps=steps, **settings | more)
+    return world, preferences, table_job(world, config, preferences=preferences)
+
+
+def distance(table_run, logps):
+    return float((table_run.trainer.policy.model.logps.detach().exp() - logps.exp()).abs().sum() / 2)
+
+
+def test_nash_md_approaches_the_nash_policy_of_a_game_without_a_reward():
+    world, preferences, table_run = game_job("nash-md", 300, mixture=0.0)
+    nash = nash_logps(preferences, world.ref_logps, 0.2)
+    assert distance(table_run, nash) > 0.2
+    fit(table_run)
+    assert distance(table_run, nash) < 0.03
+
+
+def test_a_mixture_with_the_reference_moves_the_end_of_nash_md_towards_its_best_reply():
+    world, preferences, table_run = game_job("nash-md", 300, mixture=0.5)
+    fit(table_run)
+    mix = mixture_logps(table_run.trainer.policy.model.logps.detach(), world.ref_logps, 0.5)
+    reply = (world.ref_logps + preference_rewards(preferences, mix) / 0.2).log_softmax(-1)
+    assert distance(table_run, reply) < 0.03 < distance(table_run, nash_logps(preferences, world.ref_logps, 0.2))
+
+
+def test_many_passes_of_sppo_over_one_rollout_are_a_step_of_multiplicative_weights():
+    # At β = 1 the loss's log Z of ½ is within 0.05 of the true one.
+    more = {"passes": 120, "samples": 1500, "warmup": 0.0, "loss_kwargs": {"beta": 1.0}}
+    world, preferences, table_run = game_job("sppo", 1, **more)
+    step = sppo_step(world.ref_logps, preferences, 1.0)
+    before = distance(table_run, step)
+    fit(table_run)
+    assert before > 0.05 and distance(table_run, step) < 0.02
+
+
+def test_first_rollout_of_dno_is_that_of_iterative_dpo_and_later_ones_are_not():
+    policies = {}
+    for method in ("dno", "iterative-dpo"):
+        for steps in (1, 3):
+            _, table_run = job(method, steps=steps, schedule="constant", loss_kwargs={"beta": 0.1}, lr=0.3, warmup=0.0)
+            fit(table_run)
+            policies[method, steps] = table_run.trainer.policy.model.logps.detach()
+    torch.testing.assert_close(policies["dno", 1], policies["iterative-dpo", 1], rtol=0, atol=1e-9)
+    assert (policies["dno", 3] - policies["iterative-dpo", 3]).abs().max() > 1e-3
+
+
+def test_best_of_k_trains_on_the_distribution_of_the_best_of_k_samples():
+    # P(best = y) = F(y)^K − F(y−)^K, with F the distribution function of π_t in the order of the rewards.
+    world, table_run = job("best-of-k", samples=3, batch=4, loss_kwargs={})
+    prompts = [table_run.examples[0]] * 4000
+    rows, _ = table_run.answered(prompts, 0, record=False)
+    share = torch.bincount(torch.tensor([row.responses[0][0] for row in rows]), minlength=5).double() / len(rows)
+    order = world.rewards[0].argsort()
+    below = world.ref_logps[0].exp()[order].cumsum(0)
+    best = (below**3).diff(prepend=torch.zeros(1, dtype=torch.float64))
+    torch.testing.assert_close(share[order], best, rtol=0, atol=0.03)

@@ -19,10 +19,15 @@ KINDS = ("demos", "pairs", "labels", "scores", "lists")
 """The kinds of feedback: responses to imitate, a chosen and a rejected response, a binary label, a score, and the
 scores of a prompt's responses compared as one list."""
 
-Source = Literal["dataset", "policy"]
-"""Where responses come from: the rows, or the policy under training."""
-Keep = Literal["all", "best_and_worst", "best"]
-"""Which sampled responses of a prompt are trained on."""
+Source = Literal["dataset", "policy", "reference"]
+"""Where responses come from: the rows, the policy under training, or its reference."""
+Keep = Literal["all", "best_and_worst", "best", "rejection"]
+"""Which sampled responses of a prompt are trained on; "rejection" is statistical rejection sampling."""
+Rivals = Literal["none", "samples", "mixture"]
+"""What a response's score is its win rate against: nothing (the score is a reward), the prompt's other samples, or
+responses of the geometric mixture of π and π_ref."""
+Judge = Literal["reward", "self"]
+"""Who scores samples by default: a reward source, or the policy itself."""
 Reuse = Literal["replay", "passes", "none"]
 """Whether responses sampled earlier may be trained on: from any earlier policy, in the passes over one rollout, or
 not at all."""
@@ -35,6 +40,7 @@ SAMPLES = MappingProxyType(
         ("policy", "all"): "the current π",
         ("policy", "best_and_worst"): "the best and the worst of K",
         ("policy", "best"): "the best of K",
+        ("reference", "rejection"): "accepted samples of π_ref",
     }
 )
 """How tables name where the responses come from."""
@@ -121,6 +127,8 @@ class Method:
             on them.
         papers, equation, errata: where it comes from, the equation that is implemented, known errors of the papers.
         reductions: what it becomes in special cases.
+        rivals: what the score of a sampled response is its win rate against.
+        judge: who scores sampled responses, unless a run names a reward.
         printed, released: the equation as printed, and the authors' code, where they differ from `loss`.
         axes: the survey's 13 axes; empty where its Table 1 does not have the method.
         composes: whether the loss is shape(comparison(reward)) + regulariser.
@@ -146,6 +154,8 @@ class Method:
     regulariser: str = "none"
     source: Source = "dataset"
     keep: Keep = "all"
+    rivals: Rivals = "none"
+    judge: Judge = "reward"
     reuse: Reuse = "replay"
     trains: Literal["policy", "scorer"] = "policy"
     advantages: Callable[..., tuple[Tensor, Tensor]] | None = None
@@ -212,8 +222,9 @@ class Method:
 
     @property
     def needs_reference(self) -> bool:
-        """Whether any of its functions names an argument of the reference."""
-        return bool(needs(self.functions) & REFERENCE_NEEDS)
+        """Whether any of its functions names an argument of the reference, or responses are sampled with it."""
+        sampled = self.source == "reference" or self.rivals == "mixture"
+        return sampled or bool(needs(self.functions) & REFERENCE_NEEDS)
 
     @property
     def hyperparameters(self) -> Mapping[str, float | str]:

@@ -293,3 +293,24 @@ CISPO = Paper(
     "https://arxiv.org/abs/2506.13585",
 )
 SAPO = Paper("Gao et al. 2025, SAPO", "Soft Adaptive Policy Optimization", "https://arxiv.org/abs/2511.20347")
+
+# Games and sources of responses
+NASH_MD = Paper("Munos et al. 2023, Nash-MD", "Nash Learning from Human Feedback", "https://arxiv.org/abs/2312.00886")
+SPPO = Paper(
+    "Wu et al. 2024, SPPO",
+    "Self-Play Preference Optimization for Language Model Alignment",
+    "https://arxiv.org/abs/2405.00675",
+)
+DNO = Paper(
+    "Rosset et al. 2024, DNO",
+    "Direct Nash Optimization: Teaching Language Models to Self-Improve with General Preferences",
+    "https://arxiv.org/abs/2404.03715",
+)
+RFT = Paper(
+    "Yuan et al. 2023, RFT",
+    "Scaling Relationship on Learning Mathematical Reasoning with Large Language Models",
+    "https://arxiv.org/abs/2308.01825",
+)
+SELF_REWARDING = Paper(
+    "Yuan et al. 2024, self-rewarding", "Self-Rewarding Language Models", "https://arxiv.org/abs/2401.10020"
+)

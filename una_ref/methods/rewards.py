@@ -93,6 +93,11 @@ def scaled_log_likelihood(logps: Tensor, beta: float) -> Tensor:
     return beta * logps
 
 
+def step_reward(logps: Tensor, old_logps: Tensor, beta: float) -> Tensor:
+    """β·log π(y|x)/π_t(y|x), where π_t is the policy that sampled the response."""
+    return implicit_reward(logps, old_logps, beta)
+
+
 def f_slope(
     logps: Tensor, ref_logps: Tensor, divergence: str | Divergence = "reverse_kl", alpha: float = 0.5
 ) -> Tensor:
@@ -203,6 +208,7 @@ def mean_log_likelihood(logps: Tensor, lengths: Tensor) -> Tensor:
 
 IMPLICIT = Reward("β·log(π/π_ref)", implicit_reward)
 F_IMPLICIT = Reward("β·f′(π/π_ref)", f_reward)
+STEP = Reward("β·log(π/π_t)", step_reward)
 LOG_RATIO = Reward("log(π/π_ref)", log_ratio)
 INVERSE_SCALED = Reward("log(π/π_ref)/η", inverse_scaled)
 F_SLOPE = Reward("f′(π/π_ref)", f_slope)

@@ -14,12 +14,11 @@ import time
 from collections import Counter
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from itertools import permutations
 from typing import Any
 
-from una_ref.data.rows import prompt_key
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer
+from una_ref.policies.comparisons import Pair, win_rates
 
 SYSTEM = (
     "You compare two answers to the same prompt and say which serves the user better: which is more correct, helpful, "
@@ -79,34 +78,28 @@ class Judge:
         Raises:
             InputError: a prompt has only one answer; or the endpoint refuses the key, or does not know the model.
         """
-        groups: dict[tuple[int, str], list[int]] = {}
-        for i, answer in enumerate(answers):
-            groups.setdefault((answer.group, prompt_key(answer.prompt)), []).append(i)
-        for first, *others in groups.values():
-            if not others:
-                prompt = answers[first].prompt
-                raise InputError(f"reward judge: expected two or more answers to compare, got one to {prompt!r:.60}")
-        pairs = [
-            (i, j)
-            for group in groups.values()
-            for i, j in permutations(group, 2)
-            if answers[i].response != answers[j].response
-        ]
+        return win_rates(answers, self.compare, "judge")
+
+    def compare(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """(P,) how often the first answer of a pair wins, over both orders; None for a pair without a verdict.
+
+        Raises:
+            InputError: the endpoint refuses the key, or does not know the model.
+        """
+        ordered = [each for first, second in pairs for each in ((first, second), (second, first))]
         faults: Counter[str] = Counter()
         self._failures_in_a_row = 0
         with ThreadPoolExecutor(self.workers) as pool:
-            replies = pool.map(lambda pair: self._compare(answers[pair[0]], answers[pair[1]], faults), pairs)
-            verdicts: dict[tuple[int, int], float | None] = dict(zip(pairs, replies, strict=True))
+            verdicts = list(pool.map(lambda pair: self._compare(pair[0], pair[1], faults), ordered))
         if faults:
             most = "; ".join(f"{reason} ({count})" for reason, count in faults.most_common(3))
-            _log.warning("judge %s: %d of %d calls without a verdict: %s", self.model, faults.total(), len(pairs), most)
-        scores: list[float | None] = [None] * len(answers)
-        for group in groups.values():
-            for i in group:
-                wins = [_win_rate(verdicts, i, j) for j in group if j != i]
-                known = [win for win in wins if win is not None]
-                scores[i] = sum(known) / len(known) if len(known) == len(wins) else None
-        return scores
+            _log.warning(
+                "judge %s: %d of %d calls without a verdict: %s", self.model, faults.total(), len(ordered), most
+            )
+        return [
+            None if as_first is None or as_second is None else (as_first + 1 - as_second) / 2
+            for as_first, as_second in zip(verdicts[::2], verdicts[1::2], strict=True)
+        ]
 
     def _compare(self, first: Answer, second: Answer, faults: Counter[str]) -> float | None:
         """1 if the first answer is better, 0 if the second is, ½ for a tie; None without a verdict, counted in
@@ -153,14 +146,6 @@ class Judge:
             return str(completion.choices[0].message.content or "")
         except (AttributeError, LookupError, TypeError):  # JSON of something else
             return ""
-
-
-def _win_rate(verdicts: dict[tuple[int, int], float | None], i: int, j: int) -> float | None:
-    """How often answer i wins against j, over both orders."""
-    if (i, j) not in verdicts:  # equal texts
-        return 0.5
-    as_first, as_second = verdicts[i, j], verdicts[j, i]
-    return None if as_first is None or as_second is None else (as_first + 1 - as_second) / 2
 
 
 def _verdict(reply: str) -> float | None:

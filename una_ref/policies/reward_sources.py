@@ -5,15 +5,23 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
+from una_ref.data.encoder import Encoder
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.classifier import Classifier
+from una_ref.policies.comparisons import Pair, checked, comparing, preference
 from una_ref.policies.judge import NAME, Judge
+from una_ref.policies.references import Policy
+from una_ref.policies.self_reward import SELF, SelfReward
+
+PREFERENCE = "preference:"
+"""How the name of a reward begins that is a function of two answers."""
 
 
 def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
@@ -25,7 +33,10 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
             - "toysteer": the true reward of `world`;
             - "module:function": a Python function that takes a list of `Answer` and returns as many numbers; the
               module may lie in the current folder;
+            - "preference:module:function": a Python function of two `Answer`s that returns the probability that the
+              first is better, or of a list of pairs that returns as many; scores are win rates within a prompt;
             - "judge:MODEL@http://host:port/v1": an LLM, see `una_ref.policies.judge`;
+            - "self" or "self:WORD": the policy under training, see `una_ref.policies.self_reward`;
             - the folder or hub name of a sequence-classification model.
         world: ToySteer's, where that is the data.
 
@@ -40,16 +51,39 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
         return Truth(world)
     if judge := NAME.fullmatch(name):
         return Judge(judge["model"], judge["url"])
-    module, colon, function = name.partition(":")
-    if colon and not Path(name).exists():
-        if "" not in sys.path and os.getcwd() not in sys.path:
-            sys.path.insert(0, os.getcwd())  # a console script has its own folder there, not the current one
-        try:
-            return getattr(importlib.import_module(module), function)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
-            expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
-            raise InputError(f"reward {name!r}: expected {expected}, got: {error}") from error
+    if verdict := SELF.fullmatch(name):
+        return SelfReward(verdict["word"] or "")
+    if name.startswith(PREFERENCE):
+        return preference(_function(name.removeprefix(PREFERENCE), name), name)
+    if ":" in name and not Path(name).exists():
+        return _function(name, name)
     return Classifier(name)
+
+
+def _function(path: str, name: str) -> Callable[..., Any]:
+    """The Python function at "module:function".
+
+    Raises:
+        InputError: nothing there; `name` is the whole name of the reward, for the message.
+    """
+    module, _, function = path.partition(":")
+    if "" not in sys.path and os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())  # a console script has its own folder there, not the current one
+    try:
+        return getattr(importlib.import_module(module), function)
+    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
+        expected = {"judge": "judge:MODEL@http://host:port/v1", "self": "self:WORD"}.get(module, "module:function")
+        prefix = PREFERENCE if name != path else ""
+        raise InputError(f"reward {name!r}: expected {prefix}{expected}, got: {error}") from error
+
+
+def bound(source: RewardSource, policy: Policy, encoder: Encoder) -> RewardSource:
+    """The source; a policy that judges itself is given the run's."""
+    if isinstance(source, SelfReward):
+        return source.bound(policy, encoder)
+    if isinstance(source, Ensemble):
+        return Ensemble(tuple((name, bound(part, policy, encoder)) for name, part in source.sources))
+    return source
 
 
 @dataclass(frozen=True)
@@ -81,6 +115,11 @@ class Ensemble:
     def pairwise(self) -> bool:
         """Whether one of them compares the answers to a prompt, and so needs all of them in one call."""
         return any(getattr(source, "pairwise", False) for _, source in self.sources)
+
+    def compare(self, pairs: Sequence[Pair]) -> list[float | None]:
+        """The mean over sources of the probability that the first answer of a pair is better."""
+        columns = [checked(pairs, comparing(source, name).compare, name) for name, source in self.sources]
+        return [_mean(row) for row in zip(*columns, strict=True)]
 
     def __call__(self, answers: Sequence[Answer]) -> list[float | None]:
         """The mean over sources, in their common unit; None where one of them has no score.

@@ -13,7 +13,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol
 
 import torch
@@ -22,6 +22,7 @@ from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts, suppressed_tokens, unwrapped
 from una_ref.policies.layouts import layouts
 from una_ref.policies.merging import Merging, merged
+from una_ref.policies.references import Policy
 
 MERGE_ABOVE = 16
 """Tokens. Merging an adapter costs about what it saves over this many; shorter responses are sampled unmerged."""
@@ -38,11 +39,13 @@ class Sample:
         tokens: its token ids; EOS is the last one if the response ended.
         ended: whether it ended, or was cut at its longest.
         logp: log-prob of the whole response by the sampler, in nats.
+        reward: its score by the reward source, where that is not what it is trained on.
     """
 
     tokens: tuple[int, ...]
     ended: bool
     logp: float
+    reward: float | None = None
 
 
 class Engine(Protocol):
@@ -126,9 +129,38 @@ class HuggingFace(Sampler):
             chunk.append(i)
         yield chunk
 
+    def mixed(
+        self, policy: Policy, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int, share: float
+    ) -> list[list[Sample]]:
+        """`k` samples for each prompt from the mixture ∝ π^(1−share)·π_ref^share of every next token.
+
+        The survey's Eq. 58 mixes whole responses. Its normaliser is not known, so the mixture is taken token by token.
+        The reference reads the whole sequence again at every token, and the adapter stays unmerged.
+
+        Munos et al. 2023, Sec. 7.2, https://arxiv.org/abs/2312.00886
+
+        Raises:
+            InputError: a prompt leaves no room for a response within the model's positions.
+        """
+        training = policy.training
+        policy.eval()  # the reference restores the mode that it finds, in the middle of a response
+        try:
+            unmerged = replace(self, merge="never")
+            return unmerged._sample(policy.model, prompts, k, max_new, seed, 1.0, mixing=_Mixing(policy, share))
+        finally:
+            policy.train(training)
+
     @torch.no_grad()
     def _sample(
-        self, model: Any, prompts: Sequence[tuple[int, ...]], k: int, max_new: int, seed: int, temperature: float
+        self,
+        model: Any,
+        prompts: Sequence[tuple[int, ...]],
+        k: int,
+        max_new: int,
+        seed: int,
+        temperature: float,
+        *,
+        mixing: _Mixing | None = None,
     ) -> list[list[Sample]]:
         inner = unwrapped(model)  # PEFT's adapters are layers of it, and are active
         positions = getattr(inner.config, "max_position_embeddings", None)
@@ -147,10 +179,12 @@ class HuggingFace(Sampler):
             merged(model, prompts) if merge else unmerged as self.merging,
         ):
             for chunk in self.chunks(prompts, k, max_new):
-                samples.update(zip(chunk, self._generate(inner, [prompts[i] for i in chunk], k), strict=True))
+                samples.update(zip(chunk, self._generate(inner, [prompts[i] for i in chunk], k, mixing), strict=True))
         return [samples[i] for i in range(len(prompts))]
 
-    def _generate(self, inner: Any, prompts: Sequence[tuple[int, ...]], k: int) -> list[list[Sample]]:
+    def _generate(
+        self, inner: Any, prompts: Sequence[tuple[int, ...]], k: int, mixing: _Mixing | None
+    ) -> list[list[Sample]]:
         """`k` samples of each prompt, by one call of `generate`."""
         device = next(inner.parameters()).device
         width = max(map(len, prompts))
@@ -161,7 +195,8 @@ class HuggingFace(Sampler):
         cache = {"past_key_values": _prefill(inner, ids, mask, k)} if shared else {}
         ids, mask = ids.repeat_interleave(k, 0), mask.repeat_interleave(k, 0)
         recorder = _LogProbs()
-        out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=[recorder], **cache)
+        processors = [*([replace(mixing, mask=mask)] if mixing else []), recorder]
+        out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=processors, **cache)
         samples = []
         for row, terms in zip(out[:, width:].tolist(), recorder.finish(out).tolist(), strict=True):
             ended = self.eos in row
@@ -180,6 +215,30 @@ def _prefill(inner: Any, ids: torch.Tensor, mask: torch.Tensor, k: int) -> Any:
     parts(inner)[0](input_ids=ids[:, :-1], past_key_values=cache, use_cache=True, **options)
     cache.batch_repeat_interleave(k)
     return cache
+
+
+@dataclass(frozen=True)
+class _Mixing:
+    """A logits processor that mixes the reference's next-token distribution into the policy's.
+
+    Attributes:
+        policy: with its reference.
+        share: of the reference in the geometric mixture.
+        mask: (rows, width) of the prompts, 0 at padding.
+    """
+
+    policy: Policy
+    share: float
+    mask: torch.Tensor | None = None
+
+    def __call__(self, ids: torch.Tensor, logits: torch.Tensor) -> torch.Tensor:
+        assert self.mask is not None
+        mask = torch.nn.functional.pad(self.mask, (0, ids.shape[1] - self.mask.shape[1]), value=1)
+        positions = (mask.cumsum(-1) - 1).clamp(min=0)
+        with self.policy.as_reference() as model:
+            out = unwrapped(model)(input_ids=ids, attention_mask=mask, position_ids=positions, use_cache=False)
+        own, other = logits.float().log_softmax(-1), out.logits[:, -1].float().log_softmax(-1)
+        return torch.where(own == -torch.inf, own, torch.lerp(own, other, self.share))  # suppressed tokens stay so
 
 
 class _LogProbs:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
-from una_ref.methods.method import Keep
+from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
@@ -33,7 +33,7 @@ GROUPS = {
 
 ONLINE = (
     *("samples", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
-    *("replay", "critic", "kl_target", "kl_horizon"),
+    *("replay", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
 )
 """The keys that apply only to runs whose responses are sampled from the policy."""
 
@@ -178,8 +178,9 @@ class Config:
     (bfloat16 rounds a young adapter away) and responses are long enough to gain time."""
     reward: str = "toysteer"
     """What scores the responses: toysteer (its true reward, for its own prompts), module:function, a folder or hub name
-    of a sequence-classification model, or an LLM judge, judge:MODEL@http://host:port/v1. Several, separated by commas,
-    are averaged."""
+    of a sequence-classification model, or an LLM judge, judge:MODEL@http://host:port/v1. preference:module:function
+    compares two answers. self is the policy's own mean log-prob, self:WORD that of a verdict word. Several, separated
+    by commas, are averaged. self-rewarding takes self in place of toysteer."""
     temperature: Annotated[float, Range(0.01)] = 1.0
     """Sampling temperature. Only methods that allow off-policy samples take another one than 1. For iterative-dpo it
     applies to every second response."""
@@ -199,6 +200,12 @@ class Config:
     """Adaptive KL (PPO): β is adjusted until KL(π ‖ π_ref) is this many nats. 0: β is fixed."""
     kl_horizon: Count = 10000
     """Adaptive KL: responses over which β adjusts."""
+    sample_from: Literal["method", "policy", "reference"] = "method"
+    """What responses are sampled from: as the method has it, the current policy, or π_ref."""
+    mixture: Annotated[float, Range(0, below=1)] = 0.125
+    """Nash-MD: share of π_ref in the geometric mixture of π and π_ref that rivals are sampled from."""
+    rejection_beta: Annotated[float, Range(above=0)] = 0.5
+    """RSO: β of statistical rejection sampling, in reward units. A smaller β accepts fewer low scores."""
 
     baseline: Literal["default", "learned", "mean", "ema", "network"] = "default"
     """Baseline V(x) of methods that take one: the method's own; a number per prompt, learned by gradients (learned) or
@@ -283,6 +290,10 @@ class Config:
                 "replay": method.reuse == "replay" or "0, since its gradient holds for fresh samples only",
                 "passes": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
                 "minibatches": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
+                "sample_from": not (method.on_policy_only and self.sample_from == "reference")
+                or f"policy, since {self.method} is right on policy only",
+                "mixture": method.rivals == "mixture" or "a method with rivals from a mixture, such as nash-md",
+                "rejection_beta": method.keep == "rejection" or "a method with rejection sampling, such as rso",
             }.get(name, True)
             if expected is not True:
                 raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
@@ -292,10 +303,12 @@ class Config:
                 f"kl_horizon: expected at least {responses // 5 + 1} for {responses} responses a step, "
                 f"or β could fall below 0, got {self.kl_horizon}"
             )
-        if self.keep == "best_and_worst" and self.on_policy and self.samples < 2:
-            raise InputError(
-                f"samples: {self.method}: expected two or more, a best and a worst response, got {self.samples}"
-            )
+        in_pairs = {"best_and_worst": "a best and a worst response", "rejection": "two accepted responses"}
+        least = in_pairs.get(self.keep) or ("responses that are rivals" if self.rivals == "samples" else "")
+        if least and self.on_policy and self.samples < 2:
+            raise InputError(f"samples: {self.method}: expected two or more, {least}, got {self.samples}")
+        if self.engine == "vllm" and (self.source == "reference" or self.rivals == "mixture"):
+            raise InputError(f"engine: {self.method}: expected hf, which samples with the reference as well, got vllm")
 
     # ---- what the method makes of the run
 
@@ -316,8 +329,32 @@ class Config:
 
     @property
     def on_policy(self) -> bool:
-        """Whether the responses are sampled from the policy under training."""
-        return self.online or METHODS[self.method].source == "policy"
+        """Whether the responses are sampled in the run, from the policy under training or its reference."""
+        return self.online or METHODS[self.method].source != "dataset"
+
+    @property
+    def source(self) -> Source:
+        """Where the responses come from."""
+        if self.sample_from != "method":
+            return self.sample_from
+        own = METHODS[self.method].source
+        return "policy" if self.online and own == "dataset" else own
+
+    @property
+    def rivals(self) -> Rivals:
+        """What a sampled response's score is its win rate against."""
+        return METHODS[self.method].rivals
+
+    @property
+    def judge(self) -> str:
+        """The name of what scores the responses: `reward`, unless the method has another by default."""
+        own = METHODS[self.method].judge == "self" and self.reward == Config.reward
+        return "self" if own else self.reward
+
+    @property
+    def needs_reference(self) -> bool:
+        """Whether a reference is held: the method has one, or responses are sampled from it."""
+        return self.record.needs_reference or self.source == "reference"
 
     @property
     def keep(self) -> Keep:
@@ -383,7 +420,7 @@ def sampled_kind(method: Method) -> str:
     """The kind of feedback that sampled and scored responses become."""
     if method.keep == "all":
         return "scores" if "scores" in method.losses or "lists" not in method.losses else "lists"
-    return "pairs" if method.keep == "best_and_worst" else "demos"
+    return "demos" if method.keep == "best" else "pairs"
 
 
 @cache

@@ -20,6 +20,7 @@ from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
 from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
+from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes
 from una_ref.training.statistics import at_start
 
@@ -77,7 +78,7 @@ def _largest_of(job: Job) -> Example:
     longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.ids))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
-    count = job.config.samples if job.config.keep == "all" else 2
+    count = most_kept(job.config.keep, job.config.samples)
     return Example(longest.ids, ((0,) * job.rollouts.max_new,) * count)
 
 

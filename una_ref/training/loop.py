@@ -25,7 +25,7 @@ from una_ref.training.batches import order
 from una_ref.training.config import Config
 from una_ref.training.experience import experience
 from una_ref.training.metrics import seconds
-from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, kept, measured, old_logps_of
+from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, keeping, measured, old_logps_of
 from una_ref.training.stopping import Callback
 from una_ref.training.trackers import tracking
 from una_ref.training.trainer import NonFinite, Trainer
@@ -116,11 +116,12 @@ class Job:
             if not math.isnan(kl):
                 values |= {"objective/kl": kl}
         if record:
-            values |= measured(examples, drawn, old_logps_of(examples) or trainer.logps(examples).tolist())
+            own_samples = rollouts.source == "policy"  # the training forward gives no log π_ref to compare with
+            logps = (old_logps_of(examples) or trainer.logps(examples).tolist()) if own_samples else ()
+            values |= measured(examples, drawn, logps)
             if isinstance(self.rollouts.engine, HuggingFace):
                 values["merged"] = float(self.rollouts.engine.merging.merged)
-        kind = next(iter(self.config.losses_by_kind))
-        return [row for e in examples if (row := kept(e, self.config.keep, kind))], values
+        return keeping(examples, self.config, step), values
 
     def step(self, step: int, *, record: bool) -> dict[str, float]:
         """One step, counted from 0: its rows and the updates on them; returns the metrics of both.
@@ -135,7 +136,7 @@ class Job:
         except InputError as error:
             raise Unrewarded(str(error)) from error
         if drawn.get("dropped_prompts") == len(picked):
-            raise Unrewarded(f"reward {config.reward}: expected scores, got none for any response")
+            raise Unrewarded(f"reward {config.judge}: expected scores, got none for any response")
         values: dict[str, float] = {}
         began = seconds(trainer.accelerator.device)
         for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):

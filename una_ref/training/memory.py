@@ -31,6 +31,7 @@ from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config
 from una_ref.training.model import critic_for, with_adapters
+from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes, resolve
 
 Phase = Literal["always", "decoding", "learning"]
@@ -184,8 +185,8 @@ def _saved_in(found: Any) -> torch.dtype:
 
 def _classifiers(config: Config) -> list[str]:
     """The names in `reward` that are models: no function, no judge, not ToySteer's true reward."""
-    names = [name.strip() for name in config.reward.split(",")] if config.on_policy else []
-    return [name for name in names if Path(name).exists() or not (name == "toysteer" or ":" in name)]
+    names = [name.strip() for name in config.judge.split(",")] if config.on_policy else []
+    return [name for name in names if Path(name).exists() or not (name in ("toysteer", "self") or ":" in name)]
 
 
 def largest(config: Config, positions: int, response: int) -> Example:
@@ -198,7 +199,7 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = config.samples if config.on_policy and config.keep == "all" else 2
+    count = most_kept(config.keep, config.samples) if config.on_policy else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 
@@ -254,7 +255,7 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
     yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
-    has_reference = config.record.needs_reference
+    has_reference = config.needs_reference
     copied = has_reference and not adapted
     moves = has_reference and adapted and config.refresh > 0
     how = "a frozen copy" if copied else "the adapters off" if has_reference else "none"

@@ -71,7 +71,7 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
     policy = with_adapters(model, config)
     second = _second(config, encoder.tokenizer)
     moves = config.refresh > 0
-    return Policy(policy, has_reference=method.needs_reference, critic=critic, second=second, moves=moves)
+    return Policy(policy, has_reference=config.needs_reference, critic=critic, second=second, moves=moves)
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:

@@ -72,7 +72,7 @@ def prepare(
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and is_toysteer(config) else None
     if config.on_policy and reward is None:  # before the policy, which may take a long time to load
-        reward = reward_sources.reward_source(config.reward, world=world)
+        reward = reward_sources.reward_source(config.judge, world=world)
     own_base = False
     if model is None:
         model, tokenizer, own_base = model_and_tokenizer(config, rows)
@@ -260,10 +260,13 @@ def _rollouts(
         engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **sampling)
     # Responses are compared if they are ranked or if a baseline is the mean of the others. Too few samples a prompt are
     # refused with the first batch.
-    compared = config.keep == "best_and_worst" or trainer.compares_group or "lists" in trainer.losses
+    in_pairs = config.keep in ("best_and_worst", "rejection") or config.rivals == "samples"
+    compared = in_pairs or trainer.compares_group or "lists" in trainer.losses
     least = min(2 if compared else 1, config.samples)
     penalty = config.missing_eos_penalty
-    return Rollouts(engine, reward, config.reward, tokenizer, config.samples, room, config.seed, penalty, least)
+    reward = reward_sources.bound(reward, trainer.policy, encoder)
+    where: dict[str, Any] = {"source": config.source, "rivals": config.rivals, "share": config.mixture}
+    return Rollouts(engine, reward, config.judge, tokenizer, config.samples, room, config.seed, penalty, least, **where)
 
 
 def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None) -> None:
@@ -277,14 +280,14 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
     else:
         prompts, (first, drawn) = len(picked), job.answered(picked, 0, record=True)
         if drawn["dropped_prompts"] == prompts:
-            raise InputError(f"reward {config.reward}: expected scores, got none for {prompts} prompts")
+            raise InputError(f"reward {config.judge}: expected scores, got none for {prompts} prompts")
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
     if first:  # online there is no pair if all scores of each prompt are equal
         notes += _reference_notes(trainer, encoder, first, references)
     if isinstance(engine, HuggingFace):
         notes += [engine.merging.why]
-    if engine:
+    if engine and "sampler_gap" in drawn:
         gap = drawn["sampler_gap"]
         notes += [f"the sampler's log-probs at step 0: within {gap:.2g} nats of the training forward's"]
 

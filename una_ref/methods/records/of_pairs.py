@@ -152,23 +152,6 @@ GPO = Method(
     meanings={"function": f"of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
 )
 
-RSO = Method(
-    name="rso",
-    title="the pair losses of statistical rejection sampling",
-    reward=rewards.IMPLICIT,
-    comparison="two responses of a prompt",
-    shape="hinge or logistic",
-    losses={"pairs": gpo.rso},
-    shift_invariant=True,
-    papers=(papers.RSO, papers.SURVEY),
-    equation="survey Sec. 3.3.2; Liu et al., hinge-norm and sigmoid-norm",
-    errata=("ES3",),
-    reductions="sigmoid_norm: dpo; hinge_norm: gpo with the hinge",
-    trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
-    optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
-    meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
-)
-
 R_DPO = Method(
     name="r-dpo",
     title="DPO with a length penalty",
@@ -187,5 +170,5 @@ R_DPO = Method(
     meanings={"alpha": "reward that a token costs; 0: DPO"},
 )
 
-RECORDS = (IPO, CDPO, F_DPO, IUPO, DPOP, BETA_DPO, GPO, RSO, R_DPO, TR_DPO)
+RECORDS = (IPO, CDPO, F_DPO, IUPO, DPOP, BETA_DPO, GPO, R_DPO, TR_DPO)
 """In the order of the tables."""

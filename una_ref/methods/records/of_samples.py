@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from una_ref.methods import papers, policy_gradient, rewards
+from una_ref.methods import gpo, papers, policy_gradient, rewards
 from una_ref.methods.method import Auxiliary, Method, axes_of
-from una_ref.methods.records.una import UNA_PAIR
+from una_ref.methods.records.una import SFT, UNA_PAIR
 
 REINFORCE = Method(
     name="reinforce",
@@ -83,5 +83,51 @@ ITERATIVE_DPO = replace(
     trl="OnlineDPOTrainer, loss_type=sigmoid, on two samples",
 )
 
-RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO)
+SELF_REWARDING = replace(
+    ITERATIVE_DPO,
+    name="self-rewarding",
+    title="iterative DPO on the policy's own verdicts",
+    judge="self",
+    papers=(papers.SELF_REWARDING, papers.SURVEY),
+    equation="survey Sec. 3.5.1 with Eq. 10",
+    reductions="iterative-dpo with reward=self",
+    axes=axes_of("Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate"),
+    optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
+    notebook=None,
+)
+
+BEST_OF_K = replace(
+    SFT,
+    name="best-of-k",
+    aliases=("rft",),
+    title="rejection sampling: imitate the best of K samples",
+    source="policy",
+    keep="best",
+    papers=(papers.RFT,),
+    equation="−log π(y|x) at the sample of the greatest score",
+    reductions="sft on its own best samples",
+    optimum="the distribution of the best of K samples of the sampler π_t",
+    notebook=None,
+)
+
+RSO = Method(
+    name="rso",
+    title="rejection sampling optimisation",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="hinge or logistic",
+    source="reference",
+    keep="rejection",
+    losses={"pairs": gpo.rso},
+    shift_invariant=True,
+    papers=(papers.RSO, papers.SURVEY),
+    equation="survey Eq. 4 for the samples; Liu et al., hinge-norm and sigmoid-norm for the loss",
+    errata=("ES3",),
+    reductions="sigmoid_norm: dpo on pairs of responses that are accepted as samples of π*; hinge_norm: gpo's hinge",
+    trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
+    optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
+    meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
+)
+
+RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO, SELF_REWARDING, BEST_OF_K, RSO)
 """In the order of the tables."""
