@@ -94,3 +94,16 @@ BRADLEY_TERRY = Paper(
     "Rank Analysis of Incomplete Block Designs: I. The Method of Paired Comparisons",
     "https://doi.org/10.1093/biomet/39.3-4.324",
 )
+
+# Recipes of several steps, and merging.
+RLAIF = Paper(
+    "Lee et al. 2023, RLAIF",
+    "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI Feedback",
+    "https://arxiv.org/abs/2309.00267",
+)
+SDPO = Paper("Kim et al. 2024, sDPO", "sDPO: Don't Use Your Data All at Once", "https://arxiv.org/abs/2403.19270")
+PAFT = Paper(
+    "Pentyala et al. 2024, PAFT",
+    "PAFT: A Parallel Training Paradigm for Effective LLM Fine-Tuning",
+    "https://arxiv.org/abs/2406.17923",
+)

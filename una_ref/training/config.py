@@ -133,6 +133,8 @@ class Config:
     """Dropout on the input of LoRA. The model's own dropout is always off."""
     lora_targets: str = "all-linear"
     """Names of the modules with an adapter, separated by commas, or all-linear."""
+    l1: NonNegative = 0.0
+    """Weight of Σ|ΔW|, the ℓ1 norm of what the LoRA adapters add to the weights (PAFT)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which saves memory."""
 
@@ -260,6 +262,8 @@ class Config:
                 raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
         if self.reference_model and not method.needs_reference:
             raise InputError(f"reference_model: expected none, since {self.method} has no reference, got one")
+        if self.l1 and not self.lora_r:
+            raise InputError("l1: expected LoRA adapters, whose change of the weights it penalises, got lora_r=0")
         if not self.load_in_4bit:
             return
         if not (self.model and self.lora_r):

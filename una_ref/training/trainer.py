@@ -19,6 +19,7 @@ from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.methods.arguments import ARGUMENTS, Need, names, needs, requires
+from una_ref.policies.combining import l1_norm
 from una_ref.policies.layouts import layouts
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
@@ -103,6 +104,8 @@ class Trainer:
         self.needs = needs(losses.values())
         self.policy = policy.train()
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
+        if self.sharded and config.l1:
+            raise InputError("l1: expected whole weights in each process, got shards")
         self.policy.to(self.accelerator.device)
         self.layout = policy.layout if config.layout == "auto" else config.layout
         if self.layout not in layouts(policy.model):
@@ -175,6 +178,8 @@ class Trainer:
             place = c.seed * 1_000_003 + step + update * 1_000_000_007
             torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
         measured = self.accumulate(examples, record=record)
+        if c.l1:  # after the sum over processes, each of which has the whole adapter
+            (c.l1 * l1_norm(self.policy.model)).backward()
         norms = [sharding.clip_gradients(part, c.max_grad_norm or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):

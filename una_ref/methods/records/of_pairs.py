@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from una_ref.methods import pairs, papers, rewards
 from una_ref.methods.method import Method, axes_of
+from una_ref.methods.records.una import UNA_PAIR
 
 IPO = Method(
     name="ipo",
@@ -73,5 +76,35 @@ IUPO = Method(
     notebook="06_upo_and_iupo",
 )
 
-RECORDS = (IPO, CDPO, F_DPO, IUPO)
+SDPO = replace(
+    UNA_PAIR,
+    name="sdpo",
+    aliases=(),
+    title="stepwise DPO: DPO in stages, each with the last policy as its reference",
+    papers=(papers.SDPO, papers.SURVEY),
+    equation="survey Sec. 3.3.7 with Eq. 10",
+    errata=(),
+    reductions="one stage: dpo",
+    printed=None,
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
+    notebook=None,
+    recipe="sdpo",
+)
+
+PAFT = replace(
+    UNA_PAIR,
+    name="paft",
+    aliases=(),
+    title="PAFT: DPO and SFT adapters trained in parallel from one base, and merged",
+    papers=(papers.PAFT, papers.SURVEY),
+    equation="survey Eq. 43",
+    errata=("ES21",),
+    reductions="weights 1 and 0: dpo; weights 0 and 1: sft",
+    printed=None,
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Merge"),
+    notebook=None,
+    recipe="paft",
+)
+
+RECORDS = (IPO, CDPO, F_DPO, IUPO, SDPO, PAFT)
 """In the order of the tables."""
