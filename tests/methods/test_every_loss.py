@@ -111,6 +111,7 @@ def test_non_positive_beta_is_refused(loss, random_arguments, beta):
         assert loss in (
             METHODS["sft"].loss,
             METHODS["reward-model"].loss,
+            METHODS["soft-reward-model"].loss,
             *METHODS["ppo"].losses.values(),
             METHODS["ppo"].auxiliary.loss,
         )

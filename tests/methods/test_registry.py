@@ -42,7 +42,7 @@ def test_misspelt_method_name_suggests_the_closest(wrong, near):
 
 
 def test_unknown_method_name_lists_all_methods():
-    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, reward-model, dpo$"):
+    with pytest.raises(UnknownMethod, match=r"expected one of sft, una-pair, .*, dpo$"):
         METHODS["zzzz"]
 
 

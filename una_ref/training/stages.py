@@ -32,6 +32,7 @@ from una_ref.training.fields import check, one_of, read
 from una_ref.training.merges import Merge, merge
 from una_ref.training.run import train
 from una_ref.training.settings import STAGES, Layer, configured, hint, output_of, stages_of
+from una_ref.training.toysteer_base import TOYSTEER_BASE
 
 Step = Config | DataStep | Merge
 KINDS: Mapping[str, type] = {**DATA_STEPS, "merge": Merge}
@@ -101,7 +102,7 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
     output = options.pop("output", None) or keys.pop("output", None) or output_of(what or file)
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]*", str(name)) or get_origin(field_types().get(name)) is dict:
-            raise InputError(f"{STAGES}: {name}: expected a name of letters and digits, and no key with keys of its own")
+            raise InputError(f"{STAGES}: {name}: expected a name of letters and digits that is no key with parts")
     given = [(key, value) for key, value in options.items() if value is not None]
     for setting in settings:
         key, equals, value = setting.partition("=")
@@ -123,9 +124,15 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
         for own in takers:
             if not _RESULT.search(str(own.get(key, ""))):
                 own[key] = value
+    for own in stages.values():
+        if "do" not in own and _RESULT.search(str(own.get("data", ""))):
+            own.setdefault("empty", "keep")  # a model may have answered with EOS alone
     if not stages:
         raise InputError(f"{STAGES}: expected at least one step, got none")
     made = Plan(output, {name: _step(name, own) for name, own in stages.items()})
+    foreign = [own["data"] for own in stages.values() if not re.match(r"toysteer|\$", str(own.get("data") or "$"))]
+    if foreign and any(own.get("model") == TOYSTEER_BASE for own in stages.values()):
+        raise InputError(f"model: expected one for {foreign[0]}, got ToySteer's base. Fix: add --model NAME")
     before: list[str] = []
     for name in stages:
         for used in made.needs(name):
