@@ -330,6 +330,22 @@ def test_four_revisions_correct_any_answer(tmp_path):
     assert all(row["completion"] == " ".join(toysteer.answer(row["prompt"])) for row in rows)
 
 
+def test_a_reviser_is_a_function_of_answers(tmp_path, monkeypatch):
+    (tmp_path / "revisers_of_a_test.py").write_text(
+        "def shout(answers):\n    return [a.response.upper() for a in answers]\n\n\ndef none(answers):\n    return []\n"
+    )
+    monkeypatch.syspath_prepend(tmp_path)
+    file = answers(tmp_path, {"prompt": "p", "completions": ["a", "b"]})
+    step = Revise(data=file, reviser="revisers_of_a_test:shout", output=str(tmp_path / "out"))
+    assert [row["completion"] for row in lines(step, tmp_path / "out")] == ["A", "B"]
+    for name, message in (
+        ("revisers_of_a_test:none", "expected 2 texts, got"),
+        ("shout", "expected toysteer or module:"),
+    ):
+        with pytest.raises(InputError, match=message):
+            write_rows(Revise(data=file, reviser=name, output=str(tmp_path / "other")))
+
+
 def test_parts_are_the_data_once_each(data, tmp_path):
     file = data("pairs", prompts=7)
     parts = [lines(Part(data=file, part=f"{i}/3", output=str(tmp_path / str(i))), tmp_path / str(i)) for i in (1, 2, 3)]

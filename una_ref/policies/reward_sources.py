@@ -5,10 +5,9 @@ from __future__ import annotations
 import importlib
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
@@ -41,29 +40,16 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
         return Truth(world)
     if judge := NAME.fullmatch(name):
         return Judge(judge["model"], judge["url"])
-    if ":" in name and not Path(name).exists():
-        return user_function(name, "reward")
+    module, colon, function = name.partition(":")
+    if colon and not Path(name).exists():
+        if "" not in sys.path and os.getcwd() not in sys.path:
+            sys.path.insert(0, os.getcwd())  # a console script has its own folder there, not the current one
+        try:
+            return getattr(importlib.import_module(module), function)
+        except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
+            expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
+            raise InputError(f"reward {name!r}: expected {expected}, got: {error}") from error
     return Classifier(name)
-
-
-def user_function(name: str, key: str) -> Callable[[Sequence[Answer]], Any]:
-    """The function that module:function names; the module may lie in the current folder.
-
-    Args:
-        name: such as scores:length.
-        key: the setting that names it, for messages.
-
-    Raises:
-        InputError: no such function.
-    """
-    module, _, function = name.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script has its own folder there, not the current one
-    try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
-        expected = "judge:MODEL@http://host:port/v1" if module == "judge" else "module:function"
-        raise InputError(f"{key} {name!r}: expected {expected}, got: {error}") from error
 
 
 @dataclass(frozen=True)

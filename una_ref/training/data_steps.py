@@ -25,7 +25,7 @@ from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer, RewardSource, score_rows
 from una_ref.policies.outliers import Outliers, last_states
-from una_ref.policies.reward_sources import reward_source, user_function
+from una_ref.policies.reward_sources import reward_source
 from una_ref.policies.rollout import HuggingFace
 from una_ref.training.checkpoints import RECORD, claimed, replacing, write_text
 from una_ref.training.config import Config
@@ -179,7 +179,11 @@ class Revise(DataStep):
 
     def rows(self, counts: Counter[str]) -> Iterator[dict[str, Any]]:
         """One row for each answer."""
-        revise = toysteer_revision if self.reviser == "toysteer" else user_function(self.reviser, "reviser")
+        revise: Any = toysteer_revision
+        if self.reviser != "toysteer":
+            if ":" not in self.reviser or self.reviser.startswith("judge:"):
+                raise InputError(f"reviser: expected toysteer or module:function, got {self.reviser!r}")
+            revise = reward_source(self.reviser)  # the same functions of answers, but for what they return
         for row in self.read(self.data, counts):
             texts = list(row.responses)
             for _ in range(self.rounds):
