@@ -191,7 +191,7 @@ def _key_help(parser: argparse.ArgumentParser, words: Iterable[str]) -> None:
         steps = {name: step.get("method") or f"do: {step.get('do')}" for name, step in staged[STAGES].items()}
         lines = "\n".join(f"{name:<28}{what}" for name, what in steps.items())
         parser.add_argument_group("steps, whose keys are written STEP.key=value", lines)
-    method = None if staged else METHODS[what].name if what in METHODS else recipe(what)["method"] if what else None
+    method = None if staged else what if what in METHODS else recipe(what)["method"] if what else None
     keys = loss_keys(method) if method else []
     more = "see them with una-ref train METHOD --help" if method is None else ""
     parser.add_argument_group(f"keys: loss of {method or 'the method'}", _key_lines(keys) or more or "none")

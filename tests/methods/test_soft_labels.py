@@ -13,9 +13,8 @@ F64 = torch.float64
 
 def loss(margin, odds):
     """The loss of one pair with these differences of rewards and of scores."""
-    rewards, scores = torch.tensor([[margin], [0.0]], dtype=F64), torch.tensor([[odds], [0.0]], dtype=F64)
-    given = {"chosen_scores": scores[0], "rejected_scores": scores[1]}
-    return float(soft_reward_model(chosen_rewards=rewards[0], rejected_rewards=rewards[1], **given))
+    sides = {"chosen_rewards": torch.tensor([margin], dtype=F64), "rejected_rewards": torch.zeros(1, dtype=F64)}
+    return float(soft_reward_model(**sides, margins=torch.tensor([odds], dtype=F64)))
 
 
 def test_soft_reward_model_by_hand():
@@ -32,8 +31,8 @@ def test_soft_reward_model_has_its_minimum_at_the_log_odds():
 def test_soft_reward_model_of_a_certain_preference_is_the_reward_model():
     for margin in (-50.0, -1.0, 0.0, 2.0):
         sides = {"chosen_rewards": torch.tensor([margin]), "rejected_rewards": torch.zeros(1)}
-        certain = {"chosen_scores": torch.tensor([1000.0]), "rejected_scores": torch.zeros(1)}
-        torch.testing.assert_close(soft_reward_model(**sides, **certain), METHODS["reward-model"].loss(**sides))
+        certain = soft_reward_model(**sides, margins=torch.tensor([1000.0]))
+        torch.testing.assert_close(certain, METHODS["reward-model"].loss(**sides))
 
 
 def test_swapping_the_responses_of_a_pair_changes_nothing():
@@ -49,8 +48,8 @@ def test_population_minimum_is_the_log_odds_whatever_the_pairs():
 
     def closure():
         optimizer.zero_grad()
-        given = {"chosen_scores": scores[first], "rejected_scores": scores[second]}
-        total = soft_reward_model(chosen_rewards=rewards[first], rejected_rewards=rewards[second], **given).sum()
+        sides = {"chosen_rewards": rewards[first], "rejected_rewards": rewards[second]}
+        total = soft_reward_model(**sides, margins=scores[first] - scores[second]).sum()
         total.backward()
         return total
 
