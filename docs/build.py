@@ -124,16 +124,26 @@ def _values(kind: Any) -> str:
 
 
 def recipes() -> str:
-    """Every recipe with its method, model and data."""
-    from una_ref.training.settings import recipe
+    """Every recipe of one run with its method, model and data, then those of several steps with their steps."""
+    from una_ref.training.settings import STAGES, recipe
     from una_ref.training.settings import recipes as names
 
-    found = ((name, recipe(name)) for name in names())
+    found = {name: recipe(name) for name in names()}
     rows = (
         (code(name), code(values["method"]), values.get("model", "made here"), values.get("data", "ToySteer"))
-        for name, values in found
+        for name, values in found.items()
+        if STAGES not in values
     )
-    return table(("recipe", "method", "model", "data"), rows)
+    one = table(("recipe", "method", "model", "data"), rows)
+    staged = (
+        (
+            code(name),
+            ", ".join(f"{step} ({code(own.get('method') or own['do'])})" for step, own in values[STAGES].items()),
+        )
+        for name, values in found.items()
+        if STAGES in values
+    )
+    return f"{one}\n\n{table(('recipe of several steps', 'steps'), staged)}"
 
 
 # ---- methods, papers, claims
@@ -265,12 +275,15 @@ def papers() -> str:
 def paper_methods() -> str:
     """Every method with its equation, its recipes and the errata that concern it."""
     from una_ref.methods import METHODS
-    from una_ref.training.settings import recipe
+    from una_ref.training.settings import STAGES, recipe
     from una_ref.training.settings import recipes as names
 
     users: dict[str, list[str]] = {}
     for name in names():
-        users.setdefault(METHODS[recipe(name)["method"]].name, []).append(name)
+        keys = recipe(name)
+        steps = [step for step in keys[STAGES].values() if "method" in step] if STAGES in keys else [keys]
+        for method in dict.fromkeys(METHODS[step["method"]].name for step in steps):
+            users.setdefault(method, []).append(name)
     rows = (
         (f"[`{m.name}`](methods.md#{m.name})", m.equation, code(*users.get(m.name, [])), errata(m.errata))
         for m in METHODS.values()

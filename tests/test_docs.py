@@ -166,7 +166,7 @@ def test_commands_and_their_options_exist(page):
 
 def test_every_option_of_every_command_is_listed():
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    for name in ("methods", "claims", "train", "score", "compare"):
+    for name in ("methods", "claims", "train", "merge", "score", "compare"):
         [section] = re.findall(rf"^### {name}\n(.*?)^(?:###|<!--)", text, flags=re.MULTILINE | re.DOTALL)
         listed = set(re.findall(r"^\| `(--[\w-]+)", section, flags=re.MULTILINE))
         assert listed == set(re.findall(r"^  (--[\w-]+)", help_of(name), flags=re.MULTILINE))
@@ -174,13 +174,17 @@ def test_every_option_of_every_command_is_listed():
 
 @each_page
 def test_settings_of_training_commands_are_accepted(page):
-    from una_ref.training.settings import resolve
+    from una_ref.training import stages
+    from una_ref.training.settings import resolve, stages_of
 
     for _, name, *words in commands(page, "una-ref"):
         if name == "train":
             options = {"online": True} if "--online" in words else {}
-            config = resolve(words[0], [word for word in words[1:] if re.match(r"[\w.]+=", word)], **options)
-            assert config.method
+            settings = [word for word in words[1:] if re.match(r"[\w.]+=", word)]
+            if stages_of(words[0]):
+                assert stages.plan(words[0], settings, **options).steps
+                continue
+            assert resolve(words[0], settings, **options).method
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | score | compare``.
+"""The command line: ``una-ref methods | claims | train | merge | score | compare``.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from itertools import chain
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from una_ref.errors import InputError, near
 
@@ -110,6 +110,19 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
     _train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
 
+    add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument
+    add("runs", nargs="+", metavar="RUN", help="folder with a LoRA adapter; several need the same base")
+    add("--method", default="linear", help="how several are combined: linear (default), slerp, ties or dare")
+    add("--weights", default="", help="a number for each, such as 0.7,0.3 (default: their mean; 1 each for ties)")
+    add("--density", type=float, help="share of entries that ties and dare keep (default: 0.2 and 0.5)")
+    add(
+        "--rank", type=int, default=0, help="rank of an adapter that ties or dare is reduced to (default: full weights)"
+    )
+    add("--seed", type=int, default=0, help="random seed of what dare drops")
+    add("--dtype", default="float32", help="type of full weights")
+    add("--output", required=True, help="folder of the result")
+    add("--json", action="store_true", help="print the record of the merge")
+
     add = command("score", score, "Score stored responses with a reward, for una-score and una-centred.").add_argument
     add("--reward", required=True, help=_REWARD)
     add("--data", action="append", required=True, help="as in train")
@@ -170,11 +183,16 @@ def _train_arguments(parser: argparse.ArgumentParser, words: Sequence[str]) -> N
 
 def _key_help(parser: argparse.ArgumentParser, words: Iterable[str]) -> None:
     from una_ref.methods import METHODS
-    from una_ref.training.settings import key_groups, loss_keys, recipe, recipes
+    from una_ref.training.settings import STAGES, key_groups, loss_keys, recipe, recipes, stages_of
 
     for heading, keys in key_groups().items():
         parser.add_argument_group(f"keys: {heading}", _key_lines(keys))
-    method = next((recipe(w)["method"] if w in recipes() else w for w in words if w in METHODS or w in recipes()), None)
+    what = next((word for word in words if word in METHODS or word in recipes()), "")
+    if staged := stages_of(what):
+        steps = {name: step.get("method") or f"do: {step.get('do')}" for name, step in staged[STAGES].items()}
+        lines = "\n".join(f"{name:<28}{what}" for name, what in steps.items())
+        parser.add_argument_group("steps, whose keys are written STEP.key=value", lines)
+    method = None if staged else what if what in METHODS else recipe(what)["method"] if what else None
     keys = loss_keys(method) if method else []
     more = "see them with una-ref train METHOD --help" if method is None else ""
     parser.add_argument_group(f"keys: loss of {method or 'the method'}", _key_lines(keys) or more or "none")
@@ -283,24 +301,17 @@ def _shown(value: object) -> list[str]:
 
 def train(arguments: argparse.Namespace) -> int:
     """Train, or show what would be trained."""
-    from una_ref.training.settings import output_of, resolve
+    from una_ref.training.settings import output_of, resolve, stages_of
 
-    what, settings = arguments.what or "", arguments.settings
+    what, settings, file = arguments.what or "", arguments.settings, arguments.config or ""
     if "=" in what:  # no method or recipe is named, and the first setting stands in its place
         what, settings = "", [what, *settings]
-    config = resolve(
-        what,
-        settings,
-        file=arguments.config or "",
-        data=",".join(arguments.data) if arguments.data else None,
-        model=arguments.model,
-        output=arguments.output,
-        reward=arguments.reward,
-        steps=arguments.steps,
-        seed=arguments.seed,
-        online=arguments.online,
-    )
-    config = config if config.output else replace(config, output=output_of(what or arguments.config))
+    options = {name: getattr(arguments, name) for name in ("model", "output", "reward", "steps", "seed", "online")}
+    options["data"] = ",".join(arguments.data) if arguments.data else None
+    if stages_of(what, file):
+        return _train_stages(arguments, what, settings, options)
+    config = resolve(what, settings, file=file, **options)
+    config = config if config.output else replace(config, output=output_of(what or file))
 
     from transformers.utils import logging  # slow to import: a mistyped key is refused without it
 
@@ -325,6 +336,57 @@ def train(arguments: argparse.Namespace) -> int:
         for name, value in record["evaluation"].items():
             print(f"{name:<22} {value:.4f}")
         print(f"finished after {record['steps']} steps: {config.output}")
+    return 0
+
+
+def _train_stages(arguments: argparse.Namespace, what: str, settings: Sequence[str], options: dict[str, Any]) -> int:
+    """Run a recipe of several steps, or show them."""
+    from transformers.utils import logging
+
+    from una_ref.training import stages
+    from una_ref.training.samplers import Unrewarded
+    from una_ref.training.trainer import NonFinite
+
+    logging.disable_progress_bar()
+    plan = stages.plan(what, settings, file=arguments.config or "", **options)
+    if arguments.dry_run:
+        print(stages.dry_run(plan))
+        return 0
+    try:
+        record = stages.run(plan)
+    except (NonFinite, Unrewarded) as error:
+        return _said(1, f"failed: {error}")
+    if record and arguments.json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+    elif record:
+        for name, value in record["last"].get("evaluation", {}).items():
+            print(f"{name:<22} {value:.4f}")
+        print(f"finished {len(plan.steps)} steps: {record['result']}")
+    return 0
+
+
+def merge(arguments: argparse.Namespace) -> int:
+    """Merge adapters, and say what the result is."""
+    from transformers.utils import logging
+
+    from una_ref.training.fields import check
+    from una_ref.training.merges import TYPES, Merge
+    from una_ref.training.merges import merge as run
+
+    logging.disable_progress_bar()
+    values = {key: getattr(arguments, key) for key in ("weights", "density", "rank", "seed", "dtype", "output")}
+    values |= {"models": ",".join(arguments.runs), "how": arguments.method}
+    for key, value in values.items():
+        check({"how": "method"}.get(key, key), value, TYPES[key])
+    record = run(Merge(**values))
+    if arguments.json:
+        print(json.dumps(record, indent=1, ensure_ascii=False))
+        return 0
+    if "gap" in record:
+        print(f"log-probs: within {record['gap']:.2g} nats of the adapter's, whose effect is {record['effect']:.2g}")
+    if record.get("share_kept", 1) < 1:
+        print(f"rank {record['rank']} keeps {record['share_kept']:.1%} of the squared change of the weights")
+    print(f"{'an adapter' if record['result'] == 'adapter' else 'full weights'}: {arguments.output}")
     return 0
 
 

@@ -54,6 +54,9 @@ def data(tmp_path):
         ratings = ("helpfulness", "correctness", "coherence", "complexity", "verbosity")
         rows_of = {
             "pairs": lambda p: [{"prompt": p, "chosen": text() + " now", "rejected": text() + " cat"}],
+            "scored-pairs": lambda p: [
+                {"prompt": p, "chosen": text(), "rejected": text(), "chosen_score": 1.5, "rejected_score": 1.0}
+            ],
             "thumbs": lambda p: [{"prompt": p, "completion": text(), "label": label} for label in (True, False)],
             "scores": lambda p: [{"prompt": p, "completion": text(), "score": rng.random()} for _ in range(3)],
             "helpsteer2": lambda p: [
@@ -87,7 +90,10 @@ def examples():
             responses = tuple((*tokens(0, 12), 2) for _ in range(rng.randint(2, 4)))
             feedback = {
                 "demos": {},
-                "pairs": {"pairs": ((0, 1), (1, 0))[: 1 + i % 2]},
+                "pairs": {
+                    "pairs": ((0, 1), (1, 0))[: 1 + i % 2],
+                    "scores": tuple(map(float, range(len(responses), 0, -1))),  # for losses that take margins
+                },
                 "labels": {"labels": tuple(rng.choice([0.0, 1.0, 0.25]) for _ in responses)},
                 "scores": {"scores": tuple(rng.random() for _ in responses)},
                 "lists": {"scores": tuple(rng.random() for _ in responses), "as_list": True},

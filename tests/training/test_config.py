@@ -25,6 +25,7 @@ LOWEST = {
     "lora_r": 0,
     "lora_alpha": 0,
     "lora_dropout": 0,
+    "l1": 0,
     "max_length": 2,
     "max_response": 1,
     "max_prompt": 1,

@@ -9,6 +9,7 @@ import torch
 from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import Need, needs
 from una_ref.training.dryrun import dry_run
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve
@@ -25,7 +26,9 @@ def letters(answers):
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
     online = METHODS[method].source != "dataset"
     settings = [*tiny, "held_out=0", *([f"reward={__name__}:letters"] if online else [])]
-    config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
+    kind = KINDS[METHODS[method].kinds[0]]
+    scored = kind == "pairs" and Need.SCORES in needs([METHODS[method].loss])
+    config = resolve(method, settings, data=data("scored-pairs" if scored else kind))
     report = dry_run(config)
     job = prepare(config)
     ((example, *_), _), tokenizer = job.answered(job.examples[: config.batch], 0, record=False), job.tokenizer
@@ -135,7 +138,7 @@ def test_a_dry_run_of_a_recipe_needs_neither_model_nor_data(tmp_path, capsys, mo
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", [name for name in recipes() if not name.startswith("toysteer/")])
+@pytest.mark.parametrize("name", [name for name in recipes() if name.startswith(("una-", "iupo/"))])
 def test_a_dry_run_of_every_paper_s_recipe_needs_neither_model_nor_data(name, tmp_path, capsys, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert main(["train", name, "--dry-run"]) == 0

@@ -187,6 +187,14 @@ def _ranked(record: _Record) -> Row:
     return Row(record.get("prompt"), responses, record.get("scores"), source=record.source)
 
 
+def _answers(record: _Record) -> Row:
+    if not isinstance(record.get("completions"), list | tuple):
+        raise record.refusal("completions", "a list", shown(record.get("completions")))
+    name, texts = record.name("completions"), record.get("completions")
+    responses = tuple(record.response_text(text, f"{name}[{i}]") for i, text in enumerate(texts))
+    return Row(record.get("prompt"), responses, source=record.source)
+
+
 def _prompt(record: _Record) -> Row:
     return Row(record.get("prompt"), (), source=record.source)
 
@@ -330,6 +338,7 @@ CONVENTIONS = (
     Convention("completion", ("prompt", "completion"), ("label", "score"), _completion),
     Convention("response", ("prompt", "response"), ("label", "score"), _response),
     Convention("messages", ("messages",), ("label", "score"), _messages),
+    Convention("answers", ("prompt", "completions"), (), _answers),
 )
 """Tried in this order."""
 

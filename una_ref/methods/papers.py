@@ -314,3 +314,16 @@ RFT = Paper(
 SELF_REWARDING = Paper(
     "Yuan et al. 2024, self-rewarding", "Self-Rewarding Language Models", "https://arxiv.org/abs/2401.10020"
 )
+
+# Recipes of several steps
+RLAIF = Paper(
+    "Lee et al. 2023, RLAIF",
+    "RLAIF vs. RLHF: Scaling Reinforcement Learning from Human Feedback with AI Feedback",
+    "https://arxiv.org/abs/2309.00267",
+)
+SDPO = Paper("Kim et al. 2024, sDPO", "sDPO: Don't Use Your Data All at Once", "https://arxiv.org/abs/2403.19270")
+PAFT = Paper(
+    "Pentyala et al. 2024, PAFT",
+    "PAFT: A Parallel Training Paradigm for Effective LLM Fine-Tuning",
+    "https://arxiv.org/abs/2406.17923",
+)

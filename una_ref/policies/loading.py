@@ -208,17 +208,18 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 
         model, tokenizer = _loaded(json.loads(Path(config).read_text())["base_model_name_or_path"], dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
-            tokenizer = _tokenizer(name)
+            tokenizer = load_tokenizer(name)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
     model, report = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
     if report["missing_keys"]:
         raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
-    return model, _tokenizer(name)
+    return model, load_tokenizer(name)
 
 
-def _tokenizer(name: str) -> Any:
+def load_tokenizer(name: str) -> Any:
+    """The tokenizer in a local folder or of a hub name. Raises ValueError for one that does not load."""
     from transformers import AutoTokenizer
 
     try:

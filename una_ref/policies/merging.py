@@ -135,11 +135,11 @@ def _verdict(
 ) -> Merging:
     """Whether the merged layers keep to the tolerances on the tokens."""
     probe = torch.tensor([tokens], device=next(inner.parameters()).device)
-    adapted = _logps(inner, probe)
+    adapted = probe_logps(inner, probe)
     with _replaced(places, layers):
-        error = _logps(inner, probe) - adapted
+        error = probe_logps(inner, probe) - adapted
     with _replaced(places, [layer.get_base_layer() for _, _, layer in places]):
-        effect = _logps(inner, probe) - adapted
+        effect = probe_logps(inner, probe) - adapted
     largest, rms_error, rms_effect = float(error.abs().max()), _rms(error), _rms(effect)
     limit = TOLERANCE[next(inner.parameters()).dtype]
     keeps = largest <= limit and rms_error <= SHARE * rms_effect
@@ -149,7 +149,7 @@ def _verdict(
 
 
 @torch.no_grad()
-def _logps(inner: Any, probe: Tensor) -> Tensor:
+def probe_logps(inner: Any, probe: Tensor) -> Tensor:
     """(L,) float64 log-prob of each next token; after the last one comes the first."""
     logits = inner(input_ids=probe, use_cache=False).logits[0]
     logps = logits.to(torch.promote_types(logits.dtype, torch.float32)).log_softmax(-1)

@@ -86,7 +86,8 @@ class Config:
     """Share of prompts held out for evaluation. Nothing is held out if that is fewer than two prompts."""
 
     model: str = ""
-    """Folder or hub name. Empty: ToySteer's base, or a small Mistral and a BPE tokenizer made from the data."""
+    """Folder or hub name; toysteer is ToySteer's base. Empty: that base where the data are ToySteer's, else a small
+    Mistral and a BPE tokenizer made from the data."""
     shape: dict[str, Count] = field(default_factory=dict)
     """Sizes of a model made here, by the names of MistralConfig, such as shape.hidden_size=64."""
     vocabulary: Count = 2048
@@ -139,6 +140,8 @@ class Config:
     """Dropout on the input of LoRA. The model's own dropout is always off."""
     lora_targets: str = "all-linear"
     """Names of the modules with an adapter, separated by commas, or all-linear."""
+    l1: NonNegative = 0.0
+    """Weight of Σ|ΔW|, the ℓ1 norm of what the LoRA adapters add to the weights (PAFT)."""
     gradient_checkpointing: bool = False
     """Recompute activations in the backward pass, which saves memory."""
 

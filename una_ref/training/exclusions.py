@@ -27,6 +27,8 @@ def check_model(config: Config) -> None:
     method = config.record
     if config.reference_model and not method.needs_reference:
         raise InputError(f"reference_model: expected none, since {config.method} has no reference, got one")
+    if config.l1 and not config.lora_r:
+        raise InputError("l1: expected LoRA adapters, whose change of the weights it penalises, got lora_r=0")
     if not config.load_in_4bit:
         return
     if not (config.model and config.lora_r):

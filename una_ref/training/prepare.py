@@ -79,7 +79,7 @@ def prepare(
         if not config.model and (config.shape or not is_toysteer(config)):
             size = sum(p.numel() for p in model.parameters())
             notes.append(f"model: a small Mistral of random weights ({size:,} parameters), since none is named")
-    encoder = _encoder(config, model, tokenizer)
+    encoder = encoder_for(config, model, tokenizer)
     if encoder.max_length < config.max_length:
         notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
     room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None
@@ -201,7 +201,8 @@ def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
     return held_out(names, config.held_out)
 
 
-def _encoder(config: Config, model: Any, tokenizer: Any) -> Encoder:
+def encoder_for(config: Config, model: Any, tokenizer: Any) -> Encoder:
+    """How a run's text becomes token ids."""
     return Encoder(
         tokenizer,
         max_length=min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length)),

@@ -15,6 +15,8 @@ from una_ref.training.config import GROUPS, SHAPE, Config, field_types, hyperpar
 from una_ref.training.fields import check, choices, one_of, read
 from una_ref.training.hints import HINTS
 
+STAGES = "stages"
+"""The key that holds the named steps of a recipe of several."""
 SHARED = "shared"
 """The folder of what recipes have in common: extended by recipes, and no runs of their own."""
 
@@ -71,15 +73,45 @@ def _default(value: Any) -> str:
 
 
 def recipes() -> list[str]:
-    """Names of all recipes that are runs."""
+    """Names of all recipes that are runs, of one step or of several."""
     folders = (d for d in _recipes().iterdir() if d.is_dir() and d.name != SHARED)
-    files = ((d.name, f.name) for d in folders for f in d.iterdir())
-    return sorted(f"{folder}/{file.removesuffix('.yaml')}" for folder, file in files if file.endswith(".yaml"))
+    files = [(f"{d.name}/", f.name) for d in folders for f in d.iterdir()]
+    files += [("", f.name) for f in _recipes().iterdir()]
+    return sorted(f"{folder}{file.removesuffix('.yaml')}" for folder, file in files if file.endswith(".yaml"))
 
 
 def recipe(name: str) -> dict[str, Any]:
-    """The keys of a recipe on top of those of the recipes that it extends."""
-    return {key: value for layer in _chain(name) for key, value in layer.values.items()}
+    """The keys of a recipe on top of those of the recipes that it extends; steps of the same name are joined."""
+    return _joined(_chain(name))
+
+
+def _joined(layers: Iterable[Layer]) -> dict[str, Any]:
+    out: dict[str, Any] = {}
+    for layer in layers:
+        steps = layer.values.get(STAGES, {})
+        if not isinstance(steps, Mapping) or not all(isinstance(own, Mapping) for own in steps.values()):
+            raise InputError(f"{layer.place}: {STAGES}: expected named steps, each with its keys, got {steps!r:.60}")
+        before = out.get(STAGES, {})
+        joined = before | {name: {**before.get(name, {}), **own} for name, own in steps.items()}
+        out = out | dict(layer.values) | ({STAGES: joined} if joined else {})
+    return out
+
+
+def stages_of(what: str, file: str = "") -> dict[str, Any] | None:
+    """The keys of a recipe of several steps, its steps under `STAGES`; None for anything that is one run.
+
+    Args:
+        what: a method, a recipe or a YAML file; may be empty if there is a `file`. A method may name a recipe.
+        file: a YAML file whose keys stand on top of `what`.
+    """
+    if what in METHODS and not METHODS[what].recipe and not file:
+        return None
+    what = METHODS[what].recipe or what if what in METHODS else what
+    if not what and not file:
+        return None
+    layers = [*(_chain(what) if _is_file(what) or what in recipes() else []), *(_chain(file) if file else [])]
+    keys = _joined(layers)
+    return keys if STAGES in keys else None
 
 
 def output_of(what: str) -> str:
@@ -162,21 +194,31 @@ def resolve(what: str = "", settings: Iterable[str] = (), *, file: str = "", **o
     start = _start(what, file)
     if not start:
         raise InputError("train: expected a method, a recipe or --config FILE, got none")
+    if staged := [layer.place for layer in start if STAGES in layer.values]:
+        raise InputError(f"{staged[-1]}: expected one run, got a recipe of several steps")
     named = [layer for layer in start if "method" in layer.values]
     if not named:
         raise InputError(f"{start[-1].place}: method: expected the name of a method, got none. Fix: add method: NAME")
     method = named[-1].values["method"]
     if not isinstance(method, str) or method not in METHODS:
         raise InputError(f"{named[-1].place}: method: expected a method, got {method!r}{near(str(method), _methods())}")
+    given = [Layer("", {key: value for key, value in options.items() if value is not None}), *map(_layer, settings)]
+    kept = [Layer(place, {k: v for k, v in keys.items() if k != "method" or not place}) for place, keys in start]
+    return configured(method, [*kept, *given])
+
+
+def configured(method: str, layers: Iterable[Layer]) -> Config:
+    """The config of a method with the keys of some layers, each on top of those before it.
+
+    Raises:
+        InputError: an unknown key or a value that does not fit; names the layer's place.
+    """
     values: dict[str, Any] = {"method": method}
-    given = [("", {key: value for key, value in options.items() if value is not None}), *map(_layer, settings)]
-    layers = [*start, *given]
-    sums = [(place, {"losses": keys["losses"]}) for place, keys in layers if "losses" in keys]
-    rest = [(place, {key: value for key, value in keys.items() if key != "losses"}) for place, keys in layers]
+    layers = [*layers]
+    sums = [Layer(place, {"losses": keys["losses"]}) for place, keys in layers if "losses" in keys]
+    rest = [Layer(place, {key: value for key, value in keys.items() if key != "losses"}) for place, keys in layers]
     for place, keys in [*sums, *rest]:  # a sum of losses first, since it has hyper-parameters of its own
         for key, value in keys.items():
-            if key == "method" and place:
-                continue
             try:
                 _put(values, key, value)
             except InputError as error:

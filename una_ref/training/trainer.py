@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from una_ref.data.batch import Batch, Example, collate, microbatches
 from una_ref.errors import InputError
 from una_ref.methods.arguments import ARGUMENTS, Need, names, needs, requires
+from una_ref.policies.combining import l1_norm
 from una_ref.policies.layouts import layouts
 from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache
@@ -87,6 +88,8 @@ class Trainer:
         self.statistics = Statistics(losses, decay=config.decay, baseline=config.baseline == "ema")
         self.policy = policy.train()
         self.sharded = sharding.shard(self.policy, config, self.accelerator)  # before the move: whole it may not fit
+        if self.sharded and config.l1:
+            raise InputError("l1: expected whole weights in each process, got shards")
         self.policy.to(self.accelerator.device)
         self.layout = policy.layout if config.layout == "auto" else config.layout
         if self.layout not in layouts(policy.model):
@@ -181,6 +184,8 @@ class Trainer:
         # Dropout, and a loss that samples, depend on seed, step and process, and not on where a run was resumed.
         self._seed(step + update * 1_000_000_007)
         measured = self.accumulate(examples, record=record)
+        if c.l1:  # after the sum over processes, each of which has the whole adapter
+            (c.l1 * l1_norm(self.policy.model)).backward()
         norms = [sharding.clip_gradients(part, c.max_grad_norm or math.inf, team) for part in self._clipped]
         norm = math.hypot(*norms)
         if not math.isfinite(norm):

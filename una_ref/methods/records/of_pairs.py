@@ -170,5 +170,39 @@ R_DPO = Method(
     meanings={"alpha": "reward that a token costs; 0: DPO"},
 )
 
-RECORDS = (IPO, CDPO, F_DPO, IUPO, DPOP, BETA_DPO, GPO, R_DPO, TR_DPO)
+SDPO = replace(
+    UNA_PAIR,
+    name="sdpo",
+    aliases=(),
+    title="stepwise DPO: DPO in stages, each with the last policy as its reference",
+    papers=(papers.SDPO, papers.SURVEY),
+    equation="survey Sec. 3.3.7 with Eq. 10",
+    errata=(),
+    reductions="one stage: dpo",
+    printed=None,
+    trl="",
+    optimum="after k stages over all responses, π_ref·exp(k·r/β)/Z: the optimum at β/k, since each stage tilts again",
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
+    notebook=None,
+    recipe="sdpo",
+)
+
+PAFT = replace(
+    UNA_PAIR,
+    name="paft",
+    aliases=(),
+    title="PAFT: DPO and SFT adapters trained in parallel from one base, and merged",
+    papers=(papers.PAFT, papers.SURVEY),
+    equation="survey Eq. 43",
+    errata=("ES21",),
+    reductions="weights 1 and 0: dpo; weights 0 and 1: sft",
+    printed=None,
+    trl="",
+    optimum="",
+    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Merge"),
+    notebook=None,
+    recipe="paft",
+)
+
+RECORDS = (IPO, CDPO, F_DPO, IUPO, DPOP, BETA_DPO, GPO, R_DPO, TR_DPO, SDPO, PAFT)
 """In the order of the tables."""

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from una_ref.methods import pairs, papers, reward_models, rewards
+from una_ref.methods import pairs, papers, reward_models, rewards, soft_labels
 from una_ref.methods.method import Method
 
 REWARD_MODEL = Method(
@@ -40,5 +40,21 @@ REWARD_MODEL_MARGIN = Method(
     meanings={"centring": "weight of the squared sum of a pair's rewards; 0: none"},
 )
 
-RECORDS = (REWARD_MODEL, REWARD_MODEL_MARGIN)
+SOFT_REWARD_MODEL = Method(
+    name="soft-reward-model",
+    title="a reward model of preference probabilities",
+    reward=rewards.SCALAR_HEAD,
+    trains="scorer",
+    comparison="two responses of a prompt",
+    shape="logistic against a probability",
+    losses={"pairs": soft_labels.soft_reward_model},
+    shift_invariant=True,
+    papers=(papers.RLAIF, papers.BRADLEY_TERRY),
+    equation="Lee et al. 2023, Sec. 2.2",
+    reductions="scores that differ by +∞: reward-model",
+    optimum="rewards that differ by the log-odds of the preference, whatever the pairs that were compared",
+    composes=False,
+)
+
+RECORDS = (REWARD_MODEL, REWARD_MODEL_MARGIN, SOFT_REWARD_MODEL)
 """In the order of the tables."""
