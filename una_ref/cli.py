@@ -202,11 +202,13 @@ def _wrapped(text: str, indent: int) -> str:
 def methods(arguments: argparse.Namespace) -> int:
     """Print the table of methods, or one method."""
     from una_ref.methods import METHODS, describe, table
+    from una_ref.methods.axes import meaning
 
     found = describe(METHODS[arguments.name]) if arguments.name else table()
     if arguments.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     elif isinstance(found, dict):
+        found["axes"] = [meaning(axis, value) for axis, value in found["axes"].items()]
         width = max(map(len, found))
         for key, value in found.items():
             for first, line in enumerate(_shown(value)):

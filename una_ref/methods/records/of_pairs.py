@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import pairs, papers, rewards
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 IPO = Method(
     name="ipo",
@@ -18,9 +18,6 @@ IPO = Method(
     errata=("ES8", "ES9"),
     reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
     printed=pairs.ipo_printed,
-    axes=axes_of(
-        "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
-    ),
     notebook="06_upo_and_iupo",
 )
 
@@ -51,9 +48,6 @@ F_DPO = Method(
     equation="UPO Eq. 5 and 21; survey Eq. 67",
     errata=("EP2", "EP3", "EP4", "EP10", "ES36", "ES37"),
     reductions="reverse_kl: dpo; alpha → 0: dpo; alpha → 1: forward_kl; jsd: js at half the β",
-    axes=axes_of(
-        "Implicit Point Response Positive Preference Human Pair Reference Uncontrol Multiple Hybrid Offline Separate"
-    ),
     notebook="05_f_divergences",
 )
 

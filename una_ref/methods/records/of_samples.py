@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from una_ref.methods import papers, policy_gradient, rewards
-from una_ref.methods.method import Auxiliary, Method, axes_of
+from una_ref.methods.method import Auxiliary, Method
 from una_ref.methods.records.una import UNA_PAIR
 
 REINFORCE = Method(
@@ -19,6 +19,7 @@ REINFORCE = Method(
     reuse="none",
     losses={"scores": policy_gradient.reinforce},
     shift_invariant=False,
+    invariant_in_expectation=True,
     papers=(papers.REINFORCE, papers.SURVEY),
     equation="survey Eq. 48 without its baseline",
     errata=("ES24", "EU13"),
@@ -41,7 +42,6 @@ RLOO = Method(
     equation="survey Eq. 48",
     errata=("ES24",),
     reductions="times 2β: una-centred sampled from π",
-    axes=axes_of("Explicit Point Response Positive Preference Human Pair Free Uncontrol KL On Offline Separate"),
     notebook="04_una_losses",
 )
 
@@ -56,7 +56,7 @@ PPO = Method(
     losses={"scores": policy_gradient.ppo},
     auxiliary=Auxiliary("demos", policy_gradient.ptx, weight="ptx"),
     advantages=policy_gradient.ppo_advantages,
-    shift_invariant=True,
+    shift_invariant=False,
     papers=(papers.PPO, papers.INSTRUCT_GPT, papers.SURVEY),
     equation="survey Eq. 2",
     errata=("ES2", "EU1"),
@@ -77,7 +77,6 @@ ITERATIVE_DPO = replace(
     errata=(),
     reductions="dpo on its own rollouts; `replay` keeps earlier stages",
     printed=None,
-    axes={},
     notebook="13_online_alignment",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import papers, rewards, singles
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 KTO = Method(
     name="kto",
@@ -17,7 +17,6 @@ KTO = Method(
     equation="survey Eq. 32 with Eq. 34",
     errata=("ES16", "ES17", "EU15"),
     reductions="kl = 0 and equal weights: APO-zero's terms, whose squares are una-binary-mse",
-    axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
 
@@ -35,7 +34,6 @@ DRO = Method(
     errata=("ES18", "ES19"),
     reductions="twice it: una-centred with a learned V(x), at the same β",
     printed=singles.dro_printed,
-    axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import pairs, papers, rewards
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 SIMPO = Method(
     name="simpo",
@@ -16,7 +16,6 @@ SIMPO = Method(
     papers=(papers.SIMPO, papers.SURVEY),
     equation="survey Eq. 47",
     errata=("ES39",),
-    axes=axes_of("- - - - Preference Human Pair Free Control - Off Offline Merge"),
 )
 
 RECORDS = (SIMPO,)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from una_ref.methods import pairs, papers, rewards, singles
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 SFT = Method(
     name="sft",
@@ -35,7 +35,6 @@ UNA_PAIR = Method(
     errata=("EU7", "EU8"),
     reductions="DPO",
     printed=pairs.una_pair_printed,
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     notebook="04_una_losses",
 )
 
@@ -116,6 +115,7 @@ UNA_ONLINE = replace(
     UNA_SCORE,
     name="una-online",
     title="online UNA",
+    invariant_in_expectation=True,
     source="policy",
     equation="UNA Eq. 7 with g the MSE, Eq. 10",
     reductions="its gradient is reinforce's times 2β, sample by sample",
