@@ -227,9 +227,7 @@ def claims(arguments: argparse.Namespace) -> int:
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
-        survey = arguments.id.upper().startswith("ES")
         hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists all of them"
-        hint = "; errata of the survey are in docs/papers.md" if survey else hint
         raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:

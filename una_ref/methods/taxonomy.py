@@ -12,6 +12,7 @@ from types import MappingProxyType
 
 from una_ref.methods.axes import cells_of
 
+
 @dataclass(frozen=True)
 class Difference:
     """Cells in which the printed row is not true of the system, and why."""
@@ -65,7 +66,7 @@ _GAME = "- Preference Response Positive Preference Human Pair Reference Uncontro
 
 
 def _implicit(what: str) -> Difference:
-    because = f"the loss rewards a response by {what}, as DPO does by β·log(π/π_ref)"
+    because = f"the loss treats {what} as the reward of a response"
     return _but(because, RM1="Implicit", RM2="Point", RM3="Response", RM4="Positive")
 
 
@@ -144,9 +145,11 @@ def _rows() -> tuple[System, ...]:
                 "−λ·log P(y_ref) pulls towards reference responses and knows no reference model",
                 RL3="-",
             ),
-            _but("both variants use responses from before training: those of the rows, or of the SFT policy", RL4="Off"),
+            _but(
+                "both variants use responses from before training: those of the rows, or of the SFT policy", RL4="Off"
+            ),
         ),
-        row("DPO [12]", "Rafailov et al. 2023", _DPO, "Eq. 5–12", "una-pair"),
+        row("DPO [12]", "Rafailov et al. 2023", _DPO, "Eq. 5–12", "una-pair", runs="dpo"),
         row("DPOP [13]", "Pal et al. 2024", _DPO, "Eq. 13", "dpop"),
         row("βDPO [14]", "Wu et al. 2024", _DPO, "Eq. 14", "beta-dpo"),
         row(
@@ -184,7 +187,9 @@ def _rows() -> tuple[System, ...]:
             "Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate",
             "Sec. 3.5.1 with Eq. 10",
             "self-rewarding",
-            _but("the policy writes a verdict with points, and DPO then trains on the best and the worst", RM1="Hybrid"),
+            _but(
+                "the policy writes a verdict with points, and DPO then trains on the best and the worst", RM1="Hybrid"
+            ),
             _but("each iteration samples from the current policy", RL4="Hybrid"),
         ),
         row(
@@ -204,7 +209,7 @@ def _rows() -> tuple[System, ...]:
             _SINGLE,
             "Eq. 31–34",
             "kto",
-            _implicit("β·log(π/π_ref)"),
+            _implicit("DPO's β·log(π/π_ref)"),
         ),
         row(
             "DRO [22]",
@@ -212,7 +217,7 @@ def _rows() -> tuple[System, ...]:
             _SINGLE,
             "Eq. 35–39",
             "dro",
-            _implicit("β·log(π/π_ref)"),
+            _implicit("DPO's β·log(π/π_ref)"),
             _but("the loss regresses any number, and the experiments use UltraFeedback's scores", F1="Score", F2="AI"),
         ),
         row(
