@@ -105,9 +105,9 @@ def figure(records: Iterable[Method]) -> Any:
             left = 0.0
             for group, wide in zip(columns, widths, strict=True):
                 for i, method in enumerate(cells.get((reward, group), [])):
-                    row, column = divmod(i, across[group])
+                    place, column = divmod(i, across[group])
                     x = left + MARGIN + column * (TILE[0] + GAP)
-                    _tile(axes, x, top + MARGIN + row * (tall_tile[reward] + GAP), method, own=reward == OWN)
+                    _tile(axes, x, top + MARGIN + place * (tall_tile[reward] + GAP), method, own=reward == OWN)
                 left += wide
             top += tall
         left = 0.0
