@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import re
 import sys
@@ -364,6 +365,21 @@ def claim_counts() -> str:
     return table(("verdict", "entries"), [*rows, ("all", counts.total())])
 
 
+def mutation() -> str:
+    """Mutants by folder: how many the tests noticed, out of the record of benchmarks/mutation.py."""
+    path = ROOT / "figures" / "runs" / "mutation.json"
+    if not path.exists():
+        return "No record yet."
+    record = json.loads(path.read_text("utf-8"))
+    rows = [
+        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.0%}")
+        for name, folder in record["by_folder"].items()
+    ]
+    total = record["mutants_run"] - record["equivalent"]
+    rows.append(("all", total, record["killed"], f"{record['killed_share']:.0%}"))
+    return table(("folder", "mutants", "noticed", "share"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "tree": tree,
     "notebooks": notebooks,
@@ -384,6 +400,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "survey-without-a-row": survey_without_a_row,
     "claims": claims,
     "claim-counts": claim_counts,
+    "mutation": mutation,
     **measured.BLOCKS,
 }
 """Every block by name."""
