@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import argparse
 import io
+import json
 import os
 import re
 import sys
@@ -252,7 +253,7 @@ def cited(method: Any) -> str:
 
 def errata(ids: Iterable[str]) -> str:
     """Ids of errata, each a link to its entry."""
-    return " ".join(f"[{id}]({'papers' if id.startswith('ES') else 'claims'}.md#{id.lower()})" for id in ids)
+    return " ".join(f"[{id}](claims.md#{id.lower()})" for id in ids)
 
 
 def papers() -> str:
@@ -291,11 +292,60 @@ def paper_methods() -> str:
     return table(("method", "equation", "recipes", "errata"), rows)
 
 
+def runs(names: Iterable[str]) -> str:
+    """The command that trains the first of these methods and recipes that exists, or nothing."""
+    from una_ref.methods import METHODS
+    from una_ref.training.settings import recipes as known
+
+    there = (name for name in names if name in METHODS or name in known())
+    return next((code(f"una-ref train {name}") for name in there), "not yet")
+
+
+def survey_systems() -> str:
+    """The systems of the survey's Table 1: where, what runs them, and where the printed row is not true of them."""
+    from una_ref.methods.taxonomy import SYSTEMS
+
+    rows = ((s.name, s.cited, s.where, runs(s.runs), s.because) for s in SYSTEMS)
+    return table(("system", "paper", "in the survey", "command", "where the printed row is not true"), rows)
+
+
+def survey_axes() -> str:
+    """Table 1 of the survey as printed, with the true value behind each cell that differs."""
+    from una_ref.methods.axes import AXES
+    from una_ref.methods.taxonomy import SYSTEMS
+
+    def cell(printed: str, true: str) -> str:
+        return printed if printed == true else f"{printed} → **{true}**"
+
+    rows = ((s.name, *(cell(s.printed[axis], s.axes[axis]) for axis in AXES)) for s in SYSTEMS)
+    return table(("system", *AXES), rows)
+
+
+def axis_values() -> str:
+    """The axes with the meaning of each value."""
+    from una_ref.methods.axes import AXES, VALUES
+
+    rows = (
+        (axis, about, "; ".join(f"{v}: {text}" for v, text in VALUES[axis].items())) for axis, about in AXES.items()
+    )
+    return table(("axis", "about", "values"), rows)
+
+
+def survey_without_a_row() -> str:
+    """Papers that the survey reviews and its Table 1 leaves out."""
+    from una_ref.methods.taxonomy import WITHOUT_A_ROW
+
+    rows = ((name, where, runs((method,))) for name, (where, method) in WITHOUT_A_ROW.items())
+    return table(("system", "in the survey", "command"), rows)
+
+
 LEDGER = {
     "EU": "Errata of UNA",
     "EP": "Errata of UPO",
+    "ES": "Errata of the survey",
     "CU": "Claims of UNA",
     "CP": "Claims of UPO",
+    "CS": "Claims of the survey",
 }
 
 
@@ -328,6 +378,21 @@ def claim_counts() -> str:
     return table(("verdict", "entries"), [*rows, ("all", counts.total())])
 
 
+def mutation() -> str:
+    """Mutants by folder: how many the tests noticed, out of the record of benchmarks/mutation.py."""
+    path = ROOT / "figures" / "runs" / "mutation.json"
+    if not path.exists():
+        return "No record yet."
+    record = json.loads(path.read_text("utf-8"))
+    rows = [
+        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.0%}")
+        for name, folder in record["by_folder"].items()
+    ]
+    total = record["mutants_run"] - record["equivalent"]
+    rows.append(("all", total, record["killed"], f"{record['killed_share']:.0%}"))
+    return table(("folder", "mutants", "noticed", "share"), rows)
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "tree": tree,
     "notebooks": notebooks,
@@ -342,8 +407,13 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "arguments": arguments,
     "papers": papers,
     "paper-methods": paper_methods,
+    "survey-systems": survey_systems,
+    "survey-axes": survey_axes,
+    "axis-values": axis_values,
+    "survey-without-a-row": survey_without_a_row,
     "claims": claims,
     "claim-counts": claim_counts,
+    "mutation": mutation,
     **measured.BLOCKS,
 }
 """Every block by name."""

@@ -221,11 +221,13 @@ def _wrapped(text: str, indent: int) -> str:
 def methods(arguments: argparse.Namespace) -> int:
     """Print the table of methods, or one method."""
     from una_ref.methods import METHODS, describe, table
+    from una_ref.methods.axes import meaning
 
     found = describe(METHODS[arguments.name]) if arguments.name else table()
     if arguments.json:
         print(json.dumps(found, indent=1, ensure_ascii=False))
     elif isinstance(found, dict):
+        found["axes"] = [meaning(axis, value) for axis, value in found["axes"].items()]
         width = max(map(len, found))
         for key, value in found.items():
             for first, line in enumerate(_shown(value)):
@@ -244,9 +246,7 @@ def claims(arguments: argparse.Namespace) -> int:
     from una_ref.claims import CLAIMS
 
     if arguments.id and arguments.id not in CLAIMS:
-        survey = arguments.id.upper().startswith("ES")
         hint = near(arguments.id.upper(), CLAIMS) or "; una-ref claims lists all of them"
-        hint = "; errata of the survey are in docs/papers.md" if survey else hint
         raise InputError(f"claim {arguments.id!r}: unknown{hint}")
     entries = [CLAIMS[arguments.id]] if arguments.id else list(CLAIMS.values())
     if arguments.check:

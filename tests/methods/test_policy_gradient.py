@@ -262,10 +262,34 @@ def test_prompt_offset_known_to_the_critic_leaves_ppo_advantages_unchanged():
     plain, _ = METHODS["ppo"].advantages(old_values=values, scores=scores, **arguments)
     known, returns = METHODS["ppo"].advantages(old_values=values + offset, scores=scores + offset, **arguments)
     unknown, _ = METHODS["ppo"].advantages(old_values=values, scores=scores + offset, **arguments)
-    assert METHODS["ppo"].shift_invariant
     torch.testing.assert_close(known, plain, rtol=0, atol=1e-12)
     assert (unknown - plain).abs().max() > 1
     torch.testing.assert_close(returns, (known + values + offset) * mask)
+
+
+@pytest.mark.parametrize(("whiten", "unchanged"), [(0.0, True), (1.0, False)])
+def test_prompt_offset_unknown_to_the_critic_changes_the_expected_step_of_whitened_advantages(whiten, unchanged):
+    # Rollouts of one word for each of two prompts, all nine of them; the critic says 0. Without whitening the offsets
+    # are two baselines, which the expected score function removes. The scale of whitening contains them.
+    ppo, logits = METHODS["ppo"], torch.randn(2, 3, generator=torch.Generator().manual_seed(0), dtype=F64)
+    rewards = torch.tensor([[1.0, 0.0, -1.0], [0.5, -0.5, 2.0]], dtype=F64)
+    mask = torch.ones(2, 1, dtype=torch.bool)
+
+    def expected_step(offset):
+        trained = logits.clone().requires_grad_()
+        logps, total = trained.log_softmax(-1), 0.0
+        for words in torch.cartesian_prod(torch.arange(3), torch.arange(3)):
+            sampled = logps.gather(1, words[:, None])
+            old, scores = sampled.detach(), rewards.gather(1, words[:, None])[:, 0] + offset
+            advantages, _ = ppo.advantages(
+                old_token_logps=old, ref_token_logps=old, old_values=0 * old, scores=scores, mask=mask, whiten=whiten
+            )
+            total = total - old.sum().exp() * (advantages * (sampled - old).exp()).sum()
+        return torch.autograd.grad(total, trained)[0]
+
+    offset = torch.tensor([3.0, -2.0], dtype=F64)
+    assert torch.allclose(expected_step(offset), expected_step(0 * offset), rtol=0, atol=1e-12) == unchanged
+    assert ppo.hyperparameters["whiten"] == 1 and ppo.invariance == "no"
 
 
 def test_ptx_is_a_weighted_negative_log_likelihood():

@@ -7,9 +7,10 @@ import pytest
 import torch
 
 from una_ref.errors import InputError
-from una_ref.methods import AXES, KINDS, METHODS, UnknownMethod, describe, table
+from una_ref.methods import KINDS, METHODS, UnknownMethod, describe, table
 from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, requires, sided
 from una_ref.methods.method import HYPERPARAMETERS
+from una_ref.theory import TableWorld
 
 F64 = torch.float64
 
@@ -56,7 +57,6 @@ def test_unknown_method_name_lists_all_methods():
 @each_method
 def test_method_record_has_known_kinds_axes_and_errata(method):
     assert set(method.kinds) <= set(KINDS) and method.loss is method.losses[method.kinds[0]]
-    assert method.axes == {} or list(method.axes) == list(AXES)
     assert all(identifier[:2] in ("EU", "EP", "ES") for identifier in method.errata)
     for function in method.functions:
         assert all(method.meaning(name) for name in hyperparameters(function) if name in method.hyperparameters)
@@ -131,7 +131,7 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
     # A scorer's rewards are shifted directly. Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
     if method.advantages:
-        return  # test_policy_gradient shifts the scores and values of tokens
+        return  # test_policy_gradient shifts the scores of tokens
     arguments = random_arguments(method.loss)
     if "divergence" in arguments_of(method.loss):
         arguments["divergence"] = "reverse_kl"
@@ -162,6 +162,39 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
 
     unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
     assert method.shift_invariant == unchanged
+
+
+@pytest.mark.parametrize("name", [method.name for method in METHODS.values() if method.on_policy_only])
+def test_invariant_in_expectation_says_whether_a_reward_offset_changes_the_expected_step(name):
+    # All samples of two responses for each of two prompts, weighted by their probability under the current π.
+    method, world = METHODS[name], TableWorld.random(0, prompts=2, responses=3, beta=0.7)
+    arguments = arguments_of(method.loss)
+    if method.advantages or not set(arguments) <= {"logps", "ref_logps", "scores", "groups", "baseline", "beta"}:
+        return  # test_policy_gradient has PPO; other arguments are not those of a table of responses
+    samples = torch.cartesian_prod(torch.arange(3), torch.arange(3))
+
+    def expected_step(offset):
+        logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=F64).requires_grad_()
+        logps, total = logits.log_softmax(-1), 0.0
+        for x, g in enumerate(offset):
+            given = {
+                "logps": logps[x][samples].flatten(),
+                "ref_logps": world.ref_logps[x][samples].flatten(),
+                "scores": world.rewards[x][samples].flatten() + g,
+                "groups": torch.arange(len(samples)).repeat_interleave(2),
+            }
+            losses = method.loss(**{k: v for k, v in given.items() if k in arguments}, beta=world.beta)
+            total = total + (logps[x].detach()[samples].sum(-1).exp() * losses.view(-1, 2).sum(-1)).sum()
+        return torch.autograd.grad(total, logits)[0]
+
+    unchanged = torch.allclose(expected_step((5.0, -2.0)), expected_step((0.0, 0.0)), rtol=0, atol=1e-12)
+    assert (method.invariance != "no") == unchanged
+
+
+def test_invariance_is_of_every_batch_or_of_the_expected_step_or_neither():
+    names = ("una-centred", "rloo", "una-online", "reinforce", "una-score", "ppo", "kto")
+    assert [METHODS[name].invariance for name in names] == ["yes", "yes", *["in expectation"] * 2, *["no"] * 3]
+    assert not any(method.shift_invariant and method.invariant_in_expectation for method in METHODS.values())
 
 
 def test_default_hyperparameters_match_the_papers():
@@ -217,15 +250,6 @@ def test_method_description_has_the_arguments_of_every_form():
     assert record["arguments"] == {"scores": arguments, "printed": arguments, "released": arguments}
     assert record["errata"].split(", ")[-1] == "EU14" and record["equation"] == "UNA Eq. 10"
     assert describe(METHODS["kto"])["axes"]["F1"] == "Binary"
-
-
-def test_survey_axes_of_known_methods():
-    assert METHODS["dpo"].axes["RM1"] == "Implicit" and METHODS["dpo"].axes["O2"] == "Separate"
-    assert METHODS["ipo"].axes["RM2"] == "Preference"
-    assert METHODS["kto"].axes["F1"] == "Binary"
-    assert METHODS["f-dpo"].axes["RL3"] == "Multiple" and METHODS["dro"].axes["F1"] == "Binary"
-    assert METHODS["rloo"].axes["RL4"] == "On" and METHODS["dpo"].axes["RL4"] == "Off"
-    assert METHODS["una-score"].axes == {}
 
 
 def test_method_record_says_where_responses_come_from():

@@ -22,6 +22,16 @@ from una_ref.claims import (  # noqa: F401
     released_online,
     sampling,
     score_loss,
+    survey_divergences,
+    survey_games,
+    survey_lengths,
+    survey_likelihoods,
+    survey_lists,
+    survey_pairs,
+    survey_references,
+    survey_rlhf,
+    survey_singles,
+    survey_tokens,
 )
 from una_ref.claims.ledger import CLAIMS, Claim, Evidence, markdown, recompute, sort
 

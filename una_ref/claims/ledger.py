@@ -21,7 +21,7 @@ from functools import cache
 from importlib import resources
 from pathlib import Path
 
-UNA, UPO = "UNA", "UPO"
+UNA, UPO, SURVEY = "UNA", "UPO", "survey"
 """The names of the papers."""
 HOLDS, FAILS = "holds", "fails as printed"
 """Two of the verdicts; the third kind names its condition: "holds if …"."""
@@ -52,9 +52,9 @@ class Claim:
     """One statement of a paper and its verdict.
 
     id
-        EU, EP: an erratum of UNA, UPO; CU, CP: a claim of UNA, UPO.
+        EU, EP, ES: an erratum of UNA, UPO, the survey; CU, CP, CS: a claim of them.
     paper, place
-        "UNA" or "UPO", and where in it.
+        "UNA", "UPO" or "survey", and where in it.
     says
         The claim in a sentence.
     verdict
@@ -131,8 +131,9 @@ def claim(
 
 
 def sort() -> None:
-    """Sort `CLAIMS`: the errata of UNA and of UPO, then the claims of both, each by number."""
-    order = sorted(CLAIMS, key=lambda id: (("EU", "EP", "CU", "CP").index(id[:2]), int(id[2:].rstrip("ab")), id))
+    """Sort `CLAIMS`: the errata of UNA, UPO and the survey, then the claims of the three, each by number."""
+    kinds = ("EU", "EP", "ES", "CU", "CP", "CS")
+    order = sorted(CLAIMS, key=lambda id: (kinds.index(id[:2]), int(id[2:].rstrip("ab")), id))
     entries = [CLAIMS.pop(id) for id in order]
     CLAIMS.update({entry.id: entry for entry in entries})
 

@@ -64,30 +64,6 @@ HYPERPARAMETERS = MappingProxyType(
 )
 """What each hyper-parameter of a loss means, unless the method's record has a meaning of its own."""
 
-AXES = MappingProxyType(
-    {
-        "RM1": "reward model: explicit or implicit",
-        "RM2": "reward: point or preference",
-        "RM3": "reward of: response or token",
-        "RM4": "reward: positive or negative",
-        "F1": "feedback: preference or binary",
-        "F2": "feedback from: human or AI",
-        "F3": "feedback on: pair or list",
-        "RL1": "reference model: reference or free",
-        "RL2": "length: control or uncontrol",
-        "RL3": "divergence",
-        "RL4": "policy: on or off",
-        "O1": "optimisation: online or offline",
-        "O2": "SFT and alignment: merge or separate",
-    }
-)
-"""The 13 axes of the survey's Table 1."""
-
-
-def axes_of(row: str) -> dict[str, str]:
-    """A row of the survey's Table 1, its 13 cells separated by spaces, in the order of `AXES`."""
-    return dict(zip(AXES, row.split(), strict=True))
-
 
 @dataclass(frozen=True)
 class Auxiliary:
@@ -121,16 +97,17 @@ class Method:
         advantages: what a rollout becomes before its updates, where the loss is one of tokens: (B, T) advantages and
             returns, from the log-probabilities, values and scores of the rollout. None for all other methods.
         auxiliary: a second loss, or None.
-        shift_invariant: whether adding one number g(x) to the reward of all responses of a prompt leaves the gradient
-            of the loss, summed over a batch, unchanged. A learned V(x) is taken at its optimum. β·log Z(x) is such a
-            number, and so is an offset in the scores of a prompt. What a method learns without this property depends
-            on them.
+        shift_invariant: whether every batch's gradient stays the same when one number g(x) is added to the reward of
+            all responses of a prompt. β·log Z(x) is such a number, and so is an offset in the scores of a prompt. A
+            V(x) that the loss itself learns is taken at its optimum; the values of a critic are taken as they are.
+        invariant_in_expectation: of a method without that property, whether at least the expected gradient stays the
+            same, over the responses that it samples from the current π. Then g(x) only adds noise to the steps. If
+            that does not hold either, what the method learns depends on g(x).
         papers, equation, errata: where it comes from, the equation that is implemented, known errors of the papers.
         reductions: what it becomes in special cases.
         rivals: what the score of a sampled response is its win rate against.
         judge: who scores sampled responses, unless a run names a reward.
         printed, released: the equation as printed, and the authors' code, where they differ from `loss`.
-        axes: the survey's 13 axes; empty where its Table 1 does not have the method.
         composes: whether the loss is shape(comparison(reward)) + regulariser.
         notebook: the notebook that derives it, or None.
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
@@ -165,7 +142,6 @@ class Method:
     reductions: str = ""
     printed: Loss | None = None
     released: Loss | None = None
-    axes: Mapping[str, str] = field(default_factory=dict)
     composes: bool = True
     notebook: str | None = None
     aliases: tuple[str, ...] = ()
@@ -175,10 +151,10 @@ class Method:
     recipe: str = ""
     whole_batch: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
+    invariant_in_expectation: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", MappingProxyType(dict(self.losses)))
-        object.__setattr__(self, "axes", MappingProxyType(dict(self.axes)))
         object.__setattr__(self, "meanings", MappingProxyType(dict(self.meanings)))
 
     @property
@@ -205,6 +181,11 @@ class Method:
     def on_policy_only(self) -> bool:
         """Whether its losses are right for samples of the current policy at temperature 1 only."""
         return self.source == "policy" and self.keep == "all"
+
+    @property
+    def invariance(self) -> str:
+        """Whether it ignores a number g(x) added to all rewards of a prompt, as tables print it."""
+        return "yes" if self.shift_invariant else "in expectation" if self.invariant_in_expectation else "no"
 
     @property
     def formula(self) -> str:

@@ -9,6 +9,7 @@ from typing import Any
 from una_ref.errors import InputError, near
 from una_ref.methods.method import Method
 from una_ref.methods.records import RECORDS
+from una_ref.methods.taxonomy import axes_of_method, systems_of
 
 
 class UnknownMethod(InputError, KeyError):
@@ -55,7 +56,7 @@ def table() -> list[dict[str, str]]:
             "shape": method.shape,
             "regulariser": method.regulariser,
             "samples from": method.samples,
-            "unchanged by r → r + g(x)": "yes" if method.shift_invariant else "no",
+            "unchanged by r → r + g(x)": method.invariance,
             "equation": method.equation,
             "errata": ", ".join(method.errata),
         }
@@ -86,7 +87,8 @@ def describe(method: Method) -> dict[str, Any]:
         "optimum": method.optimum,
         "in TRL": method.trl,
         "notebook": method.notebook or "",
-        "axes": dict(method.axes),
+        "in the survey's Table 1": [f"{system.name}: {system.where}" for system in systems_of(method.name)],
+        "axes": axes_of_method(method.name),
     }
 
 

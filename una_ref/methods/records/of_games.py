@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import games, papers, rewards
-from una_ref.methods.method import Method, axes_of
-
-AXES = axes_of("- Preference Response Positive Preference Human Pair Reference Uncontrol KL On Offline Separate")
-"""The same row of the survey's Table 1 for all three."""
+from una_ref.methods.method import Method
 
 NASH_MD = Method(
     name="nash-md",
@@ -24,7 +21,6 @@ NASH_MD = Method(
     errata=("ES32",),
     reductions="reinforce with win rates as scores and the baseline ½",
     printed=games.nash_md_printed,
-    axes=AXES,
     meanings={"beta": "price of a nat of KL(π ‖ π_ref), in win rate"},
     optimum="π ∝ π_ref·exp(P(y ≻ mixture)/β): the Nash policy of β where the mixture is π alone",
 )
@@ -45,7 +41,6 @@ SPPO = Method(
     errata=("ES33",),
     reductions="at π = π_t its gradient is reinforce's on win rates minus ½ without a KL term, times 2/β",
     printed=games.sppo_printed,
-    axes=AXES,
     meanings={"beta": "1/η: the inverse of the learning rate of one round; π_ref plays no part"},
     optimum="near π_t·exp(P(y ≻ π_t)/β), a step of multiplicative weights; exactly that where its log Z is 1/(2β)",
 )
@@ -65,7 +60,6 @@ DNO = Method(
     papers=(papers.DNO, papers.SURVEY),
     equation="survey Eq. 62",
     reductions="in the first rollout of a run, whose π_t is π_ref: iterative-dpo",
-    axes=AXES,
     meanings={"beta": "inverse size of one round's step; π_ref plays no part"},
     optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite if the best always wins",
 )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import lists, negatives, papers, rewards
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 LIPO = Method(
     name="lipo",
@@ -19,7 +19,6 @@ LIPO = Method(
     reductions="K = 2, pair_logistic or list_mle: dpo; K = 2, lambda: dpo times Δ; point_mse: una-score",
     optimum="π* with pair_logistic and list_mle on Plackett–Luce rankings, and with softmax on scores",
     printed=lists.lipo_printed,
-    axes=axes_of("Implicit Point Response Positive Preference Human List Reference Uncontrol KL Off Offline Separate"),
     composes=False,
     meanings={
         "ranking": "the ranking loss: lambda, list_mle, pair_logistic, pair_hinge, point_mse, point_sigmoid or softmax"
@@ -39,7 +38,6 @@ RRHF = Method(
     errata=("ES27", "ES39"),
     reductions="alpha = 0: sft on the best response of each list",
     optimum="where no ranking is inverted, the distribution of the best responses, as SFT",
-    axes=axes_of("- - - - Preference Human List Free Uncontrol - Off Offline Merge"),
     composes=False,
     meanings={"alpha": "weight of the ranking term beside SFT on the best response"},
 )
@@ -57,7 +55,6 @@ PRO = Method(
     errata=("ES28", "ES38"),
     reductions="distances=none, K = 2: sft plus alpha times simpo at β = 1, γ = 0",
     printed=lists.pro_printed,
-    axes=axes_of("Explicit Point Response Positive Preference Human List Free Uncontrol - Off Offline Merge"),
     composes=False,
     meanings={
         "alpha": "weight of the ranking term beside SFT on the best response",
@@ -78,7 +75,6 @@ D2O = Method(
     errata=("ES29",),
     reductions="K = 1, alpha = 1: dpo with the sample as chosen response",
     optimum="K = 1: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses",
-    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL On Offline Separate"),
     composes=False,
     meanings={"alpha": "weight of the rejected response beside the mean of the samples"},
 )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from una_ref.methods import gpo, pair_penalties, pairs, papers, rewards
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 from una_ref.methods.records.una import UNA_PAIR
 
 IPO = Method(
@@ -21,9 +21,6 @@ IPO = Method(
     errata=("ES8", "ES9"),
     reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
     printed=pairs.ipo_printed,
-    axes=axes_of(
-        "Implicit Preference Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
-    ),
     notebook="06_upo_and_iupo",
     trl="DPOTrainer, loss_type=ipo, of the mean over tokens",
 )
@@ -55,9 +52,6 @@ F_DPO = Method(
     equation="UPO Eq. 5 and 21; survey Eq. 67",
     errata=("EP2", "EP3", "EP4", "EP10", "ES36", "ES37"),
     reductions="reverse_kl: dpo; alpha → 0: dpo; alpha → 1: forward_kl; jsd: js at half the β",
-    axes=axes_of(
-        "Implicit Point Response Positive Preference Human Pair Reference Uncontrol Multiple Hybrid Offline Separate"
-    ),
     notebook="05_f_divergences",
     trl="DPOTrainer, f_divergence_type=forward_kl, js_divergence or alpha_divergence",
 )
@@ -88,7 +82,6 @@ TR_DPO = replace(
     errata=(),
     reductions="refresh_every=0: dpo",
     printed=None,
-    axes={},
     notebook=None,
     trl="DPOTrainer, sync_ref_model=True",
     # The paper's best number is 512 of its long runs. A run here has 200 steps by default.
@@ -109,7 +102,6 @@ DPOP = Method(
     errata=("ES5",),
     reductions="lam = 0: dpo",
     printed=pair_penalties.dpop_printed,
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     composes=False,
     optimum="not π*: a policy between π_ref and π*, the nearer to π_ref the larger lam is",
     meanings={"lam": "weight of the penalty where the chosen response is less likely than under π_ref; 0: DPO"},
@@ -127,7 +119,6 @@ BETA_DPO = Method(
     equation="survey Eq. 14",
     errata=("ES6",),
     reductions="alpha = 0 and filtering = 0: dpo",
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     composes=False,
     optimum="π* of the β that the batch has; with filtering and M₀ ≠ 0, another policy",
     meanings={
@@ -165,7 +156,6 @@ R_DPO = Method(
     errata=("ES22", "ES23"),
     reductions="alpha = 0: dpo",
     printed=pair_penalties.r_dpo_printed,
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Control KL Off Offline Merge"),
     optimum="π ∝ π_ref·exp((r − α·|y|)/β), which maximises Eq. 44",
     meanings={"alpha": "reward that a token costs; 0: DPO"},
 )
@@ -182,7 +172,6 @@ SDPO = replace(
     printed=None,
     trl="",
     optimum="after k stages over all responses, π_ref·exp(k·r/β)/Z: the optimum at β/k, since each stage tilts again",
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     notebook=None,
     recipe="sdpo",
 )
@@ -199,7 +188,6 @@ PAFT = replace(
     printed=None,
     trl="",
     optimum="",
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Merge"),
     notebook=None,
     recipe="paft",
 )

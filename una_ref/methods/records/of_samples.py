@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from una_ref.methods import gpo, papers, policy_gradient, rewards
-from una_ref.methods.method import Auxiliary, Method, axes_of
+from una_ref.methods.method import Auxiliary, Method
 from una_ref.methods.records.una import SFT, UNA_PAIR
 
 REINFORCE = Method(
@@ -19,6 +19,7 @@ REINFORCE = Method(
     reuse="none",
     losses={"scores": policy_gradient.reinforce},
     shift_invariant=False,
+    invariant_in_expectation=True,
     papers=(papers.REINFORCE, papers.SURVEY),
     equation="survey Eq. 48 without its baseline",
     errata=("ES24", "EU13"),
@@ -41,7 +42,6 @@ RLOO = Method(
     equation="survey Eq. 48",
     errata=("ES24",),
     reductions="times 2β: una-centred sampled from π",
-    axes=axes_of("Explicit Point Response Positive Preference Human Pair Free Uncontrol KL On Offline Separate"),
     notebook="04_una_losses",
     trl="RLOOTrainer, which puts a k1 estimate of KL into the reward",
 )
@@ -57,7 +57,7 @@ PPO = Method(
     losses={"scores": policy_gradient.ppo},
     auxiliary=Auxiliary("demos", policy_gradient.ptx, weight="ptx"),
     advantages=policy_gradient.ppo_advantages,
-    shift_invariant=True,
+    shift_invariant=False,
     papers=(papers.PPO, papers.INSTRUCT_GPT, papers.SURVEY),
     equation="survey Eq. 2",
     errata=("ES2", "EU1"),
@@ -78,7 +78,6 @@ ITERATIVE_DPO = replace(
     errata=(),
     reductions="dpo on its own rollouts; `replay` keeps earlier stages",
     printed=None,
-    axes={},
     notebook="13_online_alignment",
     trl="OnlineDPOTrainer, loss_type=sigmoid, on two samples",
 )
@@ -91,7 +90,6 @@ SELF_REWARDING = replace(
     papers=(papers.SELF_REWARDING, papers.SURVEY),
     equation="survey Sec. 3.5.1 with Eq. 10",
     reductions="iterative-dpo with reward=self",
-    axes=axes_of("Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate"),
     optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
     notebook=None,
 )

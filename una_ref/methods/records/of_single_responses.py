@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import negatives, papers, rewards, singles
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 KTO = Method(
     name="kto",
@@ -19,7 +19,6 @@ KTO = Method(
     reductions="kl = 0: apo-zero-unpaired",
     trl="KTOTrainer, loss_type=kto",
     optimum="none inside: all probability goes to a response whose labels are mostly positive, however slightly",
-    axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
 
@@ -38,7 +37,6 @@ DRO = Method(
     reductions="twice it: una-centred with a learned V(x), at the same β",
     optimum="π*, with V(x) = β·log Z(x), if the data have every response",
     printed=singles.dro_printed,
-    axes=axes_of("- - - - Binary Human - Reference Uncontrol KL Off Offline Separate"),
     notebook="07_gradients",
 )
 
@@ -90,7 +88,6 @@ NPO = Method(
     errata=("ES30",),
     reductions="β → 0: gradient-ascent, up to a constant",
     optimum="all probability on one response, for β below 2 and rejected samples of π_ref: π_ref is a maximum",
-    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL Off Offline Separate"),
 )
 
 GRADIENT_ASCENT = Method(

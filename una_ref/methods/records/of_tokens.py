@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import credit, cringe, papers, rewards, tokens
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 ROW = "Implicit Point Token Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
 """The survey's row of both papers on token-level DPO."""
@@ -20,7 +20,6 @@ TOKEN_DPO = Method(
     equation="survey Eq. 24 with Eq. 20–23",
     errata=("ES11",),
     reductions="dpo, in value and gradient",
-    axes=axes_of(ROW),
     optimum="π* under Bradley–Terry preferences; a token's reward is then V(s_{t+1}) − V(s_t) plus its true reward",
 )
 
@@ -36,7 +35,6 @@ TDPO = Method(
     equation="survey Eq. 28 with Eq. 25–27",
     errata=("ES12",),
     reductions="responses of one token: its δ is 0, so dpo",
-    axes=axes_of(ROW),
     optimum="under Bradley–Terry preferences π_ref·exp(Q/β) token by token, with π_ref's own Q; not π*",
 )
 
@@ -71,7 +69,6 @@ CRINGE = Method(
     errata=("ES14", "ES15"),
     reductions="good responses alone, or alpha = 0: sft on the good responses",
     composes=False,
-    axes=axes_of("Implicit Point Response Positive Preference AI Pair Reference Uncontrol KL Off Online Separate"),
     meanings={
         "alpha": "weight of the contrast on the tokens of bad responses",
         "top_k": "number of rivals of a token: the other tokens with the highest scores",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from una_ref.methods import pairs, papers, rewards, without_reference
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 SIMPO = Method(
     name="simpo",
@@ -16,7 +16,6 @@ SIMPO = Method(
     papers=(papers.SIMPO, papers.SURVEY),
     equation="survey Eq. 47",
     errata=("ES39",),
-    axes=axes_of("- - - - Preference Human Pair Free Control - Off Offline Merge"),
     trl="CPOTrainer, loss_type=simpo",
 )
 
@@ -33,7 +32,6 @@ SLIC = Method(
     equation="survey Eq. 3",
     errata=("ES17",),
     reductions="lam = 0: gpo's hinge at δ = 1 with a uniform reference and β = 1",
-    axes=axes_of("- - - - Preference Human Pair Free Uncontrol KL Hybrid Offline Separate"),
     trl="CPOTrainer, loss_type=hinge, which divides the imitation by the batch's tokens",
     optimum="not π*: between two responses a margin of ±δ while lam is small, and imitation as it grows",
     meanings={
@@ -56,7 +54,6 @@ ORPO = Method(
     errata=("ES20",),
     reductions="lam = 0: sft on the chosen responses, by tokens",
     printed=without_reference.orpo_printed,
-    axes=axes_of("- - - - Preference Human Pair Free Uncontrol - Off Offline Merge"),
     trl="ORPOTrainer, whose imitation includes the prompt",
     optimum="not π*: it does not depend on π_ref; for lam = 0 the distribution of the chosen responses",
     meanings={"lam": "weight of the odds ratio beside imitation"},
@@ -76,7 +73,6 @@ CPO = Method(
     errata=("ES31",),
     reductions="lam = 0: dpo with a uniform reference, and simpo at gamma = 0 with lengths of 1",
     printed=without_reference.cpo_printed,
-    axes=axes_of("Implicit Point Response Negative - Human - Reference Uncontrol KL Off Offline Merge"),
     trl="CPOTrainer, loss_type=sigmoid, which divides the imitation by the batch's tokens",
     optimum="not π*: with lam = 0 it is π ∝ exp(r/β), π* for a uniform π_ref alone",
     meanings={"lam": "weight of imitating the chosen response"},

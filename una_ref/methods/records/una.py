@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 from una_ref.methods import pairs, papers, rewards, singles
-from una_ref.methods.method import Method, axes_of
+from una_ref.methods.method import Method
 
 SFT = Method(
     name="sft",
@@ -36,7 +36,6 @@ UNA_PAIR = Method(
     errata=("EU7", "EU8"),
     reductions="DPO",
     printed=pairs.una_pair_printed,
-    axes=axes_of("Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"),
     notebook="04_una_losses",
     trl="DPOTrainer, loss_type=sigmoid",
 )
@@ -120,6 +119,7 @@ UNA_ONLINE = replace(
     UNA_SCORE,
     name="una-online",
     title="online UNA",
+    invariant_in_expectation=True,
     source="policy",
     equation="UNA Eq. 7 with g the MSE, Eq. 10",
     reductions="its gradient is reinforce's times 2β, sample by sample",
