@@ -34,7 +34,7 @@ TDPO = Method(
     papers=(papers.TDPO, papers.SURVEY),
     equation="survey Eq. 28 with Eq. 25–27",
     errata=("ES12",),
-    reductions="responses of one token: its δ is 0, so dpo",
+    reductions="responses of one token: dpo, since both have the same KL",
     optimum="under Bradley–Terry preferences π_ref·exp(Q/β) token by token, with π_ref's own Q; not π*",
 )
 
