@@ -9,6 +9,7 @@ import torch
 from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.methods.arguments import names
 from una_ref.training.dryrun import dry_run
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve
@@ -25,7 +26,8 @@ def letters(answers):
 def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
     online = METHODS[method].source == "policy"
     settings = [*tiny, "held_out=0", *([f"reward={__name__}:letters"] if online else [])]
-    config = resolve(method, settings, data=data(KINDS[METHODS[method].kinds[0]]))
+    kind = "scores" if "margins" in names(METHODS[method].loss) else METHODS[method].kinds[0]
+    config = resolve(method, settings, data=data(KINDS[kind]))
     report = dry_run(config)
     job = prepare(config)
     ((example, *_), _), tokenizer = job.answered(job.examples[: config.batch], 0, record=False), job.tokenizer
@@ -42,7 +44,9 @@ def test_it_shows_text_ids_mask_log_prob_reward_and_loss(method, data, tiny):
         assert (f"reward a scalar head {logp:.4f}" if METHODS[method].scorer else f"log π {logp:.4f} nats") in report
     rewards = re.findall(rf"reward {re.escape(METHODS[method].reward.formula)} (\S+)", report)
     expected = [f"{logp:.4f}" if METHODS[method].scorer else "0.0000" for logp in logps]
-    if METHODS[method].needs_reference or METHODS[method].scorer:  # else the reward is not 0 before the first step
+    function = METHODS[method].reward.function
+    starts_at_0 = METHODS[method].needs_reference and not (function and "lengths" in names(function))
+    if starts_at_0 or METHODS[method].scorer:
         assert rewards == (expected if METHODS[method].reward.function else [])
     else:
         assert len(rewards) == (len(logps) if METHODS[method].reward.function else 0)
