@@ -5,9 +5,6 @@ from __future__ import annotations
 from una_ref.methods import credit, cringe, papers, rewards, tokens
 from una_ref.methods.method import Method
 
-ROW = "Implicit Point Token Positive Preference Human Pair Reference Uncontrol KL Off Offline Separate"
-"""The survey's row of both papers on token-level DPO."""
-
 TOKEN_DPO = Method(
     name="token-dpo",
     title="DPO with a reward for each token",
