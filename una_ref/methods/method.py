@@ -104,7 +104,7 @@ class Method:
         papers, equation, errata: where it comes from, the equation that is implemented, known errors of the papers.
         reductions: what it becomes in special cases.
         printed, released: the equation as printed, and the authors' code, where they differ from `loss`.
-        axes: the survey's 13 axes; empty where its Table 1 does not have the method.
+        axes: the row of the survey's Table 1 as printed, or empty; `taxonomy.SYSTEMS` is what is read.
         composes: whether the loss is shape(comparison(reward)) + regulariser.
         notebook: the notebook that derives it, or None.
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
