@@ -10,6 +10,7 @@ from una_ref.errors import InputError
 from una_ref.methods import KINDS, METHODS, UnknownMethod, describe, table
 from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, requires, sided
 from una_ref.methods.method import HYPERPARAMETERS
+from una_ref.methods.rewards import centred_reward
 from una_ref.theory import TableWorld
 
 F64 = torch.float64
@@ -228,6 +229,10 @@ def test_default_hyperparameters_match_the_papers():
     assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
     assert METHODS["iupo"].hyperparameters["divergence"] == "js"
     assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1
+
+
+def test_centred_reward_has_the_default_beta_of_its_method():
+    assert arguments_of(centred_reward)["beta"].default == METHODS["una-centred"].hyperparameters["beta"]
 
 
 def test_method_table_cells_are_text():

@@ -9,7 +9,7 @@ import torch
 from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.methods.arguments import Need, needs
+from una_ref.methods.arguments import Need, names, needs
 from una_ref.training.dryrun import dry_run
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve

@@ -106,6 +106,7 @@ def _rows() -> tuple[System, ...]:
             "Sec. 3.1.3 with Eq. 10",
             "iterative-dpo",
             *iterative,
+            runs="rlhf/iterative-dpo iterative-dpo",
         ),
         row(
             "Iterative RLHF/PPO [8]",
@@ -114,6 +115,7 @@ def _rows() -> tuple[System, ...]:
             "Sec. 3.1.3 with Eq. 10",
             "iterative-dpo",
             *iterative,
+            runs="rlhf/iterative-dpo iterative-dpo",
         ),
         row(
             "RLAIF-Anthropic [9]",
@@ -132,7 +134,7 @@ def _rows() -> tuple[System, ...]:
             "",
             _but("the policy gradient is taken on samples of the current policy", RL4="On"),
             _but("direct RLAIF asks the labeller during training, distilled RLAIF before it", O1="Hybrid"),
-            runs="rlaif/google",
+            runs="rlaif/google rlaif/google-direct",
         ),
         row(
             "SLiC-HF [11]",
@@ -235,9 +237,8 @@ def _rows() -> tuple[System, ...]:
             "Pentyala et al. 2024",
             "Implicit Point Response Positive Preference Human Pair Reference Uncontrol KL Off Offline Merge",
             "Eq. 43",
-            "",
+            "paft",
             _but("models gave the preferences of UltraFeedback", F2="AI"),
-            runs="paft",
         ),
         row(
             "R-DPO [25]",
@@ -334,6 +335,7 @@ def _rows() -> tuple[System, ...]:
             "Eq. 60, 61",
             "sppo",
             _but("a preference model labels the samples, and log(π/π^t) is fitted to its win rates", RM1="Hybrid"),
+            _but("Eq. 60 and 61 stay near the previous policy π^t and contain no π_ref", RL1="Free", RL3="-"),
             _but("each iteration samples from its first policy π^t and gets new labels", RL4="Hybrid", O1="Online"),
         ),
         row(
@@ -344,6 +346,7 @@ def _rows() -> tuple[System, ...]:
             "dno",
             _but("a judge labels the samples, and β·log(π/π^t) is the reward in the loss", RM1="Hybrid"),
             _but("a language model is the judge", F2="AI"),
+            _but("Eq. 62 stays near the previous policy π^t and contains no π_ref", RL1="Free", RL3="-"),
             _but("each iteration samples from its first policy π^t and gets new labels", RL4="Hybrid", O1="Online"),
         ),
         row(
