@@ -16,6 +16,7 @@ NASH_MD = Method(
     rivals="mixture",
     losses={"scores": games.nash_md},
     shift_invariant=False,
+    invariant_in_expectation=True,
     papers=(papers.NASH_MD, papers.SURVEY),
     equation="survey Eq. 58 and 59, by policy gradient",
     errata=("ES32",),
