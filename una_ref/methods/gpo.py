@@ -12,7 +12,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from una_ref.methods.pair_margins import implicit_margin, one_of
+from una_ref.methods.pair_margins import implicit_margin
+from una_ref.methods.ranges import one_of
 from una_ref.methods.shapes import exponential, hinge, logistic, savage, squared, truncated_quadratic
 
 Shape = Callable[[Tensor], Tensor]

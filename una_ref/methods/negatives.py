@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import positive
 from una_ref.methods.ranking import ahead, check_lists, filled, worst
 from una_ref.methods.rewards import implicit_reward, log_likelihood, per_example
 from una_ref.methods.shapes import logistic, rejected_linear, rejected_softplus
@@ -55,8 +56,7 @@ def d2o(
     Duan et al. 2024, https://arxiv.org/abs/2403.03419
     """
     check_lists("d2o", beta, logps=logps, ref_logps=ref_logps, scores=scores, mask=mask)
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+    positive(alpha=alpha)
     reward = implicit_reward(filled(mask, logps), filled(mask, ref_logps), beta)
     labels = filled(mask, scores)
     rejected = worst(labels, mask)

@@ -87,8 +87,8 @@ INTEGERS: Mapping[str, Callable[[tuple[int, ...], str], Tensor]] = {
 """The arguments that are no floating-point numbers -> what makes them."""
 
 
-def call(loss: Callable[..., Tensor], kind: str, hyperparameters: Mapping[str, Any]) -> Tensor:
-    """The loss of example arguments at some hyper-parameters.
+def call(loss: Callable[..., Any], kind: str, hyperparameters: Mapping[str, Any]) -> Any:
+    """The loss of example arguments at some hyper-parameters; or the advantages, of a function that makes these.
 
     Raises:
         ValueError: from the loss, where a hyper-parameter is out of its range.

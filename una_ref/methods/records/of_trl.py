@@ -200,12 +200,10 @@ ALPHA_PO = Method(
     },
 )
 
-SCALED = rewards.Reward("β·log π", triples.scaled)
-
 TPO = Method(
     name="tpo",
     title="triple preference optimisation",
-    reward=SCALED,
+    reward=rewards.SCALED_LOG_LIKELIHOOD,
     comparison="two responses of a prompt",
     shape="logistic",
     losses={"pairs": triples.tpo, "demos": triples.tpo_gold},
