@@ -15,9 +15,9 @@ import os
 import re
 import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import redirect_stdout, suppress
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from types import NoneType, UnionType
 from typing import Annotated, Any, Union, get_args, get_origin
@@ -159,8 +159,17 @@ FEEDBACK = {
 """Kind of feedback -> what a reader calls it, and its columns."""
 
 
-def feedback() -> str:
-    """Kinds of feedback, their columns and the methods that learn from them."""
+def shown(names: Sequence[str], most: int) -> str:
+    """The first `most` methods with their aliases, and the number of the others."""
+    from una_ref.methods import METHODS
+
+    also = {name: f" (= {code(*METHODS[name].aliases)})" for name in names if METHODS[name].aliases}
+    words = " ".join(code(name) + also.get(name, "") for name in names[:most])
+    return words + (f" and [{len(names) - most} more](docs/methods.md)" if len(names) > most else "")
+
+
+def feedback(most: int = 1000) -> str:
+    """Kinds of feedback, their columns and the methods that learn from them; `most` names in a row."""
     from una_ref.methods import METHODS
     from una_ref.training.config import Config
 
@@ -170,9 +179,8 @@ def feedback() -> str:
     for kind, (title, columns) in FEEDBACK.items():
         taken = {"lists", "scores"} if kind == "lists" else {kind}
         names = [name for name, kinds in offline.items() if taken & set(kinds)]
-        also = {name: f" (= {code(*METHODS[name].aliases)})" for name in names if METHODS[name].aliases}
-        rows.append((title, code(*columns), " ".join(code(name) + also.get(name, "") for name in names)))
-    sampled = code(*online, "una-centred --online")
+        rows.append((title, code(*columns), shown(names, most)))
+    sampled = f"{shown(online, most)}; any method on scores with `--online`"
     return table(("feedback", "columns", "methods"), [*rows, ("a reward for samples", code("prompt"), sampled)])
 
 
@@ -400,6 +408,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "keys": keys,
     "recipes": recipes,
     "feedback": feedback,
+    "feedback-in-short": partial(feedback, 5),
     "conventions": conventions,
     "methods": methods,
     "method-details": method_details,

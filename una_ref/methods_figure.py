@@ -1,9 +1,8 @@
 """The methods as a figure: ``python -m una_ref.methods_figure`` draws figures/methods.svg.
 
 Down: what a method calls the reward of a response; rewards of one or two methods share the last row and stand in the
-tile. Across: its feedback. In the tile: its name and its shape. The
-colour says whether a number added to all rewards of a prompt changes what the method learns; a dashed border says that
-such a number adds noise to its steps.
+tile. Across: its feedback. In the tile: its name and its shape. The colour says whether a number added to all rewards
+of a prompt changes what the method learns; a dashed border says that such a number adds noise to its steps.
 """
 
 from __future__ import annotations
@@ -53,8 +52,10 @@ _LOOKS = {
 
 def group_of(method: Method) -> str:
     """The column of a method: samples if it draws its responses, else its kind of feedback."""
-    if method.source == "policy":
+    if method.source != "dataset":
         return "samples"
+    if method.kinds[0] == "lists":  # its mask is one of responses
+        return "lists"
     entries = (argument(name) for name in inspect.signature(method.loss).parameters)
     if any(entry is not None and entry.kind in ("token", "distribution") for entry in entries):
         return "tokens"

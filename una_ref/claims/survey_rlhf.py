@@ -332,9 +332,9 @@ def labelled(sampler: Tensor, preferences: Tensor, count: int, generator: torch.
     paper=SURVEY,
     place="Sec. 3.13.2",
     says="PPO is better than iterative DPO, and iterative DPO better than DPO",
-    verdict="holds if the labels are for samples of the current policy",
-    instead="on a table, RLHF on a reward model of some pairs and DPO on the same pairs end at the same policy; new "
-    "labels for the policy's own samples are what helps",
+    verdict=FAILS,
+    instead="on a table, RLHF on a reward model of some pairs ends at the same policy as DPO on the same pairs; "
+    "iterative DPO is better than both, since its labels are for samples of the current policy",
     shows="30 worlds, 8 responses, 120 pairs, mean regret: DPO {dpo:.3f}, RLHF on the same pairs {rlhf:.3f}, iterative "
     "DPO in 3 rounds {iterative:.3f}",
     notebook="13_online_alignment",
