@@ -167,7 +167,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Forward KL's exp(−log π/π_ref) is infinite as soon as a chosen response has become unlikely.",
         (
             EVERY + "test_loss_and_gradient_are_finite_at_extreme_inputs",
-            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     24: (
@@ -209,7 +209,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Label smoothing is a setting without effect.",
         (
             POPULATION + "test_cdpo_margin_is_the_logit_of_the_smoothed_preference",
-            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     31: (

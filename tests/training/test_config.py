@@ -47,6 +47,8 @@ LOWEST = {
     "eval_every": 0,
     "save_every": 0,
     "held_out": 0,
+    "mixture": 0,
+    "rejection_beta": 1e-9,
 }
 """The lowest value that each number takes."""
 

@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -267,8 +268,9 @@ def test_answers_far_from_the_data_are_rejected(tmp_path):
     known.write_text("".join(json.dumps(row) + "\n" for row in rows))
     near = Sample(prompts=32, samples=1, like="toysteer", reject=0.05, output=str(tmp_path / "near"))
     far = Sample(prompts=32, samples=1, like=str(known), reject=0.05, output=str(tmp_path / "far"))
-    kept = len(lines(near, tmp_path / "near"))
-    assert kept >= 24 > 12 > len(lines(far, tmp_path / "far"))
+    assert len(lines(near, tmp_path / "near")) >= 24
+    with suppress(InputError):  # not one is left
+        assert len(lines(far, tmp_path / "far")) < 12
 
 
 def answers(tmp_path, *rows):

@@ -50,6 +50,8 @@ def example_arguments(
         normal = torch.randn(shape, generator=generator, dtype=torch.float64)
         integers = INTEGERS.get(name) or INTEGERS.get(base)
         made[name] = integers(shape, kind) if integers else _values(base, kind, uniform, normal).to(dtype)
+        if kind == "lists" and base == "scores":  # rows come with the best response first
+            made[name] = made[name].sort(dim=1, descending=True).values
     return made
 
 

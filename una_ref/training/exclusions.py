@@ -89,7 +89,7 @@ def sampled_kind(method: Method) -> str:
 def check_online(config: Config) -> None:
     """Refuse keys of online runs in offline ones, and sampling with which the method would be wrong."""
     method = config.record
-    if config.online and sampled_kind(method) not in method.losses:
+    if config.online and (method.scorer or sampled_kind(method) not in method.losses):
         hint = ". Fix: use iterative-dpo, which makes pairs of its samples" if "pairs" in method.losses else ""
         raise InputError(f"online: expected a method that learns from scores, got {config.method}{hint}")
     network = {"critic"} if config.baseline == "network" else set()
