@@ -13,7 +13,7 @@ from torch.nn.functional import logsigmoid
 
 F64 = torch.float64
 
-PAIRS_NOTEBOOK: str | None = None
+PAIRS_NOTEBOOK: str | None = "08_pairs"
 SINGLES_NOTEBOOK: str | None = None
 TOKENS_NOTEBOOK: str | None = None
 """The notebooks that derive the survey's equations; None while there is no such notebook."""
