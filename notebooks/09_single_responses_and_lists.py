@@ -9,18 +9,18 @@
 # %% [markdown]
 # # What can be learned from one response, and what more from a whole list?
 #
-# A pair of responses says which one is better, and whatever is the same for both cancels. A single response has nothing
-# to be compared with. It comes with a label ("good") or a score, and somebody has to say what *usual* is for its
-# prompt. A list has four or more responses to compare, so it should contain more than a pair. This notebook goes
-# through the survey's methods for both, each of them on one world that is known exactly.
+# A pair of responses says which one is better, and whatever is the same for both cancels. A single response comes
+# with a label ("good") or a score, and with nothing to compare it with. The loss needs to know what is usual for its
+# prompt. A list has more responses to compare than a pair. Does it teach more? This notebook goes through the
+# survey's methods for both, on one world that is known exactly.
 #
 # **Claim** (survey Eq. 36). At the optimum of RLHF the reward of a response is its log-ratio plus *one number per
 # prompt*,
 #
 # $$r(x, y) = \beta \log \frac{\pi^*(y|x)}{\pi_\text{ref}(y|x)} + V(x), \qquad V(x) = \beta \log Z(x).$$
 #
-# So single responses suffice exactly if a method finds $V(x)$. A list contains it: every loss on *differences* within
-# the list is free of $V(x)$. Whether such a loss then finds $\pi^*$ is decided by how it turns a ranking into numbers.
+# So single responses suffice exactly if a method finds $V(x)$. A list contains it: a loss on *differences* within the
+# list is free of $V(x)$. Such a loss finds $\pi^*$ if it also turns rankings into the right distances.
 #
 # **Needs.** Notebook [04](04_una_losses.ipynb) (what a regression on scores learns) and notebook
 # [07](07_gradients.ipynb) (the push of an example). $u = \log\frac{\pi}{\pi_\text{ref}}$ is in nats, $r_\theta = \beta
@@ -88,7 +88,7 @@ print("V(x), easy to hard:", V.flatten())
 # Online, the other samples of the prompt can give that number. [`rloo`](../docs/methods.md#rloo) weights
 # $\nabla\log\pi(y_i)$ by $r_i - \frac{1}{K-1}\sum_{j \ne i} r_j$ (survey Eq. 48),
 # [`reinforce`](../docs/methods.md#reinforce) by $r_i$. Notebook [04](04_una_losses.ipynb) derives both from the
-# regression. Eq. 48 is a gradient and no objective, as the survey has it ([ES24](../docs/claims.md#es24)).
+# regression. The survey prints Eq. 48 as an objective; it is a gradient ([ES24](../docs/claims.md#es24)).
 
 # %% tags=["check"]
 rewards = torch.tensor([1.0, 0.0, 0.0, 0.5])
@@ -103,8 +103,8 @@ check.close("survey Eq. 48: K/(K − 1) times the centred reward", advantages, 4
 #
 # $$L(\pi, V) = \tfrac12\, \mathbb E\big[(r - V(x) - r_\theta)^2\big]$$
 #
-# Its gradients (survey Eq. 38 and survey Eq. 39) are minus the residual $r - V - r_\theta$, times $\beta\nabla\log\pi$
-# in the policy and times $\nabla V$ in the value. The survey prints the first without $\beta$
+# Write $\rho = r - V - r_\theta$ for the residual. The gradients are $-\rho\,\beta\nabla\log\pi$ in the policy (survey
+# Eq. 38) and $-\rho\,\nabla V$ in the value (survey Eq. 39). The survey prints the first without $\beta$
 # ([ES18](../docs/claims.md#es18)). Twice this loss is [`una-centred`](../docs/methods.md#una-centred).
 
 # %% tags=["check"]
@@ -121,9 +121,9 @@ check.differs("survey Eq. 38 as printed: not the gradient", -residual, of_logps,
 
 # %% [markdown]
 # $V$ can be kept in three ways, which are settings of the trainer. It can be a number per prompt that gradients move
-# (`baseline=learned`), or the running mean of $r - r_\theta$ of a prompt (`baseline=mean`). It can also be a network on
-# features of the prompt (`baseline=network`, the paper's DRO-V). A fourth setting keeps *one* mean for all prompts
-# (`baseline=ema`): UNA's constant $c$. All four from $\pi_\text{ref}$, by Adam on the policy's logits:
+# (`baseline=learned`), or the running mean of $r - r_\theta$ of a prompt (`baseline=mean`). It can also be a network
+# on features of the prompt (`baseline=network`, the paper's DRO-V). A fourth setting keeps *one* mean for all
+# prompts (`baseline=ema`): UNA's constant $c$. All four from $\pi_\text{ref}$, by Adam on the policy's logits:
 
 # %%
 network = torch.nn.Sequential(torch.nn.Linear(3, 16), torch.nn.Tanh(), torch.nn.Linear(16, 1))
@@ -179,8 +179,8 @@ check.true("with all responses in the data its loss is not 0", on_all(exchanged)
 
 # %% [markdown]
 # On **binary labels** DRO reads good as $1$ and bad as $-1$. Least squares learn the mean, $2q - 1 =
-# \tanh\frac{r}{2}$. So it finds $\pi^*$ of *that* reward, which is bounded by 1. A cross-entropy with a learned $V(x)$
-# finds the logit of $q$ instead, which is $r$.
+# \tanh\frac{r}{2}$. So it finds $\pi^*$ of *that* reward, which is bounded by 1. A cross-entropy with $V(x)$
+# ([`una-binary-bce`](../docs/methods.md#una-binary-bce)) finds the logit of $q$ instead, which is $r$.
 
 
 # %% tags=["check"]
@@ -242,8 +242,9 @@ check.close("survey Eq. 32 and 34, bad", kto(labels=torch.zeros(32)), 0.5 - 0.5 
 # %% [markdown]
 # The mean push on a response with a share $q$ of good labels is $\beta\,\sigma'(r_\theta - z_0)\,[q\lambda_D - (1 -
 # q)\lambda_U]$ (notebook [07](07_gradients.ipynb)). Only its size depends on the policy and on $z_0$. Its sign is that
-# of $q - \frac{\lambda_U}{\lambda_D + \lambda_U}$. So KTO's loss has no minimum inside, and $z_0$ cannot stand for
-# $V(x)$. The two weights decide *which share of good labels counts as good*.
+# of $q - \frac{\lambda_U}{\lambda_D + \lambda_U}$. So the two weights set a line: *which share of good labels counts
+# as good*. Where a prompt has responses on both sides of it, those below lose all their probability, and no minimum is
+# inside. $z_0$ cannot stand for $V(x)$.
 #
 # The paper advises $\lambda_D n_D$ between 1 and $\frac43$ times $\lambda_U n_U$, for $n_D$ good and $n_U$ bad labels.
 # In these terms the line is at, or just below, the *average* share of good labels. An average response is then held
@@ -316,16 +317,19 @@ of_reference = (wide.ref_logps.exp() * wide_u).sum(-1).mean()
 check.true("responses of π_ref: negative even for the own prompt", of_reference < 0, f"{of_reference:.3f} nats")
 
 # %% [markdown]
-# With a realistic batch KTO therefore runs with $z_0 = 0$. That is
-# [`apo-zero-unpaired`](../docs/methods.md#apo-zero-unpaired), $\lambda_D\,(1 - \sigma(r_\theta))$ for good and
-# $\lambda_U\,\sigma(r_\theta)$ for bad responses, which leaves out the pass that computes $z_0$. (The survey also calls
-# SLiC a loss of KTO's kind. It has no $\pi_\text{ref}$, which the definition requires,
-# [ES17](../docs/claims.md#es17).) Neither has a minimum, so we descend for 500 steps:
+# In a batch of 32 KTO therefore runs with $z_0 = 0$. This is
+# [`apo-zero-unpaired`](../docs/methods.md#apo-zero-unpaired), whose loss is $\lambda_D\,(1 - \sigma(r_\theta))$ for
+# good and $\lambda_U\,\sigma(r_\theta)$ for bad responses. It saves the pass that computes $z_0$. The survey also
+# counts SLiC among the human-aware losses. Their definition requires $\pi_\text{ref}$, which SLiC does not have
+# ([ES17](../docs/claims.md#es17)).
+#
+# Neither loss has a minimum on this world, so we descend for 500 steps. Then we look at the prompts that have both
+# kinds of responses:
 
 # %% tags=["check"]
-pairs_of_losses = [METHODS[name].loss for name in ("kto", "apo-zero-unpaired")]
+with_kl, without = METHODS["kto"].loss, METHODS["apo-zero-unpaired"].loss
 single = {"logps": ref.flatten() + 1, "ref_logps": ref.flatten(), "labels": (q > 0.5).double().flatten(), "beta": BETA}
-check.close("kto at kl = 0 is apo-zero-unpaired", pairs_of_losses[0](**single, kl=0.0), pairs_of_losses[1](**single))
+check.close("kto at kl = 0 is apo-zero-unpaired", with_kl(**single, kl=0.0), without(**single))
 
 
 def descend(population, steps=500):
@@ -346,13 +350,14 @@ def kto_with_exact_kl(logps):
 
 learned["kto, exact KL"] = descend(kto_with_exact_kl)
 learned["apo-zero-unpaired"] = descend(binary_labels(METHODS["apo-zero-unpaired"].loss, WORLD, data, q))
-good = (q > 0.5) & (q > 0.5).any(-1, keepdim=True)
+good = q > 0.5
+mixed = good.any(-1) & ~good.all(-1)
 for name in ("kto, exact KL", "apo-zero-unpaired"):
-    mass = (learned[name].exp() * good).sum(-1)[good.any(-1)].mean().item()
-    print(f"{name:<18} regret {regret(learned[name]):.4f}, probability of mostly good responses {mass:.4f}")
-    check.true(f"{name}: all mass on mostly good responses", mass > 0.999, f"{mass:.4f}")
-mass_of_best = (best.exp() * good).sum(-1)[good.any(-1)].mean().item()
-check.true("π* keeps some elsewhere", mass_of_best < 0.97, f"{mass_of_best:.4f}")
+    mass = (learned[name].exp() * good).sum(-1)[mixed].mean().item()
+    print(f"{name:<18} regret {regret(learned[name]):.4f}")
+    check.true(f"{name}: all mass on mostly good responses", mass > 0.999, f"{mass:.4f} in {mixed.sum()} prompts")
+mass = (best.exp() * good).sum(-1)[mixed].mean().item()
+check.true("π* keeps some elsewhere", mass < 0.97, f"{mass:.4f}")
 
 # %% [markdown]
 # ## 4. One constant for all prompts
@@ -361,8 +366,9 @@ check.true("π* keeps some elsewhere", mass_of_best < 0.97, f"{mass_of_best:.4f}
 # average of $r_\theta$. To find $\pi^*$, $-\delta$ has to be $V$. At $\pi^*$ the mean of $r_\theta = r - V$ over the
 # data is $\bar r - V$. So $\delta = -V$ needs $\bar r = 0$, and one prompt.
 #
-# UNA proposes a moving average for its constant (Sec. 7, item 3; `baseline=ema`). It is $c = \mathbb E[s - r_\theta]$,
-# the best constant for a squared loss. For a single prompt that is $V$, whatever $\bar r$ is.
+# UNA proposes a moving average for the constant of [`una-score`](../docs/methods.md#una-score) (Sec. 7, item 3;
+# `baseline=ema`). It is $c = \mathbb E[s - r_\theta]$, the best constant for a squared loss. For a single prompt that
+# is $V$, whatever $\bar r$ is.
 
 
 # %% tags=["check"]
@@ -517,20 +523,30 @@ figures.save(fig, "09_single_responses")
 plt.show()
 
 # %% [markdown]
-# NPO's fall of 50.5 nats against 799 is the ledger's entry too ([CS16](../docs/claims.md#cs16)). Slow is not safe: with
-# rejected samples of $\pi_\text{ref}$ itself, $\pi_\text{ref}$ is a *maximum* of NPO. Nothing says where the lost mass
-# should go.
-#
-# *Negating Negatives* ([`d2o`](../docs/methods.md#d2o)) says it. $K$ samples of $\pi_\text{ref}$ stand in for the
-# chosen response (survey Eq. 53):
+# NPO's fall of 50.5 nats against 799 is the ledger's entry too ([CS16](../docs/claims.md#cs16)). Slow is not safe:
+# with rejected samples of $\pi_\text{ref}$ itself, $\pi_\text{ref}$ is a *maximum* of NPO. Nothing says where the
+# lost mass should go.
+
+# %% tags=["check"]
+own = singles(METHODS["npo"].loss, WORLD, ref.exp(), labels=torch.zeros_like(r))
+logits = ref.clone().requires_grad_()
+slope = torch.autograd.grad(own(logits.log_softmax(-1)), logits)[0]
+check.close("npo on samples of π_ref: no slope at π_ref", slope, 0.0)
+widths = torch.linspace(0.05, 3, 50)
+around = [own((ref + width * torch.randn(8, 4)).log_softmax(-1)) for width in widths]
+check.true("and a lower loss at 50 policies around it", max(around) < own(ref), f"{max(around):.4f} < {own(ref):.4f}")
+
+# %% [markdown]
+# *Negating Negatives* ([`d2o`](../docs/methods.md#d2o)) gives it a direction. $K$ samples of $\pi_\text{ref}$ stand
+# in for the chosen response (survey Eq. 53):
 #
 # $$L = -\log\sigma\Big(\frac{\gamma}{K} \sum_{i=1}^K u(y_i) - \alpha\, u(y_l)\Big)$$
 #
-# The paper compares the samples with a second reference, a harmful one; the survey defines it and does not use it
-# ([ES29](../docs/claims.md#es29)). We have one reference, $\gamma = \beta$ and, in the survey's notation, $\alpha =
-# \beta$. With $K = 1$ this is DPO where the sample always wins. For bad responses from $\nu$ the share of wins of $y$
-# over $y'$ is $\sigma$ of a difference of $\log\frac{\pi_\text{ref}}{\nu}$. So the optimum is $\pi \propto
-# \pi_\text{ref} \left(\frac{\pi_\text{ref}}{\nu}\right)^{1/\beta}$.
+# The paper compares the samples with a second, harmful reference. The survey defines it and does not use it
+# ([ES29](../docs/claims.md#es29)). We have one reference, and $\gamma = \alpha = \beta$. With $K = 1$ this is DPO
+# where the sample always wins. For bad responses from $\nu$ the share of wins of $y$ over $y'$ is $\sigma$ of a
+# difference of $\log\frac{\pi_\text{ref}}{\nu}$. So the optimum is $\pi \propto \pi_\text{ref}
+# \left(\frac{\pi_\text{ref}}{\nu}\right)^{1/\beta}$.
 
 
 # %% tags=["check"]
@@ -545,8 +561,8 @@ def d2o(samples):
     given = {"scores": scores.repeat(8, 1), "mask": torch.ones(8 * len(lines), samples + 1, dtype=torch.bool)}
 
     def population(logps):
-        of = {"logps": logps[:, lines].flatten(0, 1), "ref_logps": ref[:, lines].flatten(0, 1)}
-        return (chance.flatten() * METHODS["d2o"].loss(**of, **given, beta=BETA)).sum()
+        both = {"logps": logps[:, lines].flatten(0, 1), "ref_logps": ref[:, lines].flatten(0, 1)}
+        return (chance.flatten() * METHODS["d2o"].loss(**both, **given, beta=BETA)).sum()
 
     return population
 
@@ -579,8 +595,9 @@ check.close("survey Eq. 1: the mean over six pairs", eq1, by_hand)
 print(f"{eq1.item():.5f}; divided by 6 once more {eq1.item() / 6:.5f}")
 
 # %% [markdown]
-# [`lipo`](../docs/methods.md#lipo) takes the losses of learning to rank and gives them implicit rewards $r_{\theta,i} =
-# \beta u(y_i)$, which the survey calls $s_i$. Its own proposal is the $\lambda$-loss (survey Eq. 49):
+# [`lipo`](../docs/methods.md#lipo) takes the losses of learning to rank and gives them implicit rewards
+# $r_{\theta,i} = \beta u(y_i)$, which the survey calls $s_i$. Its own proposal is the $\lambda$-loss (survey Eq.
+# 49):
 #
 # $$L = \sum_{\psi_i > \psi_j} \Delta_{ij} \log\!\big(1 + e^{-(r_{\theta,i} - r_{\theta,j})}\big), \qquad
 # \Delta_{ij} = \big|2^{\psi_i} - 2^{\psi_j}\big| \cdot \left|\tfrac{1}{\ln(1 + \tau_i)} - \tfrac{1}{\ln(1 +
@@ -590,10 +607,15 @@ print(f"{eq1.item():.5f}; divided by 6 once more {eq1.item() / 6:.5f}")
 # changes in the discounted cumulative gain: errors at the top count most. The survey prints a minus in front; then the
 # inverted ranking has the lower loss ([ES25](../docs/claims.md#es25)).
 #
-# Its six borrowed losses: on pairs the logistic or the hinge, $\max(0, 1 - (r_{\theta,i} - r_{\theta,j}))$;
-# `list_mle`, the likelihood of the whole ranking; `softmax`, the cross-entropy of $\text{softmax}(\psi)$ and
-# $\text{softmax}(r_\theta)$; and two losses on single points, UNA's regression and UNA's cross-entropy. For two
-# responses the logistic and `list_mle` are DPO, and the $\lambda$-loss is DPO times $\Delta$.
+# Six losses are borrowed:
+#
+# - `pair_logistic` and `pair_hinge` sum $-\log\sigma$ and $\max(0, 1 - \cdot)$ of $r_{\theta,i} - r_{\theta,j}$ over
+#   the pairs of the list.
+# - `list_mle` is the likelihood of the whole ranking.
+# - `softmax` is the cross-entropy of $\text{softmax}(\psi)$ and $\text{softmax}(r_\theta)$.
+# - `point_mse` and `point_sigmoid` are UNA's regression and UNA's cross-entropy, for each response alone.
+#
+# For two responses `pair_logistic` and `list_mle` are DPO, and the $\lambda$-loss is DPO times $\Delta$.
 
 
 # %% tags=["check"]
@@ -618,17 +640,17 @@ for ranking, factor in (("pair_logistic", 1), ("list_mle", 1), ("lambda", swap))
     check.close(f"K = 2, {ranking}", pushes(lipo.loss, right_way, two, ranking=ranking)[1], factor * dpo)
 
 # %% [markdown]
-# [`rrhf`](../docs/methods.md#rrhf) has no reference. It compares mean log-probabilities per token $p_i$ by a hinge at 0
-# and imitates the best response (survey Eq. 50):
+# [`rrhf`](../docs/methods.md#rrhf) has no reference. It compares mean log-probabilities per token $p_i$ by a hinge
+# at 0 and imitates the best response (survey Eq. 50):
 #
 # $$L = \sum_{\psi_i < \psi_j} \max(0, p_i - p_j) - \log\pi(y_\text{best})$$
 #
 # $\psi$ are the labels; the survey's text swaps the two roles ([ES27](../docs/claims.md#es27)). A list in the right
 # order gets no push from the ranking, however small the margins.
 #
-# [`pro`](../docs/methods.md#pro) has no reference either. Its first form is the Plackett–Luce likelihood of the
-# ranking: the best among all, then the second among those left, and so on (survey Eq. 51, the `list_mle` above with
-# $p$ in place of $r_\theta$). Its second form scales each logit by a distance of labels (survey Eq. 52):
+# [`pro`](../docs/methods.md#pro) has no reference either. Its first form is the Plackett–Luce likelihood of a ranking:
+# the best is chosen among all, the second among those left, and so on (survey Eq. 51). It is the `list_mle` above with
+# $p$ in place of $r_\theta$. Its second form scales each logit by a distance of labels (survey Eq. 52):
 #
 # $$L_\text{align} = -\sum_{k=1}^{K-1} \log \frac{e^{p_k/T_k^k}}{\sum_{i \ge k} e^{p_i/T_i^k}}, \qquad
 # \frac{1}{T_i^k} = \psi_k - \psi_i, \qquad \frac{1}{T_k^k} = \max_{i > k} \frac{1}{T_i^k}$$
@@ -658,8 +680,8 @@ check.differs("survey Eq. 52 as printed, T from the policy", as_printed, eq52 - 
 # ### One list, eleven losses
 #
 # Four responses with labels 1, 0.7, 0.3 and 0. The policy has the first two in the wrong order, and the last two as
-# well: $r_\theta = (0.5, 1, -0.5, 0)$. Each bar is a push, scaled to a largest bar of 1. A sum of 0 means that a number
-# which the prompt adds to all rewards cancels.
+# well: $r_\theta = (0.5, 1, -0.5, 0)$. Each bar is a push, scaled to a largest bar of 1. A sum of 0 means that a
+# number which the prompt adds to all rewards cancels.
 
 # %% tags=["check"]
 labels, implicit = torch.tensor([1.0, 0.7, 0.3, 0.0]), torch.tensor([0.5, 1.0, -0.5, 0.0])
@@ -702,25 +724,26 @@ figures.save(fig, "09_lists")
 plt.show()
 
 # %% [markdown]
-# - A number per prompt cancels in LiPO's losses on pairs and rankings, in its softmax and in D2O. It does not in the
-#   two losses on points: they are UNA's, on a list.
+# - A number per prompt cancels in LiPO's losses on pairs and rankings, in its softmax and in D2O. It does not cancel
+#   in the two losses on points.
 # - RRHF and PRO have a sum of 1 from SFT on the best response. They know no reference, so that $V(x)$ is not their
 #   question. PRO's distances add another 0.65.
-# - `list_mle` and the pairs push by *order*: response 3 up and response 2 down, since each has the wrong neighbour.
-#   The softmax pushes by *distance*, hardest where the policy is furthest from the labels.
+# - `list_mle` and the pairs push by *order*: response 3 up and response 2 down, since each is on the wrong side of a
+#   neighbour. The softmax pushes by *distance*, hardest where the policy is furthest from the labels.
 # - The $\lambda$-loss cares for the top. It lowers response 3, although the policy has it below a worse one.
 # - D2O knows one bad response, and the other three are all alike to it.
 #
 # ### How much more than a pair?
 #
 # Count in *Fisher information* about the rewards, at equal rewards of $K$ responses. In a ranking each choice of the
-# best among $m$ has the trace $\frac{m-1}{m}$, and a comparison of two is the case $m = 2$:
+# best among $m$ adds $\frac{m-1}{m}$ to its trace. A comparison of two is the case $m = 2$:
 #
 # $$\text{one ranking} = \frac{\sum_{m=2}^K \frac{m - 1}{m}}{1/2} = 2\,(K - H_K) \text{ comparisons}, \qquad H_K = 1 +
 # \tfrac12 + \dots + \tfrac1K$$
 #
-# For $K = 4$ these are 3.83, not the six pairs that the list contains. The pairs of one ranking are not independent.
-# Adding them up as if they were (`pair_logistic`) loses a little: 3.60.
+# For $K = 4$ these are 3.83, not the six pairs that the list contains: the pairs of one ranking are not independent.
+# `pair_logistic` adds them up as if they were, which costs a little. By the sandwich formula, curvature² over the
+# variance of the gradient, its ranking is worth 3.60.
 
 # %% tags=["check"]
 orders = torch.tensor(list(itertools.permutations(range(4))))  # (24, 4), each equally probable at equal rewards
@@ -747,10 +770,10 @@ check.true("less than six", worth["list_mle"] < 6)
 # %% [markdown]
 # ## 8. What each method learns from unlimited data
 #
-# The labellers of the world rank all four responses of a prompt by Plackett–Luce with the true rewards (the best is
-# $y$ with probability $\text{softmax}(r)$, and so on). Losses on a ranking get the labels 3, 2, 1, 0. The softmax and
-# `point_mse` get the rewards themselves, and `point_sigmoid` gets $\sigma(r)$. Each loss is averaged over all 24
-# rankings. The regret is $J(\pi^*) - J(\pi)$, averaged over prompts.
+# The labellers of the world rank all four responses of a prompt by Plackett–Luce with the true rewards. So the best
+# is drawn from $\text{softmax}(r)$, and so on with those left. Losses on a ranking get the labels 3, 2, 1, 0. The
+# softmax and `point_mse` get the rewards themselves, and `point_sigmoid` gets $\sigma(r)$. Each loss is averaged
+# over all 24 rankings. The regret is $J(\pi^*) - J(\pi)$, averaged over prompts.
 
 # %%
 lists = orders.repeat(8, 1)  # (192, 4)
@@ -815,12 +838,13 @@ check.true("bad responses alone: not π*", alone > 0.4, f"regret {alone:.4f} or 
 
 # %% [markdown]
 # - With $V(x)$, or with differences that do not need it, $\pi^*$ is found. A constant leaves 0.06 to 0.08.
-# - The $\lambda$-loss misses $\pi^*$ by little: its weights depend on the ranking, so it is not a likelihood. LiPO's
-#   paper reports $\lambda$ > (`list_mle` ≈ `pair_logistic` ≈ `pair_hinge`) > softmax > `point_sigmoid` > `point_mse`.
-#   Here both likelihoods and the softmax are exact. Points are last in both. An advantage of $\lambda$ can only be one
-#   of finite data.
+# - The $\lambda$-loss misses $\pi^*$ by little. Its weights depend on the ranking, so it is not a likelihood.
+# - LiPO's paper finds the $\lambda$-loss best, then rankings and pairs, then softmax, and points last. Points are last
+#   here too. An advantage of the $\lambda$-loss can only come from finite data or from other labellers.
 # - PRO's first form learns $\text{softmax}(r)$, which knows neither $\pi_\text{ref}$ nor $\beta$.
-# - RRHF's hinge at 0 asks for *no* order where labellers disagree: any policy with equal $p$ has no ranking loss.
+# - RRHF's hinge at 0 asks for *no* order where labellers disagree: any policy with equal $p$ has no ranking loss. Its
+#   paper reports parity with PPO, for lists that a reward model ranks, which agrees with itself.
+# - Bad responses alone improve on $\pi_\text{ref}$, D2O more than NPO, and stay far from $\pi^*$.
 #
 # What if labellers agree, and the better response always wins? Then a ranking says nothing about distances. The
 # likelihoods run to the best response alone. A list of *scores* keeps the distances.
@@ -847,9 +871,9 @@ print(f"regret of the best response alone {lost:.4f}")
 #
 # This is increasing in $q$ while $a + b < 1$. So what a method keeps depends on what it reads off $q'$. The
 # cross-entropy with $V(x)$ learns $\text{logit}\,q'$, and DRO learns $2q' - 1$. Both keep the order of the responses.
-# Their distances shrink. For $a = b = \epsilon$ DRO's shrink by exactly $1 - 2\epsilon$, so that $\beta$ divided by
-# $1 - 2\epsilon$ undoes them. KTO reads $q' > \frac12$ only. Symmetric flips do not move that line, and all its pushes
-# become smaller by $1 - 2\epsilon$: it ends where it ended before.
+# Their distances shrink. For $a = b = \epsilon$ DRO's shrink by exactly $1 - 2\epsilon$: it learns the optimum for
+# $\frac{\beta}{1 - 2\epsilon}$. KTO reads only whether $q'$ is above $\frac12$. Symmetric flips do not move that line.
+# They multiply all pushes by $1 - 2\epsilon$, so that KTO ends where it ended before.
 
 # %% tags=["check"]
 print("                            regret")
@@ -895,9 +919,10 @@ check.true("the order of q' is that of q", torch.equal(noisy.argsort(-1), q.args
 
 # %% [markdown]
 # Could the policy filter the labels itself? A label with a large residual, far from $\sigma(r_\theta + V)$, looks
-# flipped. Let the policy be exact, so that $\sigma(r_\theta + V) = q$, and drop the bad labels of responses with $q >
-# 0.7$ and the good labels of those with $q < 0.3$. With 20 % flips, half of what is dropped was flipped. The other half
-# was honest disagreement. What remains is unanimous, so that the response is pushed without end.
+# flipped. Let the policy be exact, so that $\sigma(r_\theta + V) = q$. Drop the bad labels of responses whose $q$ is
+# above 0.7, and the good labels of those whose $q$ is below 0.3. With 20 % flips, half of what is dropped was
+# flipped. The other half was honest disagreement. What remains is unanimous, so that the response is pushed without
+# end.
 
 # %% tags=["check"]
 flipped = 0.2
@@ -924,16 +949,16 @@ for name, far in (("at π*", best), ("10 nats beyond", best + 10 * (2 * kept - 1
 #   does: *one number for all prompts: not π\**, *bco: eight prompts*, *una-score, c moving average*.
 # - DRO's gradient in the survey lacks $\beta$ ([ES18](../docs/claims.md#es18)): *survey Eq. 38 as printed*. On binary
 #   labels DRO learns a bounded reward: *dro on labels: π\* of tanh(r/2)*.
-# - **KTO learns which responses are mostly good**, not how good. Its weights set the line: *up above q*. In a
-#   batch of 32 its $z_0$ is 0 where the KL is 0.48 ([ES16](../docs/claims.md#es16), [CS9](../docs/claims.md#cs9)): *the
+# - **KTO learns which responses are mostly good**, not how good. Its weights set the line: *up above q*. In a batch
+#   of 32 its $z_0$ is 0 where the KL is 0.48 ([ES16](../docs/claims.md#es16), [CS9](../docs/claims.md#cs9)): *the
 #   next response is no estimate of the KL*.
-# - BCO finds $\pi^*$ for one prompt with mean reward 0 and only then: *bco with mean reward 1: not π\**.
+# - BCO finds $\pi^*$ for one prompt with mean reward 0, and in general only then: *bco with mean reward 1: not π\**.
 # - With mistaken scores the measure decides what is learned: *l1: the median*, *mse: the mean*.
 # - Gradient ascent falls linearly, NPO logarithmically ([ES30](../docs/claims.md#es30),
 #   [CS16](../docs/claims.md#cs16)): *ascent: twice the time*, *npo: twice the time*. Bad responses alone, D2O included
 #   ([ES29](../docs/claims.md#es29)), do not lead to $\pi^*$.
-# - **A list brings its own $V(x)$**: *V(x) cancels in the losses on differences, and in no other*. A ranking of four is
-#   worth 3.83 comparisons: *list_mle: 2·(K − H_K)*.
+# - **A list brings its own $V(x)$**: *V(x) cancels in the losses on differences, and in no other*. A ranking of four
+#   is worth 3.83 comparisons: *list_mle: 2·(K − H_K)*.
 # - Of LiPO's seven losses three find $\pi^*$: *π\* is found by these, …*. With the printed sign the inverted one wins
 #   ([ES25](../docs/claims.md#es25), [ES26](../docs/claims.md#es26)): *as printed the inverted ranking wins*.
 # - RRHF and PRO do not know $\pi_\text{ref}$ ([ES27](../docs/claims.md#es27), [ES28](../docs/claims.md#es28)): *pro,
@@ -949,11 +974,13 @@ for name, far in (("at π*", best), ("10 nats beyond", best + 10 * (2 * kept - 1
 # - All responses are equally frequent in the data, and the list contains all of them. Losses with a minimum at $\pi^*$
 #   have it for every sampler that covers all responses. The regrets of the others change.
 # - Regrets of losses without a minimum depend on the number of steps. Their order can change with it and with the
-#   world: on this one, KTO with the exact KL is behind KTO without.
+#   world. That KTO with the exact KL is behind KTO without is a fact about this one.
+# - $z_0$ is measured at the optimum of a random world. Real responses to other prompts share style and length with the
+#   right ones, and their log-ratios need not be negative.
 # - Labels come from $\sigma(r)$ and rankings from Plackett–Luce. Where labellers follow no reward, see notebook
 #   [06](06_upo_and_iupo.ipynb).
-# - The survey's Sec. 3.13.1 reports benchmarks on which KTO beat DPO, IPO and CPO, and KTO and CPO could skip SFT. That
-#   depends on models, data and tests, and cannot be confirmed or refuted on a table of probabilities.
+# - The survey's Sec. 3.13.1 reports benchmarks: KTO beat DPO, IPO and CPO, and KTO and CPO could skip SFT. A table of
+#   probabilities has no pretraining and no benchmark, so it can neither confirm nor refute this.
 #
 # ## Exercises
 #
