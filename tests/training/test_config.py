@@ -48,7 +48,6 @@ LOWEST = {
     "save_every": 0,
     "held_out": 0,
     "mixture": 0,
-    "rejection_beta": 1e-9,
 }
 """The lowest value that each number takes."""
 
@@ -57,7 +56,7 @@ def method_of(key):
     """A method with which a key may differ from its default."""
     if key.startswith("kl_"):
         return "ppo"
-    return {"samples": "una-online", "refresh_mix": "tr-dpo"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
+    return {"samples": "una-online", "refresh_mix": "tr-dpo", "mixture": "nash-md"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
 
 
 @pytest.mark.parametrize("key", LOWEST)
@@ -88,7 +87,8 @@ def test_no_number_is_left_without_a_range():
         return kind in (int, float) or any(map(unbounded, parts))
 
     assert {name for name, kind in field_types().items() if unbounded(kind)} == {"threshold", "loss_kwargs"}
-    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys()
+    # 0 itself is not allowed for rejection_beta.
+    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys() | {"rejection_beta"}
 
 
 @pytest.mark.parametrize(

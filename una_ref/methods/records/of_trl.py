@@ -151,6 +151,7 @@ BCO = Method(
     equation="cross-entropy of σ(r_θ − δ), δ the moving average of r_θ",
     reductions="δ = 0: una-binary-bce, and TRL's bco_pair on pairs; −δ = β·log Z(x): its unbiased form",
     optimum="with one prompt: π* if the rewards have mean 0 over the data, and another policy if not",
+    notebook="09_single_responses_and_lists",
 )
 
 AOT = Method(
