@@ -216,7 +216,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Log-probs are summed in one place and averaged in another, and β has two meanings.",
         (
             LOGPROBS + "test_the_sum_over_tokens_not_their_mean",
-            X,
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     32: (
