@@ -47,6 +47,7 @@ LOWEST = {
     "eval_every": 0,
     "save_every": 0,
     "held_out": 0,
+    "mixture": 0,
 }
 """The lowest value that each number takes."""
 
@@ -55,6 +56,8 @@ def method_of(key):
     """A method with which a key may differ from its default."""
     if key.startswith("kl_"):
         return "ppo"
+    if key == "mixture":
+        return "nash-md"
     return {"samples": "una-online", "refresh_mix": "tr-dpo"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
 
 
@@ -86,7 +89,9 @@ def test_no_number_is_left_without_a_range():
         return kind in (int, float) or any(map(unbounded, parts))
 
     assert {name for name, kind in field_types().items() if unbounded(kind)} == {"threshold", "loss_kwargs"}
-    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys()
+    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys() | {
+        "rejection_beta"
+    }  # above 0
 
 
 @pytest.mark.parametrize(
