@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import sys
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
@@ -54,7 +55,9 @@ def _print_record(found: dict[str, Any]) -> None:
     found["axes"] = [meaning(axis, value) for axis, value in found["axes"].items()]
     width = max(map(len, found))
     for key, value in found.items():
-        lines = [part for line in _shown(value) for part in wrapped(line, width + 2, hang=2).splitlines()]
+        lines = _shown(value)
+        if sys.stdout.isatty():  # a pipe gets whole lines, to search in
+            lines = [part for line in lines for part in wrapped(line, width + 2, hang=2).split("\n")]
         for first, line in enumerate(lines):
             print(f"{'' if first else key:<{width}}  {line}".rstrip())
 
@@ -74,9 +77,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
             print("  " + "  ".join(f"{row[column]:<{widths[column]}}" for column in columns).rstrip())
         print()
     print(f"{len(rows)} methods: name, what it is, the reward that it trains, how rewards become a loss.")
-    print(
-        "una-ref methods NAME has the rest: equation, hyper-parameters, optimum, papers. una-ref train NAME trains it."
-    )
+    print("una-ref methods NAME has the rest: equation, hyper-parameters, papers. una-ref train NAME trains it.")
 
 
 def _shown(value: object) -> list[str]:
