@@ -56,7 +56,9 @@ def method_of(key):
     """A method with which a key may differ from its default."""
     if key.startswith("kl_"):
         return "ppo"
-    return {"samples": "una-online", "refresh_mix": "tr-dpo", "mixture": "nash-md"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
+    if key == "mixture":
+        return "nash-md"
+    return {"samples": "una-online", "refresh_mix": "tr-dpo"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
 
 
 @pytest.mark.parametrize("key", LOWEST)

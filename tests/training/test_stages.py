@@ -7,7 +7,6 @@ import signal
 import subprocess
 import sys
 import time
-from contextlib import suppress
 from pathlib import Path
 
 import pytest
@@ -70,6 +69,12 @@ def test_every_recipe_of_several_steps_is_a_plan():
         assert len(made.steps) > 1 and made.output == f"runs/{name.replace('/', '-')}"
         last = made.steps[list(made.steps)[-1]]
         assert isinstance(last, Config | Merge) and made.needs(list(made.steps)[-1])
+
+
+def test_every_recipe_can_be_named():
+    """`una-ref train NAME` is the method if there is one, so a recipe of that name could not be run."""
+    for name in recipes():
+        assert name not in METHODS or METHODS[name].recipe == name, name
 
 
 def test_results_of_earlier_steps_are_paths():
@@ -268,9 +273,13 @@ def test_answers_far_from_the_data_are_rejected(tmp_path):
     known.write_text("".join(json.dumps(row) + "\n" for row in rows))
     near = Sample(prompts=32, samples=1, like="toysteer", reject=0.05, output=str(tmp_path / "near"))
     far = Sample(prompts=32, samples=1, like=str(known), reject=0.05, output=str(tmp_path / "far"))
-    assert len(lines(near, tmp_path / "near")) >= 24
-    with suppress(InputError):  # not one is left
-        assert len(lines(far, tmp_path / "far")) < 12
+    kept = len(lines(near, tmp_path / "near"))
+    try:
+        few = len(lines(far, tmp_path / "far"))
+    except InputError as refused:
+        assert "out of distribution" in str(refused)  # noqa: PT017, on some machines not one answer is left
+        few = 0
+    assert kept >= 24 > 12 > few
 
 
 def answers(tmp_path, *rows):

@@ -124,7 +124,7 @@ RSO = Method(
     reductions="sigmoid_norm: dpo on pairs of responses that are accepted as samples of π*; hinge_norm: gpo's hinge",
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
     optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
-    meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
+    meanings={"function": "hinge_norm, or sigmoid_norm, which is DPO"},
     notebook="08_pairs",
 )
 
