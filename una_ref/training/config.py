@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
+from una_ref.methods.arguments import Need, needs
 from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
@@ -24,7 +25,7 @@ GROUPS = {
     "lr": "optimizer",
     "dtype": "weights and adapter",
     "max_length": "texts",
-    "threshold": "feedback",
+    "feedback": "feedback",
     "online": "online",
     "baseline": "baseline V(x)",
     "log_every": "log, evaluations, checkpoints",
@@ -112,6 +113,9 @@ class Config:
     on disk, keyed by model, tokenizer, template and row, and shared by all runs."""
     reference_model: str = ""
     """Folder or hub name of another model as the reference, with the same vocabulary. Empty: the starting model."""
+    second_reference_model: str = ""
+    """Folder or hub name of the second reference of methods that have two, such as d2o. Its log-probs are computed in
+    each step. Empty: the starting model."""
     refresh_every: CountOrZero | None = None
     """Steps after which the reference moves to the policy (TR-DPO). 0: never. null: the method's own number."""
     refresh_mix: Annotated[float, Range(0, 1)] = 1.0
@@ -157,6 +161,9 @@ class Config:
     """true: names of special tokens in your data (such as </s>) are plain text. false: they are the tokens, for texts
     that a template has already formatted."""
 
+    feedback: Literal["any", "demos", "pairs", "labels", "scores", "lists"] = "any"
+    """Which of the method's kinds of feedback the rows become. any: each row keeps the first kind of the method that it
+    has, or becomes the first kind that it can. lists: scores become ranked lists, where pairs would come first."""
     threshold: float | Literal["median"] = "median"
     """Scores at or above it become positive labels. median: scores above the median of their prompt do."""
     pairs: Literal["best-worst", "adjacent", "all"] = "best-worst"
@@ -171,8 +178,9 @@ class Config:
     online: bool = False
     """Sample the responses from the current policy in each step, and score them with reward. Methods that always
     sample from the current policy ignore it."""
-    samples: Count = 4
-    """Responses sampled per prompt in a step. All keys of this group apply only to online runs, except online."""
+    samples: Count | None = None
+    """Responses sampled per prompt in a step. null: 8 for rso, 4 for all others. All keys of this group apply
+    only to online runs, except online."""
     engine: Literal["hf", "vllm"] = "hf"
     """What generates: the trained model itself by transformers (hf), or a second copy of its base with the current
     adapter, on a GPU (vllm)."""
@@ -247,6 +255,7 @@ class Config:
         for name in self.shape:
             if name not in SHAPE:
                 raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
+        exclusions.check_feedback(self)
         self._check_loss(method)
         exclusions.check_model(self)
         exclusions.check_refresh(self)
@@ -300,7 +309,7 @@ class Config:
             }.get(name, True)
             if expected is not True:
                 raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
-        responses = self.batch * self.samples
+        responses = self.batch * self.samples_per_prompt
         if self.kl_target and responses >= 5 * self.kl_horizon:
             raise InputError(
                 f"kl_horizon: expected at least {responses // 5 + 1} for {responses} responses a step, "
@@ -308,7 +317,7 @@ class Config:
             )
         in_pairs = {"best_and_worst": "a best and a worst response", "rejection": "two accepted responses"}
         least = in_pairs.get(self.keep) or ("responses that are rivals" if self.rivals == "samples" else "")
-        if least and self.on_policy and self.samples < 2:
+        if least and self.on_policy and self.samples_per_prompt < 2:
             raise InputError(f"samples: {self.method}: expected two or more, {least}, got {self.samples}")
         if self.engine == "vllm" and (self.source == "reference" or self.rivals == "mixture"):
             raise InputError(f"engine: {self.method}: expected hf, which samples with the reference as well, got vllm")
@@ -360,6 +369,21 @@ class Config:
         return self.record.needs_reference or self.source == "reference"
 
     @property
+    def needs_second_reference(self) -> bool:
+        """Whether a loss asks for a second reference."""
+        return Need.SECOND_REFERENCE in needs(self.losses_by_kind.values())
+
+    @property
+    def second_reference(self) -> str:
+        """The second reference's model; empty where it is the starting model, which is loaded already."""
+        return "" if self.second_reference_model == self.model else self.second_reference_model
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """Responses sampled per prompt in a step."""
+        return METHODS[self.method].samples_per_prompt if self.samples is None else self.samples
+
+    @property
     def keep(self) -> Keep:
         """Which sampled responses of a prompt are trained on."""
         return METHODS[self.method].keep
@@ -375,6 +399,8 @@ class Config:
         """Kind of feedback -> loss, in the form asked for."""
         method = self.record
         losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
+        if self.feedback != "any":
+            losses = {self.feedback: losses[self.feedback]}
         if self.on_policy:
             kind = sampled_kind(method)
             losses = {kind: losses[kind]}

@@ -27,6 +27,10 @@ def check_model(config: Config) -> None:
     method = config.record
     if config.reference_model and not method.needs_reference:
         raise InputError(f"reference_model: expected none, since {config.method} has no reference, got one")
+    if config.second_reference_model and not config.needs_second_reference:
+        raise InputError(
+            f"second_reference_model: expected none, since {config.method} has no second reference, got one"
+        )
     if config.l1 and not config.lora_r:
         raise InputError("l1: expected LoRA adapters, whose change of the weights it penalises, got lora_r=0")
     if not config.load_in_4bit:
@@ -58,6 +62,18 @@ def check_refresh(config: Config) -> None:
         raise InputError(
             "reference_model: expected none, since the reference moves to the policy, got one. Fix: refresh_every=0"
         )
+
+
+def check_feedback(config: Config) -> None:
+    """Refuse a kind of feedback that the method does not have, or that nothing would become."""
+    if config.feedback == "any":
+        return
+    kinds = [*config.record.losses] if config.form == "corrected" else [config.record.kinds[0]]
+    if config.on_policy:
+        raise InputError(f"feedback: applies to given responses, got {config.feedback} for sampled ones")
+    if config.feedback not in kinds:
+        form = "" if config.form == "corrected" else f" in form={config.form}"
+        raise InputError(f"feedback: {config.method}{form}: expected any, {', '.join(kinds)}, got {config.feedback}")
 
 
 def check_pairs(config: Config) -> None:

@@ -71,11 +71,12 @@ D2O = Method(
     losses={"lists": negatives.d2o},
     shift_invariant=True,
     papers=(papers.D2O, papers.SURVEY),
-    equation="survey Eq. 53 with one reference",
+    equation="survey Eq. 53 with π_ref⁻ in its first ratio",
     errata=("ES29",),
-    reductions="K = 1, alpha = 1: dpo with the sample as chosen response",
-    optimum="K = 1: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses",
+    reductions="K = 1, alpha = 1, one reference: dpo with the sample as chosen response",
+    optimum="K = 1, one reference: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses",
     composes=False,
+    recipe="d2o",
     meanings={"alpha": "weight of the rejected response beside the mean of the samples"},
 )
 

@@ -116,6 +116,7 @@ RSO = Method(
     shape="hinge or logistic",
     source="reference",
     keep="rejection",
+    samples_per_prompt=8,  # half are accepted: of 4, one pair, which is often a tie
     losses={"pairs": gpo.rso},
     shift_invariant=True,
     papers=(papers.RSO, papers.SURVEY),
