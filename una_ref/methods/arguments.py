@@ -122,8 +122,8 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
 
 def sided(name: str, side: Side) -> str:
     """The name of a single response's argument in a loss on pairs: ``ref_logps`` -> ``ref_chosen_logps``."""
-    ref = "ref_" if name.startswith("ref_") else ""
-    return f"{ref}{side}_{name.removeprefix('ref_')}"
+    ref = next((prefix for prefix in ("ref_", "second_ref_") if name.startswith(prefix)), "")
+    return f"{ref}{side}_{name.removeprefix(ref)}"
 
 
 PAIRED: Mapping[str, tuple[str, Side]] = MappingProxyType(

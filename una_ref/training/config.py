@@ -400,7 +400,7 @@ class Config:
         method = self.record
         losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
         if self.feedback != "any":
-            losses = {self.feedback: losses[self.feedback]}
+            losses = {kind: loss for kind, loss in losses.items() if kind == self.feedback}
         if self.on_policy:
             kind = sampled_kind(method)
             losses = {kind: losses[kind]}

@@ -267,7 +267,7 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     own = list(held.second.parameters()) if held.second else weights if copied else adapters if moves else []
     yield Part("reference", nbytes(own), f"{_count(own)}, {config.reference_model}" if held.second else how)
     if config.needs_second_reference:
-        copied = not adapted and (config.reference_model or config.refresh)
+        copied = not adapted and (bool(config.reference_model) or config.refresh > 0)
         own = list(held.second_reference.parameters()) if held.second_reference else weights if copied else []
         how = config.second_reference or ("a frozen copy" if copied else "the starting model, held already")
         yield Part("second reference", nbytes(own), f"{_count(own)}, {how}" if own else how)
