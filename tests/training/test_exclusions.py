@@ -48,11 +48,14 @@ def test_choice_of_pairs_is_refused_for_sampled_responses():
 @pytest.mark.parametrize(
     ("given", "message"),
     [
-        (["dpo", "feedback=lists"], "feedback: dpo: expected any, pairs, got lists"),
-        (["una-score", "feedback=labels", "form=released"], "feedback: una-score in form=released: expected any, sc"),
-        (["iterative-dpo", "feedback=pairs"], "feedback: applies to given responses, got pairs for sampled ones"),
-        (["una-score", "online=true", "feedback=scores"], "feedback: applies to given responses"),
-        (["dpo", "feedback=ranked"], "feedback: expected one of any, demos, pairs"),
+        (["dpo", "learn_from=lists"], "learn_from: dpo: expected any, pairs, got lists"),
+        (
+            ["una-score", "learn_from=labels", "form=released"],
+            "learn_from: una-score in form=released: expected any, sc",
+        ),
+        (["iterative-dpo", "learn_from=pairs"], "learn_from: applies to given responses, got pairs for sampled ones"),
+        (["una-score", "online=true", "learn_from=scores"], "learn_from: applies to given responses"),
+        (["dpo", "learn_from=ranked"], "learn_from: expected one of any, demos, pairs"),
         (["dpo", "second_reference_model=x/y"], "second_reference_model: expected none, since dpo has no second"),
     ],
 )

@@ -1,6 +1,7 @@
 """The memory report: counts of known models by hand, and the parts of a tiny run against the bytes that it holds."""
 
 import re
+import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -142,8 +143,9 @@ def test_another_reference_model_is_counted_in_full(data, tiny, tmp_path):
 def test_a_second_reference_is_counted_where_it_is_another_model(settings, copies, data, tiny, tmp_path):
     config = resolve("sft", [*tiny, "lora_r=0", "steps=1"], data=data("pairs"), output=str(tmp_path / "sft"))
     train(config, progress=False)
-    settings = [f"second_reference_model={tmp_path / 'sft'}" if s == "named" else s for s in settings]
-    config = resolve("d2o", [*tiny, *settings], data=data("scores"))
+    other = shutil.copytree(tmp_path / "sft", tmp_path / "other")
+    settings = [f"second_reference_model={other}" if s == "named" else s for s in settings]
+    config = resolve("d2o", [*tiny, "shape={}", *settings], data=data("scores"), model=str(tmp_path / "sft"))
     policy = prepare(config).trainer.policy
     found, _ = parts_of(config, models(config, policy.model.config))
     assert found["second reference"].bytes == sum(nbytes(copy.parameters()) for copy in policy.second_copy)

@@ -25,7 +25,7 @@ GROUPS = {
     "lr": "optimizer",
     "dtype": "weights and adapter",
     "max_length": "texts",
-    "feedback": "feedback",
+    "learn_from": "feedback",
     "online": "online",
     "baseline": "baseline V(x)",
     "log_every": "log, evaluations, checkpoints",
@@ -161,7 +161,7 @@ class Config:
     """true: names of special tokens in your data (such as </s>) are plain text. false: they are the tokens, for texts
     that a template has already formatted."""
 
-    feedback: Literal["any", "demos", "pairs", "labels", "scores", "lists"] = "any"
+    learn_from: Literal["any", "demos", "pairs", "labels", "scores", "lists"] = "any"
     """Which of the method's kinds of feedback the rows become. any: each row keeps the first kind of the method that it
     has, or becomes the first kind that it can. lists: scores become ranked lists, where pairs would come first."""
     threshold: float | Literal["median"] = "median"
@@ -285,7 +285,7 @@ class Config:
 
     def _check_online(self, method: Method) -> None:
         """Refuse keys of online runs in offline ones, and sampling with which the method would be wrong."""
-        if self.online and sampled_kind(method) not in method.losses:
+        if self.online and (method.scorer or sampled_kind(method) not in method.losses):
             hint = ". Fix: use iterative-dpo, which makes pairs of its samples" if "pairs" in method.losses else ""
             raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
         network = {"critic"} if self.baseline == "network" else set()
@@ -398,9 +398,11 @@ class Config:
     def losses_by_kind(self) -> dict[str, Callable[..., Any]]:
         """Kind of feedback -> loss, in the form asked for."""
         method = self.record
-        losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
-        if self.feedback != "any":
-            losses = {kind: loss for kind, loss in losses.items() if kind == self.feedback}
+        losses: dict[str, Callable[..., Any]] = dict(method.losses)
+        if self.form != "corrected":
+            losses = {method.kinds[0]: getattr(method, self.form)}
+        if self.learn_from != "any":
+            losses = {self.learn_from: losses[self.learn_from]}
         if self.on_policy:
             kind = sampled_kind(method)
             losses = {kind: losses[kind]}

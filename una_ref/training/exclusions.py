@@ -66,14 +66,16 @@ def check_refresh(config: Config) -> None:
 
 def check_feedback(config: Config) -> None:
     """Refuse a kind of feedback that the method does not have, or that nothing would become."""
-    if config.feedback == "any":
+    if config.learn_from == "any":
         return
     kinds = [*config.record.losses] if config.form == "corrected" else [config.record.kinds[0]]
     if config.on_policy:
-        raise InputError(f"feedback: applies to given responses, got {config.feedback} for sampled ones")
-    if config.feedback not in kinds:
+        raise InputError(f"learn_from: applies to given responses, got {config.learn_from} for sampled ones")
+    if config.learn_from not in kinds:
         form = "" if config.form == "corrected" else f" in form={config.form}"
-        raise InputError(f"feedback: {config.method}{form}: expected any, {', '.join(kinds)}, got {config.feedback}")
+        raise InputError(
+            f"learn_from: {config.method}{form}: expected any, {', '.join(kinds)}, got {config.learn_from}"
+        )
 
 
 def check_pairs(config: Config) -> None:
