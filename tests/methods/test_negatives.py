@@ -102,7 +102,8 @@ def test_reference_is_a_maximum_of_npo_on_its_own_samples():
 def test_d2o_by_hand():
     # β = 0.5, u = (1, 3, −2) with the last one rejected, K = 2: margin 0.5·2 − 0.5·(−2) = 2; with α = 3 it is 1 + 3.
     u, mask = numbers(1, 3, -2)[None], torch.ones(1, 3, dtype=torch.bool)
-    arguments = {"logps": u - 4, "ref_logps": torch.full_like(u, -4), "scores": numbers(5, 4, 1)[None], "mask": mask}
+    arguments = {"logps": u - 4, "scores": numbers(5, 4, 1)[None], "mask": mask}
+    arguments |= {f"{which}ref_logps": torch.full_like(u, -4) for which in ("", "second_")}
     assert d2o(**arguments, beta=0.5).item() == pytest.approx(math.log1p(math.exp(-2)))
     assert d2o(**arguments, beta=0.5, alpha=3.0).item() == pytest.approx(math.log1p(math.exp(-4)))
     tied = arguments | {"scores": numbers(1, 5, 1)[None]}
@@ -112,8 +113,23 @@ def test_d2o_by_hand():
     assert torch.autograd.grad(d2o(**undecided).sum(), undecided["logps"])[0].tolist() == [[0, 0, 0]]
 
 
+def test_d2o_measures_samples_and_the_rejected_response_by_two_references():
+    # log π = (−2, −3, −1), the last one rejected; log π_ref⁻ = (−3, −5, ·), log π_ref = (·, ·, −4), β = 0.5. Ratios
+    # (1, 2) and 3: margin 0.5·1.5 − 0.5·3 = −0.75. The other entries, here NaN-free but huge, are not read.
+    given = {"logps": numbers(-2, -3, -1)[None], "scores": numbers(1, 1, 0)[None], "mask": torch.ones(1, 3).bool()}
+    second, first = numbers(-3, -5, -1e5)[None].requires_grad_(), numbers(-1e5, 1e5, -4)[None].requires_grad_()
+    value = d2o(**given, ref_logps=first, second_ref_logps=second, beta=0.5)
+    assert value.item() == pytest.approx(math.log1p(math.exp(0.75)))
+    # −σ(−margin) = −σ(0.75) is the slope in the margin, which has β/K in each sample and −α·β in the rejected one.
+    slope = 1 / (1 + math.exp(-0.75))
+    of_first, of_second = torch.autograd.grad(value.sum(), (first, second))
+    assert of_first.tolist() == [[0, 0, pytest.approx(-0.5 * slope)]]
+    assert of_second.tolist() == [[pytest.approx(0.25 * slope)] * 2 + [0]]
+
+
 def test_d2o_with_one_sample_is_dpo(random_arguments):
     arguments = {name: x[:, :2] if torch.is_tensor(x) else x for name, x in random_arguments(d2o).items()}
+    arguments["second_ref_logps"] = arguments["ref_logps"]
     arguments["mask"] = torch.ones(6, 2, dtype=torch.bool)
     arguments["scores"] = torch.tensor([[1.0, 0.0]], dtype=F64).expand(6, 2)
     pair = {
@@ -143,7 +159,8 @@ def test_d2o_with_one_sample_learns_the_density_ratio():
         lists = [torch.stack([t[x, y], t[x, z]], 1) for t in (logps, a_world.ref_logps)]
         scores = numbers(1, 0).expand(len(x), 2)
         mask = torch.ones_like(scores, dtype=torch.bool)
-        return (weights * d2o(logps=lists[0], ref_logps=lists[1], scores=scores, mask=mask, beta=a_world.beta)).sum()
+        given = {"logps": lists[0], "ref_logps": lists[1], "second_ref_logps": lists[1], "scores": scores, "mask": mask}
+        return (weights * d2o(**given, beta=a_world.beta)).sum()
 
     expected = (a_world.ref_logps + (a_world.ref_logps - rejected) / a_world.beta).log_softmax(-1)
     learned = fixed_point(population, a_world.ref_logps)

@@ -89,6 +89,7 @@ def test_paired_argument_is_named_after_its_response():
         sided("logps", "chosen") == "chosen_logps"
         and sided("ref_token_logps", "rejected") == "ref_rejected_token_logps"
     )
+    assert sided("second_ref_logps", "rejected") == "second_ref_rejected_logps"
     assert PAIRED["ref_chosen_logps"] == ("ref_logps", "chosen") and PAIRED["rejected_mask"] == ("mask", "rejected")
     assert "chosen_margins" not in PAIRED and argument("chosen_token_logps") is ARGUMENTS["token_logps"]
     assert argument("beta") is None
@@ -96,6 +97,7 @@ def test_paired_argument_is_named_after_its_response():
 
 def test_loss_arguments_determine_what_a_run_computes():
     assert needs([METHODS["dpo"].loss]) == {Need.REFERENCE}
+    assert needs([METHODS["d2o"].loss]) == {Need.REFERENCE, Need.SECOND_REFERENCE, Need.SCORES}
     assert needs([METHODS["kto"].loss]) == {Need.REFERENCE, Need.KL}
     assert needs([METHODS["rloo"].loss]) == {Need.REFERENCE, Need.SCORES, Need.GROUP, Need.BASELINE}
     assert needs([METHODS["ppo"].loss]) == {Need.TOKENS, Need.ROLLOUT, Need.CRITIC}
@@ -142,7 +144,9 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         offset = offset[:, None]
 
     def lowered(name, x):
-        if not name.startswith("ref_") or name.endswith("logits"):  # whole distributions stay normalised
+        if not name.startswith(("ref_", "second_ref_")) or name.endswith(
+            "logits"
+        ):  # whole distributions stay normalised
             return x
         if name.endswith("token_logps"):  # the sum is lowered, by way of the first token
             return torch.cat([x[:, :1] - offset[:, None] / 0.7, x[:, 1:]], 1)
@@ -255,6 +259,18 @@ def test_method_description_has_the_arguments_of_every_form():
     assert record["arguments"] == {"scores": arguments, "printed": arguments, "released": arguments}
     assert record["errata"].split(", ")[-1] == "EU14" and record["equation"] == "UNA Eq. 10"
     assert describe(METHODS["kto"])["axes"]["F1"] == "Binary"
+
+
+def test_description_says_what_a_run_does_by_default():
+    assert describe(METHODS["sdpo"])["recipe of several steps"] == "sdpo"
+    rso, judged = describe(METHODS["rso"]), describe(METHODS["self-rewarding"])
+    assert rso["recipe of several steps"] == "" and METHODS["rso"].samples_per_prompt == 8
+    assert rso["defaults of a run"] == ["samples=8: responses per prompt in a step, from accepted samples of π_ref"]
+    assert judged["defaults of a run"][0].startswith("samples=4: ")
+    assert judged["defaults of a run"][1:] == ["reward=self: the policy scores its own samples"]
+    moving = METHODS["tr-dpo"].refresh
+    assert describe(METHODS["tr-dpo"])["defaults of a run"][0].startswith(f"refresh_every={moving}: ")
+    assert describe(METHODS["dpo"])["defaults of a run"] == []
 
 
 def test_method_record_says_where_responses_come_from():

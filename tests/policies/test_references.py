@@ -290,3 +290,53 @@ def test_fixed_reference_has_nothing_that_moves(tiny):
     before = policy.reference(BATCH)
     policy.refresh()
     assert torch.equal(policy.reference(BATCH), before)
+
+
+# ---------------------------------------------------------------------------------------------------- two references
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+def test_two_different_references_give_two_different_log_probabilities(tiny, adapted):
+    helpful, harmful = tiny(), tiny()
+    helpful.lm_head.weight.data *= 1.5
+    harmful.lm_head.weight.data *= 0.5
+    expected = [sequence_logprobs(copy.deepcopy(one), BATCH) for one in (helpful, harmful)]
+    model = with_lora(tiny(), r=4) if adapted else tiny()
+    policy = Policy(model, second=helpful, has_second_reference=True, second_reference=harmful)
+    assert policy.references_differ
+    for _ in range(2):
+        assert torch.equal(policy.reference(BATCH), expected[0])
+        assert torch.equal(policy.second_reference(BATCH), expected[1])
+        train(policy)
+    assert not torch.allclose(*expected, atol=0.1)
+    assert not any(p.requires_grad for p in harmful.parameters()) and harmful not in [*policy.modules()]
+
+
+@pytest.mark.parametrize("adapted", [True, False])
+@pytest.mark.parametrize("first", ["start", "moves", "another"])
+def test_second_reference_is_the_start_policy_unless_it_is_named(tiny, adapted, first):
+    model, other = with_lora(tiny(), r=4) if adapted else tiny(), None
+    if first == "another":
+        other = tiny()
+        other.lm_head.weight.data *= 1.5
+    start = sequence_logprobs(copy.deepcopy(model), BATCH).detach()
+    policy = Policy(model, second=other, moves=first == "moves", has_second_reference=True)
+    train(policy)
+    policy.refresh()
+    assert torch.equal(policy.second_reference(BATCH), start)
+    assert policy.references_differ == (first != "start") == (not torch.equal(policy.reference(BATCH), start))
+    # A copy only where the start policy is held nowhere else.
+    assert len(policy.second_copy) == (not adapted and first != "start")
+
+
+def test_second_reference_has_a_say_in_layout_and_checks(tiny):
+    mixed = tiny("Gemma3Text", head_dim=8, layer_types=["sliding_attention", "full_attention"])
+    assert Policy(tiny(), has_second_reference=True, second_reference=mixed).layout == "padded"
+    with pytest.raises(InputError, match="soft cap"):
+        Policy(tiny(), has_second_reference=True, second_reference=tiny("Gemma2", head_dim=8))
+    with pytest.raises(RuntimeError, match="has_second_reference=False"):
+        Policy(tiny(), has_reference=False).second_reference(BATCH)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights="pissa", task_type="CAUSAL_LM")
+    rewritten = get_peft_model(tiny(tie_word_embeddings=False), config)
+    with pytest.raises(InputError, match="got 'pissa'"):  # its base is not the start policy, which is asked for
+        Policy(rewritten, second=tiny(), has_second_reference=True)

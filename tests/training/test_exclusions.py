@@ -45,6 +45,31 @@ def test_choice_of_pairs_is_refused_for_sampled_responses():
         Config(method="iterative-dpo", pairs="all")
 
 
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (["dpo", "learn_from=lists"], "learn_from: dpo: expected any, pairs, got lists"),
+        (
+            ["una-score", "learn_from=labels", "form=released"],
+            "learn_from: una-score in form=released: expected any, sc",
+        ),
+        (["iterative-dpo", "learn_from=pairs"], "learn_from: applies to given responses, got pairs for sampled ones"),
+        (["una-score", "online=true", "learn_from=scores"], "learn_from: applies to given responses"),
+        (["dpo", "learn_from=ranked"], "learn_from: expected one of any, demos, pairs"),
+        (["dpo", "second_reference_model=x/y"], "second_reference_model: expected none, since dpo has no second"),
+    ],
+)
+def test_a_kind_of_feedback_or_a_second_reference_that_is_not_used_is_refused(given, message):
+    with pytest.raises(InputError, match=message):
+        resolve(given[0], given[1:])
+
+
+def test_samples_of_a_prompt_are_as_many_as_the_method_has_unless_a_number_is_given():
+    assert [resolve(name).samples_per_prompt for name in ("rso", "best-of-k", "rloo")] == [8, 4, 4]
+    assert resolve("rso", ["samples=3"]).samples_per_prompt == 3
+    assert resolve("rso").samples is None and "samples" not in resolve("rso").changed()
+
+
 def test_tr_dpo_is_dpo_whose_reference_moves_by_default():
     assert METHODS["tr-dpo"].loss is METHODS["dpo"].loss
     assert Config(method="tr-dpo").refresh == METHODS["tr-dpo"].refresh > 0 == Config(method="dpo").refresh

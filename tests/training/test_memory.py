@@ -1,6 +1,7 @@
 """The memory report: counts of known models by hand, and the parts of a tiny run against the bytes that it holds."""
 
 import re
+import shutil
 from dataclasses import replace
 from functools import cache
 
@@ -40,7 +41,7 @@ def seven_billion(**more):
 
 def parts_of(config, held, prompt=5, response=20):
     """name -> part, and the whole memory."""
-    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.samples)))
+    whole = memory(config, held, Example((0,) * prompt, ((0,) * response,) * max(2, config.samples_per_prompt)))
     return {part.name: part for part in whole.parts}, whole
 
 
@@ -133,6 +134,24 @@ def test_another_reference_model_is_counted_in_full(data, tiny, tmp_path):
     found, _ = parts_of(config, models(config))
     assert found["reference"].bytes == nbytes(policy.copy[0].parameters()) > 10_000
     assert "sft" in found["reference"].how
+
+
+@pytest.mark.parametrize(
+    ("settings", "copies"),
+    [([], 0), (["lora_r=0"], 0), (["lora_r=0", "refresh_every=5"], 1), (["refresh_every=5"], 0), (["named"], 1)],
+)
+def test_a_second_reference_is_counted_where_it_is_another_model(settings, copies, data, tiny, tmp_path):
+    config = resolve("sft", [*tiny, "lora_r=0", "steps=1"], data=data("pairs"), output=str(tmp_path / "sft"))
+    train(config, progress=False)
+    other = shutil.copytree(tmp_path / "sft", tmp_path / "other")
+    settings = [f"second_reference_model={other}" if s == "named" else s for s in settings]
+    config = resolve("d2o", [*tiny, "shape={}", *settings], data=data("scores"), model=str(tmp_path / "sft"))
+    policy = prepare(config).trainer.policy
+    found, _ = parts_of(config, models(config, policy.model.config))
+    assert found["second reference"].bytes == sum(nbytes(copy.parameters()) for copy in policy.second_copy)
+    assert len(policy.second_copy) == copies
+    config = resolve("dpo", tiny, data=data("pairs"))
+    assert "second reference" not in parts_of(config, models(config, policy.model.config))[0]
 
 
 def test_the_report_counts_a_reward_model_s_bytes(data, tiny, tmp_path):

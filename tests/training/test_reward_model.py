@@ -72,6 +72,21 @@ def test_reward_source_gives_the_rewards_of_training(rank, kind, reward_model, d
     assert Classifier(str(folder))(answers) == pytest.approx(rewards.tolist(), abs=1e-5)
 
 
+def test_learning_from_lists_trains_the_scorer_on_ranked_lists(reward_model, data):
+    # Three scores of a prompt are one pair, best against worst, unless the run asks for lists.
+    pairs, lists = (
+        reward_model(data("scores"), "steps=20", "batch=12", *more, output=name)
+        for name, more in {"pairs": (), "lists": ("learn_from=lists",)}.items()
+    )
+    said = ["\n".join(json.loads((folder / "run.json").read_text())["notes"]) for folder in (pairs, lists)]
+    assert "scores -> pairs (best-worst)" in said[0] and "scores -> lists (best first): 12 lists, 36 resp" in said[1]
+    assert [*job_of(lists).trainer.losses] == ["lists"] and [*job_of(pairs).trainer.losses] == ["pairs"]
+    losses = [json.loads(line)["loss"] for line in (lists / "metrics.jsonl").read_text().splitlines()]
+    assert losses[-1] < losses[0] - 0.05
+    trained_on = [trained(folder)[0] for folder in (pairs, lists)]
+    assert len(trained_on[0]) == 24 and len(trained_on[1]) == 36 and trained_on[1].std() > 1e-3
+
+
 def test_reward_source_matches_training_with_and_without_eos(reward_model, toysteer_base):
     # Responses are cut at two tokens. Which samples reach ToySteer's length of five depends on the processor.
     folder = reward_model("toysteer/pairs", "rows=256", "shape={}", "seed=0", "max_response=2")

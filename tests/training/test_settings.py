@@ -301,7 +301,7 @@ def rendered(template, messages):
 def test_the_papers_online_runs_ask_for_as_many_rewards_in_a_step():
     assert ONLINE_PAPERS == ["una-online/ppo", "una-online/rloo", "una-online/una-centred", "una-online/una-online"]
     for config in map(resolve, ONLINE_PAPERS):
-        assert config.on_policy and config.batch * config.samples == 64
+        assert config.on_policy and config.batch * config.samples_per_prompt == 64
         assert config.max_prompt + config.max_response == config.max_length
 
 

@@ -18,7 +18,7 @@ from una_ref.methods import METHODS
 from una_ref.training import stages
 from una_ref.training.checkpoints import RECORD
 from una_ref.training.config import Config
-from una_ref.training.data_steps import FILE, Label, Part, Revise, Sample, toysteer_revision, write_rows
+from una_ref.training.data_steps import FILE, Contrast, Label, Part, Revise, Sample, toysteer_revision, write_rows
 from una_ref.training.merges import Merge
 from una_ref.training.settings import recipe, recipes, resolve, stages_of
 
@@ -123,8 +123,8 @@ def test_rows_of_an_earlier_step_may_hold_empty_answers():
         (["sft.model=${policy}"], "sft: expected the result of none, got 'policy'"),
         (["policy.reward=${rewrad}"], "policy: expected the result of one of sft, reward, got 'rewrad'; did you mean"),
         (["sft"], "'sft': expected key=value"),
-        (["sft.method=stf"], "sft.method: expected a method, or do: one of sample, label, revise, part, merge, got"),
-        (["sft.do=sampel"], "sft.do: expected one of sample, label, revise, part, merge, got 'sampel'"),
+        (["sft.method=stf"], "sft.method: expected a method, or do: one of sample, label, revise, part, contrast, merge"),
+        (["sft.do=sampel"], "sft.do: expected one of sample, label, revise, part, contrast, merge, got 'sampel'"),
     ],
 )  # fmt: skip
 def test_an_error_in_a_step_names_step_and_key(settings, message, capsys):
@@ -355,6 +355,52 @@ def test_a_reviser_is_a_function_of_answers(tmp_path, monkeypatch):
     ):
         with pytest.raises(InputError, match=message):
             write_rows(Revise(data=file, reviser=name, output=str(tmp_path / "other")))
+
+
+SAMPLES = [
+    {"prompt": "p", "completions": ["s1", "s2"]},
+    {"prompt": "q", "completions": ["s5", "s6"]},
+    {"prompt": "p", "completions": ["s3", "s4"]},
+]
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        [{"prompt": "p", "chosen": "good", "rejected": f"bad{i}"} for i in range(3)],
+        [{"prompt": "p", "completion": t, "label": t != "good"} for t in ("x",)]
+        + [{"prompt": "p", "completion": f"bad{i}", "label": False} for i in range(3)],
+        [{"prompt": "p", "completions": ["good", f"bad{i}"], "scores": [2.0, 1.0]} for i in range(3)]
+        + [{"prompt": "p", "completions": ["tied", "too"], "scores": [1.0, 1.0]}],
+    ],
+    ids=["pairs", "labels", "scores"],
+)
+def test_rejected_answers_stand_below_samples_of_their_prompt_in_turn(rows, tmp_path):
+    (tmp_path / "samples.jsonl").write_text("".join(json.dumps(row) + "\n" for row in SAMPLES))
+    other = {key: "r" if key == "prompt" else value for key, value in rows[-2].items()}  # a prompt without samples
+    file = answers(tmp_path, *rows, other)
+    step = Contrast(data=file, samples_from=str(tmp_path / "samples.jsonl"), output=str(tmp_path / "out"))
+    found = lines(step, tmp_path / "out")
+    expected = [["s1", "s2", "bad0"], ["s3", "s4", "bad1"], ["s1", "s2", "bad2"]]
+    assert [row["completions"] for row in found] == expected
+    assert all(row["prompt"] == "p" and row["scores"] == [1, 1, 0] for row in found)
+    notes = json.loads((tmp_path / "out" / RECORD).read_text())["notes"]
+    assert notes == ["rejected answers left out: no samples of their prompt: 1"]
+
+
+def test_contrast_needs_samples_and_feedback_that_rejects(data, tmp_path):
+    with pytest.raises(InputError, match="samples_from: expected data with samples, got none"):
+        write_rows(Contrast(data=data("pairs"), output=str(tmp_path / "a")))
+    with pytest.raises(InputError, match="expected pairs, labels or scores, got none that rejects an answer"):
+        write_rows(Contrast(data=data("messages"), samples_from=data("messages"), output=str(tmp_path / "b")))
+
+
+def test_d2o_samples_the_model_that_it_starts_from():
+    made = stages.plan("d2o", ["samples=3", "second_reference_model=worse"], data="labels.jsonl", model="m")
+    drawn, lists, policy = (made.steps[name] for name in ("samples", "lists", "policy"))
+    assert METHODS["d2o"].recipe == "d2o" and drawn.model == policy.model == "m" and drawn.samples == 3
+    assert drawn.data == lists.data == "labels.jsonl" and lists.samples_from == "${samples}"
+    assert policy.data == "${lists}" and policy.second_reference_model == "worse"
 
 
 def test_parts_are_the_data_once_each(data, tmp_path):

@@ -25,6 +25,7 @@ class Need(Enum):
 
     REFERENCE = "log-probabilities of the reference"
     TOKENS = "log-probabilities of each token"
+    SECOND_REFERENCE = "log-probabilities of a second reference"
     REFERENCE_TOKENS = "log-probabilities of each token under the reference"
     DISTRIBUTIONS = "the whole next-token distribution at each token"
     REFERENCE_DISTRIBUTIONS = "the reference's whole next-token distribution at each token"
@@ -37,7 +38,9 @@ class Need(Enum):
     CRITIC = "a critic's value of each token"
 
 
-REFERENCE_NEEDS = frozenset({Need.REFERENCE, Need.REFERENCE_TOKENS, Need.REFERENCE_DISTRIBUTIONS})
+REFERENCE_NEEDS = frozenset(
+    {Need.REFERENCE, Need.SECOND_REFERENCE, Need.REFERENCE_TOKENS, Need.REFERENCE_DISTRIBUTIONS}
+)
 """What asks for a reference model."""
 
 Shape = Literal["response", "pair", "token", "distribution", "batch"]
@@ -83,6 +86,7 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
         for argument in (
             Argument("logps", "response", "log π(y|x), summed over the response's tokens, in nats"),
             Argument("ref_logps", "response", "log π_ref(y|x), in nats", Need.REFERENCE),
+            Argument("second_ref_logps", "response", "log π_ref⁻(y|x), a second reference", Need.SECOND_REFERENCE),
             Argument("old_logps", "response", "log π(y|x) when the response was sampled, in nats", Need.ROLLOUT),
             Argument("rewards", "response", "the output of a scorer under training"),
             Argument("lengths", "response", "tokens of the response, the end-of-sequence token included"),
@@ -118,8 +122,8 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
 
 def sided(name: str, side: Side) -> str:
     """The name of a single response's argument in a loss on pairs: ``ref_logps`` -> ``ref_chosen_logps``."""
-    ref = "ref_" if name.startswith("ref_") else ""
-    return f"{ref}{side}_{name.removeprefix('ref_')}"
+    ref = next((prefix for prefix in ("ref_", "second_ref_") if name.startswith(prefix)), "")
+    return f"{ref}{side}_{name.removeprefix(ref)}"
 
 
 PAIRED: Mapping[str, tuple[str, Side]] = MappingProxyType(

@@ -113,6 +113,7 @@ class Method:
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
         optimum: what minimises its loss on an exact world, as one sentence that a test confirms.
         refresh: steps after which the reference moves to the policy, by default; 0: never.
+        samples_per_prompt: responses that a run samples for each prompt in a step, by default.
         recipe: the recipe of several steps that ``una-ref train NAME`` runs; empty where it is one run.
         whole_batch: whether the loss compares all examples of a batch with each other, so that a batch is one forward
             pass in one process.
@@ -148,6 +149,7 @@ class Method:
     trl: str = ""
     optimum: str = ""
     refresh: int = 0
+    samples_per_prompt: int = 4
     recipe: str = ""
     whole_batch: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)

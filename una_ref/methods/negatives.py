@@ -42,26 +42,39 @@ def gradient_ascent(*, logps: Tensor, labels: Tensor) -> Tensor:
 
 
 def d2o(
-    *, logps: Tensor, ref_logps: Tensor, scores: Tensor, mask: Tensor, beta: float = 0.1, alpha: float = 1.0
+    *,
+    logps: Tensor,
+    ref_logps: Tensor,
+    second_ref_logps: Tensor,
+    scores: Tensor,
+    mask: Tensor,
+    beta: float = 0.1,
+    alpha: float = 1.0,
 ) -> Tensor:
-    """−log σ((β/K)·Σ_i u(y_i) − α·β·u(y_l)) with u = log π/π_ref: Negating Negatives (survey Eq. 53).
+    """−log σ((β/K)·Σ_i log π/π_ref⁻(y_i) − α·β·log π/π_ref(y_l)): Negating Negatives (survey Eq. 53).
 
     A list holds one rejected response y_l, the one with the lowest score, and K samples of π_ref; of equal scores the
     last one is y_l. Where all scores are equal none is rejected: the loss is log 2, without a gradient. β is the
     survey's γ, and α·β its α. At α = 1 an offset of the rewards cancels.
 
-    The paper has two references: a helpful one for y_l, and a harmful one, π_ref^−, for the samples. The survey prints
-    π_ref and π_ref^+, and defines π_ref^− without using it (ES29). Here both are π_ref.
+    The paper has two references: a helpful one for y_l, such as the policy of an earlier stage, and a harmful one,
+    π_ref⁻, for the samples. The survey prints π_ref for the samples and π_ref⁺ for y_l, and defines π_ref⁻ without
+    using it (ES29). Here ``ref_logps`` is the helpful one and ``second_ref_logps`` is π_ref⁻. A run takes the starting
+    model for both, unless it names other ones.
 
     Duan et al. 2024, https://arxiv.org/abs/2403.03419
     """
-    check_lists("d2o", beta, logps=logps, ref_logps=ref_logps, scores=scores, mask=mask)
+    check_lists(
+        "d2o", beta, logps=logps, ref_logps=ref_logps, second_ref_logps=second_ref_logps, scores=scores, mask=mask
+    )
     positive(alpha=alpha)
-    reward = implicit_reward(filled(mask, logps), filled(mask, ref_logps), beta)
+    helpful, harmful = (
+        implicit_reward(filled(mask, logps), filled(mask, of), beta) for of in (ref_logps, second_ref_logps)
+    )
     labels = filled(mask, scores)
     rejected = worst(labels, mask)
     samples = mask & ~rejected
-    mean = torch.where(samples, reward, 0.0).sum(-1) / samples.sum(-1)
-    margin = mean - alpha * torch.where(rejected, reward, 0.0).sum(-1)
+    mean = torch.where(samples, harmful, 0.0).sum(-1) / samples.sum(-1)
+    margin = mean - alpha * torch.where(rejected, helpful, 0.0).sum(-1)
     decided = ahead(labels, mask).any(-1).any(-1)
-    return logistic(torch.where(decided, margin, 0.0))  # survey Eq. 53, one reference
+    return logistic(torch.where(decided, margin, 0.0))  # Duan et al.'s form of survey Eq. 53

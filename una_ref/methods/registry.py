@@ -83,6 +83,8 @@ def describe(method: Method) -> dict[str, Any]:
         "arguments": {form: _arguments(loss) for form, loss in forms.items() if loss is not None},
         "needs a reference": "yes" if method.needs_reference else "no",
         "a composition of the five choices": "yes" if method.composes else "no",
+        "recipe of several steps": method.recipe,
+        "defaults of a run": defaults(method),
         "reductions": method.reductions,
         "optimum": method.optimum,
         "in TRL": method.trl,
@@ -90,6 +92,17 @@ def describe(method: Method) -> dict[str, Any]:
         "in the survey's Table 1": [f"{system.name}: {system.where}" for system in systems_of(method.name)],
         "axes": axes_of_method(method.name),
     }
+
+
+def defaults(method: Method) -> list[str]:
+    """What a run of the method does unless its keys say otherwise, as key=value with its meaning."""
+    found = []
+    if method.source != "dataset":
+        found += [f"samples={method.samples_per_prompt}: responses per prompt in a step, from {method.samples}"]
+        found += ["reward=self: the policy scores its own samples"] if method.judge == "self" else []
+    if method.refresh:
+        found += [f"refresh_every={method.refresh}: steps after which the reference moves to the policy"]
+    return found
 
 
 def _arguments(function: Callable[..., Any]) -> list[str]:

@@ -1,4 +1,4 @@
-"""A policy under training and its reference."""
+"""A policy under training and its references."""
 
 from __future__ import annotations
 
@@ -43,6 +43,9 @@ class Policy(nn.Module):
         second: another model as the reference; it has the same vocabulary, token by token.
         moves: whether the reference is moved by `refresh`. With adapters it is then a second adapter, frozen, on the
             same base.
+        has_second_reference: whether a loss asks for a second reference, which stays where it is.
+        second_reference: the model that is the second reference, of the same vocabulary. None: the start policy, for
+            which there is no copy where adapters can be turned off or where it is the first reference too.
 
     Raises:
         InputError: a model that would be scored wrongly (see `check_scorable`), or adapters whose initialisation
@@ -61,14 +64,18 @@ class Policy(nn.Module):
         critic: Critic | None = None,
         second: Any = None,
         moves: bool = False,
+        has_second_reference: bool = False,
+        second_reference: Any = None,
     ) -> None:
         super().__init__()
-        for one in (model,) if second is None else (model, second):
-            check_scorable(one)
+        for one in (model, second, second_reference):
+            if one is not None:
+                check_scorable(one)
         self.critic = critic
         self.model = model
         self.adapters = hasattr(model, "disable_adapter")
-        off = has_reference and self.adapters and second is None  # the adapters, for the reference
+        started = (has_reference and second is None) or (has_second_reference and second_reference is None)
+        off = started and self.adapters  # the adapters, for a reference that is the start policy
         for name, config in model.peft_config.items() if off else ():
             start = str(getattr(config, "init_lora_weights", True)).lower()
             if start.startswith(REWRITES_BASE):
@@ -80,6 +87,11 @@ class Policy(nn.Module):
         self.second = second is not None
         other = second if self.second else copy.deepcopy(model) if has_reference and not self.adapters else None
         self.copy = [] if other is None else [other.eval().requires_grad_(False)]  # a list: not a submodule
+        self.references_differ = second_reference is not None or (has_second_reference and (self.second or moves))
+        own = second_reference
+        if own is None and self.references_differ and not self.adapters:
+            own = copy.deepcopy(model)
+        self.second_copy = [] if own is None else [own.eval().requires_grad_(False)]
         moved = model.named_parameters() if moves and has_reference else ()
         self._trained = {name: p for name, p in moved if p.requires_grad}
         self._second_adapter = {n: p.detach().clone() for n, p in self._trained.items()} if not self.copy else {}
@@ -111,7 +123,8 @@ class Policy(nn.Module):
     @property
     def layout(self) -> Layout:
         """The best batch layout that both the model and its reference take."""
-        return next(one for one in layouts(self.model) if all(one in layouts(other) for other in self.copy))
+        others = [layouts(other) for other in (*self.copy, *self.second_copy)]
+        return next(one for one in layouts(self.model) if all(one in other for other in others))
 
     @property
     def device(self) -> torch.device:
@@ -152,14 +165,33 @@ class Policy(nn.Module):
         """
         if not (self.copy or self.adapters):
             raise RuntimeError("this policy has no reference: it was made with has_reference=False")
+        with self._frozen(self.copy, exchanged=bool(self._second_adapter)) as model:
+            yield model
+
+    @contextmanager
+    def as_second_reference(self) -> Iterator[Any]:
+        """The second reference model, in eval mode and without gradient.
+
+        Raises:
+            RuntimeError: there is none in memory.
+        """
+        copies = self.second_copy or ([] if self.adapters else self.copy)
+        if not (copies or self.adapters):
+            raise RuntimeError("this policy has no second reference: it was made with has_second_reference=False")
+        with self._frozen(copies) as model:
+            yield model
+
+    @contextmanager
+    def _frozen(self, copies: list[Any], *, exchanged: bool = False) -> Iterator[Any]:
+        """A separate model if there is one, else the policy's own with its adapters off or exchanged."""
         training = self.model.training
         with torch.no_grad():
-            if self.copy:
-                yield self.copy[0].to(self.device)
+            if copies:
+                yield copies[0].to(self.device)
                 return
             self.model.eval()
             try:
-                with self._exchanged() if self._second_adapter else self.model.disable_adapter():
+                with self._exchanged() if exchanged else self.model.disable_adapter():
                     yield self.model
             finally:
                 self.model.train(training)
@@ -179,6 +211,11 @@ class Policy(nn.Module):
     def reference(self, batch: Batch) -> torch.Tensor:
         """(B,) log π_ref(y|x)."""
         with self.as_reference() as model:
+            return sequence_logprobs(model, batch)
+
+    def second_reference(self, batch: Batch) -> torch.Tensor:
+        """(B,) log π_ref⁻(y|x), of the second reference."""
+        with self.as_second_reference() as model:
             return sequence_logprobs(model, batch)
 
     def reference_tokens(self, batch: Batch) -> torch.Tensor:

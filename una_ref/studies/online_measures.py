@@ -219,7 +219,7 @@ def models_held(job: Job) -> dict[str, int]:
     policy = job.trainer.policy
     held = {"policy": _size(policy.model)}
     if policy.has_reference:
-        held["reference"] = sum(map(_size, policy.copy))
+        held["reference"] = sum(map(_size, (*policy.copy, *policy.second_copy)))
     if policy.critic:
         held["critic"] = _size(policy.critic)
     shifted = job.rollouts.reward if job.rollouts else None

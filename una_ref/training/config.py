@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
+from una_ref.methods.arguments import Need, needs
 from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
@@ -24,7 +25,7 @@ GROUPS = {
     "lr": "optimizer",
     "dtype": "weights and adapter",
     "max_length": "texts",
-    "threshold": "feedback",
+    "learn_from": "feedback",
     "online": "online",
     "baseline": "baseline V(x)",
     "log_every": "log, evaluations, checkpoints",
@@ -103,6 +104,9 @@ class Config:
     on disk, keyed by model, tokenizer, template and row, and shared by all runs."""
     reference_model: str = ""
     """Folder or hub name of another model as the reference, with the same vocabulary. Empty: the starting model."""
+    second_reference_model: str = ""
+    """Folder or hub name of the second reference of methods that have two, such as d2o. Its log-probs are computed in
+    each step. Empty: the starting model."""
     refresh_every: CountOrZero | None = None
     """Steps after which the reference moves to the policy (TR-DPO). 0: never. null: the method's own number."""
     refresh_mix: Annotated[float, Range(0, 1)] = 1.0
@@ -148,6 +152,9 @@ class Config:
     """true: names of special tokens in your data (such as </s>) are plain text. false: they are the tokens, for texts
     that a template has already formatted."""
 
+    learn_from: Literal["any", "demos", "pairs", "labels", "scores", "lists"] = "any"
+    """Which of the method's kinds of feedback the rows become. any: each row keeps the first kind of the method that it
+    has, or becomes the first kind that it can. lists: scores become ranked lists, where pairs would come first."""
     threshold: float | Literal["median"] = "median"
     """Scores at or above it become positive labels. median: scores above the median of their prompt do."""
     pairs: Literal["best-worst", "adjacent", "all"] = "best-worst"
@@ -162,8 +169,9 @@ class Config:
     online: bool = False
     """Sample the responses from the current policy in each step, and score them with reward. Methods that always
     sample from the current policy ignore it."""
-    samples: Count = 4
-    """Responses sampled per prompt in a step. All keys of this group apply only to online runs, except online."""
+    samples: Count | None = None
+    """Responses sampled per prompt in a step. null: 8 for rso, 4 for all others. All keys of this group apply
+    only to online runs, except online."""
     engine: Literal["hf", "vllm"] = "hf"
     """What generates: the trained model itself by transformers (hf), or a second copy of its base with the current
     adapter, on a GPU (vllm)."""
@@ -238,6 +246,7 @@ class Config:
         for name in self.shape:
             if name not in SHAPE:
                 raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
+        exclusions.check_feedback(self)
         self._check_loss(method)
         exclusions.check_model(self)
         exclusions.check_refresh(self)
@@ -315,6 +324,21 @@ class Config:
         return self.record.needs_reference or self.source == "reference"
 
     @property
+    def needs_second_reference(self) -> bool:
+        """Whether a loss asks for a second reference."""
+        return Need.SECOND_REFERENCE in needs(self.losses_by_kind.values())
+
+    @property
+    def second_reference(self) -> str:
+        """The second reference's model; empty where it is the starting model, which is loaded already."""
+        return "" if self.second_reference_model == self.model else self.second_reference_model
+
+    @property
+    def samples_per_prompt(self) -> int:
+        """Responses sampled per prompt in a step."""
+        return METHODS[self.method].samples_per_prompt if self.samples is None else self.samples
+
+    @property
     def keep(self) -> Keep:
         """Which sampled responses of a prompt are trained on."""
         return METHODS[self.method].keep
@@ -329,7 +353,11 @@ class Config:
     def losses_by_kind(self) -> dict[str, Callable[..., Any]]:
         """Kind of feedback -> loss, in the form asked for."""
         method = self.record
-        losses = dict(method.losses) if self.form == "corrected" else {method.kinds[0]: getattr(method, self.form)}
+        losses: dict[str, Callable[..., Any]] = dict(method.losses)
+        if self.form != "corrected":
+            losses = {method.kinds[0]: getattr(method, self.form)}
+        if self.learn_from != "any":
+            losses = {self.learn_from: losses[self.learn_from]}
         if self.on_policy:
             kind = exclusions.sampled_kind(method)
             losses = {kind: losses[kind]}

@@ -1,4 +1,4 @@
-"""Steps of a recipe that write a data file: sample answers, label them, revise them, or take a part of the data.
+"""Steps of a recipe that write a data file: sample answers, label, revise or contrast them, or take a part of the data.
 
 The file holds whole answers only. An answer that was cut is left out and counted: a later run reads text, and would
 put an end behind it.
@@ -14,13 +14,13 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import cache
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from una_ref.data import toysteer
 from una_ref.data.batch import Example
-from una_ref.data.rows import Row
+from una_ref.data.rows import Row, prompt_key
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer, RewardSource, score_rows
@@ -214,6 +214,49 @@ class Part(DataStep):
             yield from _items(row)
 
 
+@dataclass(frozen=True)
+class Contrast(DataStep):
+    """Ranked lists of one rejected answer and a model's samples for the same prompt, all of which stand above it."""
+
+    samples_from: str = ""
+    """Data whose answers are the samples, such as the result of do: sample."""
+
+    def rows(self, counts: Counter[str]) -> Iterator[dict[str, Any]]:
+        """One row for each rejected answer. The rows of samples of its prompt are taken in turn."""
+        if not self.samples_from:
+            raise InputError("samples_from: expected data with samples, got none")
+        drawn: dict[str, list[tuple[str, ...]]] = {}
+        for row in self.read(self.samples_from, counts):
+            drawn.setdefault(prompt_key(row.prompt), []).append(row.responses)
+        turns = {key: cycle(some) for key, some in drawn.items()}
+        for row in self.read(self.data, counts):
+            key = prompt_key(row.prompt)
+            for text in rejected(row):
+                if key not in turns:
+                    counts["rejected answers left out: no samples of their prompt"] += 1
+                    continue
+                samples = next(turns[key])
+                scores = [*[1] * len(samples), 0]
+                yield {"prompt": row.prompt, "completions": [*samples, text], "scores": scores}
+
+
+def rejected(row: Row) -> list[str]:
+    """The answers of a row that its feedback rejects: of a pair, with a label below 0.5, or with the lowest score.
+
+    Raises:
+        InputError: its feedback cannot reject an answer.
+    """
+    if row.pairs is not None:
+        return [row.responses[i] for i in dict.fromkeys(place for _, place in row.pairs)]
+    if row.labels is not None:
+        return [text for text, label in zip(row.responses, row.labels, strict=True) if label < 0.5]
+    if row.scores is None:
+        raise InputError(f"{row.source} feedback: expected pairs, labels or scores, got none that rejects an answer")
+    if min(row.scores) == max(row.scores):
+        return []
+    return [row.responses[row.scores.index(min(row.scores))]]
+
+
 def _items(row: Row) -> Iterator[dict[str, Any]]:
     """A row of the feedback as lines that `una_ref.data.sources` reads."""
     for chosen, rejected in row.pairs or ():
@@ -273,5 +316,11 @@ def write_rows(step: DataStep) -> dict[str, Any]:
         return record
 
 
-DATA_STEPS: dict[str, type[DataStep]] = {"sample": Sample, "label": Label, "revise": Revise, "part": Part}
+DATA_STEPS: dict[str, type[DataStep]] = {
+    "sample": Sample,
+    "label": Label,
+    "revise": Revise,
+    "part": Part,
+    "contrast": Contrast,
+}
 """What `do` names, beside merge."""

@@ -78,7 +78,7 @@ def _largest_of(job: Job) -> Example:
     longest = max(job.examples, key=lambda e: e.tokens if isinstance(e, Example) else len(e.ids))
     if isinstance(longest, Example) or job.rollouts is None:
         return cast(Example, longest)
-    count = most_kept(job.config.keep, job.config.samples)
+    count = most_kept(job.config.keep, job.config.samples_per_prompt)
     return Example(longest.ids, ((0,) * job.rollouts.max_new,) * count)
 
 
@@ -91,7 +91,7 @@ def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
 def _steps(config: Config, response: int | None) -> Iterator[str]:
     """The work of a step; `response` is the most tokens of a sampled response, or None offline."""
     if response is not None:
-        yield f"  responses    {config.samples} sampled per prompt in a step, at most {response} tokens each"
+        yield f"  responses    {config.samples_per_prompt} sampled per prompt in a step, at most {response} tokens each"
     yield f"  step         {config.batch} rows, {processes().num_processes} process(es)"
     if response is not None:
         passes, minibatches = config.updates
@@ -132,7 +132,7 @@ def _planned(config: Config) -> Iterator[str]:
         yield f"  run          {config.epochs:g} epochs"
     if config.on_policy and not config.epochs:
         passes, minibatches = config.updates
-        answers = config.steps * config.batch * config.samples
+        answers = config.steps * config.batch * config.samples_per_prompt
         updates = config.steps * passes * minibatches
         yield f"               {answers:,} responses sampled and scored, {updates:,} updates"
     yield ""

@@ -38,6 +38,10 @@ def check_model(config: Config) -> None:
     method = config.record
     if config.reference_model and not method.needs_reference:
         raise InputError(f"reference_model: expected none, since {config.method} has no reference, got one")
+    if config.second_reference_model and not config.needs_second_reference:
+        raise InputError(
+            f"second_reference_model: expected none, since {config.method} has no second reference, got one"
+        )
     if config.l1 and not config.lora_r:
         raise InputError("l1: expected LoRA adapters, whose change of the weights it penalises, got lora_r=0")
     if not config.load_in_4bit:
@@ -68,6 +72,20 @@ def check_refresh(config: Config) -> None:
     if config.reference_model:
         raise InputError(
             "reference_model: expected none, since the reference moves to the policy, got one. Fix: refresh_every=0"
+        )
+
+
+def check_feedback(config: Config) -> None:
+    """Refuse a kind of feedback that the method does not have, or that nothing would become."""
+    if config.learn_from == "any":
+        return
+    kinds = [*config.record.losses] if config.form == "corrected" else [config.record.kinds[0]]
+    if config.on_policy:
+        raise InputError(f"learn_from: applies to given responses, got {config.learn_from} for sampled ones")
+    if config.learn_from not in kinds:
+        form = "" if config.form == "corrected" else f" in form={config.form}"
+        raise InputError(
+            f"learn_from: {config.method}{form}: expected any, {', '.join(kinds)}, got {config.learn_from}"
         )
 
 
@@ -113,7 +131,7 @@ def check_online(config: Config) -> None:
         }.get(name, True)
         if expected is not True:
             raise InputError(f"{name}: {config.method}: expected {expected}, got {getattr(config, name)!r}")
-    responses = config.batch * config.samples
+    responses = config.batch * config.samples_per_prompt
     if config.kl_target and responses >= 5 * config.kl_horizon:
         raise InputError(
             f"kl_horizon: expected at least {responses // 5 + 1} for {responses} responses a step, "
@@ -121,7 +139,7 @@ def check_online(config: Config) -> None:
         )
     in_pairs = {"best_and_worst": "a best and a worst response", "rejection": "two accepted responses"}
     least = in_pairs.get(config.keep) or ("responses that are rivals" if config.rivals == "samples" else "")
-    if least and config.on_policy and config.samples < 2:
-        raise InputError(f"samples: {config.method}: expected two or more, {least}, got {config.samples}")
+    if least and config.on_policy and config.samples_per_prompt < 2:
+        raise InputError(f"samples: {config.method}: expected two or more, {least}, got {config.samples_per_prompt}")
     if config.engine == "vllm" and (config.source == "reference" or config.rivals == "mixture"):
         raise InputError(f"engine: {config.method}: expected hf, which samples with the reference as well, got vllm")

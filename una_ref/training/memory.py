@@ -61,6 +61,7 @@ class Models:
         policy: the policy with its adapters; trained parameters require a gradient.
         critic: the value model, if the method has one.
         second: the reference, if it is another model.
+        second_reference: the second reference, if it is another model.
         rewards: the reward models.
         sources: where the sizes are from, a line per model.
     """
@@ -70,6 +71,7 @@ class Models:
     second: Any
     rewards: Sequence[nn.Module]
     sources: Sequence[str]
+    second_reference: Any = None
 
 
 @dataclass(frozen=True)
@@ -157,7 +159,8 @@ def models(config: Config, policy: Any = None) -> Models:
         model.score.to(torch.promote_types(dtype, torch.float32))
         return model
 
-    rewards, critic, second = [], None, None
+    rewards, critic = [], None
+    others: dict[str, Any] = {}
     with torch.device("meta"):
         dtype = getattr(torch, config.weights_dtype)
         if METHODS[config.method].scorer:
@@ -166,15 +169,16 @@ def models(config: Config, policy: Any = None) -> Models:
             model = AutoModelForCausalLM.from_config(policy, dtype=dtype, trust_remote_code=False)
             critic = critic_for(model, config)
             model = with_adapters(model, config)
-        if config.reference_model:
-            found, source = architecture(config.reference_model)
+        for name in filter(None, (config.reference_model, config.second_reference)):
+            found, source = architecture(name)
             sources.append(source)
-            second = AutoModelForCausalLM.from_config(found, dtype=dtype, trust_remote_code=False)
+            others[name] = AutoModelForCausalLM.from_config(found, dtype=dtype, trust_remote_code=False)
         for name in _classifiers(config):
             found, source = architecture(name)
             sources.append(source)
             rewards.append(classifier(found, _saved_in(found)))
-    return Models(model, critic, second, rewards, sources)
+    second, second_reference = (others.get(name) for name in (config.reference_model, config.second_reference))
+    return Models(model, critic, second, rewards, sources, second_reference)
 
 
 def _saved_in(found: Any) -> torch.dtype:
@@ -199,7 +203,7 @@ def largest(config: Config, positions: int, response: int) -> Example:
     """
     longest = min(config.max_length, positions)
     prompt = max(1, min(longest - response, config.max_prompt or longest))
-    count = most_kept(config.keep, config.samples) if config.on_policy else 2
+    count = most_kept(config.keep, config.samples_per_prompt) if config.on_policy else 2
     return Example((0,) * prompt, ((0,) * response,) * count)
 
 
@@ -262,6 +266,11 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
     how = f"{_count(adapters)}, a second adapter" if moves else how
     own = list(held.second.parameters()) if held.second else weights if copied else adapters if moves else []
     yield Part("reference", nbytes(own), f"{_count(own)}, {config.reference_model}" if held.second else how)
+    if config.needs_second_reference:
+        copied = not adapted and (bool(config.reference_model) or config.refresh > 0)
+        own = list(held.second_reference.parameters()) if held.second_reference else weights if copied else []
+        how = config.second_reference or ("a frozen copy" if copied else "the starting model, held already")
+        yield Part("second reference", nbytes(own), f"{_count(own)}, {how}" if own else how)
     shares = held.critic is not None and held.critic.core is None
     how = f"{_count(critic)}{', a head on the policy' if shares else ''}"
     yield Part("critic", nbytes(critic), how)
@@ -280,7 +289,7 @@ def _decoding(config: Config, held: Models, row: Example, processes: int) -> Ite
             "vLLM's weights", nbytes(own), f"{_count(own)}; with its cache they fill {VLLM.memory:.0%} of the GPU"
         )
         return
-    prompt, response, samples = len(row.prompt), max(map(len, row.responses)), config.samples
+    prompt, response, samples = len(row.prompt), max(map(len, row.responses)), config.samples_per_prompt
     asked = [row.prompt] * math.ceil(config.batch / processes)
     rows = samples * len(next(HuggingFace(0).chunks(asked, samples, response)))
     length = min(prompt + response, getattr(of, "sliding_window", None) or prompt + response)

@@ -71,9 +71,12 @@ def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:
         return Scorer(with_adapters(scorers.with_scalar_head(model, encoder, seed=config.seed), config, task="SEQ_CLS"))
     critic = critic_for(model, config)
     policy = with_adapters(model, config)
-    second = _second(config, encoder.tokenizer)
-    moves = config.refresh > 0
-    return Policy(policy, has_reference=config.needs_reference, critic=critic, second=second, moves=moves)
+    more: dict[str, Any] = {"second": _other(config, "reference_model", encoder.tokenizer), "moves": config.refresh > 0}
+    more["has_second_reference"] = config.needs_second_reference
+    more["second_reference"] = (
+        _other(config, "second_reference_model", encoder.tokenizer) if config.second_reference else None
+    )
+    return Policy(policy, has_reference=config.needs_reference, critic=critic, **more)
 
 
 def critic_for(model: Any, config: Config) -> Critic | None:
@@ -106,20 +109,21 @@ def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any
     return model
 
 
-def _second(config: Config, tokenizer: Any) -> Any:
-    """The second model that is the reference, or None.
+def _other(config: Config, key: str, tokenizer: Any) -> Any:
+    """Another model that is a reference, as a key of the config names it, or None.
 
     Raises:
         InputError: it has other ids for the policy's tokens.
     """
-    if not config.reference_model:
+    name = getattr(config, key)
+    if not name:
         return None
-    model, own = loading.load(config.reference_model, config.weights_dtype)
+    model, own = loading.load(name, config.weights_dtype)
     ids = own.get_vocab()
     for token, i in tokenizer.get_vocab().items():
         if ids.get(token) != i:
             raise InputError(
-                f"reference_model {config.reference_model!r}: expected the policy's vocabulary, where {token!r} has "
+                f"{key} {name!r}: expected the policy's vocabulary, where {token!r} has "
                 f"id {i}, got {ids.get(token, 'no such token')}"
             )
     loading.disable_dropout(model)

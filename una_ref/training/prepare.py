@@ -266,11 +266,13 @@ def _rollouts(
     # refused with the first batch.
     in_pairs = config.keep in ("best_and_worst", "rejection") or config.rivals == "samples"
     compared = in_pairs or trainer.compares_group or "lists" in trainer.losses
-    least = min(2 if compared else 1, config.samples)
+    least = min(2 if compared else 1, config.samples_per_prompt)
     penalty = config.missing_eos_penalty
     reward = reward_sources.bound(reward, trainer.policy, encoder)
     where: dict[str, Any] = {"source": config.source, "rivals": config.rivals, "share": config.mixture}
-    return Rollouts(engine, reward, config.judge, tokenizer, config.samples, room, config.seed, penalty, least, **where)
+    return Rollouts(
+        engine, reward, config.judge, tokenizer, config.samples_per_prompt, room, config.seed, penalty, least, **where
+    )
 
 
 def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None) -> None:

@@ -57,7 +57,7 @@ def _true(name: str, default: str = "false") -> bool:
 
 
 def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
-    """Shard a policy and a separate reference, if that is requested and there are several processes.
+    """Shard a policy and its separate references, if that is requested and there are several processes.
 
     Raises:
         InputError: the run cannot be sharded.
@@ -79,7 +79,7 @@ def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
                 f"launch: FSDP2: expected a run that can be sharded, got {reason}. Fix: use launch/ddp.yaml"
             )
     _shard(policy.model, team, reshard=_reshards())
-    for model in policy.copy:  # it has no backward pass that would shard its weights again
+    for model in (*policy.copy, *policy.second_copy):  # it has no backward pass that would shard its weights again
         _shard(model, team, reshard=True)
     return True
 

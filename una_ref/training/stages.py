@@ -1,8 +1,8 @@
 """Recipes of several steps: training runs, data steps and merges that use the results of earlier ones by name.
 
 A recipe's `stages` map names to steps. A step is a training run (the keys of any run), or a step with ``do:`` sample,
-label, revise, part or merge. ``${name}`` stands for the result of an earlier step: the folder of its model, or the
-file of its rows. Keys beside `stages` are the defaults of every step that takes them.
+label, revise, part, contrast or merge. ``${name}`` stands for the result of an earlier step: the folder of its model,
+or the file of its rows. Keys beside `stages` are the defaults of every step that takes them.
 
 Each step has its own folder in the output, with its own run.json. So the same command resumes: finished steps are
 skipped, and an interrupted one continues.

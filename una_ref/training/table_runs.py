@@ -84,7 +84,9 @@ def table_job(
     prompts = [Prompt((x,), str(x), x, f"prompt {x}") for x in range(len(told))]
     reward = _lookup(told) if preferences is None else Preference("the table", _lookup_pairs(preferences))
     where: dict[str, Any] = {"source": config.source, "rivals": config.rivals, "share": config.mixture}
-    rollouts = Rollouts(Multinomial(), reward, "the table", Numbers(), config.samples, 1, config.seed, **where)
+    rollouts = Rollouts(
+        Multinomial(), reward, "the table", Numbers(), config.samples_per_prompt, 1, config.seed, **where
+    )
     return Job(config, trainer, prompts, [], tokenizer=Numbers(), rollouts=rollouts)
 
 

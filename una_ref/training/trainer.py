@@ -390,6 +390,9 @@ class Trainer:
             if Need.REFERENCE_TOKENS in self.needs:
                 found["ref_token_logps"] = reference
             found["ref_logps"] = self.summed(reference, batch)
+        if Need.SECOND_REFERENCE in self.needs:
+            own = self.policy.references_differ or "ref_logps" not in found
+            found["second_ref_logps"] = self.policy.second_reference(batch) if own else found["ref_logps"]
         if Need.REFERENCE_DISTRIBUTIONS in self.needs:
             found["ref_logits"] = self.policy.reference_distributions(batch)
         return found

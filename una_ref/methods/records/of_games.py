@@ -62,7 +62,8 @@ DNO = Method(
     equation="survey Eq. 62",
     reductions="in the first rollout of a run, whose π_t is π_ref: iterative-dpo",
     meanings={"beta": "inverse size of one round's step; π_ref plays no part"},
-    optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite if the best always wins",
+    optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite where one order decides "
+    "all pairs",
 )
 
 RECORDS: tuple[Method, ...] = (NASH_MD, SPPO, DNO)

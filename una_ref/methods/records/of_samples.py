@@ -77,6 +77,7 @@ ITERATIVE_DPO = replace(
     equation="survey Sec. 3.1.3 with Eq. 10",
     errata=(),
     reductions="dpo on its own rollouts; `replay` keeps earlier stages",
+    optimum="none is finite: the greater score wins every pair, so that margins grow without bound",
     printed=None,
     notebook="13_online_alignment",
     trl="OnlineDPOTrainer, loss_type=sigmoid, on two samples",
@@ -116,6 +117,7 @@ RSO = Method(
     shape="hinge or logistic",
     source="reference",
     keep="rejection",
+    samples_per_prompt=8,  # half are accepted: of 4, one pair, which is often a tie
     losses={"pairs": gpo.rso},
     shift_invariant=True,
     papers=(papers.RSO, papers.SURVEY),
@@ -123,7 +125,8 @@ RSO = Method(
     errata=("ES3",),
     reductions="sigmoid_norm: dpo on pairs of responses that are accepted as samples of π*; hinge_norm: gpo's hinge",
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
-    optimum="hinge_norm: not π*, between two responses a margin of ±1 by the sign of P(y ≻ y') − 0.5; sigmoid_norm: π*",
+    optimum="where the greater score wins every pair: hinge_norm any π with margins of 1 or more, not π*; sigmoid_norm "
+    "none that is finite; with winners from Bradley–Terry sigmoid_norm has π*",
     meanings={"function": "hinge_norm, or sigmoid_norm, which is DPO"},
     notebook="08_pairs",
 )
