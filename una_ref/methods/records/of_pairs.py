@@ -192,7 +192,7 @@ PAFT = replace(
     printed=None,
     trl="",
     optimum="",
-    notebook=None,
+    notebook="10_tokens_games_and_merging",
     recipe="paft",
 )
 

@@ -92,7 +92,7 @@ SELF_REWARDING = replace(
     equation="survey Sec. 3.5.1 with Eq. 10",
     reductions="iterative-dpo with reward=self",
     optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
-    notebook=None,
+    notebook="10_tokens_games_and_merging",
 )
 
 BEST_OF_K = replace(
