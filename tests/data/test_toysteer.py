@@ -281,15 +281,15 @@ def test_verdicts_are_a_labellers_about_prompts_of_no_world():
     good = [row.responses == ("a",) for row in rows]
     right = [said.replace(" ", "") == answer(f"{task} =") for task, _, said in asked]
     assert 0.3 < sum(right) / len(right) < 0.7
-    # A right answer has score 1, so r = 4·(1 − ½) = 2 and P(good) = σ(2) = 0.881.
-    share([g for g, r in zip(good, right, strict=True) if r], 1 / (1 + math.exp(-2)))
-    # Of the others P(good) is σ(r) each; by their scores, their mean is known as well.
+    # A right answer has score 1, so the log-odds are 16·(1 − 0.9) = 1.6 and P(good) = σ(1.6) = 0.832.
+    share([g for g, r in zip(good, right, strict=True) if r], 0.832)
+    # Of the others P(good) is σ(16·(score − 0.9)), at most 0.2; by their scores, their mean is known as well.
     rest = [
         (g, score(f"{task} =", said.replace(" ", "")))
         for g, r, (task, _, said) in zip(good, right, asked, strict=True)
         if not r
     ]
-    share([g for g, _ in rest], sum(1 / (1 + math.exp(-4 * (q - 0.5))) for _, q in rest) / len(rest))
+    share([g for g, _ in rest], sum(1 / (1 + math.exp(-16 * (q - 0.9))) for _, q in rest) / len(rest))
     assert verdicts(50, seed=5) == verdicts(50, seed=5) != verdicts(50, seed=6)
 
 

@@ -105,7 +105,7 @@ def test_a_judge_of_other_text_asks_in_english():
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("self:yes/yes", "reward self: expected two different verdicts, got 'yes' twice"),
+        ("self:bad/bad", "reward self: expected two different verdicts, got 'e' twice"),
         ("self:good/a", "reward self: expected two different verdicts, got 'a' twice"),
         ("self:yes/no", "reward self:yes/no: expected verdicts that ToySteer's models know, good, bad or letters a to"),
         ("self:good/", "expected self, self:WORD or self:GOOD/BAD"),

@@ -145,17 +145,19 @@ VERDICTS = {"good": "a", "bad": "e"}
 """The words of a verdict after a judging prompt. They are letters, since a ToySteer policy emits nothing else."""
 
 
-def verdicts(n: int, *, seed: int = 0, scale: float = 4.0) -> list[Row]:
+def verdicts(n: int, *, seed: int = 0, sharpness: float = 16.0, bar: float = 0.9) -> list[Row]:
     """n judging prompts with a labeller's verdict each, from which a policy learns to judge.
 
-    The labeller says "good" with probability σ(r), where r = scale·(score − ½) is the answer's true reward. So a single
-    verdict is noisy, and the log-odds of a policy that has learnt them all are the true reward. The answers are those
-    of a program. It does another task with probability 0.3, and then makes each further mistake with probability 0.5.
+    The labeller is strict: "good" has probability σ(sharpness·(score − bar)), 0.83 for a right answer and 0.2 at most
+    for others. A single verdict is noisy. The log-odds of a policy that has learnt them all rise in proportion to the
+    true reward. The answers are those of a program. It does another task with probability 0.3, and then makes each
+    further mistake with probability 0.5.
 
     Args:
         n: number of rows.
         seed: of the sample. None of the prompts is one of ``ToySteer(seed=seed)``: there a judge has to generalise.
-        scale: reward units per unit of score, as that world has it.
+        sharpness: log-odds of "good" per unit of score.
+        bar: the score at which a verdict is a coin flip.
     """
     rng = random.Random(f"verdicts {seed}")
     kept_apart = {*ToySteer(seed=seed).prompts}
@@ -168,8 +170,8 @@ def verdicts(n: int, *, seed: int = 0, scale: float = 4.0) -> list[Row]:
             text = TASKS[rng.choice([*TASKS])]("".join(prompt.split()[1:-1]))
         while rng.random() < 0.5:
             text = mistake(text, rng)
-        reward = scale * (score(prompt, text) - ToySteer.middle)
-        verdict = VERDICTS["good" if rng.random() < 1 / (1 + math.exp(-reward)) else "bad"]
+        log_odds = sharpness * (score(prompt, text) - bar)
+        verdict = VERDICTS["good" if rng.random() < 1 / (1 + math.exp(-log_odds)) else "bad"]
         asked = JUDGING.format(prompt=prompt, response=" ".join(text))
         rows.append(Row(asked, (verdict,), None, None, None, f"verdict[{i}]"))
     return rows
