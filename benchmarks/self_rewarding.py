@@ -3,11 +3,10 @@
     python benchmarks/self_rewarding.py --output figures/runs/self_rewarding.json
 
 Runs the recipe `self-rewarding` for some seeds. A seed gives the world, the verdicts that M1 learns and the samples. M2
-and M3 are made four times from the same M1, and only the judge differs:
+and M3 are made three times from the same M1, and only the judge differs:
 
 - verdict: the policy's own log-odds of a good verdict, as the recipe has it;
 - shuffled: the same scores, dealt to the answers of a prompt at random (control: a judge that knows nothing);
-- log-prob: the mean log-prob that the policy gives its own answer (`reward=self`);
 - truth: ToySteer's true reward.
 
 Reward and regret are exact: sums over all 3,906 responses to each prompt. Judging accuracy is the share of pairs of
@@ -18,6 +17,7 @@ verdict about the prompts of these pairs.
 from __future__ import annotations
 
 import argparse
+import json
 import random
 import sys
 import tempfile
@@ -48,7 +48,7 @@ from una_ref.training.toysteer_base import reference_logps, toysteer_base
 
 RECIPE = "self-rewarding"
 VERDICT = "self:good/bad"
-JUDGES = {"verdict": VERDICT, "shuffled": VERDICT, "log-prob": "self", "truth": "toysteer"}
+JUDGES = {"verdict": VERDICT, "shuffled": VERDICT, "truth": "toysteer"}
 """How the record names a judge, and what the recipe's `reward` is then."""
 BETA = 0.1
 """Of the regret, with ToySteer's base as π_ref; the method's default."""
@@ -110,8 +110,10 @@ def of_seed(seed: int, work: Path, judges: Sequence[str], settings: Sequence[str
     first = stages.plan(RECIPE, settings, output=str(work), seed=seed).ready("M1")
     assert isinstance(first, Config)
     trained(first)
-    measures = {"base": measured(toysteer_base(), seed), "M1": measured(work / "M1", seed)}
-    print(seed, measures, file=sys.stderr, flush=True)
+    measures = {
+        "base": kept(work / "base.json", toysteer_base(), seed),
+        "M1": kept(work / "M1.json", work / "M1", seed),
+    }
     for judge in judges:
         model = str(work / "M1")
         for name in ("M2", "M3"):
@@ -119,9 +121,17 @@ def of_seed(seed: int, work: Path, judges: Sequence[str], settings: Sequence[str
             assert isinstance(made, Config)
             folder = work / f"{name}-{judge}"
             trained(replace(made, model=model, reward=JUDGES[judge], output=str(folder)), judge == "shuffled")
-            measures[f"{name}, {judge}"] = measured(folder, seed)
-            print(seed, judge, name, measures[f"{name}, {judge}"], file=sys.stderr, flush=True)
+            measures[f"{name}, {judge}"] = kept(work / f"{name}-{judge}.json", folder, seed)
             model = str(folder)
+    return measures
+
+
+def kept(file: Path, folder: Path, seed: int) -> dict[str, float]:
+    """The measures of a policy, from the file if it is there."""
+    if not file.exists():
+        file.write_text(json.dumps(measured(folder, seed)), encoding="utf-8")
+    measures = json.loads(file.read_text("utf-8"))
+    print(seed, file.stem, measures, file=sys.stderr, flush=True)
     return measures
 
 
