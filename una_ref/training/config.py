@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
+from una_ref.data import toysteer
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
 from una_ref.methods.arguments import Need, needs
@@ -14,7 +15,7 @@ from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
-TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
+TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations", "verdicts")))
 """The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
 
 GROUPS = {
@@ -67,7 +68,8 @@ class Config:
 
     data: str = "toysteer"
     """Files, quoted patterns, folders, hub names or - (standard input), separated by commas; or toysteer (ratings),
-    toysteer/pairs, toysteer/labels, toysteer/scores, toysteer/demonstrations. Online runs need prompts only."""
+    toysteer/pairs, toysteer/labels, toysteer/scores, toysteer/demonstrations, toysteer/verdicts. Online runs need
+    prompts only."""
     split: str = "train"
     """Split of a hub data set."""
     rows: Count | None = None
@@ -181,8 +183,8 @@ class Config:
     reward: str = "toysteer"
     """What scores the responses: toysteer (its true reward, for its own prompts), module:function, a folder or hub name
     of a sequence-classification model, or an LLM judge, judge:MODEL@http://host:port/v1. preference:module:function
-    compares two answers. self is the policy's own mean log-prob, self:WORD that of a verdict word. Several, separated
-    by commas, are averaged. self-rewarding takes self in place of toysteer."""
+    compares two answers. self is the policy's own mean log-prob, self:WORD that of a verdict word, self:GOOD/BAD the
+    log-odds of two. Several, separated by commas, are averaged. self-rewarding takes self in place of toysteer."""
     temperature: Annotated[float, Range(0.01)] = 1.0
     """Sampling temperature. Only methods that allow off-policy samples take another one than 1. For iterative-dpo it
     applies to every second response."""
@@ -238,9 +240,9 @@ class Config:
         if self.form != "corrected" and getattr(method, self.form) is None:
             what = "a sum of losses" if self.losses else self.method
             raise InputError(f"form: {what} has no {self.form} form that differs from the corrected one")
-        if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
-            hint = near(self.data, TOYSTEER)
-            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {self.data!r}{hint}")
+        kinds = self.data.split(",") if toysteer.names_toysteer(self.data) else []
+        if unknown := [kind for kind in kinds if kind not in TOYSTEER]:
+            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {unknown[0]!r}{near(unknown[0], TOYSTEER)}")
         if self.patience and not self.eval_every:
             raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
         for name in self.shape:

@@ -90,7 +90,8 @@ SELF_REWARDING = replace(
     judge="self",
     papers=(papers.SELF_REWARDING, papers.SURVEY),
     equation="survey Sec. 3.5.1 with Eq. 10",
-    reductions="iterative-dpo with reward=self",
+    reductions="iterative-dpo with reward=self, or self:GOOD/BAD for the log-odds of a verdict",
+    recipe="self-rewarding",
     optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
     notebook="10_tokens_games_and_merging",
 )
