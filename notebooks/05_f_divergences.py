@@ -609,7 +609,77 @@ plt.show()
 # - **χ²** is the reverse: large ratios are expensive, zeros are not.
 # - **Total variation** has two prices and no policy in between.
 #
-# ## 7. Reward against diversity
+# ## 7. The same theory as the survey prints it
+#
+# The survey of alignment has these steps in its Sec. 3.12, with $p$ and $q$ for the two policies (survey Eq. 63):
+#
+# $$D_f(p, q) = \mathbb{E}_{q}\left[f\left(\tfrac{p}{q}\right)\right].$$
+#
+# Its objective is printed as a mean over a data set $D$ (survey Eq. 64):
+#
+# $$\max_{\pi_\theta} \mathbb{E}_{(x, y) \sim D}\left[r_\theta(y|x)
+# - \beta f\left(\tfrac{\pi_\theta(y|x)}{\pi_\text{ref}(y|x)}\right)\right].$$
+#
+# Over a fixed $D$ the reward does not depend on $\pi_\theta$, so nothing is learned from it
+# ([ES34](../docs/claims.md#es34)). What is meant is $\mathbb{E}_{\pi} r - \beta D_f(\pi, \pi_\text{ref})$.
+# Its Lagrangian has one $\lambda$ for each prompt and one $\alpha(y) \ge 0$ for each response (survey Eq. 65; there
+# both stand inside the mean, [ES35](../docs/claims.md#es35)):
+#
+# $$L = \mathbb{E}_{\pi} r - \beta D_f(\pi, \pi_\text{ref}) - \lambda\Big(\sum_y \pi(y) - 1\Big)
+# + \sum_y \alpha(y) \pi(y).$$
+#
+# Its stationary point is the optimum, and solved for the reward it is what f-DPO compares (survey Eq. 66 and 67):
+#
+# $$\pi(y) = \pi_\text{ref}(y)\,(f')^{-1}\left(\frac{r(y) - \lambda + \alpha(y)}{\beta}\right), \qquad
+# r(y) = \beta f'\left(\frac{\pi(y)}{\pi_\text{ref}(y)}\right) + C(x).$$
+#
+# $\alpha(y)$ is positive only where a response is deleted. There Eq. 67 does not hold; it needs $f'(0^+) = -\infty$
+# ([ES36](../docs/claims.md#es36)).
+
+# %% tags=["check"]
+weights = torch.tensor([0.2, 0.1, 0.3, 0.1, 0.2, 0.1], dtype=F64)  # a data set D
+
+
+def as_printed(best, r):
+    """The survey's Eq. 64 as printed, with χ²."""
+    return (weights * (r - beta * (best - ref_logps).expm1() ** 2)).sum(-1)
+
+
+p, q = (optimal_logps(ref_logps, rewards, b, "chi2") for b in (0.5, 2.0))
+gain = as_printed(p, rewards) - as_printed(q, rewards)
+check.close(
+    "survey Eq. 64 as printed compares two policies alike for r and for 10 r",
+    as_printed(p, 10 * rewards) - as_printed(q, 10 * rewards),
+    gain,
+)
+meant = [
+    objective(best, ref_logps, 10 * rewards, beta, "chi2") - objective(best, ref_logps, rewards, beta, "chi2")
+    for best in (p, q)
+]
+check.differs("the objective that is meant does not", meant[0], meant[1], by=0.1)
+for name, strength in (("js", beta), ("chi2", 0.2)):
+    best = optimal_logps(ref_logps, rewards, strength, name)
+    level = multiplier(ref_logps, rewards, strength, name)[:, None]
+    price = (rewards - level) / strength
+    floor = -math.inf if name == "js" else -2.0  # f′(0)
+    alpha_ = strength * (floor - price).clamp(min=0)
+    ratio = DIVERGENCES[name].inverse(price + alpha_ / strength)
+    check.close(
+        f"{name}: survey Eq. 66 with λ(x) and α(y) is the optimum", (ref_logps + ratio).exp(), best.exp(), tol=1e-9
+    )
+    left = rewards - strength * DIVERGENCES[name].slope(best - ref_logps)
+    spread = left.amax(-1) - left.amin(-1)
+    if name == "js":
+        check.close("js: survey Eq. 67, r − β·f′ is one C for a prompt", spread, 0.0, tol=1e-9)
+        check.differs("js: and another C for the other prompt", left[0, :1], left[1, :1], by=0.1)
+    else:
+        deleted = int((best == -math.inf).sum())
+        check.true(
+            "chi2: where a response is deleted α > 0, and survey Eq. 67 fails", spread.max() > 0.1, f"{deleted} deleted"
+        )
+
+# %% [markdown]
+# ## 8. Reward against diversity
 #
 # The survey of alignment reports two results of f-DPO's experiments (Sec. 3.12; RKL is the reverse KL). JS "achieved
 # rewards comparable to RKL but with higher diversity". The forward KL and $\alpha$ had "better entropy with lower
