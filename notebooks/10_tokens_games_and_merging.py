@@ -928,8 +928,8 @@ for name, matrix in merges.items():
     print(f"{name:<16}{rows}    norm {matrix.norm():.2f}")
 check.close("TIES by hand: 3 of 6 are kept, −2 outvotes 1, equal signs are averaged", ties,
             torch.tensor([[2.5, -2.0, 0.0], [0.0, 2.0, 0.0]]))  # fmt: skip
-trials = torch.stack([next(sparse(adapters, [0.5, 0.5], "dare", density=0.5, seed=s))[1] for s in range(500)])
-check.close("DARE is linear on average", trials.mean(0), linear, tol=0.25)
+trials = torch.stack([next(sparse(adapters, [0.5, 0.5], "dare", density=0.5, seed=s))[1] for s in range(200)])
+check.close("DARE is linear on average", trials.mean(0), linear, tol=0.4)
 check.differs("in a single draw it is not", dare, linear, by=0.9)
 
 # %% [markdown]
@@ -1195,7 +1195,7 @@ plt.show()
 #   find the token that decides, and steer a beam search: *the full beam on credits*. They do not recover who was paid
 #   where: *and the credits are the same* ([ES11](../docs/claims.md#es11) on the last token).
 # - TDPO learns one step of improvement over $\pi_\text{ref}$, not $\pi^*$ ([ES12](../docs/claims.md#es12),
-#   [CS4](../docs/claims.md#cs4)): *TDPO's minimiser is the one-step improvement*. The loss grows with the length. Its
+#   [CS4](../docs/claims.md#cs4)): *TDPO's minimiser is the one-step improvement*. Its regret grows with the length. Its
 #   target is not the more diverse one. TDPO2 as described in the survey raises no chosen response
 #   ([ES13](../docs/claims.md#es13)).
 # - CRINGE contrasts tokens with likely rivals ([ES14](../docs/claims.md#es14), [ES15](../docs/claims.md#es15)). Of the
@@ -1205,8 +1205,8 @@ plt.show()
 #   ([ES32](../docs/claims.md#es32), [CS12](../docs/claims.md#cs12)). SPPO's and DNO's last policies circle, and their
 #   averages come near an equilibrium ([CS10](../docs/claims.md#cs10)). SPPO needs means and a logarithm
 #   ([ES33](../docs/claims.md#es33); the bias with few samples is [CS11](../docs/claims.md#cs11)).
-# - Nash learning is slow where $\beta$ is small. A forecast of the win rates makes the last policy converge, at no
-#   extra question: *the optimistic last policy does*.
+# - Nash learning is slow where $\beta$ is small. In the circle a forecast of the win rates makes the last policy
+#   converge, at no extra question: *the optimistic last policy does*. With eight responses 300 rounds are not enough.
 # - **Merging.** Weights are merged, not probabilities ([ES21](../docs/claims.md#es21)). On a table a merge with weights
 #   1 *is* SFT followed by DPO. The linear merge is close to the frontier of survey Eq. 2.
 # - **Stopping.** Iterating helps exactly as long as the proxy and the truth have a positive covariance on fresh
