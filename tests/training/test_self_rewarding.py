@@ -93,8 +93,12 @@ def test_the_record_is_of_the_present_recipe_and_the_text_says_what_it_says():
     rewards = [f"{means[name]['reward']['mean']:.2f}" for name in ("M1", "M2, verdict", "M3, verdict")]
     assert accuracy in text and f"from {rewards[0]} (M1) to {rewards[1]} (M2) and {rewards[2]} (M3)" in text
     others = [
-        f"{means[f'{name}, {judge}']['reward']['mean']:.2f}" for judge in ("shuffled", "truth") for name in ("M2", "M3")
+        f"{means[f'{name}, {who}']['reward']['mean']:.2f}" for who in ("shuffled", "truth") for name in ("M2", "M3")
     ]
     assert (
         f"dealt at random it is {others[0]} and {others[1]}, with the true reward {others[2]} and {others[3]}" in text
     )
+    worse = [run["M3, verdict"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"]]
+    assert sum(worse) == 2 and "in two of three seeds M3 is worse than M2" in text
+    assert all(run["M1"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"])
+    assert all(run["M2, shuffled"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"])
