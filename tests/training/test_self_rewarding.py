@@ -78,3 +78,27 @@ def test_the_recipe_runs_and_resumes_to_the_same_bytes(tmp_path):
     assert weights()["M1"].stat().st_mtime_ns == when  # not trained again
     record = json.loads((output / "run.json").read_text())
     assert record["finished"] and record["result"] == f"{output}/M3"
+
+
+def test_the_record_is_of_the_present_recipe_and_the_text_says_what_it_says():
+    record = json.loads((ROOT / "figures/runs/self_rewarding.json").read_text("utf-8"))
+    assert record["settings"] == [] and [run["seed"] for run in record["runs"]] == [0, 1, 2]
+    assert {"torch", "transformers"} <= set(record["versions"])
+    means = record["mean"]
+    for name, keys in means.items():  # the means are those of the runs
+        for key, value in keys.items():
+            assert value["mean"] == pytest.approx(sum(run[name][key] for run in record["runs"]) / 3, abs=1e-4)
+    text = " ".join((ROOT / "docs/online.md").read_text("utf-8").split())
+    accuracy = f"{100 * means['M1']['accuracy']['mean']:.0f} % of held-out pairs"
+    rewards = [f"{means[name]['reward']['mean']:.2f}" for name in ("M1", "M2, verdict", "M3, verdict")]
+    assert accuracy in text and f"from {rewards[0]} (M1) to {rewards[1]} (M2) and {rewards[2]} (M3)" in text
+    others = [
+        f"{means[f'{name}, {who}']['reward']['mean']:.2f}" for who in ("shuffled", "truth") for name in ("M2", "M3")
+    ]
+    assert (
+        f"dealt at random it is {others[0]} and {others[1]}, with the true reward {others[2]} and {others[3]}" in text
+    )
+    worse = [run["M3, verdict"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"]]
+    assert sum(worse) == 2 and "in two of three seeds M3 is worse than M2" in text
+    assert all(run["M1"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"])
+    assert all(run["M2, shuffled"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"])

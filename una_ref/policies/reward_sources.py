@@ -65,10 +65,10 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
 def _self_reward(name: str, word: str, other: str, world: ToySteer | None) -> SelfReward:
     if world is None or not word:
         return SelfReward(word, other)
-    words = [toysteer.VERDICTS.get(one, one) for one in (word, other) if one]
-    if not {*words} <= {*toysteer.LETTERS}:
+    good, bad = (toysteer.VERDICTS.get(one, one) for one in (word, other))
+    if not {good, bad} <= {*toysteer.LETTERS, ""}:
         raise InputError(f"reward {name}: expected verdicts that ToySteer's models know, good, bad or letters a to e")
-    return SelfReward(words[0], "".join(words[1:]), question=toysteer.JUDGING)
+    return SelfReward(good, bad, question=toysteer.JUDGING)
 
 
 def _function(path: str, name: str) -> Callable[..., Any]:
