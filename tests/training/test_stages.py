@@ -117,7 +117,7 @@ def test_rows_of_an_earlier_step_may_hold_empty_answers():
         (["sft.model=${policy}"], "sft: expected the result of none, got 'policy'"),
         (["policy.reward=${rewrad}"], "policy: expected the result of one of sft, reward, got 'rewrad'; did you mean"),
         (["sft"], "'sft': expected key=value"),
-        (["sft.method=stf"], "sft.method: expected a method, or do: one of sample, label, revise, part, contrast, merge"),
+        (["sft.method=stf"], "sft.method: expected a method, or do: one of sample, label, revise, part, contrast,"),
         (["sft.do=sampel"], "sft.do: expected one of sample, label, revise, part, contrast, merge, got 'sampel'"),
     ],
 )  # fmt: skip
