@@ -43,6 +43,7 @@ TRAINING = ("batches", "experience", "losses", "loop", "metrics", "samplers", "s
 MORE = {
     "methods": ["methods/test_every_loss.py", "methods/test_registry.py", "methods/test_composition.py"],
     "methods/records": ["methods/test_registry.py", "methods/test_composition.py", "methods/test_taxonomy.py"],
+    "theory/token_populations": ["methods/test_tokens.py"],
     "training/batches": ["training/test_losses.py", "training/test_loop.py"],
     "training/experience": ["methods/test_online.py", "training/test_loop.py"],
     "training/stopping": ["training/test_samplers.py"],

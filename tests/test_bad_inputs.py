@@ -135,6 +135,11 @@ bad(
     "got 'toysteer/pair'; did you mean toysteer/pairs?",
 )
 bad(
+    "ToySteer beside a file",
+    ["train", "sft", "data=toysteer/demonstrations,rows.jsonl"],
+    "toysteer/verdicts, got 'rows.jsonl'",
+)
+bad(
     "all rows too long",
     ["train", "dpo", "--data", "rows.jsonl", "max_length=2", *TINY],
     "data: expected at least one row that fits max_length=2, got",

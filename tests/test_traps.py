@@ -167,7 +167,7 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Forward KL's exp(−log π/π_ref) is infinite as soon as a chosen response has become unlikely.",
         (
             EVERY + "test_loss_and_gradient_are_finite_at_extreme_inputs",
-            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     24: (
@@ -209,14 +209,14 @@ TRAPS: dict[int, tuple[str, tuple[str, ...] | str]] = {
         "Label smoothing is a setting without effect.",
         (
             POPULATION + "test_cdpo_margin_is_the_logit_of_the_smoothed_preference",
-            PARITY + "test_label_smoothed_and_divergence_losses_match_trl",
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     31: (
         "Log-probs are summed in one place and averaged in another, and β has two meanings.",
         (
             LOGPROBS + "test_the_sum_over_tokens_not_their_mean",
-            "tests/methods/test_trl_parity.py::test_pair_losses_match_trl",
+            PARITY + "test_pair_loss_matches_trl_on_every_row",
         ),
     ),
     32: (

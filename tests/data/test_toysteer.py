@@ -11,7 +11,19 @@ from hypothesis import strategies as st
 from una_ref.data import toysteer
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
-from una_ref.data.toysteer import LENGTH, LETTERS, METRICS, Knobs, ToySteer, answer, demonstrations, mistake, rate
+from una_ref.data.toysteer import (
+    LENGTH,
+    LETTERS,
+    METRICS,
+    Knobs,
+    ToySteer,
+    answer,
+    demonstrations,
+    mistake,
+    rate,
+    score,
+    verdicts,
+)
 from una_ref.theory import PrefixTree
 
 TREE = PrefixTree.of(len(toysteer.VOCABULARY), LENGTH)
@@ -257,6 +269,33 @@ def test_demonstrations_are_imperfect():
     perfect = demonstrations(100, errors=0.0)
     assert all(row.responses[0].replace(" ", "") == answer(row.prompt) for row in perfect)
     assert len({row.prompt for row in rows}) > 500
+
+
+def test_verdicts_are_a_labellers_about_prompts_of_no_world():
+    rows = verdicts(4000, seed=0)
+    words = toysteer.tokenizer()
+    assert all(row.kinds == ("demos",) and row.responses[0] in ("a", "e") for row in rows)
+    assert not any(words.unk_token_id in words(row.prompt)["input_ids"] for row in rows)
+    asked = [row.prompt.removesuffix(" =").partition(" = ") for row in rows]
+    assert not {*PLAIN.prompts} & {f"{task} =" for task, _, _ in asked}
+    good = [row.responses == ("a",) for row in rows]
+    right = [said.replace(" ", "") == answer(f"{task} =") for task, _, said in asked]
+    assert 0.3 < sum(right) / len(right) < 0.7
+    # A right answer has score 1, so the log-odds are 16·(1 − 0.9) = 1.6 and P(good) = σ(1.6) = 0.832.
+    share([g for g, r in zip(good, right, strict=True) if r], 0.832)
+    # Of the others P(good) is σ(16·(score − 0.9)), at most 0.2; by their scores, their mean is known as well.
+    rest = [
+        (g, score(f"{task} =", said.replace(" ", "")))
+        for g, r, (task, _, said) in zip(good, right, asked, strict=True)
+        if not r
+    ]
+    share([g for g, _ in rest], sum(1 / (1 + math.exp(-16 * (q - 0.9))) for _, q in rest) / len(rest))
+    assert verdicts(50, seed=5) == verdicts(50, seed=5) != verdicts(50, seed=6)
+
+
+def test_a_score_is_that_of_the_world():
+    for x, y in ((0, 7), (1, 200), (2, 3905)):
+        assert score(PLAIN.prompts[x], *PLAIN.responses[y]) == pytest.approx(float(PLAIN.quality[x, y]))
 
 
 def test_a_seed_determines_the_world():

@@ -111,9 +111,7 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "linear in the rejected": shapes.rejected_linear,
     "score function": shapes.score_function,
     "any falling f": lambda x, function: gpo.margin_shape(function)(x),
-    "hinge or logistic": lambda x, loss_type: {"hinge_norm": shapes.hinge, "sigmoid_norm": shapes.logistic}[loss_type](
-        x
-    ),
+    "hinge or logistic": lambda x, function: {"hinge_norm": shapes.hinge, "sigmoid_norm": shapes.logistic}[function](x),
     "hinge at δ": lambda x, delta: (delta - x).relu(),
     "λ·logistic": lambda x, lam: lam * shapes.logistic(x),
     "a distance from η·Δs": lambda x, margins, eta, distance: scored_pairs.DISTANCES[distance](x, eta * margins),

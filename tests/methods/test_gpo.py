@@ -79,7 +79,7 @@ def test_rso_losses_are_the_hinge_and_dpo(random_arguments):
     assert rso(**sides, beta=0.7).tolist() == pytest.approx([1, 0, 3], abs=1e-15)
     arguments = random_arguments(rso)
     torch.testing.assert_close(rso(**arguments), gpo(**arguments, function="hinge"), rtol=0, atol=0)
-    torch.testing.assert_close(rso(**arguments, loss_type="sigmoid_norm"), una_pair(**arguments), rtol=0, atol=0)
+    torch.testing.assert_close(rso(**arguments, function="sigmoid_norm"), una_pair(**arguments), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, F64])
@@ -117,5 +117,5 @@ def test_unknown_and_rising_functions_are_refused():
         margin_shape(torch.exp)
     with pytest.raises(ValueError, match=r"function must fall at 0, got one with f'\(0\) = 0"):
         gpo(**sides, function=torch.square)
-    with pytest.raises(ValueError, match="loss_type must be one of hinge_norm, sigmoid_norm, got 'hinge'"):
-        rso(**sides, loss_type="hinge")
+    with pytest.raises(ValueError, match="function must be one of hinge_norm, sigmoid_norm, got 'hinge'"):
+        rso(**sides, function="hinge")

@@ -275,7 +275,7 @@ def test_exponential_is_continued_as_its_tangent():
         ({"ratio": "word"}, "ratio must be one of token, sequence, got 'word'"),
         ({"scale_rewards": "true"}, "scale_rewards must be one of group, batch, none, got 'true'"),
         ({"kl_estimate": "k1"}, "kl_estimate must be one of weighted, plain, none, got 'k1'"),
-        ({"ratio_clip": 1.5}, "ratio_clip must be from 0 to 1, got 1.5"),
+        ({"ratio_clip": 1.5}, "ratio_clip must be at least 0 and at most 1, got 1.5"),
         ({"ratio_clip_high": -0.1}, "ratio_clip_high must be at least 0, got -0.1"),
         ({"beta": 0.0}, "beta must be positive, got 0.0"),
         ({"length_scale": 0.0}, "length_scale must be at least 1e-06, got 0.0"),

@@ -259,7 +259,7 @@ def test_hyperparameters_of_list_losses_are_checked(random_arguments):
         with pytest.raises(ValueError, match="alpha must be at least 0, got -1"):
             loss(**random_arguments(loss), alpha=-1)
     for loss in (pro, pro_printed):
-        with pytest.raises(ValueError, match="distances must be scores or none, got 'far'"):
+        with pytest.raises(ValueError, match="distances must be one of scores, none, got 'far'"):
             loss(**random_arguments(loss), distances="far")
 
 

@@ -111,7 +111,7 @@ def test_rso_hinge_learns_a_margin_of_one_however_sure_the_preference(p):
     # E = 1 + (1 − 2p)·m for |m| ≤ 1. π_ref is uniform, and β = 0.5 makes the margin of log π 1/β = 2.
     uniform = dict.fromkeys(("ref_chosen_logps", "ref_rejected_logps"), torch.full_like(MARGINS, math.log(0.5)))
     assert best_margin(METHODS["rso"].loss, p, **uniform, beta=0.5) == pytest.approx(math.copysign(2, p - 0.5))
-    soft = best_margin(METHODS["rso"].loss, p, **uniform, beta=0.5, loss_type="sigmoid_norm")
+    soft = best_margin(METHODS["rso"].loss, p, **uniform, beta=0.5, function="sigmoid_norm")
     assert soft == pytest.approx(2 * math.log(p / (1 - p)), abs=1e-3)
 
 

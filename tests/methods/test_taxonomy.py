@@ -10,7 +10,6 @@ from una_ref.methods.axes import AXES, VALUES
 from una_ref.methods.taxonomy import SYSTEMS, WITHOUT_A_ROW, axes_of_method, systems_of
 from una_ref.training.settings import recipes
 
-
 each_system = pytest.mark.parametrize("system", SYSTEMS, ids=lambda system: system.name)
 each_known = pytest.mark.parametrize(
     "system", [system for system in SYSTEMS if system.method in METHODS], ids=lambda system: system.name

@@ -1,5 +1,8 @@
 """The policy as the judge of its own answers."""
 
+import math
+from dataclasses import replace
+
 import pytest
 import torch
 
@@ -47,6 +50,70 @@ def test_score_with_a_word_is_its_log_prob_after_the_judging_prompt(run):
     by_hand = [float(logps_of(policy, encoder, f"{PROMPT} {text} =", (1,))) for text in ("b c", "d")]
     assert scores == pytest.approx(by_hand, abs=1e-5)
     assert reward_source("self:yes") == SelfReward("yes")
+
+
+@pytest.fixture
+def by_hand():
+    """A model whose logits after "=" are 2 for the letter a, −1 for e and 8 for b, and its encoder.
+
+    Without attention and MLP the last hidden state is the embedding of the last token over its root mean square. For
+    "=" that is √64·(1, 0, …, 0), so a logit is 8 times the first weight of its row.
+    """
+    model, tokenizer = loading.load(str(toysteer_base()))
+    with torch.no_grad():
+        for layer in model.model.layers:
+            layer.self_attn.o_proj.weight.zero_()
+            layer.mlp.down_proj.weight.zero_()
+        model.model.norm.weight.fill_(1)
+        model.model.embed_tokens.weight[tokenizer.get_vocab()["="]] = torch.eye(64)[0]
+        model.lm_head.weight.zero_()
+        for letter, logit in (("a", 2.0), ("e", -1.0), ("b", 8.0)):
+            model.lm_head.weight[tokenizer.get_vocab()[letter], 0] = logit / 8
+    return Policy(model, has_reference=False), Encoder(tokenizer, max_length=32)
+
+
+def test_score_of_a_verdict_is_its_log_odds_in_a_model_made_by_hand(by_hand):
+    # log π(a) − log π(e) = 2 − (−1): the normaliser, of which b has almost all, cancels.
+    judge = reward_source("self:good/bad", world=toysteer.ToySteer(seed=0)).bound(*by_hand)
+    assert judge([Answer(PROMPT, "b c"), Answer(PROMPT, "")]) == pytest.approx([3, 3], abs=1e-3)
+    opposite = reward_source("self:bad/good", world=toysteer.ToySteer(seed=0)).bound(*by_hand)
+    assert opposite([Answer(PROMPT, "b c")]) == pytest.approx([-3], abs=1e-3)
+    # One word alone: 2 − log(e² + e⁻¹ + e⁸ + 3), since EOS, c and d have logit 0.
+    alone = reward_source("self:good", world=toysteer.ToySteer(seed=0)).bound(*by_hand)
+    assert alone([Answer(PROMPT, "b c")]) == pytest.approx([2 - math.log(sum(map(math.exp, (2, -1, 8))) + 3)], abs=1e-3)
+
+
+def test_verdict_is_about_prompt_and_answer_in_toysteers_words(run):
+    policy, encoder = run
+    judge = reward_source("self:good/bad", world=toysteer.ToySteer(seed=0)).bound(policy, encoder)
+    answers = [Answer(PROMPT, "b c"), Answer(PROMPT, "d"), Answer("copy a b c =", "d")]
+    said = [logps_of(policy, encoder, f"{a.prompt} {a.response} =", (1,), (5,)) for a in answers]  # a and e
+    scores = judge(answers)
+    assert scores == pytest.approx([float(good - bad) for good, bad in said], abs=1e-5)
+    assert len({round(score, 4) for score in scores}) == 3
+
+
+def test_a_judge_of_other_text_asks_in_english():
+    judge = reward_source("self:yes/not good")
+    assert judge == SelfReward("yes", "not good") != reward_source("self:yes")
+    asked = []
+    replace(judge, encoder=lambda row: asked.append(row))._example(Answer("Add 2 and 2.", "It is 4."))
+    prompt, end = asked[0].prompt, "Is the response above correct, helpful and clear? Answer yes or not good: "
+    assert prompt == f"Add 2 and 2.\n\nIt is 4.\n\n{end}" and asked[0].responses == ("yes", "not good")
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [
+        ("self:bad/bad", "reward self: expected two different verdicts, got 'e' twice"),
+        ("self:good/a", "reward self: expected two different verdicts, got 'a' twice"),
+        ("self:yes/no", "reward self:yes/no: expected verdicts that ToySteer's models know, good, bad or letters a to"),
+        ("self:good/", "expected self, self:WORD or self:GOOD/BAD"),
+    ],
+)
+def test_verdicts_that_tell_nothing_are_refused(name, message):
+    with pytest.raises(InputError, match=message):
+        reward_source(name, world=toysteer.ToySteer(seed=0))
 
 
 def test_judge_follows_the_policy_as_it_is_trained(run):

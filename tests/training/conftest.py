@@ -96,7 +96,7 @@ def examples():
                 },
                 "labels": {"labels": tuple(rng.choice([0.0, 1.0, 0.25]) for _ in responses)},
                 "scores": {"scores": tuple(rng.random() for _ in responses)},
-                "lists": {"scores": tuple(rng.random() for _ in responses), "as_list": True},
+                "lists": {"scores": tuple(random.Random(i).sample(range(9), len(responses))), "as_list": True},
             }[kind]
             experience = {
                 name: tuple(tuple(rng.gauss(0, 1) for _ in response) for response in responses)

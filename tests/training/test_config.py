@@ -7,7 +7,8 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.training.config import GROUPS, ONLINE, Config, field_types
+from una_ref.training.config import GROUPS, Config, field_types
+from una_ref.training.exclusions import ONLINE
 from una_ref.training.settings import key_groups, resolve
 
 LOWEST = {
@@ -46,6 +47,7 @@ LOWEST = {
     "eval_every": 0,
     "save_every": 0,
     "held_out": 0,
+    "mixture": 0,
 }
 """The lowest value that each number takes."""
 
@@ -54,6 +56,8 @@ def method_of(key):
     """A method with which a key may differ from its default."""
     if key.startswith("kl_"):
         return "ppo"
+    if key == "mixture":
+        return "nash-md"
     return {"samples": "una-online", "refresh_mix": "tr-dpo"}.get(key, "iterative-dpo" if key in ONLINE else "dpo")
 
 
@@ -85,7 +89,8 @@ def test_no_number_is_left_without_a_range():
         return kind in (int, float) or any(map(unbounded, parts))
 
     assert {name for name, kind in field_types().items() if unbounded(kind)} == {"threshold", "loss_kwargs"}
-    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys()
+    # 0 itself is not allowed for rejection_beta.
+    assert {f.name for f in fields(Config) if type(f.default) in (int, float)} <= LOWEST.keys() | {"rejection_beta"}
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,12 @@ def test_every_recipe_of_several_steps_is_a_plan():
         assert isinstance(last, Config | Merge) and made.needs(list(made.steps)[-1])
 
 
+def test_every_recipe_can_be_named():
+    """`una-ref train NAME` is the method if there is one, so a recipe of that name could not be run."""
+    for name in recipes():
+        assert name not in METHODS or METHODS[name].recipe == name, name
+
+
 def test_results_of_earlier_steps_are_paths():
     made = stages.plan("rlhf/three-stages", output="out")
     policy = made.ready("policy")
@@ -117,7 +123,10 @@ def test_rows_of_an_earlier_step_may_hold_empty_answers():
         (["sft.model=${policy}"], "sft: expected the result of none, got 'policy'"),
         (["policy.reward=${rewrad}"], "policy: expected the result of one of sft, reward, got 'rewrad'; did you mean"),
         (["sft"], "'sft': expected key=value"),
-        (["sft.method=stf"], "sft.method: expected a method, or do: one of sample, label, revise, part, contrast,"),
+        (
+            ["sft.method=stf"],
+            "sft.method: expected a method, or do: one of sample, label, revise, part, contrast, merge",
+        ),
         (["sft.do=sampel"], "sft.do: expected one of sample, label, revise, part, contrast, merge, got 'sampel'"),
     ],
 )  # fmt: skip
@@ -268,7 +277,12 @@ def test_answers_far_from_the_data_are_rejected(tmp_path):
     near = Sample(prompts=32, samples=1, like="toysteer", reject=0.05, output=str(tmp_path / "near"))
     far = Sample(prompts=32, samples=1, like=str(known), reject=0.05, output=str(tmp_path / "far"))
     kept = len(lines(near, tmp_path / "near"))
-    assert kept >= 24 > 12 > len(lines(far, tmp_path / "far"))
+    try:
+        few = len(lines(far, tmp_path / "far"))
+    except InputError as refused:
+        assert "out of distribution" in str(refused)  # noqa: PT017, on some machines not one answer is left
+        few = 0
+    assert kept >= 24 > 12 > few
 
 
 def answers(tmp_path, *rows):

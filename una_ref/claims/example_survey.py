@@ -13,9 +13,9 @@ from torch.nn.functional import logsigmoid
 
 F64 = torch.float64
 
-PAIRS_NOTEBOOK: str | None = None
-SINGLES_NOTEBOOK: str | None = None
-TOKENS_NOTEBOOK: str | None = None
+PAIRS_NOTEBOOK: str | None = "08_pairs"
+SINGLES_NOTEBOOK: str | None = "09_single_responses_and_lists"
+TOKENS_NOTEBOOK: str | None = "10_tokens_games_and_merging"
 """The notebooks that derive the survey's equations; None while there is no such notebook."""
 
 

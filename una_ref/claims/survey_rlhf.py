@@ -27,7 +27,7 @@ NOTEBOOK = "04_una_losses"
     instead="the sum over a prompt's pairs divided by C(K, 2), which is the mean over pairs; an expectation is a mean "
     "already",
     shows="K = 4, rewards 2, 1, 0, −1: the mean over the six pairs is {right:.5f}, as printed {printed:.5f}",
-    notebook=None,
+    notebook="08_pairs",
 )
 def _es1() -> Evidence:
     rewards = numbers(2, 1, 0, -1)
@@ -85,7 +85,7 @@ def accepted(policy: Tensor, proposal: Tensor, bound: Tensor | float) -> Tensor:
     instead="the bound is for all y: M = max_y π(y|x)/π_SFT(y|x), where π is the optimal policy of the reward",
     shows="π = (0.6, 0.3, 0.1), π_SFT = (0.2, 0.3, 0.5): M = {bound:.0f} and acceptance (1, {second:.3f}, "
     "{third:.3f}); with M for each y everything is accepted, and TV to π is {printed:.2f}",
-    notebook=None,
+    notebook="08_pairs",
 )
 def _es3() -> Evidence:
     policy, proposal = numbers(0.6, 0.3, 0.1), numbers(0.2, 0.3, 0.5)
@@ -236,7 +236,7 @@ def _cs8() -> Evidence:
     "the best ones are accepted too rarely",
     shows="β = 0.5: TV to π* {exact:.0f} with the true maximum, acceptance {rate:.3f}; TV {sampled:.3f} with the "
     "maximum of 4 candidates",
-    notebook=None,
+    notebook="08_pairs",
 )
 def _cs21() -> Evidence:
     world = SMALL

@@ -104,7 +104,7 @@ def _es18() -> Evidence:
     instead="with fewer responses other policies have loss 0",
     shows="π_ref = ⅓ each, r = (1, 0, −1), β = 1, data with the first two: π = (0.5, {second:.4f}, {third:.4f}) has "
     "loss {loss:.0f}; π* = ({a:.4f}, {b:.4f}, {c:.4f})",
-    notebook="07_gradients",
+    notebook=NOTEBOOK,
 )
 def _es19() -> Evidence:
     rewards, ref = numbers(1, 0, -1), torch.full((3,), 1 / 3, dtype=F64).log()
@@ -185,7 +185,7 @@ def _es30() -> Evidence:
     instead="where some responses are missing, the end depends on the start, and its regret stays",
     shows="largest TV between the ends of 4 starts: {full:.0f} with all responses, {part:.2f} with two of five "
     "missing; mean regret there {regret:.2f}",
-    notebook="07_gradients",
+    notebook=NOTEBOOK,
 )
 def _cs5() -> Evidence:
     def ends(sampler: Tensor) -> list[Tensor]:
@@ -229,7 +229,7 @@ def _cs5() -> Evidence:
     verdict="holds if Eq. 38 is multiplied by β",
     instead="Eq. 39 holds as it stands",
     shows="random batch, β = 0.3: Eq. 38 over the gradient {ratio:.4f}; Eq. 39 differs by {gap:.0f}",
-    notebook="07_gradients",
+    notebook=NOTEBOOK,
 )
 def _cs6() -> Evidence:
     generator = torch.Generator().manual_seed(0)
@@ -261,7 +261,7 @@ def _cs6() -> Evidence:
     "to about 0",
     shows="β·KL at π* {true:.2f}; mean of the clamped estimate from batches of 2, 8, 32: {b2:.3f}, {b8:.3f}, {b32:.3f} "
     "(the mean without clamp is {raw:.2f})",
-    notebook="07_gradients",
+    notebook=NOTEBOOK,
 )
 def _cs9() -> Evidence:
     prompts, beta = len(GENERIC.rewards), GENERIC.beta

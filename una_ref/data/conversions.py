@@ -168,7 +168,8 @@ def conform(
         beside = ("scores",) if margins and way[1] == "pairs" else ()
         row = merged([row.only(way[0], *beside) for row in group])
         if beside and row.scores is None:
-            raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none")
+            fix = "add columns chosen_score and rejected_score, or give data with scores alone"
+            raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none", fix)
         if way in steps:
             return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > len(row.kinds):

@@ -219,11 +219,18 @@ def _pair(record: _Record) -> Row:
 
 
 def _ultrafeedback_pair(record: _Record) -> Row:
-    """Both sides are whole conversations, and the prompt is in them again, as the last user turn."""
-    prompt, responses = _implicit_prompt(record)
-    asked = prompt[-1]["content"] if isinstance(prompt, tuple) else prompt
-    if asked.strip() != checked_text(record.get("prompt"), record.source, record.name("prompt")).strip():
-        raise record.refusal("prompt", "the last user turn of both conversations", shown(record.get("prompt")))
+    """Both sides are whole conversations, and a prompt is in them again, as the last user turn; or responses to it."""
+    sides = [record.get(column) for column in ("chosen", "rejected")]
+    if record.has("prompt") and all(
+        isinstance(side, str) or (isinstance(side, list) and len(side) == 1) for side in sides
+    ):
+        prompt, responses = record.get("prompt"), (record.response("chosen"), record.response("rejected"))
+    else:
+        prompt, responses = _implicit_prompt(record)
+        asked = prompt[-1]["content"] if isinstance(prompt, tuple) else prompt
+        said = record.get("prompt") if record.has("prompt") else asked
+        if asked.strip() != checked_text(said, record.source, record.name("prompt")).strip():
+            raise record.refusal("prompt", "the last user turn of both conversations", shown(said))
     scores = (record.score("score_chosen"), record.score("score_rejected"))
     return Row(prompt, responses, scores, pairs=((0, 1),), source=record.source)
 
@@ -329,8 +336,8 @@ CONVENTIONS = (
     Convention("UltraFeedback", ("instruction", "completions"), (), _ultrafeedback),
     Convention(
         "UltraFeedback binarized",
-        ("prompt", "chosen", "rejected", "score_chosen", "score_rejected"),
-        (),
+        ("chosen", "rejected", "score_chosen", "score_rejected"),
+        ("prompt",),
         _ultrafeedback_pair,
     ),
     Convention("SHP", ("history", "human_ref_A", "human_ref_B", "labels"), ("score_A", "score_B"), _shp),

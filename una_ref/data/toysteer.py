@@ -10,6 +10,7 @@ A response without EOS is cut after 5 letters. The list has those responses too,
 from __future__ import annotations
 
 import itertools
+import math
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -39,6 +40,11 @@ TASKS = {
 EOS, BOS, PAD, UNK = "</s>", "<s>", "<pad>", "<unk>"
 WORDS = (EOS, *LETTERS, BOS, PAD, UNK, "=", *TASKS)
 """The tokenizer's vocabulary in order of id; the first six are what a response is made of."""
+
+
+def names_toysteer(data: str) -> bool:
+    """Whether a run's `data` is ToySteer's: ``toysteer``, ``toysteer/pairs``, or several of these with commas."""
+    return data.partition(",")[0].partition("/")[0] == "toysteer"
 
 
 def answer(prompt: str) -> str:
@@ -71,6 +77,14 @@ def rate(prompt: str, response: str, ended: bool = True) -> tuple[int, int, int,
     strange = sum(c not in prompt.split()[1:-1] for c in response)
     coherence = max(0, 4 - strange - 2 * (not ended)) if response else 0
     return helpfulness, correctness, coherence, min(4, len(set(response))), min(4, len(response))
+
+
+def score(prompt: str, response: str, ended: bool = True) -> float:
+    """HelpSteer2's combination of the true ratings, in [0, 1], of a response given as joined letters."""
+    rated = zip(METRICS, rate(prompt, response, ended), strict=True)
+    return sum(HELPSTEER2_WEIGHTS.get(name, 0.0) * rating for name, rating in rated) / (
+        4 * sum(HELPSTEER2_WEIGHTS.values())
+    )
 
 
 def mistake(text: str, rng: random.Random) -> str:
@@ -122,6 +136,44 @@ def demonstrations(n: int, *, seed: int = 0, errors: float = 0.35) -> list[Row]:
         while rng.random() < errors:
             text = mistake(text, rng)
         rows.append(Row(prompt, (" ".join(text),), None, None, None, f"demonstration[{i}]"))
+    return rows
+
+
+JUDGING = "{prompt} {response} ="
+"""ToySteer's judging prompt: a task, an answer to it, and a second "=". No prompt of a task has two."""
+VERDICTS = {"good": "a", "bad": "e"}
+"""The words of a verdict after a judging prompt. They are letters, since a ToySteer policy emits nothing else."""
+
+
+def verdicts(n: int, *, seed: int = 0, sharpness: float = 16.0, bar: float = 0.9) -> list[Row]:
+    """n judging prompts with a labeller's verdict each, from which a policy learns to judge.
+
+    The labeller is strict: "good" has probability σ(sharpness·(score − bar)), 0.83 for a right answer and 0.2 at most
+    for others. A single verdict is noisy. The log-odds of a policy that has learnt them all rise in proportion to the
+    true reward. The answers are those of a program. It does another task with probability 0.3, and then makes each
+    further mistake with probability 0.5.
+
+    Args:
+        n: number of rows.
+        seed: of the sample. None of the prompts is one of ``ToySteer(seed=seed)``: there a judge has to generalise.
+        sharpness: log-odds of "good" per unit of score.
+        bar: the score at which a verdict is a coin flip.
+    """
+    rng = random.Random(f"verdicts {seed}")
+    kept_apart = {*ToySteer(seed=seed).prompts}
+    prompts = [prompt for prompt in all_prompts() if prompt not in kept_apart]
+    rows = []
+    for i in range(n):
+        prompt = rng.choice(prompts)
+        text = answer(prompt)
+        if rng.random() < 0.3:
+            text = TASKS[rng.choice([*TASKS])]("".join(prompt.split()[1:-1]))
+        while rng.random() < 0.5:
+            text = mistake(text, rng)
+        log_odds = sharpness * (score(prompt, text) - bar)
+        verdict = VERDICTS["good" if rng.random() < 1 / (1 + math.exp(-log_odds)) else "bad"]
+        asked = JUDGING.format(prompt=prompt, response=" ".join(text))
+        rows.append(Row(asked, (verdict,), None, None, None, f"verdict[{i}]"))
     return rows
 
 

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import at_least_zero
 from una_ref.methods.rewards import margin, per_example
 from una_ref.methods.shapes import logistic
 
@@ -44,6 +45,7 @@ def alpha_po(
     """
     lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
     per_example(beta, chosen_logps=chosen_logps, rejected_logps=rejected_logps, **lengths)
+    at_least_zero(gamma=gamma)
     if not math.isfinite(alpha):
         raise ValueError(f"alpha must be finite, got {alpha}")
     chosen = power_reward(chosen_logps, chosen_lengths, beta, alpha)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from una_ref.methods.arguments import argument
+from una_ref.methods.ranges import positive
 from una_ref.methods.rewards import Reward, implicit_reward
 
 RANKS = {"response": 1, "pair": 1, "token": 2, "distribution": 3}
@@ -24,8 +25,7 @@ def one_batch(beta: float = 1.0, /, **tensors: Tensor) -> None:
     What belongs to a response is (B,), what belongs to a token (B, T), and a distribution is (B, T, V), with one B, T
     and V for all. A tensor of another rank would broadcast without an error.
     """
-    if not beta > 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    positive(beta=beta)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     entries = {name: argument(name) for name in tensors}
     wrong_rank = any(entry and len(shapes[name]) != RANKS[entry.kind] for name, entry in entries.items())

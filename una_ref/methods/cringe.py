@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from una_ref.methods.credit import one_batch
+from una_ref.methods.ranges import at_least_zero, positive
 from una_ref.methods.shapes import logistic
 
 
@@ -71,8 +72,7 @@ def cringe_pairs(
         rejected_token_ids=rejected_token_ids,
         rejected_mask=rejected_mask,
     )
-    if not tau > 0:
-        raise ValueError(f"tau must be positive, got {tau}")
+    positive(tau=tau)
     contrast = _expected(*_rivals(rejected_logits, rejected_token_ids, rejected_mask, alpha, top_k)).sum(1)
     gate = ((margin - (chosen_logps - rejected_logps)) / tau).sigmoid()
     return gate * (-chosen_logps + alpha * contrast)  # survey Eq. 30
@@ -104,8 +104,7 @@ def cringe_sampled(
 
 def _rivals(logits: Tensor, token_ids: Tensor, mask: Tensor, alpha: float, top_k: float) -> tuple[Tensor, Tensor]:
     """(B, T, k + 1) s* − s_t of the k + 1 best tokens, and their weights: 0 for all but rivals within the mask."""
-    if not alpha >= 0:
-        raise ValueError(f"alpha must be at least 0, got {alpha}")
+    at_least_zero(alpha=alpha)
     if not (top_k >= 1 and top_k % 1 == 0):
         raise ValueError(f"top_k must be a whole number of at least 1, got {top_k}")
     ids = token_ids.masked_fill(~mask, 0)[..., None]

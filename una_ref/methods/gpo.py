@@ -12,7 +12,8 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
-from una_ref.methods.pair_margins import implicit_margin, one_of
+from una_ref.methods.pair_margins import implicit_margin
+from una_ref.methods.ranges import one_of
 from una_ref.methods.shapes import exponential, hinge, logistic, savage, squared, truncated_quadratic
 
 Shape = Callable[[Tensor], Tensor]
@@ -105,9 +106,9 @@ def rso(
     ref_chosen_logps: Tensor,
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
-    loss_type: str = "hinge_norm",
+    function: str = "hinge_norm",
 ) -> Tensor:
-    """max(0, 1 − [r_θ(y_w) − r_θ(y_l)]), or −log σ of the same margin with `loss_type` "sigmoid_norm", which is DPO.
+    """max(0, 1 − [r_θ(y_w) − r_θ(y_l)]), or −log σ of the same margin with `function` "sigmoid_norm", which is DPO.
 
     β is the paper's γ. What is new in RSO are the pairs: responses are sampled from π_ref, accepted with probability
     exp((r − r_max)/β) (survey Eq. 4, ES3), and labelled by the reward model. The loss alone does not know where its
@@ -116,12 +117,12 @@ def rso(
 
     Liu et al. 2023, https://arxiv.org/abs/2309.06657
     """
-    one_of(RSO_SHAPES, loss_type=loss_type)
+    one_of(RSO_SHAPES, function=function)
     return gpo(
         chosen_logps=chosen_logps,
         rejected_logps=rejected_logps,
         ref_chosen_logps=ref_chosen_logps,
         ref_rejected_logps=ref_rejected_logps,
         beta=beta,
-        function=RSO_SHAPES[loss_type],
+        function=RSO_SHAPES[function],
     )

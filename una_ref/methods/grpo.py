@@ -13,6 +13,7 @@ from types import MappingProxyType
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import at_least_zero, between, one_of
 from una_ref.methods.rewards import per_example, per_token
 
 VARIANTS: Mapping[str, tuple[str, str]] = MappingProxyType(
@@ -89,11 +90,13 @@ def grpo(
     per_example(beta, scores=scores, groups=groups)
     if len(scores) != len(mask):
         raise ValueError(f"scores and mask must share one shape, got {len(scores)} scores for {len(mask)} responses")
-    _check_choices(variant=variant, ratio=ratio, scale_rewards=scale_rewards, kl_estimate=kl_estimate)
-    _check_range(0, ratio_clip=ratio_clip, ratio_clip_high=ratio_clip_high)
-    _check_range(0, 1, ratio_clip=ratio_clip)
+    chosen = {"variant": variant, "ratio": ratio, "scale_rewards": scale_rewards, "kl_estimate": kl_estimate}
+    for name, value in chosen.items():
+        one_of(CHOICES[name], **{name: value})
+    between(0, 1, ratio_clip=ratio_clip)
+    at_least_zero(ratio_clip_high=ratio_clip_high)
     temperatures = {"temperature_positive": temperature_positive, "temperature_negative": temperature_negative}
-    _check_range(1e-6, length_scale=length_scale, **temperatures)
+    between(1e-6, math.inf, length_scale=length_scale, **temperatures)
     surrogate, length = VARIANTS[variant]
     # Zero outside the mask, since 0·NaN is NaN in the value and in the gradient.
     logps, old, ref = (x.masked_fill(~mask, 0) for x in (token_logps, old_token_logps, ref_token_logps))
@@ -165,16 +168,3 @@ def straight_exp(x: Tensor) -> Tensor:
     far = max(math.log(torch.finfo(x.dtype).max) / 3, 8.0)
     near = x.clamp(max=far)
     return near.exp() * (1 + (x - near))
-
-
-def _check_choices(**chosen: str) -> None:
-    for name, value in chosen.items():
-        if value not in CHOICES[name]:
-            raise ValueError(f"{name} must be one of {', '.join(CHOICES[name])}, got {value!r}")
-
-
-def _check_range(least: float, most: float = math.inf, /, **numbers: float) -> None:
-    for name, number in numbers.items():
-        if not least <= number <= most:
-            rule = f"at least {least:g}" if most == math.inf else f"from {least:g} to {most:g}"
-            raise ValueError(f"{name} must be {rule}, got {number}")

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
+from una_ref.methods.ranges import at_least_zero, one_of
 from una_ref.methods.ranking import ahead, best, check_lists, filled, from_here, plackett_luce, rank_by
 from una_ref.methods.rewards import implicit_reward, mean_log_likelihood
 from una_ref.methods.shapes import bce, linear, logistic, squared
@@ -43,8 +44,7 @@ def lipo(
     Liu et al. 2024, https://arxiv.org/abs/2402.01878
     """
     check_lists("lipo", beta, logps=logps, ref_logps=ref_logps, scores=scores, mask=mask)
-    if ranking not in RANKINGS:
-        raise ValueError(f"ranking must be one of {', '.join(RANKINGS)}, got {ranking!r}")
+    one_of(RANKINGS, ranking=ranking)
     rewards = implicit_reward(filled(mask, logps), filled(mask, ref_logps), beta)
     return RANKINGS[ranking](rewards, filled(mask, scores), mask)
 
@@ -107,7 +107,7 @@ def pro(
     Song et al. 2023, https://arxiv.org/abs/2306.17492
     """
     _check_free("pro", alpha, logps, lengths, scores, mask)
-    _check_distances(distances)
+    one_of(("scores", "none"), distances=distances)
     p, labels = _mean_logps(logps, lengths, mask), filled(mask, scores)
     remaining = from_here(labels, mask)
     inverse = torch.ones_like(remaining, dtype=p.dtype)
@@ -132,7 +132,7 @@ def pro_printed(
     then the negative one with the smallest gap. https://arxiv.org/abs/2407.16216
     """
     _check_free("pro", alpha, logps, lengths, scores, mask)
-    _check_distances(distances)
+    one_of(("scores", "none"), distances=distances)
     p, labels = _mean_logps(logps, lengths, mask), filled(mask, scores)
     remaining = from_here(labels, mask)
     inverse = torch.ones_like(remaining, dtype=p.dtype)
@@ -147,13 +147,7 @@ def pro_printed(
 def _check_free(method: str, alpha: float, logps: Tensor, lengths: Tensor, scores: Tensor, mask: Tensor) -> None:
     """The checks of a loss without a reference."""
     check_lists(method, logps=logps, lengths=lengths, scores=scores, mask=mask)
-    if not alpha >= 0:
-        raise ValueError(f"alpha must be at least 0, got {alpha}")
-
-
-def _check_distances(distances: str) -> None:
-    if distances not in ("scores", "none"):
-        raise ValueError(f"distances must be scores or none, got {distances!r}")
+    at_least_zero(alpha=alpha)
 
 
 def _mean_logps(logps: Tensor, lengths: Tensor, mask: Tensor) -> Tensor:

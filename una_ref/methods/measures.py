@@ -12,6 +12,7 @@ from types import MappingProxyType
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
+from una_ref.methods.ranges import one_of, positive
 from una_ref.methods.shapes import squared
 
 Measure = Callable[[Tensor, Tensor, float], Tensor]
@@ -66,8 +67,6 @@ def measured(x: Tensor, scores: Tensor, measure: str = "huber", width: float = 0
 
     Raises ValueError for an unknown name and for a `width` that is not positive.
     """
-    if measure not in MEASURES:
-        raise ValueError(f"measure must be one of {', '.join(MEASURES)}, got {measure!r}")
-    if not width > 0:
-        raise ValueError(f"width must be positive, got {width}")
+    one_of(MEASURES, measure=measure)
+    positive(width=width)
     return MEASURES[measure](x, scores, width)

@@ -10,6 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import positive
 from una_ref.methods.ranking import ahead, check_lists, filled, worst
 from una_ref.methods.rewards import implicit_reward, log_likelihood, per_example
 from una_ref.methods.shapes import logistic, rejected_linear, rejected_softplus
@@ -66,8 +67,7 @@ def d2o(
     check_lists(
         "d2o", beta, logps=logps, ref_logps=ref_logps, second_ref_logps=second_ref_logps, scores=scores, mask=mask
     )
-    if not alpha > 0:
-        raise ValueError(f"alpha must be positive, got {alpha}")
+    positive(alpha=alpha)
     helpful, harmful = (
         implicit_reward(filled(mask, logps), filled(mask, of), beta) for of in (ref_logps, second_ref_logps)
     )

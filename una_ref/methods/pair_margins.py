@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from torch import Tensor
 
 from una_ref.methods.rewards import implicit_reward, margin, per_example
@@ -33,25 +31,3 @@ def implicit_margin(
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
     return margin(chosen, rejected)
-
-
-def at_least_zero(**hyperparameters: float) -> None:
-    """Raises ValueError for a hyper-parameter below 0 or NaN, by its name."""
-    for name, value in hyperparameters.items():
-        if not value >= 0:
-            raise ValueError(f"{name} must be at least 0, got {value}")
-
-
-def positive(**hyperparameters: float) -> None:
-    """Raises ValueError for a hyper-parameter that is not above 0, by its name."""
-    for name, value in hyperparameters.items():
-        if not value > 0:
-            raise ValueError(f"{name} must be positive, got {value}")
-
-
-def one_of(choices: Iterable[str], **hyperparameters: str) -> None:
-    """Raises ValueError for a hyper-parameter that is none of the choices, by its name."""
-    known = tuple(choices)
-    for name, value in hyperparameters.items():
-        if value not in known:
-            raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")

@@ -9,7 +9,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from una_ref.methods.pair_margins import at_least_zero, implicit_margin, positive
+from una_ref.methods.pair_margins import implicit_margin
+from una_ref.methods.ranges import at_least_zero, positive
 from una_ref.methods.rewards import log_ratio, margin
 from una_ref.methods.shapes import logistic
 

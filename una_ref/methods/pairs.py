@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from una_ref.methods.ranges import at_least_zero
 from una_ref.methods.rewards import (
     f_reward,
     f_slope,
@@ -260,6 +261,7 @@ def simpo(
     """
     lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
     per_example(beta, chosen_logps=chosen_logps, rejected_logps=rejected_logps, **lengths)
+    at_least_zero(gamma=gamma)
     chosen = length_normalised(chosen_logps, chosen_lengths, beta)
     rejected = length_normalised(rejected_logps, rejected_lengths, beta)
     return logistic(margin(chosen, rejected) - gamma)  # survey Eq. 47

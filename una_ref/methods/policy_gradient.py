@@ -12,6 +12,7 @@ import math
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import at_least_zero, between
 from una_ref.methods.rewards import centred_reward, implicit_reward, per_example, per_token
 from una_ref.methods.shapes import score_function
 
@@ -70,6 +71,7 @@ def ppo(
 
     Schulman et al. 2017, Eq. 7, https://arxiv.org/abs/1707.06347; survey Eq. 2
     """
+    at_least_zero(ratio_clip=ratio_clip, value_clip=value_clip, value_weight=value_weight)
     past = {"old_token_logps": old_token_logps, "old_values": old_values, "advantages": advantages, "returns": returns}
     per_token(token_logps=token_logps, values=values, mask=mask, **past)
     # Zero outside the mask, since 0·NaN is NaN in the value and in the gradient.
@@ -103,6 +105,7 @@ def ppo_advantages(
 
     Ouyang et al. 2022, https://arxiv.org/abs/2203.02155; Schulman et al. 2016, https://arxiv.org/abs/1506.02438
     """
+    between(0, 1, gamma=gamma, lam=lam, whiten=whiten)
     per_example(beta, scores=scores)
     per_token(old_token_logps=old_token_logps, ref_token_logps=ref_token_logps, old_values=old_values, mask=mask)
     rewards = token_rewards(old_token_logps, ref_token_logps, scores, mask, beta)
@@ -149,4 +152,5 @@ def ptx(*, logps: Tensor, ptx: float = 0.0) -> Tensor:
     Ouyang et al. 2022, Eq. 2, https://arxiv.org/abs/2203.02155
     """
     per_example(logps=logps)
+    at_least_zero(ptx=ptx)
     return -ptx * logps

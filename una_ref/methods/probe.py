@@ -50,6 +50,8 @@ def example_arguments(
         normal = torch.randn(shape, generator=generator, dtype=torch.float64)
         integers = INTEGERS.get(name) or INTEGERS.get(base)
         made[name] = integers(shape, kind) if integers else _values(base, kind, uniform, normal).to(dtype)
+        if kind == "lists" and base == "scores":  # rows come with the best response first
+            made[name] = made[name].sort(dim=1, descending=True).values
     return made
 
 
@@ -87,8 +89,8 @@ INTEGERS: Mapping[str, Callable[[tuple[int, ...], str], Tensor]] = {
 """The arguments that are no floating-point numbers -> what makes them."""
 
 
-def call(loss: Callable[..., Tensor], kind: str, hyperparameters: Mapping[str, Any]) -> Tensor:
-    """The loss of example arguments at some hyper-parameters.
+def call(loss: Callable[..., Any], kind: str, hyperparameters: Mapping[str, Any]) -> Any:
+    """The loss of example arguments at some hyper-parameters; or the advantages, of a function that makes these.
 
     Raises:
         ValueError: from the loss, where a hyper-parameter is out of its range.

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
+from una_ref.methods.ranges import positive
 
 
 def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: Tensor) -> None:
@@ -21,8 +22,7 @@ def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: T
         mask: (G, K) True at responses.
         tensors: the other arguments of the loss, by name.
     """
-    if not beta > 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    positive(beta=beta)
     shapes = {name: tuple(value.shape) for name, value in {**tensors, "mask": mask}.items()}
     if len(set(shapes.values())) > 1 or mask.dim() != 2:
         raise ValueError(f"tensors of lists must share one shape, got {shapes}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from una_ref.methods.pair_margins import at_least_zero
+from una_ref.methods.ranges import at_least_zero
 from una_ref.methods.rewards import margin, per_example
 from una_ref.methods.shapes import logistic
 

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from una_ref.methods.ranges import positive
 from una_ref.theory import divergences
 from una_ref.theory.divergences import Divergence
 
@@ -41,8 +42,7 @@ def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
     A (B, 1) or (B, T) tensor among (B,) tensors would broadcast without an error. `baseline` and `kl` may also be a
     number or a 0-dimensional tensor. An argument that is None is left out.
     """
-    if not beta > 0:
-        raise ValueError(f"beta must be positive, got {beta}")
+    positive(beta=beta)
     shapes = {
         name: tuple(torch.as_tensor(value).shape)
         for name, value in tensors.items()

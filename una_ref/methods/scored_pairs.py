@@ -12,7 +12,8 @@ from types import MappingProxyType
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from una_ref.methods.pair_margins import implicit_margin, one_of, positive
+from una_ref.methods.pair_margins import implicit_margin
+from una_ref.methods.ranges import one_of, positive
 from una_ref.methods.shapes import squared
 
 

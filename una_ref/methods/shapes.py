@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import logsigmoid, softplus
 
+from una_ref.methods.ranges import at_least_zero, positive
+
 
 def linear(x: Tensor) -> Tensor:
     """−x: unbounded below where x is unbounded above."""
@@ -81,6 +83,7 @@ def kahneman_tversky(
     x is the gain over the reference point (survey Eq. 34). A label strictly between 0 and 1 mixes the two values.
     It is not a proper score: for P(desirable) = p the minimum is at x → ±∞, by the sign of p·λ_D − (1 − p)·λ_U.
     """
+    at_least_zero(desirable_weight=desirable_weight, undesirable_weight=undesirable_weight)
     y = labels.to(x.dtype)
     return desirable_weight * y * (-x).sigmoid() + undesirable_weight * (1 - y) * x.sigmoid()
 
@@ -95,8 +98,7 @@ def prospect(x: Tensor, alpha: float = 0.88, loss_aversion: float = 2.25) -> Ten
     """
     if not 0 < alpha <= 1:
         raise ValueError(f"alpha must be above 0 and at most 1, got {alpha}")
-    if not loss_aversion > 0:
-        raise ValueError(f"loss_aversion must be positive, got {loss_aversion}")
+    positive(loss_aversion=loss_aversion)
     size = x.abs() ** alpha
     return size.where(x >= 0, -loss_aversion * size)
 

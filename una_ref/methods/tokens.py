@@ -20,6 +20,7 @@ from una_ref.methods.credit import (
     tdpo_reward,
     token_credits,
 )
+from una_ref.methods.ranges import at_least_zero, between
 from una_ref.methods.rewards import implicit_reward, margin
 from una_ref.methods.shapes import logistic
 
@@ -135,8 +136,7 @@ def tdpo2(
         chosen_mask=chosen_mask,
         rejected_mask=rejected_mask,
     )
-    if not alpha >= 0:
-        raise ValueError(f"alpha must be at least 0, got {alpha}")
+    at_least_zero(alpha=alpha)
     chosen = tdpo2_reward(
         chosen_logps, ref_chosen_logps, chosen_logits.detach(), ref_chosen_logits, chosen_mask, beta, alpha
     )
@@ -209,8 +209,7 @@ def ld_dpo(
         chosen_mask=chosen_mask,
         rejected_mask=rejected_mask,
     )
-    if not 0 <= alpha <= 1:
-        raise ValueError(f"alpha must be at least 0 and at most 1, got {alpha}")
+    between(0, 1, alpha=alpha)
     shared = torch.minimum(chosen_mask.sum(1), rejected_mask.sum(1))[:, None]
 
     def reward(token_logps: Tensor, ref_token_logps: Tensor, mask: Tensor) -> Tensor:

@@ -4,13 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from una_ref.methods.rewards import log_likelihood, margin, per_example
+from una_ref.methods.ranges import at_least_zero
+from una_ref.methods.rewards import log_likelihood, margin, per_example, scaled_log_likelihood
 from una_ref.methods.shapes import linear, logistic
-
-
-def scaled(logps: Tensor, beta: float) -> Tensor:
-    """β·log π(y|x): TPO's reward."""
-    return beta * log_likelihood(logps)
 
 
 def tpo(*, chosen_logps: Tensor, rejected_logps: Tensor, beta: float = 0.01) -> Tensor:
@@ -21,7 +17,8 @@ def tpo(*, chosen_logps: Tensor, rejected_logps: Tensor, beta: float = 0.01) -> 
     Saeidi et al. 2024, https://arxiv.org/abs/2405.16681
     """
     per_example(beta, chosen_logps=chosen_logps, rejected_logps=rejected_logps)
-    return logistic(margin(scaled(chosen_logps, beta), scaled(rejected_logps, beta)))
+    chosen, rejected = scaled_log_likelihood(chosen_logps, beta), scaled_log_likelihood(rejected_logps, beta)
+    return logistic(margin(chosen, rejected))
 
 
 def tpo_gold(*, logps: Tensor, gold_weight: float = 1.0) -> Tensor:
@@ -32,6 +29,5 @@ def tpo_gold(*, logps: Tensor, gold_weight: float = 1.0) -> Tensor:
     Saeidi et al. 2024, https://arxiv.org/abs/2405.16681
     """
     per_example(logps=logps)
-    if not gold_weight >= 0:
-        raise ValueError(f"gold_weight must be at least 0, got {gold_weight}")
+    at_least_zero(gold_weight=gold_weight)
     return gold_weight * linear(log_likelihood(logps))

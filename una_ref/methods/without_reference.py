@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from una_ref.methods.pair_margins import at_least_zero
+from una_ref.methods.ranges import at_least_zero
 from una_ref.methods.rewards import (
     length_normalised,
     log_likelihood,

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from una_ref.data import toysteer
 from una_ref.data.encoder import Encoder
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
@@ -36,7 +37,8 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
             - "preference:module:function": a Python function of two `Answer`s that returns the probability that the
               first is better, or of a list of pairs that returns as many; scores are win rates within a prompt;
             - "judge:MODEL@http://host:port/v1": an LLM, see `una_ref.policies.judge`;
-            - "self" or "self:WORD": the policy under training, see `una_ref.policies.self_reward`;
+            - "self", "self:WORD" or "self:GOOD/BAD": the policy under training, see `una_ref.policies.self_reward`; on
+              `world` good and bad are two of its letters, after its own judging prompt;
             - the folder or hub name of a sequence-classification model.
         world: ToySteer's, where that is the data.
 
@@ -52,12 +54,21 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
     if judge := NAME.fullmatch(name):
         return Judge(judge["model"], judge["url"])
     if verdict := SELF.fullmatch(name):
-        return SelfReward(verdict["word"] or "")
+        return _self_reward(name, verdict["word"] or "", verdict["other"] or "", world)
     if name.startswith(PREFERENCE):
         return preference(_function(name.removeprefix(PREFERENCE), name), name)
     if ":" in name and not Path(name).exists():
         return _function(name, name)
     return Classifier(name)
+
+
+def _self_reward(name: str, word: str, other: str, world: ToySteer | None) -> SelfReward:
+    if world is None or not word:
+        return SelfReward(word, other)
+    words = [toysteer.VERDICTS.get(one, one) for one in (word, other) if one]
+    if not {*words} <= {*toysteer.LETTERS}:
+        raise InputError(f"reward {name}: expected verdicts that ToySteer's models know, good, bad or letters a to e")
+    return SelfReward(words[0], "".join(words[1:]), question=toysteer.JUDGING)
 
 
 def _function(path: str, name: str) -> Callable[..., Any]:
@@ -72,7 +83,9 @@ def _function(path: str, name: str) -> Callable[..., Any]:
     try:
         return getattr(importlib.import_module(module), function)
     except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
-        expected = {"judge": "judge:MODEL@http://host:port/v1", "self": "self:WORD"}.get(module, "module:function")
+        expected = {"judge": "judge:MODEL@http://host:port/v1", "self": "self, self:WORD or self:GOOD/BAD"}.get(
+            module, "module:function"
+        )
         prefix = PREFERENCE if name != path else ""
         raise InputError(f"reward {name!r}: expected {prefix}{expected}, got: {error}") from error
 

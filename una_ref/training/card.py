@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 
+from una_ref.data import toysteer
 from una_ref.data.items import is_hub_name
 from una_ref.methods import METHODS
 from una_ref.training.config import Config
@@ -135,7 +136,7 @@ def _header(config: dict[str, Any]) -> Any:
     """The metadata that the hub reads. Only names on the hub are listed as base model and data sets."""
     from huggingface_hub import ModelCardData
 
-    scorer, toy = METHODS[config["method"]].scorer, config["data"].partition("/")[0] == "toysteer"
+    scorer, toy = METHODS[config["method"]].scorer, toysteer.names_toysteer(config["data"])
     return ModelCardData(
         library_name="peft" if config["lora_r"] and not scorer else "transformers",
         pipeline_tag="text-classification" if scorer else "text-generation",
@@ -187,5 +188,5 @@ def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> li
 def _start(config: dict[str, Any]) -> str:
     if config["model"]:
         return f"`{config['model']}`"
-    toy = config["data"].partition("/")[0] == "toysteer" and not config["shape"]
+    toy = toysteer.names_toysteer(config["data"]) and not config["shape"]
     return "ToySteer's base policy" if toy else "a small random Mistral, with a tokenizer made for the data"

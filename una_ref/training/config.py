@@ -7,6 +7,7 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
+from una_ref.data import toysteer
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
 from una_ref.methods.arguments import Need, needs
@@ -14,7 +15,7 @@ from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
 
-TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations")))
+TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations", "verdicts")))
 """The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
 
 GROUPS = {
@@ -32,12 +33,6 @@ GROUPS = {
 }
 """The first key of each group, in the order of the fields, and the group's heading in the help."""
 
-ONLINE = (
-    *("samples", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
-    *("replay", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
-)
-"""The keys that apply only to runs whose responses are sampled from the policy."""
-
 SHAPE = (
     "hidden_size",
     "intermediate_size",
@@ -52,11 +47,8 @@ SHAPE = (
 LOSS_RANGES: Mapping[str, Any] = {
     "beta": Annotated[float, Range(above=0)],
     "label_smoothing": Annotated[float, Range(0, below=0.5)],
-    "gamma": Annotated[float, Range(0)],
-    "lam": Annotated[float, Range(0, 1)],
-    "ptx": Annotated[float, Range(0)],
 }
-"""The types of those hyper-parameters of losses that have a range."""
+"""The types of the hyper-parameters that have one range in all methods. Every other range is checked by the loss."""
 
 
 @dataclass(frozen=True)
@@ -76,7 +68,8 @@ class Config:
 
     data: str = "toysteer"
     """Files, quoted patterns, folders, hub names or - (standard input), separated by commas; or toysteer (ratings),
-    toysteer/pairs, toysteer/labels, toysteer/scores, toysteer/demonstrations. Online runs need prompts only."""
+    toysteer/pairs, toysteer/labels, toysteer/scores, toysteer/demonstrations, toysteer/verdicts. Online runs need
+    prompts only."""
     split: str = "train"
     """Split of a hub data set."""
     rows: Count | None = None
@@ -190,8 +183,8 @@ class Config:
     reward: str = "toysteer"
     """What scores the responses: toysteer (its true reward, for its own prompts), module:function, a folder or hub name
     of a sequence-classification model, or an LLM judge, judge:MODEL@http://host:port/v1. preference:module:function
-    compares two answers. self is the policy's own mean log-prob, self:WORD that of a verdict word. Several, separated
-    by commas, are averaged. self-rewarding takes self in place of toysteer."""
+    compares two answers. self is the policy's own mean log-prob, self:WORD that of a verdict word, self:GOOD/BAD the
+    log-odds of two. Several, separated by commas, are averaged. self-rewarding takes self in place of toysteer."""
     temperature: Annotated[float, Range(0.01)] = 1.0
     """Sampling temperature. Only methods that allow off-policy samples take another one than 1. For iterative-dpo it
     applies to every second response."""
@@ -247,9 +240,9 @@ class Config:
         if self.form != "corrected" and getattr(method, self.form) is None:
             what = "a sum of losses" if self.losses else self.method
             raise InputError(f"form: {what} has no {self.form} form that differs from the corrected one")
-        if self.data.partition("/")[0] == "toysteer" and self.data not in TOYSTEER:
-            hint = near(self.data, TOYSTEER)
-            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {self.data!r}{hint}")
+        kinds = self.data.split(",") if toysteer.names_toysteer(self.data) else []
+        if unknown := [kind for kind in kinds if kind not in TOYSTEER]:
+            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {unknown[0]!r}{near(unknown[0], TOYSTEER)}")
         if self.patience and not self.eval_every:
             raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
         for name in self.shape:
@@ -260,7 +253,7 @@ class Config:
         exclusions.check_model(self)
         exclusions.check_refresh(self)
         exclusions.check_pairs(self)
-        self._check_online(method)
+        exclusions.check_online(self)
         self._check_values()
 
     def _check_loss(self, method: Method) -> None:
@@ -273,54 +266,18 @@ class Config:
         if self.losses and (clash := weighted.unshared(self.losses, self.loss_kwargs)):
             raise InputError(clash)
         if "divergence" in known:
-            exclusions.check_divergence(self.loss_kwargs.get("divergence", known["divergence"]))
+            exclusions.check_divergence(self.loss_kwargs, known)
 
     def _check_values(self) -> None:
-        """Refuse hyper-parameters that the loss itself refuses: it is called once, on example arguments."""
-        for kind, loss in self.losses_by_kind.items():
-            try:
-                probe.call(loss, kind, self.loss_kwargs)
-            except ValueError as error:
-                raise InputError(f"{self.method}: {error}") from None
-
-    def _check_online(self, method: Method) -> None:
-        """Refuse keys of online runs in offline ones, and sampling with which the method would be wrong."""
-        if self.online and (method.scorer or sampled_kind(method) not in method.losses):
-            hint = ". Fix: use iterative-dpo, which makes pairs of its samples" if "pairs" in method.losses else ""
-            raise InputError(f"online: expected a method that learns from scores, got {self.method}{hint}")
-        network = {"critic"} if self.baseline == "network" else set()
-        changed = [name for name in ONLINE if getattr(self, name) != getattr(Config, name) and name not in network]
-        if changed and not self.on_policy:
-            fix = "add --online" if "scores" in method.losses else "use an online method, such as iterative-dpo"
-            raise InputError(f"{changed[0]}: applies only to online runs, and {self.method} is offline. Fix: {fix}")
-        tokens = method.advantages is not None
-        for name in changed:
-            expected = {
-                "critic": tokens or "a method that values tokens, such as ppo",
-                "kl_target": tokens or "a method whose β stands outside its loss, such as ppo",
-                "temperature": not method.on_policy_only or f"1, since {self.method} is right on policy only",
-                "replay": method.reuse == "replay" or "0, since its gradient holds for fresh samples only",
-                "passes": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
-                "minibatches": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
-                "sample_from": not (method.on_policy_only and self.sample_from == "reference")
-                or f"policy, since {self.method} is right on policy only",
-                "mixture": method.rivals == "mixture" or "a method with rivals from a mixture, such as nash-md",
-                "rejection_beta": method.keep == "rejection" or "a method with rejection sampling, such as rso",
-            }.get(name, True)
-            if expected is not True:
-                raise InputError(f"{name}: {self.method}: expected {expected}, got {getattr(self, name)!r}")
-        responses = self.batch * self.samples_per_prompt
-        if self.kl_target and responses >= 5 * self.kl_horizon:
-            raise InputError(
-                f"kl_horizon: expected at least {responses // 5 + 1} for {responses} responses a step, "
-                f"or β could fall below 0, got {self.kl_horizon}"
-            )
-        in_pairs = {"best_and_worst": "a best and a worst response", "rejection": "two accepted responses"}
-        least = in_pairs.get(self.keep) or ("responses that are rivals" if self.rivals == "samples" else "")
-        if least and self.on_policy and self.samples_per_prompt < 2:
-            raise InputError(f"samples: {self.method}: expected two or more, {least}, got {self.samples}")
-        if self.engine == "vllm" and (self.source == "reference" or self.rivals == "mixture"):
-            raise InputError(f"engine: {self.method}: expected hf, which samples with the reference as well, got vllm")
+        """Refuse hyper-parameters that a function of the method itself refuses: each is called on example arguments."""
+        advantages = self.record.advantages
+        more = {"scores": advantages} if advantages else {}
+        for functions in (self.losses_by_kind, more, self.auxiliary):
+            for kind, function in functions.items():
+                try:
+                    probe.call(function, kind, self.loss_kwargs)
+                except ValueError as error:
+                    raise InputError(f"{self.method}: {error}") from None
 
     # ---- what the method makes of the run
 
@@ -404,7 +361,7 @@ class Config:
         if self.learn_from != "any":
             losses = {self.learn_from: losses[self.learn_from]}
         if self.on_policy:
-            kind = sampled_kind(method)
+            kind = exclusions.sampled_kind(method)
             losses = {kind: losses[kind]}
         return losses
 
@@ -445,13 +402,6 @@ class Config:
             elif key != "method":
                 out.append(f"{key}={value}")
         return out
-
-
-def sampled_kind(method: Method) -> str:
-    """The kind of feedback that sampled and scored responses become."""
-    if method.keep == "all":
-        return "scores" if "scores" in method.losses or "lists" not in method.losses else "lists"
-    return "demos" if method.keep == "best" else "pairs"
 
 
 @cache

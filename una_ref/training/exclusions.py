@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from una_ref.errors import InputError, near
@@ -9,17 +10,27 @@ from una_ref.theory.divergences import DIVERGENCES
 from una_ref.training.fields import one_of
 
 if TYPE_CHECKING:
+    from una_ref.methods import Method
     from una_ref.training.config import Config
 
+ONLINE = (
+    *("samples", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
+    *("replay", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
+)
+"""The keys that apply only to runs whose responses are sampled from the policy."""
 
-def check_divergence(divergence: Any) -> None:
-    """Refuse divergences that are not known or have no gradient."""
+
+def check_divergence(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
+    """Refuse divergences that are not known or have no gradient, and a parameter of another divergence."""
+    divergence = given.get("divergence", defaults["divergence"])
     if divergence == "tv":
         raise InputError("divergence=tv: expected one with a gradient, got tv, whose f′ is constant on each side")
     trainable = [name for name in DIVERGENCES if name != "tv"]
     if divergence not in trainable:
         hint = near(str(divergence), trainable)
         raise InputError(f"divergence: expected {one_of(trainable)}, got {divergence!r}{hint}")
+    if "alpha" in given and divergence != "alpha":
+        raise InputError(f"alpha: expected divergence=alpha, which it is a parameter of, got divergence={divergence}")
 
 
 def check_model(config: Config) -> None:
@@ -84,3 +95,51 @@ def check_pairs(config: Config) -> None:
         raise InputError(
             f"pairs: applies to given responses, got {config.pairs}. Of sampled ones, {config.method} keeps its own"
         )
+
+
+def sampled_kind(method: Method) -> str:
+    """The kind of feedback that sampled and scored responses become."""
+    if method.keep == "all":
+        return "scores" if "scores" in method.losses or "lists" not in method.losses else "lists"
+    return "demos" if method.keep == "best" else "pairs"
+
+
+def check_online(config: Config) -> None:
+    """Refuse keys of online runs in offline ones, and sampling with which the method would be wrong."""
+    method = config.record
+    if config.online and (method.scorer or sampled_kind(method) not in method.losses):
+        hint = ". Fix: use iterative-dpo, which makes pairs of its samples" if "pairs" in method.losses else ""
+        raise InputError(f"online: expected a method that learns from scores, got {config.method}{hint}")
+    network = {"critic"} if config.baseline == "network" else set()
+    changed = [name for name in ONLINE if getattr(config, name) != getattr(type(config), name) and name not in network]
+    if changed and not config.on_policy:
+        fix = "add --online" if "scores" in method.losses else "use an online method, such as iterative-dpo"
+        raise InputError(f"{changed[0]}: applies only to online runs, and {config.method} is offline. Fix: {fix}")
+    tokens = method.advantages is not None
+    for name in changed:
+        expected = {
+            "critic": tokens or "a method that values tokens, such as ppo",
+            "kl_target": tokens or "a method whose β stands outside its loss, such as ppo",
+            "temperature": not method.on_policy_only or f"1, since {config.method} is right on policy only",
+            "replay": method.reuse == "replay" or "0, since its gradient holds for fresh samples only",
+            "passes": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
+            "minibatches": method.reuse != "none" or "1, since its gradient holds for fresh samples only",
+            "sample_from": not (method.on_policy_only and config.sample_from == "reference")
+            or f"policy, since {config.method} is right on policy only",
+            "mixture": method.rivals == "mixture" or "a method with rivals from a mixture, such as nash-md",
+            "rejection_beta": method.keep == "rejection" or "a method with rejection sampling, such as rso",
+        }.get(name, True)
+        if expected is not True:
+            raise InputError(f"{name}: {config.method}: expected {expected}, got {getattr(config, name)!r}")
+    responses = config.batch * config.samples_per_prompt
+    if config.kl_target and responses >= 5 * config.kl_horizon:
+        raise InputError(
+            f"kl_horizon: expected at least {responses // 5 + 1} for {responses} responses a step, "
+            f"or β could fall below 0, got {config.kl_horizon}"
+        )
+    in_pairs = {"best_and_worst": "a best and a worst response", "rejection": "two accepted responses"}
+    least = in_pairs.get(config.keep) or ("responses that are rivals" if config.rivals == "samples" else "")
+    if least and config.on_policy and config.samples_per_prompt < 2:
+        raise InputError(f"samples: {config.method}: expected two or more, {least}, got {config.samples_per_prompt}")
+    if config.engine == "vllm" and (config.source == "reference" or config.rivals == "mixture"):
+        raise InputError(f"engine: {config.method}: expected hf, which samples with the reference as well, got vllm")

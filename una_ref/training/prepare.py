@@ -70,6 +70,9 @@ def prepare(
     rows = read_rows(config) if rows is None else rows
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
+    if config.on_policy and is_toysteer(config) and reward is None and (config.max_response or 0) > toysteer.LENGTH:
+        longest = f"expected at most {toysteer.LENGTH}, the longest response of ToySteer, got {config.max_response}"
+        raise InputError(f"max_response: {longest}")
     world = toysteer.ToySteer(seed=config.seed) if config.on_policy and is_toysteer(config) else None
     if config.on_policy and reward is None:  # before the policy, which may take a long time to load
         reward = reward_sources.reward_source(config.judge, world=world)

@@ -24,10 +24,11 @@ from typing import Any, get_origin, get_type_hints
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS
 from una_ref.training.checkpoints import RECORD, claimed, write_text
-from una_ref.training.config import ONLINE, Config, field_types
+from una_ref.training.config import Config, field_types
 from una_ref.training.data_steps import DATA_STEPS, FILE, DataStep, write_rows
 from una_ref.training.distributed import from_main, processes
 from una_ref.training.dryrun import dry_run as dry_run_of
+from una_ref.training.exclusions import ONLINE
 from una_ref.training.fields import check, one_of, read
 from una_ref.training.merges import Merge, merge
 from una_ref.training.run import train
@@ -189,7 +190,7 @@ def _takes(own: Mapping[str, Any], key: str) -> bool:
     name = key.partition(".")[0]
     if method is None or name in ("method", "output"):
         return False
-    if name in ONLINE and method.source != "policy" and own.get("online") is not True:
+    if name in ONLINE and method.source == "dataset" and own.get("online") is not True:
         return False
     return name in field_types() or name in method.hyperparameters
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import sys
 from dataclasses import replace
+from itertools import zip_longest
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -36,7 +37,7 @@ def toysteer_base() -> Path:
 
 def is_toysteer(config: Config) -> bool:
     """Whether the rows of a run are ToySteer's."""
-    return config.data.partition("/")[0] == "toysteer"
+    return toysteer.names_toysteer(config.data)
 
 
 def reference_logps(model: Any, world: toysteer.ToySteer) -> torch.Tensor:
@@ -47,10 +48,19 @@ def reference_logps(model: Any, world: toysteer.ToySteer) -> torch.Tensor:
 
 
 def toysteer_rows(config: Config) -> list[Row]:
-    """The rows of ``toysteer``, ``toysteer/pairs`` and so on. The config's seed gives the world and the samples."""
-    kind = config.data.partition("/")[2] or "ratings"
+    """The rows of ``toysteer``, ``toysteer/pairs`` and so on. The config's seed gives the world and the samples.
+
+    Several kinds, separated by commas, are dealt in turn, so that the last rows, which are held out, have them all.
+    """
+    kinds = [_rows(config, name.partition("/")[2] or "ratings") for name in config.data.split(",")]
+    return [row for turn in zip_longest(*kinds) for row in turn if row is not None]
+
+
+def _rows(config: Config, kind: str) -> list[Row]:
     if kind == "demonstrations":
         return toysteer.demonstrations(config.rows or 2048, seed=config.seed)
+    if kind == "verdicts":
+        return toysteer.verdicts(config.rows or 2048, seed=config.seed)
     world = toysteer.ToySteer(seed=config.seed)
     model, _ = loading.load(str(toysteer_base()))
     tree = PrefixTree.of(len(toysteer.VOCABULARY), toysteer.LENGTH)

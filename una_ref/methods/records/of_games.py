@@ -24,6 +24,7 @@ NASH_MD = Method(
     printed=games.nash_md_printed,
     meanings={"beta": "price of a nat of KL(π ‖ π_ref), in win rate"},
     optimum="π ∝ π_ref·exp(P(y ≻ mixture)/β): the Nash policy of β where the mixture is π alone",
+    notebook="10_tokens_games_and_merging",
 )
 
 SPPO = Method(
@@ -44,6 +45,7 @@ SPPO = Method(
     printed=games.sppo_printed,
     meanings={"beta": "1/η: the inverse of the learning rate of one round; π_ref plays no part"},
     optimum="near π_t·exp(P(y ≻ π_t)/β), a step of multiplicative weights; exactly that where its log Z is 1/(2β)",
+    notebook="10_tokens_games_and_merging",
 )
 
 DNO = Method(
@@ -64,6 +66,7 @@ DNO = Method(
     meanings={"beta": "inverse size of one round's step; π_ref plays no part"},
     optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite where one order decides "
     "all pairs",
+    notebook="10_tokens_games_and_merging",
 )
 
 RECORDS: tuple[Method, ...] = (NASH_MD, SPPO, DNO)

@@ -52,6 +52,7 @@ GRPO = Method(
         "temperature_positive": "sapo: steepness of the gate where the advantage is positive",
         "temperature_negative": "sapo: steepness of the gate where the advantage is not positive",
     },
+    notebook="10_tokens_games_and_merging",
 )
 
 RECORDS = (GRPO,)

@@ -23,6 +23,7 @@ LIPO = Method(
     meanings={
         "ranking": "the ranking loss: lambda, list_mle, pair_logistic, pair_hinge, point_mse, point_sigmoid or softmax"
     },
+    notebook="09_single_responses_and_lists",
 )
 
 RRHF = Method(
@@ -40,6 +41,7 @@ RRHF = Method(
     optimum="where no ranking is inverted, the distribution of the best responses, as SFT",
     composes=False,
     meanings={"alpha": "weight of the ranking term beside SFT on the best response"},
+    notebook="09_single_responses_and_lists",
 )
 
 PRO = Method(
@@ -60,6 +62,7 @@ PRO = Method(
         "alpha": "weight of the ranking term beside SFT on the best response",
         "distances": "scores: logits are scaled by distances of scores (Eq. 52); none: they are not (Eq. 51)",
     },
+    notebook="09_single_responses_and_lists",
 )
 
 D2O = Method(
@@ -78,6 +81,7 @@ D2O = Method(
     composes=False,
     recipe="d2o",
     meanings={"alpha": "weight of the rejected response beside the mean of the samples"},
+    notebook="09_single_responses_and_lists",
 )
 
 RECORDS = (LIPO, RRHF, PRO, D2O)

@@ -82,7 +82,7 @@ TR_DPO = replace(
     errata=(),
     reductions="refresh_every=0: dpo",
     printed=None,
-    notebook=None,
+    notebook="08_pairs",
     trl="DPOTrainer, sync_ref_model=True",
     # The paper's best number is 512 of its long runs. A run here has 200 steps by default.
     refresh=50,
@@ -105,6 +105,7 @@ DPOP = Method(
     composes=False,
     optimum="not π*: a policy between π_ref and π*, the nearer to π_ref the larger lam is",
     meanings={"lam": "weight of the penalty where the chosen response is less likely than under π_ref; 0: DPO"},
+    notebook="08_pairs",
 )
 
 BETA_DPO = Method(
@@ -125,6 +126,7 @@ BETA_DPO = Method(
         "alpha": "how far β follows the batch's mean gap of log-ratios, per nat; 0: DPO's β",
         "filtering": "exponent of a pair's weight exp(−(gap − M₀)²/2σ²); 0: all pairs count alike",
     },
+    notebook="08_pairs",
 )
 
 GPO = Method(
@@ -141,6 +143,7 @@ GPO = Method(
     reductions="logistic: dpo; hinge: rso; squared: β² times ipo at β/2",
     optimum="logistic and savage: π*; exponential: π* of 2β; squared: the policy of ipo at β/2",
     meanings={"function": f"of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
+    notebook="08_pairs",
 )
 
 R_DPO = Method(
@@ -158,6 +161,7 @@ R_DPO = Method(
     printed=pair_penalties.r_dpo_printed,
     optimum="π ∝ π_ref·exp((r − α·|y|)/β), which maximises Eq. 44",
     meanings={"alpha": "reward that a token costs; 0: DPO"},
+    notebook="08_pairs",
 )
 
 SDPO = replace(
@@ -172,7 +176,7 @@ SDPO = replace(
     printed=None,
     trl="",
     optimum="after k stages over all responses, π_ref·exp(k·r/β)/Z: the optimum at β/k, since each stage tilts again",
-    notebook=None,
+    notebook="08_pairs",
     recipe="sdpo",
 )
 
@@ -188,7 +192,7 @@ PAFT = replace(
     printed=None,
     trl="",
     optimum="",
-    notebook=None,
+    notebook="10_tokens_games_and_merging",
     recipe="paft",
 )
 

@@ -90,9 +90,10 @@ SELF_REWARDING = replace(
     judge="self",
     papers=(papers.SELF_REWARDING, papers.SURVEY),
     equation="survey Sec. 3.5.1 with Eq. 10",
-    reductions="iterative-dpo with reward=self",
+    reductions="iterative-dpo with reward=self, or self:GOOD/BAD for the log-odds of a verdict",
+    recipe="self-rewarding",
     optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
-    notebook=None,
+    notebook="10_tokens_games_and_merging",
 )
 
 BEST_OF_K = replace(
@@ -127,7 +128,8 @@ RSO = Method(
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
     optimum="the greater score wins every pair: hinge_norm any π with margins of 1 or more, sigmoid_norm none that is "
     "finite (π* where Bradley–Terry draws the winners)",
-    meanings={"loss_type": "hinge_norm, or sigmoid_norm, which is DPO"},
+    meanings={"function": "hinge_norm, or sigmoid_norm, which is DPO"},
+    notebook="08_pairs",
 )
 
 RECORDS = (REINFORCE, RLOO, PPO, ITERATIVE_DPO, SELF_REWARDING, BEST_OF_K, RSO)

@@ -21,6 +21,7 @@ RPO = Method(
         "eta": "scale of the scores",
         "distance": f"of the margin of rewards from that of scores: {', '.join(scored_pairs.DISTANCES)}",
     },
+    notebook="08_pairs",
 )
 
 REBEL = Method(
@@ -36,6 +37,7 @@ REBEL = Method(
     reductions="rpo's squared form, and una-centred on the differences of pairs, at β = 1/η",
     optimum="π ∝ π_ref·exp(η·s): π* of β = 1/η; refreshed T times, π* of β = 1/(T·η)",
     meanings={"eta": "step size: 1/η is β"},
+    notebook="08_pairs",
 )
 
 RECORDS = (RPO, REBEL)

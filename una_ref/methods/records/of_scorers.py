@@ -20,6 +20,7 @@ REWARD_MODEL = Method(
     reductions="with β·log(π/π_ref) in the head's place: una-pair; lists of 2: pairs",
     trl="RewardTrainer",
     optimum="the reward on the responses that were compared, up to a number for each prompt",
+    notebook="08_pairs",
 )
 
 REWARD_MODEL_MARGIN = Method(
@@ -38,6 +39,7 @@ REWARD_MODEL_MARGIN = Method(
     trl="RewardTrainer with a column margin; center_rewards_coefficient",
     optimum="not the reward: positive margins exaggerate its differences",
     meanings={"centring": "weight of the squared sum of a pair's rewards; 0: none"},
+    notebook="08_pairs",
 )
 
 SOFT_REWARD_MODEL = Method(
@@ -54,6 +56,7 @@ SOFT_REWARD_MODEL = Method(
     reductions="scores that differ by +∞: reward-model",
     optimum="rewards that differ by the log-odds of the preference, whatever the pairs that were compared",
     composes=False,
+    notebook="08_pairs",
 )
 
 RECORDS = (REWARD_MODEL, REWARD_MODEL_MARGIN, SOFT_REWARD_MODEL)

@@ -19,7 +19,7 @@ KTO = Method(
     reductions="kl = 0: apo-zero-unpaired",
     trl="KTOTrainer, loss_type=kto",
     optimum="none inside: all probability goes to a response whose labels are mostly positive, however slightly",
-    notebook="07_gradients",
+    notebook="09_single_responses_and_lists",
 )
 
 DRO = Method(
@@ -37,7 +37,7 @@ DRO = Method(
     reductions="twice it: una-centred with a learned V(x), at the same β",
     optimum="π*, with V(x) = β·log Z(x), if the data have every response",
     printed=singles.dro_printed,
-    notebook="07_gradients",
+    notebook="09_single_responses_and_lists",
 )
 
 APO_ZERO_UNPAIRED = Method(
@@ -53,6 +53,7 @@ APO_ZERO_UNPAIRED = Method(
     reductions="kto at kl = 0; at equal weights the squares of its terms are una-binary-mse",
     trl="KTOTrainer, loss_type=apo_zero_unpaired",
     optimum="none inside: its loss falls as responses with P(y = 1) above ½ become likely, and those below ½ unlikely",
+    notebook="09_single_responses_and_lists",
 )
 
 UNA_MEASURE = Method(
@@ -73,6 +74,7 @@ UNA_MEASURE = Method(
         "measure": "mse, huber, l1, hinge or kl: how the distance of reward and score is measured",
         "width": "distance at which huber becomes linear, and up to which hinge is 0, in reward units",
     },
+    notebook="09_single_responses_and_lists",
 )
 
 NPO = Method(
@@ -88,6 +90,7 @@ NPO = Method(
     errata=("ES30",),
     reductions="β → 0: gradient-ascent, up to a constant",
     optimum="all probability on one response, for β below 2 and rejected samples of π_ref: π_ref is a maximum",
+    notebook="09_single_responses_and_lists",
 )
 
 GRADIENT_ASCENT = Method(
@@ -102,6 +105,7 @@ GRADIENT_ASCENT = Method(
     equation="NPO Sec. 2; survey Sec. 3.10.2",
     reductions="minus sft on the negative labels; npo as its β → 0",
     optimum="none: the loss falls without bound as a rejected response loses its probability",
+    notebook="09_single_responses_and_lists",
 )
 
 RECORDS = (KTO, DRO, APO_ZERO_UNPAIRED, UNA_MEASURE, NPO, GRADIENT_ASCENT)

@@ -18,6 +18,7 @@ TOKEN_DPO = Method(
     errata=("ES11",),
     reductions="dpo, in value and gradient",
     optimum="π* under Bradley–Terry preferences; a token's reward is then V(s_{t+1}) − V(s_t) plus its true reward",
+    notebook="10_tokens_games_and_merging",
 )
 
 TDPO = Method(
@@ -33,6 +34,7 @@ TDPO = Method(
     errata=("ES12",),
     reductions="responses of one token: dpo, since both have the same KL",
     optimum="under Bradley–Terry preferences π_ref·exp(Q/β) token by token, with π_ref's own Q; not π*",
+    notebook="10_tokens_games_and_merging",
 )
 
 TDPO2 = Method(
@@ -51,6 +53,7 @@ TDPO2 = Method(
     composes=False,  # one of its two rewards is held constant in part
     meanings={"alpha": "weight of the sequential KL divergences; 0: none"},
     optimum="no loss has its gradient; where its rewards fit the preferences, it still lowers both responses' KL",
+    notebook="10_tokens_games_and_merging",
 )
 
 CRINGE = Method(
@@ -73,6 +76,7 @@ CRINGE = Method(
         "tau": "width of the gate of a pair, in nats",
     },
     optimum="alpha = 0: samples weighted by P(good); a larger alpha makes bad responses less likely still",
+    notebook="10_tokens_games_and_merging",
 )
 
 LD_DPO = Method(
@@ -90,6 +94,7 @@ LD_DPO = Method(
     meanings={"alpha": "weight of tokens beyond the length of the shorter response of the pair, from 0 to 1"},
     trl="DPOTrainer, ld_alpha",
     optimum="π* if all responses have one length; otherwise not",
+    notebook="10_tokens_games_and_merging",
 )
 
 WPO = Method(
@@ -106,6 +111,7 @@ WPO = Method(
     composes=False,  # the weights are of whole distributions
     trl="DPOTrainer, use_weighting=True",
     optimum="π* under Bradley–Terry preferences: the weights only say which pairs count more",
+    notebook="10_tokens_games_and_merging",
 )
 
 RECORDS = (TOKEN_DPO, TDPO, TDPO2, CRINGE, LD_DPO, WPO)

@@ -19,6 +19,7 @@ EXO_PAIR = Method(
     trl="DPOTrainer, loss_type=exo_pair",
     optimum="on two responses the margin (2p − 1)·log((1 − ε)/ε), p the probability to win: not π*",
     meanings={"label_smoothing": "ε of the label (1 − ε, ε) that the policy is compared with; above 0, below 0.5"},
+    notebook="08_pairs",
 )
 
 ROBUST_DPO = Method(
@@ -34,6 +35,7 @@ ROBUST_DPO = Method(
     reductions="label_smoothing = 0: dpo; its mean over labels of which a share ε is flipped: dpo on the right ones",
     trl="DPOTrainer, loss_type=robust",
     optimum="π*, if a share ε of the Bradley–Terry labels is flipped; unbounded below if a pair always has one label",
+    notebook="08_pairs",
 )
 
 DISCOPOP = Method(
@@ -50,6 +52,7 @@ DISCOPOP = Method(
     trl="DPOTrainer, loss_type=discopop",
     optimum="not π*: two responses that win equally often are driven apart, since m = 0 is a maximum there",
     meanings={"tau": "width of the change from logistic to exponential, in units of the margin; above 0, at most 1"},
+    notebook="08_pairs",
 )
 
 MEAN_LOG_RATIO = rewards.Reward("β·log(π/π_ref)/|y|", pair_shapes.mean_log_ratio)
@@ -67,6 +70,7 @@ SIGMOID_NORM = Method(
     reductions="responses of one length L: dpo at β/L; a uniform reference and γ = 0: simpo",
     trl="DPOTrainer, loss_type=sigmoid_norm",
     optimum="π ∝ π_ref·exp(|y|·(r − λ)/β), where λ(x) makes the probabilities sum to 1",
+    notebook="08_pairs",
 )
 
 NCA_PAIR = Method(
@@ -82,6 +86,7 @@ NCA_PAIR = Method(
     composes=False,
     trl="DPOTrainer, loss_type=nca_pair",
     optimum="at β = 1 with samples from π_ref: π = 2·π_ref·P(y beats another sample)",
+    notebook="08_pairs",
 )
 
 SPPO_HARD = Method(
@@ -98,6 +103,7 @@ SPPO_HARD = Method(
     reductions="2/β² times una-score on the scores P(y beats another sample) − ½, in expectation",
     trl="DPOTrainer, loss_type=sppo_hard",
     optimum="that of una-score on the scores P(y beats another sample) − ½, without a baseline; not IPO's",
+    notebook="08_pairs",
 )
 
 APO_ZERO = Method(
@@ -114,6 +120,7 @@ APO_ZERO = Method(
     reductions="kto on both responses at kl = 0",
     trl="DPOTrainer, loss_type=apo_zero",
     optimum="on the boundary: responses that win less than half of their comparisons lose all their mass",
+    notebook="08_pairs",
 )
 
 APO_DOWN = Method(
@@ -129,6 +136,7 @@ APO_DOWN = Method(
     composes=False,
     trl="DPOTrainer, loss_type=apo_down",
     optimum="on the boundary: all mass moves to responses that are in no pair, if there are any",
+    notebook="08_pairs",
 )
 
 BCO = Method(
@@ -143,6 +151,7 @@ BCO = Method(
     equation="cross-entropy of σ(r_θ − δ), δ the moving average of r_θ",
     reductions="δ = 0: una-binary-bce, and TRL's bco_pair on pairs; −δ = β·log Z(x): its unbiased form",
     optimum="with one prompt: π* if the rewards have mean 0 over the data, and another policy if not",
+    notebook="09_single_responses_and_lists",
 )
 
 AOT = Method(
@@ -160,6 +169,7 @@ AOT = Method(
     reductions="one pair: cdpo",
     trl="DPOTrainer, loss_type=aot",
     optimum="on two responses π*, if π_ref ranks them as most labels do; another policy if it does not",
+    notebook="08_pairs",
 )
 
 AOT_UNPAIRED = Method(
@@ -177,6 +187,7 @@ AOT_UNPAIRED = Method(
     reductions="one pair: cdpo",
     trl="DPOTrainer, loss_type=aot_unpaired",
     optimum="on two responses no finite one: any P > ½ drives the margin to infinity",
+    notebook="08_pairs",
 )
 
 POWER = rewards.Reward("β·(1 − p^(−α))/α, log p = log π/|y|", alphapo.power_reward)
@@ -198,14 +209,13 @@ ALPHA_PO = Method(
         "alpha": "power of the reward: 0 is the logarithm of SimPO, above 0 improbable responses count more",
         "gamma": "target margin between the rewards of a pair",
     },
+    notebook="08_pairs",
 )
-
-SCALED = rewards.Reward("β·log π", triples.scaled)
 
 TPO = Method(
     name="tpo",
     title="triple preference optimisation",
-    reward=SCALED,
+    reward=rewards.SCALED_LOG_LIKELIHOOD,
     comparison="two responses of a prompt",
     shape="logistic",
     losses={"pairs": triples.tpo, "demos": triples.tpo_gold},
@@ -216,6 +226,7 @@ TPO = Method(
     trl="TPOTrainer, loss_type=sigmoid; it takes the mean over the tokens of gold responses",
     optimum="of the pairs alone π ∝ exp(r/β); gold responses pull it towards their own distribution",
     meanings={"gold_weight": "weight of a gold response beside a pair"},
+    notebook="08_pairs",
 )
 
 TPO_L = Method(
@@ -232,6 +243,7 @@ TPO_L = Method(
     trl="TPOTrainer, loss_type=tpo-l; its tpo_l_gamma is gamma",
     optimum="of the pairs alone that of simpo; gold responses pull it towards their own distribution",
     meanings={"gold_weight": "weight of a gold response beside a pair"},
+    notebook="08_pairs",
 )
 
 RECORDS = (

@@ -17,6 +17,7 @@ SIMPO = Method(
     equation="survey Eq. 47",
     errata=("ES39",),
     trl="CPOTrainer, loss_type=simpo",
+    notebook="08_pairs",
 )
 
 SLIC = Method(
@@ -38,6 +39,7 @@ SLIC = Method(
         "delta": "target margin of the log-probabilities, in nats",
         "lam": "weight of imitating the chosen response",
     },
+    notebook="08_pairs",
 )
 
 ORPO = Method(
@@ -57,6 +59,7 @@ ORPO = Method(
     trl="ORPOTrainer, whose imitation includes the prompt",
     optimum="not π*: it does not depend on π_ref; for lam = 0 the distribution of the chosen responses",
     meanings={"lam": "weight of the odds ratio beside imitation"},
+    notebook="08_pairs",
 )
 
 CPO = Method(
@@ -76,6 +79,7 @@ CPO = Method(
     trl="CPOTrainer, loss_type=sigmoid, which divides the imitation by the batch's tokens",
     optimum="not π*: with lam = 0 it is π ∝ exp(r/β), π* for a uniform π_ref alone",
     meanings={"lam": "weight of imitating the chosen response"},
+    notebook="08_pairs",
 )
 
 RECORDS = (SIMPO, SLIC, ORPO, CPO)

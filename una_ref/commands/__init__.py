@@ -1,0 +1,1 @@
+"""What each command of the command line does: its arguments, and the text that it prints."""
