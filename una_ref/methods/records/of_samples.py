@@ -126,8 +126,8 @@ RSO = Method(
     errata=("ES3",),
     reductions="sigmoid_norm: dpo on pairs of responses that are accepted as samples of π*; hinge_norm: gpo's hinge",
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
-    optimum="where the greater score wins every pair: hinge_norm any π with margins of 1 or more, not π*; sigmoid_norm "
-    "none that is finite; with winners from Bradley–Terry sigmoid_norm has π*",
+    optimum="the greater score wins every pair: hinge_norm any π with margins of 1 or more, sigmoid_norm none that is "
+    "finite (π* where Bradley–Terry draws the winners)",
     meanings={"function": "hinge_norm, or sigmoid_norm, which is DPO"},
     notebook="08_pairs",
 )
