@@ -59,6 +59,9 @@ def equations(paper: str, numbers: range) -> set[int]:
     return named
 
 
-@pytest.mark.parametrize(("paper", "last", "notebooks"), [("UNA", 25, range(1, 5)), ("UPO", 26, range(5, 7)), ("survey", 67, range(14))])
+@pytest.mark.parametrize(
+    ("paper", "last", "notebooks"),
+    [("UNA", 25, range(1, 5)), ("UPO", 26, range(5, 7)), ("survey", 67, range(14))],
+)
 def test_every_numbered_equation_is_in_a_notebook(paper, last, notebooks):
     assert set(range(1, last + 1)) - equations(paper, notebooks) == set()
