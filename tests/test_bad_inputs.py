@@ -266,7 +266,7 @@ for what, settings, says in (
     ("../config", [], "expected a method, a recipe or a .yaml file"),
     ("dpo", ["stepz=3"], "stepz: unknown key of dpo; did you mean steps?"),
     ("kto", ["desirable_weigth=3"], "did you mean desirable_weight?"),
-    ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key of dpo; it is one of kto"),
+    ("dpo", ["desirable_weight=3"], "desirable_weight: unknown key of dpo; it is a key of kto"),
     ("dpo", ["bata=3"], "bata: unknown key of dpo; did you mean beta or data?"),
     ("dpo", ["method=kto"], "method: unknown key"),
     ("dpo", ["lr.x=1"], "lr.x: unknown key of dpo"),

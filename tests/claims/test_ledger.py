@@ -103,7 +103,7 @@ def test_the_command_line_prints_and_recomputes_claims(capsys):
     assert cli.main(["claims"]) == 0
     assert f"{len(CLAIMS)} entries" in capsys.readouterr().out
     assert cli.main(["claims", "EU4", "--check"]) == 0
-    assert "1 claims recomputed, 0 changed" in capsys.readouterr().out
+    assert "1 claim recomputed, 0 changed" in capsys.readouterr().out
     assert cli.main(["claims", "eu99"]) == 2
     assert "did you mean EU" in capsys.readouterr().err
 

@@ -90,14 +90,11 @@ def test_the_record_is_of_the_present_recipe_and_the_text_says_what_it_says():
             assert value["mean"] == pytest.approx(sum(run[name][key] for run in record["runs"]) / 3, abs=1e-4)
     text = " ".join((ROOT / "docs/online.md").read_text("utf-8").split())
     accuracy = f"{100 * means['M1']['accuracy']['mean']:.0f} % of held-out pairs"
-    rewards = [f"{means[name]['reward']['mean']:.2f}" for name in ("M1", "M2, verdict", "M3, verdict")]
-    assert accuracy in text and f"from {rewards[0]} (M1) to {rewards[1]} (M2) and {rewards[2]} (M3)" in text
-    others = [
-        f"{means[f'{name}, {who}']['reward']['mean']:.2f}" for who in ("shuffled", "truth") for name in ("M2", "M3")
-    ]
-    assert (
-        f"dealt at random it is {others[0]} and {others[1]}, with the true reward {others[2]} and {others[3]}" in text
-    )
+    assert accuracy in text and f"M1 has an exact reward of {means['M1']['reward']['mean']:.2f}." in text
+    rows = {"verdict": "the policy's verdicts", "shuffled": "(shuffled control)", "truth": "the true reward"}
+    for judge, label in rows.items():
+        m2, m3 = (means[f"{name}, {judge}"]["reward"]["mean"] for name in ("M2", "M3"))
+        assert f"{label} | {m2:.2f} | {m3:.2f} |" in text
     worse = [run["M3, verdict"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"]]
     assert sum(worse) == 2 and "in two of three seeds M3 is worse than M2" in text
     assert all(run["M1"]["reward"] < run["M2, verdict"]["reward"] for run in record["runs"])

@@ -118,6 +118,7 @@ def test_rows_of_an_earlier_step_may_hold_empty_answers():
     [
         (["sft.stepz=3"], "sft.stepz: unknown key of sft; did you mean steps?"),
         (["stf.steps=3"], "stf.steps: unknown key of every step"),
+        (["M9.steps=3"], "M9.steps: unknown key of every step. Fix: write one of the steps sft, "),
         (["stepz=3"], "stepz: unknown key of every step; did you mean steps?"),
         (["sft.steps=many"], "sft.steps: expected a whole number at least 1, got 'many'"),
         (["sft.model=${policy}"], "sft: expected the result of none, got 'policy'"),

@@ -134,5 +134,5 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
     else:
         for id, faults in changed.items():
             print(f"{id}: {'; '.join(faults)}")
-        print(f"{len(again)} claims recomputed, {len(changed)} changed")
+        print(f"{len(again)} claim{'s' if len(again) != 1 else ''} recomputed, {len(changed)} changed")
     return 1 if changed else 0

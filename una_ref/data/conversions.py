@@ -32,6 +32,14 @@ from una_ref.methods.method import KINDS
 
 PAIRINGS = ("best-worst", "adjacent", "all")
 TIES = ("drop", "keep-first")
+COLUMNS = {
+    "pairs": "prompt chosen rejected",
+    "labels": "prompt completion label",
+    "scores": "prompt completion score",
+    "lists": "prompt completions scores",
+    "demos": "prompt completion",
+}
+"""Kind of feedback -> the columns of a file that holds it, for messages."""
 
 
 @dataclass(frozen=True)
@@ -155,7 +163,8 @@ def conform(
         way = way_of(own)
         if way is None:
             got = "a row of " + " and ".join(own) if own else "a prompt alone, which is for online runs"
-            raise refusal(row.source, "feedback", " or ".join(kinds), got)
+            fix = "give the columns " + ", or ".join(COLUMNS[kind] for kind in kinds if kind in COLUMNS)
+            raise refusal(row.source, "feedback", " or ".join(kinds), got, fix)
         return way
 
     def compared(row: Row) -> object:

@@ -74,7 +74,9 @@ def read_adapter(folder: str) -> Adapter:
 
     path = Path(folder)
     if not (path / CONFIG).is_file() or not (path / FILE).is_file():
-        raise InputError(f"merge {folder}: expected a folder with {CONFIG} and {FILE}, got none of one or both")
+        lacks = " and ".join(name for name in (CONFIG, FILE) if not (path / name).is_file())
+        got = f"one without {lacks}" if path.is_dir() else "no such folder"
+        raise InputError(f"merge {folder}: expected a folder with {CONFIG} and {FILE}, got {got}")
     config = json.loads((path / CONFIG).read_text("utf-8"))
     plain = {"peft_type": "LORA", "use_dora": False, "bias": "none"}
     plain |= {"modules_to_save": None, "rank_pattern": {}, "alpha_pattern": {}}

@@ -49,7 +49,7 @@ def reward_source(name: str, *, world: ToySteer | None = None) -> RewardSource:
         return Ensemble(tuple((part.strip(), reward_source(part.strip(), world=world)) for part in name.split(",")))
     if name == "toysteer":
         if world is None:
-            raise InputError("reward toysteer: expected ToySteer's prompts, got other data; name a reward source")
+            raise InputError("reward toysteer: expected ToySteer's prompts, got other data. Fix: add --reward NAME")
         return Truth(world)
     if judge := NAME.fullmatch(name):
         return Judge(judge["model"], judge["url"])

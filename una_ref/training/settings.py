@@ -234,7 +234,7 @@ def hint(name: str, method: str = "") -> str:
         return f". Fix: {HINTS[name]}"
     owners = [owner for owner, record in METHODS.items() if name in record.hyperparameters]
     if owners:
-        return f"; it is one of {', '.join([*owners[:4], *['…'][: len(owners) > 4]])}"
+        return f"; it is a key of {', '.join([*owners[:4], *['…'][: len(owners) > 4]])}"
     own = METHODS[method].hyperparameters if method else ()
     return near(name, [*field_types().keys() - {"method", "loss_kwargs"}, *own])
 

@@ -121,7 +121,8 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
             continue
         takers = [own for own in stages.values() if _takes(own, key)]
         if not takers:
-            raise InputError(f"{key}: unknown key of every step{near(name, stages) if dot else hint(key)}")
+            steps = near(name, stages) or f". Fix: write one of the steps {', '.join(stages)}"
+            raise InputError(f"{key}: unknown key of every step{steps if dot else hint(key)}")
         for own in takers:
             if not _RESULT.search(str(own.get(key, ""))):
                 own[key] = value
@@ -282,7 +283,8 @@ def _reports(made: Plan) -> Iterator[str]:
             yield f"{head}\n{dry_run_of(made.ready(name))}"  # type: ignore[arg-type]
             continue
         shown = step.changed() if isinstance(step, Config) else _changed(step)
-        after = f"\nnot shown before {' and '.join(missing)} is finished: sizes and rows" if missing else ""
+        are = "are" if len(missing) > 1 else "is"
+        after = f"\nnot shown before {' and '.join(missing)} {are} finished: sizes and rows" if missing else ""
         yield f"{head}\n{json.dumps(shown, indent=1, ensure_ascii=False)}{after}"
 
 
