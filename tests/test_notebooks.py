@@ -31,7 +31,7 @@ def test_the_claims_in_a_twin_are_those_of_the_ledger(source):
     """A new or changed claim makes a twin stale, although the notebook's source stays the same."""
     from una_ref.claims import CLAIMS, markdown
 
-    shown = re.findall(r"^\| [EC][UP]\d+[ab]? \|.*$", printed(source.with_suffix(".ipynb")), flags=re.MULTILINE)
+    shown = re.findall(r"^\| [EC][UPS]\d+[ab]? \|.*$", printed(source.with_suffix(".ipynb")), flags=re.MULTILINE)
     whole = markdown(CLAIMS.values()).splitlines()
     assert [row for row in shown if row not in whole] == []
     own = {id for id, claim in CLAIMS.items() if claim.notebook == source.stem}

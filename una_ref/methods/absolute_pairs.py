@@ -25,7 +25,8 @@ def nca_pair(
 
     A response is pushed up as often as it wins and down half as often as it is seen. Where nothing else binds r_θ,
     σ(r_θ) = P/(P + ½), so r_θ = log 2P with P the probability that y beats another sample. At β = 1 with samples from
-    π_ref that policy is normalised: π = 2·π_ref·P is the optimum. At other β the sum of π must be kept at 1.
+    π_ref that policy is normalised: π = 2·π_ref·P is the optimum. At another β, π_ref·(2P)^(1/β) does not sum to 1, and
+    the optimum is another policy.
 
     Chen et al. 2024, https://arxiv.org/abs/2402.05369
     """

@@ -76,7 +76,7 @@ def tdpo(
 
     u = β·log π/π_ref(y_w) − β·log π/π_ref(y_l), and δ = β·SeqKL(y_l) − β·SeqKL(y_w) with SeqKL = Σ_t KL(π_ref ‖ π).
     Its optimum under Bradley–Terry preferences is the one-step improvement π ∝ π_ref·exp(Q/β) with the Q of π_ref, not
-    of π as the survey prints (ES12). It is not π*: log Z of the RLHF objective cancels in DPO without δ.
+    of π as the survey prints (ES12). It is not π*. At π* the log Z of the RLHF objective cancels without δ, as in DPO.
 
     Zeng et al. 2024, Eq. 14 and 15, https://arxiv.org/abs/2404.11999
     """
