@@ -12,6 +12,10 @@ and M3 are made three times from the same M1, and only the judge differs:
 Reward and regret are exact: sums over all 3,906 responses to each prompt. Judging accuracy is the share of pairs of
 sampled answers, of different true rewards, that a policy's verdicts order as the true reward does. M1 has learnt no
 verdict about the prompts of these pairs.
+
+The labeller of M1's verdicts was made strict after a first try. With `verdicts(sharpness=4, bar=0.5)`, whose log-odds
+are the true reward itself, M1 ordered 77 and 82 % of the pairs of seeds 0 and 1. It did not tell right answers from
+nearly right ones of the same length, and M2 and M3 were worse than M1.
 """
 
 from __future__ import annotations

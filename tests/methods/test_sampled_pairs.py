@@ -67,7 +67,7 @@ FOR_EVER = [
     pytest.param("iterative-dpo", WORLD.rewards, {}, id="iterative-dpo"),
     pytest.param("self-rewarding", SAMPLER, {}, id="self-rewarding"),
     pytest.param("dno", WORLD.rewards, {}, id="dno"),  # Bradley–Terry preferences have the order of the rewards
-    pytest.param("rso", WORLD.rewards, {"loss_type": "sigmoid_norm"}, id="rso"),
+    pytest.param("rso", WORLD.rewards, {"function": "sigmoid_norm"}, id="rso"),
 ]
 
 
@@ -109,7 +109,7 @@ def test_rso_with_the_hinge_is_content_with_margins_of_one():
 
 def test_rso_with_sigmoid_norm_has_the_optimum_where_winners_are_drawn_from_bradley_terry():
     def loss(**arguments):
-        return rso(**arguments, loss_type="sigmoid_norm")
+        return rso(**arguments, function="sigmoid_norm")
 
     preferences = bradley_terry(WORLD.rewards)
     mean = over_pairs(loss, preferences, WORLD.optimum, WORLD.ref_logps, beta=BETA)

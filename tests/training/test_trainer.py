@@ -28,7 +28,11 @@ from una_ref.training.losses import losses_of
 from una_ref.training.trainer import NonFinite, Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = [(name, (METHODS[name].kinds[0],), {}) for name in METHODS] + [
+CASES = [(name, (kind,), {}) for name in METHODS for kind in METHODS[name].kinds] + [
+    ("tpo", ("pairs", "demos"), {}),
+    ("bco", ("labels", "pairs"), {}),
+    ("reward-model", ("pairs", "lists"), {}),
+    ("beta-dpo", ("pairs",), {"losses": "beta-dpo:0.5,r-dpo:0.5", "loss_kwargs": {"alpha": 0.1}}),
     ("una-centred", ("scores", "labels", "pairs"), {}),
     ("una-centred", ("scores",), {"baseline": "learned"}),
     ("una-score", ("scores",), {"baseline": "ema"}),
@@ -185,6 +189,15 @@ def test_two_processes_match_the_gradient_and_metrics_of_one(tmp_path):
         ("sft", "sft", ("demos",), {"lora_r": 0}),
         ("ema", "una-score", ("scores",), {"baseline": "ema"}),
         ("mean", "una-centred", ("scores",), {"baseline": "mean"}),
+        ("beta-dpo", "beta-dpo", ("pairs",), {}),
+        ("bco", "bco", ("labels", "pairs"), {}),
+        ("r-dpo", "r-dpo", ("pairs",), {}),
+        ("lipo", "lipo", ("lists",), {}),
+        ("reward-model", "reward-model", ("pairs", "lists"), {}),
+        ("cringe", "cringe", ("labels", "pairs"), {}),
+        ("tdpo", "tdpo", ("pairs",), {}),
+        ("grpo", "grpo", ("scores",), {"loss_kwargs": {"scale_rewards": "batch", "variant": "dapo"}}),
+        ("ppo", "ppo", ("scores",), {}),
     ]
     script = tmp_path / "worker.py"
     script.write_text(WORKER.format(tests=str(ROOT / "tests"), cases=cases))
