@@ -1,6 +1,7 @@
 """DPO with another shape of the margin, or with the mean of a token's log-ratio as the reward, (P,) -> (P,).
 
-All compare two responses of a prompt, so a number that the prompt adds to both rewards cancels. The margin is
+All compare two responses of a prompt, so a number that the prompt adds to both rewards cancels. In `sigmoid_norm` one
+that it adds to both u does not, such as log Z(x): it is divided by two different lengths. The margin is
 m = β·(u(y_w) − u(y_l)) with u = log π/π_ref, in nats. Every loss raises ValueError for tensors of different shapes, for
 a β that is not positive, and for a hyper-parameter outside its range.
 """

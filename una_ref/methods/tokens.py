@@ -37,8 +37,8 @@ def token_dpo(
 ) -> Tensor:
     """−log σ(Σ_t β·log π/π_ref(y_w) − Σ_t β·log π/π_ref(y_l)): DPO with a reward for each token (survey Eq. 24).
 
-    The sums are the implicit rewards, so that value and gradient are DPO's. What is new is the reading: a token's
-    summand (`token_credits`) is its reward, shaped by the soft value; `policies.token_rewards` reports it. The survey
+    The sums are the implicit rewards, so that value and gradient are DPO's. The interpretation is new: the term of a
+    token is its reward, shaped by the soft value (`token_credits`). `policies.token_rewards` reports it. The survey
     sums to T in Eq. 20 and to T − 1 in Eq. 23, which is right with V(s_T) = 0 (ES11). Its optimum is DPO's: π* on the
     responses that were compared.
 
