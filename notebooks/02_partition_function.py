@@ -594,7 +594,7 @@ check.close("r + 10 moves log Z by 10", shifted.log_partition - small.log_partit
 # - KTO's reference point is not $Z$: *KTO's KL is not log Z*.
 
 # %%
-Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "ES2", "CU4", "CU28")]))
+Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "CU4", "CU28", "ES2")]))
 
 # %% [markdown]
 # ## Limits

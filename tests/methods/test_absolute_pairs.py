@@ -187,6 +187,13 @@ def test_bco_by_hand():
     assert bco_pairs(**pair(1.0, 1.0), running_gain=gain, beta=1.0).item() == pytest.approx(1.626523, abs=1e-6)
 
 
+def test_bco_takes_the_running_gain_as_a_constant():
+    gain = torch.tensor(0.4, dtype=F64, requires_grad=True)
+    arguments = {"logps": torch.tensor([-1.0], dtype=F64), "ref_logps": torch.tensor([-2.0], dtype=F64)}
+    assert not bco(**arguments, labels=torch.tensor([1.0], dtype=F64), running_gain=gain).requires_grad
+    assert not bco_pairs(**pair(1.0, 1.0), running_gain=gain).requires_grad
+
+
 @pytest.mark.parametrize("mean_reward", [0.0, 2.0])
 def test_bco_learns_the_optimum_of_one_prompt_only_if_its_rewards_have_mean_zero(mean_reward):
     # At π*, r_θ = r − β·log Z, so δ = E r − β·log Z. σ(r_θ − δ) is P(y = 1) = σ(r) if and only if E r = 0.

@@ -99,6 +99,21 @@ def test_reference_is_a_maximum_of_npo_on_its_own_samples():
         fixed_point(population, (a_world.ref_logps + 0.1 * a_world.rewards).log_softmax(-1))
 
 
+@pytest.mark.parametrize(("beta", "shared"), [(0.5, False), (1.0, False), (1.5, True), (1.9, True)])
+def test_npo_leaves_one_response_up_to_beta_one_and_several_above(beta, shared):
+    # Of w = π/π_ref the loss is (2/β)·log(1 + w^β). At w = 0 its slope is 0 for β > 1: a little mass there costs
+    # nothing, and lowers the loss of the response that it comes from. For β of at most 1 the loss is concave in w.
+    ref = torch.tensor([0.5, 0.3, 0.2], dtype=F64)
+    steps = torch.cartesian_prod(*[torch.linspace(0, 1, 201, dtype=F64)] * 2)
+    policies = torch.cat([steps, 1 - steps.sum(1, keepdim=True)], 1)
+    policies = policies[(policies >= -1e-12).all(1)].clamp(min=0)
+    labels = torch.zeros(policies.numel(), dtype=F64)
+    ref_logps = ref.log().expand(policies.shape).flatten()
+    losses = npo(logps=policies.clamp(min=1e-300).log().flatten(), ref_logps=ref_logps, labels=labels, beta=beta)
+    best = policies[(losses.view(-1, 3) @ ref).argmin()]
+    assert (int((best > 1e-9).sum()) > 1) == shared and best[2] > 0.8
+
+
 def test_d2o_by_hand():
     # β = 0.5, u = (1, 3, −2) with the last one rejected, K = 2: margin 0.5·2 − 0.5·(−2) = 2; with α = 3 it is 1 + 3.
     u, mask = numbers(1, 3, -2)[None], torch.ones(1, 3, dtype=torch.bool)

@@ -143,6 +143,17 @@ def test_discopop_drives_two_equally_good_responses_apart():
     assert tie[1] > tie[0]
 
 
+def test_discopop_falls_everywhere_and_keeps_ties_if_its_tau_is_large():
+    x = torch.linspace(-60, 60, 60001, dtype=F64)
+    assert (modulated(x, 0.1).diff() > 0).any() and not (modulated(x, 0.12).diff() > 0).any()
+
+    def curvature_at_a_tie(tau):
+        x = torch.tensor([0.0, 1e-3], dtype=F64)
+        return (modulated(x, tau) + modulated(-x, tau)).diff()
+
+    assert curvature_at_a_tie(0.39) < 0 < curvature_at_a_tie(0.41)
+
+
 def test_sigmoid_norm_divides_each_log_ratio_by_its_length():
     # u(y_w) = 2 over 4 tokens, u(y_l) = −1 over 2 tokens: −log σ(0.5 + 0.5) = 0.3133 at β = 1.
     arguments = {

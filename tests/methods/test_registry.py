@@ -23,6 +23,8 @@ def both_sides(name):
 
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
 
+OLD = ("old_", "chosen_old_", "rejected_old_")
+"""How names of log-probabilities under π_t begin."""
 TRAINED = {name for base in ("logps", "token_logps", "logits", "rewards") for name in (base, *both_sides(base))}
 
 
@@ -132,6 +134,7 @@ def test_method_reward_takes_only_known_arguments(method):
 @each_method
 def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
+    # So does lowering log π_t where the reward is β·log π/π_t.
     # A scorer's rewards are shifted directly. Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
     if method.advantages:
         return  # test_policy_gradient shifts the scores of tokens
@@ -144,9 +147,8 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         offset = offset[:, None]
 
     def lowered(name, x):
-        if not name.startswith(("ref_", "second_ref_")) or name.endswith(
-            "logits"
-        ):  # whole distributions stay normalised
+        prefixes = ("ref_", "second_ref_") if method.name == "grpo" else ("ref_", "second_ref_", *OLD)
+        if not name.startswith(prefixes) or name.endswith("logits"):  # whole distributions stay normalised
             return x
         if name.endswith("token_logps"):  # the sum is lowered, by way of the first token
             return torch.cat([x[:, :1] - offset[:, None] / 0.7, x[:, 1:]], 1)
@@ -174,7 +176,8 @@ def test_invariant_in_expectation_says_whether_a_reward_offset_changes_the_expec
     # All samples of two responses for each of two prompts, weighted by their probability under the current π.
     method, world = METHODS[name], TableWorld.random(0, prompts=2, responses=3, beta=0.7)
     arguments = arguments_of(method.loss)
-    if method.advantages or not set(arguments) <= {"logps", "ref_logps", "scores", "groups", "baseline", "beta"}:
+    of_table = {"logps", "ref_logps", "old_logps", "scores", "groups", "baseline", "beta"}
+    if method.advantages or not set(arguments) <= of_table:
         return  # test_policy_gradient has PPO; other arguments are not those of a table of responses
     samples = torch.cartesian_prod(torch.arange(3), torch.arange(3))
 
@@ -185,6 +188,7 @@ def test_invariant_in_expectation_says_whether_a_reward_offset_changes_the_expec
             given = {
                 "logps": logps[x][samples].flatten(),
                 "ref_logps": world.ref_logps[x][samples].flatten(),
+                "old_logps": logps[x].detach()[samples].flatten(),
                 "scores": world.rewards[x][samples].flatten() + g,
                 "groups": torch.arange(len(samples)).repeat_interleave(2),
             }

@@ -102,3 +102,17 @@ def test_a_shared_hyperparameter_that_is_set_reaches_every_loss():
 def test_form_of_a_sum_is_refused():
     with pytest.raises(InputError, match="form: a sum of losses has no printed form"):
         Config(method="dpo", losses="dpo:1,sft:1", form="printed")
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "invariance"),
+    [("dpo", "dpo,sft", "yes"), ("dpo", "dpo,apo-zero", "no"), ("una-online", "una-online,sft", "in expectation")],
+)
+def test_a_sum_ignores_a_reward_offset_only_if_all_its_terms_do(name, text, invariance):
+    assert weighted.combined(METHODS[name], text).invariance == invariance
+
+
+def test_a_sum_has_no_optimum_or_name_of_its_first_method():
+    found = weighted.combined(METHODS["ipo"], "ipo,sft")
+    assert METHODS["ipo"].trl and METHODS["tdpo"].optimum
+    assert not found.trl and not found.reductions and not weighted.combined(METHODS["tdpo"], "tdpo,sft").optimum

@@ -155,6 +155,12 @@ def test_dno_step_on_bradley_terry_preferences_is_the_optimum_around_the_last_po
     torch.testing.assert_close(found, optimal_logps(REF, rewards, BETA), rtol=0, atol=1e-9)
 
 
+def test_dno_step_takes_the_mean_over_the_two_orders_of_a_pair():
+    # A judge that favours the response it reads first by 0.05 gives the same step as one without that bias.
+    biased = PREFERENCES + 0.05
+    torch.testing.assert_close(dno_step(REF, biased, BETA), dno_step(REF, PREFERENCES, BETA), rtol=0, atol=1e-9)
+
+
 def test_dno_rests_at_the_nash_policy_of_the_game_without_a_reference_but_does_not_find_it():
     nash = unregularised_nash()
     torch.testing.assert_close(dno_step(nash, PREFERENCES, 1.0), nash, rtol=0, atol=1e-9)

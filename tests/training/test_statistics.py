@@ -12,7 +12,7 @@ from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
 from una_ref.training.loop import Job, fit
-from una_ref.training.statistics import STATISTICS, at_start, deviation, sample_deviation
+from una_ref.training.statistics import STATISTICS, at_start, deviation, positive_mean, sample_deviation
 from una_ref.training.trainer import Trainer
 
 PAIRS = [
@@ -92,6 +92,11 @@ def test_deviation_of_one_number_is_zero_and_of_large_numbers_is_exact(function,
     # 1, 2, 4 have the mean 7/3. The squares of the differences are 16/9, 1/9 and 25/9: 14/3 in all.
     assert of(1.0, 2.0, 4.0) == pytest.approx(by_hand**0.5)
     assert of(1e4, 1e4 + 1) == pytest.approx(0.5 if function is deviation else 0.5**0.5, rel=1e-6)
+
+
+def test_estimate_of_a_divergence_is_never_negative():
+    numbers = torch.tensor([[2.0, -3.0, 5.0], [2.0, 3.0, 5.0]], dtype=torch.float64)
+    assert [float(positive_mean(*row)) for row in numbers] == [0.0, 1.5]
 
 
 @pytest.mark.parametrize(("wanted", "passes"), [("mean_length", 0), ("batch_gap", 2), ("running_gap_sd", 2)])

@@ -41,7 +41,8 @@ def trained(penalty: float, features: Tensor = FEATURES, steps: int = 300) -> Te
     place="Sec. 3.3.4",
     says="DPO can lower the probability of chosen responses, and DPOP's penalty prevents it",
     verdict="holds if the responses of a pair share features that others do not have",
-    instead="on a table of logits DPO never lowers log π(y_w) below its start",
+    instead="on one pair and a table of logits DPO never lowers log π(y_w) below its start; a response that is chosen "
+    "in one pair and rejected in another may fall",
     shows="log π/π_ref of the chosen response: DPO {dpo:.2f}, DPOP {dpop:.2f}; on a table DPO {table:+.2f}",
     notebook=NOTEBOOK,
 )

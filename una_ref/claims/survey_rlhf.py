@@ -156,7 +156,7 @@ def _es24() -> Evidence:
     instead="it is unbiased always; with rewards of mean 0 the baseline only adds the noise of the others; at π* its "
     "variance is 0",
     shows="five responses at π_ref, K = 3, variance without and with baseline: {centred:.3f} and {rloo:.3f} for "
-    "of mean 0, {offset:.3f} and {rloo:.3f} after + 2; a mean with the response itself shrinks the step to "
+    "rewards of mean 0, {offset:.3f} and {rloo:.3f} after + 2; a mean with the response itself shrinks the step to "
     "{shrunk:.3f}",
     notebook=NOTEBOOK,
 )

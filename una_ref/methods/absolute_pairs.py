@@ -23,9 +23,10 @@ def nca_pair(
 ) -> Tensor:
     """−log σ(r_θ(y_w)) − ½·log σ(−r_θ(y_w)) − ½·log σ(−r_θ(y_l)): noise-contrastive alignment, two responses.
 
-    A response is pushed up as often as it wins and down half as often as it is seen. Where nothing else binds r_θ,
-    σ(r_θ) = P/(P + ½), so r_θ = log 2P with P the probability that y beats another sample. At β = 1 with samples from
-    π_ref that policy is normalised: π = 2·π_ref·P is the optimum. At other β the sum of π must be kept at 1.
+    Each win of a response raises r_θ; each appearance lowers it, with half the weight. Without the constraint that π
+    sums to 1, σ(r_θ) = P/(P + ½), so r_θ = log 2P with P the probability that y beats another sample. At β = 1 with
+    samples from π_ref that policy is normalised: π = 2·π_ref·P is the optimum. At another β, π_ref·(2P)^(1/β) does not
+    sum to 1, and the optimum is another policy.
 
     Chen et al. 2024, https://arxiv.org/abs/2402.05369
     """
@@ -67,7 +68,7 @@ def apo_zero(
     ref_rejected_logps: Tensor,
     beta: float = 0.1,
 ) -> Tensor:
-    """1 − σ(r_θ(y_w)) + σ(r_θ(y_l)): the chosen response up and the rejected one down, each from its start (Eq. 7).
+    """1 − σ(r_θ(y_w)) + σ(r_θ(y_l)): raises the chosen response above π_ref and lowers the rejected one (Eq. 7).
 
     It is KTO on the two responses, labelled 1 and 0, at kl = 0. The mean loss is linear in σ(r_θ): a response that wins
     less than half of its comparisons loses all its mass, so no policy with π > 0 everywhere is an optimum.

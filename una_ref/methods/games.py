@@ -37,8 +37,8 @@ def sppo_printed(
 ) -> Tensor:
     """(log π/π_t − (Σ_k P(y ≻ y_k)/β − Ẑ))²: survey Eq. 61 with the estimates printed below it (ES33).
 
-    The sum over K samples is up to K and no probability. Ẑ = E e^{ηP̂} stands in the place of its logarithm, and leaves
-    the range of floats at the paper's β: use a β of order 1. `scores` are means over the prompt's other samples; the
+    The sum over K samples is up to K and no probability. Ẑ = E e^{ηP̂} replaces log Ẑ, and overflows at the paper's
+    β: use a β of order 1. `scores` are means over the prompt's other samples; the
     sum has ½ for the response itself. Without `groups` each response is the only one of its prompt.
 
     https://arxiv.org/abs/2407.16216

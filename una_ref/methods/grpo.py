@@ -74,7 +74,8 @@ def grpo(
     At ratio 1 without scaling, with K responses a prompt and dr_grpo, the gradient is (K − 1)/K that of `rloo` at
     β = 0. Division by the group's standard deviation changes the objective: for K = 2 it is the probability to score
     higher than another sample. Division by the length favours short responses among the good and long ones among the
-    bad.
+    bad. Offsets of the prompts' scores cancel in the advantages, but they widen the batch's standard deviation.
+
     The GRPO paper has no ρ_t before its KL estimate (kl_estimate=plain). On fresh samples that gradient is the one of
     KL(π_ref ‖ π). With ρ_t (weighted, DeepSeek-V3.2 and TRL) it is that of KL(π ‖ π_ref) of each token. TRL's β = 0 is
     kl_estimate=none.

@@ -1,7 +1,7 @@
 """Measures of how far a learned reward is from a score: UNA's g, which its Sec. 7.4 leaves open.
 
 Each is a function of the reward x and the score s, in reward units, 0 where they are equal. Where a response has many
-scores, the measure decides which of them is learned: `MEASURES` says so for each.
+scores, the measure decides what is learned, such as their mean or median: see each function's docstring.
 """
 
 from __future__ import annotations

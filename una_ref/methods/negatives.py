@@ -32,8 +32,8 @@ def npo(*, logps: Tensor, ref_logps: Tensor, labels: Tensor, beta: float = 0.1) 
 def gradient_ascent(*, logps: Tensor, labels: Tensor) -> Tensor:
     """(1 − y)·log π(y|x): the negative log-likelihood of rejected responses, maximised.
 
-    It is unbounded below, and its gradient does not fade: the policy collapses in a time linear in the step size. It
-    has no reference. The baseline that NPO is compared with.
+    It is unbounded below. Its gradient does not fade: log π of a rejected response falls in proportion to the number of
+    steps. It has no reference. The NPO paper compares NPO with it.
 
     Zhang et al. 2024, Sec. 2, https://arxiv.org/abs/2404.05868
     """

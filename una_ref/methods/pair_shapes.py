@@ -1,6 +1,7 @@
 """DPO with another shape of the margin, or with the mean of a token's log-ratio as the reward, (P,) -> (P,).
 
-All compare two responses of a prompt, so a number that the prompt adds to both rewards cancels. The margin is
+All compare two responses of a prompt, so a number that the prompt adds to both rewards cancels. In `sigmoid_norm` one
+that it adds to both u does not, such as log Z(x): it is divided by two different lengths. The margin is
 m = β·(u(y_w) − u(y_l)) with u = log π/π_ref, in nats. Every loss raises ValueError for tensors of different shapes, for
 a β that is not positive, and for a hyper-parameter outside its range.
 """
@@ -42,8 +43,8 @@ def noise_corrected_logistic(x: Tensor, label_smoothing: float = 0.1) -> Tensor:
 def modulated(x: Tensor, tau: float = 0.05) -> Tensor:
     """(1 − σ(x/τ))·(−log σ(x)) + σ(x/τ)·exp(−x): logistic for negative x, exponential for positive x.
 
-    Between them it rises: it is neither convex nor monotone. Raises ValueError unless 0 < τ ≤ 1, where the exponential
-    part stays finite for x → −∞.
+    For τ below about 0.1 it rises between them, so that it is not monotone. Raises ValueError unless 0 < τ ≤ 1: for a
+    larger τ the exponential part overflows for x → −∞.
     """
     if not 0 < tau <= 1:
         raise ValueError(f"tau must be above 0 and at most 1, got {tau}")
@@ -102,8 +103,9 @@ def discopop(
 ) -> Tensor:
     """(1 − σ(m/τ))·(−log σ(m)) + σ(m/τ)·exp(−m), found by a language model that wrote losses (LRML, Eq. 5).
 
-    It has a local minimum at a negative margin. Where two responses win equally often, m = 0 is a local maximum of the
-    mean loss: the policy moves away from a tie. Raises ValueError unless 0 < τ ≤ 1.
+    For τ below about 0.1 it has a local minimum at a negative margin. For τ below 0.4, m = 0 is a local maximum of the
+    mean loss on two responses that win equally often: the policy moves away from a tie. Raises ValueError unless
+    0 < τ ≤ 1.
 
     Lu et al. 2024, https://arxiv.org/abs/2406.08414
     """

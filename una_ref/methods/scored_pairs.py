@@ -53,7 +53,7 @@ def rpo(
 
     D is the squared error, or the KL divergence between preferences, KL(σ(target) ‖ σ(learned)) as "backward_kl" and
     the reverse as "forward_kl". All three are 0, and minimal, at π ∝ π_ref·exp(η·s/β), for any sampler. The order of
-    the two responses does not matter. The squared form with η = 1 is `una_centred_pairwise`. The backward KL minus the
+    the two responses does not matter. The squared form with η = 1 is `una_centred_pairwise`. The backward KL plus the
     entropy of the target is DPO with soft labels σ(η·[s_w − s_l]).
 
     Sun et al. 2025, https://arxiv.org/abs/2502.00203; first in Nemotron-4 340B, https://arxiv.org/abs/2406.11704

@@ -1,7 +1,8 @@
 """Losses that compare the sorted numbers of a whole batch: alignment by optimal transport, (P,) -> (P,).
 
-The k-th smallest number of one kind is compared with the k-th smallest of another. The value stands in the row of the
-first, so that reordering the batch reorders the losses. A batch must not be cut: its parts would be sorted apart.
+The k-th smallest number of one kind is compared with the k-th smallest of another. The loss
+stands in the row of the first number, so that reordering the batch reorders the losses. A batch must stay whole:
+micro-batches would be sorted separately.
 Log-probabilities are in nats.
 """
 

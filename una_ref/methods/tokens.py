@@ -37,8 +37,8 @@ def token_dpo(
 ) -> Tensor:
     """−log σ(Σ_t β·log π/π_ref(y_w) − Σ_t β·log π/π_ref(y_l)): DPO with a reward for each token (survey Eq. 24).
 
-    The sums are the implicit rewards, so that value and gradient are DPO's. What is new is the reading: a token's
-    summand (`token_credits`) is its reward, shaped by the soft value; `policies.token_rewards` reports it. The survey
+    The sums are the implicit rewards, so that value and gradient are DPO's. The interpretation is new: the term of a
+    token is its reward, shaped by the soft value (`token_credits`). `policies.token_rewards` reports it. The survey
     sums to T in Eq. 20 and to T − 1 in Eq. 23, which is right with V(s_T) = 0 (ES11). Its optimum is DPO's: π* on the
     responses that were compared.
 
@@ -76,7 +76,7 @@ def tdpo(
 
     u = β·log π/π_ref(y_w) − β·log π/π_ref(y_l), and δ = β·SeqKL(y_l) − β·SeqKL(y_w) with SeqKL = Σ_t KL(π_ref ‖ π).
     Its optimum under Bradley–Terry preferences is the one-step improvement π ∝ π_ref·exp(Q/β) with the Q of π_ref, not
-    of π as the survey prints (ES12). It is not π*: log Z of the RLHF objective cancels in DPO without δ.
+    of π as the survey prints (ES12). It is not π*. At π* the log Z of the RLHF objective cancels without δ, as in DPO.
 
     Zeng et al. 2024, Eq. 14 and 15, https://arxiv.org/abs/2404.11999
     """

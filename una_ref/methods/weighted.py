@@ -95,12 +95,19 @@ def _combined(name: str, text: str) -> Method:
         raise InputError(f"losses: expected a method that trains a policy on responses, got {method.name}")
     kinds = (*method.kinds, *(kind for kind in KINDS if kind not in method.kinds))
     parts = {kind: [(loss, weight) for term, weight in summed if (loss := on(term, kind))] for kind in kinds}
+    unmoved = all(term.shift_invariant for term, _ in summed)
+    expected = all(term.shift_invariant or term.invariant_in_expectation for term, _ in summed)
     return replace(
         method,
         losses={kind: weighted(some) for kind, some in parts.items() if some},
         printed=None,
         released=None,
         composes=False,
+        shift_invariant=unmoved,
+        invariant_in_expectation=expected and not unmoved,
+        reductions="",
+        trl="",
+        optimum="",
         whole_batch=any(term.whole_batch for term, _ in summed),
         meanings={name: meaning for term, _ in summed[::-1] for name, meaning in term.meanings.items()},
     )

@@ -67,7 +67,7 @@ def orpo_printed(
 ) -> Tensor:
     """−log P(y_w) − λ·log σ(OR): the survey's Eq. 42 as printed, https://arxiv.org/abs/2407.16216.
 
-    The second factor is never above log 2, and its gradient vanishes for pairs in the wrong order, where OR → 0 (ES20).
+    The factor of λ is never above log 2, and its gradient vanishes for pairs in the wrong order, where OR → 0 (ES20).
     """
     mean_chosen, ratio = _odds_ratio(chosen_logps, rejected_logps, chosen_lengths, rejected_lengths, lam)
     # −log σ(OR) is 0 in float64 from log OR = 7 on. The limit keeps ∞·0 out of the gradient.

@@ -158,7 +158,8 @@ def sparse(
     """Layer and ΔW of the TIES or DARE combination, one layer after the other.
 
     - ties: of each ΔW the entries of largest size are kept, the sign with the larger total wins, and entries of that
-      sign are averaged. Entries are compared within a layer, as in PEFT; the paper compares over the whole model.
+      sign are averaged. Weights multiply the averaged entries, but do not affect the sign. Entries are compared within
+      a layer, as in PEFT; the paper compares over the whole model.
     - dare: entries of each ΔW are dropped at random, the others are divided by `density`, and the results are added.
 
     Args:

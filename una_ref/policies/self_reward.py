@@ -2,7 +2,7 @@
 
 There are three scores of an answer:
 
-- `self`: its mean log π per token. That asks for no ability to judge: it rewards what the policy already finds likely.
+- `self`: its mean log π per token. This needs no ability to judge: it rewards what the policy already finds likely.
   Iterative DPO on it makes the policy more certain and teaches it nothing new. ToySteer's exact reward can show that.
 - `self:WORD`: the mean log π per token of a verdict word after a judging prompt, which has prompt and answer in it.
 - `self:GOOD/BAD`: log π(GOOD) − log π(BAD) after such a prompt: the log-odds of a good verdict. A judging prompt that

@@ -1,4 +1,4 @@
-"""The reward that DPO gives to each token of a response: where a trained policy sees merit and fault."""
+"""The reward that DPO gives to each token of a response: where a trained policy sees merits and faults."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from una_ref.policies.references import Policy
 def token_rewards_of(policy: Policy, batch: Batch, beta: float) -> torch.Tensor:
     """(B, T) β·log π/π_ref of every token of B responses, in reward units; 0 after a response's end.
 
-    Each row sums to the implicit reward of the response. The policy is taken in the mode that it is in; without dropout
-    that makes no difference.
+    Each row sums to the implicit reward of the response. The policy stays in its mode, training or evaluation; without
+    dropout the two are equal.
 
     Rafailov et al. 2024, https://arxiv.org/abs/2404.12358
     """

@@ -84,7 +84,7 @@ class Sample(DataStep):
     model: str = ""
     """Folder or hub name. Empty: ToySteer's base."""
     prompts: Count = 256
-    """Rows of the result. Fewer prompts in the data are asked again."""
+    """Rows of the result. If the data have fewer prompts, some are asked again."""
     samples: Count = 2
     """Answers in each row."""
     temperature: Annotated[float, Range(0.01)] = 1.0

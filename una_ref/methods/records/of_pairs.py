@@ -53,7 +53,8 @@ F_DPO = Method(
     errata=("EP2", "EP3", "EP4", "EP10", "ES36", "ES37"),
     reductions="reverse_kl: dpo; alpha → 0: dpo; alpha → 1: forward_kl; jsd: js at half the β",
     notebook="05_f_divergences",
-    trl="DPOTrainer, f_divergence_type=forward_kl, js_divergence or alpha_divergence",
+    trl="DPOTrainer, f_divergence_type=forward_kl, js_divergence or alpha_divergence; alpha is 1 minus "
+    "f_alpha_divergence_coef",
 )
 
 IUPO = Method(

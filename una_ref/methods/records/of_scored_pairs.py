@@ -35,7 +35,7 @@ REBEL = Method(
     papers=(papers.REBEL,),
     equation="Gao et al. 2024, Algorithm 1, with π_ref for π_t",
     reductions="rpo's squared form, and una-centred on the differences of pairs, at β = 1/η",
-    optimum="π ∝ π_ref·exp(η·s): π* of β = 1/η; refreshed T times, π* of β = 1/(T·η)",
+    optimum="π ∝ π_ref·exp(η·s): π* of β = 1/η; after T iterations, each around the last policy, π* of β = 1/(T·η)",
     meanings={"eta": "step size: 1/η is β"},
     notebook="08_pairs",
 )

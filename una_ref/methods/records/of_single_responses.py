@@ -18,7 +18,7 @@ KTO = Method(
     errata=("ES16", "ES17", "EU15"),
     reductions="kl = 0: apo-zero-unpaired",
     trl="KTOTrainer, loss_type=kto",
-    optimum="none inside: all probability goes to a response whose labels are mostly positive, however slightly",
+    optimum="on the boundary, for β up to 1: only responses with P(y = 1) above ½ keep probability, and they share it",
     notebook="09_single_responses_and_lists",
 )
 
@@ -89,7 +89,8 @@ NPO = Method(
     equation="NPO Eq. 3; survey Sec. 3.10.2",
     errata=("ES30",),
     reductions="β → 0: gradient-ascent, up to a constant",
-    optimum="all probability on one response, for β below 2 and rejected samples of π_ref: π_ref is a maximum",
+    optimum="for rejected samples of π_ref: all probability on one response up to β = 1, most of it on one for "
+    "β < 2, where π_ref is a maximum",
     notebook="09_single_responses_and_lists",
 )
 

@@ -50,7 +50,7 @@ DISCOPOP = Method(
     equation="DiscoPOP Eq. 5",
     reductions="far below 0: dpo; far above 0: the exponential loss of gpo",
     trl="DPOTrainer, loss_type=discopop",
-    optimum="not π*: two responses that win equally often are driven apart, since m = 0 is a maximum there",
+    optimum="not π*: for tau below 0.4 two responses that win equally often are driven apart: m = 0 is a maximum there",
     meanings={"tau": "width of the change from logistic to exponential, in units of the margin; above 0, at most 1"},
     notebook="08_pairs",
 )
