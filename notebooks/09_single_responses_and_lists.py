@@ -543,8 +543,9 @@ check.true("and a lower loss at 50 policies around it", max(around) < own(ref), 
 # $$L = -\log\sigma\Big(\frac{\gamma}{K} \sum_{i=1}^K u(y_i) - \alpha\, u(y_l)\Big)$$
 #
 # The paper compares the samples with a second, harmful reference. The survey defines it and does not use it
-# ([ES29](../docs/claims.md#es29)). We have one reference, and $\gamma = \alpha = \beta$. With $K = 1$ this is DPO
-# where the sample always wins. For bad responses from $\nu$ the share of wins of $y$ over $y'$ is $\sigma$ of a
+# ([ES29](../docs/claims.md#es29)). `d2o` takes both (`second_reference_model`). Here they are the same, and
+# $\gamma = \alpha = \beta$. With $K = 1$ this is DPO where the sample always wins. For bad responses from $\nu$ the
+# share of wins of $y$ over $y'$ is $\sigma$ of a
 # difference of $\log\frac{\pi_\text{ref}}{\nu}$. So the optimum is $\pi \propto \pi_\text{ref}
 # \left(\frac{\pi_\text{ref}}{\nu}\right)^{1/\beta}$.
 
@@ -717,7 +718,7 @@ for ax, (name, push) in zip(axes.flat, bars.items(), strict=False):
 for ax in axes[:, 0]:
     ax.set_ylabel("push, relative")
 axes[2, 3].axis("off")
-note = "labels 1, 0.7, 0.3, 0\npolicy's order: 2, 1, 4, 3\n\nblue: raised\nred: lowered\n\nsum 0: V(x) cancels"
+note = "labels 1, 0.7, 0.3, 0\npolicy's order: 2, 1, 4, 3\n\nblue: raised\norange: lowered\n\nsum 0: V(x) cancels"
 axes[2, 3].text(0.05, 0.5, note, transform=axes[2, 3].transAxes, va="center", fontsize=9.5)
 fig.supxlabel("response, best label first", fontsize=10)
 figures.save(fig, "09_lists")

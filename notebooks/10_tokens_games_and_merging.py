@@ -1138,7 +1138,7 @@ check.true("without the trap, with noise alone, no round hurts", noise_only == s
 # data set share their trap.
 #
 # [self-rewarding](../docs/methods.md#self-rewarding) takes the policy itself as the judge. If its judgement is its own
-# implicit reward (`judge="self"` asks for points in words instead), a round doubles every log-ratio, and no new
+# implicit reward (the recipe reads the odds of a good verdict instead), a round doubles every log-ratio, and no new
 # information enters:
 
 # %% tags=["check"]
