@@ -801,7 +801,7 @@ PARTS = {
     ],
     "the pairs or the reference": [
         ("rso: hinge", {"beta": (0.25, 0.5), "sampler": accepted}),
-        ("rso: sigmoid", {"loss_type": "sigmoid_norm", "sampler": accepted}),
+        ("rso: sigmoid", {"function": "sigmoid_norm", "sampler": accepted}),
         ("tr-dpo, sdpo: 2 stages", {"beta": (BETA, 2 * BETA), "reference": learn(LOSS["dpo"], beta=2 * BETA)}),
         ("rpo", {"distance": ("squared", "backward_kl")}),
         ("rebel", {"eta": (1.0, 2.0, 4.0)}),

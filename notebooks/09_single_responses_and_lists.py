@@ -562,14 +562,16 @@ def d2o(samples):
     given = {"scores": scores.repeat(8, 1), "mask": torch.ones(8 * len(lines), samples + 1, dtype=torch.bool)}
 
     def population(logps):
-        both = {"logps": logps[:, lines].flatten(0, 1), "ref_logps": ref[:, lines].flatten(0, 1)}
+        of_ref = ref[:, lines].flatten(0, 1)
+        both = {"logps": logps[:, lines].flatten(0, 1), "ref_logps": of_ref, "second_ref_logps": of_ref}
         return (chance.flatten() * METHODS["d2o"].loss(**both, **given, beta=BETA)).sum()
 
     return population
 
 
 u_list = torch.tensor([[1.0, 3.0, -2.0]])
-four = {"logps": u_list - 4, "ref_logps": 0 * u_list - 4, "scores": torch.tensor([[1.0, 1.0, 0.0]])}
+four = {"logps": u_list - 4, "scores": torch.tensor([[1.0, 1.0, 0.0]])}
+four |= {"ref_logps": 0 * u_list - 4, "second_ref_logps": 0 * u_list - 4}
 value = METHODS["d2o"].loss(**four, mask=torch.ones(1, 3, dtype=torch.bool), beta=0.5)
 check.close("survey Eq. 53 by hand: −log σ(½·2 + ½·2)", value, math.log1p(math.exp(-2)))
 for samples in (1, 3):
@@ -623,7 +625,8 @@ print(f"{eq1.item():.5f}; divided by 6 once more {eq1.item() / 6:.5f}")
 def pushes(loss, implicit, labels, **settings):
     """(K,) the pushes on the responses of one list, and its loss, at log π_ref = −3, β = 1 and one token each."""
     logps = (implicit - 3)[None].requires_grad_()
-    available = {"logps": logps, "ref_logps": torch.full_like(logps, -3), "lengths": torch.ones_like(logps)}
+    of_ref = torch.full_like(logps, -3)
+    available = {"logps": logps, "ref_logps": of_ref, "second_ref_logps": of_ref, "lengths": torch.ones_like(logps)}
     available |= {"scores": labels[None], "mask": torch.ones_like(logps, dtype=torch.bool), "beta": 1.0, **settings}
     value = loss(**{name: available[name] for name in inspect.signature(loss).parameters if name in available})
     return -torch.autograd.grad(value.sum(), logps)[0][0], value.item()
