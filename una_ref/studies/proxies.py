@@ -17,6 +17,7 @@ from pathlib import Path
 
 import torch
 
+from una_ref.cache import cache_folder
 from una_ref.data import toysteer
 from una_ref.data.batch import Batch, Example, collate
 from una_ref.policies.answers import Answer, RewardSource
@@ -28,7 +29,6 @@ from una_ref.theory.worlds import SequenceWorld
 from una_ref.training.checkpoints import replacing
 from una_ref.training.config import Config
 from una_ref.training.loop import fit
-from una_ref.training.run import cache_folder
 
 TRUTH = "truth"
 """The reward that is ToySteer's own; another one is the number of pairs that a reward model was trained on, as text."""

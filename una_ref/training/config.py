@@ -80,8 +80,8 @@ class Config:
     """Share of prompts held out for evaluation. Nothing is held out if that is fewer than two prompts."""
 
     model: str = ""
-    """Folder or hub name; toysteer is ToySteer's base. Empty: that base where the data are ToySteer's, else a small
-    Mistral and a BPE tokenizer made from the data."""
+    """Folder, hub name or GGUF file; toysteer is ToySteer's base, smollm2 is SmolLM2-135M-Instruct. Empty: ToySteer's
+    base where the data are ToySteer's, else a small Mistral and a BPE tokenizer made from the data."""
     shape: dict[str, Count] = field(default_factory=dict)
     """Sizes of a model made here, by the names of MistralConfig, such as shape.hidden_size=64."""
     vocabulary: Count = 2048

@@ -14,6 +14,7 @@ from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, scorers
 from una_ref.policies.critics import Critic, copy_core
+from una_ref.policies.named_models import resolved
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
@@ -35,12 +36,9 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
     if config.model:
         from transformers.utils import find_adapter_config_file
 
-        model, tokenizer = loading.load(config.model, dtype, load_in_4bit=config.load_in_4bit)
-        return (
-            model,
-            tokenizer,
-            find_adapter_config_file(config.model) is not None,
-        )  # an adapter was merged
+        name = resolved(config.model)
+        model, tokenizer = loading.load(name, dtype, load_in_4bit=config.load_in_4bit)
+        return model, tokenizer, find_adapter_config_file(name) is not None  # an adapter was merged
     if is_toysteer(config) and not config.shape:
         return *loading.load(str(toysteer_base()), dtype), True
     if is_toysteer(config):

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from una_ref.cache import cache_folder
 from una_ref.errors import InputError
 from una_ref.training import result
 from una_ref.training.checkpoints import RECORD, claimed
@@ -49,9 +49,3 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
         return result.save(job, settings, output, evaluation, state) if team.is_main_process else {}
-
-
-def cache_folder() -> Path:
-    """The folder of what is kept between runs: UNA_REF_CACHE, or una_ref in the user's cache folder."""
-    folder = os.environ.get("UNA_REF_CACHE")
-    return Path(folder) if folder else Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "una_ref"

