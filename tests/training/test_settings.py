@@ -119,7 +119,7 @@ def test_a_file_extends_a_recipe_or_the_file_beside_it(written, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method: dpo\nlr: fast\n", "lr: expected a number at least 0, got 'fast'"),
+        ("method: dpo\nlr: fast\n", "lr: expected a number at least 0 or null, got 'fast'"),
         ("method: dpo\nbeta: 0\n", "beta: expected a number above 0, got 0.0"),
         ("method: dpo\nstepz: 3\n", "stepz: unknown key of dpo; did you mean steps?"),
         ("method: dpo\nshape: {hiden_size: 3}\n", "got 'hiden_size'; did you mean hidden_size?"),

@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from una_ref.errors import InputError, near_path
-from una_ref.policies.named_models import resolved
+from una_ref.policies.named_models import resolved, started_from
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
 """1,000 characters without a word boundary. BPE training cuts there: its time grows with a word's length squared."""
@@ -221,14 +221,11 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 
 
 def _base(name: str, adapter: Mapping[str, Any]) -> str:
-    """The base of an adapter. One that was converted on another machine is converted here, by the run's own record."""
-    base = str(adapter["base_model_name_or_path"])
-    record = Path(name) / "run.json"
-    if is_missing_path(base) and record.exists():
-        import json
-
-        return resolved(json.loads(record.read_text("utf-8"))["config"]["model"])
-    return base
+    """The base of an adapter. Where its path is gone, it is the one in the run's folder, or what the record names."""
+    base, own = str(adapter["base_model_name_or_path"]), Path(name) / "base"
+    if not is_missing_path(base):
+        return base
+    return str(own) if own.is_dir() else resolved(started_from(name) or base)
 
 
 def load_tokenizer(name: str) -> Any:
