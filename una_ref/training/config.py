@@ -375,8 +375,12 @@ class Config:
     # ---- as plain values
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as saved in `run.json`."""
+        """Plain values, as they were set."""
         return asdict(self)
+
+    def recorded(self) -> dict[str, Any]:
+        """The same as saved in `run.json`, with the learning rate: a later version may have another default."""
+        return self.to_dict() | {"lr": self.learning_rate}
 
     def changed(self) -> dict[str, Any]:
         """The method, and every value that differs from its default."""

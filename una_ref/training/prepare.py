@@ -87,7 +87,6 @@ def prepare(
     encoder = encoder_for(config, model, tokenizer)
     if config.model not in ("", TOYSTEER_BASE):
         notes = [*_first_lines(config, model, encoder), *notes]
-    config = replace(config, lr=config.learning_rate)
     if encoder.max_length < config.max_length:
         notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
     room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None

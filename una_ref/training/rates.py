@@ -22,9 +22,9 @@ class Rate(NamedTuple):
 TINY = Rate(1e-3, "a model made here")
 """ToySteer's base included, and every run that started from either."""
 ADAPTER = Rate(1e-4, "a named model with LoRA")
-"""Measured on SmolLM2-135M; see docs/training.md."""
+"""Tried with DPO on SmolLM2-135M: at 1e-4 the held-out loss fell in 40 steps, at 1e-5 hardly anything moved."""
 WHOLE = Rate(1e-5, "a named model with lora_r=0")
-"""Measured on SmolLM2-135M; see docs/training.md."""
+"""A tenth of LoRA's, the ratio of the best rates in https://thinkingmachines.ai/blog/lora. Not tuned here."""
 
 
 def default_rate(model: str, lora_r: int) -> Rate:
