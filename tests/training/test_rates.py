@@ -32,7 +32,7 @@ def named(tmp_path):
         ("toysteer", 8, 1e-3),
         ("smollm2", 32, 1e-4),
         ("mistralai/Mistral-7B-v0.1", 1, 1e-4),
-        ("smollm2", 0, 1e-5),
+        ("smollm2", 0, 3e-6),
     ],
 )
 def test_the_default_learning_rate_fits_the_model(model, lora_r, expected):

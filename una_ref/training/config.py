@@ -101,7 +101,7 @@ class Config:
     """Share of the policy in the new reference; 1 replaces it. LoRA mixes the factors of the adapter."""
 
     lr: NonNegative | None = None
-    """Peak learning rate. null: 1e-3 for a model made here; for a named model 1e-4 with LoRA and 1e-5 without."""
+    """Peak learning rate. null: 1e-3 for a model made here; for a named model 1e-4 with LoRA and 3e-6 without."""
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["cosine", "constant"] = "cosine"
