@@ -1,4 +1,4 @@
-"""An OpenAI-compatible chat endpoint that judges: many requests at a time, each repeated until its reply can be read."""
+"""A judge behind an OpenAI-compatible chat endpoint: requests in parallel, each repeated until its reply can be read."""
 
 from __future__ import annotations
 
