@@ -131,6 +131,10 @@ class Results:
         record = self.record(task)
         return [Score(**score) for score in record["scores"]] if record else []
 
+    def discard(self, task: str) -> None:
+        """Delete the items of a task, once they stand in a file of another form."""
+        self._path(task, "items.jsonl").unlink(missing_ok=True)
+
     def _path(self, task: str, suffix: str) -> Path:
         name = re.sub(r"[^\w.-]+", "-", task)  # tasks such as reward:NAME
         return self.folder / f"{name}.{suffix}"

@@ -1,4 +1,4 @@
-"""A judge behind an OpenAI-compatible chat endpoint: requests in parallel, each repeated until its reply can be read."""
+"""A judge behind an OpenAI-compatible endpoint: requests in parallel, each repeated until its reply can be read."""
 
 from __future__ import annotations
 
