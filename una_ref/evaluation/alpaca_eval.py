@@ -91,15 +91,15 @@ def judging_request(instruction: str, baseline: str, output: str) -> Messages:
     return messages
 
 
-def first_is_better(completion: Any) -> float | None:
-    """P(m) / (P(m) + P(M)) of a reply's first token; None where neither is among its most probable tokens.
+def first_is_better(completion: Any) -> float:
+    """P(m) / (P(m) + P(M)) of a reply's first token; NaN where neither is among its most probable tokens.
 
     Raises:
         TypeError: a reply without the probabilities of tokens.
     """
     logps = {token.token: token.logprob for token in completion.choices[0].logprobs.content[0].top_logprobs}
     first, second = (math.exp(logps[letter]) if letter in logps else 0.0 for letter in "mM")
-    return first / (first + second) if first + second else None
+    return first / (first + second) if first + second else math.nan
 
 
 def annotate(
@@ -111,6 +111,8 @@ def annotate(
     settings: Mapping[str, Any],
 ) -> list[Values]:
     """The annotation of every answer, in AlpacaEval's format; those in `results` are not asked for again.
+
+    A reply without m or M has no preference; such an answer is left out of the win rate and counted.
 
     Raises:
         ConnectionError: the judge did not answer some calls. The other annotations are kept.
@@ -134,9 +136,10 @@ def annotate(
                 "generator_2": model,
                 "dataset": each.dataset,
                 "annotator": f"weighted_alpaca_eval {endpoint.model}",
-                "preference": 1 + win,
+                "preference": None if math.isnan(win) else 1 + win,
             }
-            found[names[i]] = {"win_rate": 100 * win, "index": each.index, "annotation": annotation}
+            known = [] if math.isnan(win) else [100 * win]
+            found[names[i]] = {"win_rate": known, "index": each.index, "annotation": annotation}
             results.add(TASK, names[i], found[names[i]])
     left = sum(name not in found for name in names)
     if left:
@@ -160,10 +163,16 @@ def rates(items: Sequence[Values], everything: Sequence[Instruction], data_dir: 
         items: the annotations, see `annotate`.
         everything: the whole benchmark.
         data_dir: folder with df_gamed.csv; else UNA_REF_DATA or the hub.
+
+    Raises:
+        InputError: no reply has a preference.
     """
-    shares = np.array([values["win_rate"] / 100 for values in items])
-    rate = win_rate(shares)
-    scores = [Score(TASK, "win_rate", rate.value, rate.stderr, len(items))]
+    shares = np.array([values["win_rate"][0] / 100 if values["win_rate"] else math.nan for values in items])
+    known = shares[~np.isnan(shares)]
+    if not len(known):
+        raise InputError(f"task {TASK}: expected m or M in the judge's replies, got neither in any of {len(items)}")
+    rate = win_rate(known)
+    scores = [Score(TASK, "win_rate", rate.value, rate.stderr, len(known))]
     if len(items) < len(everything):
         return scores, f"expected all {len(everything)} instructions, got {len(items)}"
     try:
@@ -176,7 +185,7 @@ def rates(items: Sequence[Values], everything: Sequence[Instruction], data_dir: 
     except InputError as error:
         return scores, str(error)
     controlled = Score(TASK, "length_controlled_win_rate", fit.rate.value, fit.rate.stderr, len(items))
-    return [controlled, *scores], ""
+    return [*scores, controlled], ""
 
 
 def evaluate(
@@ -224,6 +233,7 @@ def evaluate(
         "limit": limit,
         "answers_cut": sum(not response.ended for response in responses),
         "answers": len(responses),
+        "replies_without_preference": sum(not values["win_rate"] for values in items),
         "average_length": sum(len(response.text) for response in responses) / len(responses),
         "no_length_controlled_win_rate": reason,
     }

@@ -113,7 +113,8 @@ def length_controlled(preferences: Array, differences: Array, difficulties: Arra
     """Fit the regression to one model.
 
     Args:
-        preferences: (N,) for the model's answer, in [0, 1]; of every instruction of the benchmark.
+        preferences: (N,) for the model's answer, in [0, 1], to every instruction of the benchmark; NaN where the judge
+            gave none: such a row is predicted and not fitted.
         differences: (N,) length of the baseline's answer minus that of the model's, in characters.
         difficulties: (N,) of the instructions.
         gamed: the rows of the gamed baselines.
@@ -132,8 +133,9 @@ def length_controlled(preferences: Array, differences: Array, difficulties: Arra
         raise InputError("length-controlled win rate: expected length differences that differ, got equal ones")
     own = np.column_stack([np.tanh(differences / spread), difficulties, np.ones(len(preferences))])
     others = np.column_stack([np.tanh(gamed.length), gamed.difficulty, np.zeros(len(gamed.length))])
-    features, targets = np.vstack([own, others]), np.concatenate([preferences, gamed.preference])
-    weights = np.concatenate([np.ones(len(own)), np.full(len(others), GAMED_WEIGHT)])
+    known = ~np.isnan(preferences)
+    features, targets = np.vstack([own[known], others]), np.concatenate([preferences[known], gamed.preference])
+    weights = np.concatenate([np.ones(known.sum()), np.full(len(others), GAMED_WEIGHT)])
     weights /= weights.sum()
 
     def loss(w: Array) -> tuple[float, Array]:
