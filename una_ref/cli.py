@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | merge | score | compare``; see `una_ref.commands`.
+"""The command line: ``una-ref methods | claims | train | merge | score | generate | compare``; see `una_ref.commands`.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
+from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
 from una_ref.commands.training_command import train, train_arguments
@@ -114,6 +115,8 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--reward", required=True, help=_REWARD)
     add("--data", action="append", required=True, help="as in train")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
+
+    generate_arguments(command("generate", generate, "Answer a file of prompts, or a line typed by hand."))
 
     add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
     add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")

@@ -55,8 +55,7 @@ def generate(arguments: argparse.Namespace) -> int:
         rows = [Row(arguments.prompt, (), source="prompt")]
     else:
         rows = list(read(arguments.data, limit=arguments.limit, split=arguments.split, empty="keep", prompts=True))
-    template = Path(arguments.template).read_text("utf-8") if arguments.template else ""
-    model = subject(arguments.model, dtype=arguments.dtype, template=template)
+    model = subject(arguments.model, dtype=arguments.dtype, template=template_in(arguments.template))
     if arguments.prompt is not None:
         (_, responses), *_ = respond(model, rows, decoding)
         for response in responses:
@@ -84,6 +83,15 @@ def generate(arguments: argparse.Namespace) -> int:
         print(f"{len(every)} answers to {len(rows)} prompts: {output}")
         print(_ending(every, decoding.max_new))
     return 0
+
+
+def template_in(file: str | None) -> str:
+    """The chat template in a file; empty if none is named. Raises InputError if it cannot be read."""
+    try:
+        return Path(file).read_text("utf-8") if file else ""
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise InputError(f"template {file}: expected a text file with a chat template, got: {reason}") from error
 
 
 def _check(arguments: argparse.Namespace) -> None:

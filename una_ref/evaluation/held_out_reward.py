@@ -66,7 +66,8 @@ def _held_out(record: Path) -> Sequence[Row]:
         apart = rows.picked(held_out([split_name(row, config.seed) for row in rows], config.held_out))
         if len(apart):
             return apart
-    raise InputError(f"{record}: expected a run with held-out prompts, got held_out={config.held_out}. Fix: --prompts FILE")
+    got = f"held_out={config.held_out:g} of {len(rows)} rows"
+    raise InputError(f"{record}: expected a run with held-out prompts, got {got}. Fix: --prompts FILE")
 
 
 def evaluate(
