@@ -4,6 +4,7 @@ import gzip
 import json
 import os
 from collections import defaultdict
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -106,13 +107,15 @@ def test_second_turn_sees_the_first_answer_at_the_categorys_temperature(tiny_sub
 
 def test_whole_evaluation_writes_fastchats_files(tiny_subject, data, tmp_path, judge_server):
     def reply(messages, number):
+        if number == 1:  # looks whether the judge is there
+            return "m"
         turn = 2 if "Conversation with User" in messages[1]["content"] else 1
         return "No rating." if "rain 2" in messages[1]["content"] and turn == 2 else f"Fine. [[{3 * turn}]]"
 
     results = Results(tmp_path / "r")
     with judge_server(reply) as (url, requests):
         record = mt_bench.evaluate(tiny_subject, results, judge_at(url), data_dir=str(data), decoding=HOW)
-    asked = requests[1:]  # the first one looks whether the judge is there
+    asked = requests[1:]
     assert len(asked) == 8 and all(r["temperature"] == 0 and r["max_tokens"] == 2048 for r in asked)
     scores = {score["metric"]: score for score in record["scores"]}
     assert scores["score"]["value"] == pytest.approx((4 * 3 + 3 * 6) / 7)
@@ -180,8 +183,9 @@ def test_missing_or_malformed_questions_are_refused(data, tmp_path):
     with pytest.raises(InputError, match=r"expected mt_bench_questions.jsonl in .*, got no such file. Fix: --data-dir"):
         mt_bench.questions(str(tmp_path))
     file = data / "question.jsonl"
-    file.write_text(file.read_text().replace("reference", "notes"))
-    with pytest.raises(InputError, match="question 82: expected two turns, with two reference answers"):
+    whole = file.read_text()
+    file.write_text(whole.replace('["first 1", ', "["))
+    with pytest.raises(InputError, match="question 82: expected two turns, and two reference answers .*, got 2 and 1"):
         mt_bench.questions(str(data))
     file.write_text("{half a")
     with pytest.raises(InputError, match="question.jsonl: expected JSON or JSON Lines"):
@@ -217,6 +221,8 @@ def test_real_judgments_have_the_ratings_and_means_that_fastchat_recorded(judgme
 
 def test_real_judgments_used_the_prompts_that_we_choose(judgments):
     asked = {q.id: q for q in mt_bench.questions()[0]}
+    assert [q.id for q in asked.values() if q.category in mt_bench.WITH_REFERENCE and not q.reference] == [123]
+    asked[123] = replace(asked[123], reference=("r", "r"))  # GPT-4's answer was there
     for judgment in judgments:
         name, _ = judging_request(asked[judgment["question_id"]], ("a", "b"), judgment["turn"])
         assert name == judgment["judge"][1]

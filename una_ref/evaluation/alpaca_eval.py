@@ -138,7 +138,7 @@ def annotate(
                 "annotator": f"weighted_alpaca_eval {endpoint.model}",
                 "preference": None if math.isnan(win) else 1 + win,
             }
-            known = [] if math.isnan(win) else [100 * win]
+            known = [] if math.isnan(win) else [win]
             found[names[i]] = {"win_rate": known, "index": each.index, "annotation": annotation}
             results.add(TASK, names[i], found[names[i]])
     left = sum(name not in found for name in names)
@@ -154,7 +154,7 @@ def annotate(
 
 
 def rates(items: Sequence[Values], everything: Sequence[Instruction], data_dir: str = "") -> tuple[list[Score], str]:
-    """The scores, in percent, and why there is no length-controlled one; empty if there is one.
+    """The scores, as shares in [0, 1], and why there is no length-controlled one; empty if there is one.
 
     Rows are matched with their difficulty by instruction. The length-controlled rate is fitted on the whole benchmark
     only: on a part of it, or without the gamed baselines, it would be off by up to three points.
@@ -167,7 +167,7 @@ def rates(items: Sequence[Values], everything: Sequence[Instruction], data_dir: 
     Raises:
         InputError: no reply has a preference.
     """
-    shares = np.array([values["win_rate"][0] / 100 if values["win_rate"] else math.nan for values in items])
+    shares = np.array([values["win_rate"][0] if values["win_rate"] else math.nan for values in items])
     known = shares[~np.isnan(shares)]
     if not len(known):
         raise InputError(f"task {TASK}: expected m or M in the judge's replies, got neither in any of {len(items)}")

@@ -1,7 +1,8 @@
 """The reward of a model's answers to held-out prompts, and how often they beat another model's answers.
 
-The reward is anything that an online run takes as its reward. A win is a higher reward, and a tie half a win. A source
-that compares two answers, such as an LLM, gives the probability of a win, and no reward.
+The reward is anything that an online run takes as its reward. A win is a higher reward, and a tie half a win. The
+difference of the two rewards is paired by prompt. A source that compares two answers, such as an LLM, gives the
+probability of a win, and no reward.
 """
 
 from __future__ import annotations
@@ -33,6 +34,7 @@ from una_ref.training.toysteer_base import is_toysteer
 
 PREFIX, ANSWERS = "reward:", "reward.answers"
 DECODING = Decoding(max_new=256)
+METRICS = ("reward", "win_rate", "difference", "baseline_reward")
 CHUNK = 64
 """Prompts whose answers are scored in one call of the reward."""
 
@@ -111,7 +113,7 @@ def evaluate(
     settings |= {"against": other.identity if other else None}
     items = _scored(task, source, rows, responses, others, results, settings)
     every = [response for several in responses for response in several]
-    metrics = [m for m in ("reward", "baseline_reward", "win_rate") if any(values.get(m) for values in items)]
+    metrics = [metric for metric in METRICS if any(values.get(metric) for values in items)]
     if not metrics:
         raise InputError(f"{task}: expected scores, got none for any answer")
     more = {
@@ -185,6 +187,7 @@ def _values(
         {
             "reward": _known(a),
             "baseline_reward": _known(b),
+            "difference": [x - y for x, y in zip(a, b, strict=True) if x is not None and y is not None],
             "win_rate": [_win(x, y) for x, y in zip(a, b, strict=True) if x is not None and y is not None],
             "unscored": a.count(None),
         }

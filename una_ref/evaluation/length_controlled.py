@@ -32,7 +32,7 @@ Array = NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Rate:
-    """A win rate in percent, and its standard error over instructions (None for a single one)."""
+    """A win rate in [0, 1], and its standard error over instructions (None for a single one)."""
 
     value: float
     stderr: float | None
@@ -151,5 +151,5 @@ def length_controlled(preferences: Array, differences: Array, difficulties: Arra
 
 
 def _rate(shares: Array) -> Rate:
-    stderr = float(100 * shares.std(ddof=1) / np.sqrt(len(shares))) if len(shares) > 1 else None
-    return Rate(float(100 * shares.mean()), stderr)
+    stderr = float(shares.std(ddof=1) / np.sqrt(len(shares))) if len(shares) > 1 else None
+    return Rate(float(shares.mean()), stderr)

@@ -68,10 +68,10 @@ def questions(data_dir: str = "") -> tuple[list[Question], str]:
     """The questions with their references, and where the references come from.
 
     FastChat's judge sees GPT-4's answers (reference_answer/gpt-4.jsonl). Where that file is missing, the references in
-    the question file are taken.
+    the question file are taken. They lack one, of question 123, which is then judged without a reference.
 
     Raises:
-        InputError: no question file, or a malformed one; or a question whose judge needs a reference has none.
+        InputError: no question file, or a malformed one.
     """
     file = data_files.found(QUESTIONS, data_dir, TASK, f"--data-dir FOLDER with question.jsonl from {SOURCE}")
     rows = data_files.records(file, ("question_id", "category", "turns"))
@@ -84,10 +84,10 @@ def questions(data_dir: str = "") -> tuple[list[Question], str]:
     made = []
     for row in rows:
         reference = tuple(references[row["question_id"]]) if row["category"] in WITH_REFERENCE else ()
-        if len(row["turns"]) != 2 or (row["category"] in WITH_REFERENCE and len(reference) != 2):
+        if len(row["turns"]) != 2 or len(reference) not in (0, 2):
             raise InputError(
-                f"{file}: question {row['question_id']}: expected two turns, with two reference answers in "
-                f"{', '.join(WITH_REFERENCE)}, got {len(row['turns'])} and {len(reference)}"
+                f"{file}: question {row['question_id']}: expected two turns, and two reference answers or none, "
+                f"got {len(row['turns'])} and {len(reference)}"
             )
         made.append(Question(row["question_id"], row["category"], tuple(row["turns"]), reference))
     return made, source
@@ -297,6 +297,7 @@ def evaluate(
     more = {
         "model_name": subject.name,
         "limit": limit,
+        "judged_without_reference": [q.id for q in asked if q.category in WITH_REFERENCE and not q.reference],
         "answers_cut": counts[False],
         "answers": counts.total(),
         "replies_without_rating": sum(judgment["score"] == NO_RATING for judgment in judgments),

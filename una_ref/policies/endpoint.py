@@ -102,7 +102,7 @@ class Endpoint:
                 return
             problem = f"a reply without it: {reply!r:.60}"
         except (openai.OpenAIError, ValueError) as error:
-            problem = str(error) or type(error).__name__
+            problem = (str(error) or type(error).__name__).rstrip(".")
         except (AttributeError, LookupError, TypeError):  # not a completion, or without what is read
             problem = f"a reply without it: {reply!r:.60}"
         what = " with ".join(["a chat completion", *(key for key in options if key == "top_logprobs")])
