@@ -282,11 +282,10 @@ def _sampling(inner: Any, ends: list[int], max_new: int, temperature: float) -> 
 
     config, training = inner.generation_config, inner.training
     # It replaces the model's config: `generate` fills the gaps of a config that is passed to it from the model's.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     inner.generation_config = GenerationConfig(
         do_sample=temperature > 0,
-        temperature=temperature or 1.0,
-        top_k=0,
-        top_p=1.0,
+        **sampling,
         max_new_tokens=max_new,
         eos_token_id=ends,
         pad_token_id=ends[0],  # stands behind the EOS of a response, where nothing is read
