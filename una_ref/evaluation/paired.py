@@ -7,7 +7,7 @@ the standard deviation of (s − mean·n)/n̄ over the root of the number of ite
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,6 +50,14 @@ def score(task: str, metric: str, items: Sequence[Values]) -> Score:
         raise InputError(f"task {task}: expected finished items, got none")
     value, parts = _mean([values[metric] for values in items])
     return Score(task, metric, value, _stderr(parts), len(items))
+
+
+def mean_score(name: str, scores: Iterable[Score]) -> Score:
+    """The plain mean of the headline scores of several tasks, as the papers average; the tasks are independent."""
+    every = list(scores)
+    errors = [s.stderr for s in every if s.stderr is not None]
+    stderr = sum(e * e for e in errors) ** 0.5 / len(every) if len(errors) == len(every) else None
+    return Score(name, "mean", sum(s.value for s in every) / len(every), stderr, sum(s.items for s in every))
 
 
 def difference(first: Results, second: Results, task: str, metric: str = "") -> Difference:
