@@ -67,7 +67,7 @@ def generate(arguments: argparse.Namespace) -> int:
     responses = answers(model, rows, decoding, results, task)
     seconds = time.perf_counter() - began
     _write(output, rows, responses)
-    results.discard(task)
+    results.path(task, "items.jsonl").unlink()
     every = [response for several in responses for response in several]
     record: dict[str, Any] = {
         "output": str(output),

@@ -14,6 +14,7 @@ import json
 import math
 import random
 import re
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
@@ -211,6 +212,7 @@ def evaluate(
         InputError: no data, no judge behind the URL, or results of other settings.
         ConnectionError: the judge did not answer some calls.
     """
+    began = time.perf_counter()
     everything = instructions(data_dir)
     asked = limited(everything, limit)
     rows = [Row(each.text, (), source=f"instruction {each.index}") for each in asked]
@@ -229,8 +231,10 @@ def evaluate(
     scores, reason = rates(items, everything, data_dir)
     write_files(results, name, asked, responses, items)
     more = {
-        "model_name": subject.name,
+        "model": subject.name,
         "limit": limit,
+        "batch": decoding.batch,
+        "seconds": round(time.perf_counter() - began, 1),
         "answers_cut": sum(not response.ended for response in responses),
         "answers": len(responses),
         "replies_without_preference": sum(not values["win_rate"] for values in items),

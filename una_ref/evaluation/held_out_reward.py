@@ -8,6 +8,7 @@ probability of a win, and no reward.
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from itertools import islice
@@ -97,7 +98,7 @@ def evaluate(
         InputError: no prompts, no such reward, a reward that compares without a baseline, or other settings.
         ConnectionError: a judge did not answer some calls. The other scores are kept.
     """
-    task = f"{PREFIX}{reward}"
+    task, began = f"{PREFIX}{reward}", time.perf_counter()
     rows = limited(prompts_of(subject.name, prompts), limit)
     source = reward_source(reward, world=_world(subject.name) if "toysteer" in reward.split(",") else None)
     pairwise = bool(getattr(source, "pairwise", False))
@@ -117,9 +118,11 @@ def evaluate(
     if not metrics:
         raise InputError(f"{task}: expected scores, got none for any answer")
     more = {
-        "model_name": subject.name,
+        "model": subject.name,
         "against": other.name if other else None,
         "limit": limit,
+        "batch": decoding.batch,
+        "seconds": round(time.perf_counter() - began, 1),
         "answers_cut": sum(not response.ended for response in every),
         "answers": len(every),
         "answers_without_score": sum(values["unscored"] for values in items),

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from typing import Any
 
@@ -38,6 +38,36 @@ def check(names: list[str], judge: str) -> None:
             raise InputError("task reward: expected reward:NAME, got no name, see una-ref train --help, --reward")
     if judge:
         endpoint(judge)
+
+
+def compares_itself(name: str) -> bool:
+    """Whether the task's own scores compare with the second model, so that no paired difference is needed."""
+    return name.startswith(held_out_reward.PREFIX)
+
+
+def unit(task: str, metric: str) -> tuple[int, str]:
+    """Factor and sign of a score as it is printed: shares in percent, ratings and rewards in their own unit."""
+    own = task == mt_bench.TASK or (task.startswith(held_out_reward.PREFIX) and metric != "win_rate")
+    return (1, "") if own else (100, " %")
+
+
+_COUNTS = {
+    "answers_cut": "answers cut at the longest",
+    "replies_without_rating": "replies without a rating, left out",
+    "replies_without_preference": "replies without a preference, left out",
+    "answers_without_score": "answers without a score, left out",
+}
+
+
+def notes(record: Mapping[str, Any]) -> list[str]:
+    """What a reader of a judged task's scores has to know: what was cut, left out or not computed."""
+    told = [f"{record['task']}: {record[key]} {what}" for key, what in _COUNTS.items() if record.get(key)]
+    if record.get("judged_without_reference"):
+        numbers = ", ".join(map(str, record["judged_without_reference"]))
+        told.append(f"{record['task']}: no reference answer to question {numbers}")
+    if record.get("no_length_controlled_win_rate"):
+        told.append(f"{record['task']}: no length-controlled win rate: {record['no_length_controlled_win_rate']}")
+    return told
 
 
 def run(

@@ -274,6 +274,7 @@ def evaluate(
         InputError: no questions, no judge behind the URL, or results of other settings.
         ConnectionError: the judge did not answer some calls.
     """
+    began = time.perf_counter()
     everything, references = questions(data_dir)
     asked = limited(everything, limit)
     if any(str(question.id) not in results.items(TASK) for question in asked):
@@ -295,8 +296,10 @@ def evaluate(
     counts = Counter(ended for values in answers.values() for ended in values["ended"])
     judgments = [judgment for values in items for judgment in values["judgments"]]
     more = {
-        "model_name": subject.name,
+        "model": subject.name,
         "limit": limit,
+        "batch": decoding.batch,
+        "seconds": round(time.perf_counter() - began, 1),
         "judged_without_reference": [q.id for q in asked if q.category in WITH_REFERENCE and not q.reference],
         "answers_cut": counts[False],
         "answers": counts.total(),
