@@ -72,6 +72,7 @@ def test_resumed_samples_are_those_of_an_uninterrupted_run(tiny_subject, tmp_pat
     results.begin("answers", settings["settings"])
     results.add("answers", line["item"], line["values"])
     assert answers(tiny_subject, ROWS, how, results, "answers") == whole
+    assert len((tmp_path / "part/answers.items.jsonl").read_text().splitlines()) == 1 + len(ROWS)
     assert len({response.text for several in whole for response in several}) > 4
 
 

@@ -56,7 +56,7 @@ def test_command_runs_the_judged_tasks_and_says_what_was_left_out(
     [
         (["mt-bench"], 2, "task mt-bench: expected a judge, got none. Fix: --judge judge:MODEL@http://host:port/v1"),
         (["mt-bench", "--judge", "gpt-4"], 2, "judge 'gpt-4': expected judge:MODEL@http://host:port/v1"),
-        (["mt-bench", "--judge", "judge:m@http://127.0.0.1:9/v1"], 2, "expected a chat completion, got Connection error"),
+        (["mt-bench", "--judge", "judge:m@http://127.0.0.1:9/v1"], 2, "a chat completion, got Connection error"),
         (["alpaca-eval", "--judge", "judge:m@http://127.0.0.1:9/v1"], 2, "with top_logprobs, got Connection error"),
         (["reward:"], 2, "expected reward:NAME, got no name"),
         (["reward:none:here", "--prompts", "data/prompts.jsonl"], 2, "reward 'none:here': expected module:function"),

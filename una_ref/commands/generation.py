@@ -22,22 +22,16 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     add("prompt", nargs="?", help="a line to answer, which is printed")
     add("--data", metavar="FILE", help="prompts: any data that train reads, or a column prompt")
     add("--output", metavar="FILE", help="the JSONL file to write: prompt, response, ended, tokens")
-    decoding_arguments(parser)
+    add("--max-new", type=int, default=256, help="most tokens of an answer (default: 256)")
+    add("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
+    add("--seed", type=int, default=0, help="random seed of the samples")
+    add("--batch", type=int, default=32, help="prompts in a batch (default: 32)")
     add("--samples", type=int, default=1, help="answers to each prompt")
     add("--limit", type=int, help="most prompts")
     add("--split", default="train", help="split of a data set")
     add("--template", metavar="FILE", help="a chat template (Jinja) in place of the tokenizer's own")
     add("--dtype", default="float32", help="type of the weights")
     add("--json", action="store_true", help="print the record of the answers")
-
-
-def decoding_arguments(parser: argparse.ArgumentParser, *, max_new: int | None = 256) -> None:
-    """The options of every command that generates answers."""
-    add = parser.add_argument
-    add("--max-new", type=int, default=max_new, help="most tokens of an answer")
-    add("--temperature", type=float, default=0.0, help="0 (default): the most probable token each time")
-    add("--seed", type=int, default=0, help="random seed of the samples")
-    add("--batch", type=int, default=32, help="prompts in a batch")
 
 
 def generate(arguments: argparse.Namespace) -> int:
