@@ -51,18 +51,18 @@ def generate(arguments: argparse.Namespace) -> int:
         rows = list(read(arguments.data, limit=arguments.limit, split=arguments.split, empty="keep", prompts=True))
     model = subject(arguments.model, dtype=arguments.dtype, template=template_in(arguments.template))
     if arguments.prompt is not None:
-        (_, responses), *_ = respond(model, rows, decoding)
-        for response in responses:
+        every = [response for _, responses in respond(model, rows, decoding) for response in responses]
+        for response in every:
             print(response.text)
-        return said(0, _ending(responses, decoding.max_new)) if not all(r.ended for r in responses) else 0
+        return 0 if all(response.ended for response in every) else said(0, _ending(every, decoding.max_new))
 
     output = Path(arguments.output)
     results, task, began = Results(output.parent), f"{output.name}.partial", time.perf_counter()
-    responses = answers(model, rows, decoding, results, task)
+    of_prompts = answers(model, rows, decoding, results, task)
     seconds = time.perf_counter() - began
-    _write(output, rows, responses)
+    _write(output, rows, of_prompts)
     results.path(task, "items.jsonl").unlink()
-    every = [response for several in responses for response in several]
+    every = [response for several in of_prompts for response in several]
     record: dict[str, Any] = {
         "output": str(output),
         "prompts": len(rows),

@@ -169,7 +169,7 @@ def limited(items: Sequence[T], limit: int | None) -> list[T]:
     """
     if limit is not None and limit < 1:
         raise InputError(f"limit: expected a whole number of at least 1, got {limit}")
-    places = range(len(items))
+    places: Sequence[int] = range(len(items))
     if limit is not None and limit < len(items):
         places = sorted(random.Random(0).sample(places, len(items))[:limit])
     return [items[i] for i in places]

@@ -110,8 +110,8 @@ def evaluate(
     responses = answers(subject, rows, decoding, results, ANSWERS)
     other = against() if against else None
     others = answers(other, rows, decoding, Results(other.folder), ANSWERS) if other else None
-    settings = {**subject.identity, "decoding": asdict(decoding), "reward": reward}
-    settings |= {"against": other.identity if other else None}
+    settings: dict[str, Any] = {**subject.identity, "decoding": asdict(decoding), "reward": reward}
+    settings["against"] = other.identity if other else None
     items = _scored(task, source, rows, responses, others, results, settings)
     every = [response for several in responses for response in several]
     metrics = [metric for metric in METRICS if any(values.get(metric) for values in items)]
