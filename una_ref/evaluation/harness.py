@@ -38,7 +38,7 @@ FEWSHOT_SEED, RANDOM_SEED = 1234, 0
 LIMIT_SEED = 0
 """Of the order in which a limit takes items: the first N of one shuffle, the same for every model."""
 CHUNK = 8
-"""Batches in a chunk. Within a chunk requests are sorted by length."""
+"""Batches of log-likelihoods in a chunk, which sorts them by length. Answers take longer: one batch is a chunk."""
 _SPLIT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 """Instructions of IFEval that need NLTK's sentence splitter."""
 
@@ -314,7 +314,7 @@ def _answered(
         for made in loaded.parts.values():
             made.set_config("generation_kwargs", dict(decoding))
     template = model.apply_chat_template if uses_template else None
-    size = CHUNK * batch
+    size = batch if decoding is not None else CHUNK * batch
     with tqdm(total=len(items), desc=loaded.task.name, unit="item", file=sys.stderr, disable=None) as bar:
         for chunk in _chunks(_requests(loaded, items, template), size):
             began = time.perf_counter()
