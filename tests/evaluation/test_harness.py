@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -329,6 +330,15 @@ def test_bad_input_is_one_line_and_writes_nothing(model, data_dir, tmp_path, cap
     assert code == 2 and not out
     assert err.startswith(f"una-ref: {message}") and err.count("\n") == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_a_damaged_line_is_named(model, data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir, tmp_path / "data")
+    file = tmp_path / "data" / "winogrande" / "validation.jsonl"
+    file.write_text(file.read_text() + '{"sentence": ')
+    given = ["--data-dir", tmp_path / "data", "--shots", 1, "--output", tmp_path / "a"]
+    code, _, err = command(capsys, model, "--tasks", "winogrande", *given)
+    assert code == 2 and f"{file}:8 line: expected JSON" in err and err.count("\n") == 1
 
 
 def test_the_hub_is_named_where_it_cannot_be_reached(model, tmp_path, capsys):
