@@ -332,6 +332,12 @@ def test_bad_input_is_one_line_and_writes_nothing(model, data_dir, tmp_path, cap
     assert not (tmp_path / "a").exists()
 
 
+def test_a_missing_extra_is_named(monkeypatch, model, data_dir, tmp_path, capsys):
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    code, _, err = command(capsys, model, "--tasks", "arc", "--data-dir", data_dir, "--output", tmp_path / "a")
+    assert code == 2 and "expected the package lm-eval, got none; pip install 'una_ref[eval]'" in err
+
+
 def test_a_damaged_line_is_named(model, data_dir, tmp_path, capsys):
     shutil.copytree(data_dir, tmp_path / "data")
     file = tmp_path / "data" / "winogrande" / "validation.jsonl"
