@@ -76,6 +76,16 @@ def test_resumed_samples_are_those_of_an_uninterrupted_run(tiny_subject, tmp_pat
     assert len({response.text for several in whole for response in several}) > 4
 
 
+def test_seed_and_batch_decide_the_samples(tiny_subject):
+    rows = [ROWS[0]] * 2
+    first, again, other = (
+        [response.text for _, (response,) in respond(tiny_subject, rows, Decoding(8, 1.0, seed=seed, batch=1))]
+        for seed in (0, 0, 1)
+    )
+    assert first == again and first[0] != first[1]
+    assert {*first}.isdisjoint(other)
+
+
 def test_answers_under_other_settings_are_refused(tiny_subject, tmp_path):
     answers(tiny_subject, ROWS[:1], Decoding(max_new=2), Results(tmp_path), "answers")
     with pytest.raises(InputError, match="decoding: expected .*'max_new': 2"):
