@@ -330,32 +330,27 @@ def _requests(
     for part, made in loaded.parts.items():
         made.set_fewshot_seed(FEWSHOT_SEED)
         for index, document in enumerate(loaded.documents[part]):
-            item, drawn = (part, index), made.config.num_fewshot > 0 and not _fixed_examples(made)
-            if item not in wanted and not drawn:
+            if (part, index) not in wanted:
+                if loaded.shots:  # its examples are drawn all the same, so that the next document gets its own
+                    same = made.fewshot_cfg.split == made.config.test_split
+                    made.sampler.sample(loaded.shots, eval_doc=document if same else None)
                 continue
-            context = made.fewshot_context(  # draws from the stream of few-shot examples
+            context = made.fewshot_context(
                 document,
-                num_fewshot=made.config.num_fewshot,
+                num_fewshot=loaded.shots,
                 apply_chat_template=template is not None,
                 fewshot_as_multiturn=True,
                 chat_template=template,
                 gen_prefix=made.doc_to_prefix(document),
             )
-            if item in wanted:
-                found = made.construct_requests(
-                    doc=document,
-                    ctx=context,
-                    metadata=(made.config.task, index, 1),
-                    apply_chat_template=template is not None,
-                    chat_template=template,
-                )
-                yield item, found if isinstance(found, list) else [found]
-
-
-def _fixed_examples(made: Any) -> bool:
-    from lm_eval.api.samplers import FirstNSampler
-
-    return isinstance(made.sampler, FirstNSampler)
+            found = made.construct_requests(
+                doc=document,
+                ctx=context,
+                metadata=(made.config.task, index, 1),
+                apply_chat_template=template is not None,
+                chat_template=template,
+            )
+            yield (part, index), found if isinstance(found, list) else [found]
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:
