@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | inspect | merge | score | compare``; see `una_ref.commands`.
+"""The command line: ``una-ref train``, ``evaluate``, ``generate`` and others; see `una_ref.commands`.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -13,6 +13,8 @@ from collections.abc import Callable, Sequence
 
 from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
+from una_ref.commands.evaluation import evaluate, evaluate_arguments
+from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.inspect_command import inspect, inspect_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
@@ -98,6 +100,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
     train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
 
+    evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
     inspect_arguments(command("inspect", inspect, "Show rows of a file as the loss sees them, token by token."))
 
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument
@@ -117,6 +120,8 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--reward", required=True, help=_REWARD)
     add("--data", action="append", required=True, help="as in train")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
+
+    generate_arguments(command("generate", generate, "Answer a file of prompts, or a line typed by hand."))
 
     add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
     add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")

@@ -306,3 +306,26 @@ def test_mixture_is_sampled_without_dropout_and_leaves_the_mode_as_it_was():
     assert policy.training and policy.model.training
     torch.manual_seed(9)
     assert recorded(HuggingFace(EOS).mixed(policy, PROMPTS, **options)).tolist() == recorded(first).tolist()
+
+
+def test_temperature_zero_takes_the_most_probable_token_each_time(model):
+    samples = HuggingFace(EOS, temperature=0)(model, PROMPTS, k=2, max_new=5, seed=0)
+    with torch.no_grad():
+        for prompt, (first, second) in zip(PROMPTS, samples, strict=True):
+            assert first.tokens == second.tokens
+            tokens = list(prompt)
+            for token in first.tokens:
+                assert token == unwrapped(model).eval()(torch.tensor([tokens])).logits[0, -1].argmax()
+                tokens.append(token)
+
+
+def test_every_stop_token_ends_a_response_and_is_its_last_token(model):
+    stops = (5, 6)
+    samples = [s for of in HuggingFace(EOS, stops=stops)(model, PROMPTS, k=64, max_new=6, seed=0) for s in of]
+    assert {s.tokens[-1] for s in samples if s.ended} == {EOS, *stops}
+    assert all({EOS, *stops}.isdisjoint(s.tokens[:-1] if s.ended else s.tokens) for s in samples)
+    assert any(not s.ended and len(s.tokens) == 6 for s in samples)
+    examples = [[s] for s in samples[:64]]
+    assert recorded(examples).tolist() == pytest.approx(
+        scored(model, [PROMPTS[0]] * 64, examples).tolist(), abs=1e-4
+    )
