@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from una_ref.errors import InputError, near_path
+from una_ref.evaluation.store import Score
 from una_ref.methods import METHODS
 from una_ref.training.checkpoints import RECORD
 
@@ -37,9 +38,10 @@ class Measured:
     task
         The task's name in ``una-ref evaluate``.
     scores
-        Metric -> (value, standard error or None, items), the headline metric first. Accuracies lie in [0, 1].
-    settings
-        Those of the evaluation: shots, limit, template and others.
+        The headline metric first.
+    shots, limit, chat
+        Examples before each question, most items, and whether prompts went through a chat template; None if the record
+        does not say.
     date, folder
         When it was measured (ISO 8601; empty if the record does not say), and the folder of its record.
     """
@@ -51,10 +53,16 @@ class Measured:
     setting: str
     seed: int
     task: str
-    scores: Mapping[str, tuple[float, float | None, int]]
-    settings: Mapping[str, Any]
+    scores: tuple[Score, ...]
     date: str
     folder: str
+    shots: int | None = None
+    limit: int | None = None
+    chat: bool | None = None
+
+    def score(self, metric: str) -> Score | None:
+        """The score of a metric, or None."""
+        return next((score for score in self.scores if score.metric == metric), None)
 
 
 def collect(folders: Iterable[str | Path]) -> list[Measured]:
@@ -66,7 +74,7 @@ def collect(folders: Iterable[str | Path]) -> list[Measured]:
     Raises:
         InputError: a folder that is not there, or a record that cannot be read.
     """
-    found = []
+    found: list[Measured] = []
     for folder in map(Path, folders):
         if not folder.is_dir():
             hint = near_path(str(folder))
@@ -95,17 +103,16 @@ def _read(path: Path) -> Any:
 def _evaluated(path: Path, record: Mapping[str, Any]) -> Measured:
     """One task's record, as `una_ref.evaluation.store.Results` writes it."""
     run = _run_of(path)
-    settings = record.get("settings", {})
     try:
-        scores = {s["metric"]: (float(s["value"]), s["stderr"], int(s["items"])) for s in record["scores"]}
-        about = _about(run) if run else _untrained(record, path)
         return Measured(
-            **about,
+            **(_about(run) if run else _untrained(record, path)),
             task=record["task"],
-            scores=scores,
-            settings=settings,
+            scores=tuple(Score(**score) for score in record["scores"]),
             date=record.get("date", ""),
             folder=str(path.parent),
+            shots=record.get("settings", {}).get("shots"),
+            limit=record.get("limit"),
+            chat=record.get("chat"),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(
@@ -151,7 +158,5 @@ def _held_out(path: Path, record: Mapping[str, Any]) -> Iterator[Measured]:
     if accuracy is None or not items or run.get("config", {}).get("method") not in METHODS:
         return
     error = (accuracy * (1 - accuracy) / items) ** 0.5
-    scores = {"accuracy": (float(accuracy), error, int(items))}
-    yield Measured(
-        **_about(record), task=HELD_OUT, scores=scores, settings={}, date=run.get("date", ""), folder=str(path.parent)
-    )
+    score = Score(HELD_OUT, "accuracy", float(accuracy), error, int(items))
+    yield Measured(**_about(record), task=HELD_OUT, scores=(score,), date="", folder=str(path.parent))

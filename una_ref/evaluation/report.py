@@ -10,9 +10,12 @@ from statistics import fmean, variance
 
 from una_ref.evaluation.collected import BASE, HELD_OUT, Measured
 from una_ref.evaluation.printed import Column, PrintedRow, PrintedTable
+from una_ref.evaluation.store import Score
 
 AVERAGE = "average"
 _Z95 = 1.959964
+_IN_PERCENT = {"alpaca-eval", "head-to-head"}
+"""Tasks whose scores are stored in percent; accuracies are stored in [0, 1]."""
 _SUITES = {"open-llm-v2": {"bbh", "gpqa", "mmlu-pro", "musr", "ifeval", "math-hard"}}
 _SUITES["open-llm-v1"] = {"gsm8k", "truthful-qa", "winograde", "arc", "hellaswag", "mmlu"}
 """Names that ``una-ref evaluate`` has for all columns of a table."""
@@ -145,51 +148,51 @@ def run_folder(m: Measured) -> str:
 def _cells(table: PrintedTable, group: Sequence[Measured]) -> dict[str, Cell]:
     cells = {}
     for column in table.columns:
-        there = [m for m in group if m.task == column.task and column.beta in (None, m.beta)]
-        if there:
-            cells[column.name] = _cell(column, there)
+        if scored := _scored(column, group):
+            cells[column.name] = _cell(column, scored)
     if table.average and len(cells) == len(table.columns):
         cells[AVERAGE] = _average(list(cells.values()))
     return cells
 
 
-def _cell(column: Column, measured: Sequence[Measured]) -> Cell:
+def _scored(column: Column, group: Sequence[Measured]) -> list[tuple[Measured, Score]]:
+    """The column's score of every measurement that has it: of its metric, or the headline if the paper names none."""
+    out = []
+    for m in group:
+        if m.task == column.task and column.beta in (None, m.beta):
+            metrics = [s for s in m.scores if column.metric in ("unsaid", s.metric.partition(",")[0])]
+            out += [(m, score) for score in metrics[:1]]  # lm-eval writes its filter behind a comma
+    return out
+
+
+def _cell(column: Column, scored: Sequence[tuple[Measured, Score]]) -> Cell:
     """Seeds together: of those evaluated alike, the ones with most items; of one seed, the latest.
 
     The mean over seeds has the variance of its items, which all seeds share, and that between seeds over their number.
     """
-    metric = next((name for name in measured[0].scores if _same_metric(name, column.metric)), "")
-    metric = metric or next(iter(measured[0].scores))
-    usable = [m for m in measured if metric in m.scores]
-    most = max(m.scores[metric][2] for m in usable)
-    latest = {m.seed: m for m in sorted(usable, key=lambda m: m.date) if m.scores[metric][2] == most}
+    most = max(score.items for _, score in scored)
+    latest = {m.seed: (m, score) for m, score in sorted(scored, key=lambda pair: pair[0].date) if score.items == most}
     chosen = list(latest.values())
-    scale = 100.0 if column.unit == "percent" and column.task not in ("alpaca-eval", "head-to-head") else 1.0
-    values = [scale * m.scores[metric][0] for m in chosen]
-    errors = [m.scores[metric][1] for m in chosen]
+    scale = 100.0 if column.unit == "percent" and column.task not in _IN_PERCENT else 1.0
+    values = [scale * score.value for _, score in chosen]
+    errors = [scale * score.stderr for _, score in chosen if score.stderr is not None]
     half = None
-    if all(error is not None for error in errors):
-        shared = fmean((scale * float(error)) ** 2 for error in errors if error is not None)
-        half = _Z95 * math.sqrt(shared + (variance(values) / len(values) if len(values) > 1 else 0.0))
-    settings = chosen[0].settings
-    chat = settings.get("chat", settings.get("template"))
+    if len(errors) == len(chosen):
+        between = variance(values) / len(values) if len(values) > 1 else 0.0
+        half = _Z95 * math.sqrt(fmean(error**2 for error in errors) + between)
+    first = chosen[0][0]
     return Cell(
         fmean(values),
         half,
-        most,
-        len(chosen),
-        metric,
-        settings.get("shots"),
-        bool(settings.get("limit")),
-        None if chat is None else bool(chat),
-        max(m.date for m in chosen),
-        tuple(m.folder for m in chosen),
+        items=most,
+        seeds=len(chosen),
+        metric=chosen[0][1].metric,
+        shots=first.shots,
+        limited=first.limit is not None,
+        chat=first.chat,
+        date=max(m.date for m, _ in chosen),
+        folders=tuple(m.folder for m, _ in chosen),
     )
-
-
-def _same_metric(name: str, wanted: str) -> bool:
-    """Whether a metric is the column's; lm-eval writes its filter behind a comma."""
-    return name.partition(",")[0] == wanted
 
 
 def _average(cells: Sequence[Cell]) -> Cell:
@@ -245,10 +248,8 @@ def _differences(table: PrintedTable, rows: Sequence[ReportRow]) -> list[str]:
         shots = sorted({cell.shots for cell in cells if cell.shots is not None})
         if shots and shots != [column.shots]:
             parts.append(f"{' and '.join(map(str, shots))} shots, the leaderboard has {column.shots}")
-        metrics = list(dict.fromkeys(cell.metric for cell in cells))
-        if not all(_same_metric(metric, column.metric) for metric in metrics):
-            wanted = "the paper does not say which" if column.metric == "unsaid" else f"the paper has {column.metric}"
-            parts.append(f"{', '.join(metrics)}, {wanted}")
+        if column.metric == "unsaid":
+            parts.append(f"{', '.join(dict.fromkeys(cell.metric for cell in cells))}; the paper does not say which")
         if any(cell.limited for cell in cells):
             parts.append("a part of the items")
         if any(cell.chat for cell in cells):
