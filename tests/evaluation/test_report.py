@@ -8,12 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from una_ref import cli
+from una_ref import METHODS, cli
 from una_ref.evaluation.collected import BASE, HELD_OUT, Measured
 from una_ref.evaluation.printed import printed
 from una_ref.evaluation.report import filled
 from una_ref.evaluation.store import Results, Score
 from una_ref.training.config import Config
+from una_ref.training.settings import output_of, resolve
 
 ARC = Measured(
     "kto", False, "org/tiny", 0.1, "{}", 0, "arc", (Score("arc", "acc_norm", 0.3, 0.02, 300),), "2026-01-02", "runs/a"
@@ -75,9 +76,12 @@ def test_another_metric_does_not_fill_the_cell():
     assert not ours(filled(printed()["3"], [plain]))
 
 
-def test_a_metric_behind_which_lm_eval_writes_its_filter_fills_the_cell():
-    [[cell]] = ours(filled(printed()["2"], [scored(task="gsm8k", metric="exact_match,strict-match")])).values()
-    assert cell.metric == "exact_match,strict-match"
+def test_a_metric_that_the_paper_does_not_name_is_the_headline_and_is_said():
+    loose, strict = Score("ifeval", "prompt_loose", 0.4, 0.02, 100), Score("ifeval", "prompt_strict", 0.3, 0.02, 100)
+    report = filled(printed()["1"], [replace(ARC, task="ifeval", scores=(strict, loose))])
+    [[cell]] = ours(report).values()
+    assert cell.metric == "prompt_strict" and cell.value == pytest.approx(30)
+    assert "ifeval: prompt_strict; the paper does not say which." in report.differences
 
 
 def test_win_rates_stay_in_percent():
@@ -134,26 +138,42 @@ def test_differences_name_model_shots_limit_and_metric():
 def test_every_printed_row_has_a_command_or_says_what_it_needs():
     for table in printed().values():
         for row in filled(table, []).rows:
-            assert bool(row.commands) != bool(row.printed.lacks), (table.id, row.name)
+            assert bool(row.commands) != bool(row.needs), (table.id, row.name)
 
 
 def test_commands_ask_for_the_missing_tasks_alone():
     [row] = [row for row in filled(printed()["2"], [ARC]).rows if row.name == "KTO"]
-    assert row.commands[-1].endswith(" --tasks gsm8k,truthfulqa,winogrande,hellaswag,mmlu")
+    assert " --tasks gsm8k,truthfulqa,winogrande,hellaswag,mmlu " in row.commands[-1]
     [row] = [row for row in filled(printed()["2"], []).rows if row.name == "KTO"]
     assert row.commands == (
         "una-ref train una-offline/kto",
-        "una-ref evaluate runs/una-offline-kto --tasks open-llm-v1",
+        "una-ref evaluate runs/una-offline-kto --tasks open-llm-v1 --dtype bfloat16",
     )
 
 
-@pytest.mark.parametrize("command", [c for c in commands() if " train " in c])
-def test_training_commands_run_with_dry_run(command, capsys):
+@pytest.mark.parametrize("table", printed())
+def test_training_commands_resolve_and_write_where_the_evaluation_looks(table):
+    for row in filled(printed()[table], []).rows:
+        configs = []
+        for command in row.commands:
+            words = shlex.split(command)[1:]
+            if words[0] == "evaluate":
+                assert words[1] == (configs[-1].output if configs else row.printed.model)
+                continue
+            parsed = cli._parsed(words)
+            options = {"model": parsed.model, "data": ",".join(parsed.data or []) or None, "output": parsed.output}
+            config = resolve(parsed.what, parsed.settings, **options)
+            configs.append(config if config.output else replace(config, output=output_of(parsed.what)))
+        if configs:
+            form = "" if configs[-1].form == "corrected" else f".{configs[-1].form}"
+            assert METHODS[configs[-1].method].name + form == row.method
+
+
+@pytest.mark.slow
+def test_the_command_for_orpo_runs_with_dry_run(capsys):
+    [command] = [command for command in commands() if " train orpo " in command]
     assert cli.main([*shlex.split(command)[1:], "--dry-run"]) == 0
-    output = re.search(r'"output": "(.+)"', capsys.readouterr().out)[1]
-    recipe = shlex.split(command)[2]
-    followers = [c for c in commands() if c.startswith(f"una-ref evaluate {output} ")]
-    assert followers or recipe.startswith("iupo/")
+    assert '"output": "runs/orpo"' in capsys.readouterr().out
 
 
 # ---- the command

@@ -116,8 +116,8 @@ def _to_run(found: Report) -> list[str]:
     for row in found.rows:
         if row.commands:
             lines += [f"  {row.name}", *(f"    {command}" for command in row.commands)]
-        elif row.printed and row.printed.lacks and not row.lines:
-            lines.append(f"  {row.name}: needs {row.printed.lacks}")
+        elif row.needs:
+            lines.append(f"  {row.name}: needs {row.needs}")
     return ["To run what is not run:", *lines] if lines else []
 
 
@@ -137,10 +137,11 @@ def markdown(found: Report) -> str:
             cells.append("<br>".join(filter(None, [paper, *(ours or [_ours(None, row, column, found)])])))
         body.append(["<br>".join([row.name, *(f"**{line.model}**" for line in row.lines)]), *cells])
     head = ["method", *found.columns]
-    code = ["```text", *_to_run(found), "```"]
-    notes = [f"- {note}" for note in _notes(found)]
-    parts = [f"### {_heading(found)}", "", *rows(head, body), "", *notes]
-    return "\n".join([*parts, "", *code] if len(code) > 2 else parts)
+    parts = [f"### {_heading(found)}", "", *rows(head, body), "", *(f"- {note}" for note in _notes(found))]
+    parts += [f"- {row.name}: needs {row.needs}." for row in found.rows if row.needs]
+    open_rows = [row for row in found.rows if row.commands]
+    code = [line for row in open_rows for line in (f"# {row.name}", *row.commands)]
+    return "\n".join([*parts, "", "```sh", *code, "```"] if code else parts)
 
 
 def as_record(found: Report) -> dict[str, Any]:
@@ -163,7 +164,7 @@ def as_record(found: Report) -> dict[str, Any]:
                     for line in row.lines
                 ],
                 "commands": list(row.commands),
-                "lacks": row.printed.lacks if row.printed else "",
+                "needs": row.needs,
             }
             for row in found.rows
         ],

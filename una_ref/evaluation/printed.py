@@ -11,6 +11,8 @@ from typing import Any
 
 import yaml
 
+from una_ref.evaluation.tasks import TASKS
+
 
 @dataclass(frozen=True)
 class Column:
@@ -19,7 +21,8 @@ class Column:
     name
         As the paper writes it.
     task, metric, shots
-        What measures it: the task's name in ``una-ref evaluate``, its metric, and the examples before each question.
+        What measures it: the task's name in ``una-ref evaluate``, its metric ("unsaid" where the paper does not name
+        it), and the number of few-shot examples.
     unit
         "percent", "share" or "of 10".
     beta
@@ -29,8 +32,8 @@ class Column:
     name: str
     task: str
     metric: str
-    shots: int
-    unit: str
+    shots: int = 0
+    unit: str = "percent"
     beta: float | None = None
 
 
@@ -110,8 +113,14 @@ def printed() -> dict[str, PrintedTable]:
         ValueError: a row of papers.yaml has more or fewer cells than its table has columns.
     """
     record = yaml.safe_load((resources.files("una_ref.evaluation") / "papers.yaml").read_text("utf-8"))
-    columns = {name: Column(name, **about) for name, about in record["columns"].items()}
+    columns = {name: _column(name, about) for name, about in record["columns"].items()}
     return {id: _table(id, dict(about), columns, record["rows"]) for id, about in record["tables"].items()}
+
+
+def _column(name: str, about: Mapping[str, Any]) -> Column:
+    task = TASKS.get(about["task"])
+    measures: dict[str, Any] = {"metric": task.metrics[0], "shots": task.shots} if task else {}
+    return Column(name, **(measures | about))
 
 
 def _table(id: str, about: dict[str, Any], columns: Mapping[str, Column], rows: Mapping[str, Any]) -> PrintedTable:

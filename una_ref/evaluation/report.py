@@ -11,14 +11,12 @@ from statistics import fmean, variance
 from una_ref.evaluation.collected import BASE, HELD_OUT, Measured
 from una_ref.evaluation.printed import Column, PrintedRow, PrintedTable
 from una_ref.evaluation.store import Score
+from una_ref.evaluation.tasks import GROUPS
 
 AVERAGE = "average"
 _Z95 = 1.959964
 _IN_PERCENT = {"alpaca-eval", "head-to-head"}
 """Tasks whose scores are stored in percent; accuracies are stored in [0, 1]."""
-_SUITES = {"open-llm-v2": {"bbh", "gpqa", "mmlu-pro", "musr", "ifeval", "math-hard"}}
-_SUITES["open-llm-v1"] = {"gsm8k", "truthful-qa", "winograde", "arc", "hellaswag", "mmlu"}
-"""Names that ``una-ref evaluate`` has for all columns of a table."""
 
 
 @dataclass(frozen=True)
@@ -61,10 +59,12 @@ class Line:
 
 @dataclass(frozen=True)
 class ReportRow:
-    """A row with the printed numbers, ours, and the commands that would fill the rest.
+    """A row with the printed numbers, ours, and what would fill the rest.
 
     printed
         None for a method that the paper's table does not have.
+    commands, needs
+        The commands that would fill the cells without a number of ours; or what is lacking for that.
     """
 
     name: str
@@ -72,6 +72,7 @@ class ReportRow:
     printed: PrintedRow | None
     lines: tuple[Line, ...] = ()
     commands: tuple[str, ...] = ()
+    needs: str = ""
 
 
 @dataclass(frozen=True)
@@ -122,8 +123,10 @@ def _row(table: PrintedTable, method: str, row: PrintedRow | None, measured: Seq
     lines = [line for line in lines if line.cells]
     ran = {name for line in lines for name in line.cells}
     missing = [c for c in table.columns if row and c.name not in ran and row.cells[c.name] is not None]
-    commands = _commands(row, missing, table) if row and missing else []
-    return ReportRow(row.name if row else method, method, row, tuple(lines), tuple(commands))
+    if not row or not missing:
+        return ReportRow(row.name if row else method, method, row, tuple(lines))
+    commands = () if row.lacks else tuple(_commands(row, missing))
+    return ReportRow(row.name, method, row, tuple(lines), commands, row.lacks)
 
 
 def _label(
@@ -160,8 +163,8 @@ def _scored(column: Column, group: Sequence[Measured]) -> list[tuple[Measured, S
     out = []
     for m in group:
         if m.task == column.task and column.beta in (None, m.beta):
-            metrics = [s for s in m.scores if column.metric in ("unsaid", s.metric.partition(",")[0])]
-            out += [(m, score) for score in metrics[:1]]  # lm-eval writes its filter behind a comma
+            scores = [score for score in m.scores if column.metric in ("unsaid", score.metric)]
+            out += [(m, score) for score in scores[:1]]
     return out
 
 
@@ -206,27 +209,25 @@ def _average(cells: Sequence[Cell]) -> Cell:
 # ---- what is not run
 
 
-def _commands(row: PrintedRow, missing: Sequence[Column], table: PrintedTable) -> list[str]:
-    """The commands that fill the missing cells of a row; none where something is lacking."""
+def _commands(row: PrintedRow, missing: Sequence[Column]) -> list[str]:
+    """The commands that fill the missing cells of a row."""
     from una_ref.training.settings import output_of
 
-    tasks = _tasks(missing, table)
+    tasks = f"--tasks {_tasks(missing)} --dtype bfloat16"
     if row.method == BASE:
-        return [f"una-ref evaluate {row.model} --tasks {tasks}"]
-    if row.lacks:
-        return []
+        return [f"una-ref evaluate {row.model} {tasks}"]
     output = output_of(row.train.partition(" ")[0])
     before = [f"una-ref train {row.after}"] if row.after else []
     if missing[0].beta is not None:
         runs = [f"una-ref train {row.train} beta={c.beta} --output {output}-{c.beta}" for c in missing]
         return [*before, *runs]
-    return [*before, f"una-ref train {row.train}", f"una-ref evaluate {output} --tasks {tasks}"]
+    return [*before, f"una-ref train {row.train}", f"una-ref evaluate {output} {tasks}"]
 
 
-def _tasks(missing: Sequence[Column], table: PrintedTable) -> str:
-    names = {column.name for column in missing}
-    suite = next((suite for suite, all_of_it in _SUITES.items() if all_of_it == names), None)
-    return suite or ",".join(dict.fromkeys(column.task for column in missing))
+def _tasks(missing: Sequence[Column]) -> str:
+    """The names behind ``--tasks``: a group, where all of it is missing."""
+    names = tuple(dict.fromkeys(column.task for column in missing))
+    return next((group for group, tasks in GROUPS.items() if tasks == names), ",".join(names))
 
 
 # ---- in what ours differ
