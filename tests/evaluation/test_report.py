@@ -36,11 +36,6 @@ def ours(report):
     return cells
 
 
-def commands():
-    found = [filled(table, []) for table in printed().values()]
-    return sorted({command for report in found for row in report.rows for command in row.commands})
-
-
 def test_a_result_fills_exactly_its_cell_in_percent():
     cells = {id: ours(filled(table, [ARC])) for id, table in printed().items()}
     [cell] = cells["2"].pop(("KTO", "arc"))
@@ -141,14 +136,32 @@ def test_every_printed_row_has_a_command_or_says_what_it_needs():
             assert bool(row.commands) != bool(row.needs), (table.id, row.name)
 
 
-def test_commands_ask_for_the_missing_tasks_alone():
-    [row] = [row for row in filled(printed()["2"], [ARC]).rows if row.name == "KTO"]
-    assert " --tasks gsm8k,truthfulqa,winogrande,hellaswag,mmlu " in row.commands[-1]
-    [row] = [row for row in filled(printed()["2"], []).rows if row.name == "KTO"]
-    assert row.commands == (
+def test_a_row_without_all_numbers_has_the_commands_for_it_and_a_whole_row_has_none():
+    measures = printed()["3"].columns
+    both = [scored(5.0, task=column.task, metric=column.metric) for column in measures]
+    found = {n: {row.name: row.commands for row in filled(printed()["3"], both[:n]).rows}["KTO"] for n in (0, 1, 2)}
+    assert found[0] == found[1] == (
         "una-ref train una-offline/kto",
-        "una-ref evaluate runs/una-offline-kto --tasks open-llm-v1 --dtype bfloat16",
+        "una-ref evaluate runs/una-offline-kto --tasks mt-bench,alpaca-eval --dtype bfloat16 "
+        "--judge judge:MODEL@http://host:port/v1",
     )
+    assert found[2] == ()
+
+
+def test_commands_name_the_group_of_a_leaderboard():
+    groups = {id: filled(printed()[id], []).rows[0].commands[0] for id in "1245"}
+    assert {id: command.split()[4] for id, command in groups.items()} == {
+        "1": "open-llm-v2",
+        "2": "open-llm-v1",
+        "4": "open-llm-v2",
+        "5": "open-llm-v1",
+    }
+
+
+def test_commands_of_the_figure_ask_for_the_betas_that_are_missing():
+    run = scored(0.6, task=HELD_OUT, metric="accuracy", method="ipo", beta=0.1)
+    first, _ = filled(printed()["upo"], [run]).rows
+    assert first.commands[1:] == ("una-ref train iupo/gpt2-hh-ipo beta=0.2 --output runs/iupo-gpt2-hh-ipo-0.2",)
 
 
 @pytest.mark.parametrize("table", printed())
@@ -167,13 +180,6 @@ def test_training_commands_resolve_and_write_where_the_evaluation_looks(table):
         if configs:
             form = "" if configs[-1].form == "corrected" else f".{configs[-1].form}"
             assert METHODS[configs[-1].method].name + form == row.method
-
-
-@pytest.mark.slow
-def test_the_command_for_orpo_runs_with_dry_run(capsys):
-    [command] = [command for command in commands() if " train orpo " in command]
-    assert cli.main([*shlex.split(command)[1:], "--dry-run"]) == 0
-    assert '"output": "runs/orpo"' in capsys.readouterr().out
 
 
 # ---- the command

@@ -20,6 +20,8 @@ FOLDERS = ("runs", "evaluations", "figures/runs")
 """Where runs and evaluations are looked for, if they are there and no folder is named."""
 NOT_RUN, NOT_PRINTED = "not run", "–"
 AVERAGE = "average"
+JUDGE_BELOW = " \\\n        --judge"
+"""A line with a judge is too long for a terminal; a shell takes both lines as one."""
 
 
 def report(arguments: argparse.Namespace) -> int:
@@ -105,17 +107,17 @@ def _items(line: Line, column: str) -> str:
 
 
 def _notes(found: Report) -> list[str]:
-    claims = [f"Claims about this table: una-ref claims {id}." for id in found.table.claims[:1]]
-    more = ", ".join(found.table.claims[1:])
-    return [*found.differences, *found.table.remarks, *(f"{c} Also {more}." if more else c for c in claims)]
+    claims = found.table.claims
+    ledger = [f"Claims about this table: {', '.join(claims)}; una-ref claims {claims[0]} prints one."] if claims else []
+    return [*found.differences, *found.table.remarks, *ledger]
 
 
 def _to_run(found: Report) -> list[str]:
-    """The commands for what is not run, each on one line to be copied, and what is lacking for the rest."""
+    """The commands for what is not run, to be copied, and what is lacking for the rest."""
     lines = []
     for row in found.rows:
         if row.commands:
-            lines += [f"  {row.name}", *(f"    {command}" for command in row.commands)]
+            lines += [f"  {row.name}", *(f"    {command}".replace(" --judge", JUDGE_BELOW) for command in row.commands)]
         elif row.needs:
             lines.append(f"  {row.name}: needs {row.needs}")
     return ["To run what is not run:", *lines] if lines else []

@@ -120,7 +120,7 @@ def printed() -> dict[str, PrintedTable]:
 def _column(name: str, about: Mapping[str, Any]) -> Column:
     task = TASKS.get(about["task"])
     measures: dict[str, Any] = {"metric": task.metrics[0], "shots": task.shots} if task else {}
-    return Column(name, **(measures | about))
+    return Column(name, **(measures | dict(about)))
 
 
 def _table(id: str, about: dict[str, Any], columns: Mapping[str, Column], rows: Mapping[str, Any]) -> PrintedTable:

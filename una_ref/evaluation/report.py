@@ -15,6 +15,8 @@ from una_ref.evaluation.tasks import GROUPS
 
 AVERAGE = "average"
 _Z95 = 1.959964
+_JUDGED, _JUDGE = {"mt-bench", "alpaca-eval"}, " --judge judge:MODEL@http://host:port/v1"
+"""Tasks that need a judge, and the option that names it; the papers do not name theirs."""
 _IN_PERCENT = {"alpaca-eval", "head-to-head"}
 """Tasks whose scores are stored in percent; accuracies are stored in [0, 1]."""
 
@@ -125,7 +127,7 @@ def _row(table: PrintedTable, method: str, row: PrintedRow | None, measured: Seq
     missing = [c for c in table.columns if row and c.name not in ran and row.cells[c.name] is not None]
     if not row or not missing:
         return ReportRow(row.name if row else method, method, row, tuple(lines))
-    commands = () if row.lacks else tuple(_commands(row, missing))
+    commands = () if row.lacks else tuple(_commands(row, missing, table))
     return ReportRow(row.name, method, row, tuple(lines), commands, row.lacks)
 
 
@@ -209,25 +211,21 @@ def _average(cells: Sequence[Cell]) -> Cell:
 # ---- what is not run
 
 
-def _commands(row: PrintedRow, missing: Sequence[Column]) -> list[str]:
-    """The commands that fill the missing cells of a row."""
+def _commands(row: PrintedRow, missing: Sequence[Column], table: PrintedTable) -> list[str]:
+    """The commands that fill the missing cells of a row. An evaluation resumes, so it is asked for the whole row."""
     from una_ref.training.settings import output_of
 
-    tasks = f"--tasks {_tasks(missing)} --dtype bfloat16"
+    tasks = tuple(dict.fromkeys(c.task for c in table.columns if row.cells[c.name] is not None))
+    names = next((group for group, members in GROUPS.items() if members == tasks), ",".join(tasks))
+    options = f"--tasks {names} --dtype bfloat16" + (_JUDGE if {*tasks} & _JUDGED else "")
     if row.method == BASE:
-        return [f"una-ref evaluate {row.model} {tasks}"]
+        return [f"una-ref evaluate {row.model} {options}"]
     output = output_of(row.train.partition(" ")[0])
     before = [f"una-ref train {row.after}"] if row.after else []
     if missing[0].beta is not None:
         runs = [f"una-ref train {row.train} beta={c.beta} --output {output}-{c.beta}" for c in missing]
         return [*before, *runs]
-    return [*before, f"una-ref train {row.train}", f"una-ref evaluate {output} {tasks}"]
-
-
-def _tasks(missing: Sequence[Column]) -> str:
-    """The names behind ``--tasks``: a group, where all of it is missing."""
-    names = tuple(dict.fromkeys(column.task for column in missing))
-    return next((group for group, tasks in GROUPS.items() if tasks == names), ",".join(names))
+    return [*before, f"una-ref train {row.train}", f"una-ref evaluate {output} {options}"]
 
 
 # ---- in what ours differ
