@@ -57,6 +57,12 @@ def test_a_run_that_samples_fills_the_online_tables_alone():
     assert list(ours(report)) == [("una-centred", "arc")] and report.rows[-1].printed is None
 
 
+def test_a_method_that_samples_does_not_fill_the_row_of_its_offline_form():
+    sampled = scored(method="una-pair", online=True)
+    assert not ours(filled(printed()["2"], [sampled]))
+    assert list(ours(filled(printed()["5"], [sampled]))) == [("una-pair", "arc")]
+
+
 def test_the_corrected_form_does_not_fill_the_row_of_the_released_one():
     both = [scored(method="una-score"), scored(0.4, method="una-score.released")]
     cells = ours(filled(printed()["2"], both))
@@ -93,7 +99,8 @@ def test_seeds_are_averaged_with_the_variance_between_them():
 
 
 def test_of_one_seed_the_evaluation_with_most_items_counts_and_of_these_the_latest():
-    found = [scored(0.1, items=10), scored(0.2), scored(0.3, date="2026-02-01"), scored(0.4, date="2025-01-01")]
+    few, old = scored(0.1, items=10, date="2026-03-01"), scored(0.4, date="2025-01-01")
+    found = [few, scored(0.2), scored(0.3, date="2026-02-01"), old]
     [[cell]] = ours(filled(printed()["2"], found)).values()
     assert (round(cell.value), cell.items, cell.date) == (30, 300, "2026-02-01")
 
@@ -124,6 +131,8 @@ def test_differences_name_model_shots_limit_and_metric():
     said = "\n".join(line for id in "12" for line in filled(printed()[id], found).differences)
     assert "The paper: Mistral-7B-v0.1" in said and "Ours: tiny." in said
     assert "arc: 0 shots, the leaderboard has 25; a part of the items." in said
+    whole = filled(printed()["2"], [scored(shots=25)]).differences
+    assert not any(line.startswith("arc:") for line in whole)
     assert "ifeval: prompt_level_strict_acc; the paper does not say which; prompts in the chat template." in said
 
 
