@@ -20,6 +20,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from importlib.metadata import version
 from importlib.util import find_spec
 from itertools import islice
 from pathlib import Path
@@ -28,7 +29,7 @@ from typing import Any
 from una_ref.errors import InputError
 from una_ref.evaluation import paired
 from una_ref.evaluation.shared_prompts import harness_model
-from una_ref.evaluation.store import Results, Score, Values
+from una_ref.evaluation.store import Results, Values
 from una_ref.evaluation.subject import Subject
 from una_ref.evaluation.tasks import HarnessTask
 
@@ -38,6 +39,8 @@ LIMIT_SEED = 0
 """Of the order in which a limit takes items: the first N of one shuffle, the same for every model."""
 CHUNK = 8
 """Batches in a chunk. Within a chunk requests are sorted by length."""
+_SPLIT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
+"""Instructions of IFEval that need NLTK's sentence splitter."""
 
 
 @dataclass(frozen=True)
@@ -49,12 +52,14 @@ class Loaded:
         parts: part -> lm-eval's task object.
         documents: part -> the documents of that part.
         digest: SHA-256 of all documents and few-shot examples.
+        shots: number of few-shot examples.
     """
 
     task: HarnessTask
     parts: Mapping[str, Any]
     documents: Mapping[str, Sequence[Mapping[str, Any]]]
     digest: str
+    shots: int
 
     def items(self, limit: int | None = None) -> list[tuple[str, int]]:
         """Part and index of the documents to answer, in order; with a limit, the first of one fixed shuffle."""
@@ -64,15 +69,29 @@ class Loaded:
         return sorted(random.Random(LIMIT_SEED).sample(everything, len(everything))[:limit])
 
 
-def load_task(task: HarnessTask, data_dir: str = "") -> Loaded:
+def check_options(*, limit: int | None, batch: int, max_new: int | None, chat: str, shots: int | None = None) -> None:
+    """Refuse options of `evaluate` that are out of range; see there.
+
+    Raises:
+        InputError: names the option.
+    """
+    for name, value, least in (("limit", limit, 1), ("batch", batch, 1), ("max-new", max_new, 1), ("shots", shots, 0)):
+        if value is not None and value < least:
+            raise InputError(f"{name}: expected {least} or more, got {value}")
+    if chat not in ("auto", "yes", "no"):
+        raise InputError(f"chat: expected auto, yes or no, got {chat!r}")
+
+
+def load_task(task: HarnessTask, data_dir: str = "", shots: int | None = None) -> Loaded:
     """A task with its data: from local files, else from the hub.
 
     Args:
         task: which.
         data_dir: folder with the files that `HarnessTask.files` names, as JSON lines (.jsonl or .jsonl.gz); empty: hub.
+        shots: few-shot examples instead of the task's own number, unless that is 0.
 
     Raises:
-        InputError: lm-eval is not installed, or the data are not there.
+        InputError: lm-eval is not installed, the data are not there, or they have too few examples.
     """
     if find_spec("lm_eval") is None:
         raise InputError("evaluate: expected the package lm-eval, got none; pip install 'una_ref[eval]'")
@@ -83,15 +102,22 @@ def load_task(task: HarnessTask, data_dir: str = "") -> Loaded:
 
     if data_dir and not Path(data_dir).is_dir():
         raise InputError(f"data-dir {data_dir}: expected a folder, got none")
+    if data_dir and (nltk_data := Path(data_dir, "nltk_data").resolve()).is_dir():
+        import nltk
+
+        nltk.data.path.insert(0, str(nltk_data))  # lm-eval asks for it as it reads IFEval's definition
+    shots = task.shots if shots is None or not task.shots else shots
     root, parts, documents = Path(lm_eval.tasks.__file__).parent, {}, {}
     random.seed(RANDOM_SEED)
-    for definition, part in _definitions(task, root):
+    for definition, part in definitions(task, root):
         try:
             config = load_yaml(definition)
             if data_dir:
                 config |= {"custom_dataset": _dataset(task, part, Path(data_dir))}
             made = ConfigurableTask(config=config)
-            made.set_fewshot_seed(FEWSHOT_SEED)
+            made.set_config("num_fewshot", shots)
+            if shots > (most := len(made.sampler.df)):
+                raise InputError(f"shots: expected at most {most}, the examples of {task.name}, got {shots}")
             parts[part], documents[part] = made, list(made.eval_docs)
         except InputError:
             raise
@@ -103,8 +129,8 @@ def load_task(task: HarnessTask, data_dir: str = "") -> Loaded:
             fix = "" if data_dir else ". Fix: --data-dir FOLDER with local files"
             raise InputError(f"task {task.name}: expected its data {where}, got: {reason}{fix}") from error
     if task.name == "ifeval":
-        _find_sentence_splitter(data_dir)
-    return Loaded(task, parts, documents, _digest(parts, documents))
+        _check_sentence_splitter(documents[""])
+    return Loaded(task, parts, documents, _digest(parts, documents), shots)
 
 
 def evaluate(
@@ -116,7 +142,6 @@ def evaluate(
     batch: int = 8,
     max_new: int | None = None,
     chat: str = "auto",
-    shots: int | None = None,
 ) -> dict[str, Any]:
     """Evaluate a model on a task, or go on where that was interrupted; returns the record.
 
@@ -128,54 +153,45 @@ def evaluate(
         batch: sequences in a forward pass.
         max_new: most new tokens of an answer; None: the task's own number.
         chat: yes or no: whether prompts go through the chat template; auto: only where the task asks for answers.
-        shots: few-shot examples instead of the task's own number, unless that is 0.
 
     Raises:
         InputError: the folder holds results of another model or of other settings, or no chat template is there.
     """
     task = loaded.task
-    _check(task, subject, limit=limit, batch=batch, max_new=max_new, chat=chat, shots=shots)
+    check_options(limit=limit, batch=batch, max_new=max_new, chat=chat)
+    if chat == "yes" and not subject.template:
+        raise InputError(f"chat yes: expected a chat template in the tokenizer of {subject.name}, got none")
     uses_template = chat == "yes" or (chat == "auto" and task.answers and bool(subject.template))
-    shots = task.shots if shots is None or not task.shots else shots
     decoding = _decoding(loaded, max_new)
     settings = {
         **subject.identity,
         "template": subject.identity["template"] if uses_template else "",
-        "shots": shots,
+        "shots": loaded.shots,
         "decoding": decoding,
         "data": loaded.digest[:16],
+        "harness": f"lm-eval {version('lm_eval')}",
     }
-    finished, items = results.begin(task.name, settings), loaded.items(limit)
+    items = loaded.items(limit)
+    limit = limit if limit is not None and len(items) == limit < len(loaded.items()) else None
+    finished = results.begin(task.name, settings)
     names = {item: _id(loaded, *item) for item in items}
     missing = [item for item in items if names[item] not in finished]
-    began = time.perf_counter()
-    for item, values in _answered(subject, loaded, missing, batch, decoding, shots, uses_template):
+    for item, values in _answered(subject, loaded, missing, batch, decoding, uses_template):
         results.add(task.name, names[item], values)
+    record, more = results.record(task.name), {"model": subject.name, "limit": limit, "chat": uses_template}
+    if record and not missing and more.items() <= record.items():
+        return record
     known = results.items(task.name)
-    scores = [paired.score(task.name, metric, [known[names[item]] for item in items]) for metric in task.metrics]
-    more = {
-        "model": subject.name,
-        "limit": limit,
-        "chat": uses_template,
-        "batch": batch,
-        "seconds": round(time.perf_counter() - began, 1),
-        "resumed_items": len(items) - len(missing),
-    }
-    return results.finish(task.name, scores, settings, **more)
-
-
-def mean_score(name: str, scores: Iterable[Score]) -> Score:
-    """The plain mean of the headline scores of several tasks, as the papers average; the tasks are independent."""
-    every = list(scores)
-    errors = [s.stderr for s in every if s.stderr is not None]
-    stderr = sum(e * e for e in errors) ** 0.5 / len(every) if len(errors) == len(every) else None
-    return Score(name, "mean", sum(s.value for s in every) / len(every), stderr, sum(s.items for s in every))
+    answered = [known[names[item]] for item in items]
+    scores = [paired.score(task.name, metric, answered) for metric in task.metrics]
+    seconds = round(sum(values["seconds"] for values in answered), 1)
+    return results.finish(task.name, scores, settings, **more, batch=batch, seconds=seconds)
 
 
 # ---- data
 
 
-def _definitions(task: HarnessTask, root: Path) -> Iterator[tuple[Path, str]]:
+def definitions(task: HarnessTask, root: Path) -> Iterator[tuple[Path, str]]:
     """lm-eval's YAML file of each part, and the name of the part."""
     pattern = re.compile(re.escape(task.definition).replace(r"\*", "([^_/].*)"))
     for path in sorted(root.glob(task.definition)):
@@ -236,17 +252,16 @@ def _digest(parts: Mapping[str, Any], documents: Mapping[str, Sequence[Any]]) ->
     return found.hexdigest()
 
 
-def _find_sentence_splitter(data_dir: str) -> None:
-    """Let IFEval find NLTK's sentence splitter: in nltk_data of the data folder, or where NLTK looks.
+def _check_sentence_splitter(documents: Iterable[Mapping[str, Any]]) -> None:
+    """Refuse IFEval's prompts that count sentences where NLTK does not find its sentence splitter.
 
     Raises:
-        InputError: it is in neither.
+        InputError: says how to get it.
     """
     import nltk
 
-    local = str(Path(data_dir, "nltk_data").resolve())
-    if data_dir and Path(local).is_dir() and local not in nltk.data.path:
-        nltk.data.path.insert(0, local)
+    if not any(_SPLIT & set(document["instruction_id_list"]) for document in documents):
+        return
     try:
         nltk.data.find("tokenizers/punkt_tab")
     except LookupError:
@@ -265,25 +280,6 @@ def _quiet() -> None:
 
 
 # ---- answers
-
-
-def _check(
-    task: HarnessTask,
-    subject: Subject,
-    *,
-    limit: int | None,
-    batch: int,
-    max_new: int | None,
-    chat: str,
-    shots: int | None,
-) -> None:
-    for name, value, least in (("limit", limit, 1), ("batch", batch, 1), ("max-new", max_new, 1), ("shots", shots, 0)):
-        if value is not None and value < least:
-            raise InputError(f"{name}: expected {least} or more, got {value}")
-    if chat not in ("auto", "yes", "no"):
-        raise InputError(f"chat: expected auto, yes or no, got {chat!r}")
-    if chat == "yes" and not subject.template:
-        raise InputError(f"chat yes: expected a chat template in the tokenizer of {subject.name}, got none")
 
 
 def _decoding(loaded: Loaded, max_new: int | None) -> dict[str, Any] | None:
@@ -306,7 +302,6 @@ def _answered(
     items: Sequence[tuple[str, int]],
     batch: int,
     decoding: Mapping[str, Any] | None,
-    shots: int,
     uses_template: bool,
 ) -> Iterator[tuple[tuple[str, int], Values]]:
     """Each item with its values, chunk by chunk, under a progress bar."""
@@ -315,20 +310,21 @@ def _answered(
     from tqdm import tqdm
 
     model = harness_model(subject, batch)
-    for made in loaded.parts.values():
-        made.set_config("num_fewshot", shots)
-        if decoding is not None:
+    if decoding is not None:
+        for made in loaded.parts.values():
             made.set_config("generation_kwargs", dict(decoding))
     template = model.apply_chat_template if uses_template else None
     size = CHUNK * batch
     with tqdm(total=len(items), desc=loaded.task.name, unit="item", file=sys.stderr, disable=None) as bar:
         for chunk in _chunks(_requests(loaded, items, template), size):
+            began = time.perf_counter()
             requests = [request for _, own in chunk for request in own]
             answers = getattr(model, requests[0].request_type)(requests, disable_tqdm=True)
             for request, answer in zip(requests, answers, strict=True):
                 request.resps = [answer]
+            share = (time.perf_counter() - began) / len(chunk)
             for item, own in chunk:
-                yield item, _values(loaded.parts[item[0]], own)
+                yield item, _values(loaded.parts[item[0]], own) | {"seconds": round(share, 4)}
             bar.update(len(chunk))
 
 

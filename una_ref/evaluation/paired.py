@@ -7,7 +7,7 @@ the standard deviation of (s − mean·n)/n̄ over the root of the number of ite
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -52,6 +52,14 @@ def score(task: str, metric: str, items: Sequence[Values]) -> Score:
     return Score(task, metric, value, _stderr(parts), len(items))
 
 
+def mean_score(name: str, scores: Iterable[Score]) -> Score:
+    """The plain mean of the headline scores of several tasks, as the papers average; the tasks are independent."""
+    every = list(scores)
+    errors = [s.stderr for s in every if s.stderr is not None]
+    stderr = sum(e * e for e in errors) ** 0.5 / len(every) if len(errors) == len(every) else None
+    return Score(name, "mean", sum(s.value for s in every) / len(every), stderr, sum(s.items for s in every))
+
+
 def difference(first: Results, second: Results, task: str, metric: str = "") -> Difference:
     """The paired difference of two evaluations: `first` minus `second`.
 
@@ -67,14 +75,11 @@ def difference(first: Results, second: Results, task: str, metric: str = "") -> 
         InputError: one has not finished the task, they were made with different settings, or they share fewer than two
             items.
     """
-    records = []
     for results in (first, second):
-        record = results.record(task)
-        if record is None:
+        if results.record(task) is None:
             raise InputError(f"{results.folder}: task {task}: expected finished results, got none")
-        records.append(record)
-    _check_settings(first, second, *(record["settings"] for record in records), task)
-    metric = metric or records[0]["scores"][0]["metric"]
+    _check_settings(first, second, task)
+    metric = metric or first.scores(task)[0].metric
     ours, theirs = first.items(task), second.items(task)
     shared = [item for item in ours if item in theirs]
     if len(shared) < 2:
@@ -87,9 +92,8 @@ def difference(first: Results, second: Results, task: str, metric: str = "") -> 
     return Difference(task, metric, value, stderr, value - half, value + half, len(shared), left_out)
 
 
-def _check_settings(
-    first: Results, second: Results, ours: Mapping[str, Any], theirs: Mapping[str, Any], task: str
-) -> None:
+def _check_settings(first: Results, second: Results, task: str) -> None:
+    ours, theirs = first.settings(task), second.settings(task)
     for key in sorted({*ours, *theirs} - {"model"}):
         if ours.get(key) != theirs.get(key):
             raise InputError(

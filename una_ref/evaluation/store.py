@@ -66,7 +66,7 @@ class Results:
         Raises:
             InputError: the folder holds the task under other settings.
         """
-        path, expected = self._path(task, "items.jsonl"), json.loads(json.dumps(settings))
+        path, expected = self.path(task, "items.jsonl"), json.loads(json.dumps(settings))
         if not path.exists():
             self._make_folder()
             write_text(path, json.dumps({"settings": expected}, ensure_ascii=False) + "\n")
@@ -87,16 +87,16 @@ class Results:
     def add(self, task: str, item: str, values: Values) -> None:
         """Append one finished item; see `begin`."""
         line = json.dumps({"item": item, "values": dict(values)}, ensure_ascii=False)
-        append_text(self._path(task, "items.jsonl"), line + "\n")
+        append_text(self.path(task, "items.jsonl"), line + "\n")
 
     def items(self, task: str) -> dict[str, Values]:
         """The finished items of a task in the order of their completion; empty if there are none."""
-        path = self._path(task, "items.jsonl")
+        path = self.path(task, "items.jsonl")
         return self._read(path)[1] if path.exists() else {}
 
     def settings(self, task: str) -> dict[str, Any]:
         """The settings of a task's items; empty if there are none."""
-        path = self._path(task, "items.jsonl")
+        path = self.path(task, "items.jsonl")
         return self._read(path)[0] if path.exists() else {}
 
     def finish(
@@ -118,12 +118,12 @@ class Results:
             **provenance(),
         }
         self._make_folder()
-        write_text(self._path(task, "json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+        write_text(self.path(task, "json"), json.dumps(record, indent=1, ensure_ascii=False) + "\n")
         return record
 
     def record(self, task: str) -> dict[str, Any] | None:
         """The record of a finished task, or None."""
-        path = self._path(task, "json")
+        path = self.path(task, "json")
         return json.loads(path.read_text("utf-8")) if path.exists() else None
 
     def scores(self, task: str) -> list[Score]:
@@ -131,7 +131,8 @@ class Results:
         record = self.record(task)
         return [Score(**score) for score in record["scores"]] if record else []
 
-    def _path(self, task: str, suffix: str) -> Path:
+    def path(self, task: str, suffix: str) -> Path:
+        """The file of a task: its items (items.jsonl) or its record (json)."""
         name = re.sub(r"[^\w.-]+", "-", task)  # tasks such as reward:NAME
         return self.folder / f"{name}.{suffix}"
 
