@@ -44,7 +44,7 @@ def test_a_model_without_a_run_is_the_base(tmp_path):
     ("method", "keys", "name", "online"),
     [
         ("una-score", {"form": "released"}, "una-score.released", False),
-        ("una-score", {"shuffle": True}, "una-score shuffled", False),
+        ("una-score", {"shuffle": True}, "una-score.shuffled", False),
         ("una-centred", {"online": True}, "una-centred", True),
         ("ppo", {}, "ppo", True),
     ],
@@ -69,6 +69,27 @@ def test_a_finished_run_has_its_held_out_accuracy_with_the_error_of_a_share(tmp_
     score = found.score("accuracy")
     assert found.task == HELD_OUT and score.items == 100
     assert score.stderr == pytest.approx((0.6 * 0.4 / 100) ** 0.5)
+
+
+def test_lines_of_a_study_have_the_method_of_their_entry_and_the_mean_over_items(tmp_path):
+    def line(entry, seed, values):
+        run = {"part": "scores", "entry": entry, "seed": seed, "lr": 3e-4}
+        measured = {"metric": "acc_norm", "shots": 0, "chat": False, "items_by_name": ["0", "1", "2", "3"]}
+        key = f"task/arc-4/scores/{entry}/seed={seed}"
+        return {"key": key, "run": run, "task": "arc", "items": 4, **measured, "values": values, "date": "2026-01-02"}
+
+    header = {"settings": {"beta": 0.1}, "base": "SmolLM2-135M-Instruct.Q4_1-b179c9523d0e, weights a672150fb4f99d7c"}
+    trained = {"key": "train/scores/dpo", "entry": "dpo", "accuracy": 0.6}
+    lines = [header, trained, line("base", 0, [1, 0, 0, 0]), line("dpo", 1, [1, 1, 1, 0])]
+    lines += [line("una-score.released", 0, [0, 0, 0, 1])]
+    (tmp_path / "runs.jsonl").write_text("".join(json.dumps(each) + "\n" for each in lines) + '{"key": "cut')
+    base, dpo, released = collect([tmp_path])
+    assert (base.method, base.online, base.setting, base.beta) == ("base", None, "", None)
+    assert (dpo.method, dpo.online, dpo.seed, dpo.beta) == ("una-pair", False, 1, 0.1)
+    assert released.method == "una-score.released" and released.model == "SmolLM2-135M-Instruct.Q4_1"
+    assert (dpo.shots, dpo.limit, dpo.chat, dpo.date) == (0, 4, False, "2026-01-02")
+    score = dpo.score("acc_norm")
+    assert (score.value, score.items) == (0.75, 4) and score.stderr == pytest.approx(0.25)  # sd 0.5 over root 4
 
 
 def test_other_json_files_are_passed_over(tmp_path):

@@ -13,6 +13,7 @@ from una_ref.evaluation.collected import BASE, HELD_OUT, Measured
 from una_ref.evaluation.printed import printed
 from una_ref.evaluation.report import filled
 from una_ref.evaluation.store import Results, Score
+from una_ref.evaluation.tasks import task_names
 from una_ref.training.config import Config
 from una_ref.training.settings import output_of, resolve
 
@@ -180,7 +181,12 @@ def test_training_commands_resolve_and_write_where_the_evaluation_looks(table):
         for command in row.commands:
             words = shlex.split(command)[1:]
             if words[0] == "evaluate":
-                assert words[1] == (configs[-1].output if configs else row.printed.model)
+                leaderboard, judge, _ = " ".join(words).partition(" --judge ")
+                parsed = cli._parsed(leaderboard.split())
+                assert parsed.model == (configs[-1].output if configs else row.printed.model)
+                names = task_names(parsed.tasks.split(","), others=("mt-bench", "alpaca-eval") if judge else ())
+                asked = {c.task for c in printed()[table].columns if row.printed.cells[c.name] is not None}
+                assert set(names) == asked
                 continue
             parsed = cli._parsed(words)
             options = {"model": parsed.model, "data": ",".join(parsed.data or []) or None, "output": parsed.output}

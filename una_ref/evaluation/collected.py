@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from una_ref.errors import InputError, near_path
+from una_ref.evaluation import paired
 from una_ref.evaluation.store import Score
 from una_ref.methods import METHODS
 from una_ref.training.checkpoints import RECORD
 
+STUDY = "runs.jsonl"
+"""The finished runs of a study, a header and then one line each."""
 BASE, HELD_OUT = "base", "held-out accuracy"
 """The method of a model that no run of ours trained, and the task of a run's own held-out pairs."""
 _FREE = {"seed", "output", "save_every", "log_every", "eval_every", "tracker", "micro_tokens", "layout", "reference"}
@@ -24,7 +28,7 @@ class Measured:
     """One task of one model.
 
     method
-        As in `PrintedRow.method`; " shuffled" behind it for the shuffled control.
+        As in `PrintedRow.method`; ".shuffled" behind it for the shuffled control.
     online
         Whether the run sampled its responses; None for a model before training.
     model
@@ -69,7 +73,7 @@ def collect(folders: Iterable[str | Path]) -> list[Measured]:
     """Everything measured below these folders, in the order of their paths.
 
     Args:
-        folders: runs, evaluations, or folders of them at any depth.
+        folders: runs, evaluations, studies on real models, or folders of them at any depth.
 
     Raises:
         InputError: a folder that is not there, or a record that cannot be read.
@@ -79,8 +83,10 @@ def collect(folders: Iterable[str | Path]) -> list[Measured]:
         if not folder.is_dir():
             hint = near_path(str(folder))
             raise InputError(f"report {folder}: expected a folder with runs or evaluations, got nothing there{hint}")
-        for path in sorted(folder.rglob("*.json")):
-            if path.name == RECORD:
+        for path in sorted((*folder.rglob("*.json"), *folder.rglob(STUDY))):
+            if path.name == STUDY:
+                found += _studied(path)
+            elif path.name == RECORD:
                 found += _held_out(path, _read(path))
             elif _is_evaluation(path):
                 found.append(_evaluated(path, _read(path)))
@@ -120,6 +126,35 @@ def _evaluated(path: Path, record: Mapping[str, Any]) -> Measured:
         ) from error
 
 
+def _studied(path: Path) -> Iterator[Measured]:
+    """The tasks in a study's lines: those with a value for each item. A last line that is cut off is passed over."""
+    header, *lines = path.read_text("utf-8").rpartition("\n")[0].split("\n")
+    tasks = [line for line in map(json.loads, (line for line in lines if '"items_by_name"' in line)) if "task" in line]
+    if not tasks:
+        return
+    about = json.loads(header)
+    model = re.sub(r"-[0-9a-f]{12}$", "", str(about["base"]).partition(",")[0])  # without the digest of its file
+    for line in tasks:
+        run, metric = line["run"], line["metric"]
+        name, _, form = run["entry"].partition(".")
+        method = METHODS.get(name)
+        yield Measured(
+            method=run["entry"] if method is None else method.name + (f".{form}" if form else ""),
+            online=None if method is None else run.get("online", method.source != "dataset"),
+            model=model,
+            beta=about.get("settings", {}).get("beta") if method else None,
+            setting=json.dumps({key: value for key, value in run.items() if key not in _FREE}) if method else "",
+            seed=run["seed"],
+            task=line["task"],
+            scores=(paired.score(line["task"], metric, [{metric: value} for value in line["values"]]),),
+            date=line.get("date", ""),
+            folder=str(path.parent),
+            shots=line.get("shots"),
+            limit=line.get("items"),
+            chat=line.get("chat"),
+        )
+
+
 def _run_of(path: Path) -> dict[str, Any] | None:
     """The record of the run whose evaluation this is: beside it, or one folder up."""
     for folder in (path.parent, path.parent.parent):
@@ -141,7 +176,7 @@ def _about(run: Mapping[str, Any]) -> dict[str, Any]:
     name = config.get("losses") or method.name + ("" if form == "corrected" else f".{form}")
     beta = config.get("loss_kwargs", {}).get("beta", method.hyperparameters.get("beta"))
     return {
-        "method": name + (" shuffled" if config.get("shuffle") else ""),
+        "method": name + (".shuffled" if config.get("shuffle") else ""),
         "online": bool(config.get("online")) or method.source != "dataset",
         "model": config["model"] or "made here",
         "beta": None if beta is None else float(beta),
