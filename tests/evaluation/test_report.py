@@ -200,8 +200,8 @@ def test_training_commands_resolve_and_write_where_the_evaluation_looks(table):
 # ---- the command
 
 
-def write_result(folder):
-    config = Config(method="dpo", model="smollm2").to_dict()
+def write_result(folder, model="smollm2", **keys):
+    config = Config(method="dpo", model=model, **keys).to_dict()
     folder.mkdir()
     (folder / "run.json").write_text(json.dumps({"config": config, "finished": True}))
     score = Score("arc", "acc_norm", 0.3, 0.02, 300)
@@ -225,8 +225,14 @@ def test_a_table_shows_the_paper_and_ours_with_interval_and_items(tmp_path, caps
 
 def test_the_terminal_gets_at_most_120_columns(tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("COLUMNS", "120")
-    write_result(tmp_path / "a")
+    long = "a-model-with-a-very-long-name-of-more-than-forty-letters"
+    for name, lr in {"first": 1e-3, "second": 1e-4}.items():
+        write_result(tmp_path / name, model=long, lr=lr)
+        for column in (c for table in printed().values() for c in table.columns):
+            score = Score(column.task, column.metric, 0.5, 0.1, 300)
+            Results(tmp_path / name / "evaluation").finish(column.task, [score], {"shots": 0}, model=long)
     printed_text = report(capsys, tmp_path)
+    assert re.search("a-model.*….*first  ", printed_text) and re.search("a-model.*….*second  ", printed_text)
     assert max(map(len, printed_text.splitlines())) <= 120
     assert len(re.findall(r"^(?:UNA Table|UPO Figure|survey Sec)", printed_text, flags=re.MULTILINE)) == 8
 
@@ -249,6 +255,12 @@ def test_markdown_has_both_numbers_in_one_cell(tmp_path, capsys):
     write_result(tmp_path / "a")
     text = report(capsys, "2", "--markdown", tmp_path)
     assert "| 62.88<br>**30.0 ± 3.9** (n = 300) |" in text and "| 40.22<br>not run |" in text
+
+
+def test_a_folder_without_results_is_said(tmp_path, capsys):
+    assert cli.main(["report", "6", str(tmp_path)]) == 0
+    captured = capsys.readouterr()
+    assert "no evaluation and no finished run in" in captured.err and "UNA Table 6" in captured.out
 
 
 def test_a_word_that_is_neither_table_nor_folder_is_refused(capsys):

@@ -9,7 +9,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from una_ref.commands.console import wrapped
+from una_ref.commands.console import said, wrapped
 from una_ref.errors import InputError, near
 
 if TYPE_CHECKING:
@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 FOLDERS = ("runs", "evaluations", "figures/runs")
 """Where runs and evaluations are looked for, if they are there and no folder is named."""
+WIDTH = 120
 NOT_RUN, NOT_PRINTED = "not run", "–"
 AVERAGE = "average"
 JUDGE_BELOW = " \\\n        --judge"
@@ -32,6 +33,8 @@ def report(arguments: argparse.Namespace) -> int:
 
     tables, folders = _asked([*arguments.what, *(arguments.table or [])], printed())
     measured = collect(folders or [folder for folder in FOLDERS if Path(folder).is_dir()])
+    if folders and not measured:
+        said(0, f"no evaluation and no finished run in {', '.join(folders)}; see una-ref evaluate --help")
     reports = [filled(table, measured) for table in tables]
     if arguments.json:
         print(json.dumps([as_record(found) for found in reports], indent=1, ensure_ascii=False))
@@ -55,11 +58,11 @@ def _asked(words: Sequence[str], known: dict[str, PrintedTable]) -> tuple[list[P
     return [known[name] for name in dict.fromkeys(names)] or list(known.values()), folders
 
 
-# ---- text, for a terminal of 120 columns
+# ---- text
 
 
 def text(found: Report) -> str:
-    """A table with a line for the paper's numbers of each row, and lines for ours."""
+    """A table of at most 120 columns: a line for the paper's numbers of each row, and lines for ours."""
     lines: list[list[str]] = [["", *found.columns]]
     for row in found.rows:
         lines.append([row.name, *_printed(row, found)])
@@ -68,15 +71,22 @@ def text(found: Report) -> str:
             lines.append(["    items", *(_items(line, column) for column in found.columns)])
         if row.printed and not row.lines:
             lines.append([f"  {NOT_RUN}"])
-    columns = range(len(found.columns) + 1)
+    columns = range(1, len(found.columns) + 1)
     widths = [max(len(line[k]) for line in lines if len(line) > k) for k in columns]
-    body = ["  ".join(_placed(cell, widths[k], k) for k, cell in enumerate(line)).rstrip() for line in lines]
+    room = WIDTH - sum(2 + width for width in widths)
+    first = min(room, max(len(line[0]) for line in lines))
+    body = [
+        "".join([f"{_shortened(name, first):<{first}}", *(f"  {c:>{w}}" for c, w in zip(cells, widths, strict=False))])
+        for name, *cells in lines
+    ]
+    body = [line.rstrip() for line in body]
     notes = [wrapped(f"- {note}", 0, hang=2) for note in _notes(found)]
     return "\n".join([_heading(found), *body, *notes, *_to_run(found)])
 
 
-def _placed(cell: str, width: int, column: int) -> str:
-    return f"{cell:<{width}}" if column == 0 else f"{cell:>{width}}"
+def _shortened(name: str, width: int) -> str:
+    """A name that fits, with its beginning and, where the run's folder stands, its end."""
+    return name if len(name) <= width else f"{name[: width // 2]}…{name[len(name) - (width - width // 2 - 1) :]}"
 
 
 def _heading(found: Report) -> str:

@@ -259,5 +259,6 @@ def _differences(table: PrintedTable, rows: Sequence[ReportRow]) -> list[str]:
     out.append(
         "±: half of a 95 % interval from the standard error over items"
         + (" and, over the seeds, from that of their mean." if seeds else ".")
+        + " To compare two of our rows, pair their items: una-ref evaluate --against."
     )
     return out
