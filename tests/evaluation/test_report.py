@@ -128,9 +128,11 @@ def test_a_held_out_accuracy_fills_the_column_of_its_beta():
 
 
 def test_differences_name_model_shots_limit_and_metric():
+    two_days = filled(printed()["2"], [ARC, scored(task="hellaswag", date="2026-01-04T10:00:00+00:00")]).differences
+    assert "Ours: tiny, measured 2026-01-02 to 2026-01-04." in two_days
     found = [scored(shots=0, limit=300), scored(task="ifeval", metric="prompt_level_strict_acc", chat=True)]
     said = "\n".join(line for id in "12" for line in filled(printed()[id], found).differences)
-    assert "The paper: Mistral-7B-v0.1" in said and "Ours: tiny." in said
+    assert "The paper: Mistral-7B-v0.1" in said and "Ours: tiny, measured 2026-01-02." in said
     assert "arc: 0 shots, the leaderboard has 25; a part of the items." in said
     whole = filled(printed()["2"], [scored(shots=25)]).differences
     assert not any(line.startswith("arc:") for line in whole)

@@ -20,7 +20,6 @@ FOLDERS = ("runs", "evaluations", "figures/runs")
 """Where runs and evaluations are looked for, if they are there and no folder is named."""
 WIDTH = 120
 NOT_RUN, NOT_PRINTED = "not run", "–"
-AVERAGE = "average"
 JUDGE_BELOW = " \\\n        --judge"
 """A line with a judge is too long for a terminal; a shell takes both lines as one."""
 
@@ -101,12 +100,12 @@ def _printed(row: ReportRow, found: Report) -> list[str]:
 
 def _ours(line: Line | None, row: ReportRow, column: str, found: Report) -> str:
     """Our number with half its interval; "not run" where the paper has the number of a task and we have none."""
+    units = {c.name: c.unit for c in found.table.columns}  # without the average
     cell = line.cells.get(column) if line else None
     if cell is None:
-        is_open = row.printed and row.printed.cells[column] is not None and column != AVERAGE
+        is_open = row.printed and column in units and row.printed.cells[column] is not None
         return NOT_RUN if is_open else ""
-    unit = next((c.unit for c in found.table.columns if c.name == column), "percent")
-    digits = {"percent": 1, "share": 3}.get(unit, 2)
+    digits = {"percent": 1, "share": 3}.get(units.get(column, "percent"), 2)
     return f"{cell.value:.{digits}f}" + ("" if cell.half is None else f" ± {cell.half:.{digits}f}")
 
 

@@ -238,7 +238,9 @@ def _differences(table: PrintedTable, rows: Sequence[ReportRow]) -> list[str]:
     if not lines:
         return out
     models = ", ".join(dict.fromkeys(line.model.partition(",")[0] for line in lines))
-    out.append(f"Ours: {models}.")
+    days = sorted({cell.date[:10] for line in lines for cell in line.cells.values() if cell.date})
+    when = f", measured {' to '.join(dict.fromkeys((days[0], days[-1])))}" if days else ""
+    out.append(f"Ours: {models}{when}.")
     for column in table.columns:
         cells = [line.cells[column.name] for line in lines if column.name in line.cells]
         if not cells or column.task == HELD_OUT:
