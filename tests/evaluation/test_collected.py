@@ -22,7 +22,7 @@ def write_run(folder, method, *, evaluation=None, finished=True, **keys):
 def write_evaluation(folder, task, value, *, stderr=0.02, items=300, metric="acc_norm", shots=25, **more):
     score = Score(task, metric, value, stderr, items)
     about = {"model": "smollm2", "limit": 300, "chat": False} | more
-    Results(folder).finish(task, [score], {"shots": shots}, **about)
+    Results(folder).finish(task, [score], {"shots": shots, "judge": "small-judge"}, **about)
 
 
 def test_an_evaluation_has_the_method_and_model_of_its_run(tmp_path):
@@ -31,6 +31,7 @@ def test_an_evaluation_has_the_method_and_model_of_its_run(tmp_path):
     [found] = collect([tmp_path])
     assert (found.method, found.online, found.model, found.beta, found.seed) == ("una-pair", False, "smollm2", 0.2, 3)
     assert (found.task, found.shots, found.limit, found.chat) == ("arc", 25, 300, False)
+    assert found.judge == "small-judge"
     assert found.scores == (Score("arc", "acc_norm", 0.3, 0.02, 300),)
 
 

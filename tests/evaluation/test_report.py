@@ -92,6 +92,11 @@ def test_win_rates_stay_in_percent():
     assert cell.value == 8.0 and cell.half == pytest.approx(0.98, abs=1e-3)
 
 
+def test_the_judge_of_our_answers_is_named():
+    report = filled(printed()["3"], [scored(5.0, task="mt-bench", metric="score", judge="small-judge")])
+    assert "MT-Bench: judged by small-judge." in report.differences
+
+
 def test_seeds_are_averaged_with_the_variance_between_them():
     [[cell]] = ours(filled(printed()["2"], [scored(0.30), scored(0.34, seed=1, folder="runs/b")])).values()
     # items: 2², in percent; between seeds: the variance of 30 and 34 is 8, of their mean 4

@@ -43,9 +43,9 @@ class Measured:
         The task's name in ``una-ref evaluate``.
     scores
         The headline metric first.
-    shots, limit, chat
-        Examples before each question, most items, and whether prompts went through a chat template; None if the record
-        does not say.
+    shots, limit, chat, judge
+        Few-shot examples, most items, whether prompts went through a chat template, and the model that judged the
+        answers; None if the record does not say.
     date, folder
         When it was measured (ISO 8601; empty if the record does not say), and the folder of its record.
     """
@@ -63,6 +63,7 @@ class Measured:
     shots: int | None = None
     limit: int | None = None
     chat: bool | None = None
+    judge: str | None = None
 
     def score(self, metric: str) -> Score | None:
         """The score of a metric, or None."""
@@ -119,6 +120,7 @@ def _evaluated(path: Path, record: Mapping[str, Any]) -> Measured:
             shots=record.get("settings", {}).get("shots"),
             limit=record.get("limit"),
             chat=record.get("chat"),
+            judge=record.get("settings", {}).get("judge"),
         )
     except (LookupError, TypeError, ValueError) as error:
         raise InputError(

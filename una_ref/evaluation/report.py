@@ -35,6 +35,8 @@ class Cell:
         Whether the evaluation was limited to a part of the task.
     chat
         Whether the prompts went through a chat template; None if the record does not say.
+    judge
+        The model that judged the answers; empty for other tasks.
     date, folders
         The last date, and the folders of the records.
     """
@@ -47,6 +49,7 @@ class Cell:
     shots: int | None = None
     limited: bool = False
     chat: bool | None = None
+    judge: str = ""
     date: str = ""
     folders: tuple[str, ...] = ()
 
@@ -195,6 +198,7 @@ def _cell(column: Column, scored: Sequence[tuple[Measured, Score]]) -> Cell:
         shots=first.shots,
         limited=first.limit is not None,
         chat=first.chat,
+        judge=first.judge or "",
         date=max(m.date for m, _ in chosen),
         folders=tuple(m.folder for m, _ in chosen),
     )
@@ -251,6 +255,8 @@ def _differences(table: PrintedTable, rows: Sequence[ReportRow]) -> list[str]:
             parts.append(f"{' and '.join(map(str, shots))} shots, the leaderboard has {column.shots}")
         if column.metric == "unsaid":
             parts.append(f"{', '.join(dict.fromkeys(cell.metric for cell in cells))}; the paper does not say which")
+        if judges := sorted({cell.judge for cell in cells} - {""}):
+            parts.append(f"judged by {' and '.join(judges)}")
         if any(cell.limited for cell in cells):
             parts.append("a part of the items")
         if any(cell.chat for cell in cells):
