@@ -18,6 +18,7 @@ from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.inspect_command import inspect, inspect_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
+from una_ref.commands.reporting import report
 from una_ref.commands.training_command import train, train_arguments
 from una_ref.errors import InputError
 
@@ -131,6 +132,12 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
     add("--workers", type=int, help="number of processes (default: one per core)")
     add("--json", action="store_true", help="print results.json")
+
+    add = command("report", report, "Print the papers' tables, our numbers beside the printed ones.").add_argument
+    add("what", nargs="*", metavar="TABLE or FOLDER", help=_REPORT)
+    add("--table", action="append", help="1 to 6 (UNA), upo or survey; the same as naming it")
+    add("--json", action="store_true", help="print JSON")
+    add("--markdown", action="store_true", help="print Markdown")
     return parser, commands.choices
 
 
@@ -139,6 +146,10 @@ _REWARD = (
     "sequence-classification model; preference:module:function, a function of two answers that returns the probability "
     "that the first is better; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one prompt. "
     "Several, separated by commas, are averaged"
+)
+_REPORT = (
+    "tables to print: 1 to 6 (UNA), upo (its Figure 1), survey (default: all); and folders of runs and evaluations "
+    "(default: runs, evaluations and figures/runs, where they exist)"
 )
 
 
