@@ -106,12 +106,28 @@ def stages_of(what: str, file: str = "") -> dict[str, Any] | None:
     """
     if what in METHODS and not METHODS[what].recipe and not file:
         return None
-    what = METHODS[what].recipe or what if what in METHODS else what
+    what = _recipe_of(what)
     if not what and not file:
         return None
     layers = [*(_chain(what) if _is_file(what) or what in recipes() else []), *(_chain(file) if file else [])]
     keys = _joined(layers)
     return keys if STAGES in keys else None
+
+
+def recipe_stages(what: str) -> dict[str, dict[str, Any]]:
+    """The steps of a recipe of this package, without those of a user's own file; empty if it has none.
+
+    Args:
+        what: a method that names a recipe, a recipe, or a YAML file that extends one.
+    """
+    what = _recipe_of(what)
+    layers = _chain(what) if _is_file(what) or what in recipes() else []
+    return _joined(layer for layer in layers if not _is_file(layer.place)).get(STAGES, {})
+
+
+def _recipe_of(what: str) -> str:
+    """The recipe that a method names, or what is given."""
+    return METHODS[what].recipe or what if what in METHODS else what
 
 
 def output_of(what: str) -> str:
