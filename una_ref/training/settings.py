@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from difflib import SequenceMatcher
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
@@ -17,6 +18,8 @@ from una_ref.training.hints import HINTS
 
 STAGES = "stages"
 """The key that holds the named steps of a recipe of several."""
+MANY = 12
+"""A key of more methods than this is no hint at any one of them."""
 SHARED = "shared"
 """The folder of what recipes have in common: extended by recipes, and no runs of their own."""
 
@@ -249,9 +252,13 @@ def hint(name: str, method: str = "") -> str:
     if name in HINTS:
         return f". Fix: {HINTS[name]}"
     owners = [owner for owner, record in METHODS.items() if name in record.hyperparameters]
-    if owners:
-        return f"; it is a key of {', '.join([*owners[:4], *['…'][: len(owners) > 4]])}"
-    own = METHODS[method].hyperparameters if method else ()
+    if len(owners) > MANY:
+        return f"; it is a key of {len(owners)} other methods"
+    own, kinds = (METHODS[method].hyperparameters, METHODS[method].kinds) if method else ((), ())
+    if owners:  # relatives first: with the same feedback, and with a similar name, as tdpo2 is of tdpo
+        alike = {owner: SequenceMatcher(None, owner, method).ratio() for owner in owners}
+        owners.sort(key=lambda owner: (not {*kinds} & {*METHODS[owner].kinds}, -alike[owner]))
+        return f"; it is a key of {', '.join(owners)}"
     return near(name, [*field_types().keys() - {"method", "loss_kwargs"}, *own])
 
 
@@ -305,7 +312,8 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         return
     parts = SHAPE if name == "shape" else known
     if part not in parts:
-        raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{near(part, parts)}")
+        more = near(part, parts) if name == "shape" else near(part, parts) or hint(part, method)
+        raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{more}")
     kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
 
