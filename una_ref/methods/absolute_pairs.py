@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from una_ref.methods.pair_margins import check_pair
 from una_ref.methods.rewards import implicit_reward, log_ratio, margin, per_example
 from una_ref.methods.shapes import bce, logistic, squared
 
@@ -49,13 +50,7 @@ def sppo_hard(
 
     Wu et al. 2024, Eq. 4.7, https://arxiv.org/abs/2405.00675
     """
-    per_example(
-        beta,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen, rejected = log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps)
     return squared(chosen, 1 / (2 * beta)) + squared(rejected, -1 / (2 * beta))
 
@@ -133,11 +128,5 @@ def _rewards(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
 ) -> tuple[Tensor, Tensor]:
     """r_θ(y_w) and r_θ(y_l), after the checks that every loss here makes."""
-    per_example(
-        beta,
-        chosen_logps=chosen,
-        rejected_logps=rejected,
-        ref_chosen_logps=ref_chosen,
-        ref_rejected_logps=ref_rejected,
-    )
+    check_pair(beta, chosen, rejected, ref_chosen, ref_rejected)
     return implicit_reward(chosen, ref_chosen, beta), implicit_reward(rejected, ref_rejected, beta)

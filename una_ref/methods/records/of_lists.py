@@ -54,7 +54,7 @@ PRO = Method(
     comparison="the responses of a list",
     shape="Plackett–Luce, and SFT on the best",
     losses={"lists": lists.pro},
-    shift_invariant=True,
+    shift_invariant=False,  # each logit is scaled by a distance of its own; with distances=none an offset cancels
     papers=(papers.PRO, papers.SURVEY),
     equation="survey Eq. 52; Eq. 51 with distances=none",
     errata=("ES28", "ES38"),
