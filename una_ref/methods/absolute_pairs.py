@@ -96,9 +96,13 @@ def apo_down(
 def bco(*, logps: Tensor, ref_logps: Tensor, labels: Tensor, running_gain: Tensor, beta: float = 0.1) -> Tensor:
     """Cross-entropy of σ(r_θ − δ) with a label y in [0, 1], where δ = β·`running_gain` is the mean reward (BCO).
 
-    δ is a moving average over all responses and has no gradient. It is `una_binary_bce` with the baseline −δ. π* needs
-    −δ = β·log Z(x), one number for each prompt. δ is one number for all, and settles there only if the rewards of the
-    data have mean 0. BCO's second part, weights for prompts that have labels of one kind, is not in this loss.
+    δ is a moving average and has no gradient. It counts all responses alike, so the more frequent label moves it more;
+    on pairs both labels count equally. TRL's BCOTrainer (gone in TRL 1.16) counted alike as well, but over all batches
+    so far; here old batches fade (`decay`).
+
+    The loss is `una_binary_bce` with the baseline −δ. π* needs −δ = β·log Z(x), one number for each prompt. δ is one
+    number for all, and settles there only if the rewards of the data have mean 0. BCO's second part, weights for
+    prompts that have labels of one kind, is not in this loss.
 
     Jung et al. 2024, https://arxiv.org/abs/2404.04656
     """
