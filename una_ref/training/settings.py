@@ -312,7 +312,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
         return
     parts = SHAPE if name == "shape" else known
     if part not in parts:
-        more = near(part, parts) if name == "shape" else near(part, parts) or hint(part, method)
+        more = near(part, parts) or (hint(part, method) if name == "loss_kwargs" else "")
         raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{more}")
     kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
