@@ -121,6 +121,8 @@ def test_one_method_has_arguments_defaults_equation_erratum_notebook_and_reducti
     assert main(["methods", name, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(record["arguments"]) >= set(method.kinds)
+    lines = [line for line in said.splitlines() if not line.startswith(" ")]
+    assert all(len(line.split("  ")) > 1 for line in lines), "a field without a value"
 
 
 # ---- train

@@ -132,10 +132,11 @@ def test_method_reward_takes_only_known_arguments(method):
 
 
 @each_method
-def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments):
+def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments, monkeypatch):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
     # So does lowering log π_t where the reward is β·log π/π_t.
-    # A scorer's rewards are shifted directly. Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
+    # A scorer's rewards are shifted directly. Without a reference the loss is given another function for its reward.
+    # Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
     if method.advantages:
         return  # test_policy_gradient shifts the scores of tokens
     arguments = random_arguments(method.loss)
@@ -167,7 +168,18 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         found = torch.autograd.grad(method.loss(**arguments).sum(), trained, allow_unused=True)
         return torch.cat([gradient.flatten() for gradient in found if gradient is not None])
 
-    unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
+    before, function = gradients(arguments), method.reward.function
+    moved = [name for name, x in arguments.items() if shifted[name] is not x]
+    if not moved:
+        assert not method.needs_reference
+        if function is None:  # the reward is log π itself
+            shifted = {name: x.detach() + offset if name.endswith("logps") else x for name, x in arguments.items()}
+            moved = [name for name, x in arguments.items() if shifted[name] is not x]
+        else:  # it is replaced where the loss looks it up
+            add = lambda *given: moved.append(given) or function(*given) + offset  # noqa: E731
+            monkeypatch.setitem(method.loss.__globals__, function.__name__, add)
+    unchanged = torch.allclose(gradients(shifted), before, rtol=0, atol=1e-12)
+    assert moved, "no reward was shifted"
     assert method.shift_invariant == unchanged
 
 

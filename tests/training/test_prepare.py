@@ -276,6 +276,31 @@ def test_feedback_of_any_kinds_is_trained_on_together(data, tiny):
 def test_a_summed_loss_without_feedback_for_it_is_refused(data, tiny):
     with pytest.raises(InputError, match=r"losses: kto: expected labels in the data, got pairs\. Fix: leave it out"):
         prepare(resolve("dpo", [*tiny, "losses=dpo:1,kto:0.5"], data=data("pairs")))
+    with pytest.raises(InputError, match=r"losses: dpo: expected pairs in the data, got demos"):  # as it was written
+        prepare(resolve("sft", [*tiny, "losses=dpo:1,sft:1"], data=data("messages")))
+
+
+def test_a_sum_says_whose_rewards_the_metrics_report(data, tiny):
+    told = "losses: metrics report the reward of ipo alone: log(π/π_ref)"
+    summed = prepare(resolve("ipo", [*tiny, "losses=dpo:1,ipo:1", "beta=0.1"], data=data("pairs")))
+    assert told in summed.notes
+    assert not [n for n in prepare(resolve("ipo", tiny, data=data("pairs"))).notes if n.startswith("losses")]
+
+
+def test_a_run_says_which_scale_its_method_expects(data, tiny):
+    assert METHODS["lipo"].note in prepare(resolve("lipo", tiny, data=data("scores"))).notes
+    assert "order of 1" in METHODS["lipo"].note
+    assert "order of 1" in METHODS["lipo"].meaning("ranking")
+    sppo = prepare(resolve("sppo", ["batch=2", "steps=1", "held_out=0"]))
+    assert "(win rate − ½)²/β²" in METHODS["sppo"].note
+    assert METHODS["sppo"].note in sppo.notes
+
+
+def test_lists_of_equal_scores_are_counted(data, tiny):
+    rows = [Row(f"p{i}", ("a", "b", "c"), scores=(1, 1, int(i > 4)), source=f"f:{i}") for i in range(8)]
+    job = prepare(resolve("lipo", [*tiny, "held_out=0"], data="rows"), rows=rows)
+    assert "lists of equal scores, which rank nothing: 3" in job.notes
+    assert not [n for n in prepare(resolve("lipo", tiny, data=data("scores"))).notes if "equal scores" in n]
 
 
 def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):

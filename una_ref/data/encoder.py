@@ -107,6 +107,8 @@ class Encoder:
         self._count("rows", opening, *texts)
         if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
             self.counts["pairs of equal responses, which teach nothing"] += equal
+        if row.as_list and row.scores and len({*row.scores}) == 1:
+            self.counts["lists of equal scores, which rank nothing"] += 1
         index = self._index(prompt)
         feedback: dict[str, Any] = {
             "scores": row.scores,

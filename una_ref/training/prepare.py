@@ -106,6 +106,10 @@ def prepare(
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
+    if config.losses and config.record.reward.function:
+        notes.append(f"losses: metrics report the reward of {config.method} alone: {config.record.formula}")
+    notes += [config.record.note] if config.record.note else []
+
     losses, demos = config.losses_by_kind, Examples[Example]()
     if not config.on_policy:
         losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
@@ -129,10 +133,10 @@ def prepare(
 
 def _check_terms(config: Config, examples: Examples[Any]) -> None:
     """Refuse a sum of losses with a method that no feedback in the data is for."""
-    for term, _ in weighted.terms(config.losses) if config.losses else ():
+    for name, term, _ in weighted.terms(config.losses) if config.losses else ():
         if not any(weighted.on(term, kind) for kind in examples.kinds):
             kinds, found = " or ".join(term.kinds), ", ".join(sorted(examples.kinds))
-            raise InputError(f"losses: {term.name}: expected {kinds} in the data, got {found}. Fix: leave it out")
+            raise InputError(f"losses: {name}: expected {kinds} in the data, got {found}. Fix: leave it out")
 
 
 # ---- data
