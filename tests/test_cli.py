@@ -34,9 +34,9 @@ def written(path, rows):
     [
         ([], ["methods", "train", "compare"]),
         (["methods"], ["--json"]),
-        (["train"], ["--data", "--dry-run", "lr=0.001", "Peak learning rate", "save_every=100", "toysteer/base"]),
+        (["train"], ["--data", "--dry-run", "lr=null", "Peak learning rate", "save_every=100", "toysteer/base"]),
         (["train"], ["keys: optimizer", "keys: online", "una-ref train METHOD --help"]),
-        (["train", "dpo"], ["--data", "lr=0.001", "keys: loss of dpo", "beta=0.1"]),
+        (["train", "dpo"], ["--data", "lr=null", "keys: loss of dpo", "beta=0.1"]),
         (["train", "una-online/ppo"], ["keys: loss of ppo", "value_clip=0.2"]),
         (["compare"], ["--quick", "--workers"]),
         (["evaluate"], ["--tasks", "--limit", "--against", "open-llm-v1", "--judge"]),

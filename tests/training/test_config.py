@@ -7,9 +7,9 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.training.config import GROUPS, Config, field_types
+from una_ref.training.config import Config, field_types
 from una_ref.training.exclusions import ONLINE
-from una_ref.training.settings import key_groups, resolve
+from una_ref.training.settings import GROUPS, key_groups, resolve
 
 LOWEST = {
     "rows": 1,

@@ -12,7 +12,7 @@ from una_ref.training.config import Config
 from una_ref.training.settings import output_of, recipe, recipes, resolve
 
 ROOT = resources.files("una_ref.training") / "recipes"
-SHARED = [f"shared/{name}" for name in ("iupo", "una-offline", "una-online")]
+SHARED = [f"shared/{name}" for name in ("iupo", "smollm2", "una-offline", "una-online")]
 
 
 @pytest.fixture
@@ -140,7 +140,7 @@ def test_a_file_extends_a_recipe_or_the_file_beside_it(written, tmp_path):
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("method: dpo\nlr: fast\n", "lr: expected a number at least 0, got 'fast'"),
+        ("method: dpo\nlr: fast\n", "lr: expected a number at least 0 or null, got 'fast'"),
         ("method: dpo\nbeta: 0\n", "beta: expected a number above 0, got 0.0"),
         ("method: dpo\nstepz: 3\n", "stepz: unknown key of dpo; did you mean steps?"),
         ("method: dpo\nshape: {hiden_size: 3}\n", "got 'hiden_size'; did you mean hidden_size?"),
@@ -192,7 +192,8 @@ def test_what_is_trained_has_to_be_named():
 # ---- recipes
 
 
-PAPERS = [name for name in recipes() if "stages" not in recipe(name) and not name.startswith("toysteer/")]
+PAPERS = [name for name in recipes() if "stages" not in recipe(name) and name.startswith(("iupo/", "una-"))]
+SMOLLM2 = [name for name in recipes() if name.startswith("smollm2/")]
 ONLINE_PAPERS = [name for name in PAPERS if name.startswith("una-online/")]
 
 
@@ -334,7 +335,7 @@ def test_the_stages_of_upo_s_experiment_hold_out_the_same_rows(data):
     assert resolve(f"iupo/gpt2-{data}-js", ["beta=0.5"]).loss_kwargs == {"divergence": "js", "beta": 0.5}
 
 
-SOURCES = re.compile(r"\bpaper|\bcode\b|\bnotebook\b|\bauthors\b|\bthe sum of the two\b")
+SOURCES = re.compile(r"\bpaper|\bmeasured\b|\bcode\b|\bnotebook\b|\bauthors\b|\bthe sum of the two\b")
 
 
 def entries(name):
@@ -344,14 +345,14 @@ def entries(name):
     return {entry.partition(":")[0]: entry for entry in re.split(r"\n(?=\w+:)", body)}
 
 
-@pytest.mark.parametrize("name", [*PAPERS, *SHARED])
+@pytest.mark.parametrize("name", [*PAPERS, *SMOLLM2, *SHARED])
 def test_every_value_of_a_paper_s_recipe_has_its_source(name):
     for key, entry in entries(name).items():
         comment = entry.partition("#")[2]
         assert key == "extends" or SOURCES.search(comment) or comment.lstrip().startswith("ours"), entry
 
 
-@pytest.mark.parametrize("name", [*PAPERS, *SHARED])
+@pytest.mark.parametrize("name", [*PAPERS, *SMOLLM2, *SHARED])
 def test_a_recipe_repeats_nothing(name):
     own = entries(name)
     parent = own.pop("extends", "").removeprefix("extends:").partition("#")[0].strip()
@@ -361,6 +362,37 @@ def test_a_recipe_repeats_nothing(name):
             assert key not in above or above[key] != value, f"{key} as in {parent}"
             source = SOURCES.search(own[key].partition("#")[2])
             assert source or key in above or getattr(Config, key, None) != value, f"{key} is the default"
+
+
+SMOLLM2_SHARED = {
+    "model": "smollm2",
+    "data": "nvidia/HelpSteer2",
+    "rows": 600,
+    "empty": "drop",
+    "max_prompt": 256,
+    "max_response": 192,
+    "batch": 8,
+    "micro_tokens": 1024,
+    "steps": 64,
+    "lr": 1e-4,
+}
+SMOLLM2_ONLINE = SMOLLM2_SHARED | {"reward": "runs/smollm2-reward-model", "max_response": 64}
+SMOLLM2_ONLINE_METHODS = {
+    "rloo": {"method": "rloo"},
+    "una-online": {"method": "una-online"},
+    "una-centred-online": {"method": "una-centred", "online": True},
+    "ppo": {"method": "ppo"},
+}
+
+
+def test_the_recipes_of_smollm2_differ_in_the_method_alone():
+    for name in SMOLLM2:
+        method = name.partition("/")[2]
+        online = SMOLLM2_ONLINE_METHODS.get(method)
+        expected = SMOLLM2_ONLINE | online if online else SMOLLM2_SHARED | {"method": method}
+        assert changed(name) == expected
+    assert {name.partition("/")[2] for name in SMOLLM2} > SMOLLM2_ONLINE_METHODS.keys()
+    assert output_of("smollm2/reward-model") == SMOLLM2_ONLINE["reward"]
 
 
 def test_config_file_with_another_ending_is_refused(tmp_path):

@@ -87,6 +87,22 @@ class Encoder:
         """The template that messages go through: the tokenizer's own, or the plain default."""
         return self.tokenizer.chat_template or PLAIN_TEMPLATE
 
+    @cached_property
+    def default_system_prompt(self) -> str:
+        """What the chat template says as the system where the messages have no such turn; empty: nothing."""
+        from jinja2 import TemplateError
+
+        mark = "\ufdd0"
+        turns = [{"role": "system", "content": mark}, {"role": "user", "content": ""}]
+        if not self.tokenizer.chat_template:
+            return ""
+        try:
+            given, text = (self.tokenizer.apply_chat_template(t, tokenize=False) for t in (turns, turns[1:]))
+        except TemplateError:  # a template without system turns
+            return ""
+        before, _, after = given.partition(mark)
+        return text[len(before) : len(text) - len(after)] if text.startswith(before) and text.endswith(after) else ""
+
     def __call__(self, row: Row) -> Example | None:
         """The row as token ids; None, and counted, if its prompt is too long or leaves no room for a response."""
         opening = self._text(row)

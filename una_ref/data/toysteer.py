@@ -42,6 +42,10 @@ WORDS = (EOS, *LETTERS, BOS, PAD, UNK, "=", *TASKS)
 """The tokenizer's vocabulary in order of id; the first six are what a response is made of."""
 
 
+TOYSTEER_BASE = "toysteer"
+"""What `model` calls the base policy, for data that ToySteer's models have written to a file."""
+
+
 def names_toysteer(data: str) -> bool:
     """Whether a run's `data` is ToySteer's: ``toysteer``, ``toysteer/pairs``, or several of these with commas."""
     return data.partition(",")[0].partition("/")[0] == "toysteer"

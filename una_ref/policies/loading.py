@@ -16,7 +16,7 @@ import torch
 from torch import nn
 
 from una_ref.errors import InputError, near_path
-from una_ref.policies.named_models import resolved
+from una_ref.policies.named_models import resolved, started_from
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
 """1,000 characters without a word boundary. BPE training cuts there: its time grows with a word's length squared."""
@@ -221,7 +221,8 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 def base_of(name: str) -> str:
     """The base of the adapter in a folder or of a hub name; empty if there is no adapter.
 
-    A run that has moved names its base by its old path. Its own copy is used, or what its record names.
+    Where the base's path is gone, as in a run that has moved, it is the one in the run's folder, or what the record
+    names.
     """
     import json
 
@@ -230,15 +231,10 @@ def base_of(name: str) -> str:
     config = find_adapter_config_file(name)
     if config is None:
         return ""
-    base = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"])
-    record = Path(name) / "run.json"
-    if not is_missing_path(base) or not record.exists():
+    base, own = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"]), Path(name) / "base"
+    if not is_missing_path(base):
         return base
-    run = json.loads(record.read_text("utf-8"))
-    if run.get("base") and (Path(name) / run["base"]).is_dir():
-        return str(Path(name) / run["base"])
-    model = run["config"].get("model", "")
-    return resolved(model) if model else base
+    return str(own) if own.is_dir() else resolved(started_from(name) or base)
 
 
 def load_tokenizer(name: str) -> Any:

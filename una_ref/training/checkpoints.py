@@ -18,12 +18,11 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from una_ref.errors import InputError
+from una_ref.policies.named_models import RECORD
 from una_ref.training.sharding import shard_like, unsharded
 
 FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
-RECORD = "run.json"
-"""The file that marks a folder as a run's output: its config, and whether it is finished."""
 _DELETE = "Fix: delete it, and the run starts from the beginning"
 
 
@@ -229,6 +228,8 @@ def _same_run(record: Path, config: Mapping[str, Any]) -> bool:
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
         ) from error
     for key in sorted((saved["config"].keys() | config.keys()) - {"output"}):
+        if key.endswith(".lr") and config.get(key) is None:
+            continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
         if saved["config"].get(key) != config.get(key):
             raise InputError(
                 f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that it "

@@ -14,24 +14,10 @@ from una_ref.methods.arguments import Need, needs
 from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
 from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
+from una_ref.training.rates import default_rate
 
 TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations", "verdicts")))
 """The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
-
-GROUPS = {
-    "form": "method",
-    "data": "data",
-    "model": "model",
-    "output": "run",
-    "lr": "optimizer",
-    "dtype": "weights and adapter",
-    "max_length": "texts",
-    "learn_from": "feedback",
-    "online": "online",
-    "baseline": "baseline V(x)",
-    "log_every": "log, evaluations, checkpoints",
-}
-"""The first key of each group, in the order of the fields, and the group's heading in the help."""
 
 SHAPE = (
     "hidden_size",
@@ -114,8 +100,8 @@ class Config:
     refresh_mix: Annotated[float, Range(0, 1)] = 1.0
     """Share of the policy in the new reference; 1 replaces it. LoRA mixes the factors of the adapter."""
 
-    lr: NonNegative = 1e-3
-    """Peak learning rate."""
+    lr: NonNegative | None = None
+    """Peak learning rate. null: 1e-3 for a model made here; for a named model 1e-4 with LoRA and 1e-5 without."""
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises."""
     schedule: Literal["cosine", "constant"] = "cosine"
@@ -297,6 +283,11 @@ class Config:
         return self.record.refresh if self.refresh_every is None else self.refresh_every
 
     @property
+    def learning_rate(self) -> float:
+        """Peak learning rate: the value that was set, or the default for the model that the run starts from."""
+        return default_rate(self.model, self.lora_r).value if self.lr is None else self.lr
+
+    @property
     def on_policy(self) -> bool:
         """Whether the responses are sampled in the run, from the policy under training or its reference."""
         return self.online or METHODS[self.method].source != "dataset"
@@ -384,8 +375,12 @@ class Config:
     # ---- as plain values
 
     def to_dict(self) -> dict[str, Any]:
-        """Plain values, as saved in `run.json`."""
+        """Plain values, as they were set."""
         return asdict(self)
+
+    def recorded(self) -> dict[str, Any]:
+        """The same as saved in `run.json`, with the learning rate: a later version may have another default."""
+        return self.to_dict() | {"lr": self.learning_rate}
 
     def changed(self) -> dict[str, Any]:
         """The method, and every value that differs from its default."""

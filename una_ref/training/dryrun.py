@@ -20,6 +20,7 @@ from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
 from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
+from una_ref.training.rates import default_rate
 from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes
 from una_ref.training.statistics import at_start
@@ -90,6 +91,9 @@ def _memory(config: Config, held: Models, row: Example) -> Iterator[str]:
 
 def _steps(config: Config, response: int | None) -> Iterator[str]:
     """The work of a step; `response` is the most tokens of a sampled response, or None offline."""
+    rate = default_rate(config.model, config.lora_r)
+    default = f", the default for {rate.situation}" if config.lr is None else ""
+    yield f"  lr           {config.learning_rate:g}{default}"
     if response is not None:
         yield f"  responses    {config.samples_per_prompt} sampled per prompt in a step, at most {response} tokens each"
     yield f"  step         {config.batch} rows, {processes().num_processes} process(es)"

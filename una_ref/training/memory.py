@@ -27,6 +27,7 @@ from una_ref.methods.arguments import Need, needs
 from una_ref.policies.anatomy import parts
 from una_ref.policies.layouts import hidden_states, layouts
 from una_ref.policies.logprobs import CHUNK_ELEMENTS
+from una_ref.policies.named_models import resolved
 from una_ref.policies.rollout import MERGE_ABOVE, HuggingFace
 from una_ref.policies.vllm import VLLM
 from una_ref.training.config import Config
@@ -112,7 +113,7 @@ def architecture(name: str) -> tuple[Any, str]:
     from transformers import AutoConfig
 
     try:
-        found = AutoConfig.from_pretrained(name, trust_remote_code=False, local_files_only=True)
+        found = AutoConfig.from_pretrained(resolved(name), trust_remote_code=False, local_files_only=True)
         return found, f"{name}: sizes from its own config"
     except (OSError, ValueError):
         known = table("architectures")

@@ -18,7 +18,7 @@ from una_ref.policies.named_models import resolved
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
-from una_ref.training.toysteer_base import TOYSTEER_BASE, is_toysteer, toysteer_base
+from una_ref.training.toysteer_base import is_toysteer, toysteer_base
 
 
 def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
@@ -31,7 +31,7 @@ def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, 
 
 def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]:
     dtype = config.weights_dtype
-    if config.model == TOYSTEER_BASE:
+    if config.model == toysteer.TOYSTEER_BASE:
         return *loading.load(str(toysteer_base()), dtype), True
     if config.model:
         from transformers.utils import find_adapter_config_file

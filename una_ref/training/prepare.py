@@ -22,6 +22,7 @@ from una_ref.data.encoder import Encoder
 from una_ref.data.examples import Examples
 from una_ref.data.rows import Row, gathered, held_out, prompt_key, shuffled_scores, split_name
 from una_ref.data.storage import DiskList, GroupedList
+from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.methods import weighted
 from una_ref.methods.arguments import Need, argument, names, needs
@@ -37,6 +38,7 @@ from una_ref.training.distributed import processes
 from una_ref.training.loop import Job
 from una_ref.training.losses import Losses
 from una_ref.training.model import model_and_tokenizer, policy_for
+from una_ref.training.rates import default_rate
 from una_ref.training.samplers import Rollouts
 from una_ref.training.stopping import Patience
 from una_ref.training.toysteer_base import is_toysteer, toysteer_rows
@@ -83,6 +85,8 @@ def prepare(
             size = sum(p.numel() for p in model.parameters())
             notes.append(f"model: a small Mistral of random weights ({size:,} parameters), since none is named")
     encoder = encoder_for(config, model, tokenizer)
+    if config.model not in ("", TOYSTEER_BASE):
+        notes = [*_first_lines(config, model, encoder), *notes]
     if encoder.max_length < config.max_length:
         notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
     room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None
@@ -129,6 +133,17 @@ def prepare(
     )
     _check_start(job, notes, encoder, references)
     return job
+
+
+def _first_lines(config: Config, model: Any, encoder: Encoder) -> list[str]:
+    """What a run on a named model says first: the model, what its template adds, and the learning rate."""
+    lines = [f"model: {config.model}, {sum(p.numel() for p in model.parameters()):,} parameters"]
+    if default := encoder.default_system_prompt:
+        lines.append(f"template: adds a system prompt to rows without one: {default!r}")
+    if config.lr is None:
+        rate = default_rate(config.model, config.lora_r)
+        lines.append(f"lr: {rate.value:g}, the default for {rate.situation}")
+    return lines
 
 
 def _check_terms(config: Config, examples: Examples[Any]) -> None:

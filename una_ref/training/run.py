@@ -31,7 +31,7 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
         raise InputError("output: expected a folder, got none")
     output = Path(config.output)
     team = processes()
-    settings = config.to_dict()
+    settings = config.recorded()
     with claimed(output, settings) if team.is_main_process else nullcontext(False) as finished:
         if from_main(finished):
             record = json.loads((output / RECORD).read_text("utf-8"))

@@ -12,9 +12,24 @@ from typing import Any, NamedTuple, get_args, get_origin
 
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS, weighted
-from una_ref.training.config import GROUPS, SHAPE, Config, field_types, hyperparameter_type
+from una_ref.training.config import SHAPE, Config, field_types, hyperparameter_type
 from una_ref.training.fields import check, choices, one_of, read
 from una_ref.training.hints import HINTS
+
+GROUPS = {
+    "form": "method",
+    "data": "data",
+    "model": "model",
+    "output": "run",
+    "lr": "optimizer",
+    "dtype": "weights and adapter",
+    "max_length": "texts",
+    "learn_from": "feedback",
+    "online": "online",
+    "baseline": "baseline V(x)",
+    "log_every": "log, evaluations, checkpoints",
+}
+"""The first key of each group, in the order of the fields, and the group's heading in the help."""
 
 STAGES = "stages"
 """The key that holds the named steps of a recipe of several."""

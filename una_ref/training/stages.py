@@ -22,6 +22,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any, get_origin, get_type_hints
 
+from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS
 from una_ref.training.checkpoints import RECORD, claimed, write_text
@@ -34,7 +35,6 @@ from una_ref.training.fields import check, one_of, read
 from una_ref.training.merges import Merge, merge
 from una_ref.training.run import train
 from una_ref.training.settings import STAGES, Layer, configured, hint, output_of, recipe_stages, stages_of
-from una_ref.training.toysteer_base import TOYSTEER_BASE
 
 Step = Config | DataStep | Merge
 KINDS: Mapping[str, type] = {**DATA_STEPS, "merge": Merge}

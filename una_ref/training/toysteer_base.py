@@ -26,9 +26,6 @@ from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.training.config import Config
 from una_ref.training.settings import resolve
 
-TOYSTEER_BASE = "toysteer"
-"""What `model` calls the base policy, for data that ToySteer's models have written to a file."""
-
 
 def toysteer_base() -> Path:
     """The folder of ToySteer's base policy, in Hugging Face's layout."""

@@ -47,7 +47,7 @@ def tracking(config: Config, output: Path | None, start: int) -> Iterator[Any]:
     tracker.start()
     try:
         if not start and config.tracker != "tensorboard":  # TensorBoard would write them to a second folder
-            tracker.store_init_configuration(config.to_dict())
+            tracker.store_init_configuration(config.recorded())
         yield tracker
     finally:
         tracker.finish()

@@ -98,7 +98,8 @@ class Trainer:
             )
         self.include_last_token = policy.output == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-        groups = [{"params": list(self.trained.values()), "peak": config.lr, "weight_decay": config.weight_decay}]
+        peak = config.learning_rate
+        groups = [{"params": list(self.trained.values()), "peak": peak, "weight_decay": config.weight_decay}]
         self.values: Tensor | None = None
         self.running: RunningValues | None = None
         if self.network and policy.critic:
@@ -117,7 +118,7 @@ class Trainer:
         critic = [p for name, p in self.trained.items() if name.startswith("critic.")]
         if critic:
             groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
-            groups.append({"params": critic, "peak": config.value_lr or config.lr, "weight_decay": config.weight_decay})
+            groups.append({"params": critic, "peak": config.value_lr or peak, "weight_decay": config.weight_decay})
         self.optimizer = torch.optim.AdamW(groups, foreach=False if self.sharded else None)
         # A separate critic has large gradients, which would scale down the policy's: it has a norm of its own. V(x) and
         # a head on the policy's hidden states share the policy's norm.
@@ -197,7 +198,7 @@ class Trainer:
         self.statistics.keep()
         if self.running:
             self.running.keep(team)
-        return measured | {"grad_norm": norm, "lr": c.lr * self.rate(step)} if record else {}
+        return measured | {"grad_norm": norm, "lr": c.learning_rate * self.rate(step)} if record else {}
 
     def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
         """Add the gradient of a batch's mean loss, over all processes; returns its metrics.
