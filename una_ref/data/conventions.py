@@ -116,7 +116,7 @@ def _is_whole(record: Record, column: str) -> bool:
 def _check_prompt(record: Record, messages: Any) -> None:
     """Refuse a prompt beside whole conversations that is not in them: one of their user turns, or all turns."""
     said = record.prompt()
-    known = [message["content"].strip() for message in messages if message["role"] == "user" and message["content"]]
+    known = [(message.get("content") or "").strip() for message in messages if message["role"] == "user"]
     good = said.strip() in known if isinstance(said, str) else said == messages
     if not good:
         what = "a user turn" if isinstance(said, str) else "the messages"

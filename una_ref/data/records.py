@@ -116,11 +116,14 @@ class Record:
         if isinstance(value, Mapping) and {*value} & {"role", "from"}:
             value = [value]
         if isinstance(value, list | tuple):
+            if any(isinstance(part, str) for part in value):
+                fix = "one row each, or completions with a list of scores"
+                raise refusal(self.source, place, "text or one assistant message", "a list of texts", fix)
             messages = self.as_messages(value, place)
             if [message["role"] for message in messages] != ["assistant"]:
                 raise refusal(self.source, place, "text or one assistant message", _roles(messages))
             fields = {k: v for k, v in messages[0].items() if k not in ("role", "content") and v is not None}
-            value = messages[0]["content"] or ""
+            value = messages[0].get("content") or ""
         elif value is None:
             raise refusal(self.source, place, "text or one assistant message", "null")
         text = checked_text(value, self.source, place)

@@ -177,7 +177,7 @@ def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
     if isinstance(prompt, str):
         contents = [checked_text(prompt, source, "prompt")]
     elif isinstance(prompt, tuple | list):
-        contents = [message["content"] or "" for message in checked_messages(prompt, source, "prompt")]
+        contents = [message.get("content") or "" for message in checked_messages(prompt, source, "prompt")]
         prompt = tuple(dict(message) for message in prompt)
     else:
         raise refusal(source, "prompt", "text or messages", shown(prompt))

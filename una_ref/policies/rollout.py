@@ -75,11 +75,18 @@ class Sampler(ABC):
         temperature: at any other than 1, samples are not from the scored distribution. Their log-probs are still the
             policy's, at temperature 1.
         every: every n-th sample of a prompt uses this temperature; the others use 1.
+        other_ends: more ids that end a response, such as that of a turn's end.
     """
 
     eos: int
     temperature: float = 1.0
     every: int = 1
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a response, EOS first."""
+        return (self.eos, *self.other_ends)
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -174,7 +181,7 @@ class HuggingFace(Sampler):
         merge = self.merge == "auto" and max_new > MERGE_ABOVE
         unmerged = nullcontext(Merging(False, f"decoding unmerged: merge={self.merge}, {max_new} tokens at most"))
         with (
-            _sampling(inner, self.eos, max_new, temperature),  # eval mode, so without the adapter's dropout
+            _sampling(inner, self.ends, max_new, temperature),  # eval mode, so without the adapter's dropout
             _seeded(seed, next(inner.parameters()).device),
             merged(model, prompts) if merge else unmerged as self.merging,
         ):
@@ -199,8 +206,8 @@ class HuggingFace(Sampler):
         out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=processors, **cache)
         samples = []
         for row, terms in zip(out[:, width:].tolist(), recorder.finish(out).tolist(), strict=True):
-            ended = self.eos in row
-            length = row.index(self.eos) + 1 if ended else len(row)
+            length = next((i for i, token in enumerate(row, 1) if token in self.ends), len(row))
+            ended = row[length - 1] in self.ends
             samples.append(Sample(tuple(row[:length]), ended, sum(terms[:length])))
         return [samples[i : i + k] for i in range(0, len(samples), k)]
 
@@ -269,7 +276,7 @@ class _LogProbs:
 
 
 @contextmanager
-def _sampling(inner: Any, eos: int, max_new: int, temperature: float) -> Iterator[None]:
+def _sampling(inner: Any, ends: tuple[int, ...], max_new: int, temperature: float) -> Iterator[None]:
     """The model in eval mode, with a generation config that samples the scored distribution at a temperature."""
     from transformers import GenerationConfig
 
@@ -281,8 +288,8 @@ def _sampling(inner: Any, eos: int, max_new: int, temperature: float) -> Iterato
         top_k=0,
         top_p=1.0,
         max_new_tokens=max_new,
-        eos_token_id=eos,
-        pad_token_id=eos,  # stands behind the EOS of a response, where nothing is read
+        eos_token_id=list(ends),
+        pad_token_id=ends[0],  # stands behind the EOS of a response, where nothing is read
         suppress_tokens=suppressed_tokens(inner) or None,
     )
     inner.eval()

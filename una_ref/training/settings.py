@@ -9,6 +9,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+from una_ref.data.conventions import COLUMNS
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS, weighted
 from una_ref.training.config import GROUPS, SHAPE, Config, field_types, hyperparameter_type
@@ -287,10 +288,10 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
             for part, one in whole.items():
                 _put(values, f"{name}.{part}", one)
         return
-    parts = SHAPE if name == "shape" else known
+    parts = {"shape": SHAPE, "columns": COLUMNS}.get(name, known)
     if part not in parts:
         raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{near(part, parts)}")
-    kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
+    kind = get_args(types[name])[1] if name != "loss_kwargs" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
 
 
