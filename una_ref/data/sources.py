@@ -166,6 +166,9 @@ class _Reader:
         absent = missing[0] if missing else "prompt"
         like = near(absent, [column for column in found if column not in nearest.columns])
         fix = f"for {nearest.name}, the nearest, add {', '.join(missing)}, or name it: columns.{absent}=NAME"
+        lists = [name for name, v in record.values.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
+        if lists and len(found) == len(record.values) and nearest.required[0] not in found:
+            fix += f"; if {lists[0]} has the rows, write that list alone"
         if any(all(map(record.has, convention.required)) for convention in PROMPTS):
             fix += "; prompts alone are for online runs"
         expected = "the columns of a layout in docs/data.md"

@@ -62,14 +62,15 @@ class Specials:
         return text[:at] + self.hidden(text[at:])
 
     def hidden_before_eos(self, text: str) -> str:
-        """The same for a response, whose EOS at the end stays."""
-        at, end = len(text), len(text.rstrip())
+        """The same for a response, whose first end at the end stays; white space and ends behind it go."""
+        at, end, last = len(text), len(text.rstrip()), ""
         # A regex would take time quadratic in their number.
         while name := next((name for name in self._ends if text.endswith(name, 0, end)), None):
-            at = end = end - len(name)
+            at, last = end - len(name), name
+            end = at
             while end and text[end - 1].isspace():
                 end -= 1
-        return self.hidden(text[:at]) + text[at:]
+        return self.hidden(text[:at]) + last
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, without BOS and EOS: names are special tokens, hidden names are text."""
