@@ -79,7 +79,7 @@ bad(
     "Fix: set empty=drop or",
     files={"rows.jsonl": [PAIR, {**PAIR, "rejected": " "}]},
 )
-row("empty responses alone", "dpo", [{**PAIR, "rejected": " "}], "expected at least one row, got none")
+row("empty responses alone", "dpo", [{**PAIR, "rejected": " "}], "at least one row, got none, after leaving out")
 row("labels for label", "kto", [{**PROMPT, "completion": "a", "labels": True}], ":1 columns:", "columns.label=labels")
 row("score beside completions", "sft", [{**PROMPT, "completions": ["a"], "score": [1]}], ":1 columns", "scores=")
 row("images", "dpo", [{**PAIR, "images": ["a.png"]}], ":1 images: expected no such column", "Fix: leave these rows out")

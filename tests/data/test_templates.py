@@ -1,6 +1,7 @@
 """Nothing vanishes in a chat template without a word, and stored responses are those that a sample would have."""
 
 import pytest
+from tokenizers import AddedToken
 
 from una_ref.data import dialogues
 from una_ref.data.encoder import Encoder
@@ -43,6 +44,14 @@ def byte_pair():
 def chat(template):
     tokenizer = byte_pair()
     tokenizer.add_special_tokens({"additional_special_tokens": ["<|im_start|>", "<|im_end|>"]})
+    tokenizer.chat_template = template
+    return tokenizer
+
+
+def unnamed(template):
+    """A tokenizer whose turn tokens are special, but that names none of them, as Gemma's and Phi's."""
+    tokenizer = byte_pair()
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
     tokenizer.chat_template = template
     return tokenizer
 
@@ -195,9 +204,11 @@ def test_earlier_thoughts_that_the_template_leaves_out_are_counted():
 # ---- ends of turns
 
 
-def test_a_turns_end_that_stops_generation_is_followed_by_no_eos():
-    tokenizer = chat(CHATML)
+@pytest.mark.parametrize("named", [True, False])
+def test_a_turns_end_that_stops_generation_is_followed_by_no_eos(named):
+    tokenizer = chat(CHATML) if named else unnamed(CHATML)
     end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    assert (end in tokenizer.all_special_ids) == named
     for text in ("hello", "hello<|im_end|>", "hello</s>", "hello<|im_end|>\n"):
         example = Encoder(tokenizer, ends=(end,))(Row("hi", (text,)))
         assert tokenizer.decode(example.responses[0]) == "hello<|im_end|>"

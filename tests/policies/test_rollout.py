@@ -84,6 +84,17 @@ def test_samples_end_with_eos_or_are_cut_at_the_longest(model):
         assert sample.ended or len(sample.tokens) == 6
 
 
+def test_samples_end_at_every_end(model):
+    ends = (EOS, *range(7, 40))
+    samples = HuggingFace(EOS, other_ends=ends[1:])(model, PROMPTS, k=20, max_new=6, seed=0)
+    flat = [sample for of_prompt in samples for sample in of_prompt]
+    assert len({sample.tokens[-1] for sample in flat if sample.ended}) > 2
+    for sample in flat:
+        assert sample.ended == (sample.tokens[-1] in ends)
+        assert not set(ends) & set(sample.tokens[:-1]) and (sample.ended or len(sample.tokens) == 6)
+    torch.testing.assert_close(scored(model, PROMPTS, samples), recorded(samples), rtol=0, atol=1e-4)
+
+
 def test_generation_config_of_the_model_only_suppresses_tokens(model):
     plain = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
     config = unwrapped(model).generation_config

@@ -95,7 +95,13 @@ class _Reader:
         first = next(made, None)
         if first is None or self.convention is None:
             raise self.first_error or refusal("data", "rows", "at least one row", "none")
-        yield from islice(filter(self._kept, self.convention.finish(chain((first,), made), self._refuse)), limit)
+        count = 0
+        for row in islice(filter(self._kept, self.convention.finish(chain((first,), made), self._refuse)), limit):
+            count += 1
+            yield row
+        if not count:
+            left_out = ", ".join(f"{number} {what}" for what, number in self.dropped.items())
+            raise refusal(first.source, "rows", "at least one row", f"none, after leaving out {left_out}")
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"

@@ -33,7 +33,7 @@ class Specials:
         ends: ids of the tokens that may end a response, beside the tokenizer's EOS.
 
     Attributes:
-        token_ids: ids of all special tokens that the tokenizer names.
+        token_ids: ids of the special tokens that the tokenizer names, and of `ends`.
     """
 
     def __init__(self, tokenizer: Any, *, split: bool = True, ends: Iterable[int] = ()) -> None:
@@ -44,7 +44,7 @@ class Specials:
         names.append(_MARK)  # hidden as well, so that a text that holds it is not misread
         self._numbers = {name: i for i, name in enumerate(names)}
         self._names = re.compile("|".join(map(re.escape, names)))
-        self.token_ids = frozenset(tokenizer.all_special_ids)
+        self.token_ids = frozenset({*tokenizer.all_special_ids, *ends})
         self._start = re.compile(f"(?:{re.escape(tokenizer.bos_token)})*" if tokenizer.bos_token else "")
 
     def hidden(self, text: str) -> str:

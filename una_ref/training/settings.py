@@ -280,7 +280,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     name, dot, part = (f"loss_kwargs.{key}" if key in known else key).partition(".")
     mapping = get_origin(types.get(name)) is dict
     if name == "method" or name not in types or (dot and not mapping):
-        raise InputError(f"{key}: unknown key of {method}{hint(key, method)}")
+        raise InputError(f"{key}: unknown key of {method}{hint(name, method)}")
     if not dot:
         values[name] = _typed(key, value, types[name])
         if mapping:
