@@ -18,7 +18,7 @@ def configured(generation, config):
 
 @pytest.mark.parametrize(
     ("generation", "config", "ends"),
-    [([1, 107], 1, (1, 107)), (107, [1, 106], (1, 107, 106)), (None, None, (1,)), (1, 1, (1,)), ([107], None, (1, 107))],
+    [([1, 107], 1, (1, 107)), (107, [1, 106], (1, 107, 106)), (None, None, (1,)), ([107], None, (1, 107))],
 )
 def test_ends_are_the_tokenizers_and_those_of_both_configs(generation, config, ends):
     assert end_ids(configured(generation, config), SimpleNamespace(eos_token_id=1)) == ends

@@ -88,7 +88,7 @@ def test_samples_end_at_every_end(model):
     ends = (EOS, *range(7, 40))
     samples = HuggingFace(EOS, other_ends=ends[1:])(model, PROMPTS, k=20, max_new=6, seed=0)
     flat = [sample for of_prompt in samples for sample in of_prompt]
-    assert len({sample.tokens[-1] for sample in flat if sample.ended}) > 2
+    assert {sample.tokens[-1] for sample in flat if sample.ended} > {EOS}
     for sample in flat:
         assert sample.ended == (sample.tokens[-1] in ends)
         assert not set(ends) & set(sample.tokens[:-1]) and (sample.ended or len(sample.tokens) == 6)

@@ -59,11 +59,11 @@ def _messages(record: Record) -> Row:
 
 def _completions(record: Record) -> list[Response]:
     name = record.name("completions")
-    return [record.as_response(text, f"{name}[{i}]") for i, text in enumerate(record.list("completions"))]
+    return [record.as_response(text, f"{name}[{i}]") for i, text in enumerate(record.sequence("completions"))]
 
 
 def _ranked(record: Record) -> Row:
-    return record.row(record.prompt(), _completions(record), scores=record.list("scores"))
+    return record.row(record.prompt(), _completions(record), scores=record.sequence("scores"))
 
 
 def _answers(record: Record) -> Row:

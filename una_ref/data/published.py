@@ -74,7 +74,7 @@ def two_by_two(rows: Iterator[Row], refuse: Refuse) -> Iterator[Row]:
 
 def ultrafeedback(record: Record) -> Row:
     """Responses of several models with GPT-4's overall score, 1 to 10, from which the binarized form is made."""
-    completions, name = record.list("completions"), record.name("completions")
+    completions, name = record.sequence("completions"), record.name("completions")
     if not completions and record.options.empty == "drop":
         return record.row(record.prompt("instruction"), (Response("", {}),))
     responses, scores = [], []
@@ -108,10 +108,10 @@ def alpaca_prompt(record: Record) -> Any:
     prompt = record.text("instruction")
     if record.has("input") and record.text("input").strip():
         prompt = f"{prompt}\n{record.text('input')}"
-    if not record.has("history") or not record.list("history"):
+    if not record.has("history") or not record.sequence("history"):
         return prompt
     messages = []
-    for i, turn in enumerate(record.list("history")):
+    for i, turn in enumerate(record.sequence("history")):
         if not isinstance(turn, list | tuple) or len(turn) != 2:
             raise refusal(record.source, f"{record.name('history')}[{i}]", "[question, answer]", shown(turn))
         messages += [{"role": "user", "content": turn[0]}, {"role": "assistant", "content": turn[1]}]

@@ -93,7 +93,7 @@ class Record:
         """The error for a bad value of a column."""
         return refusal(self.source, self.name(column), expected, got, fix)
 
-    def list(self, column: str, what: str = "a list") -> Sequence[Any]:
+    def sequence(self, column: str, what: str = "a list") -> Sequence[Any]:
         """A column's value, which has to be a list."""
         value = self.get(column)
         if not isinstance(value, list | tuple):
@@ -134,7 +134,7 @@ class Record:
 
     def messages(self, column: str) -> list[dict[str, Any]]:
         """Messages with role and content; ShareGPT's from and value are renamed."""
-        return self.as_messages(self.list(column, "a list of messages"), self.name(column))
+        return self.as_messages(self.sequence(column, "a list of messages"), self.name(column))
 
     def as_messages(self, value: Sequence[Any], place: str) -> list[dict[str, Any]]:
         """The messages that a list stands for; `place` names the list in messages of errors."""

@@ -107,8 +107,8 @@ class _Reader:
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
         (note or _log.info)(f"data ({self.convention.name}): {columns}")
         for what, number in self.dropped.items():
-            first = f" (the first: {self.first_error})" if what == _BAD else ""
-            (note or _log.warning)(f"data: left out {number} {what}{first}")
+            reason = f" (the first: {self.first_error})" if what == _BAD else ""
+            (note or _log.warning)(f"data: left out {number} {what}{reason}")
 
     def _made(self, found: Iterator[Item]) -> Iterator[Row]:
         for source, item in found:
@@ -196,7 +196,7 @@ class _Reader:
         """Refuse a row without feedback where a column looks as if it held some: the row would be imitated."""
         if row.kinds != ("demos",):
             return
-        for name in set(record.columns()) - record.read:
+        for name in (column for column in record.columns() if column not in record.read):
             kind = next((kind for kind in FEEDBACK if _is_slip(name, kind)), None)
             if kind is None:
                 continue
