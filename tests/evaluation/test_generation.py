@@ -11,10 +11,11 @@ from una_ref.data.rows import Row
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 from una_ref.evaluation import generation
-from una_ref.evaluation.generation import Decoding, answers, item_names, limited, respond, stop_tokens
+from una_ref.evaluation.generation import Decoding, answers, item_names, limited, respond
 from una_ref.evaluation.store import Results
 from una_ref.evaluation.subject import subject
 from una_ref.policies import named_models
+from una_ref.policies.anatomy import end_ids
 
 PROMPTS = ["What is the capital of France?", "Rain", "Write a short poem about rain and legs.", "How many legs?"]
 ROWS = [Row(prompt, (), source=f"row {i}") for i, prompt in enumerate(PROMPTS)]
@@ -23,7 +24,7 @@ ROWS = [Row(prompt, (), source=f"row {i}") for i, prompt in enumerate(PROMPTS)]
 def by_hand(subject, row, max_new):
     """Greedy tokens by the whole sequence again at every step."""
     tokens = list(Encoder(subject.tokenizer).prompt_ids(row))
-    start, ends = len(tokens), {subject.tokenizer.eos_token_id, *stop_tokens(subject.model)}
+    start, ends = len(tokens), {*end_ids(subject.model, subject.tokenizer)}
     with torch.no_grad():
         while len(tokens) < start + max_new and not (len(tokens) > start and tokens[-1] in ends):
             tokens.append(int(subject.model(torch.tensor([tokens])).logits[0, -1].argmax()))

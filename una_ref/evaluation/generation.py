@@ -18,6 +18,7 @@ from una_ref.data.rows import Row, prompt_key
 from una_ref.errors import InputError
 from una_ref.evaluation.store import Results
 from una_ref.evaluation.subject import Subject
+from una_ref.policies.anatomy import end_ids
 from una_ref.policies.rollout import HuggingFace
 
 T = TypeVar("T")
@@ -86,8 +87,8 @@ def respond(
     encoder = Encoder(subject.tokenizer)
     prompts = [tuple(encoder.prompt_ids(row)) for row in rows]
     _check_room(subject.model, rows, prompts, decoding.max_new)
-    stops = stop_tokens(subject.model)
-    engine = HuggingFace(subject.tokenizer.eos_token_id, temperature=decoding.temperature, stops=stops)
+    end, *others = end_ids(subject.model, subject.tokenizer)
+    engine = HuggingFace(end, temperature=decoding.temperature, other_ends=tuple(others))
     order = sorted(range(len(rows)), key=lambda i: (-len(prompts[i]), i))
     if decoding.temperature == 0:  # an answer does not depend on the others in its batch
         order = [i for i in order if i not in finished]
@@ -102,12 +103,6 @@ def respond(
             if i not in finished:
                 texts = [subject.tokenizer.decode(s.tokens, skip_special_tokens=True) for s in samples]
                 yield i, [Response(t, s.ended, len(s.tokens)) for t, s in zip(texts, samples, strict=True)]
-
-
-def stop_tokens(model: Any) -> tuple[int, ...]:
-    """The end tokens in the model's generation config, which a chat model may have beside the tokenizer's EOS."""
-    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    return () if found is None else tuple(found) if isinstance(found, list | tuple) else (found,)
 
 
 def _check_room(model: Any, rows: Sequence[Row], prompts: Sequence[tuple[int, ...]], max_new: int) -> None:

@@ -75,18 +75,18 @@ class Sampler(ABC):
         temperature: at any other than 1, samples are not from the scored distribution. Their log-probs are still the
             policy's, at temperature 1. At 0 each token is the most probable one (greedy decoding).
         every: every n-th sample of a prompt uses this temperature; the others use 1.
-        stops: further token ids that end a response, such as those of a chat model's generation config.
+        other_ends: more ids that end a response, such as that of a turn's end.
     """
 
     eos: int
     temperature: float = 1.0
     every: int = 1
-    stops: tuple[int, ...] = ()
+    other_ends: tuple[int, ...] = ()
 
     @property
-    def ends(self) -> list[int]:
-        """All token ids that end a response, `eos` first."""
-        return list(dict.fromkeys((self.eos, *self.stops)))
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a response, EOS first."""
+        return (self.eos, *self.other_ends)
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -276,7 +276,7 @@ class _LogProbs:
 
 
 @contextmanager
-def _sampling(inner: Any, ends: list[int], max_new: int, temperature: float) -> Iterator[None]:
+def _sampling(inner: Any, ends: tuple[int, ...], max_new: int, temperature: float) -> Iterator[None]:
     """The model in eval mode, with a generation config that samples the scored distribution at a temperature."""
     from transformers import GenerationConfig
 
@@ -287,7 +287,7 @@ def _sampling(inner: Any, ends: list[int], max_new: int, temperature: float) -> 
         do_sample=temperature > 0,
         **sampling,
         max_new_tokens=max_new,
-        eos_token_id=ends,
+        eos_token_id=list(ends),
         pad_token_id=ends[0],  # stands behind the EOS of a response, where nothing is read
         suppress_tokens=suppressed_tokens(inner) or None,
     )

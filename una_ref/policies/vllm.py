@@ -73,7 +73,7 @@ class VLLM(Sampler):
     ) -> list[list[Sample]]:
         library = installed()
         engine = self._engine(model, library)
-        common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": self.ends}
+        common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": [*self.ends]}
         # vLLM gives the i-th sample of a request the seed of the request + i. Consecutive seeds would share random
         # numbers between prompts and between steps.
         seeds = random.Random(seed)

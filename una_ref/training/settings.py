@@ -10,6 +10,7 @@ from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+from una_ref.data.conventions import COLUMNS
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS, weighted
 from una_ref.training.config import SHAPE, Config, field_types, hyperparameter_type
@@ -317,7 +318,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     name, dot, part = (f"loss_kwargs.{key}" if key in known else key).partition(".")
     mapping = get_origin(types.get(name)) is dict
     if name == "method" or name not in types or (dot and not mapping):
-        raise InputError(f"{key}: unknown key of {method}{hint(key, method)}")
+        raise InputError(f"{key}: unknown key of {method}{hint(name, method)}")
     if not dot:
         values[name] = _typed(key, value, types[name])
         if mapping:
@@ -325,11 +326,11 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
             for part, one in whole.items():
                 _put(values, f"{name}.{part}", one)
         return
-    parts = SHAPE if name == "shape" else known
+    parts = {"shape": SHAPE, "columns": COLUMNS}.get(name, known)
     if part not in parts:
         more = near(part, parts) or (hint(part, method) if name == "loss_kwargs" else "")
         raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{more}")
-    kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
+    kind = get_args(types[name])[1] if name != "loss_kwargs" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
 
 
