@@ -36,21 +36,24 @@ BUDGET = 20.0
 """Processor seconds of tests for a mutant, by the durations of the unchanged code; the quickest tests come first."""
 MORE = {
     "methods": ["methods/test_every_loss.py", "methods/test_registry.py", "methods/test_composition.py"],
+    "methods/credit": ["methods/test_tokens.py"],
+    "methods/pair_margins": ["methods/test_pairs.py"],
+    "methods/ranking": ["methods/test_lists.py"],
     "methods/records": ["methods/test_registry.py", "methods/test_composition.py", "methods/test_taxonomy.py"],
     "theory/token_populations": ["methods/test_tokens.py"],
     "training/batches": ["training/test_losses.py", "training/test_loop.py"],
     "training/experience": ["methods/test_online.py", "training/test_loop.py"],
+    "training/loop": ["training/test_samplers.py"],
     "training/stopping": ["training/test_samplers.py"],
 }
-"""Tests beside the module of the same name: of a folder, or of a module without one."""
+"""Tests beside the module of the same name: of a module without one or with two, and of all modules of a folder."""
 
 
 def tests_of(path: str) -> list[str]:
     """The mirror tests of a module."""
     inside = Path(path).relative_to("una_ref").with_suffix("")
     own = f"{inside.parent}/test_{inside.name}.py"
-    more = MORE.get(str(inside)) or MORE.get(str(inside.parent), [])
-    names = dict.fromkeys([own, *more])
+    names = dict.fromkeys([own, *MORE.get(str(inside), ()), *MORE.get(str(inside.parent), ())])
     return [f"tests/{name}" for name in names if (ROOT / "tests" / name).exists()]
 
 

@@ -16,6 +16,7 @@ import torch
 from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.policies.combining import l1_norm
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
 from una_ref.theory.optimum import optimal_logps
@@ -376,6 +377,18 @@ def test_learning_rate_warms_up_then_decays_or_stays_constant(make_trainer, exam
     constant = make_trainer("dpo", given, steps=10, warmup=0.2, schedule="constant")
     assert [constant.rate(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1] * 8])
     assert make_trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
+
+
+def test_l1_adds_its_weight_times_the_gradient_of_the_l1_norm(make_trainer, examples, gradient):
+    given = examples("pairs")
+    plain = make_trainer("dpo", given)
+    of_loss = gradient(plain, given)
+    plain.optimizer.zero_grad()
+    l1_norm(plain.policy.model).backward()
+    of_norm = torch.cat([p.grad.flatten() for p in plain.trained.values()])
+    found = make_trainer("dpo", given, l1=0.5).step(0, given)["grad_norm"]
+    assert found == pytest.approx(float((of_loss + 0.5 * of_norm).norm()), rel=1e-5)
+    assert found != pytest.approx(float(of_loss.norm()), rel=0.1)
 
 
 def test_learned_values_have_a_separate_learning_rate_and_no_weight_decay(make_trainer, examples):
