@@ -66,6 +66,7 @@ def test_every_module_of_the_sample_has_mirror_tests():
     assert all(mutation.tests_of(path) for path in paths)
     assert "tests/methods/test_pairs.py" in mutation.tests_of("una_ref/methods/pairs.py")
     assert mutation.tests_of("una_ref/theory/optimum.py") == ["tests/theory/test_optimum.py"]
+    assert mutation.tests_of("una_ref/methods/credit.py")[0] == "tests/methods/test_tokens.py"
 
 
 def test_report_counts_survivors_and_leaves_out_equivalent_mutants(tmp_path):
@@ -77,6 +78,7 @@ def test_report_counts_survivors_and_leaves_out_equivalent_mutants(tmp_path):
     ]
     mutation.save(tmp_path / "report.json", rows)
     loaded = mutation.load(tmp_path / "report.json")
+    assert [key for key, row in loaded.items() if mutation.open_survivor(row)] == ["c"]
     assert list(loaded) == ["c", "d", "a", "b"] and loaded["d"]["note"] == "equivalent: x + 0"
     record = json.loads((tmp_path / "report.json").read_text())
     assert (record["killed"], record["equivalent"], record["killed_share"]) == (2, 1, 0.6667)

@@ -95,6 +95,7 @@ def test_a_batch_holds_feedback_of_every_kind():
     assert batch.groups.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4, 4] and batch.prompts.tolist() == [5, 6, 7, 5, 8]
     assert batch.lengths.tolist() == [2, 2, 2, 1, 1, 3, 2, 1, 1, 1]
     assert batch.sources == ("a:1", "b:2", "c:3", "d:4", "e:5") and batch.count == 8
+    assert collate([Example((1,), ((2,),))]).prompts.tolist() == [0]
     moved = batch.to("meta")
     assert moved.tokens.device.type == moved.labels.device.type == "meta" and moved.layout == "packed"
 

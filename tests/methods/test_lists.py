@@ -250,6 +250,13 @@ def test_list_of_one_response_is_refused_by_name(loss, random_arguments):
         loss(**arguments)
 
 
+@pytest.mark.parametrize("loss", LISTS[:-1])
+def test_one_list_without_a_batch_dimension_is_refused(loss, random_arguments):
+    one = {name: x[0] if torch.is_tensor(x) else x for name, x in random_arguments(loss).items()}
+    with pytest.raises(ValueError, match="tensors of lists must share one shape, got"):
+        loss(**one)
+
+
 def test_hyperparameters_of_list_losses_are_checked(random_arguments):
     with pytest.raises(ValueError, match="ranking must be one of lambda, list_mle, .* got 'best'"):
         lipo(**random_arguments(lipo), ranking="best")

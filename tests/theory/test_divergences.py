@@ -260,6 +260,7 @@ WRONG = {
     "f' is NaN at log-ratio 5e.04": dataclasses.replace(
         DIVERGENCES["js"], slope=lambda u: (2 * u.exp() / (1 + u.exp())).log().where(u > -700, u + LOG2)
     ),
+    "f is NaN at log-ratio -inf": dataclasses.replace(KL, f=lambda u: KL.f(u).where(u > -INF, math.nan)),
     "f is NaN at log-ratio inf": dataclasses.replace(
         DIVERGENCES["forward_kl"], f=lambda u: (u.expm1() - u).where(u > -INF, INF)
     ),
