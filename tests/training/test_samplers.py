@@ -216,8 +216,10 @@ def test_every_online_method_lowers_the_exact_regret(method, settings):
 
 @pytest.mark.parametrize("critic", ["separate", "head"])
 def test_first_ppo_update_has_ratio_one_and_zero_values(critic):
+    began = time.process_time()
     job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
     rows, values = job.answered(job.examples[:8], 0, record=True)
+    assert job.seconds["learning"] > 0 and sum(job.seconds.values()) <= time.process_time() - began
     batch = job.trainer.batch(rows)
     known = job.trainer.policy.outputs(batch, job.trainer.needs)
     logps, critics = known["token_logps"], known["values"]

@@ -1,5 +1,6 @@
 """The trainer: gradients of micro-batches, KTO's KL estimate, the exact optimum of a table, learned V(x), steps."""
 
+import itertools
 import json
 import math
 import os
@@ -419,6 +420,15 @@ def test_dropout_depends_only_on_seed_step_and_update(make_trainer, examples, gr
 
     assert grad_norm(2) == grad_norm(2, noise=1)
     assert len({grad_norm(2), grad_norm(3), grad_norm(2, update=1), grad_norm(2, seed=1)}) == 4
+
+
+def test_no_two_steps_or_processes_share_their_random_numbers(make_trainer, examples):
+    trainer, seeds = make_trainer("dpo", examples("pairs")), []
+    for process, step in itertools.product(range(3), range(6)):
+        trainer.accelerator = SimpleNamespace(num_processes=3, process_index=process)
+        trainer._seed(step)
+        seeds.append(torch.initial_seed())
+    assert len(set(seeds)) == 18
 
 
 def test_cached_reference_is_used_at_every_step(make_trainer, examples):
