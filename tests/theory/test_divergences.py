@@ -291,6 +291,17 @@ def test_register_names_the_condition_that_fails(message):
     assert "custom" not in DIVERGENCES and DIVERGENCES["js"].name == "js"
 
 
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("side", [1, -1])
+def test_register_checks_log_ratios_from_minus_30_to_30(side):
+    def wrong_beyond(far):
+        return dataclasses.replace(KL, name=f"custom {far}", f=lambda u: KL.f(u) * (1 + (side * u > far)))
+
+    register(wrong_beyond(30.001))
+    with pytest.raises(ValueError, match="f' is not the derivative of f at log-ratio"):
+        register(wrong_beyond(29.99))
+
+
 def test_an_unknown_name_is_refused_and_the_table_is_read_only():
     for wrong in ("kl", "", None, 3):
         with pytest.raises(ValueError, match=r"expected one of reverse_kl, .*hellinger, got " + repr(wrong)):
