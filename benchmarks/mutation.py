@@ -8,8 +8,8 @@
 The sample (`mutants.py`) is drawn with a seed. Each mutant runs in a copy of the checkout: the mirror tests of its
 module, the quickest first, until one fails or the tests of `BUDGET` seconds have passed. Results go to
 figures/runs/mutation.json after each mutant. A survivor keeps the note that somebody wrote into that file;
-"equivalent: …" takes it out of the rate. All seconds but `took` are processor time, so that a busy machine neither
-drops a test nor stops a mutant.
+"equivalent: …" takes it out of the rate. Durations and limits are processor time, so that a busy machine neither drops
+a test nor stops a mutant.
 """
 # ruff: noqa: D102  the hooks of pytest
 
@@ -46,7 +46,7 @@ MORE = {
     "training/loop": ["training/test_samplers.py"],
     "training/stopping": ["training/test_samplers.py"],
 }
-"""Tests beside the module of the same name: of a module without one or with two, and of all modules of a folder."""
+"""Tests beside the one of the same name: of a module that has none or needs more, and of all modules of a folder."""
 
 
 def tests_of(path: str) -> list[str]:
