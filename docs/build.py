@@ -412,11 +412,11 @@ def mutation() -> str:
         return "No record yet."
     record = json.loads(path.read_text("utf-8"))
     rows = [
-        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.0%}")
+        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.1%}")
         for name, folder in record["by_folder"].items()
     ]
     total = record["mutants_run"] - record["equivalent"]
-    rows.append(("all", total, record["killed"], f"{record['killed_share']:.0%}"))
+    rows.append(("all", total, record["killed"], f"{record['killed_share']:.1%}"))
     return table(("folder", "mutants", "noticed", "share"), rows)
 
 

@@ -121,4 +121,6 @@ def test_a_sum_has_the_notes_of_its_terms_alone():
 def test_a_sum_has_no_optimum_or_name_of_its_first_method():
     found = weighted.combined(METHODS["ipo"], "ipo,sft")
     assert METHODS["ipo"].trl and METHODS["tdpo"].optimum
+    assert METHODS["ipo"].composes and METHODS["ipo"].printed
+    assert not found.composes and found.printed is found.released is None
     assert not found.trl and not found.reductions and not weighted.combined(METHODS["tdpo"], "tdpo,sft").optimum
