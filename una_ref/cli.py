@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | merge | score | compare``; see `una_ref.commands`.
+"""The command line: ``una-ref methods | claims | train | evaluate | merge | score | compare``; see `una_ref.commands`.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
+from una_ref.commands.evaluation import evaluate, evaluate_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
 from una_ref.commands.training_command import train, train_arguments
@@ -96,6 +97,8 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--json", action="store_true", help="print JSON")
 
     train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
+
+    evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
 
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument
     add("runs", nargs="+", metavar="RUN", help="folder with a LoRA adapter; several need the same base")
