@@ -98,7 +98,7 @@ def real_folders(tmp_path_factory):
     write(
         real_data.ALPACA_EVAL,
         (
-            {"prompt": f"tune {text('tune', i // 3)}", "response": text("tune", i), "score": i % 3 / 2}
+            {"prompt": f"tune {i // 3} {text('tune', i // 3)}", "response": text("tune", i), "score": i % 3 / 2}
             for i in range(120)
         ),
     )
@@ -126,6 +126,20 @@ def real_folders(tmp_path_factory):
         real_data.HHH,
         ({"prompt": text("h", i), "chosen": text("h", i, 1), "rejected": text("h", i, 2)} for i in range(9)),
     )
+    write(
+        "eval/arc_challenge/test.jsonl.gz",
+        (
+            {
+                "question": text("arc", i),
+                "choices": {"text": [text("arc", i, j) for j in range(3)], "label": ["A", "B", "C"]},
+                "answerKey": "ABC"[i % 3],
+            }
+            for i in range(9)
+        ),
+    )
+    for split in ("train", "validation"):
+        choices = {"text": ["red", "blue"], "label": ["A", "B"]}
+        write(f"eval/arc_challenge/{split}.jsonl.gz", [{"question": "q", "choices": choices, "answerKey": "A"}])
     folder = tmp_path_factory.mktemp("models") / "tiny"
     tokenizer = loading.byte_pair_tokenizer(words, 300)
     model = loading.small_mistral(

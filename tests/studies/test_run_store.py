@@ -68,6 +68,13 @@ class TestRunStore:
             asked(tmp_path, [2, -1, 3])
         assert asked(tmp_path, [2])[1] == []
 
+    def test_a_store_that_computes_nothing_returns_the_finished_runs(self, tmp_path):
+        asked(tmp_path, [2, 3])
+        computer = Computer()
+        with RunStore(tmp_path, HEADER, computer, compute=False) as store:
+            found = store.results([Square(number) for number in (3, 4, 2)], "squares")
+        assert [row["number"] for row in found] == [3, 2] and len(store.requested) == 2
+
     def test_runs_that_measure_time_are_alone(self, tmp_path):
         running, together = [], []
 
