@@ -121,8 +121,9 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
     add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")
     add("--model", help="a real language model in place of ToySteer's: folder, hub name or smollm2; needs UNA_REF_DATA")
-    axes = ("methods", "offset", "proxy", "scores", "pairs", "tasks")
-    add("--axis", choices=axes, help="one axis: methods, offset, proxy of --online; scores, pairs, tasks of --model")
+    axes = ("methods", "offset", "proxy", "rates", "scores", "pairs", "tasks")
+    about = "one axis: methods, offset or proxy of --online; rates, scores, pairs or tasks of --model (default: all)"
+    add("--axis", choices=axes, help=about)
     add("--report", action="store_true", help="with --model: train nothing, and draw what is finished")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
     add("--output", help="the study's folder (default: runs/compare, runs/real-offline)")

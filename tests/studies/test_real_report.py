@@ -73,7 +73,7 @@ def test_a_whole_table_names_the_judge_s_own_accuracy_and_runs_that_stopped():
 
 def test_the_figure_shows_finished_rows_and_is_the_same_each_time(tmp_path):
     results = made([line(0, [2.0, 2.0, 2.0], [1.0, -1.0]), None])
-    first = report.draw(results, tmp_path, "one").read_bytes()
-    assert first == report.draw(results, tmp_path, "two").read_bytes()
+    first = report.drawn(report.panels)(results, tmp_path, "one").read_bytes()
+    assert first == report.drawn(report.panels)(results, tmp_path, "two").read_bytes()
     fewer = made([None, None])
-    assert first != report.draw(fewer, tmp_path, "three").read_bytes()
+    assert first != report.drawn(report.panels)(fewer, tmp_path, "three").read_bytes()

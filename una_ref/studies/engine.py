@@ -150,7 +150,13 @@ class Study(Generic[S]):
         return RunStore(folder, header, measure, workers=workers, compute=compute)
 
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """The settings that the full study chose, as shipped with the package."""
+        """The settings that the full study chose, as shipped with the package.
+
+        Raises:
+            InputError: it has not been carried out yet.
+        """
+        if not (resources.files(__package__) / self.shipped).is_file():
+            raise InputError("quick: expected a study whose full size has been carried out. Fix: leave --quick out")
         return json.loads((resources.files(__package__) / self.shipped).read_text("utf-8"))
 
     def table(self, results: Mapping[str, Any]) -> str:

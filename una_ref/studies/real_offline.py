@@ -1,7 +1,8 @@
 """The papers' offline comparison on a real language model: UNA's Tables 1–3 at 135M parameters.
 
-Three axes. In the first two, all methods have the same responses, steps and size of adapters:
+Four axes. In the second and the third, all methods have the same responses, steps and size of adapters:
 
+- rates: AlpacaEval. The learning rates that the other axes use, from one grid on rows that they do not have.
 - scores: UltraFeedback. Two responses to a prompt with GPT-4 scores in [0, 1]. The one with the higher score is chosen
   and labelled 1, the other is rejected and labelled 0.
 - pairs: Anthropic HH helpful. Human pairs and the labels that follow from them.
@@ -9,10 +10,10 @@ Three axes. In the first two, all methods have the same responses, steps and siz
 
 Texts are whole and short (see `una_ref.studies.real_data`). A run is one pass over the training rows.
 
-A learning rate comes from one grid on AlpacaEval's scores, by the lowest log loss of held-out pairs at one β. AdamW's
-first steps do not depend on the scale of a loss. So methods share a rate by their kind of feedback: IPO, SimPO and the
-shuffled pairs take DPO's, the binary forms of UNA take KTO's, and all score losses take UNA-score's. β is 0.1 for all
-methods that have a reference. In so few steps β·margin stays far below 1, where it scales the loss and little else.
+A learning rate is the one with the lowest log loss of held-out pairs, at one β for all methods. AdamW's first steps do
+not depend on the scale of a loss. So methods share a rate by their kind of feedback: IPO, SimPO and the shuffled pairs
+take DPO's, the binary forms of UNA take KTO's, and all score losses take UNA-score's. β is 0.1 for all methods with a
+reference. In so few steps β·margin stays far below 1, where it scales the loss and little else.
 
 Measured of each run: accuracy, margin and log loss of held-out pairs; KL divergence and length of sampled responses;
 their win rate against the base, by a reward model that no method saw. The reward model learns from other HH pairs.
@@ -24,10 +25,15 @@ is a table of whole rows. `carry_out(..., report=True)` makes it from the finish
 
 from __future__ import annotations
 
+import json
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
+from una_ref import figures
 from una_ref.studies import real_report as report
 from una_ref.studies import real_tasks
 from una_ref.studies.engine import Axis, Candidates, Chosen, Study
@@ -67,18 +73,50 @@ def _lines(store: RunStore, run: Training, judge: RewardModel) -> dict[str, Any]
     return line and line | {"rewards": judged["rewards"] if judged else None}
 
 
-def _axis(part: str) -> Axis[RealSettings]:
-    return Axis(candidates, partial(results, part), report.table, report.draw)
+def rates(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """What the tuning runs measured at each learning rate; they were computed for the choice."""
+    rows = [
+        {
+            "name": entry.name,
+            "title": entry.title,
+            "rates": [
+                report.rate(lr, store.finished.get(Training("tuning", entry.name, 0, lr).key), settings.beta)
+                for lr in settings.lrs
+            ],
+        }
+        for entry in TUNED
+    ]
+    return {"part": "rates", "rows": rows}
 
 
-TASKS: Axis[RealSettings] = Axis(candidates, real_tasks.results, real_tasks.table, real_tasks.draw)
+PANELS = {"rates": report.rates_panels, **dict.fromkeys(ENTRIES, report.panels), "tasks": real_tasks.panels}
+"""What draws each axis in a figure or a part of one."""
+
+
+def figure(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_offline") -> Path:
+    """All axes in results.json as one figure, one below the other; axes of which nothing is finished are left out."""
+    from matplotlib.figure import Figure
+
+    shown = {axis: found for axis, found in results.items() if axis == "rates" or report.finished(found)}
+    with figures.style():
+        fig = Figure(figsize=(9.6, 4.0 * len(shown)))
+        for part, (axis, found) in zip(np.ravel(fig.subfigures(len(shown), 1)), shown.items(), strict=True):
+            PANELS[axis](part, found)
+        return figures.save(fig, name, folder)
+
 
 REAL_OFFLINE: Study[RealSettings] = Study(
     command="una-ref compare",
     settings=RealSettings(),
     header=HEADER,
     measure=measure,
-    axes={part: _axis(part) for part in ENTRIES} | {"tasks": TASKS},
+    axes={
+        "rates": Axis(candidates, rates, report.rates_table, report.drawn(PANELS["rates"])),
+        **{
+            part: Axis(candidates, partial(results, part), report.table, report.drawn(PANELS[part])) for part in ENTRIES
+        },
+        "tasks": Axis(candidates, real_tasks.results, real_tasks.table, report.drawn(PANELS["tasks"])),
+    },
     shipped="chosen_real_offline.json",
     criterion="log_loss",
     start=start_policy,
@@ -86,3 +124,6 @@ REAL_OFFLINE: Study[RealSettings] = Study(
 )
 """`una-ref compare --model smollm2`: UNA's Tables 1–3 on a real language model."""
 
+if __name__ == "__main__":  # `make docs`: the figure of the committed results
+    committed = figures.home() / "runs" / "real_offline" / "results.json"
+    print(figure(json.loads(committed.read_text("utf-8"))))

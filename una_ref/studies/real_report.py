@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -88,6 +88,12 @@ def against_base(rows: Sequence[dict[str, Any]]) -> None:
         each["reward"] = over_items(pairs) if pairs else None
 
 
+def finished(results: Mapping[str, Any]) -> int:
+    """How many trained policies' runs or evaluations an axis has."""
+    rows = [each for each in results["rows"] if each["name"] != "base"]
+    return sum(each["finished"] if "finished" in each else len(each["differences"]) for each in rows)
+
+
 def judge(hits: Mapping[str, Sequence[float]]) -> dict[str, Any]:
     """The reward model's accuracy on each set of pairs."""
     return {name: over_items([values]) for name, values in hits.items()}
@@ -98,9 +104,8 @@ def table(results: Mapping[str, Any]) -> list[str]:
     s, part = results["settings"], results["part"]
     lines = [f"### {HEADINGS[part]}", ""]
     lines += cells.rows(["method", *MEASURES.values(), "lr", "seeds"], map(_cells, results["rows"]))
-    finished, of = (sum(each[key] for each in results["rows"]) for key in ("finished", "of"))
-    of = len(results["rows"]) * len(s["seeds"])
-    size, state = s["sizes"][part], f"{finished} of {of} runs are finished."
+    done, of = sum(each["finished"] for each in results["rows"]), len(results["rows"]) * len(s["seeds"])
+    size, state = s["sizes"][part], f"{done} of {of} runs are finished."
     lines += [
         "",
         f"{state} Mean ± 95 % interval over items, of {size['held_out']} held-out pairs and {s['prompts']} prompts. "
@@ -133,23 +138,32 @@ def _cells(each: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_offline") -> Path:
-    """An axis as a figure: accuracy, KL and win rate of each method, a dot a seed and the interval over items."""
-    from matplotlib.figure import Figure
+def drawn(panels: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., Path]:
+    """What draws an axis as a figure of its own, from what draws its panels; see `Axis.draw`."""
 
-    with figures.style():
-        fig = Figure(figsize=(9.6, 4.2))
-        panels(fig, results)
-        return figures.save(fig, name, folder)
+    def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_offline") -> Path:
+        from matplotlib.figure import Figure
+
+        with figures.style():
+            fig = Figure(figsize=(9.6, 4.2))
+            panels(fig, results)
+            return figures.save(fig, name, folder)
+
+    return draw
 
 
 def panels(fig: Any, results: Mapping[str, Any]) -> None:
-    """The three panels of an axis in a figure or a part of one."""
+    """Accuracy, KL and win rate of each method: a dot a seed, and the interval over items.
+
+    Args:
+        fig: a figure or a part of one.
+        results: of an axis.
+    """
     rows = [each for each in reversed(results["rows"]) if each["finished"]]
     middle = {"accuracy": 0.5, "win_rate": 0.5, "kl": 0.0}
     titles = {"accuracy": "held-out pair accuracy", "kl": "KL to π_ref, nats", "win_rate": "win rate against the base"}
     every = fig.subplots(1, 3, sharey=True)
-    finished, of = sum(each["finished"] for each in rows), len(results["rows"]) * len(results["settings"]["seeds"])
+    done, of = sum(each["finished"] for each in rows), len(results["rows"]) * len(results["settings"]["seeds"])
     for axes, measure in zip(every, titles, strict=True):
         axes.axvline(middle[measure], color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
         for y, each in enumerate(rows):
@@ -163,4 +177,61 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
         axes.set_title(titles[measure])
     every[0].set_yticks(range(len(rows)), [each["name"] for each in rows])
     every[0].set_ylim(-0.6, max(len(rows), 1) - 0.4)
-    every[1].set_xlabel(f"{results['part']}: {finished} of {of} runs; interval over items, a dot a seed")
+    every[1].set_xlabel(f"{results['part']}: {done} of {of} runs; interval over items, a dot a seed")
+
+
+# ---- the choice of learning rates
+
+
+def rate(lr: float, line: Mapping[str, Any] | None, beta: float) -> dict[str, Any]:
+    """A learning rate with what its run on the tuning rows measured; None for a run that is not finished."""
+    margins = line["margins"] if line else []
+    return {
+        "lr": lr,
+        "log_loss": over_items([measures.log_losses(margins, beta)]) if margins else None,
+        "accuracy": over_items([measures.accuracies(margins)]) if margins else None,
+        "margin": over_items([margins]) if margins else None,
+    }
+
+
+def rates_table(results: Mapping[str, Any]) -> list[str]:
+    """The grid as Markdown: a row for each method and learning rate."""
+    s, size = results["settings"], results["settings"]["sizes"]["tuning"]
+    every = [(row, each) for row in results["rows"] for each in row["rates"]]
+    body = (
+        [
+            row["title"],
+            f"{each['lr']:g}",
+            *(cells.mean(each[name]) if each[name] else "not run" for name in ("log_loss", "accuracy", "margin")),
+            "✓" if results["chosen"].get(row["name"], {}).get("lr") == each["lr"] else "",
+        ]
+        for row, each in every
+    )
+    done = sum(each["log_loss"] is not None for _, each in every)
+    return [
+        "### Learning rates, on AlpacaEval's scores",
+        "",
+        *cells.rows(["method", "lr", "log loss", "pair accuracy", "margin, nats", "chosen"], body),
+        "",
+        f"{done} of {len(every)} runs are finished. Mean ± 95 % interval over {size['held_out']} held-out pairs, after "
+        f"{size['train']} rows in steps of {s['tuning_batch']}. The lowest log loss −log σ({s['beta']:g} · margin) is "
+        f"chosen; the base's is {math.log(2):.4f}. The other methods take the rate of their kind of feedback.",
+    ]
+
+
+def rates_panels(fig: Any, results: Mapping[str, Any]) -> None:
+    """Log loss and accuracy by learning rate, a line a method."""
+    looks = figures.looks([row["title"] for row in results["rows"]])
+    titles = {"log_loss": "held-out log loss", "accuracy": "held-out pair accuracy"}
+    for axes, (measure, title) in zip(fig.subplots(1, 2), titles.items(), strict=True):
+        axes.axhline({"log_loss": math.log(2), "accuracy": 0.5}[measure], color=figures.PALETTE["grey"], linestyle="--")
+        for row in results["rows"]:
+            known = [each for each in row["rates"] if each[measure]]
+            if known:
+                means = [each[measure]["mean"] for each in known]
+                axes.plot([each["lr"] for each in known], means, **looks[row["title"]])
+        axes.set_xscale("log")
+        axes.set_title(title)
+        axes.set_xlabel("learning rate, on the tuning rows")
+    if any(each["log_loss"] for row in results["rows"] for each in row["rates"]):
+        fig.axes[0].legend()

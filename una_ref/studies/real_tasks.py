@@ -147,18 +147,8 @@ def _cell(row: Mapping[str, Any], task: str) -> str:
     return cells.mean(row["scores"][task]) + signed
 
 
-def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "tasks") -> Path:
-    """The paired differences from the base as a figure, a panel a task."""
-    from matplotlib.figure import Figure
-
-    with figures.style():
-        fig = Figure(figsize=(11, 4.2))
-        panels(fig, results)
-        return figures.save(fig, name, folder)
-
-
 def panels(fig: Any, results: Mapping[str, Any]) -> None:
-    """The panels in a figure or a part of one."""
+    """The paired differences from the base, a panel a task; in a figure or a part of one."""
     tasks = results["settings"]["tasks"]
     rows = [row for row in reversed(results["rows"]) if row["differences"]]
     (every,) = fig.subplots(1, len(tasks), sharey=True, squeeze=False)

@@ -77,7 +77,9 @@ class RunStore:
             except ValueError:  # the last line of a study that was killed while it wrote
                 continue
             self.finished[row["key"]] = row
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in [expected, *self.finished.values()]))
+        whole = [json.dumps(line) for line in [expected, *self.finished.values()]]
+        if compute and lines != whole:  # another process may be appending to a file that is only read here
+            write_text(self.path, "".join(f"{line}\n" for line in whole))
 
     def __enter__(self) -> RunStore:
         from multiprocessing import get_context
