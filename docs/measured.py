@@ -118,6 +118,7 @@ def speed(name: str, *measures: str) -> Callable[[], str]:
 BLOCKS: dict[str, Callable[[], str]] = {
     "offline-study": study("compare"),
     "online-study": study("compare_online"),
+    "real-offline-study": study("real_offline"),
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

@@ -1,5 +1,6 @@
 """The offline study on a real language model at tiny size: every run from start to end, resumed, reported and lost."""
 
+import dataclasses
 import json
 import shutil
 from dataclasses import replace
@@ -12,11 +13,12 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.studies import real_offline, real_runs
-from una_ref.studies.engine import carry_out
+from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size
-from una_ref.studies.real_offline import REAL_OFFLINE, candidates
-from una_ref.studies.real_runs import Training, start_policy, work_folder
+from una_ref.studies.real_offline import REAL_OFFLINE, candidates, figure
+from una_ref.studies.real_runs import Training, entry_of, start_policy, work_folder
 from una_ref.studies.real_settings import ENTRIES, HEADER, TUNED, RealSettings
+from una_ref.studies.run_store import RunStore
 
 TINY = RealSettings(
     sizes={
@@ -86,7 +88,8 @@ def test_entries_are_the_papers_with_a_control_and_a_rate_for_each():
     for entries in ENTRIES.values():
         names = [entry.name for entry in entries]
         assert len({*names}) == len(names) and {"sft", "dpo", "kto", "ipo", "una-binary-mse", "simpo"} <= {*names}
-        assert sum(entry.config.get("shuffle", False) for entry in entries) == 1
+        (control,) = (entry for entry in entries if entry.config.get("shuffle", False))
+        assert control.name == f"{control.tuned_as}.shuffled"
         for entry in entries:
             assert (entry.tuned_as or entry.name) in {tuned.name for tuned in TUNED}
     assert {"una-score", "una-score.released", "una-centred"} <= {entry.name for entry in ENTRIES["scores"]}
@@ -102,7 +105,7 @@ def test_the_grid_is_on_tuning_rows_and_one_seed():
 
 def test_the_header_names_what_a_run_depends_on_and_no_list_of_runs():
     fields = {*RealSettings.__dataclass_fields__}
-    assert fields - {*HEADER} == {"seeds", "lrs", "tasks", "task_tokens"}
+    assert fields - {*HEADER} == {"seeds", "lrs", "tasks", "task_seeds", "task_tokens"}
 
 
 # ---- from start to end
@@ -132,7 +135,7 @@ def test_a_study_in_two_halves_computes_every_run_once(tiny, few, tmp_path):
         "hhh": 4,
     }
     for line in lines(tmp_path):
-        assert line["seconds"] > 0 and line["versions"]["torch"] and line["hardware"] and len(line["date"]) == 10
+        assert line["seconds"] > 0 and line["cpu_seconds"] > 0 and line["versions"]["torch"] and line["hardware"] and len(line["date"]) == 10
 
 
 def test_each_entry_has_its_own_steps_at_the_rate_that_was_best_on_the_tuning_rows(tiny, few, tmp_path):
@@ -166,7 +169,7 @@ def test_tasks_are_paired_with_the_base_and_a_lost_adapter_is_trained_again(tiny
     assert dpo["differences"]["arc"]["mean"] == pytest.approx(
         dpo["scores"]["arc"]["mean"] - base["scores"]["arc"]["mean"]
     )
-    assert "5 of" not in (tmp_path / "study" / "table.md").read_text().split("### Leaderboard")[1].split("|")[0]
+    assert "4 of 4 evaluations are finished" in (tmp_path / "study" / "table.md").read_text()
     assert sum(line["key"].startswith("task/arc-5/") for line in lines(tmp_path)) == 4
 
 
@@ -225,3 +228,44 @@ def test_a_run_s_adapter_loads_as_a_model(tiny, few, tmp_path, real_folders):
     changed = [name for name, weight in model.named_parameters() if not weight.equal(base.get_parameter(name))]
     assert any("q_proj" in name for name in changed) and not any("norm" in name for name in changed)
     assert keys == [Training("tuning", "dpo", 0, 1e-2).key]
+
+
+# ---- records
+
+
+def no_run(run):
+    raise AssertionError(f"expected no run to be computed, got {run}")
+
+
+def test_the_committed_runs_are_those_of_this_study(records, tmp_path):
+    text = (records / "real_offline" / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text)
+    settings = json.loads(json.dumps(dataclasses.asdict(REAL_OFFLINE.settings)))
+    base = json.loads(text.splitlines()[0])["base"]
+    store = RunStore(tmp_path, {"settings": {name: settings[name] for name in HEADER}, "base": base}, no_run)
+    assert base.startswith("SmolLM2-135M-Instruct") and (tmp_path / "runs.jsonl").read_text() == text
+    grid = {run.key for options in candidates(RealSettings()).values() for _, runs in options for run in runs}
+    assert store.finished and {key for key in store.finished if key.startswith("train/tuning/")} <= grid
+    rows = {(line["part"], line["entry"]): line["rows"] for line in store.finished.values() if "part" in line}
+    # The same rows for all methods of one kind of feedback, whatever the session that ran them.
+    for (part, entry), digest in rows.items():
+        if METHODS[entry_of(part, entry).method].kinds[0] == "labels":
+            assert digest == rows.get((part, "kto"), digest)
+
+
+def test_the_committed_table_and_figure_are_drawn_again_from_the_committed_runs(records, tmp_path):
+    folder = records / "real_offline"
+    committed = json.loads((folder / "results.json").read_text())
+    assert REAL_OFFLINE.table(committed) == (folder / "table.md").read_text()
+    (tmp_path / "runs.jsonl").write_text((folder / "runs.jsonl").read_text())
+    header = json.loads((tmp_path / "runs.jsonl").read_text().splitlines()[0])
+    settings = REAL_OFFLINE.settings
+    store = RunStore(tmp_path, header, no_run, compute=False)
+    for name, axis in REAL_OFFLINE.axes.items():
+        chosen = choose(store, axis.candidates(settings), REAL_OFFLINE.criterion)
+        assert chosen == committed[name]["chosen"]
+        found = json.loads(json.dumps(axis.results(store, settings, tmp_path, chosen)))
+        assert found["rows"] == committed[name]["rows"]
+    assert figure(committed, tmp_path, "again").read_bytes() == (records.parent / "real_offline.svg").read_bytes()
+    page = (records.parents[1] / "docs" / "studies.md").read_text("utf-8")
+    assert (folder / "table.md").read_text().strip() in page

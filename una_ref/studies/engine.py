@@ -25,6 +25,8 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+import torch
+
 from una_ref.errors import InputError
 from una_ref.studies.run_store import Run, RunStore
 from una_ref.studies.toysteer_policies import base_folder, base_name
@@ -206,7 +208,7 @@ def carry_out(
         output: the study's folder.
         axes: names of the study's axes; by default all. Results of other axes stay in results.json.
         quick: a smaller study, with the settings that the full study chose.
-        workers: processes; by default one a core.
+        workers: processes; by default one a core, or one where there is a GPU.
         base: the base policy, by a name that the study knows; by default the study's own.
         settings: by default those of the full study.
         report: compute nothing; table, figure and numbers are those of the finished runs.
@@ -225,7 +227,8 @@ def carry_out(
         raise InputError(f"axis {unknown[0]}: expected {', '.join(study.axes)}, got an axis of no such name")
     file = folder / "results.json"
     by_axis = _kept(study, file, names)
-    with study.store(folder, own, start, workers=workers or os.cpu_count() or 1, compute=not report) as store:
+    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count()) or 1
+    with study.store(folder, own, start, workers=workers, compute=not report) as store:
         for name in names:
             axis, began = study.axes[name], time.time()
             store.requested.clear()

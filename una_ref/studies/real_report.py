@@ -202,7 +202,10 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
         [
             row["title"],
             f"{each['lr']:g}",
-            *(cells.mean(each[name]) if each[name] else "not run" for name in ("log_loss", "accuracy", "margin")),
+            *(
+                cells.mean(each[name], digits) if each[name] else "not run"
+                for name, digits in {"log_loss": 4, "accuracy": 3, "margin": 3}.items()
+            ),
             "✓" if results["chosen"].get(row["name"], {}).get("lr") == each["lr"] else "",
         ]
         for row, each in every

@@ -193,11 +193,12 @@ class Judgement:
 
 def measure(run: Any, settings: RealSettings, base: Path) -> dict[str, Any]:
     """Compute any run of the study; its line says where, when and by which versions."""
-    began = time.perf_counter()
+    began, processor = time.perf_counter(), time.process_time()
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     return {
         **run.measured(settings, base),
         "seconds": round(time.perf_counter() - began, 1),
+        "cpu_seconds": round(time.process_time() - processor, 1),
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "versions": versions(),
         "code": commit(),

@@ -74,6 +74,7 @@ class RealSettings:
         seeds: of adapters, data order and samples.
         lrs: the grid of learning rates.
         tasks: leaderboard tasks, with the number of their items.
+        task_seeds: of the policies that are evaluated on them.
         task_tokens: most new tokens of an answer in IFEval.
     """
 
@@ -89,6 +90,7 @@ class RealSettings:
     seeds: tuple[int, ...] = (0, 1)
     lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     tasks: Mapping[str, int] = field(default_factory=lambda: dict(ITEMS))
+    task_seeds: tuple[int, ...] = (0,)
     task_tokens: int = 256
 
     @property

@@ -69,8 +69,10 @@ def results(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen)
     """Evaluate the trained policies task by task, seed by seed, and sum up what is finished."""
     runs = runs_of(PART, settings, chosen)
     done: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in runs}
-    for i, seed in enumerate(settings.seeds):
-        of_seed = {name: same[i] for name, same in runs.items() if name != BASE or i == 0}
+    for seed in settings.task_seeds:
+        of_seed = {name: run for name, same in runs.items() for run in same if run.seed == seed}
+        if seed != settings.task_seeds[0]:
+            del of_seed[BASE]
         store.results([*of_seed.values()], f"{PART}, seed {seed}")
         for task, items in settings.tasks.items():
             wanted = {name: Task(run, task, items) for name, run in of_seed.items()}
@@ -127,7 +129,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
         ),
     )
     finished = sum(len(score["seeds"]) for row in results["rows"] for score in row["scores"].values())
-    of = (1 + (len(results["rows"]) - 1) * len(s["seeds"])) * len(tasks)
+    of = (1 + (len(results["rows"]) - 1) * len(s["task_seeds"])) * len(tasks)
     counts = ", ".join(f"{task} {items}" for task, items in tasks.items())
     return [
         *lines,
