@@ -135,7 +135,8 @@ def test_a_study_in_two_halves_computes_every_run_once(tiny, few, tmp_path):
         "hhh": 4,
     }
     for line in lines(tmp_path):
-        assert line["seconds"] > 0 and line["cpu_seconds"] > 0 and line["versions"]["torch"] and line["hardware"] and len(line["date"]) == 10
+        assert line["seconds"] > 0 and line["cpu_seconds"] > 0 and len(line["date"]) == 10
+        assert line["versions"]["torch"] and line["hardware"]
 
 
 def test_each_entry_has_its_own_steps_at_the_rate_that_was_best_on_the_tuning_rows(tiny, few, tmp_path):
