@@ -39,6 +39,7 @@ def written(path, rows):
         (["train", "dpo"], ["--data", "lr=0.001", "keys: loss of dpo", "beta=0.1"]),
         (["train", "una-online/ppo"], ["keys: loss of ppo", "value_clip=0.2"]),
         (["compare"], ["--quick", "--workers"]),
+        (["evaluate"], ["--tasks", "--limit", "--against", "open-llm-v1"]),
     ],
 )
 def test_help_lists_options_and_keys(command, parts, capsys):

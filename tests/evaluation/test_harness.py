@@ -3,6 +3,7 @@
 import gzip
 import json
 import os
+import shutil
 from dataclasses import replace
 from importlib.util import find_spec
 
@@ -141,20 +142,24 @@ def test_log_likelihoods_are_those_of_a_plain_forward(model, evaluated, chat):
     assert record["scores"][0]["value"] == sum(values["acc_norm"] for values in items.values()) / len(ANIMALS)
 
 
-@pytest.mark.parametrize("task", ["arc", "winogrande", "gsm8k", "mmlu", "ifeval"])
-def test_scores_are_those_of_lm_evals_own_loop(model, data_dir, evaluated, small, task):
+@pytest.mark.parametrize(
+    ("task", "chat"),
+    [("arc", "no"), ("arc", "yes"), ("winogrande", "no"), ("gsm8k", "yes"), ("mmlu", "no"), ("ifeval", "yes")],
+)
+def test_scores_are_those_of_lm_evals_own_loop(model, data_dir, evaluated, small, task, chat):
     from lm_eval import simple_evaluate
     from lm_eval.models.huggingface import HFLM
     from lm_eval.tasks import TaskManager
 
     shots = min(TASKS[task].shots, 4)
-    record, results = evaluated(task, chat="no", shots=shots, max_new=12)
+    record, results = evaluated(task, chat=chat, shots=shots, max_new=12)
     plain, tokenizer = load(model)
     parts = harness.load_task(TASKS[task], data_dir, shots).parts
     found = simple_evaluate(
         HFLM(pretrained=plain, tokenizer=tokenizer, batch_size=3),
         tasks=list(parts.values()),
         num_fewshot=shots,
+        apply_chat_template=chat == "yes",
         gen_kwargs={"max_gen_toks": 12},
         bootstrap_iters=0,
         task_manager=TaskManager(include_defaults=False),
@@ -166,17 +171,17 @@ def test_scores_are_those_of_lm_evals_own_loop(model, data_dir, evaluated, small
             values = expected.setdefault(f"{part}/{sample['doc_id']}" if part else str(sample["doc_id"]), {})
             name = "" if sample["filter"] == "none" else f",{sample['filter']}"
             values |= {f"{metric}{name}": sample[metric] for metric in sample["metrics"]}
-            values["logps" if task != "gsm8k" else "answer"] = (
-                sample["resps"][0][0] if isinstance(sample["resps"][0][0], str) else [r[0][0] for r in sample["resps"]]
-            )
+            answers = [answer[0] for answer in sample["resps"]]
+            text = isinstance(answers[0], str)
+            values |= {"answer": answers[0]} if text else {"logps": [logp for logp, _ in answers]}
     assert items.keys() == expected.keys()
     for item, values in expected.items():
         for metric in TASKS[task].metrics:
             assert items[item][metric] == values[metric]
-        if isinstance(values.get("logps"), list):
-            assert items[item]["logps"] == pytest.approx(values["logps"], abs=1e-4)
-        elif task == "gsm8k":
+        if "answer" in values:
             assert items[item]["answer"] == values["answer"]
+        else:
+            assert items[item]["logps"] == pytest.approx(values["logps"], abs=1e-4)
     assert len(items) == record["scores"][0]["items"]
 
 
@@ -325,6 +330,21 @@ def test_bad_input_is_one_line_and_writes_nothing(model, data_dir, tmp_path, cap
     assert code == 2 and not out
     assert err.startswith(f"una-ref: {message}") and err.count("\n") == 1
     assert not (tmp_path / "a").exists()
+
+
+def test_a_missing_extra_is_named(monkeypatch, model, data_dir, tmp_path, capsys):
+    monkeypatch.setattr(harness, "find_spec", lambda name: None)
+    code, _, err = command(capsys, model, "--tasks", "arc", "--data-dir", data_dir, "--output", tmp_path / "a")
+    assert code == 2 and "expected the package lm-eval, got none; pip install 'una_ref[eval]'" in err
+
+
+def test_a_damaged_line_is_named(model, data_dir, tmp_path, capsys):
+    shutil.copytree(data_dir, tmp_path / "data")
+    file = tmp_path / "data" / "winogrande" / "validation.jsonl"
+    file.write_text(file.read_text() + '{"sentence": ')
+    given = ["--data-dir", tmp_path / "data", "--shots", 1, "--output", tmp_path / "a"]
+    code, _, err = command(capsys, model, "--tasks", "winogrande", *given)
+    assert code == 2 and f"{file}:8 line: expected JSON" in err and err.count("\n") == 1
 
 
 def test_the_hub_is_named_where_it_cannot_be_reached(model, tmp_path, capsys):

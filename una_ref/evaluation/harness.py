@@ -9,7 +9,6 @@ is a function of task, data and number of shots.
 
 from __future__ import annotations
 
-import gzip
 import hashlib
 import json
 import logging
@@ -26,6 +25,7 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from una_ref.data.items import items
 from una_ref.errors import InputError
 from una_ref.evaluation import paired
 from una_ref.evaluation.shared_prompts import harness_model
@@ -38,7 +38,7 @@ FEWSHOT_SEED, RANDOM_SEED = 1234, 0
 LIMIT_SEED = 0
 """Of the order in which a limit takes items: the first N of one shuffle, the same for every model."""
 CHUNK = 8
-"""Batches in a chunk. Within a chunk requests are sorted by length."""
+"""Batches of log-likelihoods in a chunk, which sorts them by length. Answers take longer: one batch is a chunk."""
 _SPLIT = {"length_constraints:number_sentences", "change_case:capital_word_frequency"}
 """Instructions of IFEval that need NLTK's sentence splitter."""
 
@@ -171,18 +171,18 @@ def evaluate(
         "data": loaded.digest[:16],
         "harness": f"lm-eval {version('lm_eval')}",
     }
-    items = loaded.items(limit)
-    limit = limit if limit is not None and len(items) == limit < len(loaded.items()) else None
+    asked = loaded.items(limit)
+    limit = limit if len(asked) < len(loaded.items()) else None
     finished = results.begin(task.name, settings)
-    names = {item: _id(loaded, *item) for item in items}
-    missing = [item for item in items if names[item] not in finished]
+    names = {(part, index): f"{part}/{index}" if part else str(index) for part, index in asked}
+    missing = [item for item in asked if names[item] not in finished]
     for item, values in _answered(subject, loaded, missing, batch, decoding, uses_template):
         results.add(task.name, names[item], values)
     record, more = results.record(task.name), {"model": subject.name, "limit": limit, "chat": uses_template}
     if record and not missing and more.items() <= record.items():
         return record
     known = results.items(task.name)
-    answered = [known[names[item]] for item in items]
+    answered = [known[names[item]] for item in asked]
     scores = [paired.score(task.name, metric, answered) for metric in task.metrics]
     seconds = round(sum(values["seconds"] for values in answered), 1)
     return results.finish(task.name, scores, settings, **more, batch=batch, seconds=seconds)
@@ -218,10 +218,8 @@ def _file(task: HarnessTask, folder: Path, name: str) -> Path:
 
 
 @lru_cache(maxsize=2)
-def _rows(file: Path) -> list[dict[str, Any]]:
-    opened = gzip.open if file.suffix == ".gz" else open
-    with opened(file, "rt", encoding="utf-8") as lines:
-        return [json.loads(line) for line in lines if line.strip()]
+def _rows(file: Path) -> list[Any]:
+    return [row for _, row in items(file, "train")]
 
 
 def _dataset(task: HarnessTask, part: str, folder: Path) -> Callable[..., Any]:
@@ -292,10 +290,6 @@ def _decoding(loaded: Loaded, max_new: int | None) -> dict[str, Any] | None:
     return decoding | {"max_gen_toks": min(own, max_new or own)}
 
 
-def _id(loaded: Loaded, part: str, index: int) -> str:
-    return f"{part}/{index}" if part else str(index)
-
-
 def _answered(
     subject: Subject,
     loaded: Loaded,
@@ -314,7 +308,7 @@ def _answered(
         for made in loaded.parts.values():
             made.set_config("generation_kwargs", dict(decoding))
     template = model.apply_chat_template if uses_template else None
-    size = CHUNK * batch
+    size = batch if decoding is not None else CHUNK * batch
     with tqdm(total=len(items), desc=loaded.task.name, unit="item", file=sys.stderr, disable=None) as bar:
         for chunk in _chunks(_requests(loaded, items, template), size):
             began = time.perf_counter()
@@ -336,32 +330,27 @@ def _requests(
     for part, made in loaded.parts.items():
         made.set_fewshot_seed(FEWSHOT_SEED)
         for index, document in enumerate(loaded.documents[part]):
-            item, drawn = (part, index), made.config.num_fewshot > 0 and not _fixed_examples(made)
-            if item not in wanted and not drawn:
+            if (part, index) not in wanted:
+                if loaded.shots:  # its examples are drawn all the same, so that the next document gets its own
+                    same = made.fewshot_cfg.split == made.config.test_split
+                    made.sampler.sample(loaded.shots, eval_doc=document if same else None)
                 continue
-            context = made.fewshot_context(  # draws from the stream of few-shot examples
+            context = made.fewshot_context(
                 document,
-                num_fewshot=made.config.num_fewshot,
+                num_fewshot=loaded.shots,
                 apply_chat_template=template is not None,
                 fewshot_as_multiturn=True,
                 chat_template=template,
                 gen_prefix=made.doc_to_prefix(document),
             )
-            if item in wanted:
-                found = made.construct_requests(
-                    doc=document,
-                    ctx=context,
-                    metadata=(made.config.task, index, 1),
-                    apply_chat_template=template is not None,
-                    chat_template=template,
-                )
-                yield item, found if isinstance(found, list) else [found]
-
-
-def _fixed_examples(made: Any) -> bool:
-    from lm_eval.api.samplers import FirstNSampler
-
-    return isinstance(made.sampler, FirstNSampler)
+            found = made.construct_requests(
+                doc=document,
+                ctx=context,
+                metadata=(made.config.task, index, 1),
+                apply_chat_template=template is not None,
+                chat_template=template,
+            )
+            yield (part, index), found if isinstance(found, list) else [found]
 
 
 def _chunks(items: Iterable[Any], size: int) -> Iterator[list[Any]]:

@@ -7,7 +7,7 @@ the standard deviation of (s − mean·n)/n̄ over the root of the number of ite
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,14 +75,11 @@ def difference(first: Results, second: Results, task: str, metric: str = "") -> 
         InputError: one has not finished the task, they were made with different settings, or they share fewer than two
             items.
     """
-    records = []
     for results in (first, second):
-        record = results.record(task)
-        if record is None:
+        if results.record(task) is None:
             raise InputError(f"{results.folder}: task {task}: expected finished results, got none")
-        records.append(record)
-    _check_settings(first, second, *(record["settings"] for record in records), task)
-    metric = metric or records[0]["scores"][0]["metric"]
+    _check_settings(first, second, task)
+    metric = metric or first.scores(task)[0].metric
     ours, theirs = first.items(task), second.items(task)
     shared = [item for item in ours if item in theirs]
     if len(shared) < 2:
@@ -95,9 +92,8 @@ def difference(first: Results, second: Results, task: str, metric: str = "") -> 
     return Difference(task, metric, value, stderr, value - half, value + half, len(shared), left_out)
 
 
-def _check_settings(
-    first: Results, second: Results, ours: Mapping[str, Any], theirs: Mapping[str, Any], task: str
-) -> None:
+def _check_settings(first: Results, second: Results, task: str) -> None:
+    ours, theirs = first.settings(task), second.settings(task)
     for key in sorted({*ours, *theirs} - {"model"}):
         if ours.get(key) != theirs.get(key):
             raise InputError(

@@ -103,8 +103,8 @@ def _weights_of(name: str) -> str:
         if "last" in run:  # a recipe of several steps; the folder may have been moved
             return _weights_of(str(Path(name) / Path(run["result"]).name))
     name = resolved(name)
-    base = loading.base_of(name)
-    if base and loading.is_missing_path(base):
+    base = loading.base_of(name) if Path(name).is_dir() else ""
+    if loading.is_missing_path(base):
         raise InputError(
             f"model {name!r}: expected the base of its adapter at {base}, got nothing there. "
             f"Fix: put it back, or set base_model_name_or_path in adapter_config.json"
