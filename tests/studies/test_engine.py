@@ -130,6 +130,13 @@ def test_a_row_whose_grid_is_not_finished_has_no_setting():
     assert choose(store, candidates) == {}
 
 
+def test_a_quick_study_needs_the_settings_of_a_full_one(laboratory, tmp_path):
+    study = replace(laboratory.study(), shipped="chosen_nowhere.json")
+    with pytest.raises(InputError, match="quick: expected a study whose full size has been carried out"):
+        carry_out(study, tmp_path / "study", quick=True)
+    assert not (tmp_path / "study").exists()
+
+
 def test_an_entry_s_own_keys_come_before_a_study_s():
     entry = Entry("x", "X", "una-online", form="released", config={"passes": 4}, loss_kwargs={"beta": 1.0})
     config = entry.run_config({"beta": 0.4}, steps=3, lr=0.01)

@@ -222,6 +222,7 @@ def carry_out(
         raise InputError(f"output {folder}: expected a folder, got a file. Fix: choose another output.")
     full = study.settings if settings is None else settings
     own: S = full.quick if quick else full
+    shipped = study.chosen() if quick else {}
     names = tuple(axes) or tuple(study.axes)
     if unknown := [name for name in names if name not in study.axes]:
         raise InputError(f"axis {unknown[0]}: expected {', '.join(study.axes)}, got an axis of no such name")
@@ -233,7 +234,7 @@ def carry_out(
             axis, began = study.axes[name], time.time()
             store.requested.clear()
             if quick:
-                chosen = study.chosen()
+                chosen = shipped
             else:
                 store.results(axis.groundwork(own), "groundwork")
                 chosen = choose(store, axis.candidates(own), study.criterion)
