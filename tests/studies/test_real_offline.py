@@ -16,7 +16,7 @@ from una_ref.studies import real_offline, real_runs
 from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size
 from una_ref.studies.real_offline import REAL_OFFLINE, candidates, figure
-from una_ref.studies.real_runs import Training, entry_of, start_policy, work_folder
+from una_ref.studies.real_runs import Training, entry_of, start_policy, weights_name, work_folder
 from una_ref.studies.real_settings import ENTRIES, HEADER, TUNED, RealSettings
 from una_ref.studies.run_store import RunStore
 
@@ -164,6 +164,7 @@ def test_tasks_are_paired_with_the_base_and_a_lost_adapter_is_trained_again(tiny
     weights = (folder / key / "adapter_model.safetensors").read_bytes()
     shutil.rmtree(folder / key)
     tasks = tiny(axes=["tasks"])["tasks"]
+    assert tasks["retrained"] == 0 and before[key]["weights"] == weights_name(folder / key) != ""
     assert (folder / key / "adapter_model.safetensors").read_bytes() == weights
     base, dpo, *_ = tasks["rows"]
     assert base["scores"]["arc"]["items"] == 5 and base["differences"] == {}

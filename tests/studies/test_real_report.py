@@ -21,6 +21,7 @@ SETTINGS = {
 
 def line(seed, rewards, margins=None, kl=(0.0, 0.0, 0.0), failed=""):
     found = {"seed": seed, "lr": 0.1, "failed": failed, "kl": list(kl), "lengths": [4, 5, 3], "rewards": rewards}
+    found["retrained"] = seed == 1 and rewards == [7.0, 7.0, 7.0]
     return found | ({"margins": margins} if margins else {})
 
 
@@ -69,6 +70,12 @@ def test_a_whole_table_names_the_judge_s_own_accuracy_and_runs_that_stopped():
     text = "\n".join(report.table(results))
     assert "LLMBar 0.750 ± 0.490" in text and "DPO (stopped: not finite)" in text
     assert "0.500 ±" in text and "reward model is not trained" not in text
+
+
+def test_a_win_rate_of_an_adapter_trained_to_other_bytes_is_marked():
+    again, same = ([line(0, [2.0] * 3, [1.0, -1.0]), line(1, [reward] * 3, [1.0, 1.0])] for reward in (7.0, 6.0))
+    assert report.table(made(again))[-1].startswith("1 of the win rates are of an adapter that was trained again")
+    assert "trained again" not in "\n".join(report.table(made(same)))
 
 
 def test_the_figure_shows_finished_rows_and_is_the_same_each_time(tmp_path):

@@ -70,7 +70,10 @@ def results(part: str, store: RunStore, settings: RealSettings, base: Path, chos
 def _lines(store: RunStore, run: Training, judge: RewardModel) -> dict[str, Any] | None:
     """The line of a run with the rewards of its samples; None if it is not finished."""
     line, judged = store.finished.get(run.key), store.finished.get(Judgement(run, judge).key)
-    return line and line | {"rewards": judged["rewards"] if judged else None}
+    if line is None:
+        return None
+    retrained = judged is not None and judged.get("weights") != line.get("weights")
+    return line | {"rewards": judged["rewards"] if judged else None, "retrained": retrained}
 
 
 def rates(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen) -> dict[str, Any]:

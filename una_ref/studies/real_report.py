@@ -59,6 +59,7 @@ def row(name: str, title: str, lines: Sequence[Mapping[str, Any] | None], beta: 
     found: dict[str, Any] = {"name": name, "title": title, "finished": len(done), "of": len(lines)}
     found["lr"] = done[0]["lr"] if done else None
     found["failed"] = [line["failed"] for line in done if line["failed"]]
+    found["retrained"] = sum(line["retrained"] for line in done)
     values: dict[str, list[Sequence[float]]] = {measure: [] for measure in MEASURES}
     for line in done:
         if "margins" in line:
@@ -122,7 +123,12 @@ def table(results: Mapping[str, Any]) -> list[str]:
         lines += ["", f"The reward model's own accuracy: {accuracy}."]
     else:
         lines += ["", "The reward model is not trained yet, so there is no win rate."]
-    return lines
+    return [*lines, *retrained("win rates", sum(each["retrained"] for each in results["rows"]))]
+
+
+def retrained(what: str, count: int) -> list[str]:
+    """A line of Markdown on adapters that were lost and came out differently when trained again, if there are any."""
+    return ["", f"{count} of the {what} are of an adapter that was trained again, to other bytes."] if count else []
 
 
 def _cells(each: Mapping[str, Any]) -> list[str]:

@@ -65,6 +65,7 @@ class Training:
             "rows": digest(job.examples),
             "notes": list(job.notes),
             "failed": failed,
+            "weights": weights_name(folder),
             "curve": _curve(folder / METRICS),
         }
         if self.entry != BASE:
@@ -185,10 +186,10 @@ class Judgement:
     def measured(self, settings: RealSettings, base: Path) -> dict[str, Any]:
         """The run's line: the reward of each sample, in reward units."""
         judge = Classifier(str(self.judge.folder(settings, base)))
-        file = trained_folder(self.run, settings, base) / ANSWERS
+        folder = trained_folder(self.run, settings, base)
         rows = part_of(self.run.part, settings, judge.tokenizer).held_out[: settings.prompts]
-        rewards = judge(measures.answers(rows, json.loads(file.read_text("utf-8"))))
-        return {"rewards": _rounded([float(reward) for reward in rewards])}
+        rewards = judge(measures.answers(rows, json.loads((folder / ANSWERS).read_text("utf-8"))))
+        return {"weights": weights_name(folder), "rewards": _rounded([float(reward) for reward in rewards])}
 
 
 def measure(run: Any, settings: RealSettings, base: Path) -> dict[str, Any]:
@@ -271,15 +272,21 @@ def trained_folder(run: Training, settings: RealSettings, base: Path) -> Path:
     return folder
 
 
+def weights_name(folder: Path) -> str:
+    """The first 64 bits of the SHA-256 of an adapter; empty for the base. Another one was trained elsewhere."""
+    file = folder / ADAPTER
+    return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+
+
 @cache
-def _weights_name(base: Path) -> str:
+def _base_name(base: Path) -> str:
     return base_name(base)
 
 
 def work_folder(settings: RealSettings, base: Path) -> Path:
     """Where adapters and samples are kept, in the cache folder; another one for each header and base policy."""
     every = asdict(settings)
-    about = json.dumps([{name: every[name] for name in HEADER}, _weights_name(base)], sort_keys=True)
+    about = json.dumps([{name: every[name] for name in HEADER}, _base_name(base)], sort_keys=True)
     return cache_folder() / "studies" / f"real_offline-{hashlib.sha256(about.encode()).hexdigest()[:12]}"
 
 

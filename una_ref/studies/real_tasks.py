@@ -21,8 +21,8 @@ from una_ref.evaluation.tasks import TASKS
 from una_ref.studies import markdown_tables as cells
 from una_ref.studies.engine import Chosen
 from una_ref.studies.real_data import data_folder
-from una_ref.studies.real_report import over_items
-from una_ref.studies.real_runs import Training, runs_of, trained_folder, work_folder
+from una_ref.studies.real_report import over_items, retrained
+from una_ref.studies.real_runs import Training, runs_of, trained_folder, weights_name, work_folder
 from una_ref.studies.real_settings import BASE, ENTRIES, RealSettings
 from una_ref.studies.run_store import RunStore
 
@@ -56,6 +56,7 @@ class Task:
         values = results.items(self.task)
         names = sorted(values)
         return {
+            "weights": weights_name(folder) if self.run.entry != BASE else "",
             "metric": metric,
             "shots": loaded.shots,
             "chat": record["chat"],
@@ -69,6 +70,7 @@ def results(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen)
     """Evaluate the trained policies task by task, seed by seed, and sum up what is finished."""
     runs = runs_of(PART, settings, chosen)
     done: dict[str, dict[str, list[Mapping[str, Any]]]] = {name: {} for name in runs}
+    others = 0  # evaluations of an adapter that was trained again, to other bytes
     for seed in settings.task_seeds:
         of_seed = {name: run for name, same in runs.items() for run in same if run.seed == seed}
         if seed != settings.task_seeds[0]:
@@ -80,9 +82,10 @@ def results(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen)
             for name, run in wanted.items():
                 if line := store.finished.get(run.key):
                     done[name].setdefault(task, []).append(line)
+                    others += line["weights"] != store.finished[run.run.key].get("weights")
     titles = {BASE: "base (π_ref)"} | {entry.name: entry.title for entry in ENTRIES[PART]}
     rows = [{"name": name, "title": title, **_row(done.get(name, {}), done[BASE])} for name, title in titles.items()]
-    return {"part": "tasks", "rows": rows}
+    return {"part": "tasks", "rows": rows, "retrained": others}
 
 
 def _row(
@@ -138,6 +141,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
         f"from the base on the same items. Items: {counts}. No examples in the prompt. arc and hellaswag: "
         "length-normalised accuracy; truthfulqa: MC2; ifeval: prompt-level strict, greedy, at most "
         f"{s['task_tokens']} new tokens, with the chat template.",
+        *retrained("evaluations", results["retrained"]),
     ]
 
 
