@@ -130,6 +130,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "paper-tables": paper_tables,
     "offline-study": study("compare"),
     "online-study": study("compare_online"),
+    "real-offline-study": study("real_offline"),
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

@@ -126,11 +126,15 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
     add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
     add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")
-    add("--axis", choices=("methods", "offset", "proxy"), help="one axis of --online (default: all)")
+    add("--model", help="a real language model in place of ToySteer's: folder, hub name or smollm2; needs UNA_REF_DATA")
+    axes = ("methods", "offset", "proxy", "rates", "scores", "pairs", "tasks")
+    about = "one axis: methods, offset or proxy of --online; rates, scores, pairs or tasks of --model (default: all)"
+    add("--axis", choices=axes, help=about)
+    add("--report", action="store_true", help="with --model: train nothing, and draw what is finished")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
-    add("--output", help="the study's folder (default: runs/compare, -online, -quick)")
+    add("--output", help="the study's folder (default: runs/compare, runs/real-offline)")
     add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
-    add("--workers", type=int, help="number of processes (default: one per core)")
+    add("--workers", type=int, help="number of processes (default: one per core; one on a GPU)")
     add("--json", action="store_true", help="print results.json")
 
     add = command("report", report, "Print the papers' tables, our numbers beside the printed ones.").add_argument
