@@ -12,11 +12,12 @@ from typing import Any
 
 import torch
 
+from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.policies.named_models import resolved
 from una_ref.training.checkpoints import RECORD
-from una_ref.training.toysteer_base import TOYSTEER_BASE, toysteer_base
+from una_ref.training.toysteer_base import toysteer_base
 
 
 @dataclass(frozen=True)
