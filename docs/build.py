@@ -185,12 +185,31 @@ def feedback(most: int = 1000) -> str:
 
 
 def conventions() -> str:
-    """The columns that a file may have, in the order in which they are tried."""
-    from una_ref.data.sources import CONVENTIONS, PROMPTS
+    """The layouts that a file may have, in the order in which they are tried, with an example of each."""
+    from una_ref.data.conventions import CONVENTIONS, PROMPTS
 
-    rows = ((c.name, code(*c.required), code(*c.optional)) for c in CONVENTIONS)
-    online = ((f"{c.name}, in online runs", code(*c.required), "") for c in PROMPTS)
-    return table(("convention", "columns", "optional columns"), [*rows, *online])
+    rows = [(c.name, code(*c.optional), code(_json(c.example))) for c in CONVENTIONS]
+    rows += [(f"{c.name}, in online runs", "", code(_json(c.example))) for c in PROMPTS]
+    return table(("layout", "optional columns", "one row"), rows)
+
+
+def variants() -> str:
+    """Other forms of the same columns, as public data sets have them, and the layouts that read them."""
+    from una_ref.data.conventions import VARIANTS
+
+    rows = [(name, layout, code(_json(example))) for name, (layout, example) in VARIANTS.items()]
+    return table(("form", "read as", "one row"), rows)
+
+
+def aliases() -> str:
+    """Columns and their other names in public data sets."""
+    from una_ref.data.records import ALIASES
+
+    return table(("column", "other names that are read"), [(code(name), code(*more)) for name, more in ALIASES.items()])
+
+
+def _json(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False)
 
 
 def methods() -> str:
@@ -393,11 +412,11 @@ def mutation() -> str:
         return "No record yet."
     record = json.loads(path.read_text("utf-8"))
     rows = [
-        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.0%}")
+        (f"{name}/", folder["mutants"], folder["killed"], f"{folder['killed'] / max(folder['mutants'], 1):.1%}")
         for name, folder in record["by_folder"].items()
     ]
     total = record["mutants_run"] - record["equivalent"]
-    rows.append(("all", total, record["killed"], f"{record['killed_share']:.0%}"))
+    rows.append(("all", total, record["killed"], f"{record['killed_share']:.1%}"))
     return table(("folder", "mutants", "noticed", "share"), rows)
 
 
@@ -410,6 +429,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "feedback": feedback,
     "feedback-in-short": partial(feedback, 5),
     "conventions": conventions,
+    "variants": variants,
+    "aliases": aliases,
     "methods": methods,
     "method-details": method_details,
     "hyperparameters": hyperparameters,

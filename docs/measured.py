@@ -1,4 +1,4 @@
-"""Blocks of docs/studies.md and docs/benchmarks.md, from the records of runs in figures/runs."""
+"""Blocks of docs/studies.md, benchmarks.md and paper_tables.md, from the records of runs in figures/runs."""
 
 from __future__ import annotations
 
@@ -115,9 +115,22 @@ def speed(name: str, *measures: str) -> Callable[[], str]:
     return block
 
 
+def paper_tables() -> str:
+    """The papers' tables with the committed evaluations beside the printed numbers: ``una-ref report``."""
+    from una_ref.commands.reporting import markdown
+    from una_ref.evaluation.collected import collect
+    from una_ref.evaluation.printed import printed
+    from una_ref.evaluation.report import filled
+
+    found = collect([RUNS])
+    return "\n\n".join(markdown(filled(table, found)) for table in printed().values())
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
+    "paper-tables": paper_tables,
     "offline-study": study("compare"),
     "online-study": study("compare_online"),
+    "real-offline-study": study("real_offline"),
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

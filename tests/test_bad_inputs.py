@@ -49,14 +49,21 @@ def bad(name, words, *says, files=None, setup=None):
 def row(name, method, rows, *says):
     """A file of rows that `method` does not train on."""
     words = ["train", method, "--data", "rows.jsonl", *TINY]
-    bad(name, words, *(("rows.jsonl",) if "kto:" not in says[0] else ()), *says, files={"rows.jsonl": rows})
+    place = ("rows.jsonl",) if ":" in says[0] and "kto:" not in says[0] else ()
+    bad(name, words, *place, *says, files={"rows.jsonl": rows})
 
 
 row("missing column", "dpo", [{"prompt": "p", "chosen": " a"}], ":1 columns: expected", "the nearest, add completion")
 row("near column", "dpo", [{**PROMPT, "chosen": "a", "rejectd": "b"}], ":1 columns: expected", "Fix: for pair,")
-row("missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2 rejected: expected a value", "got a row")
+row("missing in a later row", "dpo", [PAIR, {**PAIR, "rejected": None}], ":2 rejected: expected a value", "got null")
 row("no columns", "dpo", b"{}\n", ":1 columns: expected")
-row("another convention later", "dpo", [PAIR, SCORE], ":2 chosen: expected a value, as in rows.jsonl:1 (pair)", "got")
+row(
+    "another convention later",
+    "dpo",
+    [PAIR, SCORE],
+    ":2 chosen: expected a value, as in rows.jsonl:1 (pair), got no such column in a row of prompt, completion, score",
+    "bad_rows=drop",
+)
 row("text that is a number", "dpo", [PAIR, {**PAIR, "chosen": 3}], ":2 chosen: expected text, got 3 (int)")
 row("prompt that is a number", "dpo", [{**PAIR, "prompt": 3}], ":1 prompt: expected text or messages, got 3 (int)")
 row("score that is text", "una-score", [{**SCORE, "score": "high"}], ":1 score: expected a finite number, got 'high'")
@@ -64,8 +71,18 @@ row("label that is text", "kto", [{**THUMB, "label": "up"}], ":1 label: expected
 row("rating of half a point", "una-score", [{**RATED, "coherence": 2.5}], ":1 coherence: expected a whole number")
 row("rating out of range", "una-score", [{**RATED, "coherence": 5}], ":1 coherence: expected", "from 0 to 4, got 5")
 row("ratings not in twos", "una-score", [RATED, {**RATED, "prompt": "q"}], ":2 prompt: expected the prompt of", "got")
-row("a list", "dpo", b"[1]\n", ":1 row: expected an object with columns, got [1] (list)")
-row("empty response", "dpo", [PAIR, {**PAIR, "rejected": " "}], ":2 rejected: expected text", "Fix: set empty=drop or")
+row("a list", "dpo", b"[1]\n", "[0] row: expected an object with columns, got 1 (int)")
+bad(
+    "empty response",
+    ["train", "dpo", "--data", "rows.jsonl", "empty=error", *TINY],
+    "rows.jsonl:2 rejected: expected text",
+    "Fix: set empty=drop or",
+    files={"rows.jsonl": [PAIR, {**PAIR, "rejected": " "}]},
+)
+row("empty responses alone", "dpo", [{**PAIR, "rejected": " "}], "at least one row, got none, after leaving out")
+row("labels for label", "kto", [{**PROMPT, "completion": "a", "labels": True}], ":1 columns:", "columns.label=labels")
+row("score beside completions", "sft", [{**PROMPT, "completions": ["a"], "score": [1]}], ":1 columns", "scores=")
+row("images", "dpo", [{**PAIR, "images": ["a.png"]}], ":1 images: expected no such column", "Fix: leave these rows out")
 row("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1 prompt: expected text or messages, got an empty")
 row("half a surrogate pair", "dpo", [{**PAIR, "chosen": "\ud83d"}], ":1 chosen: expected valid Unicode text, got")
 row("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2 label: expected", "got 1.5 (float)")
@@ -82,9 +99,9 @@ row(
     ":1 messages: expected",
     "got",
 )
-row("one response for pairs", "dpo", [SCORE], ":1 responses: expected two or more of one prompt", "got one response")
-row("one thumb for pairs", "dpo", [THUMB], ":1 responses: expected two or more", "got one response")
-row("two thumbs up for pairs", "dpo", [THUMB, THUMB], ":1", "labels: expected a positive and", "got (1.0, 1.0)")
+row("one response for pairs", "dpo", [SCORE], "at least one usable row, got scores", "1 prompts with one response")
+row("one thumb for pairs", "dpo", [THUMB], "at least one usable row, got labels", "1 prompts with one response")
+row("two thumbs up for pairs", "dpo", [THUMB, THUMB], "at least one usable row", "without a positive and a negative")
 row("one score for its group", "una-centred", [SCORE], ":1 scores: expected two or more responses", "got one")
 row("pairs for scores", "una-score", [PAIR], ":1 feedback: expected scores, got a row of pairs")
 row("one prompt for kto", "kto", [THUMB, THUMB], "kto: expected at least two different prompts", "got one")
@@ -112,8 +129,11 @@ def data(name, file, content, *says):
 WHOLE = gzip.compress((json.dumps(PAIR) + "\n").encode() * 1000, mtime=0)
 data("gzip cut short", "a.jsonl.gz", WHOLE[:-20], "file: expected a whole, readable file, got")
 data("no gzip", "a.jsonl.gz", b"{}\n", ":1 file: expected a whole, readable file, got Not a gzipped file")
-data("a list without a list", "a.json", b"{}", "file: expected a list of rows, got dict. Fix: name the file")
-data("another kind of file", "a.csv", b"prompt\np\n", "file: expected a name that ends in .jsonl or", "got a.csv")
+data("an object without a list", "a.json", b"{\n}", "file: expected a list of rows, got dict. Fix: write one object a")
+data("a list in an object", "a.json", b'{"data": [{"prompt": "p"}]}', ":1 columns:", "if data has the rows, write")
+data("another kind of file", "a.txt", b"prompt\np\n", "file: expected a name that ends in .jsonl or", "got a.txt")
+data("a table with a short row", "a.csv", b"prompt,chosen,rejected\np,a,b\nq\n", ":3 line: expected 3 cells", "got 1")
+data("no such table", "data/pairs.csv", None, "data: expected a file, a folder or a hub name", "no such file or folder")
 data("no such file", "nowhere.jsonl", None, "data: expected a file, a folder or a hub name", "no such file or folder")
 data("no such data set", "no/where", None, "data: expected a data set that loads, with a split 'train', got")
 bad(

@@ -39,6 +39,8 @@ def written(path, rows):
         (["train", "dpo"], ["--data", "lr=null", "keys: loss of dpo", "beta=0.1"]),
         (["train", "una-online/ppo"], ["keys: loss of ppo", "value_clip=0.2"]),
         (["compare"], ["--quick", "--workers"]),
+        (["evaluate"], ["--tasks", "--limit", "--against", "open-llm-v1", "--judge"]),
+        (["generate"], ["--data", "--max-new", "--temperature"]),
     ],
 )
 def test_help_lists_options_and_keys(command, parts, capsys):
@@ -119,6 +121,8 @@ def test_one_method_has_arguments_defaults_equation_erratum_notebook_and_reducti
     assert main(["methods", name, "--json"]) == 0
     record = json.loads(capsys.readouterr().out)
     assert set(record["arguments"]) >= set(method.kinds)
+    lines = [line for line in said.splitlines() if not line.startswith(" ")]
+    assert all(len(line.split("  ")) > 1 for line in lines), "a field without a value"
 
 
 # ---- train
@@ -186,7 +190,8 @@ def test_a_run_prints_notes_progress_and_result_and_nothing_else(tmp_path):
     assert done.stdout == "finished after 1 steps: out\n"
     notes = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
     assert done.stderr.splitlines() == [*notes, "dpo: step 1 of 1, loss 0.6931"]  # lines instead of a progress bar
-    assert notes[0] == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
+    assert notes[0] == "data (completion): columns used: prompt, completion, score; not used: none"
+    assert notes[1] == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
 
 
 def test_only_known_warnings_of_libraries_are_silenced():

@@ -1,25 +1,15 @@
 """The mutants of benchmarks/mutation.py change behaviour, one place at a time, and the sample is always the same."""
 
 import ast
-import importlib.util
+import json
 import sys
 from pathlib import Path
 
-import pytest
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "benchmarks"))
+import mutants
+import mutation
 
-ROOT = Path(__file__).resolve().parents[1]
-
-
-@pytest.fixture(scope="module")
-def mutation():
-    spec = importlib.util.spec_from_file_location("mutation", ROOT / "benchmarks" / "mutation.py")
-    module = importlib.util.module_from_spec(spec)
-    sys.modules["mutation"] = module  # dataclasses look their module up
-    spec.loader.exec_module(module)
-    yield module
-    del sys.modules["mutation"]
-
-
+ROOT = mutants.ROOT
 SOURCE = '''
 def loss(x: Tensor, beta: float = 0.1, whiten: bool = True) -> Tensor:
     """A docstring with 1 + 1."""
@@ -30,9 +20,9 @@ def loss(x: Tensor, beta: float = 0.1, whiten: bool = True) -> Tensor:
 '''
 
 
-def mutated(mutation, source):
+def mutated(source):
     """(operator, the mutated lines) of every mutant of a module."""
-    finder = mutation.Finder("una_ref/methods/example.py", source.encode())
+    finder = mutants.Finder("una_ref/methods/example.py", source.encode())
     finder.visit(ast.parse(source))
     lines = source.splitlines()
     found = []
@@ -42,8 +32,8 @@ def mutated(mutation, source):
     return found
 
 
-def test_every_operator_makes_its_mutants(mutation):
-    assert set(mutated(mutation, SOURCE)) == {
+def test_every_operator_makes_its_mutants():
+    assert set(mutated(SOURCE)) == {
         ("default", "def loss(x: Tensor, beta: float = 0.2, whiten: bool = True) -> Tensor:"),
         ("default", "def loss(x: Tensor, beta: float = 0.1, whiten: bool = False) -> Tensor:"),
         ("boolean", "if beta > 0:"),
@@ -60,25 +50,26 @@ def test_every_operator_makes_its_mutants(mutation):
     }
 
 
-def test_sample_is_reproducible_and_every_mutant_is_python_that_differs(mutation):
-    chosen = mutation.sample(300)
-    assert chosen == mutation.sample(300) and chosen[:20] == mutation.sample(20)
+def test_sample_is_reproducible_and_every_mutant_is_python_that_differs():
+    chosen = mutants.sample(300)
+    assert chosen == mutants.sample(300) and chosen[:20] == mutants.sample(20)
     assert len({mutant.id for mutant in chosen}) == 300
     for mutant in chosen[::15]:
         before = (ROOT / mutant.path).read_bytes()
         assert ast.dump(ast.parse(mutant.applied(before))) != ast.dump(ast.parse(before))
-    counts = {group: sum(mutant.group == group for mutant in chosen) for group in mutation.SHARES}
-    assert all(abs(counts[group] - 300 * share) <= 2 for group, share in mutation.SHARES.items())
+    counts = {group: sum(mutant.group == group for mutant in chosen) for group in mutants.SHARES}
+    assert all(abs(counts[group] - 300 * share) <= 2 for group, share in mutants.SHARES.items())
 
 
-def test_every_module_of_the_sample_has_mirror_tests(mutation):
-    paths = {mutant.path for mutant in mutation.sample(300)}
+def test_every_module_of_the_sample_has_mirror_tests():
+    paths = {mutant.path for mutant in mutants.sample(300)}
     assert all(mutation.tests_of(path) for path in paths)
     assert "tests/methods/test_pairs.py" in mutation.tests_of("una_ref/methods/pairs.py")
     assert mutation.tests_of("una_ref/theory/optimum.py") == ["tests/theory/test_optimum.py"]
+    assert mutation.tests_of("una_ref/methods/credit.py")[0] == "tests/methods/test_tokens.py"
 
 
-def test_report_counts_survivors_and_leaves_out_equivalent_mutants(mutation, tmp_path):
+def test_report_counts_survivors_and_leaves_out_equivalent_mutants(tmp_path):
     rows = [
         {"id": "a", "path": "una_ref/methods/pairs.py", "line": 1, "result": "killed", "note": ""},
         {"id": "b", "path": "una_ref/methods/pairs.py", "line": 2, "result": "timeout", "note": ""},
@@ -87,7 +78,8 @@ def test_report_counts_survivors_and_leaves_out_equivalent_mutants(mutation, tmp
     ]
     mutation.save(tmp_path / "report.json", rows)
     loaded = mutation.load(tmp_path / "report.json")
+    assert [key for key, row in loaded.items() if mutation.open_survivor(row)] == ["c"]
     assert list(loaded) == ["c", "d", "a", "b"] and loaded["d"]["note"] == "equivalent: x + 0"
-    record = mutation.json.loads((tmp_path / "report.json").read_text())
+    record = json.loads((tmp_path / "report.json").read_text())
     assert (record["killed"], record["equivalent"], record["killed_share"]) == (2, 1, 0.6667)
     assert record["by_folder"]["theory"] == {"mutants": 1, "killed": 0}

@@ -1,4 +1,4 @@
-"""The command line: ``una-ref methods | claims | train | merge | score | compare``; see `una_ref.commands`.
+"""The command line: ``una-ref train``, ``evaluate``, ``generate`` and others; see `una_ref.commands`.
 
 Exit codes: 0 done, 1 failed while running, 2 refused before anything began, 130 interrupted and resumable.
 """
@@ -13,8 +13,12 @@ from collections.abc import Callable, Sequence
 
 from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
+from una_ref.commands.evaluation import evaluate, evaluate_arguments
+from una_ref.commands.generation import generate, generate_arguments
+from una_ref.commands.inspect_command import inspect, inspect_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
+from una_ref.commands.reporting import report
 from una_ref.commands.training_command import train, train_arguments
 from una_ref.errors import InputError
 
@@ -97,6 +101,9 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
     train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
 
+    evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
+    inspect_arguments(command("inspect", inspect, "Show rows of a file as the loss sees them, token by token."))
+
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument
     add("runs", nargs="+", metavar="RUN", help="folder with a LoRA adapter; several need the same base")
     add("--method", default="linear", help="how several are combined: linear (default), slerp, ties or dare")
@@ -115,14 +122,26 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--data", action="append", required=True, help="as in train")
     add("--output", required=True, help="the JSONL file to write: prompt, completions, scores")
 
+    generate_arguments(command("generate", generate, "Answer a file of prompts, or a line typed by hand."))
+
     add = command("compare", compare, "Compare all methods with the exact optimum (UNA's Tables 1-3).").add_argument
     add("--online", action="store_true", help="the online methods, with one reward model for all (Tables 4-6)")
-    add("--axis", choices=("methods", "offset", "proxy"), help="one axis of --online (default: all)")
+    add("--model", help="a real language model in place of ToySteer's: folder, hub name or smollm2; needs UNA_REF_DATA")
+    axes = ("methods", "offset", "proxy", "rates", "scores", "pairs", "tasks")
+    about = "one axis: methods, offset or proxy of --online; rates, scores, pairs or tasks of --model (default: all)"
+    add("--axis", choices=axes, help=about)
+    add("--report", action="store_true", help="with --model: train nothing, and draw what is finished")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
-    add("--output", help="the study's folder (default: runs/compare, -online, -quick)")
+    add("--output", help="the study's folder (default: runs/compare, runs/real-offline)")
     add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
-    add("--workers", type=int, help="number of processes (default: one per core)")
+    add("--workers", type=int, help="number of processes (default: one per core; one on a GPU)")
     add("--json", action="store_true", help="print results.json")
+
+    add = command("report", report, "Print the papers' tables, our numbers beside the printed ones.").add_argument
+    add("what", nargs="*", metavar="TABLE or FOLDER", help=_REPORT)
+    add("--table", action="append", help="1 to 6 (UNA), upo or survey; the same as naming it")
+    add("--json", action="store_true", help="print JSON")
+    add("--markdown", action="store_true", help="print Markdown")
     return parser, commands.choices
 
 
@@ -131,6 +150,10 @@ _REWARD = (
     "sequence-classification model; preference:module:function, a function of two answers that returns the probability "
     "that the first is better; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one prompt. "
     "Several, separated by commas, are averaged"
+)
+_REPORT = (
+    "tables to print: 1 to 6 (UNA), upo (its Figure 1), survey (default: all); and folders of runs and evaluations "
+    "(default: runs, evaluations and figures/runs, where they exist)"
 )
 
 

@@ -103,9 +103,24 @@ def test_the_command_line_prints_and_recomputes_claims(capsys):
     assert cli.main(["claims"]) == 0
     assert f"{len(CLAIMS)} entries" in capsys.readouterr().out
     assert cli.main(["claims", "EU4", "--check"]) == 0
-    assert "1 claim recomputed, 0 changed" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    number = CLAIMS["EU4"].number
+    assert "1 claim recomputed, 0 changed" in said
+    assert f"committed   {number}" in said
+    assert f"recomputed  {number}" in said
+    for statement in next(recompute([CLAIMS["EU4"]])).evidence.stands:
+        assert f"true        {statement}" in said
+    assert cli.main(["claims", "CU1"]) == 0
+    assert all(len(line.split("  ")) > 1 for line in capsys.readouterr().out.splitlines()), "a field without a value"
     assert cli.main(["claims", "eu99"]) == 2
     assert "did you mean EU" in capsys.readouterr().err
+
+
+def test_a_check_with_other_numbers_than_the_claim_shows_names_them(monkeypatch, capsys):
+    check = lambda: Evidence({"other": 1.0}, {"a": True})  # noqa: E731
+    monkeypatch.setitem(CLAIMS, "EU1", dataclasses.replace(CLAIMS["EU1"], check=check))
+    assert cli.main(["claims", "EU1", "--check"]) == 1
+    assert "recomputed  other\n" in capsys.readouterr().out
 
 
 def test_the_command_line_fails_where_a_verdict_no_longer_stands(monkeypatch, capsys):

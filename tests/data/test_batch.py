@@ -40,6 +40,24 @@ def test_every_token_is_predicted_from_its_prompt_and_its_past(layout, examples)
     assert batch.groups.tolist() == [g for g, e in enumerate(examples) for _ in e.responses]
 
 
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_padding_sees_itself_alone_and_is_seen_by_nothing_else(layout):
+    # Attention over nothing at all would be NaN.
+    batch = collate([Example((1,) * n, ((3, 2),)) for n in (30, 26, 23, 20)], layout)
+    padding = (batch.tokens == 0).nonzero().tolist()
+    assert padding
+    for row, place in padding:
+        assert batch.visible()[row, place].nonzero().flatten().tolist() == [place]
+        assert batch.visible()[row, :, place].nonzero().flatten().tolist() == [place]
+
+
+def test_values_of_tokens_are_lined_up_by_response():
+    batch = collate([Example((1, 2), ((3, 4, 5), (2,))), Example((7,), ((8, 2),))])
+    lines = batch.by_response(torch.tensor([1.0, 2.0, 3.0, 4.0, 5.0, 6.0]))
+    assert lines.tolist() == [[1, 2, 3], [4, 0, 0], [5, 6, 0]]
+    assert batch.by_response(torch.ones(6, 4)).shape == (3, 3, 4)
+
+
 @given(examples=EXAMPLES)
 @settings(max_examples=30, deadline=None)
 def test_packed_rows_hold_each_prompt_once_with_little_padding(examples):
@@ -77,6 +95,7 @@ def test_a_batch_holds_feedback_of_every_kind():
     assert batch.groups.tolist() == [0, 0, 0, 1, 1, 2, 3, 3, 4, 4] and batch.prompts.tolist() == [5, 6, 7, 5, 8]
     assert batch.lengths.tolist() == [2, 2, 2, 1, 1, 3, 2, 1, 1, 1]
     assert batch.sources == ("a:1", "b:2", "c:3", "d:4", "e:5") and batch.count == 8
+    assert collate([Example((1,), ((2,),))]).prompts.tolist() == [0]
     moved = batch.to("meta")
     assert moved.tokens.device.type == moved.labels.device.type == "meta" and moved.layout == "packed"
 

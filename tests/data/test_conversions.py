@@ -135,9 +135,9 @@ def test_a_label_is_positive_at_or_above_a_number():
 
 
 @pytest.mark.parametrize("convert", [scores_to_labels, scores_to_pairs, scores_to_lists])
-def test_a_comparison_refuses_a_prompt_with_one_response(convert):
-    with pytest.raises(InputError, match=r"f.jsonl:1 responses: expected two or more of one prompt.*got one response"):
-        convert([scored("p", 1)])
+def test_a_comparison_drops_and_counts_a_prompt_with_one_response(convert):
+    rows, report = convert([scored("p", 1), scored("q", 1, 2)])
+    assert [row.prompt for row in rows] == ["q"] and "1 prompts with one response dropped" in str(report)
 
 
 @pytest.mark.parametrize(
@@ -189,7 +189,7 @@ def test_pairs_and_labels_become_lists_for_a_method_that_ranks():
     labelled = [Row("q", (text,), labels=(label,)) for text, label in (("a", False), ("b", True), ("c", 0.5))]
     (row,), _ = conform(labelled, ("lists",))
     assert row.responses == ("b", "c", "a") and row.scores == (1, 0.5, 0) and row.kinds == ("lists",)
-    with pytest.raises(InputError, match="f:3 responses: expected two or more of one prompt, to rank them"):
+    with pytest.raises(InputError, match="at least one usable row, got labels -> lists .*1 prompts with one response"):
         conform([Row("p", ("a",), labels=(1,), source="f:3")], ("lists",))
 
 
@@ -204,10 +204,8 @@ def test_labels_to_pairs_needs_a_positive_and_a_negative():
     (row,), report = labels_to_pairs([Row("p", ("a", "b", "c"), labels=(0, 1, 0.7))])
     assert pair_texts(row) == [("b", "a")] and report.counts == {"pairs": 1}
     for labels in ((1, 0.5), (0, 0.4)):
-        with pytest.raises(
-            InputError, match=r"f:2 labels: expected a positive and a negative response of one prompt.* got \("
-        ):
-            labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
+        rows, report = labels_to_pairs([Row("p", ("a", "b"), labels=labels, source="f:2")])
+        assert not rows and report.counts == {"prompts without a positive and a negative response dropped": 1}
 
 
 def test_demonstrations_are_the_best_the_positive_or_the_chosen_responses():
@@ -289,7 +287,7 @@ def test_conform_keeps_the_order_of_mixed_rows():
         (
             scored("p", 1),
             ("pairs",),
-            "f.jsonl:1 responses: expected two or more of one prompt.*got one response",
+            "data rows: expected at least one usable row, got .*1 prompts with one response dropped",
         ),
         (
             Row("p", ("a",), source="f:4"),
@@ -299,7 +297,7 @@ def test_conform_keeps_the_order_of_mixed_rows():
         (
             Row("p", ("a",), labels=(1,), source="f:4"),
             ("pairs",),
-            "f:4 responses: expected two or more.*got one response",
+            "data rows: expected at least one usable row, got .*1 prompts with one response dropped",
         ),
         (
             Row("p", ("a",), labels=(1,), source="f:4"),
@@ -309,7 +307,7 @@ def test_conform_keeps_the_order_of_mixed_rows():
         (
             Row("p", ("a", "b"), labels=(1, 1), source="f:4"),
             ("pairs",),
-            "f:4 labels: expected a positive and a negative response",
+            "data rows: expected at least one usable row, got .*1 prompts without a positive and a negative",
         ),
         (scored("p", 1, 1), ("pairs",), "data rows: expected at least one usable row, got .*1 ties dropped"),
     ],

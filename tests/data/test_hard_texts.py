@@ -124,7 +124,7 @@ def test_a_hundred_thousand_eos_names_are_text_except_at_the_end():
     specials = Encoder(tokenizer()).specials
     many = "</s>" * 10**5
     assert specials.hidden_before_eos(f"{many}x") == specials.hidden(f"{many}x")  # with a regex it took minutes
-    assert specials.hidden_before_eos(f"x </s>\n{many} \n") == f"x </s>\n{many} \n"
+    assert specials.hidden_before_eos(f"x </s>\n{many} \n") == "x </s>", "one of them ends it"
     assert specials.hidden_before_eos("</s> x \n") == specials.hidden("</s> x \n")
 
 

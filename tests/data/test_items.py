@@ -13,9 +13,16 @@ ROWS = [{"n": i} for i in range(3)]
 LINES = "".join(json.dumps(row) + "\n" for row in ROWS)
 
 
+def whole(found):
+    """All items; the first one that is an error is raised."""
+    for _, item in found:
+        if isinstance(item, InputError):
+            raise item
+
+
 def refused(data, *parts, split="train"):
     with pytest.raises(InputError) as caught:
-        list(items(data, split))
+        whole(items(data, split))
     for part in ("expected", "got", *parts):
         assert part in str(caught.value), str(caught.value)
 
@@ -27,6 +34,8 @@ def refused(data, *parts, split="train"):
         ("a.jsonl.gz", LINES, ":{1}"),
         ("a.json", json.dumps(ROWS, indent=1), "[{0}]"),
         ("a.json.gz", json.dumps(ROWS), "[{0}]"),
+        ("lines.json", LINES, ":{1}"),
+        ("list.jsonl", json.dumps(ROWS), "[{0}]"),
     ],
 )
 @pytest.mark.parametrize("kind", [str, lambda path: path])
@@ -57,7 +66,7 @@ def test_files_are_streamed(tmp_path):
     found = items(path, "train")
     assert [next(found)[1]["n"] for _ in range(3)] == [0, 1, 2]
     with pytest.raises(InputError, match=r"a.jsonl:4 line: expected JSON, got broken JSON"):
-        next(found)
+        whole(found)
 
 
 @pytest.mark.parametrize(
@@ -79,10 +88,15 @@ def test_files_are_streamed(tmp_path):
         ("a.jsonl.gz", LINES.encode(), [":1 file", "a whole, readable file", "Not a gzipped file"]),
         ("a.jsonl", gzip.compress(LINES.encode(), mtime=0), [":1 line", "UTF-8", "0x8b at 1"]),
         ("a.json", b'[{"n": 1},\n\n{"n": }]', [":3 line", "JSON", "Expecting value at character 7"]),
-        ("a.json", b'{"n": 1}', ["a list of rows", ".jsonl", "got dict"]),
+        ("a.json", b'{\n"n": 1}', ["a list of rows", "one object a line", "got dict"]),
         ("a.json", b"[]", ["at least one row", "an empty file"]),
         ("a.json", b"", ["at least one row", "an empty file"]),
-        ("a.csv", b"n\n1\n", ["file", "a name that ends in .jsonl or", "a.csv"]),
+        ("a.txt", b"n\n1\n", ["file", "a name that ends in .jsonl or", "a.txt"]),
+        ("a.csv", b"n,m\n1,2\n3\n", [":3 line", "2 cells, as in the header", "got 1"]),
+        ("a.csv", b'n,m\n1,"2"3\n', [":2 line", "CSV"]),
+        ("a.csv", b"n,m\n1,\xff\n", ["UTF-8 text", "byte 0xff"]),
+        ("a.csv", b"n,m\n", ["at least one row", "a header alone"]),
+        ("a.tsv", b"", ["at least one row", "an empty file"]),
     ],
 )
 def test_damaged_files_are_refused_by_line(tmp_path, name, content, parts):
@@ -111,7 +125,11 @@ def test_a_damaged_gzip_is_refused_by_line(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "name", ["no.jsonl", "no/where/at.all", "/no/such", "./no", "x" * 5000, "a\0b", "word", "a/b.json"]
+    "name",
+    [
+        *("no.jsonl", "no/where/at.all", "/no/such", "./no", "x" * 5000, "a\0b", "word"),
+        *("a/b.json", "data/pairs.csv", "data/pairs.txt"),
+    ],
 )
 def test_missing_files_are_refused_before_anything_is_read(name, monkeypatch):
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
@@ -170,6 +188,16 @@ def test_standard_input_is_read_as_json_lines(monkeypatch):
     refused("-", "stdin:4 line", "JSON")
     given(b"")
     refused("-", "stdin file", "at least one row", "an empty file")
+
+
+def test_a_table_gives_texts_and_missing_values(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_bytes('\ufeffprompt,score\r\n"two\nlines, quoted",0.5\r\n\r\nb,\r\n'.encode())
+    first, second = items(path, "train")
+    assert first == (f"{path}:3", {"prompt": "two\nlines, quoted", "score": "0.5"})
+    assert second == (f"{path}:5", {"prompt": "b", "score": None})
+    (tmp_path / "a.tsv").write_text("n\tm\n1\t2\n")
+    assert list(items(tmp_path / "a.tsv", "train")) == [(f"{tmp_path}/a.tsv:2", {"n": "1", "m": "2"})]
 
 
 def test_a_pattern_stands_for_its_files_in_order(tmp_path):

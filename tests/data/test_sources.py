@@ -12,8 +12,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from una_ref.data.conversions import conform
+from una_ref.data.published import HELPSTEER2_WEIGHTS
 from una_ref.data.rows import group_by_prompt, shuffled_scores, split
-from una_ref.data.sources import CONVENTIONS, HELPSTEER2_WEIGHTS, read
+from una_ref.data.sources import read
 from una_ref.errors import InputError
 
 REAL = os.environ.get("UNA_REF_DATA")
@@ -40,11 +41,12 @@ def write(path, rows):
     return path
 
 
-def refused(data, *parts, **options):
+def refused(data, *parts, empty="error", short=False, **options):
     with pytest.raises(InputError) as caught:
-        list(read(data, **options))
+        list(read(data, empty=empty, **options))
     for part in ("expected", "got", *parts):
         assert part in str(caught.value), str(caught.value)
+    assert not short or len(str(caught.value).replace(str(data), "F")) <= 300, str(caught.value)
 
 
 def test_a_pair_has_a_prompt_column():
@@ -313,7 +315,7 @@ def test_parquet_rows_are_those_of_json_lines(tmp_path):
         (SHP | {"human_ref_B": ""}, ["human_ref_B", "text", "empty response ''", "Fix: set empty=drop or empty=keep"]),
         (SHP | {"history": " "}, ["prompt", "an empty prompt"]),
         (BINARIZED | {"score_chosen": "8"}, ["score_chosen", "a finite number", "'8' (str)"]),
-        (BINARIZED | {"prompt": "q"}, ["prompt", "the last user turn of both conversations", "'q' (str)"]),
+        (BINARIZED | {"prompt": "q"}, ["prompt", "a user turn of both conversations", "'q' (str)"]),
         (
             BINARIZED | {"chosen": [OTHER, says("a")]},
             ["rejected", "the messages of chosen", "different ones"],
@@ -324,7 +326,7 @@ def test_parquet_rows_are_those_of_json_lines(tmp_path):
         (ultrafeedback() | {"completions": "a"}, ["completions", "a list", "'a' (str)"]),
         (ultrafeedback("a"), ["completions[0]", "an object with response", "'a' (str)"]),
         (ultrafeedback(completion("a", 1), completion("", 1)), ["completions[1].response", "text", "empty"]),
-        (ultrafeedback(completion("a", 1), completion(None, 1)), ["completions[1].response", "text", "None"]),
+        (ultrafeedback(completion("a", 1), completion(None, 1)), ["completions[1].response", "text", "null"]),
         (ultrafeedback(completion("a", float("nan"))), ["completions[0].overall_score", "a finite number", "nan"]),
         (ultrafeedback(completion("a", "7")), ["completions[0].overall_score", "a finite number", "'7' (str)"]),
     ],
@@ -361,7 +363,7 @@ GOOD = {
         ("pair", {"prompt": None}, ["prompt", "a value, as in", ":1 (pair)", "a row of chosen, rejected"]),
         ("pair", {"chosen": 3}, ["chosen", "text", "3 (int)"]),
         ("pair", {"chosen": [USER, says("a")]}, ["chosen", "one assistant message", "user, assistant"]),
-        ("pair", {"chosen": []}, ["chosen", "one assistant message", "none"]),
+        ("pair", {"chosen": []}, ["chosen", "one assistant message", "an empty list"]),
         ("pair", {"chosen": [{"role": "assistant", "content": ""}]}, ["chosen", "text", "empty"]),
         ("pair", {"chosen_score": 3}, ["chosen_score", "no value, as in", ":1 (pair)", "chosen_score"]),
         ("scored", {"chosen_score": float("nan")}, ["chosen_score", "a finite number", "nan (float)"]),
@@ -413,8 +415,9 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
         path,
         f"{path}:1 columns",
         ", ".join(row),
-        f"Fix: for {nearest}, the nearest, add {missing}",
-        *(str(convention) for convention in CONVENTIONS),
+        f"Fix: for {nearest}, the nearest, add {missing}, or name it: columns.{missing}=NAME",
+        f"did you mean {[*row][-1]}?",
+        short=True,
     )
 
 
@@ -447,6 +450,7 @@ def test_empty_responses_are_refused_dropped_or_kept(caplog):
     with caplog.at_level(logging.WARNING):
         assert len(list(read(rows, empty="drop"))) == 1
     assert "left out 2 rows with an empty response" in caplog.text
+    assert len(list(read(rows))) == 1, "dropped by default"
     assert [row.responses for row in read(rows, empty="keep")] == [("a",), ("",), (" ",)]
 
 

@@ -58,9 +58,10 @@ def test_only_differences_of_scores_count():
     torch.testing.assert_close(cringe(**moved), cringe(**arguments))
 
 
-def test_cringe_sampled_has_the_expected_value_and_gradient():
+@pytest.mark.parametrize("label", [0.0, 0.25, 1.0])
+def test_cringe_sampled_has_the_expected_value_and_gradient(label):
     count = 20_000
-    arguments = one_token(count=count) | {"top_k": 3}
+    arguments = one_token(label, count) | {"top_k": 3}
     generator = torch.Generator().manual_seed(0)
     expected, mean = [], []
     for loss, found, more in ((cringe, expected, {}), (cringe_sampled, mean, {"generator": generator})):
@@ -68,7 +69,7 @@ def test_cringe_sampled_has_the_expected_value_and_gradient():
         values = loss(**arguments | {"logits": scores.expand(count, 1, 5)}, **more)
         found += [values.mean().item(), *torch.autograd.grad(values.mean(), scores)[0].tolist()]
     assert mean == pytest.approx(expected, abs=4 * 0.7 / math.sqrt(count))  # the standard deviation is below 0.7
-    assert mean != expected and mean[-1] == expected[-1] == 0  # token 4 is no rival
+    assert (mean != expected) == (label < 1) and mean[-1] == expected[-1] == 0  # token 4 is no rival
 
 
 def test_gradient_holds_the_weights_of_the_rivals_constant(random_arguments):

@@ -5,6 +5,7 @@ import inspect
 import pytest
 import torch
 
+from una_ref.errors import InputError
 from una_ref.methods import METHODS
 
 F64 = torch.float64
@@ -108,6 +109,14 @@ def test_mismatched_shapes_are_refused_even_if_they_broadcast(loss, random_argum
                 match=rf"must share one shape, got .*'{name}': \({', '.join(map(str, wrong.shape))}",
             ):
                 loss(**changed)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.int64])
+def test_a_mask_that_is_not_bool_is_refused_by_name(loss, random_arguments, dtype):
+    arguments = random_arguments(loss)
+    for name in [name for name in arguments if name.endswith("mask")]:
+        with pytest.raises(InputError, match=f"^{name}: expected bool, .* got {str(dtype)[6:]}. Fix: {name}.bool"):
+            loss(**arguments | {name: arguments[name].to(dtype)})
 
 
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32, F64])

@@ -7,6 +7,7 @@ import torch
 
 from una_ref.methods.gpo import MARGIN_SHAPES, gpo, margin_shape, rso, taylor
 from una_ref.methods.pairs import ipo, una_pair
+from una_ref.methods.shapes import linear
 
 F64 = torch.float64
 THREE = math.log(3)
@@ -44,6 +45,7 @@ def test_margin_shape_values_by_hand(name, values):
 )
 def test_taylor_terms_by_hand(name, terms):
     assert taylor(name) == pytest.approx(terms, abs=1e-14)
+    assert taylor(linear) == (0, -1, 0)  # its slope is a constant, without a graph
 
 
 @pytest.mark.parametrize(("margin", "error"), [(1, 0.0049), (2, 0.066), (4, 0.68)])

@@ -250,6 +250,13 @@ def test_list_of_one_response_is_refused_by_name(loss, random_arguments):
         loss(**arguments)
 
 
+@pytest.mark.parametrize("loss", [*LISTS, METHODS["reward-model"].losses["lists"]])
+def test_flat_tensors_are_refused_with_the_shape_of_lists(loss, random_arguments):
+    flat = {name: x[0] for name, x in random_arguments(loss).items() if torch.is_tensor(x)}
+    with pytest.raises(ValueError, match=r"lists \(G, K\), G prompts .* got .*\(3,\).*Fix: x\[None\] makes one list"):
+        loss(**flat)
+
+
 def test_hyperparameters_of_list_losses_are_checked(random_arguments):
     with pytest.raises(ValueError, match="ranking must be one of lambda, list_mle, .* got 'best'"):
         lipo(**random_arguments(lipo), ranking="best")

@@ -1,17 +1,14 @@
-"""UNA with other measures, KTO's value function and reference points, and APO on labels."""
+"""UNA with other measures, and APO on labels."""
 
-import inspect
 import math
 
 import pytest
 import torch
 from scipy.optimize import brentq
 
-from una_ref.methods import shapes
 from una_ref.methods.measures import MEASURES, measured
-from una_ref.methods.reference_points import ESTIMATORS
 from una_ref.methods.singles import apo_zero_unpaired, kto, una_binary_mse, una_measure, una_score
-from una_ref.theory import TableWorld, fixed_point, kl
+from una_ref.theory import TableWorld, fixed_point
 from una_ref.theory.populations import binary_labels, singles
 
 F64 = torch.float64
@@ -176,75 +173,3 @@ def test_apo_zero_unpaired_falls_towards_the_end_that_the_majority_says(p):
     slopes = torch.stack([torch.autograd.grad(population(line), logps)[0][i] for i, line in enumerate(logps)])
     slopes = slopes.where(slopes.abs() > 1e-16, 0.0)  # rounding, at p = ½
     assert torch.equal(slopes.sign(), torch.full_like(slopes, (p < 0.5) - (p > 0.5)))
-
-
-def test_value_function_of_prospect_theory_by_hand():
-    # v(4) = 2, v(−4) = −λ·2, v(0) = 0 at α = ½. Losses weigh more than gains. At α = 1 it is two straight lines.
-    assert shapes.prospect(numbers(4, -4, 0), 0.5, 3.0).tolist() == [2, -6, 0]
-    assert shapes.prospect(numbers(2, -2), 1.0, 2.0).tolist() == [2, -4]
-    defaults = [p.default for p in list(inspect.signature(shapes.prospect).parameters.values())[1:]]
-    assert defaults == [0.88, 2.25]
-    for wrong in ({"alpha": 0}, {"alpha": 1.5}, {"loss_aversion": 0}):
-        (name,) = wrong
-        with pytest.raises(ValueError, match=f"{name} must be"):
-            shapes.prospect(numbers(1), **wrong)
-
-
-def test_slope_of_the_value_function_is_infinite_at_the_reference_point():
-    x = numbers(1e-12, -1e-12).requires_grad_()
-    (slope,) = torch.autograd.grad(shapes.prospect(x, 0.5, 2.0).sum(), x)
-    assert slope.tolist() == pytest.approx([0.5e6, 1e6])
-    # KTO's σ has slope ¼ there.
-    (smooth,) = torch.autograd.grad(shapes.kahneman_tversky(x, torch.zeros(2)).sum(), x)
-    assert smooth.tolist() == pytest.approx([0.25, 0.25])
-
-
-def test_reference_points_by_hand():
-    # m = 3, u(x_i, y_j) = 3i + j + 1 = ((1, 2, 3), (4, 5, 6), (7, 8, 9)).
-    # Next: (1,2), (2,3), (3,1): (2 + 6 + 7)/3 = 5. Others: (2 + 3 + 4 + 6 + 7 + 8)/6 = 5, printed 30/3. Own: 15/3.
-    u = torch.arange(1, 10, dtype=F64).view(3, 3)
-    u[0, 1] += 3  # tells the next response from the others
-    expected = {"next response": 6, "every other response": 5.5, "every other response, printed": 11}
-    expected |= {"own response": 5, "zero": 0}
-    assert {name: float(estimate(u)) for name, estimate in ESTIMATORS.items()} == expected
-    assert all(estimate(-u) == 0 for estimate in ESTIMATORS.values())
-    assert not any(estimate(u.clone().requires_grad_()).requires_grad for estimate in ESTIMATORS.values())
-    with pytest.raises(ValueError, match=r"log_ratios must be \(m, m\) with m >= 2, got \(2, 3\)"):
-        ESTIMATORS["every other response"](u[:2])
-
-
-def test_printed_reference_point_grows_with_the_batch():
-    # m = 4, u = 1 at β = 0.1: printed 0.3, right 0.1 (ES16).
-    u = torch.ones(4, 4, dtype=F64)
-    assert 0.1 * float(ESTIMATORS["every other response, printed"](u)) == pytest.approx(0.3)
-    assert 0.1 * float(ESTIMATORS["every other response"](u)) == pytest.approx(0.1)
-
-
-def test_mismatched_reference_points_are_near_zero_where_the_kl_is_not():
-    # A response to another prompt is likely under neither π(·|x) nor π_ref(·|x). For responses q that do not depend on
-    # x, the mean of u is KL(q ‖ π_ref) − KL(q ‖ π), here negative. The maximum with 0 then hides it, the more so the
-    # larger the batch. Each prompt's own response has the right mean.
-    world = TableWorld.random(0, prompts=64, responses=8, beta=0.85)
-    policy, u = world.optimum, world.optimum - world.ref_logps
-    exact = float(kl(policy, world.ref_logps).mean())
-    assert exact == pytest.approx(0.48, abs=0.01)
-    table = policy.exp() @ u.T  # [j, i] the mean of u(x_i, y) over y ~ π(·|x_j)
-    raw = float((table.sum() - table.trace()) / (64 * 63))
-    assert raw < -0.4 and float(table.trace() / 64) == pytest.approx(exact)
-
-    generator = torch.Generator().manual_seed(0)
-
-    def mean_estimates(m, batches=1000):
-        sums = dict.fromkeys(ESTIMATORS, 0.0)
-        for _ in range(batches):
-            prompts = torch.randperm(64, generator=generator)[:m]
-            responses = torch.multinomial(policy[prompts].exp(), 1, generator=generator)[:, 0]
-            for name, estimate in ESTIMATORS.items():
-                sums[name] += float(estimate(u[prompts][:, responses])) / batches
-        return sums
-
-    estimates = {m: mean_estimates(m) for m in (2, 8, 32)}
-    following = [estimates[m]["next response"] for m in (2, 8, 32)]
-    assert 0.1 < following[0] < 0.25 and 0.01 < following[1] < 0.06 and following[2] < 0.003
-    assert estimates[8]["every other response"] < following[1] / 4
-    assert estimates[32]["own response"] == pytest.approx(exact, abs=0.02)

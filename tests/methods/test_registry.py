@@ -7,10 +7,20 @@ import pytest
 import torch
 
 from una_ref.errors import InputError
-from una_ref.methods import KINDS, METHODS, UnknownMethod, describe, table
+from una_ref.methods import (
+    KINDS,
+    METHODS,
+    UnknownMethod,
+    cringe,
+    describe,
+    policy_gradient,
+    rewards,
+    shapes,
+    table,
+)
 from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, requires, sided
 from una_ref.methods.method import HYPERPARAMETERS
-from una_ref.methods.rewards import centred_reward
+from una_ref.methods.tokens import tdpo2_printed
 from una_ref.theory import TableWorld
 
 F64 = torch.float64
@@ -75,10 +85,16 @@ def test_method_record_has_known_kinds_axes_and_errata(method):
 
 @each_method
 def test_losses_of_a_method_share_default_hyperparameters(method):
-    # Feedback of several kinds in one batch is about one reward, so it needs one β.
-    for loss in method.losses.values():
-        for name, parameter in inspect.signature(loss).parameters.items():
-            assert name not in method.hyperparameters or parameter.default == method.hyperparameters[name]
+    # Feedback of several kinds in one batch is about one reward, so it needs one β. Other forms are compared with it.
+    for form in filter(None, (*method.losses.values(), method.printed, method.released)):
+        expected = {**method.hyperparameters, **({"alpha": 1.0} if form is tdpo2_printed else {})}  # Eq. 28 has no α
+        for name, parameter in arguments_of(form).items():
+            assert name not in expected or parameter.default == expected[name]
+
+
+def test_scorers_are_the_methods_that_train_no_policy():
+    scorers = {method.name for method in METHODS.values() if method.scorer}
+    assert scorers == {"reward-model", "reward-model-margin", "soft-reward-model"}
 
 
 def test_method_needs_a_reference_if_any_of_its_functions_takes_one():
@@ -132,10 +148,11 @@ def test_method_reward_takes_only_known_arguments(method):
 
 
 @each_method
-def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments):
+def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments, monkeypatch):
     # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
     # So does lowering log π_t where the reward is β·log π/π_t.
-    # A scorer's rewards are shifted directly. Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
+    # A scorer's rewards are shifted directly. Without a reference the loss is given another function for its reward.
+    # Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
     if method.advantages:
         return  # test_policy_gradient shifts the scores of tokens
     arguments = random_arguments(method.loss)
@@ -167,7 +184,18 @@ def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(metho
         found = torch.autograd.grad(method.loss(**arguments).sum(), trained, allow_unused=True)
         return torch.cat([gradient.flatten() for gradient in found if gradient is not None])
 
-    unchanged = torch.allclose(gradients(shifted), gradients(arguments), rtol=0, atol=1e-12)
+    before, function = gradients(arguments), method.reward.function
+    moved = [name for name, x in arguments.items() if shifted[name] is not x]
+    if not moved:
+        assert not method.needs_reference
+        if function is None:  # the reward is log π itself
+            shifted = {name: x.detach() + offset if name.endswith("logps") else x for name, x in arguments.items()}
+            moved = [name for name, x in arguments.items() if shifted[name] is not x]
+        else:  # it is replaced where the loss looks it up
+            add = lambda *given: moved.append(given) or function(*given) + offset  # noqa: E731
+            monkeypatch.setitem(method.loss.__globals__, function.__name__, add)
+    unchanged = torch.allclose(gradients(shifted), before, rtol=0, atol=1e-12)
+    assert moved, "no reward was shifted"
     assert method.shift_invariant == unchanged
 
 
@@ -206,41 +234,89 @@ def test_invariance_is_of_every_batch_or_of_the_expected_step_or_neither():
     assert not any(method.shift_invariant and method.invariant_in_expectation for method in METHODS.values())
 
 
-def test_default_hyperparameters_match_the_papers():
-    assert not METHODS["sft"].hyperparameters and not METHODS["reward-model"].hyperparameters
-    expected = {
-        "una-pair": 0.1,
-        "una-binary-mse": 0.01,
-        "una-binary-bce": 0.01,
-        "una-score": 0.03,
-        "una-centred": 0.03,
-        "kto": 0.1,
-        "ipo": 0.1,
-        "cdpo": 0.1,
-        "f-dpo": 0.1,
-        "iupo": 0.1,
-        "dro": 1.0,
-        "una-online": 0.03,
-        "reinforce": 0.03,
-        "rloo": 0.03,
-        "ppo": 0.03,
-        "iterative-dpo": 0.1,
-        "self-rewarding": 0.1,
-        "rso": 0.1,
-        "nash-md": 0.1,
-        "sppo": 0.001,
-        "dno": 0.1,
-    }
-    assert {name: METHODS[name].hyperparameters["beta"] for name in expected} == expected
-    ppo = {"beta": 0.03, "gamma": 1.0, "lam": 0.95, "whiten": 1.0, "ptx": 0.0}
-    assert METHODS["ppo"].hyperparameters == ppo | {"ratio_clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}
-    assert METHODS["f-dpo"].hyperparameters == {"beta": 0.1, "divergence": "reverse_kl", "alpha": 0.5}
-    assert METHODS["iupo"].hyperparameters["divergence"] == "js"
-    assert METHODS["cdpo"].hyperparameters["label_smoothing"] == 0.1
+OF_TRL = {"beta": 0.1}
+"""Of TRL's trainers for pairs, labels and odds ratios; DPO's paper has it, too."""
+OF_UNA, OF_UNA_LABELS = {"beta": 0.03}, {"beta": 0.01}
+"""Of UNA's code (CU14)."""
+DEFAULTS = {
+    **dict.fromkeys(("una-pair", "ipo", "tr-dpo", "sdpo", "paft", "iterative-dpo", "self-rewarding"), OF_TRL),
+    **dict.fromkeys(("nca-pair", "sppo-hard", "apo-zero", "apo-down", "bco", "npo", "nash-md", "dno"), OF_TRL),
+    **dict.fromkeys(("token-dpo", "tdpo", "wpo"), OF_TRL),
+    **dict.fromkeys(("una-score", "una-centred", "una-online", "reinforce", "rloo"), OF_UNA),
+    **dict.fromkeys(("una-binary-mse", "una-binary-bce"), OF_UNA_LABELS),
+    **dict.fromkeys(("kto", "apo-zero-unpaired"), OF_TRL | {"desirable_weight": 1.0, "undesirable_weight": 1.0}),
+    **dict.fromkeys(("cdpo", "robust-dpo"), OF_TRL | {"label_smoothing": 0.1}),  # Mitchell 2023
+    **dict.fromkeys(("aot", "aot-unpaired"), OF_TRL | {"label_smoothing": 0.0}),  # TRL
+    "exo-pair": OF_TRL | {"label_smoothing": 0.001},  # TRL
+    "f-dpo": OF_TRL | {"divergence": "reverse_kl", "alpha": 0.5},  # TRL: f_alpha_divergence_coef
+    "iupo": OF_TRL | {"divergence": "js", "alpha": 0.5},  # UPO's divergence
+    "discopop": OF_TRL | {"tau": 0.05},  # TRL: discopop_tau
+    "dpop": {"beta": 0.3, "lam": 50.0},  # Pal et al. 2024
+    "beta-dpo": OF_TRL | {"alpha": 0.6, "filtering": 1.0},  # Wu et al. 2024: α
+    "gpo": OF_TRL | {"function": "logistic"},  # DPO
+    "rso": OF_TRL | {"function": "hinge_norm"},  # Liu et al. 2023: the loss
+    "r-dpo": OF_TRL | {"alpha": 0.01},
+    "rpo": OF_TRL | {"eta": 1.0, "distance": "backward_kl"},
+    "simpo": {"beta": 2.0, "gamma": 1.0},  # the authors' README: β = 2, γ/β = 0.5
+    "alpha-po": {"beta": 2.0, "gamma": 1.0, "alpha": 0.25},  # SimPO's β and γ
+    "tpo": {"beta": 0.01, "gold_weight": 1.0},  # Saeidi et al. 2024
+    "tpo-l": {"beta": 2.0, "gamma": 1.0, "gold_weight": 1.0},  # SimPO's β and γ
+    "cpo": OF_TRL | {"lam": 1.0},  # TRL: cpo_alpha
+    "orpo": {"lam": 0.1},  # TRL: its beta
+    "slic": {"delta": 1.0, "lam": 0.5},
+    "rebel": {"eta": 10.0},  # 1/η = 0.1 in the place of β
+    "sigmoid-norm": {"beta": 5.0},  # Tülu 3
+    "lipo": OF_TRL | {"ranking": "lambda"},  # Liu et al. 2024
+    "rrhf": {"alpha": 1.0},  # Yuan et al. 2023: no weight
+    "pro": {"alpha": 1.0, "distances": "scores"},
+    "d2o": OF_TRL | {"alpha": 1.0},
+    "tdpo2": OF_TRL | {"alpha": 0.5},  # Zeng et al. 2024
+    "ld-dpo": OF_TRL | {"alpha": 0.5},
+    "cringe": {"alpha": 1.0, "top_k": 5, "margin": 0.0, "tau": 10.0},  # ParlAI: α; margin and τ are this project's
+    "dro": {"beta": 1.0},
+    "una-measure": OF_UNA | {"measure": "huber", "width": 0.1},
+    "sppo": {"beta": 0.001},  # Wu et al. 2024: η = 1000
+    "reward-model-margin": {"centring": 0.0},  # TRL: off
+    "grpo": {
+        "variant": "grpo",
+        "ratio": "token",
+        "scale_rewards": "group",
+        "ratio_clip": 0.2,  # TRL, as PPO
+        "ratio_clip_high": 0.2,
+        "beta": 0.04,  # Shao et al. 2024
+        "kl_estimate": "weighted",
+        "length_scale": 1.0,
+        "temperature_positive": 1.0,  # TRL: sapo_temperature_pos and _neg
+        "temperature_negative": 1.05,
+    },
+    "ppo": OF_UNA
+    | {"ratio_clip": 0.2, "value_clip": 0.2, "value_weight": 0.1}  # TRL's former PPO trainer
+    | {"gamma": 1.0, "lam": 0.95, "whiten": 1.0, "ptx": 0.0},
+}
+"""Method -> its hyper-parameters. Without a source beside them, they are this project's choice."""
 
 
-def test_centred_reward_has_the_default_beta_of_its_method():
-    assert arguments_of(centred_reward)["beta"].default == METHODS["una-centred"].hyperparameters["beta"]
+def test_default_hyperparameters_are_those_of_their_sources():
+    found = {method.name: dict(method.hyperparameters) for method in METHODS.values() if method.hyperparameters}
+    assert found == DEFAULTS
+
+
+@pytest.mark.parametrize(
+    ("part", "name"),
+    [
+        (shapes.smoothed_logistic, "cdpo"),
+        (rewards.f_slope, "f-dpo"),
+        (rewards.f_reward, "f-dpo"),
+        (rewards.divergence_of, "f-dpo"),
+        (rewards.centred_reward, "una-centred"),
+        (policy_gradient.gae, "ppo"),
+        (cringe.cringe_sampled, "cringe"),
+    ],
+)
+def test_part_of_a_loss_has_the_defaults_of_its_method(part, name):
+    defaults = {key: p.default for key, p in arguments_of(part).items() if key in DEFAULTS[name]}
+    given = {key: value for key, value in defaults.items() if value is not inspect.Parameter.empty}
+    assert given and given.items() <= DEFAULTS[name].items()
 
 
 def test_method_table_cells_are_text():

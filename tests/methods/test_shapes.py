@@ -5,7 +5,16 @@ import math
 import pytest
 import torch
 
-from una_ref.methods.shapes import bce, kahneman_tversky, linear, logistic, mse, smoothed_logistic, squared
+from una_ref.methods.shapes import (
+    bce,
+    kahneman_tversky,
+    linear,
+    logistic,
+    mse,
+    prospect,
+    smoothed_logistic,
+    squared,
+)
 
 F64 = torch.float64
 X = torch.tensor([0.0, math.log(3)], dtype=F64)  # σ = 1/2 and 3/4
@@ -72,3 +81,25 @@ def test_kahneman_tversky_is_not_a_proper_score(p, sign):
     torch.testing.assert_close(expected, p + (1 - 2 * p) * x.sigmoid())
     (slope,) = torch.autograd.grad(expected.sum(), x)
     assert (slope.sign() == sign).all()
+
+
+def test_value_function_of_prospect_theory_by_hand():
+    # v(4) = 2, v(−4) = −λ·2, v(0) = 0 at α = ½. Losses weigh more than gains. At α = 1 it is two straight lines.
+    gains_and_losses = torch.tensor([4.0, -4.0, 0.0], dtype=F64)
+    assert prospect(gains_and_losses, 0.5, 3.0).tolist() == [2, -6, 0]
+    assert prospect(gains_and_losses, 1.0, 2.0).tolist() == [4, -8, 0]
+    # Tversky and Kahneman 1992: the median α is 0.88, the median λ 2.25.
+    assert prospect(torch.tensor([10.0, -1.0], dtype=F64)).tolist() == pytest.approx([10**0.88, -2.25])
+    for wrong in ({"alpha": 0}, {"alpha": 1.5}, {"loss_aversion": 0}):
+        (name,) = wrong
+        with pytest.raises(ValueError, match=f"{name} must be"):
+            prospect(X, **wrong)
+
+
+def test_slope_of_the_value_function_is_infinite_at_the_reference_point():
+    x = torch.tensor([1e-12, -1e-12], dtype=F64, requires_grad=True)
+    (slope,) = torch.autograd.grad(prospect(x, 0.5, 2.0).sum(), x)
+    assert slope.tolist() == pytest.approx([0.5e6, 1e6])
+    # KTO's σ has slope ¼ there.
+    (smooth,) = torch.autograd.grad(kahneman_tversky(x, torch.zeros(2)).sum(), x)
+    assert smooth.tolist() == pytest.approx([0.25, 0.25])

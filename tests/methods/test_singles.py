@@ -18,6 +18,7 @@ from una_ref.methods.singles import (
     una_binary_mse,
     una_binary_mse_printed,
     una_centred,
+    una_centred_labels,
     una_score,
     una_score_printed,
     una_score_released,
@@ -60,6 +61,12 @@ def test_una_binary_baseline_is_added_to_the_implicit_reward():
     for loss in (una_binary_mse, una_binary_bce):
         expected = loss(**rewarded(LOGIT_9, LOGIT_8), labels=numbers(1, 0))
         torch.testing.assert_close(loss(**with_baseline, baseline=numbers(2, 1)), expected)
+
+
+def test_una_centred_labels_have_the_loss_of_the_corrected_reward_by_hand():
+    # r_θ + V(x) = logit 0.9 and logit 0.8, labels 1 and 0: −log 0.9 and −log 0.2.
+    arguments = rewarded(LOGIT_9 - 2, LOGIT_8 - 1) | {"labels": numbers(1, 0), "baseline": numbers(2, 1)}
+    assert una_centred_labels(**arguments).tolist() == pytest.approx([-math.log(0.9), -math.log(0.2)])
 
 
 def test_una_score_corrected_and_printed_by_hand():

@@ -3,6 +3,8 @@
 The fixture `trl` builds the trainers. A loss on pairs needs one line in `PAIRS`.
 """
 
+import copy
+
 import pytest
 import torch
 
@@ -302,3 +304,34 @@ def test_grpo_matches_trl(trl, case, scale, estimate):
     torch.testing.assert_close(losses.mean(), theirs, rtol=1e-5, atol=1e-6)
     ratios = (logps - old).exp()[mask.bool()]
     assert ratios.min() < 0.8 and ratios.max() > 1.3
+
+
+@pytest.mark.parametrize("centring", [None, 0.3])
+@pytest.mark.parametrize("margins", [None, (0.5, 0.0, 2.0)])
+def test_reward_models_match_trl(trl, margins, centring):
+    from transformers import MistralForSequenceClassification
+    from trl import RewardConfig, RewardTrainer
+
+    config = copy.deepcopy(trl.policy.config)
+    config.num_labels = 1
+    torch.manual_seed(1)
+    trl.policy = MistralForSequenceClassification(config).eval()
+    scorer = copy.deepcopy(trl.policy)
+    rows = trl.rows if margins is None else [row | {"margin": m} for row, m in zip(trl.rows, margins, strict=True)]
+    trainer = trl.trainer(RewardTrainer, RewardConfig, rows, reference=False, center_rewards_coefficient=centring)
+    batches = trl.batches(trainer)
+    assert all(("margin" in batch) == (margins is not None) for batch in batches)
+    method = METHODS["reward-model" if margins is None and centring is None else "reward-model-margin"]
+    ours = []
+    for number, batch in enumerate(batches):
+        last = batch["attention_mask"].sum(1) - 1  # the reward is read at the last token
+        with torch.no_grad():
+            scores = scorer.score(scorer.model(**{k: batch[k] for k in ("input_ids", "attention_mask")})[0])[..., 0]
+        chosen, rejected = scores[torch.arange(2), last].chunk(2)
+        given = {"chosen_rewards": chosen, "rejected_rewards": rejected}
+        if method.name == "reward-model-margin":
+            given |= {"margins": chosen.new_tensor([margins[number] if margins else 0.0]), "centring": centring or 0.0}
+        ours.append(method.loss(**given))
+    theirs = torch.stack([trl.loss(trainer, batch) for batch in batches])
+    torch.testing.assert_close(torch.cat(ours), theirs, rtol=1e-5, atol=1e-6)
+    assert torch.cat(ours).std() > 0.01

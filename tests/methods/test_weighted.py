@@ -61,7 +61,8 @@ def test_a_sum_has_a_loss_for_each_kind_of_feedback():
 
 
 def test_a_weight_that_is_left_out_is_one_and_names_may_be_aliases():
-    assert [(m.name, w) for m, w in weighted.terms("dpo, sft:0.2")] == [("una-pair", 1.0), ("sft", 0.2)]
+    found = [(name, method.name, weight) for name, method, weight in weighted.terms("dpo, sft:0.2")]
+    assert found == [("dpo", "una-pair", 1.0), ("sft", "sft", 0.2)]  # as it was written, for messages
     assert weighted.combined(DPO, "") is DPO
 
 
@@ -83,7 +84,7 @@ def test_reference_is_needed_if_a_summed_loss_names_it():
         ("dpo", "dpo:1,reward-model:1", "losses: expected methods that train a policy on responses, got reward-model"),
         ("ppo", "dpo:1", "losses: expected a method that trains a policy on responses, got ppo"),
         ("una-score", "una-score:1,rloo:1", "expected methods on given responses, got rloo, which samples"),
-        ("dpo", "dpo:1,simpo:1", r"beta: expected a value, since the defaults differ: una-pair \(0.1\), simpo \(2.0\)"),
+        ("dpo", "dpo:1,simpo:1", r"beta: expected a value, since the defaults differ: dpo \(0.1\), simpo \(2.0\)"),
     ],
 )
 def test_bad_sums_are_refused(method, losses, message):
@@ -112,7 +113,14 @@ def test_a_sum_ignores_a_reward_offset_only_if_all_its_terms_do(name, text, inva
     assert weighted.combined(METHODS[name], text).invariance == invariance
 
 
+def test_a_sum_has_the_notes_of_its_terms_alone():
+    assert weighted.combined(METHODS["lipo"], "lipo,una-score").note == METHODS["lipo"].note != ""
+    assert weighted.combined(METHODS["lipo"], "una-score").note == ""
+
+
 def test_a_sum_has_no_optimum_or_name_of_its_first_method():
     found = weighted.combined(METHODS["ipo"], "ipo,sft")
     assert METHODS["ipo"].trl and METHODS["tdpo"].optimum
+    assert METHODS["ipo"].composes and METHODS["ipo"].printed
+    assert not found.composes and found.printed is found.released is None
     assert not found.trl and not found.reductions and not weighted.combined(METHODS["tdpo"], "tdpo,sft").optimum

@@ -17,7 +17,8 @@ from una_ref import cli
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer
-from una_ref.policies.judge import NAME, Judge
+from una_ref.policies.endpoint import NAME, Endpoint
+from una_ref.policies.judge import Judge
 from una_ref.policies.reward_sources import reward_source
 
 
@@ -87,7 +88,7 @@ def judge_at(url, **options):
 @pytest.fixture
 def no_retries(monkeypatch):
     """Judges made from a name do not repeat a call."""
-    monkeypatch.setattr(Judge.__init__, "__kwdefaults__", Judge.__init__.__kwdefaults__ | {"retries": 0})
+    monkeypatch.setattr(Endpoint.__init__, "__kwdefaults__", Endpoint.__init__.__kwdefaults__ | {"retries": 0})
 
 
 ANSWERS = [Answer("Why?", text) for text in ("a", "bbb", "cc", "ddd")]
@@ -173,7 +174,7 @@ def test_lasting_error_gives_no_scores_and_few_calls(caplog):
 
 def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(monkeypatch):
     # One thread and two failures in a row as the limit, so that the order of the calls is known.
-    monkeypatch.setattr("una_ref.policies.judge.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(1))
+    monkeypatch.setattr("una_ref.policies.endpoint.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(1))
     with served(lambda first, second, call: (500, "") if call % 2 else longer(first, second, call)) as (url, calls):
         judge_at(url, workers=2, retries=0)(ANSWERS[:3])
     assert len(calls) == 6
@@ -238,7 +239,7 @@ def test_reply_without_a_verdict_is_requested_again_and_never_scored(nonsense):
 
 def test_wait_before_each_repetition_doubles(monkeypatch):
     waits = []
-    monkeypatch.setattr("una_ref.policies.judge.time", SimpleNamespace(sleep=waits.append))
+    monkeypatch.setattr("una_ref.policies.endpoint.time", SimpleNamespace(sleep=waits.append))
     with served(lambda *_: completion("Hm.")) as (url, calls):
         assert judge_at(url, workers=1, retries=3, wait=0.5)(ANSWERS[:2]) == [None, None]
     assert waits == [0.5, 1.0, 2.0] * 2 and len(calls) == 8
@@ -279,8 +280,8 @@ def test_calls_run_at_the_same_time():
 
 def test_name_gives_model_and_url():
     judge = reward_source("judge:Qwen/Qwen3-8B@2025:x@http://localhost:8000/v1")
-    assert isinstance(judge, Judge) and judge.model == "Qwen/Qwen3-8B@2025:x"
-    assert str(judge.client.base_url) == "http://localhost:8000/v1/"
+    assert isinstance(judge, Judge) and judge.endpoint.model == "Qwen/Qwen3-8B@2025:x"
+    assert str(judge.endpoint.client.base_url) == "http://localhost:8000/v1/"
     assert reward_source(f"{__name__}:by_length,judge:m@http://localhost:1/v1").pairwise
     for wrong in ("judge:m", "judge:m@ftp://x/v1", "judge:@http://x/v1", "judge:m@http://me:password@x/v1"):
         assert not NAME.fullmatch(wrong)

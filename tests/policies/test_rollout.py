@@ -84,6 +84,17 @@ def test_samples_end_with_eos_or_are_cut_at_the_longest(model):
         assert sample.ended or len(sample.tokens) == 6
 
 
+def test_samples_end_at_every_end(model):
+    ends = (EOS, *range(7, 40))
+    samples = HuggingFace(EOS, other_ends=ends[1:])(model, PROMPTS, k=20, max_new=6, seed=0)
+    flat = [sample for of_prompt in samples for sample in of_prompt]
+    assert {sample.tokens[-1] for sample in flat if sample.ended} > {EOS}
+    for sample in flat:
+        assert sample.ended == (sample.tokens[-1] in ends)
+        assert not set(ends) & set(sample.tokens[:-1]) and (sample.ended or len(sample.tokens) == 6)
+    torch.testing.assert_close(scored(model, PROMPTS, samples), recorded(samples), rtol=0, atol=1e-4)
+
+
 def test_generation_config_of_the_model_only_suppresses_tokens(model):
     plain = HuggingFace(EOS)(model, PROMPTS, k=5, max_new=6, seed=0)
     config = unwrapped(model).generation_config
@@ -306,3 +317,14 @@ def test_mixture_is_sampled_without_dropout_and_leaves_the_mode_as_it_was():
     assert policy.training and policy.model.training
     torch.manual_seed(9)
     assert recorded(HuggingFace(EOS).mixed(policy, PROMPTS, **options)).tolist() == recorded(first).tolist()
+
+
+def test_temperature_zero_takes_the_most_probable_token_each_time(model):
+    samples = HuggingFace(EOS, temperature=0)(model, PROMPTS, k=2, max_new=5, seed=0)
+    with torch.no_grad():
+        for prompt, (first, second) in zip(PROMPTS, samples, strict=True):
+            assert first.tokens == second.tokens
+            tokens = list(prompt)
+            for token in first.tokens:
+                assert token == unwrapped(model).eval()(torch.tensor([tokens])).logits[0, -1].argmax()
+                tokens.append(token)

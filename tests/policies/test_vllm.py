@@ -153,6 +153,14 @@ def test_samples_have_the_policys_log_probs_and_end_as_they_say(stand_in, policy
     assert vllm(policy, PROMPTS, k=3, max_new=5, seed=1) == samples != vllm(policy, PROMPTS, k=3, max_new=5, seed=2)
 
 
+def test_samples_end_at_every_end(stand_in, policy):
+    ends = (2, *range(3, 120))
+    flat = [s for of in engine(other_ends=ends[1:])(policy, PROMPTS, k=9, max_new=5, seed=1) for s in of]
+    assert any(sample.ended and sample.tokens[-1] != 2 for sample in flat)
+    assert all(sample.ended == (sample.tokens[-1] in ends) for sample in flat)
+    assert not any(set(ends) & set(sample.tokens[:-1]) for sample in flat)
+
+
 def test_sample_ends_at_the_end_token(stand_in, policy, monkeypatch):
     def line(**logps):
         return {int(name[1:]): SimpleNamespace(logprob=logp) for name, logp in logps.items()}

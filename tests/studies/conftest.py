@@ -1,5 +1,8 @@
 """What the tests of studies share."""
 
+import gzip
+import json
+import random
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -58,3 +61,90 @@ def tiny_online():
         timed_seeds=(0,),
         lrs=(3e-3, 1e-2),
     )
+
+
+@pytest.fixture(scope="session")
+def real_folders(tmp_path_factory):
+    """Made-up data in the files of the real ones, and a tiny language model with a tokenizer made from them."""
+    from una_ref.policies import loading
+    from una_ref.studies import real_data
+
+    data = tmp_path_factory.mktemp("data")
+    words = ["red", "green", "blue", "good", "bad", "long", "short", "old", "new", "warm", "cold", "big"]
+
+    def text(*seed):
+        draw = random.Random(str(seed))
+        return " ".join(draw.choice(words) for _ in range(3 + draw.randrange(4)))
+
+    def write(name, items):
+        path = data / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with gzip.open(path, "wt", encoding="utf-8") as file:
+            file.writelines(json.dumps(item) + "\n" for item in items)
+
+    for name, (score, highest) in real_data.ULTRAFEEDBACK.items():
+        write(
+            name,
+            (
+                {
+                    "prompt": text(name, i),
+                    "chosen": "good " + text(name, i, 1),
+                    "rejected": "bad " + text(name, i, 2),
+                    "metadata": {f"{score}_chosen": highest, f"{score}_rejected": 1.0 if i % 3 else highest},
+                }
+                for i in range(24)
+            ),
+        )
+    write(
+        real_data.ALPACA_EVAL,
+        (
+            {"prompt": f"tune {i // 3} {text('tune', i // 3)}", "response": text("tune", i), "score": i % 3 / 2}
+            for i in range(120)
+        ),
+    )
+    for name in (real_data.HH_TRAIN, real_data.HH_TEST):
+        start = "\n\nHuman: ask {}\n\nAssistant: {}"
+        write(
+            name,
+            (
+                {
+                    # The first ten prompts are in both files.
+                    "chosen": start.format(text(i if i < 10 else (name, i)), "good " + text(name, i, 1)),
+                    "rejected": start.format(text(i if i < 10 else (name, i)), "bad " + text(name, i, 2)),
+                }
+                for i in range(60)
+            ),
+        )
+    write(
+        real_data.LLMBAR,
+        (
+            {"input": text("l", i), "output_1": text("l", i, 1), "output_2": text("l", i, 2), "label": 2}
+            for i in range(9)
+        ),
+    )
+    write(
+        real_data.HHH,
+        ({"prompt": text("h", i), "chosen": text("h", i, 1), "rejected": text("h", i, 2)} for i in range(9)),
+    )
+    write(
+        "eval/arc_challenge/test.jsonl.gz",
+        (
+            {
+                "question": text("arc", i),
+                "choices": {"text": [text("arc", i, j) for j in range(3)], "label": ["A", "B", "C"]},
+                "answerKey": "ABC"[i % 3],
+            }
+            for i in range(9)
+        ),
+    )
+    for split in ("train", "validation"):
+        choices = {"text": ["red", "blue"], "label": ["A", "B"]}
+        write(f"eval/arc_challenge/{split}.jsonl.gz", [{"question": "q", "choices": choices, "answerKey": "A"}])
+    folder = tmp_path_factory.mktemp("models") / "tiny"
+    tokenizer = loading.byte_pair_tokenizer(words, 300)
+    model = loading.small_mistral(
+        tokenizer, hidden_size=16, intermediate_size=32, num_hidden_layers=1, max_position_embeddings=128
+    )
+    model.save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    return data, folder

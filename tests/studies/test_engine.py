@@ -117,6 +117,26 @@ def test_the_setting_with_the_lowest_mean_regret_is_chosen(regrets, best):
     assert choose(store, candidates) == {"row": {"lr": best, "tuning_regret": pytest.approx(mean)}}
 
 
+def test_a_study_may_choose_by_another_criterion():
+    store, candidates = options({1: [0.1], 2: [0.2]})
+    for line, loss in zip(store.finished.values(), (0.9, 0.3), strict=True):
+        line["log_loss"] = loss
+    assert choose(store, candidates, "log_loss") == {"row": {"lr": 2, "tuning_log_loss": 0.3}}
+
+
+def test_a_row_whose_grid_is_not_finished_has_no_setting():
+    store, candidates = options({1: [0.5], 2: [0.1]})
+    del store.finished["2/0"]
+    assert choose(store, candidates) == {}
+
+
+def test_a_quick_study_needs_the_settings_of_a_full_one(laboratory, tmp_path):
+    study = replace(laboratory.study(), shipped="chosen_nowhere.json")
+    with pytest.raises(InputError, match="quick: expected a study whose full size has been carried out"):
+        carry_out(study, tmp_path / "study", quick=True)
+    assert not (tmp_path / "study").exists()
+
+
 def test_an_entry_s_own_keys_come_before_a_study_s():
     entry = Entry("x", "X", "una-online", form="released", config={"passes": 4}, loss_kwargs={"beta": 1.0})
     config = entry.run_config({"beta": 0.4}, steps=3, lr=0.01)

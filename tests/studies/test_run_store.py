@@ -68,6 +68,19 @@ class TestRunStore:
             asked(tmp_path, [2, -1, 3])
         assert asked(tmp_path, [2])[1] == []
 
+    def test_a_store_that_computes_nothing_returns_the_finished_runs(self, tmp_path):
+        asked(tmp_path, [2, 3])
+        computer = Computer()
+        with RunStore(tmp_path, HEADER, computer, compute=False) as store:
+            found = store.results([Square(number) for number in (3, 4, 2)], "squares")
+        assert [row["number"] for row in found] == [3, 2] and len(store.requested) == 2
+
+    def test_a_report_leaves_the_file_to_the_process_that_is_writing_it(self, tmp_path):
+        with RunStore(tmp_path, HEADER, Computer()) as store, open(store.path, "a") as running:
+            RunStore(tmp_path, HEADER, Computer(), compute=False)
+            running.write(json.dumps({"key": "square/7", "number": 7, "square": 49}) + "\n")
+        assert asked(tmp_path, [7]) == ([49], [])
+
     def test_runs_that_measure_time_are_alone(self, tmp_path):
         running, together = [], []
 

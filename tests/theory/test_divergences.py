@@ -260,6 +260,7 @@ WRONG = {
     "f' is NaN at log-ratio 5e.04": dataclasses.replace(
         DIVERGENCES["js"], slope=lambda u: (2 * u.exp() / (1 + u.exp())).log().where(u > -700, u + LOG2)
     ),
+    "f is NaN at log-ratio -inf": dataclasses.replace(KL, f=lambda u: KL.f(u).where(u > -INF, math.nan)),
     "f is NaN at log-ratio inf": dataclasses.replace(
         DIVERGENCES["forward_kl"], f=lambda u: (u.expm1() - u).where(u > -INF, INF)
     ),
@@ -288,6 +289,17 @@ def test_register_names_the_condition_that_fails(message):
     with pytest.raises(ValueError, match=rf"divergence '{wrong.name}': {message}"):
         register(wrong)
     assert "custom" not in DIVERGENCES and DIVERGENCES["js"].name == "js"
+
+
+@pytest.mark.usefixtures("registry")
+@pytest.mark.parametrize("side", [1, -1])
+def test_register_checks_log_ratios_from_minus_30_to_30(side):
+    def wrong_beyond(far):
+        return dataclasses.replace(KL, name=f"custom {far}", f=lambda u: KL.f(u) * (1 + (side * u > far)))
+
+    register(wrong_beyond(30.001))
+    with pytest.raises(ValueError, match="f' is not the derivative of f at log-ratio"):
+        register(wrong_beyond(29.99))
 
 
 def test_an_unknown_name_is_refused_and_the_table_is_read_only():

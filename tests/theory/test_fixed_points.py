@@ -253,6 +253,17 @@ def test_baseline_beta_log_z_gives_the_optimum_and_a_large_offset_the_sampler():
     torch.testing.assert_close(1e-3 * (near - sampler.exp()), far - sampler.exp(), rtol=1e-3, atol=1e-14)
 
 
+def test_rounding_of_a_baseline_beta_log_z_is_not_taken_for_a_loss_that_is_not_convex():
+    # Rewards of 10⁶ leave log Z(r − b) at about −10⁻¹⁰ in place of 0, though one reward of each prompt is 0.
+    ref, _, rewards = tables(prompts=30)
+    rewards = 1e6 * rewards
+    rewards[:, 0] = 0.0
+    baseline = log_z(ref, rewards, 0.5)
+    assert (log_partition(ref, rewards - baseline, 0.5) < -1e-11).any()
+    found = una_fixed_point(ref, rewards, 0.5, baseline=baseline)
+    torch.testing.assert_close(found.exp(), optimal_logps(ref, rewards, 0.5).exp(), rtol=0, atol=1e-9)
+
+
 def test_una_fixed_point_refuses_prompts_below_log_z_zero():
     ref, sampler, rewards = tables()
     shift = torch.tensor([[0.01], [-0.01], [0.01]], dtype=F64)

@@ -105,6 +105,23 @@ def test_exploitability_is_zero_at_the_nash_policies_only():
     assert float(exploitability(REF, PREFERENCES, REF, BETA)) > 0.01
 
 
+def test_average_of_a_play_is_the_mean_of_the_start_and_of_every_step():
+    def step(logps):
+        return sppo_step(logps, PREFERENCES, 0.5)
+
+    def gap(logps):
+        return exploitability(logps, PREFERENCES)
+
+    first, second = step(REF), step(step(REF))
+    game = play(step, REF, gap, 2)
+    mean = ((REF.exp() + first.exp() + second.exp()) / 3).log()
+    torch.testing.assert_close(game.logps, second)
+    torch.testing.assert_close(game.average, mean)
+    assert game.gaps == pytest.approx([float(gap(logps)) for logps in (REF, first, second)])
+    halfway = ((REF.exp() + first.exp()) / 2).log()
+    assert game.average_gaps == pytest.approx([float(gap(logps)) for logps in (REF, halfway, mean)])
+
+
 @pytest.mark.parametrize("eta", [0.1, 1.0, 5.0])
 def test_last_policy_of_sppo_circles_while_the_average_approaches_nash(eta):
     game = play(

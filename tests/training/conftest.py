@@ -129,7 +129,8 @@ def make_trainer():
         for parameter in model.parameters() if moved else ():
             if parameter.requires_grad:
                 parameter.data += 0.3 * torch.randn(parameter.shape, generator=generator)
-        losses = {kind: loss for kind, loss in config.losses_by_kind.items() if any(e.kind == kind for e in given)}
+        known = config.losses_by_kind | config.auxiliary
+        losses = {kind: loss for kind, loss in known.items() if any(e.kind == kind for e in given)}
         return Trainer(policy, losses, config, prompts=len(given), value_start=0.3)
 
     return make

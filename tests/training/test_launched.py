@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file
 
 from una_ref.cli import main
 
@@ -64,15 +65,21 @@ sys.exit(code)
 @pytest.fixture
 def launched(tmp_path, tiny):
     """launched(fault, data, *settings): the completed run of two processes into tmp_path/out."""
-    (tmp_path / "worker.py").write_text(WORKER)
 
     def run(fault, file, *settings):
-        command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
-        command += [str(tmp_path / "worker.py"), *words(tmp_path, tiny, file), *settings]
-        environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "FAULT": fault}
-        return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
+        return two_processes(tmp_path, fault, *words(tmp_path, tiny, file), *settings)
 
     return run
+
+
+def two_processes(folder, fault, *words):
+    """The completed command of two processes; the worker is written into a folder."""
+    (folder / "worker.py").write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2"]
+    command += [str(folder / "worker.py"), *words]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "FAULT": fault}
+    environment["PYTHONPATH"] = os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])
+    return subprocess.run(command, env=environment, capture_output=True, text=True, check=False, timeout=300)
 
 
 def words(folder, tiny, file):
@@ -117,3 +124,38 @@ def test_only_the_first_process_prints_the_record(launched, data):
     file = data("pairs")
     for _ in range(2):  # trained, then finished already
         assert json.loads(launched("", file, "--json").stdout)["finished"]
+
+
+STAGED = """
+batch: 4
+steps: 2
+lora_r: 2
+stages:
+  part:
+    do: part
+    part: 1/2
+    data: toysteer/pairs
+  policy:
+    method: dpo
+    model: toysteer
+    data: ${part}
+"""
+
+
+@pytest.mark.slow
+def test_a_recipe_of_several_steps_has_the_same_result_from_two_processes(tmp_path):
+    (tmp_path / "staged.yaml").write_text(STAGED)
+    recipe = ["train", str(tmp_path / "staged.yaml")]
+    assert main([*recipe, "--output", str(tmp_path / "one")]) == 0
+    done = two_processes(tmp_path, "", *recipe, "--output", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.count("finished 2 steps") == 1  # one process reports
+    assert done.stderr.count("step 2 of 2: policy") == 1
+    assert not list((tmp_path / "two").glob("**/checkpoint*"))
+    one, two = ((tmp_path / run / "part" / "rows.jsonl").read_bytes() for run in ("one", "two"))
+    assert one == two
+    one, two = (load_file(tmp_path / run / "policy" / "adapter_model.safetensors") for run in ("one", "two"))
+    assert one.keys() == two.keys()
+    for name, weights in one.items():
+        assert (weights - two[name]).abs().max() < 1e-5, name
+    assert max(weights.abs().max() for name, weights in one.items() if "lora_B" in name) > 1e-4  # trained

@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -17,6 +18,7 @@ from safetensors import safe_open
 
 from una_ref.cli import main
 from una_ref.training import checkpoints
+from una_ref.training.loop import Job
 from una_ref.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -154,6 +156,31 @@ def test_metrics_list_each_step_once_and_evaluations_as_configured(una, tmp_path
     assert lines[0]["eval_rewards/margins"] == 0 and lines[0]["eval_rewards/accuracies"] == 0.5
     record = json.loads((tmp_path / "out" / "run.json").read_text())
     assert record["evaluation"]["loss"] == pytest.approx(lines[-1]["eval_loss"])
+
+
+def test_each_demonstration_is_taken_once_before_any_is_taken_again(make_trainer, examples, monkeypatch):
+    demos, given = examples("demos", prompts=6), []
+    for e in examples("scores", prompts=12):
+        past = {name: lines[:1] for name, lines in e.experience.items()}
+        given.append(replace(e, responses=e.responses[:1], scores=e.scores[:1], experience=past))
+    settings = {"batch": 4, "passes": 2, "minibatches": 2, "loss_kwargs": {"ptx": 0.1}}
+    trainer = make_trainer("ppo", [*given, *demos], **settings)
+    taken, real_step = [], Trainer.step
+
+    def step(self, number, rows, **more):
+        taken.append([e.prompt_index for e in rows if e.kind == "demos"])
+        return real_step(self, number, rows, **more)
+
+    monkeypatch.setattr(Trainer, "step", step)
+    began = time.process_time()
+    job = Job(trainer.config, trainer, given, (), demos=demos)
+    for number in range(3):
+        job.step(number, record=False)
+    # Each of the 12 updates has two responses and takes two demonstrations: each of the six is taken four times.
+    places = [place for some in taken for place in some]
+    assert [len(some) for some in taken] == [2] * 12
+    assert all(sorted(places[i : i + 6]) == list(range(6)) for i in range(0, 24, 6))
+    assert 0 < job.seconds["learning"] <= time.process_time() - began
 
 
 def test_unfinished_metrics_line_of_a_killed_run_is_removed(una, tmp_path, monkeypatch):

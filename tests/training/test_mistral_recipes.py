@@ -1,11 +1,13 @@
 """The recipes of the papers' Mistral-7B with Mistral's own tokenizer, and a tiny model behind it.
 
-The tokenizer is a file in the package mistral-common, whose code is never imported. sentencepiece reads the same file.
+The tokenizer is a file in the package mistral-common, whose code is never imported: where it can be, transformers reads
+every Mistral's tokenizer with it. So it lies in a folder of its own (see the Makefile). sentencepiece reads it too.
 """
 
 import math
 import os
 import shutil
+import sys
 from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
@@ -19,9 +21,9 @@ from una_ref.policies.loading import small_mistral
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve
 
-SPEC = find_spec("mistral_common")
+FILE = Path(sys.prefix, "share", "mistral-common", "mistral_common", "data", "tokenizer.model.v1")
 pytestmark = pytest.mark.skipif(
-    SPEC is None or find_spec("sentencepiece") is None, reason="mistral-common or sentencepiece is not installed"
+    not FILE.is_file() or find_spec("sentencepiece") is None, reason="mistral-common or sentencepiece is not installed"
 )
 real_data = pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA is not set: no real data to read")
 
@@ -50,7 +52,7 @@ HARD = (
 def folder(tmp_path_factory):
     """The folder with Mistral-7B-v0.1's sentencepiece model, under the name that transformers looks for."""
     path = tmp_path_factory.mktemp("mistral")
-    shutil.copy(Path(SPEC.submodule_search_locations[0]) / "data" / "tokenizer.model.v1", path / "tokenizer.model")
+    shutil.copy(FILE, path / "tokenizer.model")
     return path
 
 

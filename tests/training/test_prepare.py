@@ -1,5 +1,6 @@
 """From a config to a job: held-out rows, refusals before the first step, reads of the data, the start of V(x)."""
 
+import json
 import math
 from dataclasses import replace
 
@@ -30,6 +31,94 @@ def test_prompts_are_held_out_if_there_are_at_least_two(prompts, share, held, da
 def test_epochs_become_steps(data, tiny):
     job = prepare(resolve("dpo", [*tiny, "epochs=3", "batch=5", "held_out=0"], data=data("pairs", 12)))
     assert job.config.steps == round(3 * 12 / 5)
+
+
+@pytest.fixture
+def chat_model(tmp_path):
+    """A folder with a tiny model whose turns end with another token than its tokenizer's EOS, as Gemma's do."""
+    from tokenizers import AddedToken
+
+    from una_ref.policies.loading import byte_pair_tokenizer, small_mistral
+
+    tokenizer = byte_pair_tokenizer(["some text to learn from"] * 20, 300)
+    tokenizer.add_tokens([AddedToken(name, special=True) for name in ("<|im_start|>", "<|im_end|>")])
+    tokenizer.chat_template = CHATML
+    size = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    model = small_mistral(tokenizer, num_key_value_heads=1, **size)
+    end = tokenizer.convert_tokens_to_ids("<|im_end|>")
+    model.generation_config.eos_token_id = [tokenizer.eos_token_id, end]
+    for part in (model, tokenizer):
+        part.save_pretrained(tmp_path / "model")
+    return str(tmp_path / "model"), end
+
+
+RUN = ["lora_r=2", "batch=2", "held_out=0", "steps=1"]
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+def test_every_end_of_the_generation_config_ends_stored_and_sampled_responses(data, chat_model):
+    model, end = chat_model
+    job = prepare(resolve("dpo", RUN, data=data("pairs"), model=model))
+    assert {ids[-1] for example in job.examples for ids in example.responses} == {end}
+    stored = [ids for example in job.examples for ids in example.responses]
+    assert all(ids.count(end) == 1 and job.tokenizer.eos_token_id not in ids for ids in stored)
+    job = prepare(resolve("rloo", [*RUN, "max_response=2"], data=data("pairs"), model=model), reward=len_of)
+    assert job.rollouts.engine.ends == (job.tokenizer.eos_token_id, end)
+
+
+def len_of(answers):
+    return [float(len(answer.response)) for answer in answers]
+
+
+def test_a_run_in_whose_first_samples_none_ends_says_so(data, chat_model):
+    model, _ = chat_model
+    job = prepare(resolve("rloo", [*RUN, "max_response=1", "seed=1"], data=data("pairs"), model=model), reward=len_of)
+    ended = [note for note in job.notes if note.startswith("no sampled response ended: all were cut at 1 tokens")]
+    assert len(ended) == 1 and "'</s>', '<|im_end|>'" in ended[0]
+
+
+def test_a_template_is_read_from_a_file_and_none_takes_formatted_texts(tmp_path, chat_model):
+    model, end = chat_model
+    (tmp_path / "chat.jinja").write_text("{% for m in messages %}({{ m.role }}) {{ m.content }}{% endfor %}")
+    rows = [Row("hi", ("a", "b"), pairs=((0, 1),))]
+    job = prepare(resolve("dpo", [*RUN, f"template={tmp_path / 'chat.jinja'}"], model=model, data="x"), rows=rows)
+    assert job.tokenizer.decode(job.examples[0].prompt) == "(user) hi"
+    formatted = "<|im_start|>user\nhi<|im_end|>\n<|im_start|>assistant\n"
+    rows = [Row(formatted, ("a<|im_end|>", "b"), pairs=((0, 1),), source="f:1")]
+    with pytest.raises(InputError, match="f:1 prompt: .*template=none"):
+        prepare(resolve("dpo", RUN, model=model, data="x"), rows=rows)
+    job = prepare(resolve("dpo", [*RUN, "template=none"], model=model, data="x"), rows=rows)
+    assert job.tokenizer.decode(job.examples[0].prompt) == "<s>" + formatted
+    assert job.examples[0].prompt.count(end) == 1 and job.tokenizer.chat_template is None
+    with pytest.raises(InputError, match="template: expected a file, Jinja text or none, got 'no.jinja'"):
+        prepare(resolve("dpo", [*RUN, "template=no.jinja"], model=model, data="x"), rows=rows)
+
+
+def test_columns_used_and_rows_left_out_are_in_the_notes(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    good = {"ask": "p", "chosen": "a", "rejected": "b", "id": 1}
+    rows = [good, {**good, "chosen": " "}, {**good, "rejected": 3}, {**good, "ask": "q"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    job = prepare(resolve("dpo", [*tiny, "columns.prompt=ask", "bad_rows=drop"], data=str(path)))
+    assert job.notes[0] == "data (pair): columns used: ask, chosen, rejected; not used: id"
+    assert "data: left out 1 rows with an empty response" in job.notes
+    (bad,) = (note for note in job.notes if note.startswith("data: left out 1 bad rows (the first: "))
+    assert ":3 rejected" in bad
+    assert len(job.examples) == 2
+
+
+def test_prompts_with_one_response_are_dropped_and_counted(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    scores = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
+    path.write_text(
+        "".join(json.dumps({"prompt": p, "completion": f"r{s}", "score": s}) + "\n" for p, s in scores)
+    )
+    for more, kept in (([], 2), (["rows=3"], 1)):
+        job = prepare(resolve("dpo", [*tiny, "held_out=0", *more], data=str(path)))
+        assert len(job.examples) == kept and any("1 prompts with one response dropped" in note for note in job.notes)
 
 
 def test_a_small_file_has_a_vocabulary_as_large_as_it_allows(data, tiny):
@@ -276,6 +365,31 @@ def test_feedback_of_any_kinds_is_trained_on_together(data, tiny):
 def test_a_summed_loss_without_feedback_for_it_is_refused(data, tiny):
     with pytest.raises(InputError, match=r"losses: kto: expected labels in the data, got pairs\. Fix: leave it out"):
         prepare(resolve("dpo", [*tiny, "losses=dpo:1,kto:0.5"], data=data("pairs")))
+    with pytest.raises(InputError, match=r"losses: dpo: expected pairs in the data, got demos"):  # as it was written
+        prepare(resolve("sft", [*tiny, "losses=dpo:1,sft:1"], data=data("messages")))
+
+
+def test_a_sum_says_whose_rewards_the_metrics_report(data, tiny):
+    told = "losses: metrics report the reward of ipo alone: log(π/π_ref)"
+    summed = prepare(resolve("ipo", [*tiny, "losses=dpo:1,ipo:1", "beta=0.1"], data=data("pairs")))
+    assert told in summed.notes
+    assert not [n for n in prepare(resolve("ipo", tiny, data=data("pairs"))).notes if n.startswith("losses")]
+
+
+def test_a_run_says_which_scale_its_method_expects(data, tiny):
+    assert METHODS["lipo"].note in prepare(resolve("lipo", tiny, data=data("scores"))).notes
+    assert "order of 1" in METHODS["lipo"].note
+    assert "order of 1" in METHODS["lipo"].meaning("ranking")
+    sppo = prepare(resolve("sppo", ["batch=2", "steps=1", "held_out=0"]))
+    assert "(win rate − ½)²/β²" in METHODS["sppo"].note
+    assert METHODS["sppo"].note in sppo.notes
+
+
+def test_lists_of_equal_scores_are_counted(data, tiny):
+    rows = [Row(f"p{i}", ("a", "b", "c"), scores=(1, 1, int(i > 4)), source=f"f:{i}") for i in range(8)]
+    job = prepare(resolve("lipo", [*tiny, "held_out=0"], data="rows"), rows=rows)
+    assert "lists of equal scores, which rank nothing: 3" in job.notes
+    assert not [n for n in prepare(resolve("lipo", tiny, data=data("scores"))).notes if "equal scores" in n]
 
 
 def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):

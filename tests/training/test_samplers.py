@@ -1,10 +1,12 @@
 """Online runs use the common training loop: responses are sampled and scored, then trained on like other rows."""
 
+import itertools
 import json
 import math
 import os
 import random
 import signal
+import time
 from dataclasses import replace
 
 import pytest
@@ -153,11 +155,11 @@ def test_rollout_measures_by_hand():
     }
 
 
-def test_rollout_seed_depends_on_run_seed_and_step():
+def test_rollout_seed_depends_on_run_seed_step_and_process():
     seeds = []
 
     def engine(model, prompts, *, k, max_new, seed):
-        seeds.append(seed)
+        seeds.append(torch.Generator().manual_seed(seed).initial_seed())
         return [[Sample((5, 2), True, -1.0)] * k for _ in prompts]
 
     class Words:
@@ -169,9 +171,9 @@ def test_rollout_seed_depends_on_run_seed_and_step():
 
     for seed in (0, 1):
         rollouts = Rollouts(engine, lambda answers: [1.0] * len(answers), "mine", Words(), 2, 4, seed)
-        for step in (0, 1):
-            rollouts(Policy(), [Prompt((1,), "What?", 0)], step)
-    assert len(set(seeds)) == 4
+        for step, process in itertools.product((0, 1), (0, 1, 2)):
+            rollouts(Policy(), [Prompt((1,), "What?", 0)], step, process)
+    assert len(set(seeds)) == 12
 
 
 # ---- PPO, replay and the rest
@@ -204,16 +206,20 @@ def exact_regret(job, before=False):
     ids=str,
 )
 def test_every_online_method_lowers_the_exact_regret(method, settings):
+    began = time.process_time()
     job = prepare(resolve(method, [*ONLINE, *settings], steps=12))
     fit(job)
     assert exact_regret(job) < 0.9 * exact_regret(job, before=True)
     assert set(job.seconds) == {"generation", "scoring", "learning"} and min(job.seconds.values()) > 0
+    assert sum(job.seconds.values()) <= time.process_time() - began
 
 
 @pytest.mark.parametrize("critic", ["separate", "head"])
 def test_first_ppo_update_has_ratio_one_and_zero_values(critic):
+    began = time.process_time()
     job = prepare(resolve("ppo", [*ONLINE, f"critic={critic}"], steps=3))
     rows, values = job.answered(job.examples[:8], 0, record=True)
+    assert job.seconds["learning"] > 0 and sum(job.seconds.values()) <= time.process_time() - began
     batch = job.trainer.batch(rows)
     known = job.trainer.policy.outputs(batch, job.trainer.needs)
     logps, critics = known["token_logps"], known["values"]
@@ -591,6 +597,8 @@ def test_rejection_without_the_true_maximum_goes_round_until_enough_are_accepted
     assert statistical_rejection([1.0, 3.0, 2.0, 0.0], 1e-9, 3, random.Random(0)) == [1, 2, 0]
     assert statistical_rejection([1.0, 3.0, 2.0, 0.0], 1e9, 3, random.Random(0)) == [0, 1, 2]
     assert statistical_rejection([1.0, 2.0], 1e9, 5, random.Random(0)) == [0, 1]
+    accepted = [statistical_rejection([*map(float, range(8))], 2.0, 5, random.Random(seed)) for seed in range(20)]
+    assert all(len(set(places)) == len(places) == 5 for places in accepted)
 
 
 def test_accepted_half_is_trained_on_in_pairs_of_different_scores():

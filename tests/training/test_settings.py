@@ -7,6 +7,7 @@ import pytest
 
 from una_ref.cli import main
 from una_ref.errors import InputError
+from una_ref.methods import METHODS
 from una_ref.training.config import Config
 from una_ref.training.settings import output_of, recipe, recipes, resolve
 
@@ -32,6 +33,26 @@ def changed(what):
 
 
 # ---- settings
+
+
+@pytest.mark.parametrize(
+    ("method", "setting", "message"),
+    [
+        ("tdpo", "alpha=0.5", "alpha: unknown key of tdpo; it is a key of tdpo2, f-dpo,"),  # a relative first
+        ("dpo", "gamma=1", "gamma: unknown key of dpo; it is a key of simpo, tpo-l, alpha-po, ppo"),  # on pairs first
+        ("dpo", "loss_kwargs.gamma=1", "loss_kwargs: expected beta, got 'gamma'; it is a key of simpo, "),
+        ("dpo", "loss_kwargs.bta=1", "loss_kwargs: expected beta, got 'bta'; did you mean beta?"),
+        ("sft", "beta=1", "beta: unknown key of sft; it is a key of 5"),
+    ],
+)
+def test_a_key_of_other_methods_names_them(method, setting, message):
+    with pytest.raises(InputError) as refused:
+        resolve(method, [setting])
+    said, key = str(refused.value), setting.split("=")[0].split(".")[-1]
+    assert said.startswith(message)
+    assert len(said) < 160
+    owners = [name for name, record in METHODS.items() if key in record.hyperparameters]
+    assert len(owners) > 12 or all(name in said for name in owners)
 
 
 def test_settings_take_the_types_of_their_fields():

@@ -142,6 +142,47 @@ def test_data_of_others_need_a_model_where_the_recipe_has_toysteer_s(capsys):
     assert stages.plan("sdpo", data="pairs.jsonl", model="m").steps["stage1"].model == "m"
 
 
+FOREIGN = {"data": "prompts.jsonl", "model": "mine"}
+
+
+def test_keys_for_toysteer_alone_are_not_used_with_another_model():
+    on_toysteer, other = stages.plan("self-rewarding").steps["M1"], stages.plan("self-rewarding", **FOREIGN).steps["M1"]
+    defaults = Config(method="sft")
+    assert (on_toysteer.lr, on_toysteer.lora_r, on_toysteer.steps) == (3e-3, 0, 1000)
+    for key in recipe("self-rewarding")["stages"]["M1"]["toysteer"]:
+        assert getattr(other, key) == getattr(defaults, key), key
+    alone = stages.plan("self-rewarding", ["M1.model=mine"]).steps["M1"]  # one foreign model is enough
+    assert alone.lr == defaults.lr
+    chosen = stages.plan("self-rewarding", ["M1.lr=0.25", "lora_r=4"]).steps["M1"]
+    assert (chosen.lr, chosen.lora_r, chosen.steps) == (0.25, 4, 1000)
+
+
+@pytest.mark.parametrize("name", STAGED)
+def test_no_step_on_another_model_has_a_rate_or_rank_from_toysteer(name):
+    defaults = Config(method="sft")
+    for step in stages.plan(name, **FOREIGN).steps.values():
+        if isinstance(step, Config):
+            assert (step.lr, step.lora_r, step.rows) == (defaults.lr, defaults.lora_r, defaults.rows)
+
+
+def test_the_numbers_from_toysteer_are_named_with_another_model(tmp_path):
+    assert not stages.plan("self-rewarding").notes and not stages.plan("sdpo", ["steps=3"]).notes
+    left, numbers = stages.plan("self-rewarding", ["M2.steps=50", "batch=8"], **FOREIGN).notes
+    assert left.startswith("model=mine: ") and "M1.lr" in left and "M1.lora_r" in left and "M1.steps" in left
+    assert "M3.steps=30" in numbers and "M2.steps" not in numbers and "batch" not in numbers
+    for name in STAGED:
+        assert stages.plan(name, **FOREIGN).notes, name
+    file = tmp_path / "mine.yaml"  # what a user writes is the user's
+    file.write_text("extends: sdpo\nstages:\n  stage1:\n    steps: 7\n    lr: 0.5\n")
+    [numbers] = stages.plan(str(file), **FOREIGN).notes
+    assert "stage2.steps=60" in numbers and "stage1" not in numbers
+
+
+def test_a_dry_run_begins_with_the_numbers_from_toysteer(small, capsys):
+    assert main(["train", "sdpo", "--data", small, "--model", "mine", "--dry-run"]) == 0
+    assert "numbers that the recipe has from ToySteer" in capsys.readouterr().out.splitlines()[0]
+
+
 def test_a_recipe_of_several_steps_is_no_single_config():
     with pytest.raises(InputError, match="rlhf/three-stages: expected one run, got a recipe of several steps"):
         resolve("rlhf/three-stages")

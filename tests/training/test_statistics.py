@@ -143,6 +143,28 @@ def test_moving_average_moves_once_a_step_and_not_in_evaluations():
         assert trainer.statistics.averages == {"running_gap": pytest.approx(expected)}
 
 
+def test_running_gain_of_bco_counts_all_responses_alike_as_trl_s_running_mean_does():
+    """TRL's former BCOTrainer kept the mean of all rewards so far: mean += (x̄ − mean)·n/(N + n), from 0 and N = 0.
+
+    A decay of N/(N + n) makes a step of ours one of theirs, whatever the share of positive labels.
+    """
+    loss, calls = recorded("labels", "running_gain")
+    batches = [
+        [Example((0,), ((0,), (1,), (2,)), labels=(1.0, 0.0, 0.0), prompt_index=0, source="row 0")],
+        [Example((1,), ((1,),), labels=(1.0,), prompt_index=1, source="row 1")],
+    ]
+    mean, seen = 0.0, 0
+    trainer = table_trainer({"labels": loss}, method="bco", decay=3 / 4)
+    for batch, gains in zip(batches, (U[0], U[1, 1:2]), strict=True):
+        trainer.accumulate(batch)
+        trainer.statistics.keep()
+        mean += (float(gains.mean()) - mean) * len(gains) / (seen + len(gains))
+        seen += len(gains)
+        assert float(calls[-1]["running_gain"]) == pytest.approx(mean, abs=1e-12)
+    by_label = (float(U[0, 0]) + float(U[0, 1:].mean())) / 2  # each label counted alike
+    assert abs(float(calls[0]["running_gain"]) - by_label) > 0.05
+
+
 def test_moving_average_is_not_part_of_an_accumulated_gradient():
     loss, _ = recorded("pairs", "running_gap")
     trainer = table_trainer({"pairs": loss})

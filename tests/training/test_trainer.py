@@ -1,5 +1,6 @@
 """The trainer: gradients of micro-batches, KTO's KL estimate, the exact optimum of a table, learned V(x), steps."""
 
+import itertools
 import json
 import math
 import os
@@ -16,6 +17,7 @@ import torch
 from una_ref.data.batch import Example, collate
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
+from una_ref.policies.combining import l1_norm
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
 from una_ref.theory.optimum import optimal_logps
@@ -378,6 +380,18 @@ def test_learning_rate_warms_up_then_decays_or_stays_constant(make_trainer, exam
     assert make_trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
 
 
+def test_l1_adds_its_weight_times_the_gradient_of_the_l1_norm(make_trainer, examples, gradient):
+    given = examples("pairs")
+    plain = make_trainer("dpo", given)
+    of_loss = gradient(plain, given)
+    plain.optimizer.zero_grad()
+    l1_norm(plain.policy.model).backward()
+    of_norm = torch.cat([p.grad.flatten() for p in plain.trained.values()])
+    found = make_trainer("dpo", given, l1=0.5).step(0, given)["grad_norm"]
+    assert found == pytest.approx(float((of_loss + 0.5 * of_norm).norm()), rel=1e-5)
+    assert found != pytest.approx(float(of_loss.norm()), rel=0.1)
+
+
 def test_learned_values_have_a_separate_learning_rate_and_no_weight_decay(make_trainer, examples):
     given = examples("scores")
     trainer = make_trainer("una-centred", given, baseline="learned", value_lr=0.5, weight_decay=0.1, warmup=0.0)
@@ -406,6 +420,15 @@ def test_dropout_depends_only_on_seed_step_and_update(make_trainer, examples, gr
 
     assert grad_norm(2) == grad_norm(2, noise=1)
     assert len({grad_norm(2), grad_norm(3), grad_norm(2, update=1), grad_norm(2, seed=1)}) == 4
+
+
+def test_no_two_steps_or_processes_share_their_random_numbers(make_trainer, examples):
+    trainer, seeds = make_trainer("dpo", examples("pairs")), []
+    for process, step in itertools.product(range(3), range(6)):
+        trainer.accelerator = SimpleNamespace(num_processes=3, process_index=process)
+        trainer._seed(step)
+        seeds.append(torch.initial_seed())
+    assert len(set(seeds)) == 18
 
 
 def test_cached_reference_is_used_at_every_step(make_trainer, examples):

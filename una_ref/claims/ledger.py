@@ -153,6 +153,14 @@ class Recomputed:
     seconds: float
 
     @property
+    def number(self) -> str:
+        """`Claim.shows` with the new numbers; their names alone where it asks for another one."""
+        try:
+            return self.claim.shows.format(**self.evidence.numbers)
+        except KeyError:
+            return ", ".join(sorted(self.evidence.numbers))
+
+    @property
     def faults(self) -> list[str]:
         """Statements that are no longer true, and numbers that differ from the committed ones."""
         untrue = [f"no longer true: {statement}" for statement, true in self.evidence.stands.items() if not true]

@@ -5,44 +5,14 @@ from __future__ import annotations
 import math
 
 from una_ref.claims.ledger import FAILS, UNA, Evidence, claim
+from una_ref.evaluation.printed import printed
 from una_ref.theory import TableWorld, kl
 
-OFFLINE = {
-    "Table 1": {
-        "Mistral": (44.11, 29.53, 30.11, 41.79, 23.22, 2.92, 28.61),
-        "DPO (UNA-pairwise)": (44.5, 28.48, 30.41, 39.25, 26.3, 2.25, 28.53),
-        "KTO": (44.46, 29.51, 30.43, 40.45, 24.18, 2.34, 28.56),
-        "UNA-binary (MSE)": (44.32, 29.86, 30.54, 39.11, 26.1, 3.32, 28.88),
-        "UNA-binary (BCE)": (44.43, 29.42, 30.73, 39.51, 26.49, 2.99, 28.93),
-        "UNA-score (MSE)": (43.53, 30.25, 29.72, 42.01, 37.25, 2.77, 30.92),
-    },
-    "Table 2": {
-        "Mistral": (38.02, 42.58, 77.58, 61.43, 83.44, 62.51, 60.93),
-        "DPO (UNA-pairwise)": (40.22, 44.75, 79.16, 62.88, 84.42, 62.15, 62.26),
-        "KTO": (41.63, 47.72, 78.14, 62.29, 84.21, 62.46, 62.74),
-        "UNA-binary (MSE)": (40.87, 48.23, 79.48, 63.23, 84.57, 62.34, 63.12),
-        "UNA-binary (BCE)": (40.41, 48.33, 79.4, 63.14, 84.6, 62.48, 63.06),
-        "UNA-score (MSE)": (40.41, 55.09, 80.27, 63.23, 84.52, 62.56, 64.35),
-    },
-}
-"""The offline tables as UNA prints them: six tasks and the average. Table 1: bbh, gpqa, mmlu-pro, musr, ifeval,
-math-hard; Table 2: gsm8k, truthful-qa, winograde, arc, hellaswag, mmlu."""
-
-ONLINE = {
-    "Table 4": {
-        "Mistral-INST": (42.46, 29.05, 24.53, 38.30, 38.46, 2.02, 29.14),
-        "RLHF": (42.50, 28.99, 24.60, 38.29, 38.53, 1.79, 29.12),
-        "UNA": (42.78, 28.32, 24.87, 38.03, 39.17, 1.75, 29.15),
-    },
-    "Table 5": {
-        "Mistral-INST": (35.14, 55.94, 73.72, 55.29, 75.99, 53.94, 58.34),
-        "RLHF": (34.42, 55.88, 73.56, 55.20, 76.03, 54.03, 58.19),
-        "UNA": (35.67, 55.88, 74.03, 55.20, 76.61, 54.02, 58.57),
-    },
-}
+OFFLINE = {f"Table {id}": printed()[id].numbers() for id in "12"}
+"""The offline tables as UNA prints them: row -> six tasks and the average."""
+ONLINE = {f"Table {id}": printed()[id].numbers() for id in "45"}
 """The online tables: the same tasks and the average."""
-
-TABLE_6 = {"Mistral-INST": (6.83, 10.31), "RLHF": (6.60, 10.15), "UNA": (6.71, 10.54)}
+TABLE_6 = printed()["6"].numbers()
 """UNA's Table 6: MT-Bench, AlpacaEval LC win rate."""
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
 from una_ref.errors import InputError
 
@@ -12,16 +13,18 @@ from una_ref.errors import InputError
 def compare(arguments: argparse.Namespace) -> int:
     """Run a study, print its table, and say where table and figures are."""
     from una_ref.studies.engine import carry_out
-    from una_ref.studies.offline_study import OFFLINE
-    from una_ref.studies.online_study import ONLINE
 
-    if arguments.axis and not arguments.online:
-        raise InputError(f"axis {arguments.axis}: expected the online study, which has axes. Fix: add --online")
-    name = f"compare{'-online' if arguments.online else ''}{'-quick' if arguments.quick else ''}"
-    output, study = arguments.output or f"runs/{name}", ONLINE if arguments.online else OFFLINE
+    name, study = _study(arguments)
+    if arguments.axis and len(study.axes) < 2:
+        raise InputError(f"axis {arguments.axis}: expected a study with axes. Fix: add --online or --model")
+    if arguments.report and not arguments.model:
+        raise InputError("report: expected the study of a real model. Fix: add --model smollm2")
+    if arguments.model and (arguments.online or arguments.base):
+        raise InputError("model: expected neither --online nor --base, which are for ToySteer's studies")
+    output = arguments.output or f"runs/{name}{'-quick' if arguments.quick else ''}"
     axes = (arguments.axis,) if arguments.axis else tuple(study.axes)
-    options = {"quick": arguments.quick, "workers": arguments.workers, "base": arguments.base}
-    results = carry_out(study, output, axes=axes, **options)
+    options = {"quick": arguments.quick, "workers": arguments.workers, "base": arguments.model or arguments.base}
+    results = carry_out(study, output, axes=axes, report=arguments.report, **options)
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
     else:
@@ -29,3 +32,18 @@ def compare(arguments: argparse.Namespace) -> int:
         drawn = ", ".join(f"{output}/{axis}.svg" for axis in axes)
         print(f"table: {output}/table.md   figure: {drawn}   numbers: {output}/results.json")
     return 0
+
+
+def _study(arguments: argparse.Namespace) -> tuple[str, Any]:
+    """The study that is asked for, and the name of its default folder."""
+    if arguments.model:
+        from una_ref.studies.real_offline import REAL_OFFLINE
+
+        return "real-offline", REAL_OFFLINE
+    if arguments.online:
+        from una_ref.studies.online_study import ONLINE
+
+        return "compare-online", ONLINE
+    from una_ref.studies.offline_study import OFFLINE
+
+    return "compare", OFFLINE

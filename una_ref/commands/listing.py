@@ -14,6 +14,7 @@ from una_ref.errors import InputError, near
 
 if TYPE_CHECKING:
     from una_ref.claims import Claim
+    from una_ref.claims.ledger import Recomputed
     from una_ref.methods import Method
 
 
@@ -53,6 +54,7 @@ def _print_record(found: dict[str, Any]) -> None:
     from una_ref.methods.axes import meaning
 
     found["axes"] = [meaning(axis, value) for axis, value in found["axes"].items()]
+    found = {key: value for key, value in found.items() if value}
     width = max(map(len, found))
     for key, value in found.items():
         lines = _shown(value)
@@ -83,7 +85,7 @@ def _print_table(rows: list[dict[str, str]]) -> None:
 def _shown(value: object) -> list[str]:
     """A value of a method's record, as lines."""
     if isinstance(value, dict):
-        return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()] or [""]
+        return [f"{key}: {', '.join(v) if isinstance(v, list) else v}" for key, v in value.items()]
     return list(map(str, value)) if isinstance(value, list) else [str(value)]
 
 
@@ -101,9 +103,10 @@ def claims(arguments: argparse.Namespace) -> int:
     if arguments.json:
         print(json.dumps(records[0] if arguments.id else records, indent=1, ensure_ascii=False))
     elif arguments.id:
-        width = max(map(len, records[0]))
-        for key, value in records[0].items():
-            print(f"{key:<{width}}  {value}".rstrip())
+        shown = {key: value for key, value in records[0].items() if value}
+        width = max(map(len, shown))
+        for key, value in shown.items():
+            print(f"{key:<{width}}  {value}")
     else:
         for record in records:
             print(f"{record['id']:<5} {record['paper']} {record['place']}: {record['claim']}")
@@ -132,7 +135,18 @@ def _recomputed(entries: Sequence[Claim], as_json: bool) -> int:
         found = [{"id": r.claim.id, "numbers": dict(r.evidence.numbers), "faults": r.faults} for r in again]
         print(json.dumps(found, indent=1, ensure_ascii=False))
     else:
+        if len(again) == 1:
+            _print_check(again[0])
         for id, faults in changed.items():
             print(f"{id}: {'; '.join(faults)}")
         print(f"{len(again)} claim{'s' if len(again) != 1 else ''} recomputed, {len(changed)} changed")
     return 1 if changed else 0
+
+
+def _print_check(again: Recomputed) -> None:
+    """One claim with its numbers before and now, and the statements that its verdict rests on."""
+    print(f"claim       {again.claim.says}")
+    print(f"committed   {again.claim.number}")
+    print(f"recomputed  {again.number}")
+    for statement, true in again.evidence.stands.items():
+        print(f"{'true' if true else 'not true':<10}  {statement}")

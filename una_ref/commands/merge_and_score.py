@@ -55,7 +55,7 @@ def score(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that exists")
-    rows: Iterable[Row] = (row for name in arguments.data for file in files(name) for row in read(file))
+    rows: Iterable[Row] = (_plain(row) for name in arguments.data for file in files(name) for row in read(file))
     first = next(iter(rows))  # errors in the data come before the reward model is loaded
     rows = chain([first], rows)
     source = reward_source(arguments.reward)
@@ -79,3 +79,11 @@ def score(arguments: argparse.Namespace) -> int:
         if number:
             print(f"{what}: {number}")
     return 0
+
+
+def _plain(row: Row) -> Row:
+    """The row itself. Refuses what the file of scores has no columns for, and rewards do not see."""
+    if row.template_arguments or row.response_fields:
+        names = [*row.template_arguments, *(name for fields in row.fields_of_responses for name in fields)]
+        raise InputError(f"{row.source}: expected responses of text alone, got {', '.join(dict.fromkeys(names))}")
+    return row

@@ -23,7 +23,6 @@ from una_ref.data.rows import (
     group_by_prompt,
     listed,
     merged,
-    prompt_key,
     refusal,
     shown,
 )
@@ -105,8 +104,7 @@ def pairs_to_labels(rows: Iterable[Row]) -> tuple[list[Row], Report]:
 def labels_to_pairs(rows: Iterable[Row]) -> tuple[list[Row], Report]:
     """One pair: the highest label is chosen, the lowest rejected.
 
-    Raises:
-        InputError: a row lacks a positive (0.5 or more) or a negative label.
+    A row without a positive (0.5 or more) and a negative label is dropped and counted.
     """
     return _run(rows, _steps()["labels", "pairs"])
 
@@ -170,7 +168,7 @@ def conform(
     def compared(row: Row) -> object:
         way = route(row)
         together = way in steps and steps[way].gathered and len(row.responses) == 1
-        return (prompt_key(row.prompt), way) if together else None
+        return (row.key, way) if together else None
 
     def made(group: list[Row], kept: dict[str, Counter], converted: dict[str, Counter]) -> Row | None:
         way = route(group[0])
@@ -243,14 +241,20 @@ def _values(row: Row, kind: str) -> tuple:
     return values
 
 
-def _several(row: Row, purpose: str, fix: str = "") -> None:
-    if len(row.responses) < 2:
-        raise refusal(row.source, "responses", f"two or more of one prompt, {purpose}", "one response", fix)
+def _alone(row: Row, counts: Counter, fix: str = "") -> bool:
+    """Whether the row has one response, so that there is nothing to compare; it is counted then."""
+    alone = len(row.responses) < 2
+    if alone:
+        counts[f"prompts with one response dropped{fix}"] += 1
+    return alone
 
 
 def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
     """The row cut to these responses, with this feedback alone."""
-    return Row(row.prompt, tuple(row.responses[i] for i in indices), source=row.source, **feedback)
+    kept = list(indices)
+    fields = row.response_fields and tuple(row.response_fields[i] for i in kept)
+    more: dict[str, Any] = {"template_arguments": row.template_arguments, "response_fields": fields}
+    return Row(row.prompt, tuple(row.responses[i] for i in kept), source=row.source, **more, **feedback)
 
 
 def _paired(row: Row, pairs: Sequence[tuple[int, int]], *, margins: bool = False) -> Row:
@@ -268,7 +272,8 @@ def _ranking(values: Sequence[float]) -> list[int]:
 
 def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, margins: bool) -> Row | None:
     scores = _values(row, "scores")
-    _several(row, "to pair them by score")
+    if _alone(row, counts):
+        return None
     ranking = _ranking(scores)
     if which == "best-worst":
         pairs = [(ranking[0], ranking[-1])]
@@ -286,7 +291,8 @@ def _scores_to_pairs(row: Row, counts: Counter, which: str, ties: str, margins: 
 def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: str) -> Row | None:
     scores = _values(row, "scores")
     if threshold == "median":
-        _several(row, "for the median of the prompt", "set threshold to a number")
+        if _alone(row, counts, " (a number as threshold keeps them)"):
+            return None
         level, highest = median(scores), max(scores)
         positive = [score > level or score == highest for score in scores]
         if len(set(scores)) == 1:
@@ -301,21 +307,22 @@ def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: s
     return _keep(row, range(len(positive)), labels=tuple(positive))
 
 
-def _scores_to_lists(row: Row, counts: Counter) -> Row:
+def _scores_to_lists(row: Row, counts: Counter) -> Row | None:
     return _ranked(row, _values(row, "scores"), counts)
 
 
-def _labels_to_lists(row: Row, counts: Counter) -> Row:
+def _labels_to_lists(row: Row, counts: Counter) -> Row | None:
     return _ranked(row, _values(row, "labels"), counts)
 
 
-def _pairs_to_lists(row: Row, counts: Counter) -> Row:
+def _pairs_to_lists(row: Row, counts: Counter) -> Row | None:
     labelled = _pairs_to_labels(row, Counter())
     return _ranked(labelled, _values(labelled, "labels"), counts)
 
 
-def _ranked(row: Row, scores: Sequence[float], counts: Counter) -> Row:
-    _several(row, "to rank them")
+def _ranked(row: Row, scores: Sequence[float], counts: Counter) -> Row | None:
+    if _alone(row, counts):
+        return None
     ranking = _ranking(scores)
     counts["lists"] += 1
     counts["responses"] += len(ranking)
@@ -330,15 +337,15 @@ def _pairs_to_labels(row: Row, counts: Counter) -> Row:
     return _keep(row, used, labels=tuple(won[i] / met[i] for i in used))
 
 
-def _labels_to_pairs(row: Row, counts: Counter) -> Row:
+def _labels_to_pairs(row: Row, counts: Counter) -> Row | None:
     labels = _values(row, "labels")
-    _several(row, "to pair a positive with a negative")
+    if _alone(row, counts):
+        return None
     ranking = _ranking(labels)
     best, worst = ranking[0], ranking[-1]
     if not labels[best] >= 0.5 > labels[worst]:
-        raise refusal(
-            row.source, "labels", "a positive and a negative response of one prompt, to pair them", f"{labels!r:.60}"
-        )
+        counts["prompts without a positive and a negative response dropped"] += 1
+        return None
     counts["pairs"] += 1
     return _paired(row, [(best, worst)])
 

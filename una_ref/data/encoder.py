@@ -3,34 +3,41 @@
 from __future__ import annotations
 
 import hashlib
+import json
 from array import array
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
+from una_ref.data import dialogues
 from una_ref.data.batch import Example, Prompt
 from una_ref.data.examples import Examples
 from una_ref.data.rows import Row
-from una_ref.data.specials import Specials
+from una_ref.data.specials import Specials, special_names
+from una_ref.data.templates import ChatTemplate, after_thought, continued, opened_thought
 from una_ref.errors import InputError
 
-PLAIN_TEMPLATE = (
-    "{% for m in messages %}{{ m['role'] | capitalize }}: {{ m['content'] }}\n\n{% endfor %}"
-    "{% if add_generation_prompt %}Assistant: {% endif %}"
-)
-"""How messages become text if the tokenizer has no chat template of its own."""
+MEANINGFUL = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio", "videos")
+"""Fields of a message that a template has to render; others, such as a name, are counted where it does not."""
 
 
 class Encoder:
     """Turns a `Row` into an `Example`, and counts what it cut or dropped in `counts`.
 
     No token spans the boundary of prompt and response: the prompt has the ids that a model is given at inference, and
-    the response has ids that continue them. EOS stands once at the end of every response that was not cut.
+    the response has ids that continue them. One end token stands at the end of every response that was not cut: the
+    one that the template ends a turn with if generation stops there, else EOS.
 
     A tokenizer's own chat template is used for messages and, as one user turn, for plain text; it also decides whether
     there is a BOS. Without one, messages go through `PLAIN_TEMPLATE`, plain text stays as it is, and BOS is put in
-    front, if the tokenizer has one that differs from its EOS (GPT-2's does not).
+    front, if the tokenizer has one that differs from its EOS (GPT-2's does not). With a template, a dialogue in the
+    form of Anthropic's HH becomes messages.
+
+    Nothing vanishes in the template: a row whose text, tools, tool calls or thoughts it does not render is refused. A
+    response that it renders otherwise than after its own opening (a thought, most often) is encoded as a sample would
+    be: its text behind the opening, and the end of the turn.
 
     The name of a special token in a prompt or a response is plain text (`specials`). There are two exceptions: a BOS
     at the start of a plain prompt, and an EOS at the end of a response.
@@ -43,12 +50,15 @@ class Encoder:
         max_prompt: a row whose prompt has more tokens is dropped.
         split_special_tokens: false for texts that have been through a template already: the name of a special token is
             then that token.
+        ends: ids at which generation stops, beside the tokenizer's EOS.
+        bad_rows: what happens to a row that cannot be encoded: an "error", or it is counted ("drop").
 
     Attributes:
+        ends: all ids at which a response ends, EOS first.
         counts: what happened to rows, prompts and responses, and how often.
 
     Raises:
-        InputError: the tokenizer has no EOS, so that no response could end.
+        InputError: the tokenizer has no EOS, so that no response could end; or its template loses text.
     """
 
     def __init__(
@@ -59,6 +69,8 @@ class Encoder:
         max_response: int | None = None,
         max_prompt: int | None = None,
         split_special_tokens: bool = True,
+        ends: Iterable[int] = (),
+        bad_rows: str = "error",
     ) -> None:
         if tokenizer.eos_token_id is None:
             name = getattr(tokenizer, "name_or_path", "")
@@ -68,6 +80,10 @@ class Encoder:
         self.max_response = max_response
         self.max_prompt = max_prompt
         self.split_special_tokens = split_special_tokens
+        self.ends = tuple(dict.fromkeys((tokenizer.eos_token_id, *ends)))
+        self.bad_rows = bad_rows
+        self.chat_template = ChatTemplate(tokenizer)
+        self.chat_template.check()
         self.counts: Counter[str] = Counter()
         self._prompts: dict[int, int] = {}  # hash -> index; the prompts themselves would take most of the memory
         self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt is tokenised alone and with each response
@@ -75,7 +91,7 @@ class Encoder:
     @cached_property
     def specials(self) -> Specials:
         """What is a special token and what is text."""
-        return Specials(self.tokenizer, split=self.split_special_tokens)
+        return Specials(self.tokenizer, split=self.split_special_tokens, ends=self.ends)
 
     @property
     def prompt_count(self) -> int:
@@ -85,7 +101,7 @@ class Encoder:
     @property
     def template(self) -> str:
         """The template that messages go through: the tokenizer's own, or the plain default."""
-        return self.tokenizer.chat_template or PLAIN_TEMPLATE
+        return self.chat_template.source
 
     @cached_property
     def default_system_prompt(self) -> str:
@@ -105,7 +121,8 @@ class Encoder:
 
     def __call__(self, row: Row) -> Example | None:
         """The row as token ids; None, and counted, if its prompt is too long or leaves no room for a response."""
-        opening = self._text(row)
+        row = self._as_chat(row)
+        opening = self._opening(row)
         prompt = tuple(self._prompt_ids(row, opening))
         room = self.max_length - len(prompt)
         if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
@@ -114,15 +131,19 @@ class Encoder:
         room = min(room, self.max_response or room)
         texts = [self.specials.hidden_before_eos(text) for text in row.responses]
         responses = []
-        for text in texts:
-            ids = self._response_ids(row, opening, text)
+        for text, fields in zip(texts, row.fields_of_responses, strict=True):
+            ids = self._response_ids(row, opening, text, fields)
             if len(ids) > room:
                 ids = ids[:room]
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
         self._count("rows", opening, *texts)
+        if isinstance(row.prompt, str) and any(text.startswith(row.prompt.strip()) for text in row.responses):
+            self.counts["rows with a response that begins with its prompt"] += 1
         if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
             self.counts["pairs of equal responses, which teach nothing"] += equal
+        if row.as_list and row.scores and len({*row.scores}) == 1:
+            self.counts["lists of equal scores, which rank nothing"] += 1
         index = self._index(prompt)
         feedback: dict[str, Any] = {
             "scores": row.scores,
@@ -134,13 +155,14 @@ class Encoder:
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
-        opening = self._text(row)
+        given, row = row, self._as_chat(row)
+        opening = self._opening(row)
         ids = tuple(self._prompt_ids(row, opening))
         if len(ids) + room > self.max_length or len(ids) > (self.max_prompt or len(ids)):
             self.counts["prompts dropped: too long"] += 1
             return None
         self._count("prompts", opening)
-        return Prompt(ids, row.prompt, self._index(ids), row.source)
+        return Prompt(ids, given.prompt, self._index(ids), row.source)
 
     def prompt_ids(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.
@@ -148,7 +170,8 @@ class Encoder:
         Raises:
             InputError: the prompt has no token to predict from, or the chat template refuses its messages.
         """
-        return self._prompt_ids(row, self._text(row))
+        row = self._as_chat(row)
+        return self._prompt_ids(row, self._opening(row))
 
     def _index(self, prompt: tuple[int, ...]) -> int:
         """The place of a prompt among the different ones."""
@@ -172,12 +195,12 @@ class Encoder:
             raise InputError(f"{row.source} prompt: expected at least one token to predict from, got {opening!r}")
         return ids
 
-    def _response_ids(self, row: Row, opening: str, text: str) -> list[int]:
-        """Token ids of one response (its special tokens hidden) after the prompt's text, EOS included once."""
-        eos = self.tokenizer.eos_token_id
-        if self.tokenizer.chat_template:
-            conversation = self._text(row, text)
-            text = conversation[len(opening) :] if conversation.startswith(opening) else text
+    def _response_ids(self, row: Row, opening: str, text: str, fields: Mapping[str, Any]) -> list[int]:
+        """Token ids of one response (its special tokens hidden) after the prompt's text, with its end token once."""
+        if self.chat_template.own:
+            text = self._rendered(row, opening, text, fields)
+        elif fields:
+            self._check_fields(row, fields, "response")
         ids = self._continuation(opening, text)
         if not self.specials.token_ids.isdisjoint(ids):
             end = len(ids)
@@ -185,9 +208,37 @@ class Encoder:
                 end -= 1
             if end and ids[end - 1] in self.specials.token_ids:
                 del ids[end:]  # the line break that a template puts after a turn
-        while ids[-1:] == [eos]:
+        while ids and ids[-1] in self.ends:
             del ids[-1]
-        return [*ids, eos]
+        return [*ids, self._end]
+
+    @cached_property
+    def _end(self) -> int:
+        """The token that ends a response: the one of the template's turn if generation stops there, else EOS."""
+        turn = self._ids(self.chat_template.turn_end) if self.chat_template.own else []
+        return next((i for i in turn if i in self.ends), self.ends[0])
+
+    def _rendered(self, row: Row, opening: str, text: str, fields: Mapping[str, Any]) -> str:
+        """What stands behind the opening if the assistant's message is the response."""
+        conversation = self._text(row, text, fields)
+        if fields:
+            self._check_fields(row, fields, "response")
+            if conversation == self._text(row, text):
+                raise self._unused(row, "response", ", ".join(fields))
+        thought = opened_thought(opening)
+        said, thinks = continued(text, thought)
+        if thought[0]:
+            what = "that continue" if thinks else "without a thought, inside"
+            self.counts[f"responses {what} the {thought[0]} that the template opens"] += 1
+        rest = conversation[len(opening) :] if conversation.startswith(opening) else None
+        if rest is not None and text.strip() in rest:
+            return rest
+        if fields:
+            expected = "a chat template that renders the response behind the opening of its turn"
+            raise InputError(f"{row.source} response: expected {expected}, got another rendering for {[*fields]}")
+        if not thought[0]:
+            self.counts["responses that the template would change, encoded as samples are"] += 1
+        return said + self.chat_template.turn_end
 
     def _continuation(self, opening: str, text: str) -> list[int]:
         """Ids of a text after another: as tokenised in that place, unless a token would span the boundary.
@@ -207,30 +258,82 @@ class Encoder:
     def _tokenised(self, text: str) -> tuple[int, ...]:
         return tuple(self.specials.ids(text))
 
-    def _text(self, row: Row, response: str | None = None) -> str:
-        """The prompt as text, ready to be answered; with a response (special tokens hidden), the conversation."""
-        from jinja2 import TemplateError
+    def _as_chat(self, row: Row) -> Row:
+        """The row for a chat model: a dialogue in one text becomes messages. A text that is templated is refused."""
+        if not self.chat_template.own or not isinstance(row.prompt, str):
+            return row
+        messages = dialogues.messages(row.prompt)
+        if messages:
+            self.counts["dialogues (Human: …, Assistant: …) that became messages"] += 1
+            return replace(row, prompt=messages, responses=tuple(text.lstrip() for text in row.responses))
+        header, text = self.chat_template.header, row.prompt.lstrip()
+        name = next((n for n in special_names(self.tokenizer) if n in header and text.startswith(n)), None)
+        if name:
+            raise InputError(
+                f"{row.source} prompt: expected plain text, which the chat template makes a turn, got text that begins "
+                f"with {name!r}, as after a template. Fix: template=none, or give the prompt as messages"
+            )
+        bare = header.removeprefix(self.tokenizer.bos_token or "").strip()
+        if bare and text.startswith(bare):
+            self.counts[f"prompts that begin with {bare!r:.20} before the template adds it (template=none if so)"] += 1
+        return row
 
-        own = self.tokenizer.chat_template
-        if isinstance(row.prompt, str) and not own:
+    def _opening(self, row: Row) -> str:
+        """The prompt as text, ready to be answered. What the template would lose is refused or counted."""
+        for name in row.template_arguments:
+            if not self.chat_template.mentions(name):
+                raise self._unused(row, name, name)
+        messages = () if isinstance(row.prompt, str) else row.prompt
+        for i, message in enumerate(messages):
+            self._check_fields(row, {k: v for k, v in message.items() if k not in ("role", "content")}, f"prompt[{i}]")
+        opening = self._text(row)
+        if messages and messages[-1]["role"] == "assistant":
+            self.counts["prompts that end with an assistant message, which is closed before the response"] += 1
+        for i, message in enumerate(messages):
+            content = self.specials.hidden(message.get("content") or "").strip()
+            rest = after_thought(content).strip()
+            if not any(text in opening for text in (rest, json.dumps(rest, ensure_ascii=False)[1:-1])):
+                raise self._unused(row, f"prompt[{i}]", f"the content of the role {message['role']}")
+            thoughts = [message.get("reasoning_content") or "", content if rest != content else ""]
+            if any(self.specials.hidden(text).strip() not in opening for text in thoughts):
+                self.counts["earlier messages whose thoughts the template leaves out"] += 1
+        return opening
+
+    def _check_fields(self, row: Row, fields: Mapping[str, Any], place: str) -> None:
+        """Refuse fields with a meaning that the template does not read, and count others."""
+        for name, value in fields.items():
+            if value in (None, [], "", {}) or self.chat_template.mentions(name):
+                continue
+            if name in MEANINGFUL:
+                raise self._unused(row, place, name)
+            self.counts[f"messages with {name}, which the template does not use"] += 1
+
+    def _unused(self, row: Row, place: str, what: str) -> InputError:
+        return InputError(
+            f"{row.source} {place}: expected a chat template that renders {what}, got one that leaves it out. "
+            "Fix: template=FILE with a template that does, or take it out of the data"
+        )
+
+    def _text(self, row: Row, response: str | None = None, fields: Mapping[str, Any] | None = None) -> str:
+        """The prompt as text, ready to be answered; with a response (special tokens hidden), the conversation."""
+        if isinstance(row.prompt, str) and not self.chat_template.own:
+            if row.template_arguments:
+                raise self._unused(row, "prompt", ", ".join(row.template_arguments))
             return self.specials.hidden_behind_bos(row.prompt)
         given = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        hidden = self.specials.hidden
-        turns = [{key: hidden(v) if isinstance(v, str) else v for key, v in turn.items()} for turn in given]
+        turns = [self._hidden(turn) for turn in given]
         if response is not None:
-            turns.append({"role": "assistant", "content": response})
-        try:
-            return self.tokenizer.apply_chat_template(
-                turns,
-                chat_template=None if own else PLAIN_TEMPLATE,
-                tokenize=False,
-                add_generation_prompt=response is None,
-            )
-        except TemplateError as error:
-            raise InputError(
-                f"{row.source} prompt: expected messages that the chat template takes, got roles "
-                f"{[t['role'] for t in turns]}: {error}"
-            ) from None
+            turns.append({"role": "assistant", "content": response, **self._hidden(fields or {})})
+        arguments = self._hidden(row.template_arguments)
+        return self.chat_template.render(turns, opened=response is None, source=row.source, **arguments)
+
+    def _hidden(self, value: Any) -> Any:
+        """A value with the special tokens of its texts hidden."""
+        if isinstance(value, str):
+            return self.specials.hidden(value)
+        if isinstance(value, Mapping):
+            return {key: self._hidden(part) for key, part in value.items()}
+        return [self._hidden(part) for part in value] if isinstance(value, list | tuple) else value
 
     def encode(self, rows: Iterable[Row], *, room: int | None = None) -> Examples:
         """Every row that fits, as an example; with `room`, as a prompt that leaves so many tokens to respond.
@@ -248,5 +351,18 @@ class Encoder:
 
     def fitting(self, rows: Iterable[Row], *, room: int | None = None) -> Examples:
         """The same, if any row fits."""
-        encoded = map(self, rows) if room is None else (self.prompt(row, room) for row in rows)
+        encoded = (self._encoded(row, room) for row in rows)
         return Examples(item for item in encoded if item is not None)
+
+    def _encoded(self, row: Row, room: int | None) -> Any:
+        """The row or its prompt encoded; None, and counted, if it does not fit or is a bad row to drop."""
+        try:
+            return self(row) if room is None else self.prompt(row, room)
+        except InputError as error:
+            if self.bad_rows == "error":
+                raise
+            what = "rows dropped: the template does not take them"
+            if not self.counts[what]:
+                self.counts[f"{what} (the first: {error})"] = 1
+            self.counts[what] += 1
+            return None

@@ -1,11 +1,13 @@
 """The items of a file, a folder, a data set, standard input or the hub, one at a time, each with its place.
 
-Items are streamed; only a `.json` list is read as a whole. They are checked and become rows in `sources`. JSON Lines
-are read by the standard library, because `datasets` does not tell on which line an error is.
+Items are streamed; only a JSON list is read as a whole. They are checked and become rows in `sources`. JSON Lines are
+read by the standard library, because `datasets` does not tell on which line an error is. A line that is no JSON is an
+item too, its error, so that the reader decides what becomes of it.
 """
 
 from __future__ import annotations
 
+import csv
 import glob
 import gzip
 import json
@@ -18,10 +20,13 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from una_ref.data.records import Cell
 from una_ref.data.rows import refusal, shown
-from una_ref.errors import near_path
+from una_ref.errors import InputError, near_path
 
-SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".parquet")
+SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
+_OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".yaml", ".yml", ".zst")
+"""Endings of files that are not read, which no data set on the hub has in its name."""
 STDIN = "-"
 """The name of standard input, which holds JSON Lines."""
 
@@ -43,22 +48,24 @@ def files(name: str) -> list[str]:
     return found
 
 
-def items(data: object, split: str, name: str = "dataset") -> Iterator[Item]:
+def items(
+    data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = ""
+) -> Iterator[Item]:
     """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
-        return _named(data, split)
+        return _named(data, split, subset, revision)
     if isinstance(data, Mapping):
         if split not in data:
             raise refusal(name, "split", "one of " + ", ".join(map(str, data)), shown(split))
         return items(data[split], split, name)
     if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
-        return chain.from_iterable([_named(part, split) for part in data])
+        return chain.from_iterable([_named(part, split, subset, revision) for part in data])
     if not isinstance(data, Iterable):
         raise refusal("data", "data", "a file, a data set or an iterable of dictionaries", shown(data))
     return ((f"{name}[{i}]", item) for i, item in enumerate(data))
 
 
-def _named(name: str | Path, split: str) -> Iterator[Item]:
+def _named(name: str | Path, split: str, subset: str, revision: str) -> Iterator[Item]:
     """The items of a file, a folder, standard input, or a data set on the hub."""
     if name == STDIN:
         return _json_lines(Path("stdin"), lambda _: nullcontext(sys.stdin.buffer))
@@ -66,16 +73,18 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
     if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):
             raise refusal(str(name), "data", "a folder with data files", "a folder without files")
-        return _dataset(path, split)
+        return _dataset(path, split, subset)
     if os.path.exists(path):
         if not path.name.endswith(SUFFIXES):
             fix = "write one JSON object a line into a .jsonl file"
             raise refusal(str(name), "file", "a name that ends in " + " or ".join(SUFFIXES), path.name, fix)
         if path.suffix == ".parquet":
             return _parquet(path)
-        return _json_list(path) if path.name.endswith((".json", ".json.gz")) else _json_lines(path)
+        if path.name.endswith((".csv", ".csv.gz", ".tsv", ".tsv.gz")):
+            return _table(path)
+        return _json(path)
     if isinstance(name, str) and is_hub_name(name):
-        return _dataset(name, split)
+        return _dataset(name, split, subset, revision)
     raise refusal(
         str(name), "data", "a file, a folder or a hub name (org/name)", f"no such file or folder{near_path(str(name))}"
     )
@@ -83,18 +92,18 @@ def _named(name: str | Path, split: str) -> Iterator[Item]:
 
 def is_hub_name(name: str) -> bool:
     """Whether a name has the form of the hub, org/name, and no such file or folder exists."""
-    plain = name.count("/") == 1 and name[0] not in "./~" and not name.endswith(("/", *SUFFIXES))
+    plain = name.count("/") == 1 and name[0] not in "./~" and not name.endswith(("/", *SUFFIXES, *_OTHER_SUFFIXES))
     return plain and not os.path.exists(name)
 
 
-def _dataset(name: str | Path, split: str) -> Iterator[Item]:
+def _dataset(name: str | Path, split: str, subset: str = "", revision: str = "") -> Iterator[Item]:
     try:
         import datasets
 
         if any((Path(name) / mark).exists() for mark in ("dataset_dict.json", "state.json")):
             loaded = datasets.load_from_disk(str(name))
         else:
-            loaded = datasets.load_dataset(str(name), split=split)
+            loaded = datasets.load_dataset(str(name), subset or None, split=split, revision=revision or None)
     except Exception as error:  # not installed, no network, no such set or split: the classes have nothing in common
         reason = (str(error).splitlines() or [""])[0]
         expected = f"a data set that loads, with a split {split!r}"
@@ -139,23 +148,73 @@ def _json_lines(path: Path, opened: Opener = _unpacked) -> Iterator[Item]:
     for number, text in _lines(path, opened):
         if text.strip():
             empty = False
-            yield f"{path}:{number}", _parsed(text, path, number)
+            yield _line(path, number, text)
     if empty:
         raise refusal(str(path), "file", "at least one row", "an empty file")
 
 
-_AS_LINES = "name the file .jsonl if it has one object a line"
+def _line(path: Path, number: int, text: str) -> Item:
+    """The item on a line, or the error in its place."""
+    place = f"{path}:{number}"
+    try:
+        return place, _parsed(text, path, number)
+    except InputError as error:
+        return place, error
+
+
+def _json(path: Path) -> Iterator[Item]:
+    """JSON Lines or a list, whatever the file is called: its first character tells."""
+    start = next((text.lstrip() for _, text in _lines(path) if text.strip()), "")
+    if start.startswith("[") or (path.name.endswith((".json", ".json.gz")) and not _is_json(start)):
+        return _json_list(path)
+    return _json_lines(path)
+
+
+def _is_json(text: str) -> bool:
+    try:
+        return isinstance(json.loads(text), dict)
+    except (ValueError, RecursionError):
+        return False
 
 
 def _json_list(path: Path) -> Iterator[Item]:
     text = "\n".join(line for _, line in _lines(path))
     rows = _parsed(text, path, 1) if text.strip() else []
     if not isinstance(rows, list):
-        raise refusal(str(path), "file", "a list of rows", type(rows).__name__, _AS_LINES)
+        fix = "write one object a line, or a list of objects"
+        raise refusal(str(path), "file", "a list of rows", type(rows).__name__, fix)
     if not rows:
         raise refusal(str(path), "file", "at least one row", "an empty file")
     for i, row in enumerate(rows):
         yield f"{path}[{i}]", row
+
+
+def _table(path: Path) -> Iterator[Item]:
+    """The rows of a CSV or TSV file with a header. An empty cell is a missing value."""
+    tab = path.name.removesuffix(".gz").endswith(".tsv")
+    try:
+        with _unpacked(path) as handle:
+            lines = (line.decode("utf-8-sig" if i == 0 else "utf-8") for i, line in enumerate(handle))
+            table = csv.reader(lines, delimiter="\t" if tab else ",", strict=True)
+            header = next(table, [])
+            empty = True
+            for cells in table:
+                if not cells:  # a blank line
+                    continue
+                empty = False
+                place = f"{path}:{table.line_num}"
+                if len(cells) != len(header):
+                    yield place, refusal(place, "line", f"{len(header)} cells, as in the header", f"{len(cells)}")
+                else:
+                    yield place, {name: Cell(cell) if cell else None for name, cell in zip(header, cells, strict=True)}
+    except UnicodeDecodeError as error:
+        raise refusal(str(path), "file", "UTF-8 text", f"byte 0x{error.object[error.start]:02x}") from None
+    except csv.Error as error:
+        raise refusal(f"{path}:{table.line_num}", "line", "CSV", str(error)) from None
+    except (OSError, EOFError, zlib.error) as error:
+        raise refusal(str(path), "file", "a whole, readable file", str(error)) from error
+    if empty:
+        raise refusal(str(path), "file", "at least one row", "a header alone" if header else "an empty file")
 
 
 def _parquet(path: Path) -> Iterator[Item]:

@@ -19,7 +19,7 @@ import random
 import sys
 from array import array
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from itertools import accumulate, chain
 from typing import Any, TypeVar
 
@@ -49,13 +49,15 @@ class Row:
     `una_ref.data.sources.read`.
 
     Attributes:
-        prompt: plain text, or messages {"role": ..., "content": ...}.
+        prompt: plain text, or messages {"role": ..., "content": ...}, which may have other fields such as tool_calls.
         responses: K texts; none for a prompt alone.
         scores: (K,) finite numbers.
         labels: (K,) numbers in [0, 1]; 1 is positive.
         pairs: (chosen, rejected) indices into the responses.
         source: "file:line" or "dataset[i]", for messages.
         as_list: whether the scores rank the responses as one list.
+        template_arguments: what the chat template is given beside the messages, such as tools.
+        response_fields: (K,) other fields of each response's message, such as tool_calls; None if there are none.
 
     Raises:
         InputError: names what is malformed.
@@ -68,6 +70,8 @@ class Row:
     pairs: tuple[tuple[int, int], ...] | None = None
     source: str = ""
     as_list: bool = False
+    template_arguments: Mapping[str, Any] = field(default_factory=dict)
+    response_fields: tuple[Mapping[str, Any], ...] | None = None
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -83,11 +87,31 @@ class Row:
             put("labels", self._numbers("labels", checked_label))
         if self.pairs is not None:
             put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
+        if self.response_fields is not None and len(self.response_fields) != len(self.responses):
+            expected = f"{len(self.responses)}, one per response"
+            raise refusal(self.source, "response_fields", expected, str(len(self.response_fields)))
 
     @property
     def kinds(self) -> tuple[str, ...]:
         """The kinds of feedback that the row carries; ("demos",) if it carries no other, () for a prompt alone."""
         return self._feedback() or (("demos",) if self.responses else ())
+
+    @property
+    def key(self) -> str:
+        """A text that is equal for rows of the same prompt and template arguments."""
+        more = json.dumps(self.template_arguments, sort_keys=True) if self.template_arguments else ""
+        return prompt_key(self.prompt) + more
+
+    @property
+    def has_empty_response(self) -> bool:
+        """Whether a response has neither text nor other fields such as tool_calls."""
+        both = zip(self.responses, self.fields_of_responses, strict=True)
+        return any(not text.strip() and not fields for text, fields in both)
+
+    @property
+    def fields_of_responses(self) -> tuple[Mapping[str, Any], ...]:
+        """(K,) other fields of each response's message; empty where it has none."""
+        return self.response_fields or ({},) * len(self.responses)
 
     def only(self, *kinds: str) -> Row:
         """The same row with feedback of these kinds alone."""
@@ -153,7 +177,7 @@ def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
     if isinstance(prompt, str):
         contents = [checked_text(prompt, source, "prompt")]
     elif isinstance(prompt, tuple | list):
-        contents = [message["content"] for message in checked_messages(prompt, source, "prompt")]
+        contents = [message.get("content") or "" for message in checked_messages(prompt, source, "prompt")]
         prompt = tuple(dict(message) for message in prompt)
     else:
         raise refusal(source, "prompt", "text or messages", shown(prompt))
@@ -162,13 +186,22 @@ def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
     return prompt
 
 
+IN_PLACE_OF_CONTENT = ("tool_calls", "function_call", "reasoning_content")
+"""Fields that a message may have in place of a content."""
+
+
 def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Mapping]:
-    """The messages themselves. Raises `InputError` unless each is {"role": text, "content": text}."""
+    """The messages themselves. Raises `InputError` unless each is {"role": text, "content": text}.
+
+    The content may be None beside one of `IN_PLACE_OF_CONTENT`.
+    """
     for i, message in enumerate(messages):
         if not isinstance(message, Mapping):
             raise refusal(source, f"{field}[{i}]", "a message with role and content", shown(message))
-        for key in ("role", "content"):
-            checked_text(message.get(key), source, f"{field}[{i}].{key}")
+        checked_text(message.get("role"), source, f"{field}[{i}].role")
+        if message.get("content") is None and any(map(message.get, IN_PLACE_OF_CONTENT)):
+            continue
+        checked_text(message.get("content"), source, f"{field}[{i}].content")
     return messages
 
 
@@ -194,8 +227,11 @@ def merged(rows: Sequence[Row]) -> Row:
             for row, start in zip(rows, starts, strict=True)
             for chosen, rejected in row.pairs or ()
         )
+    if any(row.response_fields for row in rows):
+        fields["response_fields"] = tuple(chain.from_iterable(row.fields_of_responses for row in rows))
     source = f"{first.source} (+{len(rows) - 1} rows)"
-    return Row(first.prompt, source=source, as_list=first.as_list, **fields)
+    more: dict[str, Any] = {"as_list": first.as_list, "template_arguments": first.template_arguments}
+    return Row(first.prompt, source=source, **more, **fields)
 
 
 def gathered(
@@ -235,7 +271,7 @@ def _hash(text: str) -> int:
 
 def by_prompt(row: Row) -> object:
     """The key of rows that `group_by_prompt` gathers."""
-    return (prompt_key(row.prompt), row.kinds) if len(row.responses) == 1 else None
+    return (row.key, row.kinds) if len(row.responses) == 1 else None
 
 
 def group_by_prompt(rows: Iterable[Row]) -> GroupedList[Row]:
@@ -301,7 +337,7 @@ def split(rows: Iterable[Row], fraction: float, seed: int) -> tuple[GroupedList[
 
 def split_name(row: Row, seed: int) -> int:
     """64 bits that decide, by their order, on which side of a split a row's prompt is."""
-    return _hash(f"{seed}\n{prompt_key(row.prompt)}")
+    return _hash(f"{seed}\n{row.key}")
 
 
 def held_out(names: Sequence[int], fraction: float) -> np.ndarray:

@@ -8,12 +8,19 @@ text before it goes into a template, and are then tokenised as ordinary text.
 from __future__ import annotations
 
 import re
+from collections.abc import Iterable
 from typing import Any
 
 _MARK = "\ufdd0"
 """A code point that Unicode reserves for use inside of programs."""
 _HIDDEN = re.compile(f"{_MARK}([0-9]+)\ufdd1")
 """A hidden name: its number between that code point and the next one."""
+
+
+def special_names(tokenizer: Any) -> list[str]:
+    """The names of all special tokens, the longest first."""
+    added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
+    return sorted({*added, *tokenizer.all_special_tokens}, key=len, reverse=True)
 
 
 class Specials:
@@ -23,19 +30,21 @@ class Specials:
         tokenizer: a Hugging Face tokenizer.
         split: whether the name of a special token in a text is split into ordinary tokens. Otherwise it is the special
             token, as in texts that have been through a template. (`split_special_tokens` in transformers.)
+        ends: ids of the tokens that may end a response, beside the tokenizer's EOS.
 
     Attributes:
-        token_ids: ids of all special tokens that the tokenizer names.
+        token_ids: ids of the special tokens that the tokenizer names, and of `ends`.
     """
 
-    def __init__(self, tokenizer: Any, *, split: bool = True) -> None:
+    def __init__(self, tokenizer: Any, *, split: bool = True, ends: Iterable[int] = ()) -> None:
         self.tokenizer = tokenizer
-        added = (token.content for token in tokenizer.added_tokens_decoder.values() if token.special)
-        names = sorted({*added, *tokenizer.all_special_tokens} if split else (), key=len, reverse=True)
+        names = special_names(tokenizer) if split else []
+        more = (tokenizer.convert_ids_to_tokens(i) for i in ends if i != tokenizer.eos_token_id)
+        self._ends = tuple(name for name in (tokenizer.eos_token, *more) if name)
         names.append(_MARK)  # hidden as well, so that a text that holds it is not misread
         self._numbers = {name: i for i, name in enumerate(names)}
         self._names = re.compile("|".join(map(re.escape, names)))
-        self.token_ids = frozenset(tokenizer.all_special_ids)
+        self.token_ids = frozenset({*tokenizer.all_special_ids, *ends})
         self._start = re.compile(f"(?:{re.escape(tokenizer.bos_token)})*" if tokenizer.bos_token else "")
 
     def hidden(self, text: str) -> str:
@@ -53,13 +62,15 @@ class Specials:
         return text[:at] + self.hidden(text[at:])
 
     def hidden_before_eos(self, text: str) -> str:
-        """The same for a response, whose EOS at the end stays."""
-        eos, at, end = self.tokenizer.eos_token, len(text), len(text.rstrip())
-        while eos and text.endswith(eos, 0, end):  # a regex would take time quadratic in their number
-            at = end = end - len(eos)
+        """The same for a response, whose first end at the end stays; white space and ends behind it go."""
+        at, end, last = len(text), len(text.rstrip()), ""
+        # A regex would take time quadratic in their number.
+        while name := next((name for name in self._ends if text.endswith(name, 0, end)), None):
+            at, last = end - len(name), name
+            end = at
             while end and text[end - 1].isspace():
                 end -= 1
-        return self.hidden(text[:at]) + text[at:]
+        return self.hidden(text[:at]) + last
 
     def ids(self, text: str) -> list[int]:
         """Token ids of a text, without BOS and EOS: names are special tokens, hidden names are text."""

@@ -19,8 +19,9 @@ from typing import Any
 
 import torch
 
+from una_ref.data.published import HELPSTEER2_WEIGHTS
 from una_ref.data.rows import Row
-from una_ref.data.sources import HELPSTEER2_WEIGHTS, read
+from una_ref.data.sources import read
 from una_ref.theory.labelling import Knobs, Labelled
 from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.theory.worlds import SequenceWorld

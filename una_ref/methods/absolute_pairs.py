@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from una_ref.methods.pair_margins import check_pair
 from una_ref.methods.rewards import implicit_reward, log_ratio, margin, per_example
 from una_ref.methods.shapes import bce, logistic, squared
 
@@ -49,13 +50,7 @@ def sppo_hard(
 
     Wu et al. 2024, Eq. 4.7, https://arxiv.org/abs/2405.00675
     """
-    per_example(
-        beta,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen, rejected = log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps)
     return squared(chosen, 1 / (2 * beta)) + squared(rejected, -1 / (2 * beta))
 
@@ -101,9 +96,13 @@ def apo_down(
 def bco(*, logps: Tensor, ref_logps: Tensor, labels: Tensor, running_gain: Tensor, beta: float = 0.1) -> Tensor:
     """Cross-entropy of σ(r_θ − δ) with a label y in [0, 1], where δ = β·`running_gain` is the mean reward (BCO).
 
-    δ is a moving average over all responses and has no gradient. It is `una_binary_bce` with the baseline −δ. π* needs
-    −δ = β·log Z(x), one number for each prompt. δ is one number for all, and settles there only if the rewards of the
-    data have mean 0. BCO's second part, weights for prompts that have labels of one kind, is not in this loss.
+    δ is a moving average and has no gradient. It counts all responses alike, so the more frequent label moves it more;
+    on pairs both labels count equally. TRL's BCOTrainer (gone in TRL 1.16) counted alike as well, but over all batches
+    so far; here old batches fade (`decay`).
+
+    The loss is `una_binary_bce` with the baseline −δ. π* needs −δ = β·log Z(x), one number for each prompt. δ is one
+    number for all, and settles there only if the rewards of the data have mean 0. BCO's second part, weights for
+    prompts that have labels of one kind, is not in this loss.
 
     Jung et al. 2024, https://arxiv.org/abs/2404.04656
     """
@@ -133,11 +132,5 @@ def _rewards(
     chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float
 ) -> tuple[Tensor, Tensor]:
     """r_θ(y_w) and r_θ(y_l), after the checks that every loss here makes."""
-    per_example(
-        beta,
-        chosen_logps=chosen,
-        rejected_logps=rejected,
-        ref_chosen_logps=ref_chosen,
-        ref_rejected_logps=ref_rejected,
-    )
+    check_pair(beta, chosen, rejected, ref_chosen, ref_rejected)
     return implicit_reward(chosen, ref_chosen, beta), implicit_reward(rejected, ref_rejected, beta)

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from una_ref.methods.arguments import argument
 from una_ref.methods.ranges import positive
-from una_ref.methods.rewards import Reward, implicit_reward
+from una_ref.methods.rewards import Reward, boolean_masks, implicit_reward
 
 RANKS = {"response": 1, "pair": 1, "token": 2, "distribution": 3}
 """Dimensions of a tensor in a loss on pairs or on single responses, by what it has one number for."""
@@ -23,9 +23,10 @@ def one_batch(beta: float = 1.0, /, **tensors: Tensor) -> None:
     """Raises ValueError unless arguments of a loss, given by name, are of one batch, and β > 0.
 
     What belongs to a response is (B,), what belongs to a token (B, T), and a distribution is (B, T, V), with one B, T
-    and V for all. A tensor of another rank would broadcast without an error.
+    and V for all. A tensor of another rank would broadcast without an error. A mask is bool.
     """
     positive(beta=beta)
+    boolean_masks(**tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     entries = {name: argument(name) for name in tensors}
     wrong_rank = any(entry and len(shapes[name]) != RANKS[entry.kind] for name, entry in entries.items())

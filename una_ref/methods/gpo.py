@@ -85,13 +85,7 @@ def gpo(
     Tang et al. 2024, https://arxiv.org/abs/2402.05749
     """
     return margin_shape(function)(
-        implicit_margin(
-            beta,
-            chosen_logps=chosen_logps,
-            rejected_logps=rejected_logps,
-            ref_chosen_logps=ref_chosen_logps,
-            ref_rejected_logps=ref_rejected_logps,
-        )
+        implicit_margin(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     )
 
 

@@ -118,6 +118,7 @@ class Method:
         whole_batch: whether the loss compares all examples of a batch with each other, so that a batch is one forward
             pass in one process.
         meanings: what a hyper-parameter means in this method, where `HYPERPARAMETERS` does not say it.
+        note: what the log of every run says: a scale of scores or of the loss that a user would not expect.
     """
 
     name: str
@@ -154,6 +155,7 @@ class Method:
     whole_batch: bool = False
     meanings: Mapping[str, str] = field(default_factory=dict)
     invariant_in_expectation: bool = False
+    note: str = ""
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", MappingProxyType(dict(self.losses)))

@@ -13,7 +13,8 @@ import math
 from torch import Tensor
 from torch.nn.functional import logsigmoid
 
-from una_ref.methods.rewards import implicit_reward, length_normalised, log_ratio, margin, per_example
+from una_ref.methods.pair_margins import check_pair, implicit_margin
+from una_ref.methods.rewards import length_normalised, log_ratio, margin
 from una_ref.methods.shapes import logistic
 
 
@@ -67,7 +68,7 @@ def exo_pair(
 
     Ji et al. 2024, https://arxiv.org/abs/2402.00856
     """
-    x = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
+    x = implicit_margin(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return reversed_divergence(x, label_smoothing)
 
 
@@ -88,7 +89,7 @@ def robust_dpo(
 
     Ray Chowdhury et al. 2024, https://arxiv.org/abs/2403.00409
     """
-    x = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
+    x = implicit_margin(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return noise_corrected_logistic(x, label_smoothing)
 
 
@@ -109,7 +110,7 @@ def discopop(
 
     Lu et al. 2024, https://arxiv.org/abs/2406.08414
     """
-    x = _margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta)
+    x = implicit_margin(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     return modulated(x, tau)
 
 
@@ -131,15 +132,8 @@ def sigmoid_norm(
 
     Tülu 3, Lambert et al. 2024, https://arxiv.org/abs/2411.15124
     """
-    per_example(
-        beta,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-        chosen_lengths=chosen_lengths,
-        rejected_lengths=rejected_lengths,
-    )
+    lengths = {"chosen_lengths": chosen_lengths, "rejected_lengths": rejected_lengths}
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **lengths)
     chosen = mean_log_ratio(chosen_logps, ref_chosen_logps, chosen_lengths, beta)
     rejected = mean_log_ratio(rejected_logps, ref_rejected_logps, rejected_lengths, beta)
     return logistic(margin(chosen, rejected))
@@ -148,15 +142,3 @@ def sigmoid_norm(
 def mean_log_ratio(logps: Tensor, ref_logps: Tensor, lengths: Tensor, beta: float) -> Tensor:
     """β/|y|·log π(y|x)/π_ref(y|x), with |y| tokens: the reward of `sigmoid_norm`."""
     return length_normalised(log_ratio(logps, ref_logps), lengths, beta)
-
-
-def _margin(chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, beta: float) -> Tensor:
-    """r_θ(y_w) − r_θ(y_l), after the checks that every loss here makes."""
-    per_example(
-        beta,
-        chosen_logps=chosen,
-        rejected_logps=rejected,
-        ref_chosen_logps=ref_chosen,
-        ref_rejected_logps=ref_rejected,
-    )
-    return margin(implicit_reward(chosen, ref_chosen, beta), implicit_reward(rejected, ref_rejected, beta))

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from una_ref.methods.pair_margins import check_pair
 from una_ref.methods.ranges import at_least_zero
 from una_ref.methods.rewards import (
     f_reward,
@@ -38,7 +39,7 @@ def una_pair(
 
     Rafailov et al. 2023, Eq. 7, https://arxiv.org/abs/2305.18290; UNA, https://arxiv.org/abs/2408.15339
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
     return logistic(margin(chosen, rejected))  # UNA Eq. 8 after f = log σ; DPO, survey Eq. 10
@@ -56,7 +57,7 @@ def una_pair_printed(
 
     It is unbounded below, and its gradient is the same for every pair (EU7).
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
     return linear(margin(chosen, rejected))  # UNA Eq. 8
@@ -80,7 +81,7 @@ def cdpo(
 
     Mitchell 2023, https://ericmitchell.ai/cdpo.pdf
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
     # The printed log(1 − σ(m)) is log 0 from m = 38 on (ES38); log σ(−m) is the same number and stays finite.
@@ -106,7 +107,7 @@ def f_dpo(
 
     Wang et al. 2023, https://arxiv.org/abs/2309.16240
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = f_reward(chosen_logps, ref_chosen_logps, beta, divergence, alpha)
     rejected = f_reward(rejected_logps, ref_rejected_logps, beta, divergence, alpha)
     return logistic(margin(chosen, rejected))  # UPO Eq. 5
@@ -151,7 +152,7 @@ def una_centred_pairwise(
     After UNA Eq. 10, https://arxiv.org/abs/2408.15339
     """
     scores = {"chosen_scores": chosen_scores, "rejected_scores": rejected_scores}
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **scores)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, **scores)
     chosen = implicit_reward(chosen_logps, ref_chosen_logps, beta)
     rejected = implicit_reward(rejected_logps, ref_rejected_logps, beta)
     return squared(margin(chosen, rejected) - margin(chosen_scores, rejected_scores))  # UNA Eq. 10, of differences
@@ -173,7 +174,7 @@ def ipo(
 
     https://arxiv.org/abs/2310.12036
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gap = margin(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))
     return squared(gap, target=1 / (2 * beta))  # survey Eq. 17 with the sign corrected
 
@@ -190,7 +191,7 @@ def ipo_printed(
 
     It is unbounded below (ES9).
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gap = margin(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))
     return -squared(gap, target=1 / (2 * beta))  # survey Eq. 17
 
@@ -215,7 +216,7 @@ def iupo(
     Sun et al. 2024, "Generalizing Offline Alignment Theoretical Paradigm with Diverse Divergence Constraints", after
     Azar et al. 2024, https://arxiv.org/abs/2310.12036
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     chosen = f_slope(chosen_logps, ref_chosen_logps, divergence, alpha)
     rejected = f_slope(rejected_logps, ref_rejected_logps, divergence, alpha)
     return squared(margin(chosen, rejected), target=1 / (2 * beta))  # UPO Eq. 17, 24
@@ -240,7 +241,7 @@ def iupo_printed(
     Sun et al. 2024, "Generalizing Offline Alignment Theoretical Paradigm with Diverse Divergence Constraints", after
     Azar et al. 2024, https://arxiv.org/abs/2310.12036
     """
-    _check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     policy = f_slope(chosen_logps, rejected_logps, divergence, alpha)
     ref = f_slope(ref_chosen_logps, ref_rejected_logps, divergence, alpha)
     return squared(margin(policy, ref), target=1 / (2 * beta))  # UPO Eq. 23, 24
@@ -279,16 +280,3 @@ def reward_model(*, chosen_rewards: Tensor, rejected_rewards: Tensor) -> Tensor:
     """
     per_example(chosen_rewards=chosen_rewards, rejected_rewards=rejected_rewards)
     return logistic(margin(chosen_rewards, rejected_rewards))  # UNA Eq. 2
-
-
-def _check_pair(
-    beta: float, chosen: Tensor, rejected: Tensor, ref_chosen: Tensor, ref_rejected: Tensor, **more: Tensor
-) -> None:
-    per_example(
-        beta,
-        chosen_logps=chosen,
-        rejected_logps=rejected,
-        ref_chosen_logps=ref_chosen,
-        ref_rejected_logps=ref_rejected,
-        **more,
-    )

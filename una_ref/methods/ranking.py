@@ -11,6 +11,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError
 from una_ref.methods.ranges import positive
+from una_ref.methods.rewards import boolean_masks
 
 
 def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: Tensor) -> None:
@@ -23,11 +24,22 @@ def check_lists(method: str, beta: float = 1.0, /, *, mask: Tensor, **tensors: T
         tensors: the other arguments of the loss, by name.
     """
     positive(beta=beta)
-    shapes = {name: tuple(value.shape) for name, value in {**tensors, "mask": mask}.items()}
-    if len(set(shapes.values())) > 1 or mask.dim() != 2:
-        raise ValueError(f"tensors of lists must share one shape, got {shapes}")
+    of_lists(**tensors, mask=mask)
     if mask.numel() and (least := int(mask.sum(-1).min())) < 2:
         raise InputError(f"{method}: a list must have two or more responses to compare, got one of {least}")
+
+
+def of_lists(**tensors: Tensor) -> None:
+    """Raises ValueError unless all tensors have the same shape (G, K), and InputError for a mask that is not bool."""
+    boolean_masks(**tensors)
+    shapes = {name: tuple(value.shape) for name, value in tensors.items()}
+    if len({*shapes.values()}) > 1 or any(len(shape) != 2 for shape in shapes.values()):
+        flat = all(len(shape) == 1 for shape in shapes.values())
+        fix = ". Fix: x[None] makes one list of (K,) responses" if flat else ""
+        raise ValueError(
+            "tensors of lists (G, K), G prompts with at most K responses each, must share one shape, "
+            f"got {shapes}{fix}"
+        )
 
 
 def filled(mask: Tensor, values: Tensor, fill: float = 0.0) -> Tensor:

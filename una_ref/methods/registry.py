@@ -85,6 +85,7 @@ def describe(method: Method) -> dict[str, Any]:
         "a composition of the five choices": "yes" if method.composes else "no",
         "recipe of several steps": method.recipe,
         "defaults of a run": defaults(method),
+        "note": method.note,
         "reductions": method.reductions,
         "optimum": method.optimum,
         "in TRL": method.trl,

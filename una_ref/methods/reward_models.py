@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from una_ref.methods.ranges import at_least_zero
+from una_ref.methods.ranking import of_lists
 from una_ref.methods.rewards import margin, per_example
 from una_ref.methods.shapes import logistic
 
@@ -22,9 +23,7 @@ def reward_model_lists(*, rewards: Tensor, scores: Tensor, mask: Tensor) -> Tens
 
     Ouyang et al. 2022, Eq. 1, https://arxiv.org/abs/2203.02155
     """
-    shapes = {name: tuple(x.shape) for name, x in (("rewards", rewards), ("scores", scores), ("mask", mask))}
-    if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
-        raise ValueError(f"tensors of a list must share one shape, got {shapes}")
+    of_lists(rewards=rewards, scores=scores, mask=mask)
     present = mask[:, :, None] & mask[:, None, :]
     # What stands outside the mask may be NaN; it would make the gradient NaN even with a weight of 0.
     rewards, scores = rewards.where(mask, 0.0), scores.where(mask, 0.0)

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from una_ref.errors import InputError
 from una_ref.methods.ranges import positive
 from una_ref.theory import divergences
 from una_ref.theory.divergences import Divergence
@@ -52,8 +53,17 @@ def per_example(beta: float = 1.0, /, **tensors: Tensor | float | None) -> None:
         raise ValueError(f"per-example tensors must share one shape, got {shapes}")
 
 
+def boolean_masks(**tensors: Tensor) -> None:
+    """Raises InputError for a mask that is not bool, among the arguments of a loss by name."""
+    for name, value in tensors.items():
+        if name.endswith("mask") and value.dtype != torch.bool:
+            got = str(value.dtype).removeprefix("torch.")
+            raise InputError(f"{name}: expected bool, True at what counts, got {got}. Fix: {name}.bool()")
+
+
 def per_token(**tensors: Tensor) -> None:
-    """Raises ValueError unless all `tensors` have the same shape (B, T)."""
+    """Raises ValueError unless all `tensors` have the same shape (B, T), and a mask is bool."""
+    boolean_masks(**tensors)
     shapes = {name: tuple(value.shape) for name, value in tensors.items()}
     if len(set(shapes.values())) > 1 or any(len(shape) != 2 for shape in shapes.values()):
         raise ValueError(f"per-token tensors must share one shape, got {shapes}")

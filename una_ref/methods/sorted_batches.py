@@ -10,7 +10,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from una_ref.methods.rewards import log_ratio, margin, per_example
+from una_ref.methods.pair_margins import check_pair
+from una_ref.methods.rewards import log_ratio, margin
 from una_ref.methods.shapes import smoothed_logistic
 
 
@@ -31,13 +32,7 @@ def aot(
 
     Melnyk et al. 2024, https://arxiv.org/abs/2406.05882
     """
-    per_example(
-        beta,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gaps = quantile_gaps(margin(chosen_logps, rejected_logps), margin(ref_chosen_logps, ref_rejected_logps))
     return smoothed_logistic(beta * gaps, label_smoothing)
 
@@ -60,13 +55,7 @@ def aot_unpaired(
 
     Melnyk et al. 2024, https://arxiv.org/abs/2406.05882
     """
-    per_example(
-        beta,
-        chosen_logps=chosen_logps,
-        rejected_logps=rejected_logps,
-        ref_chosen_logps=ref_chosen_logps,
-        ref_rejected_logps=ref_rejected_logps,
-    )
+    check_pair(beta, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)
     gaps = quantile_gaps(log_ratio(chosen_logps, ref_chosen_logps), log_ratio(rejected_logps, ref_rejected_logps))
     return smoothed_logistic(beta * gaps, label_smoothing)
 

@@ -12,7 +12,7 @@ import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from functools import cache
-from typing import Any
+from typing import Any, NamedTuple
 
 from torch import Tensor
 
@@ -38,14 +38,22 @@ ON_PAIRS: Mapping[str, Loss] = {"sft": sft_of_chosen}
 """Losses on pairs of methods that have none of their own."""
 
 
+class Term(NamedTuple):
+    """A method of a sum, with its name as the user wrote it."""
+
+    name: str
+    method: Method
+    weight: float
+
+
 @cache
-def terms(text: str) -> tuple[tuple[Method, float], ...]:
+def terms(text: str) -> tuple[Term, ...]:
     """The methods of a sum with their weights; a weight that is left out is 1.
 
     Raises:
         InputError: no such method (with the nearest name), a weight that is not positive, or a method named twice.
     """
-    found: dict[str, tuple[Method, float]] = {}
+    found: dict[str, Term] = {}
     for part in text.split(","):
         name, colon, weight = (piece.strip() for piece in part.partition(":"))
         if name not in METHODS:
@@ -63,14 +71,15 @@ def terms(text: str) -> tuple[tuple[Method, float], ...]:
             raise InputError(f"losses: {name}: expected a positive weight, got {weight!r}")
         if method.name in found:
             raise InputError(f"losses: {name}: expected each method once, got it twice")
-        found[method.name] = method, number
+        found[method.name] = Term(name, method, number)
     return tuple(found.values())
 
 
 def combined(method: Method, text: str) -> Method:
     """The method with the losses of a sum in place of its own: one for each kind of feedback that a term learns from.
 
-    Where responses come from and what the reward is stays the method's. Its own kinds of feedback come first.
+    Where responses come from and what the reward is stays the method's; metrics report this reward. Its own kinds of
+    feedback come first.
 
     Args:
         method: of the run.
@@ -86,17 +95,17 @@ def combined(method: Method, text: str) -> Method:
 @cache
 def _combined(name: str, text: str) -> Method:
     method, summed = METHODS[name], terms(text)
-    for term, _ in summed:
+    for written, term, _ in summed:
         if term.source == "policy" and term.name != name:
             raise InputError(
-                f"losses: {method.name}: expected methods on given responses, got {term.name}, which samples"
+                f"losses: {method.name}: expected methods on given responses, got {written}, which samples"
             )
     if method.scorer or method.advantages:
         raise InputError(f"losses: expected a method that trains a policy on responses, got {method.name}")
     kinds = (*method.kinds, *(kind for kind in KINDS if kind not in method.kinds))
-    parts = {kind: [(loss, weight) for term, weight in summed if (loss := on(term, kind))] for kind in kinds}
-    unmoved = all(term.shift_invariant for term, _ in summed)
-    expected = all(term.shift_invariant or term.invariant_in_expectation for term, _ in summed)
+    parts = {kind: [(loss, weight) for _, term, weight in summed if (loss := on(term, kind))] for kind in kinds}
+    unmoved = all(term.shift_invariant for _, term, _ in summed)
+    expected = all(term.shift_invariant or term.invariant_in_expectation for _, term, _ in summed)
     return replace(
         method,
         losses={kind: weighted(some) for kind, some in parts.items() if some},
@@ -108,8 +117,9 @@ def _combined(name: str, text: str) -> Method:
         reductions="",
         trl="",
         optimum="",
-        whole_batch=any(term.whole_batch for term, _ in summed),
-        meanings={name: meaning for term, _ in summed[::-1] for name, meaning in term.meanings.items()},
+        whole_batch=any(term.whole_batch for _, term, _ in summed),
+        note="; ".join(dict.fromkeys(term.note for _, term, _ in summed if term.note)),
+        meanings={name: meaning for _, term, _ in summed[::-1] for name, meaning in term.meanings.items()},
     )
 
 
@@ -121,9 +131,9 @@ def on(method: Method, kind: str) -> Loss | None:
 def unshared(text: str, given: Collection[str]) -> str:
     """A hyper-parameter that is not given and has no one default in a sum, as an error says it; empty if none is."""
     found: dict[str, dict[float | str, str]] = {}
-    for term, _ in terms(text):
+    for written, term, _ in terms(text):
         for name, default in term.hyperparameters.items():
-            found.setdefault(name, {}).setdefault(default, f"{term.name} ({default})")
+            found.setdefault(name, {}).setdefault(default, f"{written} ({default})")
     clash = next((name for name, owners in found.items() if len(owners) > 1 and name not in given), "")
     return f"{clash}: expected a value, since the defaults differ: {', '.join(found[clash].values())}" if clash else ""
 

@@ -14,6 +14,7 @@ from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.specials import Specials
 from una_ref.errors import InputError, near_path
+from una_ref.policies.anatomy import end_ids
 from una_ref.policies.answers import Answer
 from una_ref.policies.layouts import hidden_states, layouts
 from una_ref.policies.loading import is_missing_path, quiet_transformers
@@ -80,7 +81,8 @@ class Classifier:
         self.model.to("cuda" if torch.cuda.is_available() else "cpu")
         self.tokens, self.layout = tokens, layouts(self.model)[0]
         limits = getattr(self.model.config, CONFIG_KEY, None)
-        self.encoder = Encoder(self.tokenizer, **limits) if limits else None
+        ends = end_ids(self.model, self.tokenizer)
+        self.encoder = Encoder(self.tokenizer, ends=ends, **limits) if limits else None
         self.specials = Specials(self.tokenizer)
 
     @torch.no_grad()
@@ -123,7 +125,7 @@ class Classifier:
                 f"{answer.prompt!r:.60}"
             )
         ids = [*example.prompt, *example.responses[0]]
-        return ids[:-1] if ids[-1] == self.tokenizer.eos_token_id and not answer.ended else ids
+        return ids[:-1] if ids[-1] in encoder.ends and not answer.ended else ids
 
     def _examples(self, answers: Sequence[Answer]) -> Iterator[Example]:
         """The answers' ids, those to one prompt behind their common start.

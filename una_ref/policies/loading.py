@@ -6,7 +6,7 @@ Weights load as safetensors only. Remote code stays off.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
@@ -197,18 +197,16 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
 
 
 def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
-    import json
-
     from transformers import AutoModelForCausalLM
-    from transformers.utils import cached_file, find_adapter_config_file
+    from transformers.utils import cached_file
 
-    config = find_adapter_config_file(name)
-    if config is not None and options:
+    base = base_of(name)
+    if base and options:
         raise ValueError("an adapter, which 4 bits would round away; merge it into its base and name that")
-    if config is not None:
+    if base:
         from peft import PeftModel
 
-        model, tokenizer = _loaded(_base(name, json.loads(Path(config).read_text())), dtype)
+        model, tokenizer = _loaded(base, dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
             tokenizer = load_tokenizer(name)
         return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
@@ -220,9 +218,20 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     return model, load_tokenizer(name)
 
 
-def _base(name: str, adapter: Mapping[str, Any]) -> str:
-    """The base of an adapter. Where its path is gone, it is the one in the run's folder, or what the record names."""
-    base, own = str(adapter["base_model_name_or_path"]), Path(name) / "base"
+def base_of(name: str) -> str:
+    """The base of the adapter in a folder or of a hub name; empty if there is no adapter.
+
+    Where the base's path is gone, as in a run that has moved, it is the one in the run's folder, or what the record
+    names.
+    """
+    import json
+
+    from transformers.utils import find_adapter_config_file
+
+    config = find_adapter_config_file(name)
+    if config is None:
+        return ""
+    base, own = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"]), Path(name) / "base"
     if not is_missing_path(base):
         return base
     return str(own) if own.is_dir() else resolved(started_from(name) or base)

@@ -147,7 +147,10 @@ class Policy(nn.Module):
         """
         if not needs & {Need.TOKENS, Need.CRITIC, Need.DISTRIBUTIONS}:
             return {self.output: self(batch)}
-        hidden = hidden_states(parts(self.model)[0], batch)
+        return self.outputs_at(hidden_states(parts(self.model)[0], batch), batch, needs)
+
+    def outputs_at(self, hidden: torch.Tensor, batch: Batch, needs: frozenset[Need]) -> dict[str, torch.Tensor]:
+        """The same, from the (N, D) states that predict the scored tokens; ``token_logps`` is always among them."""
         found = {"token_logps": token_logprobs(self.model, batch, hidden)}
         found["logps"] = summed(found["token_logps"], batch)
         if self.critic and Need.CRITIC in needs:

@@ -17,7 +17,8 @@ from una_ref.errors import InputError
 from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.classifier import Classifier
 from una_ref.policies.comparisons import Pair, checked, comparing, preference
-from una_ref.policies.judge import NAME, Judge
+from una_ref.policies.endpoint import NAME
+from una_ref.policies.judge import Judge
 from una_ref.policies.references import Policy
 from una_ref.policies.self_reward import SELF, SelfReward
 

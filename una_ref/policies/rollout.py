@@ -36,7 +36,7 @@ class Sample:
     """One sampled response.
 
     Attributes:
-        tokens: its token ids; EOS is the last one if the response ended.
+        tokens: its token ids; if the response ended, the last one is EOS or another token that ends it.
         ended: whether it ended, or was cut at its longest.
         logp: log-prob of the whole response by the sampler, in nats.
         reward: its score by the reward source, where that is not what it is trained on.
@@ -73,13 +73,20 @@ class Sampler(ABC):
     Attributes:
         eos: the token id that ends a response.
         temperature: at any other than 1, samples are not from the scored distribution. Their log-probs are still the
-            policy's, at temperature 1.
+            policy's, at temperature 1. At 0 each token is the most probable one (greedy decoding).
         every: every n-th sample of a prompt uses this temperature; the others use 1.
+        other_ends: more ids that end a response, such as that of a turn's end.
     """
 
     eos: int
     temperature: float = 1.0
     every: int = 1
+    other_ends: tuple[int, ...] = ()
+
+    @property
+    def ends(self) -> tuple[int, ...]:
+        """All ids that end a response, EOS first."""
+        return (self.eos, *self.other_ends)
 
     def __call__(
         self, model: Any, prompts: Sequence[tuple[int, ...]], *, k: int, max_new: int, seed: int
@@ -174,7 +181,7 @@ class HuggingFace(Sampler):
         merge = self.merge == "auto" and max_new > MERGE_ABOVE
         unmerged = nullcontext(Merging(False, f"decoding unmerged: merge={self.merge}, {max_new} tokens at most"))
         with (
-            _sampling(inner, self.eos, max_new, temperature),  # eval mode, so without the adapter's dropout
+            _sampling(inner, self.ends, max_new, temperature),  # eval mode, so without the adapter's dropout
             _seeded(seed, next(inner.parameters()).device),
             merged(model, prompts) if merge else unmerged as self.merging,
         ):
@@ -197,10 +204,10 @@ class HuggingFace(Sampler):
         recorder = _LogProbs()
         processors = [*([replace(mixing, mask=mask)] if mixing else []), recorder]
         out = inner.generate(input_ids=ids, attention_mask=mask, logits_processor=processors, **cache)
-        samples = []
+        samples, ends = [], {*self.ends}
         for row, terms in zip(out[:, width:].tolist(), recorder.finish(out).tolist(), strict=True):
-            ended = self.eos in row
-            length = row.index(self.eos) + 1 if ended else len(row)
+            length = next((n for n, token in enumerate(row, 1) if token in ends), 0)
+            ended, length = bool(length), length or len(row)
             samples.append(Sample(tuple(row[:length]), ended, sum(terms[:length])))
         return [samples[i : i + k] for i in range(0, len(samples), k)]
 
@@ -269,20 +276,19 @@ class _LogProbs:
 
 
 @contextmanager
-def _sampling(inner: Any, eos: int, max_new: int, temperature: float) -> Iterator[None]:
+def _sampling(inner: Any, ends: tuple[int, ...], max_new: int, temperature: float) -> Iterator[None]:
     """The model in eval mode, with a generation config that samples the scored distribution at a temperature."""
     from transformers import GenerationConfig
 
     config, training = inner.generation_config, inner.training
     # It replaces the model's config: `generate` fills the gaps of a config that is passed to it from the model's.
+    sampling = {"temperature": temperature, "top_k": 0, "top_p": 1.0} if temperature > 0 else {}
     inner.generation_config = GenerationConfig(
-        do_sample=True,
-        temperature=temperature,
-        top_k=0,
-        top_p=1.0,
+        do_sample=temperature > 0,
+        **sampling,
         max_new_tokens=max_new,
-        eos_token_id=eos,
-        pad_token_id=eos,  # stands behind the EOS of a response, where nothing is read
+        eos_token_id=list(ends),
+        pad_token_id=ends[0],  # stands behind the EOS of a response, where nothing is read
         suppress_tokens=suppressed_tokens(inner) or None,
     )
     inner.eval()

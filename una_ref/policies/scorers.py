@@ -80,7 +80,8 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     core, _ = parts(model)
     config = copy.deepcopy(model.config)
     config.num_labels = 1
-    config.pad_token_id = _pad(encoder.tokenizer, model.get_input_embeddings().num_embeddings)
+    config.pad_token_id = _pad(encoder, model.get_input_embeddings().num_embeddings)
+    config.eos_token_id = list(encoder.ends) if len(encoder.ends) > 1 else encoder.ends[0]
     setattr(config, CONFIG_KEY, {name: getattr(encoder, name) for name in ENCODER_SETTINGS})
     try:
         with torch.device("meta"):
@@ -105,9 +106,9 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     return scorer.eval()
 
 
-def _pad(tokenizer: Any, rows: int) -> int | None:
+def _pad(encoder: Encoder, rows: int) -> int | None:
     """The tokenizer's pad token; None if it may end a response, since transformers reads the last token that is no
     pad.
     """
-    pad = tokenizer.pad_token_id
-    return pad if pad is not None and pad != tokenizer.eos_token_id and pad < rows else None
+    pad = encoder.tokenizer.pad_token_id
+    return pad if pad is not None and pad not in encoder.ends and pad < rows else None

@@ -73,7 +73,7 @@ class VLLM(Sampler):
     ) -> list[list[Sample]]:
         library = installed()
         engine = self._engine(model, library)
-        common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": [self.eos]}
+        common = {"n": k, "temperature": temperature, "max_tokens": max_new, "stop_token_ids": [*self.ends]}
         # vLLM gives the i-th sample of a request the seed of the request + i. Consecutive seeds would share random
         # numbers between prompts and between steps.
         seeds = random.Random(seed)
@@ -93,7 +93,7 @@ class VLLM(Sampler):
     def _as_sample(self, completion: Any) -> Sample:
         tokens = tuple(completion.token_ids)
         terms = (line[token].logprob for line, token in zip(completion.logprobs, tokens, strict=True))
-        return Sample(tokens, tokens[-1] == self.eos, sum(terms))
+        return Sample(tokens, tokens[-1] in self.ends, sum(terms))
 
 
 def installed() -> Any:

@@ -25,13 +25,14 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, ClassVar, Generic, Literal, Protocol, TypeVar
 
+import torch
+
 from una_ref.errors import InputError
 from una_ref.studies.run_store import Run, RunStore
-from una_ref.studies.toysteer_policies import base_name, checked_base
+from una_ref.studies.toysteer_policies import base_folder, base_name
 from una_ref.training.card import versions
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
-from una_ref.training.toysteer_base import toysteer_base
 
 
 @dataclass(frozen=True)
@@ -123,6 +124,9 @@ class Study(Generic[S]):
         measure: computes a run.
         axes: by name.
         shipped: file of this package with the settings that the full study chose.
+        criterion: what `choose` takes the lowest mean of.
+        start: the folder of the base policy that a name stands for; None is the default.
+        base_option: of the command, which names the base policy.
     """
 
     command: str
@@ -131,19 +135,30 @@ class Study(Generic[S]):
     measure: Measure
     axes: Mapping[str, Axis[S]]
     shipped: str
+    criterion: str = "regret"
+    start: Callable[[str | Path | None], Path] = base_folder
+    base_option: str = "--base"
 
-    def store(self, folder: Path, settings: S, base: Path, *, workers: int = 1) -> RunStore:
-        """The runs in a folder.
+    def store(self, folder: Path, settings: S, base: Path, *, workers: int = 1, compute: bool = True) -> RunStore:
+        """The runs in a folder; without `compute` the finished ones alone.
 
         Raises:
             InputError: they have other settings or another base policy.
         """
-        common = {name: getattr(settings, name) for name in self.header}
+        every = asdict(settings)
+        common = {name: every[name] for name in self.header}
         header = {"settings": common, "base": base_name(base)}
-        return RunStore(folder, header, partial(self.measure, settings=settings, base=base), workers=workers)
+        measure = partial(self.measure, settings=settings, base=base)
+        return RunStore(folder, header, measure, workers=workers, compute=compute)
 
     def chosen(self) -> dict[str, dict[str, Any]]:
-        """The settings that the full study chose, as shipped with the package."""
+        """The settings that the full study chose, as shipped with the package.
+
+        Raises:
+            InputError: it has not been carried out yet.
+        """
+        if not (resources.files(__package__) / self.shipped).is_file():
+            raise InputError("quick: expected a study whose full size has been carried out. Fix: leave --quick out")
         return json.loads((resources.files(__package__) / self.shipped).read_text("utf-8"))
 
     def table(self, results: Mapping[str, Any]) -> str:
@@ -158,17 +173,20 @@ class Study(Generic[S]):
         return {name: results if only else results[name] for name in self.axes if only or name in results}
 
 
-def choose(store: RunStore, candidates: Candidates) -> dict[str, dict[str, Any]]:
-    """For each row the setting with the lowest mean regret on the tuning worlds; of equal ones the first.
+def choose(store: RunStore, candidates: Candidates, criterion: str = "regret") -> dict[str, dict[str, Any]]:
+    """For each row the setting with the lowest mean of the criterion on the tuning worlds; of equal ones the first.
 
-    A setting with a regret that is not finite is chosen only if all are so.
+    A setting with a value that is not finite is chosen only if all are so. A row whose grid is not finished has no
+    setting; this happens only in a store that computes nothing.
     """
     store.results([run for options in candidates.values() for _, runs in options for run in runs], "tuning")
     chosen = {}
     for name, options in candidates.items():
-        regrets = [statistics.fmean(store.finished[run.key]["regret"] for run in runs) for _, runs in options]
-        best = min(range(len(options)), key=lambda i: regrets[i] if math.isfinite(regrets[i]) else math.inf)
-        chosen[name] = {**options[best][0], "tuning_regret": regrets[best]}
+        if any(run.key not in store.finished for _, runs in options for run in runs):
+            continue
+        means = [statistics.fmean(store.finished[run.key][criterion] for run in runs) for _, runs in options]
+        best = min(range(len(options)), key=lambda i: means[i] if math.isfinite(means[i]) else math.inf)
+        chosen[name] = {**options[best][0], f"tuning_{criterion}": means[best]}
     return chosen
 
 
@@ -181,6 +199,7 @@ def carry_out(
     workers: int | None = None,
     base: str | Path | None = None,
     settings: S | None = None,
+    report: bool = False,
 ) -> dict[str, Any]:
     """Run a study, or go on with it, and return what results.json holds.
 
@@ -189,36 +208,39 @@ def carry_out(
         output: the study's folder.
         axes: names of the study's axes; by default all. Results of other axes stay in results.json.
         quick: a smaller study, with the settings that the full study chose.
-        workers: processes; by default one a core.
-        base: folder of the base policy; by default the one that ships with the package.
+        workers: processes; by default one a core, or one where there is a GPU.
+        base: the base policy, by a name that the study knows; by default the study's own.
         settings: by default those of the full study.
+        report: compute nothing; table, figure and numbers are those of the finished runs.
 
     Raises:
-        InputError: the folder holds another study or another version's results, the base is no policy for ToySteer, or
+        InputError: the folder holds another study or another version's results, the base is no policy for the study, or
             there is no such axis.
     """
-    folder, start = Path(output), toysteer_base() if base is None else checked_base(Path(base))
+    folder, start = Path(output), study.start(base)
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: expected a folder, got a file. Fix: choose another output.")
     full = study.settings if settings is None else settings
     own: S = full.quick if quick else full
+    shipped = study.chosen() if quick else {}
     names = tuple(axes) or tuple(study.axes)
     if unknown := [name for name in names if name not in study.axes]:
         raise InputError(f"axis {unknown[0]}: expected {', '.join(study.axes)}, got an axis of no such name")
     file = folder / "results.json"
     by_axis = _kept(study, file, names)
-    with study.store(folder, own, start, workers=workers or os.cpu_count() or 1) as store:
+    workers = workers or (1 if torch.cuda.is_available() else os.cpu_count()) or 1
+    with study.store(folder, own, start, workers=workers, compute=not report) as store:
         for name in names:
             axis, began = study.axes[name], time.time()
             store.requested.clear()
             if quick:
-                chosen = study.chosen()
+                chosen = shipped
             else:
                 store.results(axis.groundwork(own), "groundwork")
-                chosen = choose(store, axis.candidates(own))
+                chosen = choose(store, axis.candidates(own), study.criterion)
             options = [f"--axis {name}"] if len(study.axes) > 1 else []
             options += ["--quick"] if quick else []
-            options += [f"--base {base}"] if base is not None else []
+            options += [f"{study.base_option} {base}"] if base is not None else []
             found = {
                 "command": " ".join([study.command, *options, f"--output {output}"]),
                 "settings": asdict(own),
@@ -265,5 +287,5 @@ def provenance(store: RunStore, began: float) -> dict[str, Any]:
         "hardware": f"{os.cpu_count()} CPU cores, {platform.machine()}",
         "date": time.strftime("%Y-%m-%d", time.gmtime()),
         "seconds_this_time": round(time.time() - began),
-        "seconds_of_runs": round(sum(store.finished[key]["seconds"] for key in store.requested)),
+        "seconds_of_runs": round(sum(store.finished[key]["seconds"] for key in store.requested & {*store.finished})),
     }

@@ -104,18 +104,25 @@ class OfflineRun:
 # ----------------------------------------------------------------------------------------------------------- one run
 
 
-def feedback(panel: str, entry: Entry, seed: int, settings: OfflineSettings, base: Path) -> list[Row]:
+def feedback(panel: str, entry: Entry, seed: int, settings: OfflineSettings, base: Path) -> Sequence[Row]:
     """The rows that an entry learns from: the same responses for all entries of a panel and seed."""
     world, _, logps = base_in_world(seed, base, settings.scale)
     kind = METHODS[entry.method].kinds[0]
     samples = world.draw(settings.rows, logps, seed=seed, untied=panel == "ratings")
     if panel == "model":
         return world.feedback(samples, "pairs" if kind == "demos" else kind, seed=seed)
-    rated = world.rated(samples, seed=seed)
-    pairs, _ = conversions.scores_to_pairs(rated)
-    if kind == "labels":
-        return conversions.pairs_to_labels(pairs)[0]
-    return rated if kind == "scores" else pairs
+    return as_feedback(world.rated(samples, seed=seed), kind)
+
+
+def as_feedback(rows: Sequence[Row], kind: str) -> Sequence[Row]:
+    """Scored rows, or pairs, as the kind of feedback that a method takes: the same responses for all kinds.
+
+    The response with the higher score is chosen. The chosen response has label 1, and is the demonstration.
+    """
+    if kind == "scores":
+        return rows
+    pairs = rows if rows[0].pairs is not None else conversions.scores_to_pairs(rows)[0]
+    return conversions.pairs_to_labels(pairs)[0] if kind == "labels" else pairs
 
 
 def train_and_measure(run: OfflineRun, settings: OfflineSettings, base: Path) -> dict[str, Any]:

@@ -43,6 +43,7 @@ class RunStore:
         header: ready for JSON.
         measure: computes a run; a function of the run alone, times aside. It must pickle, as must the runs.
         workers: processes, one thread each.
+        compute: whether missing runs are computed. Otherwise `results` leaves them out.
 
     Attributes:
         finished: the line of each finished run, by its key.
@@ -59,8 +60,9 @@ class RunStore:
         measure: Callable[[Any], dict[str, Any]],
         *,
         workers: int = 1,
+        compute: bool = True,
     ) -> None:
-        self.path, self.measure, self.workers = folder / "runs.jsonl", measure, workers
+        self.path, self.measure, self.workers, self.compute = folder / "runs.jsonl", measure, workers, compute
         self.finished: dict[str, dict[str, Any]] = {}
         self.requested: set[str] = set()
         expected = json.loads(json.dumps(header))  # as it is read back: lists for tuples
@@ -75,7 +77,9 @@ class RunStore:
             except ValueError:  # the last line of a study that was killed while it wrote
                 continue
             self.finished[row["key"]] = row
-        write_text(self.path, "".join(json.dumps(line) + "\n" for line in [expected, *self.finished.values()]))
+        whole = [json.dumps(line) for line in [expected, *self.finished.values()]]
+        if compute and lines != whole:  # another process may be appending to a file that is only read here
+            write_text(self.path, "".join(f"{line}\n" for line in whole))
 
     def __enter__(self) -> RunStore:
         from multiprocessing import get_context
@@ -100,6 +104,8 @@ class RunStore:
         """
         from tqdm import tqdm
 
+        if not self.compute:
+            runs = [run for run in runs if run.key in self.finished]
         self.requested.update(run.key for run in runs)
         missing = [run for run in dict.fromkeys(runs) if run.key not in self.finished]
         batches = [[run] for run in missing] if alone else [missing]

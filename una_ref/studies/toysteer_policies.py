@@ -21,7 +21,7 @@ from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import Config
 from una_ref.training.loop import Job
 from una_ref.training.prepare import prepare
-from una_ref.training.toysteer_base import reference_logps
+from una_ref.training.toysteer_base import reference_logps, toysteer_base
 from una_ref.training.trainer import NonFinite
 
 WEIGHTS = "model.safetensors"
@@ -31,6 +31,11 @@ FIX = "Fix: make one with `python -m una_ref.training.toysteer_base FOLDER`."
 def base_name(base: Path) -> str:
     """A base policy's name: its folder's, and the first 64 bits of the SHA-256 of its weights."""
     return f"{base.resolve().name}, weights {hashlib.sha256((base / WEIGHTS).read_bytes()).hexdigest()[:16]}"
+
+
+def base_folder(name: str | Path | None) -> Path:
+    """The folder of a base policy for ToySteer, checked; None is the one that ships with the package."""
+    return toysteer_base() if name is None else checked_base(Path(name))
 
 
 def checked_base(base: Path) -> Path:

@@ -8,6 +8,8 @@ from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
 from una_ref.data import toysteer
+from una_ref.data.conventions import COLUMNS
+from una_ref.data.templates import NONE
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS, Method, probe, weighted
 from una_ref.methods.arguments import Need, needs
@@ -58,10 +60,19 @@ class Config:
     prompts only."""
     split: str = "train"
     """Split of a hub data set."""
+    subset: str = ""
+    """Subset (configuration) of a hub data set."""
+    revision: str = ""
+    """Branch, tag or commit of a hub data set."""
+    columns: dict[str, str] = field(default_factory=dict)
+    """Names of columns in the data, such as columns.prompt=question. An empty name leaves the column out."""
     rows: Count | None = None
     """Most rows to read from each file or data set. For ToySteer: rows to sample."""
-    empty: Literal["error", "drop", "keep"] = "error"
-    """How to handle empty responses. keep: the model answered with EOS alone."""
+    empty: Literal["drop", "error", "keep"] = "drop"
+    """How to handle rows with an empty response. drop: leave them out and count them. keep: the model answered with EOS
+    alone."""
+    bad_rows: Literal["error", "drop"] = "error"
+    """How to handle rows that cannot be read or encoded. drop: leave them out and count them."""
     held_out: Annotated[float, Range(0, below=1)] = 0.1
     """Share of prompts held out for evaluation. Nothing is held out if that is fewer than two prompts."""
 
@@ -135,10 +146,11 @@ class Config:
     max_prompt: Count | None = None
     """Most tokens of a prompt. Rows with longer prompts are dropped."""
     template: str = ""
-    """Chat template (Jinja) that replaces the tokenizer's own and is saved with it. A plain prompt is one user turn."""
-    split_special_tokens: bool = True
-    """true: names of special tokens in your data (such as </s>) are plain text. false: they are the tokens, for texts
-    that a template has already formatted."""
+    """Chat template (a file, or Jinja text) that replaces the tokenizer's own and is saved with it. A plain prompt is
+    one user turn. none: no template, for texts that one has already formatted."""
+    split_special_tokens: bool | None = None
+    """true: names of special tokens in your data (such as </s>) are plain text. false: they are the tokens. null: false
+    with template=none, otherwise true."""
 
     learn_from: Literal["any", "demos", "pairs", "labels", "scores", "lists"] = "any"
     """Which of the method's kinds of feedback the rows become. any: each row keeps the first kind of the method that it
@@ -234,6 +246,9 @@ class Config:
         for name in self.shape:
             if name not in SHAPE:
                 raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
+        for name in self.columns:
+            if name not in COLUMNS:
+                raise InputError(f"columns: expected {one_of(COLUMNS)}, got {name!r}{near(name, COLUMNS)}")
         exclusions.check_feedback(self)
         self._check_loss(method)
         exclusions.check_model(self)
@@ -366,6 +381,11 @@ class Config:
     def beta(self) -> float:
         """β: the value that was set, or the default of the loss."""
         return float(self.loss_kwargs.get("beta", self.record.hyperparameters.get("beta", 1.0)))
+
+    @property
+    def splits_special_tokens(self) -> bool:
+        """Whether names of special tokens in the data are plain text."""
+        return self.template != NONE if self.split_special_tokens is None else self.split_special_tokens
 
     @property
     def weights_dtype(self) -> str:

@@ -110,7 +110,7 @@ class Sample(DataStep):
         encoder = encoder_for(config, model, tokenizer)
         room = room_for(encoder.max_response, encoder.max_length)
         asked: Any = encoder.encode(rows, room=room)
-        engine = HuggingFace(tokenizer.eos_token_id, temperature=self.temperature)
+        engine = HuggingFace(encoder.ends[0], temperature=self.temperature, other_ends=encoder.ends[1:])
         outliers = None
         if self.like:
             known = encoder.encode([row.only() for row in self.read(self.like)])

@@ -12,6 +12,7 @@ import torch
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
+from una_ref.data.templates import given_template
 from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.training.config import Config
@@ -192,12 +193,13 @@ def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str
     yield "the first row"
     try:
         tokenizer = AutoTokenizer.from_pretrained(config.model, trust_remote_code=False)
-        tokenizer.chat_template = config.template or tokenizer.chat_template
+        if config.template:
+            tokenizer.chat_template = given_template(config.template)
         encoder = Encoder(
             tokenizer,
             max_length=config.max_length,
             max_response=config.max_response,
-            split_special_tokens=config.split_special_tokens,
+            split_special_tokens=config.splits_special_tokens,
         )
         if row.responses:
             yield from _text(encoder.encode([row])[0], tokenizer)

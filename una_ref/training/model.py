@@ -10,6 +10,7 @@ import torch
 from una_ref.data import toysteer
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
+from una_ref.data.templates import given_template
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, scorers
@@ -25,7 +26,7 @@ def model_and_tokenizer(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, 
     """The start model, its tokenizer with the config's template, and whether the model exists nowhere else."""
     model, tokenizer, own = _found_or_made(config, rows)
     if config.template:
-        tokenizer.chat_template = config.template
+        tokenizer.chat_template = given_template(config.template)
     return model, tokenizer, own
 
 
@@ -58,7 +59,8 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
 
 def _texts(rows: Iterable[Row]) -> Iterable[str]:
     for row in rows:
-        yield from ([row.prompt] if isinstance(row.prompt, str) else (message["content"] for message in row.prompt))
+        messages = [{"content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
+        yield from (message.get("content") or "" for message in messages)
         yield from row.responses
 
 

@@ -20,13 +20,14 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.examples import Examples
-from una_ref.data.rows import Row, gathered, held_out, prompt_key, shuffled_scores, split_name
+from una_ref.data.rows import Row, gathered, held_out, shuffled_scores, split_name
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.methods import weighted
 from una_ref.methods.arguments import Need, argument, names, needs
 from una_ref.policies import reward_sources
+from una_ref.policies.anatomy import end_ids
 from una_ref.policies.answers import RewardSource
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.rollout import HuggingFace, Sampler
@@ -70,8 +71,10 @@ def prepare(
     """
     trackers.check(config)
     rows = read_rows(config) if rows is None else rows
+    said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
+    notes = [*said, *notes]
     if config.on_policy and is_toysteer(config) and reward is None and (config.max_response or 0) > toysteer.LENGTH:
         longest = f"expected at most {toysteer.LENGTH}, the longest response of ToySteer, got {config.max_response}"
         raise InputError(f"max_response: {longest}")
@@ -110,6 +113,10 @@ def prepare(
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
+    if config.losses and config.record.reward.function:
+        notes.append(f"losses: metrics report the reward of {config.method} alone: {config.record.formula}")
+    notes += [config.record.note] if config.record.note else []
+
     losses, demos = config.losses_by_kind, Examples[Example]()
     if not config.on_policy:
         losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
@@ -144,28 +151,43 @@ def _first_lines(config: Config, model: Any, encoder: Encoder) -> list[str]:
 
 def _check_terms(config: Config, examples: Examples[Any]) -> None:
     """Refuse a sum of losses with a method that no feedback in the data is for."""
-    for term, _ in weighted.terms(config.losses) if config.losses else ():
+    for name, term, _ in weighted.terms(config.losses) if config.losses else ():
         if not any(weighted.on(term, kind) for kind in examples.kinds):
             kinds, found = " or ".join(term.kinds), ", ".join(sorted(examples.kinds))
-            raise InputError(f"losses: {term.name}: expected {kinds} in the data, got {found}. Fix: leave it out")
+            raise InputError(f"losses: {name}: expected {kinds} in the data, got {found}. Fix: leave it out")
 
 
 # ---- data
 
 
-def read_rows(config: Config) -> DiskList[Row]:
+class ReadRows(DiskList[Row]):
+    """Rows as read, and what was said while they were read.
+
+    Attributes:
+        notes: the columns used and what was left out, a sentence each; equal ones of several files once.
+    """
+
+    notes: Sequence[str] = ()
+
+
+def read_rows(config: Config) -> ReadRows:
     """All rows that the config names, whatever columns each file has."""
     if is_toysteer(config):
-        return DiskList(toysteer_rows(config))
+        return ReadRows(toysteer_rows(config))
     from una_ref.data.items import STDIN, files
     from una_ref.data.sources import read
 
     names = [file for name in config.data.split(",") for file in files(name)]
     if STDIN in names and processes().num_processes > 1:
         raise InputError("data: expected files, since several processes read them, got standard input")
-    options: dict[str, Any] = {"limit": config.rows, "split": config.split, "empty": config.empty}
-    options["prompts"] = config.on_policy
-    return DiskList(row for name in names for row in read(name, **options))
+    same = ("columns", "split", "subset", "revision", "empty", "bad_rows")
+    options: dict[str, Any] = {name: getattr(config, name) for name in same}
+    options |= {"limit": config.rows, "prompts": config.on_policy}
+    said: dict[str, None] = {}
+    options["note"] = lambda sentence: said.setdefault(sentence)
+    rows = ReadRows(row for name in names for row in read(name, **options))
+    rows.notes = list(said)
+    return rows
 
 
 def usable_rows(
@@ -182,7 +204,7 @@ def usable_rows(
         note: called with each of the resulting rows, in order.
     """
     if config.on_policy:
-        last = gathered(rows, [lambda row: prompt_key(row.prompt)], itemgetter(-1))
+        last = gathered(rows, [lambda row: row.key], itemgetter(-1))
         if note:
             for row in last:
                 note(row)
@@ -226,7 +248,9 @@ def encoder_for(config: Config, model: Any, tokenizer: Any) -> Encoder:
         max_length=min(config.max_length, getattr(model.config, "max_position_embeddings", config.max_length)),
         max_response=config.max_response or (toysteer.LENGTH if is_toysteer(config) else None),
         max_prompt=config.max_prompt,
-        split_special_tokens=config.split_special_tokens,
+        split_special_tokens=config.splits_special_tokens,
+        ends=end_ids(model, tokenizer),
+        bad_rows=config.bad_rows,
     )
 
 
@@ -266,6 +290,7 @@ def _rollouts(
     """The sampler of responses, and the reward that scores them."""
     tokenizer = encoder.tokenizer
     sampling: dict[str, Any] = {"temperature": config.temperature, "every": 2 if config.keep == "best_and_worst" else 1}
+    sampling["other_ends"] = encoder.ends[1:]
     engine: Sampler
     if config.engine == "vllm":
         if processes().num_processes > 1:
@@ -274,9 +299,9 @@ def _rollouts(
             raise InputError(
                 "engine=vllm: expected a base on disk that vLLM can load, got one that is made or merged here"
             )
-        engine = VLLM(tokenizer.eos_token_id, positions=encoder.max_length, **sampling)
+        engine = VLLM(encoder.ends[0], positions=encoder.max_length, **sampling)
     else:
-        engine = HuggingFace(tokenizer.eos_token_id, merge=config.merge, **sampling)
+        engine = HuggingFace(encoder.ends[0], merge=config.merge, **sampling)
     # Responses are compared if they are ranked or if a baseline is the mean of the others. Too few samples a prompt are
     # refused with the first batch.
     in_pairs = config.keep in ("best_and_worst", "rejection") or config.rivals == "samples"
@@ -302,6 +327,9 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
         prompts, (first, drawn) = len(picked), job.answered(picked, 0, record=True)
         if drawn["dropped_prompts"] == prompts:
             raise InputError(f"reward {config.judge}: expected scores, got none for {prompts} prompts")
+        if drawn.get("ended") == 0:
+            ends = ", ".join(map(repr, encoder.tokenizer.convert_ids_to_tokens(list(encoder.ends))))
+            notes += [f"no sampled response ended: all were cut at {job.rollouts.max_new} tokens, before any of {ends}"]
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
     if first:  # online there is no pair if all scores of each prompt are equal

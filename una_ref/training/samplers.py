@@ -248,9 +248,9 @@ def statistical_rejection(
         top = max(scores[i] for i in left) if highest is None else highest
         taken = [i for i in left if rng.random() < math.exp(min(0.0, (scores[i] - top) / beta))]
         accepted += taken[: count - len(accepted)]
-        left = [i for i in left if i not in taken]
         if highest is not None:
             break
+        left = [i for i in left if i not in taken]
     return accepted
 
 

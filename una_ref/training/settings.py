@@ -4,11 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import MISSING, fields
+from difflib import SequenceMatcher
 from importlib import resources
 from importlib.resources.abc import Traversable
 from pathlib import Path
 from typing import Any, NamedTuple, get_args, get_origin
 
+from una_ref.data.conventions import COLUMNS
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS, weighted
 from una_ref.training.config import SHAPE, Config, field_types, hyperparameter_type
@@ -32,6 +34,8 @@ GROUPS = {
 
 STAGES = "stages"
 """The key that holds the named steps of a recipe of several."""
+MANY = 12
+"""A key of more methods than this is no hint at any one of them."""
 SHARED = "shared"
 """The folder of what recipes have in common: extended by recipes, and no runs of their own."""
 
@@ -121,12 +125,28 @@ def stages_of(what: str, file: str = "") -> dict[str, Any] | None:
     """
     if what in METHODS and not METHODS[what].recipe and not file:
         return None
-    what = METHODS[what].recipe or what if what in METHODS else what
+    what = _recipe_of(what)
     if not what and not file:
         return None
     layers = [*(_chain(what) if _is_file(what) or what in recipes() else []), *(_chain(file) if file else [])]
     keys = _joined(layers)
     return keys if STAGES in keys else None
+
+
+def recipe_stages(what: str) -> dict[str, dict[str, Any]]:
+    """The steps of a recipe of this package, without those of a user's own file; empty if it has none.
+
+    Args:
+        what: a method that names a recipe, a recipe, or a YAML file that extends one.
+    """
+    what = _recipe_of(what)
+    layers = _chain(what) if _is_file(what) or what in recipes() else []
+    return _joined(layer for layer in layers if not _is_file(layer.place)).get(STAGES, {})
+
+
+def _recipe_of(what: str) -> str:
+    """The recipe that a method names, or what is given."""
+    return METHODS[what].recipe or what if what in METHODS else what
 
 
 def output_of(what: str) -> str:
@@ -248,9 +268,13 @@ def hint(name: str, method: str = "") -> str:
     if name in HINTS:
         return f". Fix: {HINTS[name]}"
     owners = [owner for owner, record in METHODS.items() if name in record.hyperparameters]
-    if owners:
-        return f"; it is a key of {', '.join([*owners[:4], *['…'][: len(owners) > 4]])}"
-    own = METHODS[method].hyperparameters if method else ()
+    if len(owners) > MANY:
+        return f"; it is a key of {len(owners)} other methods"
+    own, kinds = (METHODS[method].hyperparameters, METHODS[method].kinds) if method else ((), ())
+    if owners:  # relatives first: with the same feedback, and with a similar name, as tdpo2 is of tdpo
+        alike = {owner: SequenceMatcher(None, owner, method).ratio() for owner in owners}
+        owners.sort(key=lambda owner: (not {*kinds} & {*METHODS[owner].kinds}, -alike[owner]))
+        return f"; it is a key of {', '.join(owners)}"
     return near(name, [*field_types().keys() - {"method", "loss_kwargs"}, *own])
 
 
@@ -294,7 +318,7 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
     name, dot, part = (f"loss_kwargs.{key}" if key in known else key).partition(".")
     mapping = get_origin(types.get(name)) is dict
     if name == "method" or name not in types or (dot and not mapping):
-        raise InputError(f"{key}: unknown key of {method}{hint(key, method)}")
+        raise InputError(f"{key}: unknown key of {method}{hint(name, method)}")
     if not dot:
         values[name] = _typed(key, value, types[name])
         if mapping:
@@ -302,10 +326,11 @@ def _put(values: dict[str, Any], key: str, value: Any) -> None:
             for part, one in whole.items():
                 _put(values, f"{name}.{part}", one)
         return
-    parts = SHAPE if name == "shape" else known
+    parts = {"shape": SHAPE, "columns": COLUMNS}.get(name, known)
     if part not in parts:
-        raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{near(part, parts)}")
-    kind = get_args(types[name])[1] if name == "shape" else hyperparameter_type(part, known[part])
+        more = near(part, parts) or (hint(part, method) if name == "loss_kwargs" else "")
+        raise InputError(f"{name}: expected {one_of(parts)}, got {part!r}{more}")
+    kind = get_args(types[name])[1] if name != "loss_kwargs" else hyperparameter_type(part, known[part])
     values[name] = {**values.get(name, {}), part: _typed(key, value, kind)}
 
 

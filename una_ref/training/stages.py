@@ -2,7 +2,8 @@
 
 A recipe's `stages` map names to steps. A step is a training run (the keys of any run), or a step with ``do:`` sample,
 label, revise, part, contrast or merge. ``${name}`` stands for the result of an earlier step: the folder of its model,
-or the file of its rows. Keys beside `stages` are the defaults of every step that takes them.
+or the file of its rows. Keys beside `stages` are the defaults of every step that takes them. A step's `toysteer` holds
+keys for ToySteer's base and data alone: with another model or other data they are left out.
 
 Each step has its own folder in the output, with its own run.json. So the same command resumes: finished steps are
 skipped, and an interrupted one continues.
@@ -14,7 +15,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import MISSING, dataclass, fields, is_dataclass, replace
 from functools import cache
@@ -33,11 +34,13 @@ from una_ref.training.exclusions import ONLINE
 from una_ref.training.fields import check, one_of, read
 from una_ref.training.merges import Merge, merge
 from una_ref.training.run import train
-from una_ref.training.settings import STAGES, Layer, configured, hint, output_of, stages_of
+from una_ref.training.settings import STAGES, Layer, configured, hint, output_of, recipe_stages, stages_of
 
 Step = Config | DataStep | Merge
 KINDS: Mapping[str, type] = {**DATA_STEPS, "merge": Merge}
 """What `do` names."""
+TOYSTEER = "toysteer"
+"""The key of a step that holds its keys for ToySteer alone."""
 _RESULT = re.compile(r"\$\{([^}]*)\}")
 
 
@@ -48,10 +51,12 @@ class Plan:
     Attributes:
         output: folder of the whole; each step has a folder of its name in it.
         steps: name -> config, with ${name} where it uses the result of an earlier step.
+        notes: sentences for the log.
     """
 
     output: str
     steps: Mapping[str, Step]
+    notes: Sequence[str] = ()
 
     def needs(self, name: str) -> list[str]:
         """The earlier steps whose results a step uses."""
@@ -100,6 +105,7 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
     """
     keys = dict(stages_of(what, file) or {})
     stages: dict[str, dict[str, Any]] = {name: dict(own) for name, own in keys.pop(STAGES).items()}
+    tuned = {name: own.pop(TOYSTEER, {}) for name, own in stages.items()}
     output = options.pop("output", None) or keys.pop("output", None) or output_of(what or file)
     for name in stages:
         if not re.fullmatch(r"[A-Za-z][\w-]*", str(name)) or get_origin(field_types().get(name)) is dict:
@@ -114,27 +120,35 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
         for own in stages.values():
             if _takes(own, key):
                 own.setdefault(key, value)
+    chosen: set[tuple[str, str]] = set()  # step and key of every value that is given
     for key, value in given:
         name, dot, part = key.partition(".")
         if dot and name in stages:
             stages[name][part] = value
+            chosen.add((name, part))
             continue
-        takers = [own for own in stages.values() if _takes(own, key)]
+        takers = [name for name, own in stages.items() if _takes(own, key)]
         if not takers:
             steps = near(name, stages) or f". Fix: write one of the steps {', '.join(stages)}"
             raise InputError(f"{key}: unknown key of every step{steps if dot else hint(key)}")
-        for own in takers:
-            if not _RESULT.search(str(own.get(key, ""))):
-                own[key] = value
+        for name in takers:
+            if not _RESULT.search(str(stages[name].get(key, ""))):
+                stages[name][key] = value
+                chosen.add((name, key))
+    foreign = next((value for own in stages.values() if (value := _foreign(own))), "")
+    for name, own in stages.items():
+        stages[name] = own if foreign else tuned[name] | own
     for own in stages.values():
         if "do" not in own and _RESULT.search(str(own.get("data", ""))):
             own.setdefault("empty", "keep")  # a model may have answered with EOS alone
     if not stages:
         raise InputError(f"{STAGES}: expected at least one step, got none")
-    made = Plan(output, {name: _step(name, own) for name, own in stages.items()})
-    foreign = [own["data"] for own in stages.values() if not re.match(r"toysteer|\$", str(own.get("data") or "$"))]
-    if foreign and any(own.get("model") == TOYSTEER_BASE for own in stages.values()):
-        raise InputError(f"model: expected one for {foreign[0]}, got ToySteer's base. Fix: add --model NAME")
+    ours = recipe_stages(what) or recipe_stages(file)
+    notes = _notes(foreign, stages, tuned, ours, chosen) if foreign else []
+    made = Plan(output, {name: _step(name, own) for name, own in stages.items()}, notes)
+    files = [own["data"] for own in stages.values() if not _is_toysteers(own.get("data"))]
+    if files and any(own.get("model") == TOYSTEER_BASE for own in stages.values()):
+        raise InputError(f"model: expected one for {files[0]}, got ToySteer's base. Fix: add --model NAME")
     before: list[str] = []
     for name in stages:
         for used in made.needs(name):
@@ -142,6 +156,46 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
                 raise InputError(f"{name}: expected the result of {one_of(before)}, got {used!r}{near(used, before)}")
         before.append(name)
     return made
+
+
+def _foreign(own: Mapping[str, Any]) -> str:
+    """The model or the data of a step that are not ToySteer's; empty if both are, or are results of other steps."""
+    return next((f"{key}={own[key]}" for key in ("model", "data") if not _is_toysteers(own.get(key))), "")
+
+
+def _is_toysteers(value: object) -> bool:
+    """Whether a model or data are ToySteer's, the result of a step, or not named."""
+    return re.match(r"toysteer(/|,|$)|\$", str(value or TOYSTEER_BASE)) is not None
+
+
+def _notes(
+    foreign: str,
+    stages: Mapping[str, Mapping[str, Any]],
+    tuned: Mapping[str, Mapping[str, Any]],
+    ours: Mapping[str, Mapping[str, Any]],
+    chosen: Collection[tuple[str, str]],
+) -> list[str]:
+    """What a run on another model or other data has to know of the numbers of a recipe that are for ToySteer.
+
+    Args:
+        foreign: what is not ToySteer's.
+        stages: the keys of each step.
+        tuned: those for ToySteer alone.
+        ours: the keys of each step in a recipe of this package, without those in a user's own file.
+        chosen: step and key of what the user has given.
+    """
+    notes = []
+    if left := [f"{name}.{key}" for name, own in tuned.items() for key in own if key not in stages[name]]:
+        notes.append(f"{foreign}: the recipe has {', '.join(left)} for ToySteer alone; here they are the defaults")
+    numbers = [
+        f"{name}.{key}={value}"
+        for name, own in ours.items()
+        for key, value in own.items()
+        if isinstance(value, int | float) and stages[name].get(key) == value and (name, key) not in chosen
+    ]
+    if numbers:
+        notes.append(f"{foreign}: numbers that the recipe has from ToySteer; set your own: {', '.join(numbers)}")
+    return notes
 
 
 def _step(name: str, own: Mapping[str, Any]) -> Step:
@@ -215,6 +269,9 @@ def run(made: Plan, *, progress: bool = True) -> dict[str, Any]:
         NonFinite, Interrupted, Unrewarded: see `una_ref.training.loop.fit`.
     """
     main, output = processes().is_main_process, Path(made.output)
+    if main and progress:
+        for note in made.notes:
+            print(note, file=sys.stderr, flush=True)
     record: dict[str, Any] = {"config": made.settings(), "finished": False, "inputs": {}}
     with claimed(output, record["config"]) if main else nullcontext():
         if main:
@@ -272,7 +329,7 @@ def _refuse_stale(made: Plan, name: str, inputs: Mapping[str, Mapping[str, str]]
 
 def dry_run(made: Plan) -> str:
     """The report of every step as text; sizes and first rows only where the results that it uses exist."""
-    return "\n\n".join(_reports(made))
+    return "\n\n".join([*made.notes, *_reports(made)])
 
 
 def _reports(made: Plan) -> Iterator[str]:

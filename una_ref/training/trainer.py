@@ -363,6 +363,14 @@ class Trainer:
         batch = self.batch(examples)
         with self.autocast():
             known = self.policy.outputs(batch, self.needs)
+        return self.evaluated(examples, batch, known, statistics)
+
+    def evaluated(
+        self, examples: Sequence[Example], batch: Batch, known: Mapping[str, Tensor], statistics: Mapping[str, Tensor]
+    ) -> Forward:
+        """Losses and rewards of a micro-batch from the policy's outputs, see `Policy.outputs`."""
+        known = dict(known)
+        with self.autocast():
             output = known[self.policy.output]
             known |= {name: value.to(output) for name, value in self._references(examples, batch).items()}
             known |= {name: value.to(output) for name, value in batch.experience.items()}

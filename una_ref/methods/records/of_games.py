@@ -45,6 +45,8 @@ SPPO = Method(
     reductions="at π = π_t its gradient is reinforce's on win rates minus ½ without a KL term, times 2/β",
     printed=games.sppo_printed,
     meanings={"beta": "1/η: the inverse of the learning rate of one round; π_ref plays no part"},
+    note="sppo: the loss is divided by β², so it starts at (win rate − ½)²/β²: up to 250,000 at the paper's β = 0.001. "
+    "max_grad_norm limits the step; follow eval_reward, and not the loss",
     optimum="near π_t·exp(P(y ≻ π_t)/β), a step of multiplicative weights; exactly that where its log Z is 1/(2β)",
     notebook="10_tokens_games_and_merging",
 )

@@ -21,8 +21,11 @@ LIPO = Method(
     printed=lists.lipo_printed,
     composes=False,
     meanings={
-        "ranking": "the ranking loss: lambda, list_mle, pair_logistic, pair_hinge, point_mse, point_sigmoid or softmax"
+        "ranking": "the ranking loss: lambda (scores of the order of 1: weights are differences of 2^s), list_mle, "
+        "pair_logistic, pair_hinge, point_mse, point_sigmoid (scores in [0, 1]) or softmax"
     },
+    note="lipo: ranking=lambda weighs two responses by |2^s − 2^s′|, so scores should be of the order of 1; divide "
+    "larger ones, or take ranking=list_mle",
     notebook="09_single_responses_and_lists",
 )
 
@@ -51,7 +54,7 @@ PRO = Method(
     comparison="the responses of a list",
     shape="Plackett–Luce, and SFT on the best",
     losses={"lists": lists.pro},
-    shift_invariant=True,
+    shift_invariant=False,  # each logit is scaled by a distance of its own; with distances=none an offset cancels
     papers=(papers.PRO, papers.SURVEY),
     equation="survey Eq. 52; Eq. 51 with distances=none",
     errata=("ES28", "ES38"),

@@ -1,0 +1,53 @@
+"""``una-ref inspect``: the method by the kind of feedback, text, JSON and page."""
+
+import json
+import re
+
+import pytest
+
+from una_ref.cli import main
+
+TINY = ["shape.hidden_size=16", "shape.num_hidden_layers=1", "shape.intermediate_size=16", "vocabulary=300", "lora_r=2"]
+ROWS = {
+    "dpo": {"prompt": "What is it?", "chosen": "<b>4</b>", "rejected": "five"},
+    "kto": {"prompt": "What is it?", "completion": "four", "label": True},
+    "una-score": {"prompt": "What is it?", "completion": "four", "score": 0.5},
+    "sft": {"prompt": "What is it?", "completion": "four"},
+}
+
+
+def file(folder, row):
+    path = folder / "rows.jsonl"
+    others = [row | {"prompt": f"{row['prompt']} {n}"} for n in range(3)]
+    path.write_text("".join(json.dumps(one) + "\n" for one in [row, *others]))
+    return str(path)
+
+
+@pytest.mark.parametrize("method", ROWS)
+def test_the_loss_is_chosen_by_the_kind_of_feedback(method, tmp_path, capsys):
+    assert main(["inspect", file(tmp_path, ROWS[method]), "--rows", "2", *TINY]) == 0
+    said = capsys.readouterr().out
+    assert said.startswith(f"{method} on ")
+    assert said.count("not trained") == 2
+
+
+def test_json_has_every_token_with_its_numbers(tmp_path, capsys):
+    assert main(["inspect", file(tmp_path, ROWS["dpo"]), "--rows", "1", "--json", *TINY]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    tokens = [token for response in row["responses"] for token in response["tokens"]]
+    assert {*tokens[0]} == {"id", "text", "logp", "ref_logp", "push", "share"}
+    assert sum(token["share"] for token in tokens) == pytest.approx(1)
+
+
+def test_the_page_escapes_the_data_and_asks_the_network_for_nothing(tmp_path, capsys):
+    page = tmp_path / "page.html"
+    assert main(["inspect", file(tmp_path, ROWS["dpo"]), "--rows", "1", "--html", str(page), *TINY]) == 0
+    text = page.read_text()
+    assert "<b>" not in text and "&lt;" in text
+    assert not re.search(r"(src|href)=|https?://|@import|url\(", text)
+    assert text.count('class="up"') == sum("raises" in line for line in capsys.readouterr().out.splitlines())
+
+
+def test_no_row_is_refused(tmp_path, capsys):
+    assert main(["inspect", file(tmp_path, ROWS["sft"]), "--rows", "0"]) == 2
+    assert "--rows: expected at least 1, got 0" in capsys.readouterr().err

@@ -1,0 +1,239 @@
+"""Every layout of the table reads its example, and other forms of the same columns give the same rows."""
+
+import json
+import re
+from pathlib import Path
+
+import pytest
+
+from una_ref.data.conventions import CONVENTIONS, PROMPTS, VARIANTS
+from una_ref.data.published import RATINGS
+from una_ref.data.sources import read
+from una_ref.errors import InputError
+
+USER = {"role": "user", "content": "p"}
+TOOLS = [{"type": "function", "function": {"name": "f", "parameters": {}}}]
+
+
+def says(text):
+    return {"role": "assistant", "content": text}
+
+
+def noted(rows, **options):
+    """(rows, sentences about them)."""
+    said = []
+    return list(read(rows, note=said.append, **options)), said
+
+
+def one(row, **options):
+    (made,), _ = noted([row], **options)
+    return made
+
+
+def refused(row, *parts, **options):
+    with pytest.raises(InputError) as caught:
+        list(read([row], **options))
+    for part in parts:
+        assert part in str(caught.value), str(caught.value)
+    assert len(str(caught.value)) <= 300, str(caught.value)
+
+
+EXAMPLES = {c.name: (c.name, c.example) for c in CONVENTIONS + PROMPTS} | dict(VARIANTS)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_every_example_is_read_by_its_layout_without_a_column_left_over(name):
+    layout, example = EXAMPLES[name]
+    rows = [example, example] if layout == "HelpSteer2" else [example]
+    (row, *_), (said, *_) = noted(rows, prompts=True)
+    assert said.startswith(f"data ({layout}): columns used: ") and said.endswith("; not used: none")
+    assert "fruit" in str(row.prompt) and all(text.strip() in ("Apple.", "Stone.", "Pear.") for text in row.responses)
+
+
+def test_examples_cover_every_layout_and_every_kind_of_feedback():
+    rows = [row for _, example in EXAMPLES.values() for row in read([example] * 2, prompts=True)]
+    kinds = {kind for row in rows for kind in row.kinds}
+    assert kinds == {"pairs", "scores", "labels", "demos"}
+    assert all(convention.example for convention in CONVENTIONS + PROMPTS)
+
+
+def test_every_example_of_the_documentation_is_read():
+    page = (Path(__file__).parents[2] / "docs" / "data.md").read_text("utf-8")
+    found = re.findall(r"^\| ([^|`]+?) \|.*\| `(\{.*\})` \|$", page, re.MULTILINE)
+    assert len(found) == len(EXAMPLES)
+    for title, text in found:
+        name = title.removesuffix(", in online runs")
+        layout, example = EXAMPLES[name]
+        assert json.loads(text) == example
+        (_, *_), (said, *_) = noted([json.loads(text)] * 2, prompts=True)
+        assert said.startswith(f"data ({layout})")
+
+
+def test_columns_used_and_not_used_are_said_in_the_order_of_the_data():
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    _, (said,) = noted([{"id": 1, **pair}, {**pair, "x": 2}])
+    assert said == "data (pair): columns used: prompt, chosen, rejected; not used: id, x"
+
+
+def test_a_system_column_becomes_the_first_message():
+    pair = {"prompt": "p", "chosen": "a", "rejected": "b"}
+    system = {"role": "system", "content": "Be terse."}
+    assert one({**pair, "system": "Be terse."}).prompt == (system, USER)
+    assert one({**pair, "system_prompt": "Be terse."}).prompt == (system, USER)
+    assert one({**pair, "system": ""}).prompt == one({**pair, "system": None}).prompt == "p"
+    assert one({**pair, "prompt": [USER], "system": "Be terse."}).prompt == (system, USER)
+    assert one({**pair, "prompt": [system, USER], "system": "Be terse."}).prompt == (system, USER)
+    refused({**pair, "prompt": [system, USER], "system": "Talk."}, "system: expected the prompt's own system message")
+    refused({**pair, "system": ["x"]}, "system: expected text")
+    assert one({"messages": [USER, says("a")], "system": "Be terse."}).prompt == (system, USER)
+
+
+@pytest.mark.parametrize("given", [TOOLS, json.dumps(TOOLS)])
+def test_tools_and_template_arguments_stay_with_the_row(given):
+    row = one({"prompt": [USER], "completion": "a", "tools": given, "chat_template_kwargs": {"enable_thinking": False}})
+    assert row.template_arguments == {"tools": TOOLS, "enable_thinking": False}
+    plain = one({"prompt": [USER], "completion": "a", "tools": [], "chat_template_kwargs": {"x": None}})
+    assert plain.template_arguments == {} and plain.key != row.key
+
+
+def test_rows_with_and_without_tools_may_be_mixed():
+    rows, _ = noted([{"prompt": "p", "completion": "a", "tools": TOOLS}, {"prompt": "p", "completion": "b"}])
+    assert [row.template_arguments for row in rows] == [{"tools": TOOLS}, {}]
+
+
+@pytest.mark.parametrize(
+    ("more", "parts"),
+    [
+        ({"tools": "no JSON"}, ["tools: expected a list of tools, or its JSON", "'no JSON'"]),
+        ({"chat_template_kwargs": [1]}, ["chat_template_kwargs: expected an object, or its JSON"]),
+        ({"chat_template_kwargs": {"tokenize": True}}, ["expected arguments of the template alone, got tokenize"]),
+        ({"images": ["a.png"]}, ["images: expected no such column", "only text is trained on"]),
+        ({"audio": {"array": [0]}}, ["audio: expected no such column"]),
+    ],
+)
+def test_columns_that_cannot_reach_the_template_are_refused(more, parts):
+    refused({"prompt": "p", "completion": "a", **more}, *parts)
+
+
+def test_other_fields_of_a_responses_message_stay_with_it():
+    call = {"tool_calls": [{"function": {"name": "f"}}]}
+    row = one({"prompt": "p", "chosen": [{**says("a"), **call}], "rejected": [{"role": "assistant", **call}]})
+    assert row.responses == ("a", "") and row.response_fields == (call, call)
+    row = one({"messages": [USER, {**says(None), **call}]}, empty="error")
+    assert row.responses == ("",) and row.response_fields == (call,) and not row.has_empty_response
+    assert one({"prompt": "p", "chosen": [says("a")], "rejected": "b"}).response_fields is None
+
+
+@pytest.mark.parametrize("prompt", ["p", [USER], "first"])
+@pytest.mark.parametrize("names", [("chosen-rating", "rejected-rating"), ("rating_chosen", "rating_rejected"), ()])
+def test_whole_conversations_beside_a_prompt_need_no_scores(prompt, names):
+    start = [USER] if prompt != "first" else [{"role": "user", "content": "first"}, says("x"), USER]
+    row = {"prompt": prompt, "chosen": [*start, says("a")], "rejected": [*start, says("b")]}
+    made = one(row | dict(zip(names, (5, 1), strict=False)))
+    assert (made.prompt, made.responses, made.pairs) == (tuple(start), ("a", "b"), ((0, 1),))
+    assert made.scores == ((5.0, 1.0) if names else None)
+
+
+def test_a_prompt_that_is_not_in_the_conversations_is_refused():
+    sides = {"chosen": [USER, says("a")], "rejected": [USER, says("b")]}
+    refused({"prompt": "q", **sides}, "prompt: expected a user turn of both conversations, got 'q'")
+    refused({"prompt": [USER, USER], **sides}, "prompt: expected the messages of both conversations")
+
+
+def test_sharegpt_turns_are_messages():
+    turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "p"}, {"from": "gpt", "value": "a"}]
+    row = one({"conversations": turns, "label": True})
+    assert row.prompt == ({"role": "system", "content": "s"}, USER) and row.responses == ("a",) and row.labels == (1,)
+    sides = {"chosen": {"from": "gpt", "value": "a"}, "rejected": {"role": "assistant", "content": "b"}}
+    row = one({"conversations": turns[:2], **sides})
+    assert row.responses == ("a", "b") and row.prompt[1] == USER
+    refused({"conversations": [{"from": "alien", "value": "p"}]}, "conversations[0].from: expected one of human")
+
+
+def test_an_alpaca_prompt_is_instruction_input_and_history():
+    alpaca = {"instruction": "Add.", "input": "1, 2", "output": "3"}
+    assert one(alpaca).prompt == "Add.\n1, 2"
+    assert one({**alpaca, "input": ""}).prompt == "Add."
+    row = one({**alpaca, "history": [["hi", "hello"]]})
+    assert [message["content"] for message in row.prompt] == ["hi", "hello", "Add.\n1, 2"]
+    assert one({"instruction": "Add.", "input": "1", "chosen": "a", "rejected": "b"}).prompt == "Add.\n1"
+    refused({**alpaca, "output": ["3", "4"]}, "output: expected text, got a list. Fix: write two answers as")
+    refused({**alpaca, "history": ["hi"]}, "history[0]: expected [question, answer]")
+
+
+def test_a_list_of_texts_is_no_response():
+    row = {"prompt": "p", "completion": ["a", "b"], "label": [True, False]}
+    refused(row, "completion: expected text or one assistant message, got a list of texts. Fix: one row each")
+
+
+@pytest.mark.parametrize(
+    ("row", "column", "name"),
+    [
+        ({"prompt": "p", "completion": "a", "labels": True}, "label", "labels"),
+        ({"prompt": "p", "completion": "a", "scores": 1}, "score", "scores"),
+        ({"prompt": "p", "response": "a", "Lable": True}, "label", "Lable"),
+        ({"messages": [USER, says("a")], "scroe": 1}, "score", "scroe"),
+        ({"prompt": "p", "completions": ["a"], "score": [1]}, "scores", "score"),
+    ],
+)
+def test_feedback_under_a_similar_name_is_not_left_out_in_silence(row, column, name):
+    fix = f"columns.{column}={name}, or columns.{column}= to leave it out"
+    refused(row, f"got {name}; did you mean {column}?", fix)
+    assert one(row, columns={column: name}).kinds in (("labels",), ("scores",))
+    assert one(row, columns={column: ""}).kinds == ("demos",)
+
+
+@pytest.mark.parametrize("name", ["source", "store", "level", "id", "language"])
+def test_other_columns_are_not_taken_for_feedback(name):
+    assert one({"prompt": "p", "completion": "a", name: 1}).kinds == ("demos",)
+
+
+def test_columns_of_the_user_come_first_and_have_to_be_there():
+    row = {"prompt": "x", "ask": "p", "chosen": "a", "rejected": "b"}
+    assert one(row, columns={"prompt": "ask"}).prompt == "p"
+    refused(row, "expected a column aks, since columns.prompt=aks", "did you mean ask?", columns={"prompt": "aks"})
+    with pytest.raises(InputError, match="options columns: expected one of .* got 'choosen' .*did you mean chosen?"):
+        read([row], columns={"choosen": "chosen"})
+
+
+def test_bad_rows_are_dropped_and_counted_with_the_first_reason(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = {"prompt": "p", "completion": "a", "score": 1}
+    lines = [{"prompt": 3}, good, {**good, "score": "x"}, {"prompt": "p"}, [1], good]
+    path.write_text("{broken\n" + "".join(json.dumps(line) + "\n" for line in lines) + '{"prompt": "cut')
+    rows, said = noted(path, bad_rows="drop")
+    assert [row.source for row in rows] == [f"{path}:3", f"{path}:7"]
+    assert said[1].startswith(f"data: left out 6 bad rows (the first: {path}:1 line: expected JSON")
+    with pytest.raises(InputError, match=r"a.jsonl:1 line"):
+        list(read(path))
+    path.write_text("{broken\n")
+    with pytest.raises(InputError, match=r"a.jsonl:1 line"):
+        list(read(path, bad_rows="drop"))
+
+
+def test_a_helpsteer2_row_without_its_partner_is_a_bad_row():
+    rated = {"response": "a", **dict.fromkeys(RATINGS, 1)}
+    rows, said = noted([{"prompt": p, **rated} for p in "abbc"], bad_rows="drop")
+    assert [row.prompt for row in rows] == ["b"] and "left out 2 bad rows" in said[1]
+
+
+def test_a_table_has_numbers_truth_values_and_json(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text('prompt,completion,score\n1,2,0.5\n"[{""role"": ""user"", ""content"": ""p""}]",b,-3\n')
+    rows, _ = noted(path)
+    assert [(row.prompt, row.responses) for row in rows] == [("1", ("2",)), ((USER,), ("b",))]
+    assert [row.scores for row in rows] == [(0.5,), (-3.0,)]
+    path.write_text("prompt,completion,label\np,a,True\np,b,false\np,c,0.5\n")
+    assert [row.labels for row in noted(path)[0]] == [(1.0,), (0.0,), (0.5,)]
+    for cell, part in (("yes", "label: expected a boolean"), ("", "label: expected a value")):
+        path.write_text(f"prompt,completion,label\np,a,1\np,b,{cell}\n")
+        with pytest.raises(InputError, match=part):
+            list(read(path))
+    path.write_text("prompt,completion\n\"[{'role': 'user', 'content': 'p'}]\",a\n")
+    with pytest.raises(InputError, match="prompt: expected JSON, since the text begins as a list"):
+        list(read(path))
+
+
+def test_one_limit_counts_rows_and_the_columns_are_said_all_the_same():
+    rows, said = noted([{"prompt": "p", "completion": "a", "x": i} for i in range(5)], limit=2)
+    assert len(rows) == 2 and said == ["data (completion): columns used: prompt, completion; not used: x"]

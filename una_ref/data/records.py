@@ -1,0 +1,264 @@
+"""One record of a data file, read by the column names of a layout, with typed access and errors that name its place."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
+
+from una_ref.data.rows import Row, checked_label, checked_messages, checked_score, checked_text, refusal, shown
+from una_ref.errors import InputError
+
+ALIASES: Mapping[str, tuple[str, ...]] = {
+    "prompt": ("question", "conversations", "conversation"),
+    "messages": ("conversations", "conversation"),
+    "chosen_score": ("score_chosen", "chosen-rating", "chosen_rating", "rating_chosen"),
+    "rejected_score": ("score_rejected", "rejected-rating", "rejected_rating", "rating_rejected"),
+    "system": ("system_prompt",),
+}
+"""Column of a layout -> other names of it in public data sets (Intel, ShareGPT, UltraFeedback of H4, argilla)."""
+
+EVERYWHERE = ("system", "tools", "chat_template_kwargs")
+"""Columns that any layout may have, in some rows or in all."""
+
+REFUSED = ("images", "image", "videos", "video", "audio", "audios")
+"""Columns whose content no layout reads. Text alone would be another question."""
+
+_ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "chatgpt": "assistant"}
+_ROLES |= {"bot": "assistant", "model": "assistant", "system": "system", "observation": "tool", "tool": "tool"}
+"""ShareGPT's ``from`` -> role."""
+
+_RESERVED = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize")
+"""Names that the rendering itself sets, so that chat_template_kwargs cannot."""
+
+
+class Cell(str):
+    """A text of a table without types (CSV), which may stand for a number, a truth value or JSON."""
+
+    __slots__ = ()
+
+
+class Options(NamedTuple):
+    """How records are read; see `una_ref.data.sources.read`."""
+
+    names: Mapping[str, str]
+    helpsteer_weights: str
+    empty: str
+    bad_rows: str
+
+
+class Response(NamedTuple):
+    """A response's text, and the other fields of its message."""
+
+    text: str
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One record of the data. `read` collects the columns that were asked for."""
+
+    source: str
+    values: Mapping[str, Any]
+    options: Options
+    read: set[str] = field(default_factory=set)
+
+    def name(self, column: str) -> str:
+        """The name of a layout's column in this record: the user's for it, its own, or that of a public data set."""
+        if column in self.options.names:
+            return self.options.names[column]
+        names = (column, *ALIASES.get(column, ()))
+        return next((name for name in names if self.values.get(name) is not None), column)
+
+    def get(self, column: str) -> Any:
+        """The value of a layout's column; None if there is none."""
+        name = self.name(column)
+        self.read.add(name)
+        value = self.values.get(name)
+        if isinstance(value, Cell) and value.lstrip()[:2] in ("[{", "{'", '{"', "[["):
+            return self._parsed(name, value)
+        return value
+
+    def has(self, column: str) -> bool:
+        """Whether a column has a value. Tables write a missing value as null."""
+        return self.values.get(self.name(column)) is not None
+
+    def columns(self) -> list[str]:
+        """The names of the columns with a value."""
+        return [str(column) for column, value in self.values.items() if value is not None]
+
+    def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
+        """The error for a bad value of a column."""
+        return refusal(self.source, self.name(column), expected, got, fix)
+
+    def sequence(self, column: str, what: str = "a list") -> Sequence[Any]:
+        """A column's value, which has to be a list."""
+        value = self.get(column)
+        if not isinstance(value, list | tuple):
+            raise self.refusal(column, what, shown(value))
+        return value
+
+    # ---- texts and messages
+
+    def text(self, column: str) -> str:
+        """A column's value, which has to be text."""
+        return checked_text(self.get(column), self.source, self.name(column))
+
+    def response(self, column: str) -> Response:
+        """A response: text, one assistant message, or a list of one."""
+        return self.as_response(self.get(column), self.name(column))
+
+    def as_response(self, value: Any, place: str) -> Response:
+        """The response that a value stands for; `place` names the value in messages."""
+        fields: Mapping[str, Any] = {}
+        if isinstance(value, Mapping) and {*value} & {"role", "from"}:
+            value = [value]
+        if isinstance(value, list | tuple):
+            if any(isinstance(part, str) for part in value):
+                fix = "one row each, or completions with a list of scores"
+                raise refusal(self.source, place, "text or one assistant message", "a list of texts", fix)
+            messages = self.as_messages(value, place)
+            if [message["role"] for message in messages] != ["assistant"]:
+                raise refusal(self.source, place, "text or one assistant message", _roles(messages))
+            fields = {k: v for k, v in messages[0].items() if k not in ("role", "content") and v is not None}
+            value = messages[0].get("content") or ""
+        elif value is None:
+            raise refusal(self.source, place, "text or one assistant message", "null")
+        text = checked_text(value, self.source, place)
+        if self.options.empty == "error" and not text.strip() and not fields:
+            fix = "set empty=drop or empty=keep"
+            raise refusal(self.source, place, "text", f"an empty response {text!r:.20}", fix)
+        return Response(str(text), fields)
+
+    def messages(self, column: str) -> list[dict[str, Any]]:
+        """Messages with role and content; ShareGPT's from and value are renamed."""
+        return self.as_messages(self.sequence(column, "a list of messages"), self.name(column))
+
+    def as_messages(self, value: Sequence[Any], place: str) -> list[dict[str, Any]]:
+        """The messages that a list stands for; `place` names the list in messages of errors."""
+        messages = [self._message(message, f"{place}[{i}]") for i, message in enumerate(value)]
+        return [dict(message) for message in checked_messages(messages, self.source, place)]
+
+    def _message(self, message: Any, place: str) -> Any:
+        if not isinstance(message, Mapping) or "role" in message or not {"from", "value"} <= {*message}:
+            return message
+        if message["from"] not in _ROLES:
+            raise refusal(self.source, f"{place}.from", "one of " + ", ".join(_ROLES), shown(message["from"]))
+        rest = {k: v for k, v in message.items() if k not in ("from", "value")}
+        return {"role": _ROLES[message["from"]], "content": message["value"], **rest}
+
+    def prompt(self, column: str = "prompt") -> Any:
+        """The prompt: text or messages."""
+        value = self.get(column)
+        return tuple(self.as_messages(value, self.name(column))) if isinstance(value, list | tuple) else value
+
+    def conversation(self, column: str) -> tuple[tuple[dict[str, Any], ...], Response]:
+        """(prompt, response) of a list of messages, of which the assistant's last one is the response."""
+        messages = self.messages(column)
+        if len(messages) < 2 or messages[-1]["role"] != "assistant":
+            raise self.refusal(column, "messages that end with one of the assistant", _roles(messages))
+        return tuple(messages[:-1]), self.as_response(messages[-1:], f"{self.name(column)}[{len(messages) - 1}]")
+
+    # ---- feedback
+
+    def score(self, column: str) -> float:
+        """A column's value as a score."""
+        return checked_score(self._number(column), self.source, self.name(column))
+
+    def label(self, column: str) -> float:
+        """A column's value as a label in [0, 1]."""
+        return checked_label(self._number(column), self.source, self.name(column))
+
+    def _number(self, column: str) -> Any:
+        value = self.get(column)
+        if isinstance(value, Cell):
+            try:
+                return {"true": True, "false": False}[value.lower()]
+            except KeyError:
+                try:
+                    return float(value)
+                except ValueError:
+                    return str(value)
+        return value
+
+    def _parsed(self, name: str, value: Cell) -> Any:
+        try:
+            return json.loads(value)
+        except ValueError:
+            expected = "JSON, since the text begins as a list or an object"
+            raise refusal(self.source, name, expected, f"{value!r:.40}", "write the column as JSON") from None
+
+    # ---- rows
+
+    def row(self, prompt: Any, responses: Sequence[Response] = (), **feedback: Any) -> Row:
+        """The row of a prompt and its responses, with what every layout may have beside them.
+
+        Raises:
+            InputError: a value of the wrong form; a column that no layout can use, such as images.
+        """
+        for column in REFUSED:
+            if self.has(column):
+                fix = "leave these rows out; only text is trained on"
+                raise self.refusal(column, "no such column", shown(self.get(column)), fix)
+        texts = tuple(response.text for response in responses)
+        fields = tuple(response.fields for response in responses)
+        if self.has("system"):
+            prompt = self._with_system(prompt)
+        made = Row(prompt, texts, source=self.source, **feedback)
+        more: dict[str, Any] = {}
+        if arguments := self._template_arguments():
+            more["template_arguments"] = arguments
+        if any(fields):
+            more["response_fields"] = fields
+        return replace(made, **more) if more else made
+
+    def judged(self, prompt: Any, response: Response) -> Row:
+        """A row of one response with its optional label and score."""
+        scores = (self.score("score"),) if self.has("score") else None
+        labels = (self.label("label"),) if self.has("label") else None
+        return self.row(prompt, (response,), scores=scores, labels=labels)
+
+    def _with_system(self, prompt: Any) -> Any:
+        """The prompt with the system column as its first message."""
+        system = self.text("system")
+        if not system.strip():
+            return prompt
+        messages = [{"role": "user", "content": prompt}] if isinstance(prompt, str) else list(prompt)
+        if messages and messages[0].get("role") == "system":
+            if messages[0].get("content") != system:
+                raise self.refusal("system", "the prompt's own system message, or no column", shown(system))
+            return prompt
+        return ({"role": "system", "content": system}, *messages)
+
+    def _template_arguments(self) -> dict[str, Any]:
+        """What the columns tools and chat_template_kwargs give the chat template."""
+        arguments: dict[str, Any] = {}
+        if self.has("tools"):
+            tools = self._json("tools", list)
+            arguments |= {"tools": tools} if tools else {}
+        if self.has("chat_template_kwargs"):
+            given = self._json("chat_template_kwargs", dict)
+            taken = [name for name in given if name in _RESERVED]
+            if taken:
+                expected = "arguments of the template alone"
+                raise self.refusal("chat_template_kwargs", expected, taken[0], f"leave {taken[0]} out")
+            arguments |= {name: value for name, value in given.items() if value is not None}
+        return arguments
+
+    def _json(self, column: str, kind: type) -> Any:
+        """A list or an object, also as JSON text, as tables hold them."""
+        value = self.get(column)
+        if isinstance(value, str):
+            with suppress(ValueError):
+                value = json.loads(value) if value.strip() else kind()
+        if not isinstance(value, kind):
+            what = "a list of tools" if kind is list else "an object"
+            raise self.refusal(column, f"{what}, or its JSON", shown(value))
+        return value
+
+
+def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
+    roles = ", ".join(message["role"] for message in messages)
+    return f"messages of {roles}" if roles else "an empty list"
