@@ -119,9 +119,11 @@ def test_the_setting_with_the_lowest_mean_regret_is_chosen(regrets, best):
 
 def test_a_study_may_choose_by_another_criterion():
     store, candidates = options({1: [0.1], 2: [0.2]})
-    for line, loss in zip(store.finished.values(), (0.9, 0.3), strict=True):
-        line["log_loss"] = loss
-    assert choose(store, candidates, "log_loss") == {"row": {"lr": 2, "tuning_log_loss": 0.3}}
+
+    def minus_regret(line):
+        return -line["regret"]
+
+    assert choose(store, candidates, minus_regret) == {"row": {"lr": 2, "tuning_minus_regret": -0.2}}
 
 
 def test_a_row_whose_grid_is_not_finished_has_no_setting():

@@ -15,7 +15,7 @@ from una_ref.policies import loading
 from una_ref.studies import real_offline, real_runs
 from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size
-from una_ref.studies.real_offline import REAL_OFFLINE, candidates, figure
+from una_ref.studies.real_offline import REAL_OFFLINE, candidates, figure, log_loss
 from una_ref.studies.real_runs import Training, entry_of, start_policy, weights_name, work_folder
 from una_ref.studies.real_settings import ENTRIES, HEADER, TUNED, RealSettings
 from una_ref.studies.run_store import RunStore
@@ -143,7 +143,7 @@ def test_each_entry_has_its_own_steps_at_the_rate_that_was_best_on_the_tuning_ro
     results = tiny(axes=["scores"])["scores"]
     by_key = {line["key"]: line for line in lines(tmp_path)}
     for name in ("dpo", "una-score"):
-        losses = {lr: by_key[f"train/tuning/{name}/lr={lr:g}/seed=0"]["log_loss"] for lr in TINY.lrs}
+        losses = {lr: log_loss(by_key[f"train/tuning/{name}/lr={lr:g}/seed=0"]) for lr in TINY.lrs}
         assert results["chosen"][name]["lr"] == min(losses, key=losses.get)
         assert by_key[f"train/tuning/{name}/lr=0.01/seed=0"]["steps"] == 2 and "kl" not in by_key
     dpo = by_key[f"train/scores/dpo/lr={results['chosen']['dpo']['lr']:g}/seed=0"]

@@ -28,9 +28,9 @@ def line(seed, rewards, margins=None, kl=(0.0, 0.0, 0.0), failed=""):
 def made(dpo, judged=HITS):
     base = [line(0, [1.0, 2.0, 3.0]), line(1, [0.0, 0.0, 0.0])]
     rows = [
-        report.row("base", "base (π_ref)", base, 0.5),
-        report.row("dpo", "DPO", dpo, 0.5),
-        report.row("kto", "KTO", [None, None], 0.5),
+        report.row("base", "base (π_ref)", base),
+        report.row("dpo", "DPO", dpo),
+        report.row("kto", "KTO", [None, None]),
     ]
     report.against_base(rows)
     judge = report.judge(judged) if judged else None

@@ -113,6 +113,11 @@ class Axis(Generic[S]):
     groundwork: Callable[[S], Sequence[Run]] = lambda settings: ()
 
 
+def regret(line: Mapping[str, Any]) -> float:
+    """The regret in a run's line."""
+    return line["regret"]
+
+
 @dataclass(frozen=True)
 class Study(Generic[S]):
     """The declaration of a study.
@@ -124,7 +129,7 @@ class Study(Generic[S]):
         measure: computes a run.
         axes: by name.
         shipped: file of this package with the settings that the full study chose.
-        criterion: what `choose` takes the lowest mean of.
+        criterion: from a run's line to what `choose` takes the lowest mean of.
         start: the folder of the base policy that a name stands for; None is the default.
         base_option: of the command, which names the base policy.
     """
@@ -135,7 +140,7 @@ class Study(Generic[S]):
     measure: Measure
     axes: Mapping[str, Axis[S]]
     shipped: str
-    criterion: str = "regret"
+    criterion: Callable[[Mapping[str, Any]], float] = regret
     start: Callable[[str | Path | None], Path] = base_folder
     base_option: str = "--base"
 
@@ -173,7 +178,9 @@ class Study(Generic[S]):
         return {name: results if only else results[name] for name in self.axes if only or name in results}
 
 
-def choose(store: RunStore, candidates: Candidates, criterion: str = "regret") -> dict[str, dict[str, Any]]:
+def choose(
+    store: RunStore, candidates: Candidates, criterion: Callable[[Mapping[str, Any]], float] = regret
+) -> dict[str, dict[str, Any]]:
     """For each row the setting with the lowest mean of the criterion on the tuning worlds; of equal ones the first.
 
     A setting with a value that is not finite is chosen only if all are so. A row whose grid is not finished has no
@@ -184,9 +191,9 @@ def choose(store: RunStore, candidates: Candidates, criterion: str = "regret") -
     for name, options in candidates.items():
         if any(run.key not in store.finished for _, runs in options for run in runs):
             continue
-        means = [statistics.fmean(store.finished[run.key][criterion] for run in runs) for _, runs in options]
+        means = [statistics.fmean(criterion(store.finished[run.key]) for run in runs) for _, runs in options]
         best = min(range(len(options)), key=lambda i: means[i] if math.isfinite(means[i]) else math.inf)
-        chosen[name] = {**options[best][0], f"tuning_{criterion}": means[best]}
+        chosen[name] = {**options[best][0], f"tuning_{criterion.__name__}": means[best]}
     return chosen
 
 

@@ -52,9 +52,12 @@ def accuracies(margins: Sequence[float]) -> list[float]:
     return [0.5 if margin == 0 else float(margin > 0) for margin in margins]
 
 
-def log_losses(margins: Sequence[float], beta: float) -> list[float]:
-    """−log σ(β·margin), in nats: how unlikely Bradley–Terry makes the labels at one β for all methods."""
-    return [math.log1p(math.exp(-abs(beta * m))) + max(-beta * m, 0.0) for m in margins]
+def log_losses(margins: Sequence[float]) -> list[float]:
+    """−log σ(margin), in nats: how unlikely the labels are if a margin is read as their log-odds.
+
+    It is a proper score. A margin that is larger than the evidence is worth costs more than it gains.
+    """
+    return [math.log1p(math.exp(-abs(margin))) + max(-margin, 0.0) for margin in margins]
 
 
 def sample(job: Job, prompts: Sequence[tuple[int, ...]], *, max_new: int, seed: int) -> list[Sample]:

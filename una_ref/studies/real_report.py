@@ -46,14 +46,13 @@ def over_items(seeds: Sequence[Sequence[float]]) -> dict[str, Any]:
     return {"mean": statistics.fmean(items), "ci95": half, "seeds": means, "items": len(items)}
 
 
-def row(name: str, title: str, lines: Sequence[Mapping[str, Any] | None], beta: float) -> dict[str, Any]:
+def row(name: str, title: str, lines: Sequence[Mapping[str, Any] | None]) -> dict[str, Any]:
     """A row of the table from its runs' lines, one a seed; None for a run that is not finished.
 
     Args:
         name: of the entry.
         title: of the row.
         lines: as `una_ref.studies.real_offline` writes them, with the `rewards` of the samples or None.
-        beta: of the log loss.
     """
     done = [line for line in lines if line]
     found: dict[str, Any] = {"name": name, "title": title, "finished": len(done), "of": len(lines)}
@@ -65,7 +64,7 @@ def row(name: str, title: str, lines: Sequence[Mapping[str, Any] | None], beta: 
         if "margins" in line:
             values["margin"].append(line["margins"])
             values["accuracy"].append(measures.accuracies(line["margins"]))
-            values["log_loss"].append(measures.log_losses(line["margins"], beta))
+            values["log_loss"].append(measures.log_losses(line["margins"]))
         values["kl"].append(line["kl"])
         values["length"].append(line["lengths"])
     found |= {measure: over_items(seeds) if seeds else None for measure, seeds in values.items()}
@@ -112,7 +111,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
         f"{state} Mean ± 95 % interval over items, of {size['held_out']} held-out pairs and {s['prompts']} prompts. "
         f"{size['train']} training rows of two responses, one pass in steps of {s['batch']} rows; LoRA of rank "
         f"{s['lora_r']}; β = {s['beta']:g}. Margin: log π/π_ref of the chosen response minus the rejected one's. "
-        f"Log loss: −log σ(β · margin), {math.log(2):.3f} for the base. KL, tokens, win rate: on one sampled response "
+        f"Log loss: −log σ(margin), {math.log(2):.3f} for the base. KL, tokens, win rate: on one sampled response "
         f"to each prompt, of at most {s['new_tokens']} tokens. Win rate and reward: against the base's samples, by a "
         "reward model that no method saw. Each learning rate is the best of "
         f"{cells.listed(s['lrs'])} on {s['sizes']['tuning']['train']} other rows, by log loss on "
@@ -189,12 +188,12 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
 # ---- the choice of learning rates
 
 
-def rate(lr: float, line: Mapping[str, Any] | None, beta: float) -> dict[str, Any]:
+def rate(lr: float, line: Mapping[str, Any] | None) -> dict[str, Any]:
     """A learning rate with what its run on the tuning rows measured; None for a run that is not finished."""
     margins = line["margins"] if line else []
     return {
         "lr": lr,
-        "log_loss": over_items([measures.log_losses(margins, beta)]) if margins else None,
+        "log_loss": over_items([measures.log_losses(margins)]) if margins else None,
         "accuracy": over_items([measures.accuracies(margins)]) if margins else None,
         "margin": over_items([margins]) if margins else None,
     }
@@ -223,7 +222,7 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
         *cells.rows(["method", "lr", "log loss", "pair accuracy", "margin, nats", "chosen"], body),
         "",
         f"{done} of {len(every)} runs are finished. Mean ± 95 % interval over {size['held_out']} held-out pairs, after "
-        f"{size['train']} rows in steps of {s['tuning_batch']}. The lowest log loss −log σ({s['beta']:g} · margin) is "
+        f"{size['train']} rows in steps of {s['tuning_batch']}. The lowest log loss −log σ(margin) is "
         f"chosen; the base's is {math.log(2):.4f}. The other methods take the rate of their kind of feedback.",
     ]
 

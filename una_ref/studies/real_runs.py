@@ -71,7 +71,6 @@ class Training:
         if self.entry != BASE:
             margins = measures.margins(job, as_feedback(rows.held_out, "pairs"))
             found["margins"] = _rounded(margins)
-            found["log_loss"] = _mean(measures.log_losses(margins, settings.beta))
             found["accuracy"] = _mean(measures.accuracies(margins))
         if self.part != "tuning":
             found |= self._sampled(job, rows, settings, folder)

@@ -67,7 +67,7 @@ class RealSettings:
     Attributes:
         sizes: rows and tokens of each part of the data.
         batch, tuning_batch: rows a step. A run is one pass over its rows.
-        beta: of methods with a reference, and of the log loss that rates are chosen by.
+        beta: of methods with a reference.
         lora_r, lora_alpha: of the adapters.
         prompts, new_tokens: of the samples that KL, length and win rate are measured on.
         reward_lr: learning rate of the reward model; not tuned.
