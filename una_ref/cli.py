@@ -13,6 +13,7 @@ from collections.abc import Callable, Sequence
 
 from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
+from una_ref.commands.data_command import data, data_arguments
 from una_ref.commands.evaluation import evaluate, evaluate_arguments
 from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.inspect_command import inspect, inspect_arguments
@@ -102,6 +103,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     train_arguments(command("train", train, "Train a policy. The same command again resumes the run."), words)
 
     evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
+    data_arguments(command("data", data, "Audit data before training; exit code 1 if a run would be refused."))
     inspect_arguments(command("inspect", inspect, "Show rows of a file as the loss sees them, token by token."))
 
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument

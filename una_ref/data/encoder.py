@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
@@ -124,11 +126,10 @@ class Encoder:
         row = self._as_chat(row)
         opening = self._opening(row)
         prompt = tuple(self._prompt_ids(row, opening))
-        room = self.max_length - len(prompt)
-        if room < 1 or len(prompt) > (self.max_prompt or len(prompt)):
+        room = self.room(len(prompt))
+        if not room:
             self.counts["rows dropped: prompt too long"] += 1
             return None
-        room = min(room, self.max_response or room)
         texts = [self.specials.hidden_before_eos(text) for text in row.responses]
         responses = []
         for text, fields in zip(texts, row.fields_of_responses, strict=True):
@@ -152,6 +153,20 @@ class Encoder:
             "as_list": row.as_list,
         }
         return Example(prompt, tuple(responses), prompt_index=index, source=row.source, **feedback)
+
+    def room(self, prompt: int) -> int:
+        """Most tokens of a response after a prompt of so many tokens; 0 where the row is dropped."""
+        left = self.max_length - prompt
+        if left < 1 or prompt > (self.max_prompt or prompt):
+            return 0
+        return min(left, self.max_response or left)
+
+    def unlimited(self) -> Encoder:
+        """The same encoder with counts of its own, which cuts and drops nothing."""
+        other = copy(self)
+        other.max_length, other.max_response, other.max_prompt = sys.maxsize, None, None
+        other.counts, other._prompts = Counter(), {}
+        return other
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
