@@ -10,7 +10,6 @@ import torch
 
 from una_ref.cli import main
 from una_ref.training.card import card
-from una_ref.training.result import _digests
 
 
 @pytest.fixture
@@ -54,13 +53,6 @@ def test_the_card_has_template_data_and_metrics(words, tmp_path):
     for name, value in record["evaluation"].items():
         assert f"| {name} | {value:.4f} |" in card
     assert set(record["versions"]) == {"python", "una_ref", "torch", "transformers", "peft", "accelerate"}
-
-
-def test_files_of_a_pattern_have_digests_and_missing_files_have_none(tmp_path):
-    for name in "ab":
-        (tmp_path / f"{name}.jsonl").write_text(name)
-    found = _digests(f"{tmp_path}/*.jsonl,-,{tmp_path}/gone.jsonl,{tmp_path}/gone*.jsonl,org/name")
-    assert found == {str(tmp_path / f"{n}.jsonl"): hashlib.sha256(n.encode()).hexdigest() for n in "ab"}
 
 
 def test_the_hub_reads_the_card_and_finds_its_base_and_data_sets(words, tmp_path):

@@ -19,6 +19,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError
 from una_ref.policies.named_models import RECORD
+from una_ref.training import inputs
 from una_ref.training.sharding import shard_like, unsharded
 
 FORMAT = "6"
@@ -174,8 +175,11 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     The lock is released when its process ends, however it ends. If a new run fails before it leaves a file, the folders
     that were made for it are deleted again.
 
+    A run is the same by its meaning: keys of `inputs.FREE` may differ, and files may have moved with the same bytes.
+
     Raises:
-        InputError: another live run holds the folder, or it belongs to another config, or it is not a run's output.
+        InputError: another live run holds the folder; or it belongs to another config, to the same one with other
+            files, or to no run.
     """
     record, lock = output / RECORD, FileLock(output / ".lock")
     new = [folder for folder in (output, *output.parents) if not os.path.lexists(folder)]
@@ -193,10 +197,13 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         raise InputError(f"output {output}: expected a folder to write to, got: {reason}") from error
     try:
         begun = record.exists()
-        finished = begun and _same_run(record, config)
+        files = inputs.of_settings(config)
+        saved = _same_run(record, config, files) if begun else {}
+        finished = bool(saved.get("finished"))
         try:
-            if not begun:
-                write_text(record, json.dumps({"config": dict(config), "finished": False}, indent=1))
+            if not finished:
+                now = {"config": dict(config), "finished": False, "files": files}
+                write_text(record, json.dumps(saved | now, indent=1))
             yield finished
         except Exception:
             if not begun and _visible(output) in ([], [record]):
@@ -214,25 +221,28 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _same_run(record: Path, config: Mapping[str, Any]) -> bool:
-    """Whether the run of this record is finished. The output's name may differ.
+def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+    """The record, if it is of the same run. The output's name may differ.
 
     Raises:
-        InputError: the record is of another config, or no record.
+        InputError: the record is of another config or of other files, or no record.
     """
     try:
         saved = json.loads(record.read_text("utf-8"))
-        finished, _ = bool(saved["finished"]), saved["config"].keys()
+        _, before = bool(saved["finished"]), saved["config"]
+        keys, old = before.keys() | config.keys(), dict(saved.get("files", {}))
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or not a record
         raise InputError(
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
         ) from error
-    for key in sorted((saved["config"].keys() | config.keys()) - {"output"}):
+    for key in sorted(key for key in keys - {"output"} if before.get(key) != config.get(key)):
         if key.endswith(".lr") and config.get(key) is None:
             continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
-        if saved["config"].get(key) != config.get(key):
-            raise InputError(
-                f"output {record.parent}: {key}: expected {saved['config'].get(key)!r} as in the run that it "
-                f"holds, got {config.get(key)!r}. Fix: choose another output, or set that value to resume"
-            )
-    return finished
+        if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
+            continue
+        raise InputError(
+            f"output {record.parent}: {key}: expected {before.get(key)!r} as in the run that it "
+            f"holds, got {config.get(key)!r}. Fix: choose another output, or set that value to resume"
+        )
+    inputs.refuse_changed(old, files, str(record.parent))
+    return saved

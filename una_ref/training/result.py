@@ -6,11 +6,9 @@ A reward model is saved whole, with the adapter merged into its weights, so that
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 import shutil
-from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +16,13 @@ from torch import Tensor
 
 from una_ref.data.encoder import Encoder
 from una_ref.data.examples import digest
-from una_ref.data.items import files
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
+from una_ref.training.inputs import of_settings
 from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job
 from una_ref.training.sharding import unsharded
 
@@ -75,7 +73,7 @@ def save(
         "finished": True,
         "steps": job.config.steps,
         "rows": {"trained": len(job.examples), "held_out": len(job.held_out), "digest": digest(job.examples)},
-        "files": _digests(config["data"]),
+        "files": _files(config, output),
         "notes": list(job.notes),
         "evaluation": evaluation,
         "versions": versions(),
@@ -114,16 +112,11 @@ def save(
     return record
 
 
-def _digests(data: str) -> dict[str, str]:
-    """SHA-256 of each data file. Files that no longer exist are left out."""
-    out = {}
-    for name in data.split(","):
-        with suppress(InputError):
-            for path in (Path(file).expanduser() for file in files(name)):
-                if path.is_file():
-                    with path.open("rb") as file:
-                        out[str(path)] = hashlib.file_digest(file, "sha256").hexdigest()
-    return out
+def _files(config: dict[str, Any], output: Path) -> dict[str, str]:
+    """The digests of the files as they were when the run began."""
+    begun = output / RECORD
+    saved = json.loads(begun.read_text("utf-8")) if begun.exists() else {}
+    return saved.get("files") or of_settings(config)
 
 
 def _opening(encoder: Encoder) -> str:
