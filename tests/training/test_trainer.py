@@ -78,6 +78,15 @@ def test_duplicated_batch_has_the_same_gradient(method, kinds, config, make_trai
     assert (once - twice).abs().max() <= 1e-5 * once.abs().max()
 
 
+def test_micro_batch_of_another_process_adds_nothing_to_the_gradient(make_trainer, examples, gradient, monkeypatch):
+    given = examples("pairs")
+    trainer, found = make_trainer("dpo", given), []
+    for turns in ([(given[:3], True), (given[3:], False)], [(given[:3], True)]):
+        monkeypatch.setattr(trainer, "turns", lambda _, turns=turns: turns)
+        found.append(gradient(trainer, given))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_reordering_a_batch_reorders_its_losses(method, make_trainer, examples):
     given = examples(METHODS[method].kinds[0])
