@@ -133,6 +133,11 @@ def test_mismatched_responses_come_from_another_prompt():
         assert all(response[0] != e.prompt[0] for e in exchanged for response in e.responses)
 
 
+def test_mismatched_responses_are_those_of_the_next_other_prompt():
+    given = [Example((prompt,), ((i, 2),)) for i, prompt in enumerate((1, 1, 3, 4), start=10)]
+    assert [e.responses[0][0] for e in mismatched(given)] == [12, 12, 13, 10]
+
+
 def test_kto_refuses_a_batch_of_one_prompt(make_trainer, examples):
     given = examples("labels", prompts=1)
     with pytest.raises(InputError, match="two different prompts"):
