@@ -40,6 +40,7 @@ MORE = {
     "methods/pair_margins": ["methods/test_pairs.py"],
     "methods/ranking": ["methods/test_lists.py"],
     "methods/records": ["methods/test_registry.py", "methods/test_composition.py", "methods/test_taxonomy.py"],
+    "methods/shapes": ["methods/test_gpo.py"],
     "theory/token_populations": ["methods/test_tokens.py"],
     "training/batches": ["training/test_losses.py", "training/test_loop.py"],
     "training/experience": ["methods/test_online.py", "training/test_loop.py"],

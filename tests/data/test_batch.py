@@ -58,6 +58,12 @@ def test_values_of_tokens_are_lined_up_by_response():
     assert batch.by_response(torch.ones(6, 4)).shape == (3, 3, 4)
 
 
+def test_what_is_known_of_sampled_tokens_is_zero_for_demonstrations():
+    sampled = Example((1,), ((2, 3), (4,)), scores=(1.0, 0.0), experience={"old_values": ((0.5, -1.0), (2.0,))})
+    batch = collate([sampled, Example((5,), ((6, 2),))])
+    assert batch.experience["old_values"].tolist() == [0.5, -1, 2, 0, 0]
+
+
 @given(examples=EXAMPLES)
 @settings(max_examples=30, deadline=None)
 def test_packed_rows_hold_each_prompt_once_with_little_padding(examples):

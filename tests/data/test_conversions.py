@@ -247,6 +247,13 @@ def test_conform_keeps_native_rows_untouched():
     assert out == rows and reports == ()
 
 
+def test_conform_notes_every_row_of_the_result_in_order():
+    noted = []
+    rows = [scored("p", 1, 0), scored("q", 2, 2), scored("r", 0, 3)]  # the tie is dropped
+    out, _ = conform(rows, ("pairs",), note=noted.append)
+    assert noted == list(out) and [row.prompt for row in noted] == ["p", "r"]
+
+
 def test_conform_prefers_the_first_kind_and_reports_the_others_left_out():
     row = Row("p", ("a", "b"), scores=(1, 0), pairs=((0, 1),))
     for first, second in (("scores", "pairs"), ("pairs", "scores")):

@@ -607,6 +607,8 @@ def test_accepted_half_is_trained_on_in_pairs_of_different_scores():
     assert pair == Example((1,), ((6,), (5,)), (3.0, 0.0), pairs=((0, 1),), source="a")
     eight = Example((1,), tuple((i,) for i in range(8)), (0.0, 1.0, 2.0, 2.0, 9.0, 9.0, 9.0, 9.0))
     assert kept(eight, "rejection", "pairs", beta=1e9).responses == ((1,), (0,))  # the tie of 2 and 3 is no pair
+    six = Example((1,), tuple((i,) for i in range(6)), (0.0, 1.0, 2.0, 9.0, 9.0, 9.0))
+    assert kept(six, "rejection", "pairs", beta=1e9).responses == ((1,), (0,))  # the third has no partner
     assert kept(Example((1,), ((5,), (6,)), (2.0, 2.0)), "rejection", "pairs") is None
     assert [most_kept("rejection", k) for k in (2, 4, 8)] == [2, 2, 4] and most_kept("all", 4) == 4
 

@@ -78,6 +78,15 @@ def test_duplicated_batch_has_the_same_gradient(method, kinds, config, make_trai
     assert (once - twice).abs().max() <= 1e-5 * once.abs().max()
 
 
+def test_micro_batch_of_another_process_adds_nothing_to_the_gradient(make_trainer, examples, gradient, monkeypatch):
+    given = examples("pairs")
+    trainer, found = make_trainer("dpo", given), []
+    for turns in ([(given[:3], True), (given[3:], False)], [(given[:3], True)]):
+        monkeypatch.setattr(trainer, "turns", lambda _, turns=turns: turns)
+        found.append(gradient(trainer, given))
+    torch.testing.assert_close(*found)
+
+
 @pytest.mark.parametrize("method", METHODS)
 def test_reordering_a_batch_reorders_its_losses(method, make_trainer, examples):
     given = examples(METHODS[method].kinds[0])
@@ -122,6 +131,11 @@ def test_mismatched_responses_come_from_another_prompt():
         exchanged = list(mismatched(given))
         assert [e.prompt for e in exchanged] == [e.prompt for e in given]
         assert all(response[0] != e.prompt[0] for e in exchanged for response in e.responses)
+
+
+def test_mismatched_responses_are_those_of_the_next_other_prompt():
+    given = [Example((prompt,), ((i, 2),)) for i, prompt in enumerate((1, 1, 3, 4), start=10)]
+    assert [e.responses[0][0] for e in mismatched(given)] == [12, 12, 13, 10]
 
 
 def test_kto_refuses_a_batch_of_one_prompt(make_trainer, examples):
