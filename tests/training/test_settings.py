@@ -368,7 +368,6 @@ SMOLLM2_SHARED = {
     "model": "smollm2",
     "data": "nvidia/HelpSteer2",
     "rows": 600,
-    "empty": "drop",
     "max_prompt": 256,
     "max_response": 192,
     "batch": 8,
