@@ -58,7 +58,8 @@ def evidence(name: str) -> str:
     if entry is None:
         return f"Shown in notebooks/{name}.ipynb"
     said = entry.record()
-    return f"{name}: “{said['claim']}”: {said['verdict']}{said['instead'] and f': {said["instead"]}'}"
+    instead = f"; {said['instead']}" if said["instead"] else ""
+    return f"{name}, {said['paper']} {said['place']}: “{said['claim']}” {said['verdict']}{instead}"
 
 
 def _below(paragraph: str) -> str:

@@ -229,7 +229,7 @@ RULES = (
         _rewards_at_start,
         "Implicit rewards are β·log(π/π_ref), which is 0 while π = π_ref. Ties count half, so the accuracy is ½. "
         "Rounding alone may move the accuracy.",
-        ("03_implicit_reward",),
+        ("00_one_row_to_one_step",),
         "check that the reference is the starting model and has the same dtype",
     ),
     Rule(
@@ -237,7 +237,7 @@ RULES = (
         _loss_moves,
         "A small step against the gradient lowers the loss of its batch. A loss that rises says that steps are too "
         "large; one that stays, that they are too small or that the feedback is noise.",
-        ("07_gradients",),
+        ("00_one_row_to_one_step",),
         "if it rises, a lower lr; if it stays, a higher lr or more steps; shuffle=true shows what noise looks like",
     ),
     Rule(
