@@ -1,0 +1,70 @@
+"""``una-ref data``: what is printed, and the exit codes."""
+
+import json
+
+import pytest
+
+from una_ref.cli import main
+from una_ref.training.toysteer_base import toysteer_base
+
+PAIRS = [{"prompt": f"What is {n}?", "chosen": "It is that.", "rejected": "No.", "id": n} for n in range(4)]
+
+
+@pytest.fixture
+def file(tmp_path):
+    def write(rows, name="rows.jsonl"):
+        path = tmp_path / name
+        path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+        return str(path)
+
+    return write
+
+
+def test_data_of_which_a_run_would_start_give_exit_code_0(file, capsys):
+    assert main(["data", file(PAIRS)]) == 0
+    said = capsys.readouterr().out
+    assert "4 rows (pairs 4)" in said
+    assert "columns used: prompt, chosen, rejected; not used: id" in said
+    assert said.endswith("a run of dpo would start\n")
+
+
+def test_a_bad_row_is_counted_and_gives_exit_code_1(file, capsys):
+    rows = [*PAIRS, '{"prompt": "x", "chosen": "\\ud83d", "rejected": "a", "id": 5}', "not json"]
+    assert main(["data", file(rows)]) == 1
+    said = capsys.readouterr().out
+    assert "left out 2 bad rows (the first: " in said and "rows.jsonl:5 chosen" in said
+    assert "would be refused" in said.splitlines()[-1] and "valid Unicode text" in said.splitlines()[-1]
+
+
+def test_bad_rows_that_the_run_drops_are_no_reason_to_refuse(file, capsys):
+    assert main(["data", file([*PAIRS, "not json"]), "bad_rows=drop"]) == 0
+    assert "left out 1 bad rows" in capsys.readouterr().out
+
+
+def test_feedback_of_another_method_gives_exit_code_1(file, capsys):
+    assert main(["data", file(PAIRS), "--method", "una-score", "--json"]) == 1
+    record = json.loads(capsys.readouterr().out)
+    assert "expected scores, got a row of pairs" in record["refused"]
+    assert record["audit"]["rows"] == 4 and record["tokens"] is None
+
+
+def test_files_without_a_readable_row_give_exit_code_1(file, capsys):
+    assert main(["data", file(["not json"])]) == 1
+    assert "no row can be read" in capsys.readouterr().out
+
+
+def test_with_a_model_lengths_are_in_tokens_too(file, capsys):
+    rows = [{"prompt": "What is it?", "completion": "a b c d", "score": score} for score in (0, 1)]
+    assert main(["data", file(rows), "--model", str(toysteer_base()), "max_response=3", "--json"]) == 0
+    record = json.loads(capsys.readouterr().out)
+    assert record["method"] == "una-score"
+    assert {one["what"] for one in record["tokens"]["lengths"]} == {"prompts", "responses", "prompt and response"}
+    assert record["tokens"]["cut"] == 2 and record["tokens"]["lost"] > 0
+
+
+@pytest.mark.parametrize(
+    ("word", "message"), [("nothing.jsonl", "no such file"), ("-", "cannot be read twice"), ("beta=1", "got none")]
+)
+def test_what_cannot_be_audited_gives_exit_code_2(word, message, capsys):
+    assert main(["data", word]) == 2
+    assert message in capsys.readouterr().err
