@@ -220,8 +220,8 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 def base_of(name: str) -> str:
     """The base of the adapter in a folder or of a hub name; empty if there is no adapter.
 
-    Where the base's path is gone, as in a run that has moved, it is the one in the run's folder, or what the record
-    names.
+    A run that saved its base has it beside the adapter. The adapter names it by an absolute path, which a moved run no
+    longer has, and where another run may lie now. Where any other base's path is gone, it is what the record names.
     """
     import json
 
@@ -231,9 +231,9 @@ def base_of(name: str) -> str:
     if config is None:
         return ""
     base, own = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"]), Path(name) / "base"
-    if not is_missing_path(base):
-        return base
-    return str(own) if own.is_dir() else resolved(started_from(name) or base)
+    if own.is_dir() and Path(base).name == own.name:
+        return str(own)
+    return resolved(started_from(name) or base) if is_missing_path(base) else base
 
 
 def load_tokenizer(name: str) -> Any:
