@@ -112,3 +112,40 @@ def test_model_with_several_outputs_is_refused(folder):
     ).save_pretrained(folder)
     with pytest.raises(InputError, match="expected one output, got 3"):
         Classifier(str(folder))
+
+
+SPECIAL = ("[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]")
+WORDS = [*SPECIAL, *"abcdefghijklmnopqrstuvwxyz?.,", *(f"##{c}" for c in "aehinosty")]
+
+
+@pytest.fixture(params=["Bert", "DebertaV2", "Roberta"])
+def encoder(request, tmp_path):
+    """The folder of a reward model that reads both directions, whose head is no `score`."""
+    import transformers
+
+    tokenizer = transformers.BertTokenizerFast(vocab={word: i for i, word in enumerate(WORDS)})
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "intermediate_size": 32, "num_hidden_layers": 1, "num_attention_heads": 2}
+    config = getattr(transformers, f"{request.param}Config")(
+        vocab_size=len(WORDS), num_labels=1, max_position_embeddings=40, pad_token_id=0, type_vocab_size=2, **sizes
+    )
+    getattr(transformers, f"{request.param}ForSequenceClassification")(config).save_pretrained(tmp_path)
+    tokenizer.save_pretrained(tmp_path)
+    return tmp_path
+
+
+def test_an_encoder_reads_prompt_and_response_as_a_pair_of_texts(encoder):
+    from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(encoder)
+    model = AutoModelForSequenceClassification.from_pretrained(encoder).eval()
+    rows = tokenizer([a.prompt for a in ANSWERS], [a.response for a in ANSWERS], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        expected = model(**rows).logits[:, 0].tolist()
+    assert len({*expected}) == 3
+    assert Classifier(str(encoder))(ANSWERS) == pytest.approx(expected, abs=1e-5)
+
+
+def test_a_text_longer_than_the_encoder_is_refused(encoder):
+    with pytest.raises(InputError, match=r"at most 40 tokens .* got 5\d for 'a a"):
+        Classifier(str(encoder))([Answer("a " * 40, "b " * 10)])

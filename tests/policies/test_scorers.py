@@ -93,11 +93,16 @@ def test_transformer_is_shared_not_copied(tiny, encoder):
     assert with_scalar_head(model, encoder).model is model.model
 
 
-def test_pad_token_that_is_the_eos_or_has_no_embedding_is_left_out_of_the_config(tiny, encoder):
-    assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id == encoder.tokenizer.pad_token_id
-    assert with_scalar_head(tiny(vocab_size=encoder.tokenizer.pad_token_id), encoder).config.pad_token_id is None
-    encoder.tokenizer.pad_token = encoder.tokenizer.eos_token  # transformers would read the reward before the EOS
-    assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id is None
+def test_pad_token_that_is_the_eos_or_has_no_embedding_is_replaced(tiny, encoder):
+    tokenizer = encoder.tokenizer
+    pad = tokenizer.pad_token_id
+    assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id == pad
+    assert with_scalar_head(tiny(vocab_size=pad), encoder).config.pad_token_id == tokenizer.unk_token_id
+    tokenizer.pad_token = tokenizer.eos_token  # transformers would read the reward before the EOS
+    assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id == tokenizer.unk_token_id
+    assert tokenizer.pad_token_id == tokenizer.unk_token_id  # what pads a batch is what the model looks for
+    tokenizer.unk_token = tokenizer.pad_token = tokenizer.eos_token
+    assert with_scalar_head(tiny(vocab_size=300), encoder).config.pad_token_id == tokenizer.bos_token_id
 
 
 def test_architecture_without_a_linear_score_head_is_refused(encoder):

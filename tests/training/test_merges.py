@@ -135,3 +135,31 @@ def test_the_l1_norm_makes_the_change_of_the_weights_smaller(tmp_path):
         sizes[weight] = sum(float((b @ a).abs().sum()) for a, b in read_adapter(str(folder)).factors.values())
     assert sizes["0.01"] < 0.6 * sizes["0"]
     assert main(["train", "sft", "--output", str(tmp_path / "x"), *few, "l1=0.1", "lora_r=0"]) == 2
+
+
+def test_an_adapter_of_the_head_is_merged_though_the_base_shares_its_weight(runs, tmp_path, lora_on_head):
+    folder, expected = lora_on_head
+    record = merge(Merge(str(folder), str(tmp_path / "merged")))
+    assert record["gap"] < 1e-4 < record["effect"]
+    assert (logps(tmp_path / "merged") - expected).abs().max() < 1e-4
+
+
+@pytest.fixture
+def lora_on_head(runs, tmp_path):
+    """The folder of an adapter on the head of a tied base, and the log-probs of the adapted model."""
+    from una_ref.policies.loading import load_tokenizer, small_mistral, with_lora
+
+    tokenizer = load_tokenizer(str(runs / "sft"))
+    sizes = {"hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 1}
+    base = small_mistral(tokenizer, tie_word_embeddings=True, **sizes)
+    base.save_pretrained(tmp_path / "tied")
+    tokenizer.save_pretrained(tmp_path / "tied")
+    model = with_lora(base, r=4, targets=["q_proj", "lm_head"])
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if "lora_B" in name:
+                parameter += 0.5 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        expected = model(input_ids=IDS).logits.double().log_softmax(-1)
+    model.peft_config["default"].base_model_name_or_path = str(tmp_path / "tied")
+    model.save_pretrained(tmp_path / "head", save_embedding_layers=False)
+    return tmp_path / "head", expected

@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from una_ref.cli import main
-from una_ref.training.card import card
+from una_ref.policies.answers import Answer
+from una_ref.policies.classifier import Classifier
+from una_ref.training.card import EXAMPLE, card
 
 
 @pytest.fixture
@@ -116,6 +118,20 @@ def test_the_card_s_code_loads_the_result(method, kind, settings, data, tiny, tm
     exec(lines, {})
     said = capsys.readouterr().out
     assert "tensor([[" in said if method == "reward-model" else said.startswith("What is 2 + 2?")
+
+
+@pytest.mark.parametrize("template", ["", "{% for m in messages %}<s>{{ m['content'] }}</s>\n{% endfor %}"])
+def test_the_code_in_a_reward_model_s_card_prints_its_score(template, data, tiny, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    words = ["train", "reward-model", "--data", data("pairs"), "--output", str(out), *tiny, "steps=4", "lr=0.05"]
+    assert main([*words, *([f"template={template}"] if template else [])]) == 0
+    names = {}
+    monkeypatch.chdir(out)
+    exec(fenced((out / "README.md").read_text(), "python").replace("print(", "scores = ("), names)
+    source = Classifier(str(out))
+    score, other = source([Answer(*EXAMPLE), Answer(EXAMPLE[0], "It is 5.")])
+    assert names["scores"].item() == pytest.approx(score, abs=1e-5) and abs(score - other) > 1e-3
+    assert names["model"].config.pad_token_id == names["tokenizer"].pad_token_id is not None
 
 
 @pytest.mark.parametrize("part", ["base", "adapter", "tokenizer", "card", "record"])

@@ -369,3 +369,22 @@ def test_a_template_replaces_the_tokenizers_and_is_saved_with_it(run, data):
     assert tokenizer.chat_template == template == record(folder)["template"]
     job = prepare(resolve("dpo", ["lora_r=0"], data=data("pairs"), model=str(folder)))
     assert tokenizer.decode(job.examples[0].prompt).startswith("<user>")
+
+
+def test_a_run_that_was_moved_is_the_model_of_the_next_one(run, data, tmp_path):
+    """Its base lies in its folder. Where it lay before there may be another run by now."""
+    first = run("dpo", data("pairs"), output="first")
+    expected = load(str(first))[0].state_dict()
+    first.rename(tmp_path / "moved")
+    for replaced in (False, True):
+        if replaced:
+            run("dpo", data("pairs"), "seed=5", output="first")
+        own = load(str(tmp_path / "moved"))[0].state_dict()
+        assert all(torch.equal(own[name], value) for name, value in expected.items())
+        next_one = run("dpo", data("pairs"), f"model={tmp_path / 'moved'}", output=f"next-{replaced}")
+        base = load(str(next_one / "base"))[0].state_dict()
+        assert all(torch.equal(base[name], value) for name, value in expected.items())
+    merged = tmp_path / "merged"
+    assert main(["merge", str(tmp_path / "moved"), "--output", str(merged)]) == 0
+    own = load(str(merged))[0].state_dict()
+    assert all(torch.allclose(own[name], value, atol=1e-6) for name, value in expected.items())

@@ -26,7 +26,8 @@ class Classifier:
     """The reward of an answer: the one logit of a sequence classifier, read with its *own* tokenizer and template.
 
     The config of a model that `una-ref train reward-model` made says how it was given text. It is given text in that
-    way again. Any other model reads a dialogue through its chat template, or prompt and response as one text.
+    way again. Any other model reads a dialogue through its chat template, or prompt and response as one text. BERT and
+    DeBERTa, whose head is no `score` at the last token, read prompt and response as a pair of texts.
 
     Args:
         name: folder or hub name.
@@ -75,23 +76,29 @@ class Classifier:
             )
         pad = self.tokenizer.pad_token_id
         self.model.config.pad_token_id = pad if pad is not None else self.tokenizer.eos_token_id or 0
+        self.reads_pairs = not hasattr(self.model, "score")
+        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
+        self.tokens, self.specials = tokens, Specials(self.tokenizer)
+        self.encoder: Encoder | None = None
+        if self.reads_pairs:
+            return
         if self.model.score.weight.dtype in (torch.bfloat16, torch.float16):  # a reward of 8 bits would be coarse
             self.model.score.float()
         check_scorable(self.model)
-        self.model.to("cuda" if torch.cuda.is_available() else "cpu")
-        self.tokens, self.layout = tokens, layouts(self.model)[0]
+        self.layout = layouts(self.model)[0]
         limits = getattr(self.model.config, CONFIG_KEY, None)
         ends = end_ids(self.model, self.tokenizer)
         self.encoder = Encoder(self.tokenizer, ends=ends, **limits) if limits else None
-        self.specials = Specials(self.tokenizer)
 
     @torch.no_grad()
     def __call__(self, answers: Sequence[Answer]) -> list[float]:
         """The logit for each answer. Consecutive answers to one prompt share the forward pass of their common start.
 
         Raises:
-            InputError: a prompt leaves no room for a response (see `ids`).
+            InputError: a prompt leaves no room for a response (see `ids`), or a pair of texts is longer than the model.
         """
+        if self.reads_pairs:
+            return [score for answer in answers for score in self._of_pair(answer)]
         core, device = getattr(self.model, self.model.base_model_prefix), self.model.device
         scores = []
         for chunk in microbatches(list(self._examples(answers)), self.tokens, self.layout):
@@ -100,6 +107,18 @@ class Classifier:
             last = hidden_states(core, batch)[batch.lengths.cumsum(0) - 1]
             scores += self.model.score(last.to(self.model.score.weight.dtype))[:, 0].tolist()
         return scores
+
+    def _of_pair(self, answer: Answer) -> list[float]:
+        """The logit of an encoder, in a list: one answer at a time, and so without pads."""
+        asked = _joined(answer)
+        pair = self.tokenizer(asked, answer.response, split_special_tokens=True, return_tensors="pt")
+        length, most = pair["input_ids"].shape[1], getattr(self.model.config, "max_position_embeddings", None)
+        if most and length > most:
+            raise InputError(
+                f"reward: expected at most {most} tokens of prompt and response, got {length} for {asked!r:.60}. "
+                "Fix: set max_prompt and max_response"
+            )
+        return self.model(**pair.to(self.model.device)).logits[0].float().tolist()
 
     def ids(self, answer: Answer) -> list[int]:
         """The token ids that the model reads.
@@ -114,8 +133,7 @@ class Classifier:
             hidden = [_turn(turn["role"], self.specials.hidden(turn["content"])) for turn in turns]
             hidden.append(_turn("assistant", self.specials.hidden(answer.response)))
             return self.specials.ids(self.tokenizer.apply_chat_template(hidden, tokenize=False))
-        prompt = answer.prompt if isinstance(answer.prompt, str) else "\n\n".join(m["content"] for m in answer.prompt)
-        return self.tokenizer(prompt + answer.response, split_special_tokens=True)["input_ids"]
+        return self.tokenizer(_joined(answer) + answer.response, split_special_tokens=True)["input_ids"]
 
     def _ids_as_trained(self, answer: Answer, encoder: Encoder) -> list[int]:
         example = encoder(Row(answer.prompt, (answer.response,)))
@@ -137,6 +155,11 @@ class Classifier:
             common = [column[0] for column in takewhile(lambda column: len({*column}) == 1, zip(*ids, strict=False))]
             for start, texts in [(common, ids)] if common else [(text, [text]) for text in ids]:
                 yield Example(tuple(start), tuple((*text[len(start) :], 0) for text in texts))
+
+
+def _joined(answer: Answer) -> str:
+    """The prompt as one text."""
+    return answer.prompt if isinstance(answer.prompt, str) else "\n\n".join(m["content"] for m in answer.prompt)
 
 
 def _policy_in(folder: Path) -> str:

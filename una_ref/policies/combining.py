@@ -28,6 +28,7 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
+from una_ref.policies.loading import base_of
 
 How = Literal["linear", "slerp", "ties", "dare"]
 HOW: tuple[str, ...] = get_args(How)
@@ -56,7 +57,7 @@ class Adapter:
     @property
     def base(self) -> str:
         """Folder or hub name of the model that it was trained on."""
-        return str(self.config["base_model_name_or_path"])
+        return base_of(self.folder)
 
     @property
     def transposed(self) -> bool:

@@ -16,6 +16,7 @@ import torch
 from torch import nn
 
 from una_ref.errors import InputError, near_path
+from una_ref.policies import adapters
 from una_ref.policies.named_models import resolved, started_from
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
@@ -169,8 +170,8 @@ def load(name: str, dtype: str = "float32", *, load_in_4bit: bool = False) -> tu
 
     Raises:
         InputError: nothing loadable there, with the reason; weights that lack a tensor; a tokenizer with ids that the
-            model has no embedding for; 4 bits on a machine without CUDA; or 4 bits for an adapter, since merging it
-            into them would round it away.
+            model has no embedding for; an adapter whose merge has other log-probs; 4 bits on a machine without CUDA; or
+            4 bits for an adapter, since merging it into them would round it away.
     """
     name = resolved(name)
     if is_missing_path(name):  # not a hub name either
@@ -204,12 +205,10 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
     if base and options:
         raise ValueError("an adapter, which 4 bits would round away; merge it into its base and name that")
     if base:
-        from peft import PeftModel
-
         model, tokenizer = _loaded(base, dtype)
         if cached_file(name, "tokenizer_config.json", _raise_exceptions_for_missing_entries=False):
             tokenizer = load_tokenizer(name)
-        return PeftModel.from_pretrained(model, name).merge_and_unload(), tokenizer
+        return adapters.merged(model, name), tokenizer
     model, report = AutoModelForCausalLM.from_pretrained(
         name, dtype=dtype, use_safetensors=True, trust_remote_code=False, output_loading_info=True, **options
     )
@@ -221,8 +220,8 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 def base_of(name: str) -> str:
     """The base of the adapter in a folder or of a hub name; empty if there is no adapter.
 
-    Where the base's path is gone, as in a run that has moved, it is the one in the run's folder, or what the record
-    names.
+    A run that saved its base has it beside the adapter. The adapter names it by an absolute path, which a moved run no
+    longer has, and where another run may lie now. Where any other base's path is gone, it is what the record names.
     """
     import json
 
@@ -232,9 +231,9 @@ def base_of(name: str) -> str:
     if config is None:
         return ""
     base, own = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"]), Path(name) / "base"
-    if not is_missing_path(base):
-        return base
-    return str(own) if own.is_dir() else resolved(started_from(name) or base)
+    if own.is_dir() and Path(base).name == own.name:
+        return str(own)
+    return resolved(started_from(name) or base) if is_missing_path(base) else base
 
 
 def load_tokenizer(name: str) -> Any:

@@ -65,7 +65,7 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     """A sequence classifier with one output, in eval mode: the causal LM's transformer, not a copy, and a new head.
 
     The head's weights have standard deviation 1/(d + 1) at width d, so that rewards start near 0. They are float32 at
-    least. The config gets the encoder's settings, and its tokenizer's pad token.
+    least. The config gets the encoder's settings, and the tokenizer a pad token that ends no response.
 
     Args:
         model: a causal LM.
@@ -81,6 +81,8 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
     config = copy.deepcopy(model.config)
     config.num_labels = 1
     config.pad_token_id = _pad(encoder, model.get_input_embeddings().num_embeddings)
+    if config.pad_token_id not in (None, encoder.tokenizer.pad_token_id):  # both are saved, and must agree
+        encoder.tokenizer.pad_token = encoder.tokenizer.convert_ids_to_tokens(config.pad_token_id)
     config.eos_token_id = list(encoder.ends) if len(encoder.ends) > 1 else encoder.ends[0]
     setattr(config, CONFIG_KEY, {name: getattr(encoder, name) for name in ENCODER_SETTINGS})
     try:
@@ -107,8 +109,12 @@ def with_scalar_head(model: Any, encoder: Encoder, *, seed: int = 0) -> Any:
 
 
 def _pad(encoder: Encoder, rows: int) -> int | None:
-    """The tokenizer's pad token; None if it may end a response, since transformers reads the last token that is no
-    pad.
+    """A pad token that ends no response, since transformers reads the last token that is no pad.
+
+    The tokenizer's own, else its unknown or first token, else another special token. None if there is none: then
+    transformers takes one row at a time.
     """
-    pad = encoder.tokenizer.pad_token_id
-    return pad if pad is not None and pad not in encoder.ends and pad < rows else None
+    tokenizer = encoder.tokenizer
+    special = (tokenizer.pad_token_id, *(getattr(tokenizer, f"{name}_token_id", None) for name in ("unk", "bos")))
+    known = [*special, *sorted(getattr(tokenizer, "all_special_ids", ()))]
+    return next((i for i in known if i is not None and i not in encoder.ends and i < rows), None)

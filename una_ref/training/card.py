@@ -17,11 +17,13 @@ from una_ref.data.items import is_hub_name
 from una_ref.methods import METHODS
 from una_ref.training.config import Config
 
+EXAMPLE = "What is 2 + 2?", "It is 4."
+"""The prompt in a card, and the response in a reward model's."""
 _SCORER = (
     "",
     "`AutoModelForSequenceClassification` loads it. The adapters are merged into the weights. Its one output is the",
-    "reward of a response, read at the last token: the EOS, if the response ended. Only differences between the",
-    "responses of one prompt were trained.",
+    "reward of a response, read at the last token that is no pad: the EOS, if the response ended. Only differences",
+    "between the responses of one prompt were trained.",
 )
 
 
@@ -90,7 +92,7 @@ def card(record: dict[str, Any]) -> str:
         "In this folder:",
         "",
         "```python",
-        *_use(config, record["opening"], record["base"], scorer=method.scorer),
+        *_use(config, record["opening"], record["base"], record.get("response", ""), scorer=method.scorer),
         "```",
         "",
         "Messages go through this template:",
@@ -153,12 +155,11 @@ def _trained(config: dict[str, Any]) -> str:
     return f"LoRA: {values}; the model itself in {config['dtype']}."
 
 
-def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> list[str]:
+def _use(config: dict[str, Any], opening: str, base: str, response: str, *, scorer: bool) -> list[str]:
     """Lines of Python that load the result from its folder, wherever that is, and query it."""
     package, name = "transformers", "AutoModelForSequenceClassification" if scorer else "AutoModelForCausalLM"
     if config["lora_r"] and not scorer:
         package, name = "peft", "AutoPeftModelForCausalLM"
-    asked = "a prompt and its response" if scorer else "the prompt"
     lines = [
         *([f"from {package} import {name}", "from transformers import AutoTokenizer"] if package == "peft" else []),
         *([] if package == "peft" else [f"from transformers import {name}, AutoTokenizer"]),
@@ -175,13 +176,19 @@ def _use(config: dict[str, Any], opening: str, base: str, *, scorer: bool) -> li
         ]
     if not opening:
         return lines
+    if scorer:
+        return [
+            "import torch",
+            *lines,
+            f"prompt, response = {opening!r}, {response!r}  # as the model sees them",
+            'ids = [tokenizer(text, add_special_tokens=False)["input_ids"] for text in (prompt, response)]',
+            "print(model(torch.tensor([[*ids[0], *ids[1]]])).logits)",
+        ]
     return [
         *lines,
-        f"text = {opening!r}  # {asked}, as the model sees it{'; EOS at the end' if scorer else ''}",
+        f"text = {opening!r}  # the prompt, as the model sees it",
         'ids = tokenizer(text, add_special_tokens=False, return_tensors="pt")["input_ids"]',
-        "print(model(ids).logits)"
-        if scorer
-        else "print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_tokens=True))",
+        "print(tokenizer.decode(model.generate(ids, max_new_tokens=64)[0], skip_special_tokens=True))",
     ]
 
 

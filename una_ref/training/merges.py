@@ -13,15 +13,13 @@ import torch
 
 from una_ref.errors import InputError
 from una_ref.policies import combining, loading
+from una_ref.policies.adapters import random_probe, split
 from una_ref.policies.combining import DENSITY, Adapter, How
 from una_ref.policies.merging import SHARE, TOLERANCE, probe_logps
 from una_ref.training.card import versions
 from una_ref.training.checkpoints import RECORD, claimed, write_text, writing
 from una_ref.training.fields import CountOrZero, Range
 from una_ref.training.result import BASE, CARD
-
-PROBE = 64
-"""Random tokens on which the merged weights are compared with the adapter."""
 
 
 @dataclass(frozen=True)
@@ -86,7 +84,7 @@ TYPES = get_type_hints(Merge, include_extras=True)
 def merge(config: Merge) -> dict[str, Any]:
     """Merge adapters into `config.output`, and return the record in run.json. A finished merge is not repeated.
 
-    One adapter becomes full weights, which are compared with the adapter on the log-probs of `PROBE` random tokens.
+    One adapter becomes full weights, which are compared with the adapter on the log-probs of 64 random tokens.
     Several become one adapter (linear, slerp; ties and dare with a rank) or full weights (ties, dare).
 
     Raises:
@@ -150,7 +148,7 @@ def _full(config: Merge, adapters: list[Adapter], output: Path) -> dict[str, Any
         tokenizer = loading.load_tokenizer(adapters[0].folder)
     model.eval()
     found: dict[str, Any] = {"result": "weights"}
-    probe = _probe(model)
+    probe = random_probe(model)
     base = probe_logps(model, probe)
     expected = None
     if len(adapters) == 1:
@@ -161,6 +159,9 @@ def _full(config: Merge, adapters: list[Adapter], output: Path) -> dict[str, Any
         layers = combining.deltas(factors)
     else:
         layers = _sparse(config, adapters)
+    ends = model.get_input_embeddings(), model.get_output_embeddings()
+    if any(model.get_submodule(layer) in ends for adapter in adapters for layer in adapter.factors):
+        split(*ends, model.config)
     combining.add_deltas(model, layers, transposed=adapters[0].transposed)
     merged = probe_logps(model, probe)
     found["effect"] = float((merged - base).abs().max())
@@ -176,13 +177,6 @@ def _full(config: Merge, adapters: list[Adapter], output: Path) -> dict[str, Any
     model.save_pretrained(output)
     tokenizer.save_pretrained(output)
     return found
-
-
-def _probe(model: Any) -> torch.Tensor:
-    """(1, L) random token ids; L is `PROBE`, or the model's positions if fewer."""
-    size = model.get_input_embeddings().weight.shape[0]
-    length = min(PROBE, getattr(model.config, "max_position_embeddings", PROBE))
-    return torch.randint(size, (1, length), generator=torch.Generator().manual_seed(0))
 
 
 def _card(config: Merge, base: str, found: dict[str, Any]) -> str:

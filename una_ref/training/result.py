@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
-from una_ref.training.card import card, commit, hardware, versions
+from una_ref.training.card import EXAMPLE, card, commit, hardware, versions
 from una_ref.training.checkpoints import RECORD, writing
 from una_ref.training.inputs import of_settings
 from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job
@@ -80,7 +81,7 @@ def save(
         "code": commit(),
         "hardware": hardware(job.trainer.accelerator.device, job.trainer.accelerator.num_processes),
         "template": job.encoder.template if job.encoder else "",
-        "opening": _opening(job.encoder) if job.encoder else "",
+        **_example(job.encoder),
         "base": BASE if policy.adapters and job.own_base else "",
     }
     beside = output / ".result.partial"
@@ -119,12 +120,16 @@ def _files(config: dict[str, Any], output: Path) -> dict[str, str]:
     return saved.get("files") or of_settings(config)
 
 
-def _opening(encoder: Encoder) -> str:
-    """An example prompt as the model sees it. Empty if the template does not take a prompt without an answer."""
-    try:
-        return encoder.tokenizer.decode(encoder.prompt_ids(Row("What is 2 + 2?", ("",))))
-    except InputError:
-        return ""
+def _example(encoder: Encoder | None) -> dict[str, str]:
+    """A prompt and its response as the model sees them. Empty if the template takes no prompt without an answer."""
+    prompt, response = EXAMPLE
+    opening = ended = ""
+    with suppress(InputError):
+        if encoder:
+            opening = encoder.tokenizer.decode(encoder.prompt_ids(Row(prompt, ("",))))
+            example = encoder(Row(prompt, (response,)))
+            ended = encoder.tokenizer.decode(example.responses[0]) if example else ""
+    return {"opening": opening, "response": ended}
 
 
 def _move(beside: Path, output: Path) -> None:
