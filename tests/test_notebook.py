@@ -59,8 +59,15 @@ def test_scale_is_ci_unless_full_is_asked_for(monkeypatch):
     monkeypatch.setenv("UNA_REF_SCALE", "full")
     assert scale(full=2000, ci=5) == 2000
     monkeypatch.setenv("UNA_REF_SCALE", "fast")
-    with pytest.raises(ValueError, match="UNA_REF_SCALE: expected 'ci' or 'full', got 'fast'"):
+    with pytest.raises(ValueError, match="UNA_REF_SCALE: expected 'ci', 'smollm2' or 'full', got 'fast'"):
         scale(full=2000, ci=5)
+
+
+def test_scale_smollm2_takes_ci_where_a_cell_has_no_value_for_it(monkeypatch):
+    monkeypatch.setenv("UNA_REF_SCALE", "smollm2")
+    assert scale(full=2000, ci=5, smollm2=40) == 40
+    assert scale(full=2000, ci=5) == 5
+    assert scale(full=[1], ci=[2], smollm2=[]) == []
 
 
 GOOD = """

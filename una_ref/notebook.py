@@ -28,18 +28,25 @@ LARGEST_TWIN = 1_000_000
 """The size limit of a twin in bytes; GitHub does not render large ones."""
 
 
-def scale(full: T, ci: T) -> T:
-    """``full`` if the environment says ``UNA_REF_SCALE=full``, else ``ci``: heavy cells are scaled, not skipped.
+def scale(full: T, ci: T, smollm2: T | None = None) -> T:
+    """The value for the scale that UNA_REF_SCALE names: heavy cells are scaled, not skipped.
 
     The committed twins and ``make test`` use ``ci``. It is also the default, so that an executed notebook shows what
     its twin shows.
+
+    Args:
+        full: ``UNA_REF_SCALE=full``, the paper's size where there is a GPU.
+        ci: ``UNA_REF_SCALE=ci``, some seconds on any machine.
+        smollm2: ``UNA_REF_SCALE=smollm2``, a language model of 135M parameters on two cores; None: as ``ci``.
 
     Raises:
         ValueError: the variable is set to anything else.
     """
     chosen = os.environ.get("UNA_REF_SCALE") or "ci"
-    if chosen not in ("ci", "full"):
-        raise ValueError(f"UNA_REF_SCALE: expected 'ci' or 'full', got {chosen!r}")
+    if chosen not in ("ci", "smollm2", "full"):
+        raise ValueError(f"UNA_REF_SCALE: expected 'ci', 'smollm2' or 'full', got {chosen!r}")
+    if chosen == "smollm2" and smollm2 is not None:
+        return smollm2
     return full if chosen == "full" else ci
 
 
