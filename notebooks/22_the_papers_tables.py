@@ -9,8 +9,8 @@
 # %% [markdown]
 # # Do the papers' tables show what the papers conclude from them?
 #
-# **Claims.** UNA on scores is better than DPO, KTO and UNA on binary labels (UNA Sec. 4.1, Tables 1–3). Online UNA beats
-# RLHF in 8 of 14 tasks (UNA Sec. 4.2, Tables 4–6).
+# **Claims.** UNA on scores is better than DPO, KTO and UNA on binary labels (UNA Sec. 4.1, Tables 1–3). Online UNA
+# beats RLHF in 8 of 14 tasks (UNA Sec. 4.2, Tables 4–6).
 #
 # The printed numbers are data of this package. This notebook takes them apart task by task, and compares them with the
 # noise of their test sets. Then it shows what of these tables our code has filled so far.
@@ -36,7 +36,7 @@ plt = figures.pyplot()
 TABLES = printed()
 for table in TABLES.values():
     cells = sum(value is not None for row in table.rows for value in row.cells.values())
-    print(f"{table.id:<7} {table.paper + ' ' + table.place:<24} {len(table.rows)} rows, {cells:>3} numbers: {table.title}")
+    print(f"{table.id:<7} {len(table.rows)} rows, {cells:>3} numbers: {table.title}")
 
 # %% [markdown]
 # ## The averages
@@ -82,8 +82,8 @@ check.close("Table 2: leave truthful-qa out, and a tenth of the lead is left", r
 # %% [markdown]
 # ## The noise of a test set
 #
-# An accuracy $p$ on $n$ items has the standard error $\sqrt{p(1-p)/n}$. Two models on the same items have errors that go
-# together. Without the items, which the papers do not publish, their difference has at most
+# An accuracy $p$ on $n$ items has the standard error $\sqrt{p(1-p)/n}$. Two models on the same items have errors that
+# go together. Without the items, which the papers do not publish, their difference has at most
 #
 # $$\mathrm{se}(p - p') \;\le\; \sqrt{\frac{p(1-p) + p'(1-p')}{n}}$$
 #
@@ -91,8 +91,8 @@ check.close("Table 2: leave truthful-qa out, and a tenth of the lead is left", r
 
 # %%
 ITEMS = {  # of the test sets that the leaderboards use
-    **{"bbh": 5761, "gpqa": 1192, "mmlu-pro": 12032, "musr": 756, "ifeval": 541, "math-hard": 1324},
-    **{"gsm8k": 1319, "truthful-qa": 817, "winograde": 1267, "arc": 1172, "hellaswag": 10042, "mmlu": 14042},
+    "bbh": 5761, "gpqa": 1192, "mmlu-pro": 12032, "musr": 756, "ifeval": 541, "math-hard": 1324,
+    "gsm8k": 1319, "truthful-qa": 817, "winograde": 1267, "arc": 1172, "hellaswag": 10042, "mmlu": 14042,
 }
 
 
@@ -120,12 +120,10 @@ check.true("Table 1: of UNA-score's gains ifeval alone is beyond noise", [*beyon
 check.true("Table 2: truthful-qa is", "truthful-qa" in beyond("2", SCORE, "Mistral"))
 online = [beyond(id, "UNA", worse) for id in ("4", "5") for worse in ("RLHF", "Mistral-INST")]
 check.true("Tables 4 and 5: no difference of online UNA is", not any(online))
-names = {"4": "456", "5": ""}["4"]
-pairs = [(row, TABLES[id].rows) for id in names for row in TABLES[id].columns]
-signs = [
-    {r.name: r.cells[column.name] for r in rows}["UNA"] - {r.name: r.cells[column.name] for r in rows}["RLHF"]
-    for column, rows in pairs
-]
+signs = []
+for id in ("4", "5", "6"):
+    of = {row.name: row.cells for row in TABLES[id].rows}
+    signs += [of["UNA"][column.name] - of["RLHF"][column.name] for column in TABLES[id].columns]
 wins, losses = sum(d > 0 for d in signs), sum(d < 0 for d in signs)
 p = min(1.0, 2 * sum(math.comb(wins + losses, k) for k in range(wins, wins + losses + 1)) / 2 ** (wins + losses))
 check.true("8 wins and 4 losses are no evidence (sign test)", (wins, losses) == (8, 4) and p > 0.05, f"p = {p:.2f}")
@@ -139,9 +137,11 @@ for ax, (id, base) in zip(axes, (("1", "Mistral"), ("2", "Mistral")), strict=Tru
         start = numbers[id][base][y]
         ax.barh(y, 2 * bound(task, start, start), left=-bound(task, start, start), color="0.88", height=0.8)
         for k, name in enumerate(METHODS):
-            ax.plot(numbers[id][name][y] - start, y + 0.12 * (k - 2), "o", color=figures.PALETTE[COLOURS[name]], markersize=5)
+            gained, colour = numbers[id][name][y] - start, figures.PALETTE[COLOURS[name]]
+            ax.plot(gained, y + 0.12 * (k - 2), "o", color=colour, markersize=5)
     ax.axvline(0, color="black", linewidth=0.8)
     ax.set_yticks(range(6), [column.name for column in TABLES[id].columns])
+    ax.set_xlim(-5.5, 15.5)
     ax.invert_yaxis()
     ax.set_title(f"UNA Table {id}: points over Mistral-7B")
 for name in METHODS:
@@ -161,14 +161,14 @@ plt.show()
 measured = collect([figures.home() / "runs"])
 reports = {id: filled(table, measured) for id, table in TABLES.items()}
 for id, report in reports.items():
-    wanted = sum(row.printed.cells[c.name] is not None for row in report.rows if row.printed for c in report.table.columns)
-    ours = sum(bool({c.name for line in row.lines for c in report.table.columns if c.name in line.cells}) for row in report.rows)
-    print(f"{id:<7} {wanted:>3} printed cells, {ours} rows with a number of ours")
+    ours = sum(bool(row.lines) for row in report.rows)
+    print(f"{id:<7} {ours} of {len(report.rows)} rows have a number of ours")
 print(text(reports["3"]))
 
 # %% tags=["check"]
 open_rows = [row for report in reports.values() for row in report.rows if row.printed and not row.lines]
-check.true("a row without our number names the commands that fill it, or what is lacking", all(r.commands or r.needs for r in open_rows))
+named = all(row.commands or row.needs for row in open_rows)
+check.true("a row without our number names its commands, or what is lacking", named, f"{len(open_rows)} rows")
 row = reports["1"].rows[-1]
 print(row.name, *row.commands, sep="\n  ")
 
@@ -191,7 +191,7 @@ state["leaderboard tasks"] = (
     len(study["tasks"]["rows"]) * len(study["tasks"]["settings"]["tasks"]),
 )
 for part, (done, of) in state.items():
-    print(f"{part:<26} {done:>3} of {of} runs are finished")
+    print(f"{part:<26} {done:>3} of {of} are finished")
 print()
 for row in study["rates"]["rows"]:
     for rate in row["rates"]:
@@ -208,14 +208,15 @@ for axis in AXES:
 # %% tags=["check"]
 check.true("no part counts more runs than it has", all(0 <= done <= of for done, of in state.values()))
 scored = [rate["log_loss"] for rate in tried if rate["log_loss"]]
-check.true("every finished rate has an interval over held-out pairs", all(0 < x["ci95"] < 1 for x in scored), f"{scored[0]['items']} pairs")
+narrow = all(0 < loss["ci95"] < 1 for loss in scored)
+check.true("every finished rate has an interval over held-out pairs", narrow, f"{scored[0]['items']} pairs")
 
 # %% [markdown]
 # ## What we learned
 #
 # - **Each lead of UNA-score is from one task.** In Table 1 it is ifeval (*leave ifeval out, and the lead is gone*). In
-#   Table 2 it is truthful-qa (*a tenth of the lead is left*). These two gains are more than noise (*of UNA-score's gains
-#   ifeval alone is beyond noise*).
+#   Table 2 it is truthful-qa (*a tenth of the lead is left*). These two gains are more than noise (*of UNA-score's
+#   gains ifeval alone is beyond noise*).
 # - **UNA-score has six times the learning rate of the others** (notebook 20). The tables cannot tell the two apart.
 # - **No difference between online UNA and RLHF exceeds the bound** (*no difference of online UNA is*). Nor does one
 #   between online UNA and its start. Its 8 wins and 4 losses are no evidence (*sign test*; CU26).
