@@ -76,7 +76,8 @@ for name, config in recipes.items():
 # %% tags=["check"]
 OWN = {"method": "", "form": "corrected", "lr": None, "loss_kwargs": {}, "output": ""}
 rest = [{key: value for key, value in config.changed().items() if key not in OWN} for config in recipes.values()]
-check.true("all other keys are the same in the six recipes", all(keys == rest[0] for keys in rest), f"{len(rest[0])} keys")
+equal = all(keys == rest[0] for keys in rest)
+check.true("all other keys are the same in the six recipes", equal, f"{len(rest[0])} keys")
 check.differs("the learning rate is not: UNA-score's", recipes["una-score"].lr, recipes["dpo"].lr, by=2e-5)
 check.close("it is six times DPO's", recipes["una-score"].lr / recipes["dpo"].lr, 6.0)
 
@@ -113,8 +114,8 @@ check.true("a score of 0.8 asks for a factor above 1e19", released[3].exp() > 1e
 #
 # ## What it needs: memory
 #
-# `una-ref train una-offline/una-score --dry-run` prints this plan without model or data. The reference is the same model
-# with its adapters off, so it takes no memory. We compare three ways to train, with every row as long as allowed.
+# `una-ref train una-offline/una-score --dry-run` prints this plan without model or data. The reference is the same
+# model with its adapters off, so it takes no memory. We compare three ways to train, with every row as long as allowed.
 
 
 # %%
@@ -141,10 +142,10 @@ for way, planned in plans.items():
     print(f"{way.replace(chr(10), ' '):<32} {planned.peak / 1e9:6.1f} GB at most")
 
 # %%
-parts = sorted({part.name for planned in plans.values() for part in planned.parts if part.bytes > 1e8})
+PARTS = ("weights", "reference", "gradients", "optimizer moments", "activations", "adapters", "logits")
 fig, ax = plt.subplots(figsize=(8.4, 2.9))
 left = dict.fromkeys(plans, 0.0)
-for part, colour in zip(parts, figures.PALETTE.values(), strict=False):
+for part, colour in zip(PARTS, figures.PALETTE.values(), strict=False):
     sizes = [sum(p.bytes for p in planned.parts if p.name == part) / 1e9 for planned in plans.values()]
     ax.barh(list(plans), sizes, left=list(left.values()), label=part, color=colour)
     left = {way: left[way] + size for way, size in zip(plans, sizes, strict=True)}
@@ -199,8 +200,9 @@ for gpu, peak_rate in {"A100": 312e12, "H100 or H200": 989e12}.items():
     print(f"  one {gpu:<13} {work / (0.4 * peak_rate) / 3600:5.1f} hours a method, at 40 % of its peak in bfloat16")
 
 # %% [markdown]
-# The 40 % and the 1,000 tokens are assumptions. A row of HelpSteer2 has about 3,600 characters (100 rows counted). The run prints its own estimate of the time left after a few steps. On
-# eight GPUs start the recipe from a shell: `torchrun --nproc-per-node 8 -m una_ref train una-offline/dpo`.
+# The 40 % and the 1,000 tokens are assumptions. A row of HelpSteer2 has about 3,600 characters (100 rows counted). The
+# run prints its own estimate of the time left after a few steps. On eight GPUs start the recipe from a shell: `torchrun
+# --nproc-per-node 8 -m una_ref train una-offline/dpo`.
 #
 # ## Train
 #
@@ -251,7 +253,8 @@ for name in ("base", *TRAINED):
     if REWARD and name != "base":
         found = held_out_reward.evaluate(model, results, REWARD, against=start, limit=LIMIT, decoding=ANSWERS)
         wins[name] = {score["metric"]: score["value"] for score in found["scores"]}
-        print("{:<12} win rate {win_rate:.2f}, reward {reward:.2f} (base {baseline_reward:.2f})".format(name, **wins[name]))
+        shown = "{:<12} win rate {win_rate:.2f}, reward {reward:.2f} (base {baseline_reward:.2f})"
+        print(shown.format(name, **wins[name]))
 
 # %% [markdown]
 # ## Compare with the paper
