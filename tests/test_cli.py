@@ -189,9 +189,11 @@ def test_a_run_prints_notes_progress_and_result_and_nothing_else(tmp_path):
     assert done.returncode == 0
     assert done.stdout == "finished after 1 steps: out\n"
     notes = json.loads((tmp_path / "out" / "run.json").read_text())["notes"]
-    assert done.stderr.splitlines() == [*notes, "dpo: step 1 of 1, loss 0.6931"]  # lines instead of a progress bar
+    step = "dpo: step 1 of 1, loss 0.6931, 0:00:00 left"  # a line instead of a progress bar
+    assert done.stderr.splitlines() == [*notes, step]
     assert notes[0] == "data (completion): columns used: prompt, completion, score; not used: none"
-    assert notes[1] == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
+    assert notes[1] == "rows: 1 to train on, 0 held out for evaluation"
+    assert notes[2] == "scores -> pairs (best-worst): 1 pairs, 0 ties dropped"
 
 
 def test_only_known_warnings_of_libraries_are_silenced():

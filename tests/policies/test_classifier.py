@@ -129,7 +129,10 @@ def encoder(request, tmp_path):
     config = getattr(transformers, f"{request.param}Config")(
         vocab_size=len(WORDS), num_labels=1, max_position_embeddings=40, pad_token_id=0, type_vocab_size=2, **sizes
     )
-    getattr(transformers, f"{request.param}ForSequenceClassification")(config).save_pretrained(tmp_path)
+    model = getattr(transformers, f"{request.param}ForSequenceClassification")(config)
+    for parameter in model.parameters():
+        parameter.data += 0.3 * torch.randn_like(parameter)
+    model.save_pretrained(tmp_path)
     tokenizer.save_pretrained(tmp_path)
     return tmp_path
 

@@ -27,6 +27,7 @@ class Tokenizer:
     """The part of a tokenizer that building a model for it needs."""
 
     bos_token_id, eos_token_id, pad_token_id = 1, 2, 0
+    chat_template = None
 
     def __len__(self):
         return 40

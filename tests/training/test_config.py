@@ -96,7 +96,7 @@ def test_no_number_is_left_without_a_range():
 @pytest.mark.parametrize(
     ("key", "value", "expected"),
     [
-        ("schedule", "linear", "one of cosine, constant"),
+        ("schedule", "polynomial", "one of cosine, linear, constant"),
         ("group", 1, "true or false"),
         ("model", None, "text"),
         ("batch", 2.5, "a whole number at least 1"),

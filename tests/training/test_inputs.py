@@ -3,6 +3,7 @@
 import hashlib
 import json
 import os
+from pathlib import Path
 
 import pytest
 
@@ -104,3 +105,15 @@ def test_free_keys_are_keys_of_a_run():
     from una_ref.training.inputs import FREE
 
     assert {*FREE} <= {*Config(method="dpo").to_dict()}
+
+
+def test_other_evaluation_data_and_more_steps_are_refused_for_a_finished_run(command, data, tmp_path, capsys):
+    path, other = data("pairs"), tmp_path / "other.jsonl"
+    other.write_bytes(Path(path).read_bytes())
+    assert command(path, f"eval_data={other}") == 0
+    assert command(path, f"eval_data={other}", "steps=4") == 2
+    said = capsys.readouterr().err
+    assert "steps: expected 2" in said and f"or go on from its result with --model {tmp_path / 'out'}" in said
+    other.write_text(other.read_text().replace("now", "never"))
+    assert command(path, f"eval_data={other}") == 2
+    assert f"{other}: expected the file that the run in it has read" in capsys.readouterr().err

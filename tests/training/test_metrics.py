@@ -40,6 +40,12 @@ def test_each_metric_is_the_mean_computed_by_hand():
     assert out["loss"] == pytest.approx(sum(range(10)) / 10)
 
 
+def test_the_negative_log_likelihood_per_token_is_of_demonstrations_alone():
+    given = [Example((1,), ((5, 2), (6, 6, 6, 2))), Example((2,), ((5, 2), (6, 2)), pairs=((0, 1),))]
+    out = means(measured(given, torch.tensor([-1.0, -5.0, -20.0, -30.0]), None))
+    assert out["nll/token"] == pytest.approx(6 / 6) and "nll/token" not in means(measured(given[1:], LOGPS[:2], None))
+
+
 def test_metrics_of_parts_add_up_to_those_of_the_whole_batch():
     whole = measured(GIVEN, LOGPS, REF)[1:]
     counts = [len(e.responses) for e in GIVEN]
@@ -50,7 +56,7 @@ def test_metrics_of_parts_add_up_to_those_of_the_whole_batch():
 def test_a_metric_without_a_count_is_left_out():
     demos = [Example((1,), ((5, 2), (6, 2)))]
     out = means(measured(demos, LOGPS[:2], None))
-    assert out == {"loss": 0.5, "logps": -1.5}
+    assert out == {"loss": 0.5, "logps": -1.5, "nll/token": 0.75}
     assert list(means(torch.ones(len(NAMES), 2))) == [*NAMES, "rewards/margins"]
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
@@ -396,3 +397,46 @@ def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):
     losses = "losses=una-binary-bce:1,kto:0.5"
     job = prepare(resolve("una-binary-bce", [*tiny, losses, "beta=0.1", "baseline=learned"], data=data("thumbs")))
     assert job.trainer.values.abs().max() < 1e-6  # half of the labels are positive
+
+
+# ---- data for evaluation
+
+
+def test_evaluation_data_replace_the_held_out_prompts(data, tiny, tmp_path):
+    path, other = data("pairs"), tmp_path / "other.jsonl"
+    lines = [json.loads(line) for line in Path(path).read_text().splitlines()[:3]]
+    fresh = [line | {"prompt": f"{line['prompt']} too"} for line in lines]
+    other.write_text("".join(json.dumps(line) + "\n" for line in [*lines[:1], *fresh]))
+    job = prepare(resolve("dpo", [*tiny, f"eval_data={other}"], data=path))
+    assert (len(job.examples), len(job.held_out)) == (12, 4)
+    assert job.notes[:2] == [
+        "data (pair): columns used: prompt, chosen, rejected; not used: none",
+        "rows: 12 to train on, 4 held out for evaluation",
+    ]
+    assert "eval_data: rows whose prompt is trained on as well: 1" in job.notes
+    assert fit(job)["loss"] == pytest.approx(job.trainer.evaluate(job.held_out)["loss"])
+
+
+def test_the_first_lines_count_the_held_out_rows(data, tiny):
+    job = prepare(resolve("dpo", [*tiny, "held_out=0.25"], data=data("pairs")))
+    assert job.notes[1] == "rows: 9 to train on, 3 held out for evaluation"
+
+
+def test_evaluation_data_of_another_kind_are_refused(data, tiny):
+    with pytest.raises(InputError, match=r"eval_data: expected scores, as in data, got labels. Fix: set learn_from"):
+        prepare(resolve("una-centred", [*tiny, f"eval_data={data('thumbs')}"], data=data("scores")))
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (["eval_data=a.jsonl", "held_out=0.2"], "held_out: expected its default beside eval_data, got 0.2"),
+        (["eval_data=toysteer"], "eval_data: expected files beside files"),
+        (["warmup_steps=3", "warmup=0.2"], "warmup_steps: expected warmup=0.1 beside it, got 0.2"),
+        (["warmup_steps=30", "steps=30"], "warmup_steps: expected fewer than steps=30, got 30"),
+        (["warmup_steps=0.1"], "warmup_steps: expected a whole number"),
+    ],
+)
+def test_two_answers_to_one_question_are_refused(settings, message):
+    with pytest.raises(InputError, match=message):
+        resolve("dpo", settings, data="p.jsonl")

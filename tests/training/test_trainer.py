@@ -383,7 +383,7 @@ def test_learned_baseline_without_prompts_is_refused():
 # ---- steps
 
 
-def test_learning_rate_warms_up_then_decays_or_stays_constant(make_trainer, examples):
+def test_learning_rate_warms_up_then_falls_or_stays_constant(make_trainer, examples):
     given = examples("pairs")
     cosine = make_trainer("dpo", given, steps=10, warmup=0.2, lr=0.01)
     by_hand = [1 / 3, 2 / 3, *(0.5 + 0.5 * math.cos(math.pi * k / 8) for k in range(8))]
@@ -391,7 +391,11 @@ def test_learning_rate_warms_up_then_decays_or_stays_constant(make_trainer, exam
     assert cosine.step(1, given)["lr"] == pytest.approx(0.01 * 2 / 3) == cosine.optimizer.param_groups[0]["lr"]
     constant = make_trainer("dpo", given, steps=10, warmup=0.2, schedule="constant")
     assert [constant.rate(step) for step in range(10)] == pytest.approx([1 / 3, 2 / 3, *[1] * 8])
+    linear = make_trainer("dpo", given, steps=10, warmup_steps=2, schedule="linear")
+    by_hand = [1 / 3, 2 / 3, *(1 - k / 8 for k in range(8))]
+    assert [linear.rate(step) for step in range(10)] == pytest.approx(by_hand)
     assert make_trainer("dpo", given, steps=3, warmup=0).rate(0) == 1
+    assert make_trainer("dpo", given, steps=3, warmup_steps=0).rate(0) == 1
 
 
 def test_l1_adds_its_weight_times_the_gradient_of_the_l1_norm(make_trainer, examples, gradient):

@@ -111,7 +111,8 @@ class Classifier:
     def _of_pair(self, answer: Answer) -> list[float]:
         """The logit of an encoder, in a list: one answer at a time, and so without pads."""
         asked = _joined(answer)
-        pair = self.tokenizer(asked, answer.response, split_special_tokens=True, return_tensors="pt")
+        # In lists, since a tokenizer takes an empty second text for none at all.
+        pair = self.tokenizer([asked], [answer.response], split_special_tokens=True, return_tensors="pt")
         length, most = pair["input_ids"].shape[1], getattr(self.model.config, "max_position_embeddings", None)
         if most and length > most:
             raise InputError(

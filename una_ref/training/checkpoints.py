@@ -235,14 +235,19 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
         raise InputError(
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
         ) from error
+    more = "or set that value to resume"
+    if saved["finished"] and "method" in before:
+        more = f"or go on from its result with --model {record.parent}"
     for key in sorted(key for key in keys - {"output"} if before.get(key) != config.get(key)):
         if key.endswith(".lr") and config.get(key) is None:
             continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
+        if key not in before and config[key] in ("", None):
+            continue  # a key that the version of that run did not have, at its default
         if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
             continue
         raise InputError(
             f"output {record.parent}: {key}: expected {before.get(key)!r} as in the run that it "
-            f"holds, got {config.get(key)!r}. Fix: choose another output, or set that value to resume"
+            f"holds, got {config.get(key)!r}. Fix: choose another output, {more}"
         )
     inputs.refuse_changed(old, files, str(record.parent))
     return saved

@@ -75,6 +75,8 @@ class Config:
     """How to handle rows that cannot be read or encoded. drop: leave them out and count them."""
     held_out: Annotated[float, Range(0, below=1)] = 0.1
     """Share of prompts held out for evaluation. Nothing is held out if that is fewer than two prompts."""
+    eval_data: str = ""
+    """Files or hub names to evaluate on, as in data, in place of held-out prompts."""
 
     model: str = ""
     """Folder, hub name or GGUF file; toysteer is ToySteer's base, smollm2 is SmolLM2-135M-Instruct. Empty: ToySteer's
@@ -115,8 +117,10 @@ class Config:
     """Peak learning rate. null: 1e-3 for a model made here; for a named model 1e-4 with LoRA and 3e-6 without."""
     warmup: Share = 0.1
     """Share of the steps over which the learning rate rises."""
-    schedule: Literal["cosine", "constant"] = "cosine"
-    """Learning rate after the warm-up."""
+    warmup_steps: CountOrZero | None = None
+    """Steps over which the learning rate rises, in place of the share. null: warmup says."""
+    schedule: Literal["cosine", "linear", "constant"] = "cosine"
+    """Learning rate after the warm-up: falling to 0 along a cosine or a line, or constant."""
     weight_decay: NonNegative = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: NonNegative = 1.0
@@ -249,6 +253,7 @@ class Config:
         for name in self.columns:
             if name not in COLUMNS:
                 raise InputError(f"columns: expected {one_of(COLUMNS)}, got {name!r}{near(name, COLUMNS)}")
+        exclusions.check_run(self)
         exclusions.check_feedback(self)
         self._check_loss(method)
         exclusions.check_model(self)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from una_ref.data.toysteer import names_toysteer
 from una_ref.errors import InputError, near
 from una_ref.theory.divergences import DIVERGENCES
 from una_ref.training.fields import one_of
@@ -31,6 +32,24 @@ def check_divergence(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
         raise InputError(f"divergence: expected {one_of(trainable)}, got {divergence!r}{hint}")
     if "alpha" in given and divergence != "alpha":
         raise InputError(f"alpha: expected divergence=alpha, which it is a parameter of, got divergence={divergence}")
+
+
+def check_run(config: Config) -> None:
+    """Refuse two answers to one question: how long the warm-up is, and what an evaluation is on."""
+    default = type(config)
+    if config.warmup_steps is not None:
+        if config.warmup != default.warmup:
+            raise InputError(f"warmup_steps: expected warmup={default.warmup} beside it, got {config.warmup}")
+        if config.warmup_steps >= config.steps and not config.epochs:
+            raise InputError(f"warmup_steps: expected fewer than steps={config.steps}, got {config.warmup_steps}")
+    if not config.eval_data:
+        return
+    if names_toysteer(config.data) or names_toysteer(config.eval_data):
+        raise InputError("eval_data: expected files beside files, got ToySteer, which samples its own held-out rows")
+    if config.held_out != default.held_out:
+        raise InputError(
+            f"held_out: expected its default beside eval_data, got {config.held_out}. Fix: leave one of them out"
+        )
 
 
 def check_model(config: Config) -> None:

@@ -7,10 +7,12 @@ import math
 import signal
 import sys
 import threading
+import time
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
+from datetime import timedelta
 from pathlib import Path
 from typing import Any, cast
 
@@ -227,6 +229,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     ):
         if first:
             log.write(0, first)
+        began = time.monotonic()
         for step in range(start, config.steps):
             done, final = step + 1, step + 1 == config.steps
             record = done % config.log_every == 0 or done == 1 or final
@@ -244,7 +247,9 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 loss = f"{values['loss']:.4f}"
                 bar.set_postfix(loss=loss)
                 if told and not terminal:  # a log file cannot show a progress bar
-                    print(f"{config.method}: step {done} of {config.steps}, loss {loss}", file=sys.stderr, flush=True)
+                    left = timedelta(seconds=round((time.monotonic() - began) / (done - start) * (config.steps - done)))
+                    line = f"{config.method}: step {done} of {config.steps}, loss {loss}, {left} left"
+                    print(line, file=sys.stderr, flush=True)
             enough = False
             if job.held_out and (final or _every(config.eval_every, done)):
                 last = _evaluation(job)

@@ -11,6 +11,7 @@ from una_ref.data.batch import Batch
 
 NAMES = (
     "loss",
+    "nll/token",
     "logps",
     "logps/chosen",
     "logps/rejected",
@@ -20,7 +21,9 @@ NAMES = (
     "rewards/accuracies",
 )
 """Chosen and rejected are the two of a pair, positive and negative labels, and the best and worst scored of a prompt.
-An accuracy is over pairs and over best against worst; ties count half. Rewards are what the method calls the reward."""
+nll/token is −log π of the demonstrations over the number of their tokens: SFT's loss as other libraries report it. Its
+``loss`` is the mean of the responses' sums. An accuracy is over pairs and over best against worst; ties count half.
+Rewards are what the method calls the reward."""
 
 
 def measure(batch: Batch, losses: Tensor, logps: Tensor | None, rewards: Tensor | None) -> Tensor:
@@ -51,7 +54,10 @@ def measure(batch: Batch, losses: Tensor, logps: Tensor | None, rewards: Tensor 
         }
     nothing = losses.new_zeros(0)
     measured = [values.get(name, nothing).detach().double() for name in NAMES]
-    return torch.stack([torch.stack([v.sum(), v.new_tensor(len(v))]) for v in measured])
+    sums = torch.stack([torch.stack([v.sum(), v.new_tensor(len(v))]) for v in measured])
+    if logps is not None and len(batch.demos):
+        sums[NAMES.index("nll/token")] = torch.stack([-logps[batch.demos].sum(), batch.lengths[batch.demos].sum()])
+    return sums
 
 
 def _same(batch: Batch, compared: Tensor) -> Tensor:

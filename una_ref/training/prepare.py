@@ -74,7 +74,6 @@ def prepare(
     said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
-    notes = [*said, *notes]
     if config.on_policy and is_toysteer(config) and reward is None and (config.max_response or 0) > toysteer.LENGTH:
         longest = f"expected at most {toysteer.LENGTH}, the longest response of ToySteer, got {config.max_response}"
         raise InputError(f"max_response: {longest}")
@@ -89,7 +88,7 @@ def prepare(
             notes.append(f"model: a small Mistral of random weights ({size:,} parameters), since none is named")
     encoder = encoder_for(config, model, tokenizer)
     if config.model not in ("", TOYSTEER_BASE):
-        notes = [*_first_lines(config, model, encoder), *notes]
+        said = [*_first_lines(config, model, encoder), *said]
     if encoder.max_length < config.max_length:
         notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
     room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None
@@ -99,13 +98,19 @@ def prepare(
     examples = encoder.encode(training_rows, room=room)
     prompts = encoder.prompt_count  # each may have a learned V(x)
     held_out_examples = encoder.fitting(kept.picked(apart), room=room)
-    if world:  # a world has few prompts, so an evaluation samples new responses to the same prompts
+    if config.eval_data:
+        chosen, more = _eval_rows(config, {*names})
+        held_out_examples = encoder.encode(chosen, room=room)
+        notes += more
+    elif world:  # a world has few prompts, so an evaluation samples new responses to the same prompts
         held_out_examples = examples
     elif config.held_out and len({*held_out_examples.prompts}) < 2:
         notes.append(f"nothing held out: {config.held_out:g} of the data is less than two prompts")
         examples.extend(held_out_examples)
         held_out_examples, prompts = Examples(), encoder.prompt_count
-    notes += [f"{what}: {number}" for what, number in sorted(encoder.counts.items())]
+    if not world:
+        said = [*said, f"rows: {len(examples)} to train on, {len(held_out_examples)} held out for evaluation"]
+    notes = [*said, *notes, *(f"{what}: {number}" for what, number in sorted(encoder.counts.items()))]
     if config.epochs:
         config = replace(config, steps=max(1, round(config.epochs * len(examples) / config.batch)))
         notes.append(f"epochs: {config.epochs:g}, which is {config.steps} steps")
@@ -121,6 +126,9 @@ def prepare(
     if not config.on_policy:
         losses = {kind: loss for kind, loss in losses.items() if kind in examples.kinds}
         _check_terms(config, examples)
+        if other := held_out_examples.kinds - losses.keys():
+            found = f"got {', '.join(sorted(other))}. Fix: set learn_from"
+            raise InputError(f"eval_data: expected {', '.join(sorted(losses))}, as in data, {found}")
     elif config.auxiliary:
         losses = losses | config.auxiliary
         demos = encoder.encode(conversions.conform(training_rows, ("demos",))[0])
@@ -227,6 +235,26 @@ def usable_rows(
     return shuffled, [*map(str, reports), "feedback shuffled over the whole data set (the shuffled control)"]
 
 
+def _eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str]]:
+    """The rows of ``eval_data``, and what was said of them.
+
+    Args:
+        config: of the run.
+        names: of the prompts that are trained on; a prompt on both sides is kept and counted.
+    """
+    theirs = replace(config, data=config.eval_data, eval_data="", shuffle=False)
+    rows, both = read_rows(theirs), 0
+
+    def count(row: Row) -> None:
+        nonlocal both
+        both += split_name(row, config.seed) in names
+
+    kept, notes = usable_rows(rows, theirs, note=count)
+    if both:
+        notes = [*notes, f"rows whose prompt is trained on as well: {both}"]
+    return kept, [f"eval_data: {note}" for note in (*rows.notes, *notes)]
+
+
 def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
     """(rows,) bool: whether a row is held out for evaluation.
 
@@ -236,7 +264,7 @@ def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
     count = len(names)
     if is_toysteer(config):
         return np.arange(count) >= count - round(config.held_out * count)
-    if round(config.held_out * len(np.unique(np.array(names, np.uint64)))) < 2:
+    if config.eval_data or round(config.held_out * len(np.unique(np.array(names, np.uint64)))) < 2:
         return np.zeros(count, bool)
     return held_out(names, config.held_out)
 

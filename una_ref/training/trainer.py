@@ -160,14 +160,15 @@ class Trainer:
         return Need.GROUP in self.needs and not alone
 
     def rate(self, step: int) -> float:
-        """The share of the peak learning rate at a step (from 0): linear warm-up, then cosine to 0 or constant."""
+        """The share of the peak learning rate at a step (from 0): linear warm-up, then as `schedule` says."""
         c = self.config
-        rise = round(c.warmup * c.steps)
+        rise = round(c.warmup * c.steps) if c.warmup_steps is None else c.warmup_steps
         if step < rise:
             return (step + 1) / (rise + 1)
         if c.schedule == "constant":
             return 1.0
-        return 0.5 * (1 + math.cos(math.pi * (step - rise) / (c.steps - rise)))
+        done = (step - rise) / (c.steps - rise)
+        return 1 - done if c.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     def step(self, step: int, examples: Sequence[Example], *, update: int = 0, record: bool = True) -> dict[str, float]:
         """One optimizer step on a batch; returns its metrics if they are to be recorded.
