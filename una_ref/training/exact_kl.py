@@ -64,7 +64,8 @@ def compared(logps: torch.Tensor, ref_logps: torch.Tensor, samples: int, seed: i
     """The exact KL and its estimates.
 
     Args:
-        logps, ref_logps: (X, S) log π and log π_ref of every response to every prompt, in nats.
+        logps: (X, S) log π of every response to every prompt, in nats.
+        ref_logps: (X, S) the same of π_ref.
         samples: responses of π that the estimates are made from, with equally many of each prompt.
         seed: of the samples.
     """
