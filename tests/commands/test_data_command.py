@@ -50,7 +50,8 @@ def test_feedback_of_another_method_gives_exit_code_1(file, capsys):
 
 def test_files_without_a_readable_row_give_exit_code_1(file, capsys):
     assert main(["data", file(["not json"])]) == 1
-    assert "no row can be read" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "no row can be read" in said and "\na run would be refused: " in said
 
 
 def test_with_a_model_lengths_are_in_tokens_too(file, capsys):

@@ -6,7 +6,7 @@ import argparse
 import json
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from una_ref.commands.inspect_command import METHOD_OF
 from una_ref.errors import InputError
@@ -45,8 +45,9 @@ def data(arguments: argparse.Namespace) -> int:
         usable, reports = _usable(rows, config)
         if config.model:
             cut = tokens(usable, run_encoder(config, model, tokenizer))
+    method = arguments.method if rows is None else config.method  # without rows it is not known
     if arguments.json:
-        record = {"data": files, "method": config.method, "model": config.model, "refused": refused}
+        record: dict[str, Any] = {"data": files, "method": method, "model": config.model, "refused": refused}
         record |= {"notes": [*(rows.notes if rows is not None else ()), *reports]}
         record |= {"audit": measured and asdict(measured), "tokens": cut and asdict(cut)}
         print(json.dumps(record, indent=1, ensure_ascii=False))
@@ -54,7 +55,7 @@ def data(arguments: argparse.Namespace) -> int:
         for line in text(", ".join(files), config, rows, measured, cut, reports):
             print(line)
         verdict = f"would be refused: {refused}" if refused else "would start"
-        print(f"a run of {config.method} {verdict}")
+        print(f"a run{method and f' of {method}'} {verdict}")
     return 1 if refused else 0
 
 
@@ -78,7 +79,7 @@ def _read(
     from una_ref.training.prepare import read_rows
     from una_ref.training.settings import resolve
 
-    given = {"data": data, "model": arguments.model or None}
+    given: dict[str, Any] = {"data": data, "model": arguments.model or None}
     config = resolve(arguments.method or "sft", settings, **given)
     refused, rows = "", None
     try:

@@ -23,12 +23,15 @@ def explain_arguments(parser: argparse.ArgumentParser) -> None:
 def explain(arguments: argparse.Namespace) -> int:
     """Print every rule that applies to the run, those that deserve a look first."""
     from una_ref.training.curves import read_curves
+    from una_ref.training.exact_kl import exact_kl
     from una_ref.training.explanation import explained
 
     curves = read_curves(arguments.folder)
     found = sorted(explained(curves), key=lambda one: one.verdict == "ok")
+    kl = exact_kl(arguments.folder, curves.config)
     if arguments.json:
-        print(json.dumps([asdict(one) for one in found], indent=1, ensure_ascii=False))
+        record = {"rules": [asdict(one) for one in found], "kl": kl and asdict(kl)}
+        print(json.dumps(record, indent=1, ensure_ascii=False))
         return 0
     last = max((line["step"] for line in (*curves.lines, *curves.evaluations)), default=0)
     looks = sum(one.verdict == "look" for one in found)
@@ -36,6 +39,9 @@ def explain(arguments: argparse.Namespace) -> int:
     print(f"{about}; {len(found)} rules apply, {looks} deserve a look")
     for line in text(found):
         print(line)
+    if kl:
+        known = ", ".join(f"{name} {one.mean:.4g} ± {one.error:.2g}" for name, one in kl.estimates.items())
+        print(f"\nKL(π ‖ π_ref) at the end: {kl.exact:.4g} nats, exact; from {kl.samples:,} samples: {known}")
     return 0
 
 

@@ -117,9 +117,17 @@ def audit(rows: Sequence[Row], special_names: Iterable[str] = ()) -> Audit:
     prompts = np.unique(np.array(tally.prompts, np.uint64), return_counts=True)[1]
     scores, labels = (_values(keyed.values) for keyed in (tally.scores, tally.labels))
     lengths = tuple(_lengths(what, sizes) for what, sizes in tally.lengths.items())
-    counts = {"prompts": len(prompts), "most_rows": int(prompts.max(initial=0)), "chosen_longer": tally.chosen_longer}
-    measured: dict[str, Any] = {"lengths": lengths, "scores": scores, "labels": labels, "findings": tuple(findings)}
-    return Audit(len(rows), dict(tally.kinds), **counts, **measured)
+    return Audit(
+        rows=len(rows),
+        kinds=dict(tally.kinds),
+        prompts=len(prompts),
+        most_rows=int(prompts.max(initial=0)),
+        lengths=lengths,
+        chosen_longer=tally.chosen_longer,
+        scores=scores,
+        labels=labels,
+        findings=tuple(findings),
+    )
 
 
 class _Keyed:
