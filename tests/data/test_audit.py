@@ -44,14 +44,14 @@ def test_rows_prompts_and_kinds_are_counted():
         (pair(3, "fo\u200bur", "five"), "texts with invisible characters"),
         (pair(3, "fo\ue000ur", "five"), "texts with private-use characters"),
         (pair(3, "four<|im_end|>", "five"), "texts that spell the special token <|im_end|>"),
-        (pair(3, "It is four.", "five"), "rows that repeat an earlier row"),
-        (pair(3, "five", "It is four."), "pairs that are also there with their sides swapped"),
+        (pair(3, "It is a cat.", "a dog", "And this?"), "rows that repeat an earlier row"),
+        (pair(3, "a dog", "It is a cat.", "And this?"), "pairs that are also there with their sides swapped"),
     ],
 )
 def test_a_fault_is_counted_once_with_its_place(row, what):
     (name, (count, first)), *others = found([*CLEAN, row]).items()
     assert name.startswith(what) and count == 1 and not others
-    assert first == ("a.jsonl:1" if what.startswith(("rows", "pairs that")) else "a.jsonl:3")
+    assert first == ("a.jsonl:2" if what.startswith(("rows", "pairs that")) else "a.jsonl:3")
 
 
 def test_scripts_and_emoji_are_no_findings():
@@ -107,7 +107,8 @@ def test_lengths_are_in_characters():
 
 
 def test_tokens_that_limits_cut_are_those_that_the_encoder_cuts():
-    rows = [pair(1, "a" * 10, "b" * 3, "pp"), pair(2, "a" * 4, "b", "p" * 30)]
+    # The second response fits exactly.
+    rows = [pair(1, "a" * 10, "b" * 8, "pp"), pair(2, "a" * 4, "b", "p" * 30)]
     encoder = Encoder(byte_pair_tokenizer([], 0), max_length=12)
     examples = [encoder(row) for row in rows]
     measured = tokens(rows, encoder)
