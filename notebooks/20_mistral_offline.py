@@ -55,7 +55,7 @@ TINY = "model=toysteer data=toysteer template= dtype=float32 gradient_checkpoint
 TINY += " held_out=0.1 log_every=20 save_every=20"
 
 FAMILY = scale(full="una-offline", ci="una-offline", smollm2="smollm2")
-DATA = ""  # a file of rows such as HelpSteer2's, in place of the hub
+DATA, TASK_DATA = "", ""  # a file of rows with scores, and a folder of task data; empty: from the hub
 KEYS = scale(full=[], ci=[*TINY.split(), "lr=3e-3"], smollm2=["save_every=8"]) + ([f"data={DATA}"] if DATA else [])
 FOLDER = Path(scale(full="../runs/20", ci=tempfile.mkdtemp(), smollm2="../runs/20-smollm2"))
 
@@ -242,7 +242,7 @@ ANSWERS = scale(full=Decoding(), ci=Decoding(max_new=5, temperature=1.0, samples
 EVALUATED = scale(full=(*GROUPS["open-llm-v2"], *GROUPS["open-llm-v1"]), ci=(), smollm2=("arc", "hellaswag"))
 LIMIT, DTYPE = scale(full=None, ci=128, smollm2=100), scale(full="bfloat16", ci="float32")
 
-loaded = {task: harness.load_task(TASKS[task]) for task in EVALUATED}
+loaded = {task: harness.load_task(TASKS[task], TASK_DATA) for task in EVALUATED}
 wins = {}
 for name in ("base", *TRAINED):
     start = partial(subject, BASE, dtype=DTYPE, output=str(FOLDER / "base"))

@@ -56,7 +56,7 @@ TINY += " samples=4 max_response=5 beta=0.4 lr=3e-3 held_out=0.1 eval_every=0 lo
 
 FAMILY = scale(full="una-online", ci="una-online", smollm2="smollm2")
 FOLDER = Path(scale(full="../runs/21", ci=tempfile.mkdtemp(), smollm2="../runs/21-smollm2"))
-DATA = ""  # a file of rows such as HelpSteer2's, in place of the hub
+DATA, TASK_DATA = "", ""  # a file of rows with scores, and a folder of task data; empty: from the hub
 JUDGE = FOLDER / "reward-model"
 KEYS = scale(full=["save_every=250"], ci=TINY.split(), smollm2=["save_every=8", f"reward={JUDGE}"])
 KEYS += [f"data={DATA}"] if DATA else []
@@ -234,7 +234,7 @@ ANSWERS = scale(full=Decoding(), ci=Decoding(max_new=5, temperature=1.0, samples
 EVALUATED = scale(full=(*GROUPS["open-llm-v2"], *GROUPS["open-llm-v1"]), ci=())
 LIMIT, DTYPE = scale(full=None, ci=128, smollm2=50), scale(full="bfloat16", ci="float32")
 
-loaded = {task: harness.load_task(TASKS[task]) for task in EVALUATED}
+loaded = {task: harness.load_task(TASKS[task], TASK_DATA) for task in EVALUATED}
 wins = {}
 for name in ("base", *TRAINED):
     start = partial(subject, BASE, dtype=DTYPE, output=str(FOLDER / "base"))
