@@ -144,7 +144,8 @@ def test_terminal_shows_a_progress_bar_and_a_log_shows_lines(una, monkeypatch, c
     monkeypatch.undo()
     assert main([*una("dpo", "logged"), "log_every=3"]) == 0
     log = capsys.readouterr().err
-    assert re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}\n", log) == ["1", "3", "6", "7"] and "7/7" not in log
+    lines = re.findall(r"dpo: step (\d) of 7, loss 0\.\d{4}, \d:\d\d:\d\d left\n", log)
+    assert lines == ["1", "3", "6", "7"] and "7/7" not in log
 
 
 def test_metrics_list_each_step_once_and_evaluations_as_configured(una, tmp_path):
@@ -220,7 +221,7 @@ def test_resume_with_changed_data_is_refused(una, tmp_path, data, monkeypatch, c
     words = una("dpo", "out")
     data("pairs", seed=1)
     assert main(words) == 2
-    assert "data: expected" in capsys.readouterr().err
+    assert "pairs.jsonl: expected the file that the run in it has read" in capsys.readouterr().err
 
 
 # ---- real processes

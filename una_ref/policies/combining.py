@@ -57,7 +57,7 @@ class Adapter:
     @property
     def base(self) -> str:
         """Folder or hub name of the model that it was trained on."""
-        return base_of(self.folder)
+        return str(self.config["base_model_name_or_path"])
 
     @property
     def transposed(self) -> bool:
@@ -93,7 +93,7 @@ def read_adapter(folder: str) -> Adapter:
         layer.removeprefix(_PREFIX): (weights[f"{layer}.lora_A.weight"], scale * weights[f"{layer}.lora_B.weight"])
         for layer in layers
     }
-    return Adapter(folder, config, factors)
+    return Adapter(folder, config | {"base_model_name_or_path": base_of(folder)}, factors)
 
 
 def check_bases(adapters: Sequence[Adapter]) -> None:
