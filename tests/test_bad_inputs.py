@@ -335,7 +335,7 @@ bad("no such claim", ["claims", "CU555"], "claim 'CU555': unknown", "did you mea
 bad(
     "an axis of nothing",
     ["compare", "--axis", "offset"],
-    "axis offset: expected the online study, which has axes. Fix: add --online",
+    "axis offset: expected a study with axes. Fix: add --online or --model",
 )
 
 # ---- outputs
@@ -422,7 +422,7 @@ resume(
 resume("no version", checkpoint(lambda _, about: about.pop("format")), CHECKPOINT, "format: expected '6', got None")
 resume("another model", checkpoint(other_model), CHECKPOINT, "the parameters of this model, got those of another")
 resume("no moments", checkpoint(lambda tensors, _: tensors.pop("more")), CHECKPOINT, "a whole checkpoint, got")
-resume("other data", other_rows, CHECKPOINT, "data: expected ", "A run resumes only with the version and the data")
+resume("other data", other_rows, "out: pairs.jsonl: expected the file that the run in it has read", "Fix: choose")
 resume(
     "a checkpoint cut short",
     lambda folder: cut(folder / "checkpoint.safetensors", 50),

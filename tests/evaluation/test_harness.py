@@ -354,7 +354,7 @@ def test_the_hub_is_named_where_it_cannot_be_reached(model, tmp_path, capsys):
 
 
 def test_a_template_that_is_not_there_is_refused(tmp_path, data_dir, capsys):
-    from una_ref.training.toysteer_base import TOYSTEER_BASE
+    from una_ref.data.toysteer import TOYSTEER_BASE
 
     given = ["--data-dir", data_dir, "--chat", "yes", "--shots", 0, "--output", tmp_path / "a"]
     code, _, err = command(capsys, TOYSTEER_BASE, "--tasks", "arc", *given)

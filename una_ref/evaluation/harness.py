@@ -219,7 +219,12 @@ def _file(task: HarnessTask, folder: Path, name: str) -> Path:
 
 @lru_cache(maxsize=2)
 def _rows(file: Path) -> list[Any]:
-    return [row for _, row in items(file, "train")]
+    """The rows of a file. Raises the error of the first line that is no JSON."""
+    rows = [row for _, row in items(file, "train")]
+    for row in rows:
+        if isinstance(row, InputError):
+            raise row
+    return rows
 
 
 def _dataset(task: HarnessTask, part: str, folder: Path) -> Callable[..., Any]:

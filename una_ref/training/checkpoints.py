@@ -201,8 +201,8 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         saved = _same_run(record, config, files) if begun else {}
         finished = bool(saved.get("finished"))
         try:
-            if not finished:
-                now = {"config": dict(config), "finished": False, "files": files}
+            now = {"config": dict(config), "finished": False, "files": files}
+            if not begun or (not finished and _more_than_output(saved["config"], config)):
                 write_text(record, json.dumps(saved | now, indent=1))
             yield finished
         except Exception:
@@ -215,6 +215,11 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
             raise
     finally:
         lock.release()
+
+
+def _more_than_output(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
+    """Whether a resumed run has new values for its record. Without any, a refused command changes no file."""
+    return {**before, "output": ""} != {**now, "output": ""}
 
 
 def _visible(folder: Path) -> list[Path]:
