@@ -9,6 +9,7 @@ import pytest
 
 from una_ref.cli import main
 from una_ref.errors import InputError
+from una_ref.training import inputs
 from una_ref.training.checkpoints import claimed
 from una_ref.training.config import Config
 from una_ref.training.inputs import digests
@@ -117,3 +118,9 @@ def test_other_evaluation_data_and_more_steps_are_refused_for_a_finished_run(com
     other.write_text(other.read_text().replace("now", "never"))
     assert command(path, f"eval_data={other}") == 2
     assert f"{other}: expected the file that the run in it has read" in capsys.readouterr().err
+
+
+def test_settings_without_data_name_no_file(tmp_path, monkeypatch):
+    (tmp_path / "notes.txt").write_text("not data")
+    monkeypatch.chdir(tmp_path)
+    assert inputs.of_settings({"lr": 1.0}) == inputs.digests("", "") == {}

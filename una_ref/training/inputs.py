@@ -26,7 +26,7 @@ def digests(*data: str) -> dict[str, str]:
         data: names as in a run's `data`. Files that no longer exist are left out.
     """
     out = {}
-    for name in ",".join(filter(None, data)).split(","):
+    for name in filter(None, ",".join(data).split(",")):
         with suppress(InputError):
             for path in (Path(file).expanduser() for file in files(name)):
                 inner = sorted(child for child in path.rglob("*") if child.is_file()) if path.is_dir() else [path]
