@@ -1,4 +1,4 @@
-"""Blocks of docs/studies.md, benchmarks.md and paper_tables.md, from the records of runs in figures/runs."""
+"""Blocks of the documentation from the records of runs in figures/runs."""
 
 from __future__ import annotations
 
@@ -126,8 +126,20 @@ def paper_tables() -> str:
     return "\n\n".join(markdown(filled(table, found)) for table in printed().values())
 
 
+def published() -> str:
+    """SmolLM2 beside its published scores, with 95 % intervals."""
+    made = record("smollm2_published.json")
+    rows = []
+    for task in made["tasks"]:
+        score = task["scores"][0]
+        interval = f"{100 * score['value']:.1f} ± {196 * score['stderr']:.1f}"
+        rows.append((f"`{task['task']}`", score["items"], interval, f"{100 * task['published']:.1f}"))
+    return f"{table(('task', 'items', 'here, acc_norm in %', 'published'), rows)}\n\n{made_by(made)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "paper-tables": paper_tables,
+    "published-scores": published,
     "offline-study": study("compare"),
     "online-study": study("compare_online"),
     "real-offline-study": study("real_offline"),
