@@ -242,4 +242,4 @@ def rates_panels(fig: Any, results: Mapping[str, Any]) -> None:
         axes.set_title(title)
         axes.set_xlabel("learning rate, on the tuning rows")
     if any(each["log_loss"] for row in results["rows"] for each in row["rates"]):
-        fig.axes[0].legend()
+        fig.legend(*fig.axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=3)
