@@ -20,10 +20,12 @@
 # %%
 import json
 import math
+from pathlib import Path
 from statistics import fmean
 
 import torch
 
+import una_ref
 from una_ref import figures
 from una_ref.commands.reporting import text
 from una_ref.evaluation.collected import collect
@@ -158,7 +160,8 @@ plt.show()
 # `runs`, `evaluations` and `figures/runs`. Here it reads what is committed.
 
 # %%
-measured = collect([figures.home() / "runs"])
+committed = Path(una_ref.__file__).parents[1] / "figures" / "runs"
+measured = collect([committed])
 reports = {id: filled(table, measured) for id, table in TABLES.items()}
 for id, report in reports.items():
     ours = sum(bool(row.lines) for row in report.rows)
@@ -179,7 +182,7 @@ print(row.name, *row.commands, sep="\n  ")
 # are chosen from one grid. The study resumes, and every finished run is committed. The cell reads the committed part.
 
 # %%
-study = json.loads((figures.home() / "runs" / "real_offline" / "results.json").read_text("utf-8"))
+study = json.loads((committed / "real_offline" / "results.json").read_text("utf-8"))
 AXES = {"scores": "UltraFeedback, by scores", "pairs": "HH helpful, by pairs"}
 tried = [rate for row in study["rates"]["rows"] for rate in row["rates"]]
 state = {"learning rates": (sum(rate["log_loss"] is not None for rate in tried), len(tried))}

@@ -121,6 +121,7 @@ def _convert(file: Path, folder: Path) -> None:
     def read(kind: Any, **options: Any) -> Any:
         return kind.from_pretrained(str(file.parent), gguf_file=file.name, **options)
 
+    logging.disable_progress_bar()  # also of the weights that are saved
     verbosity = logging.get_verbosity()
     logging.set_verbosity_error()
     try:
