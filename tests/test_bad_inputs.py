@@ -18,7 +18,7 @@ TINY = ["shape.hidden_size=16", "shape.intermediate_size=16", "shape.num_hidden_
 RUN = ["steps=4", "save_every=1", "batch=2", "held_out=0", *TINY]
 RATINGS = dict.fromkeys(("helpfulness", "correctness", "coherence", "complexity", "verbosity"), 2)
 PAIR = {"prompt": "p", "chosen": " a", "rejected": " b"}
-THUMB = {"prompt": "p", "completion": " a", "label": True}
+LABEL = {"prompt": "p", "completion": " a", "label": True}
 SCORE = {"prompt": "p", "completion": " a", "score": 0.5}
 RATED = {"prompt": "p", "response": "a", **RATINGS}
 LIST = {"prompt": "p", "completions": ["a", "b"], "scores": [1, 0]}
@@ -67,7 +67,7 @@ row(
 row("text that is a number", "dpo", [PAIR, {**PAIR, "chosen": 3}], ":2 chosen: expected text, got 3 (int)")
 row("prompt that is a number", "dpo", [{**PAIR, "prompt": 3}], ":1 prompt: expected text or messages, got 3 (int)")
 row("score that is text", "una-score", [{**SCORE, "score": "high"}], ":1 score: expected a finite number, got 'high'")
-row("label that is text", "kto", [{**THUMB, "label": "up"}], ":1 label: expected a boolean or a number in [0, 1]")
+row("label that is text", "kto", [{**LABEL, "label": "up"}], ":1 label: expected a boolean or a number in [0, 1]")
 row("rating of half a point", "una-score", [{**RATED, "coherence": 2.5}], ":1 coherence: expected a whole number")
 row("rating out of range", "una-score", [{**RATED, "coherence": 5}], ":1 coherence: expected", "from 0 to 4, got 5")
 row("ratings not in twos", "una-score", [RATED, {**RATED, "prompt": "q"}], ":2 prompt: expected the prompt of", "got")
@@ -85,9 +85,9 @@ row("score beside completions", "sft", [{**PROMPT, "completions": ["a"], "score"
 row("images", "dpo", [{**PAIR, "images": ["a.png"]}], ":1 images: expected no such column", "Fix: leave these rows out")
 row("empty prompt", "dpo", [{**PAIR, "prompt": ""}], ":1 prompt: expected text or messages, got an empty")
 row("half a surrogate pair", "dpo", [{**PAIR, "chosen": "\ud83d"}], ":1 chosen: expected valid Unicode text, got")
-row("label above 1", "kto", [THUMB, {**THUMB, "label": 1.5}], ":2 label: expected", "got 1.5 (float)")
-row("label below 0", "kto", [{**THUMB, "label": -1}], ":1 label: expected", "got -1 (int)")
-row("label NaN", "kto", [{**THUMB, "label": math.nan}], ":1 label: expected", "got nan")
+row("label above 1", "kto", [LABEL, {**LABEL, "label": 1.5}], ":2 label: expected", "got 1.5 (float)")
+row("label below 0", "kto", [{**LABEL, "label": -1}], ":1 label: expected", "got -1 (int)")
+row("label NaN", "kto", [{**LABEL, "label": math.nan}], ":1 label: expected", "got nan")
 row("score NaN", "una-score", [{**SCORE, "score": math.nan}], ":1 score: expected", "got nan")
 row("score infinite", "una-score", [SCORE, {**SCORE, "score": math.inf}], ":2 score: expected", "got inf")
 row("scores too few", "una-score", [{**LIST, "scores": [1]}], ":1 scores: expected 2, one per response, got 1")
@@ -100,11 +100,11 @@ row(
     "got",
 )
 row("one response for pairs", "dpo", [SCORE], "at least one usable row, got scores", "1 prompts with one response")
-row("one thumb for pairs", "dpo", [THUMB], "at least one usable row, got labels", "1 prompts with one response")
-row("two thumbs up for pairs", "dpo", [THUMB, THUMB], "at least one usable row", "without a positive and a negative")
+row("one label for pairs", "dpo", [LABEL], "at least one usable row, got labels", "1 prompts with one response")
+row("two positive labels for pairs", "dpo", [LABEL] * 2, "at least one usable row", "without a positive and a negative")
 row("one score for its group", "una-centred", [SCORE], ":1 scores: expected two or more responses", "got one")
 row("pairs for scores", "una-score", [PAIR], ":1 feedback: expected scores, got a row of pairs")
-row("one prompt for kto", "kto", [THUMB, THUMB], "kto: expected at least two different prompts", "got one")
+row("one prompt for kto", "kto", [LABEL, LABEL], "kto: expected at least two different prompts", "got one")
 row("prompts alone offline", "dpo", [PROMPT], ":1 columns: expected", "prompts alone are for online runs")
 row(
     "broken JSON",
@@ -170,7 +170,7 @@ bad(
     ["train", "kto", "--data", "a.jsonl", "--data", "b.jsonl", *TINY],
     "b.jsonl:1 feedback: expected labels",
     files={
-        "a.jsonl": [THUMB],
+        "a.jsonl": [LABEL],
         "b.jsonl": [{"messages": [{"role": "user", "content": "p"}, {"role": "assistant", "content": "a"}]}],
     },
 )

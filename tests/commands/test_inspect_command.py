@@ -2,6 +2,7 @@
 
 import json
 import re
+from html.parser import HTMLParser
 
 import pytest
 
@@ -14,6 +15,24 @@ ROWS = {
     "una-score": {"prompt": "What is it?", "completion": "four", "score": 0.5},
     "sft": {"prompt": "What is it?", "completion": "four"},
 }
+
+
+class Spans(HTMLParser):
+    """The texts of a page's spans by their class, as a browser reads them."""
+
+    def __init__(self):
+        super().__init__()
+        self.inside, self.texts = None, {}
+
+    def handle_starttag(self, tag, attributes):
+        self.inside = dict(attributes).get("class") if tag == "span" else None
+
+    def handle_endtag(self, tag):
+        self.inside = None
+
+    def handle_data(self, data):
+        if self.inside:
+            self.texts.setdefault(self.inside, []).append(data)
 
 
 def file(folder, row):
@@ -43,7 +62,9 @@ def test_the_page_escapes_the_data_and_asks_the_network_for_nothing(tmp_path, ca
     page = tmp_path / "page.html"
     assert main(["inspect", file(tmp_path, ROWS["dpo"]), "--rows", "1", "--html", str(page), *TINY]) == 0
     text = page.read_text()
-    assert "<b>" not in text and "&lt;" in text
+    spans = Spans()
+    spans.feed(text)
+    assert "".join(spans.texts["up"]).startswith("<b>4</b>")
     assert not re.search(r"(src|href)=|https?://|@import|url\(", text)
     assert text.count('class="up"') == sum("raises" in line for line in capsys.readouterr().out.splitlines())
 

@@ -9,7 +9,7 @@ from una_ref.evaluation import printed as module
 from una_ref.evaluation.printed import printed
 
 SUMS = {
-    # Sums of a row's cells without its average, added by hand from the papers' texts.
+    # Sums of a row's cells without its average, of the data file, whose cells were compared with the papers' texts.
     "1": [171.68, 171.19, 171.37, 173.25, 173.57, 185.53],
     "2": [365.56, 373.58, 376.45, 378.72, 378.36, 386.08],
     "3": [3.46, 9.77, 10.45, 12.32, 13.64, 15.50],
