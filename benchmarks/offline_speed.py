@@ -135,7 +135,8 @@ def rows_of(method: str, pairs: list[dict[str, Any]]) -> list[Any]:
         return kinds.get(METHODS[method].kinds[0]) or {"scores": (pair["chosen_score"], pair["rejected_score"])}
 
     return [
-        Row(p["prompt"], (p["chosen"], p["rejected"]), **feedback(p), source=f"pair {i}") for i, p in enumerate(pairs)
+        Row(p.get("turns", p["prompt"]), (p["chosen"], p["rejected"]), **feedback(p), source=f"pair {i}")
+        for i, p in enumerate(pairs)
     ]
 
 
@@ -177,7 +178,6 @@ def prepared(
     settings |= {"held_out": 0, "schedule": "constant", "warmup": 0}
     config = resolve(method, [f"{name}={value}" for name, value in settings.items()], data="pairs", steps=steps)
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)
-    tokenizer.chat_template = None  # the rows are text in which a template has been applied, if there is one
     return prepare(config, rows=rows, model=model, tokenizer=tokenizer)
 
 

@@ -3,7 +3,7 @@
     UNA_REF_DATA=/path/to/data python benchmarks/real_model.py --output figures/runs/real_model.json
 
 The cases and conditions are those of `offline_speed.py`. The model is different: its head is tied and has 49,152 words,
-a fifth of all weights. The chat template is applied before, so both sides read the same tokens.
+a fifth of all weights. TRL gets the text of the chat template, and una_ref the turns. Both read the same tokens.
 """
 
 from __future__ import annotations
@@ -55,10 +55,10 @@ def make(folder: Path, arguments: argparse.Namespace) -> None:
     rows = parts({"pairs": Size(count, 0)}, tokenizer, records.data_folder())["pairs"].train
     pairs = []
     for row in rows:
-        turn = [{"role": "user", "content": row.prompt}]
-        prompt = tokenizer.apply_chat_template(turn, tokenize=False, add_generation_prompt=True)
+        turns = [{"role": "user", "content": row.prompt}]
+        prompt = tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True)
         chosen, rejected = (row.responses[i] for i in row.pairs[0])
-        pairs.append({"prompt": prompt, "chosen": chosen, "rejected": rejected})
+        pairs.append({"prompt": prompt, "turns": turns, "chosen": chosen, "rejected": rejected})
     (folder / "pairs.json").write_text(json.dumps(pairs), encoding="utf-8")
 
 
