@@ -1,13 +1,14 @@
 """A full disk, made by a limit on the size of files (RLIMIT_FSIZE) that is later lifted."""
 
 import json
-import resource
 import tempfile
 from contextlib import contextmanager
 
 import pytest
 
 from una_ref.cli import main
+
+resource = pytest.importorskip("resource", reason="Windows has no limit on the size of files")
 
 ADAPTER = "adapter_model.safetensors"
 
