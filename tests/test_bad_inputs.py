@@ -671,6 +671,11 @@ looked(
 looked("inspect: no file", ["inspect", "no.jsonl"], "no.jsonl data: expected a file, a folder or a hub name")
 looked("inspect: no rows", ["inspect", "pairs.jsonl", "--rows", "0"], "--rows: expected at least 1, got 0")
 looked(
+    "inspect: over the data", ["inspect", "pairs.jsonl", "--html", "pairs.jsonl"], "--html: expected a name that ends"
+)
+looked("inspect: no folder", ["inspect", "pairs.jsonl", "--html", "no/p.html"], "--html: expected a folder that exists")
+bad("compare: no workers", ["compare", "--quick", "--workers", "0"], "workers: expected at least 1, got 0")
+looked(
     "inspect: no model", ["inspect", "pairs.jsonl", "--model", "no"], "model 'no': expected a folder or hub name with"
 )
 for key, value, says in (
@@ -710,6 +715,19 @@ for name, text, says in (
     ("a number for stages", b"stages: 3", "x.yaml: stages: expected named steps, each with its keys, got 3"),
 ):
     bad(name, ["train", "x.yaml"], says, files={"x.yaml": text})
+bad(
+    "a folder of two kinds",
+    ["train", "dpo", "--data", ".", *TINY],
+    ". data: expected files of one kind, got a.csv and b.jsonl. Fix: name the files",
+    files={"b.jsonl": [PAIR], "a.csv": b"prompt,chosen,rejected\np,a,b\n"},
+)
+for key in ("split", "subset"):
+    bad(
+        f"a {key} of a file",
+        ["train", "dpo", "--data", "pairs.jsonl", f"{key}=best", *TINY],
+        f"{key} data: expected a data set or a folder with {key}=best, got files, which have none",
+        files=PAIRS,
+    )
 data("no Parquet", "a.parquet", b"PAR1xxxx", "file: expected a whole, readable Parquet file, got")
 model_words = ["train", "dpo", "--data", "pairs.jsonl", "--model"]
 bad("no GGUF", [*model_words, "m.gguf"], "model 'm.gguf': expected a GGUF file of a language model", "magic bytes",

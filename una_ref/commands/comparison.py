@@ -21,6 +21,8 @@ def compare(arguments: argparse.Namespace) -> int:
         raise InputError("report: expected the study of a real model. Fix: add --model smollm2")
     if arguments.model and (arguments.online or arguments.base):
         raise InputError("model: expected neither --online nor --base, which are for ToySteer's studies")
+    if arguments.workers is not None and arguments.workers < 1:
+        raise InputError(f"workers: expected at least 1, got {arguments.workers}")
     output = arguments.output or f"runs/{name}{'-quick' if arguments.quick else ''}"
     axes = (arguments.axis,) if arguments.axis else tuple(study.axes)
     options = {"quick": arguments.quick, "workers": arguments.workers, "base": arguments.model or arguments.base}

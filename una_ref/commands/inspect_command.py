@@ -39,6 +39,8 @@ def inspect(arguments: argparse.Namespace) -> int:
     """Show rows as the loss sees them."""
     if arguments.rows < 1:
         raise InputError(f"--rows: expected at least 1, got {arguments.rows}")
+    if arguments.html:
+        _check_page(Path(arguments.html))
     config = _config(arguments)
     from una_ref.training.inspection import inspected
     from una_ref.training.prepare import prepare
@@ -59,6 +61,14 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.html:
         print(f"page: {arguments.html}")
     return 0
+
+
+def _check_page(page: Path) -> None:
+    """Refuse a page that cannot be written, and one whose name another file could have."""
+    if page.suffix not in (".html", ".htm"):
+        raise InputError(f"--html: expected a name that ends in .html, got {str(page)!r}")
+    if not page.parent.is_dir():
+        raise InputError(f"--html: expected a folder that exists, got {str(page.parent)!r}")
 
 
 def _config(arguments: argparse.Namespace) -> Config:

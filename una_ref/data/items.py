@@ -27,6 +27,8 @@ from una_ref.errors import InputError, near_path
 SUFFIXES = (".jsonl", ".jsonl.gz", ".json", ".json.gz", ".csv", ".csv.gz", ".tsv", ".tsv.gz", ".parquet")
 _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".yaml", ".yml", ".zst")
 """Endings of files that are not read, which no data set on the hub has in its name."""
+_SAVED = ("dataset_dict.json", "state.json")
+"""Files by which a folder that `datasets` has saved is known."""
 STDIN = "-"
 """The name of standard input, which holds JSON Lines."""
 
@@ -48,21 +50,40 @@ def files(name: str) -> list[str]:
     return found
 
 
-def items(
-    data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = ""
-) -> Iterator[Item]:
+def items(data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = "") -> Iterator[Item]:
     """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
+        _check_choice([data], split, subset)
         return _named(data, split, subset, revision)
     if isinstance(data, Mapping):
         if split not in data:
             raise refusal(name, "split", "one of " + ", ".join(map(str, data)), shown(split))
         return items(data[split], split, name)
     if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
+        _check_choice(data, split, subset)
         return chain.from_iterable([_named(part, split, subset, revision) for part in data])
     if not isinstance(data, Iterable):
         raise refusal("data", "data", "a file, a data set or an iterable of dictionaries", shown(data))
     return ((f"{name}[{i}]", item) for i, item in enumerate(data))
+
+
+def _check_choice(names: Iterable[str | Path], split: str, subset: str) -> None:
+    """Refuse a split or subset of files alone, which have none."""
+    files = all(name == STDIN or os.path.isfile(os.path.expanduser(name)) for name in map(str, names))
+    for what, given in (("split", "" if split == "train" else split), ("subset", subset)):
+        if files and given:
+            raise refusal(what, "data", f"a data set or a folder with {what}={given}", "files, which have none")
+
+
+def _check_kind(folder: Path) -> None:
+    """Refuse a folder with files of several kinds: `datasets` would read one kind and leave the others out."""
+    kinds: dict[str, str] = {}
+    for file in sorted(folder.rglob("*")):
+        suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), "")
+        if suffix and not file.name.startswith((".", "dataset_")):  # dataset_infos.json describes the others
+            kinds.setdefault(suffix.removesuffix(".gz").replace(".jsonl", ".json"), str(file.relative_to(folder)))
+    if len(kinds) > 1:
+        raise refusal(str(folder), "data", "files of one kind", " and ".join(kinds.values()), "name the files")
 
 
 def _named(name: str | Path, split: str, subset: str, revision: str) -> Iterator[Item]:
@@ -73,6 +94,8 @@ def _named(name: str | Path, split: str, subset: str, revision: str) -> Iterator
     if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):
             raise refusal(str(name), "data", "a folder with data files", "a folder without files")
+        if not any((path / mark).exists() for mark in _SAVED):
+            _check_kind(path)
         return _dataset(path, split, subset)
     if os.path.exists(path):
         if not path.name.endswith(SUFFIXES):
@@ -100,7 +123,7 @@ def _dataset(name: str | Path, split: str, subset: str = "", revision: str = "")
     try:
         import datasets
 
-        if any((Path(name) / mark).exists() for mark in ("dataset_dict.json", "state.json")):
+        if any((Path(name) / mark).exists() for mark in _SAVED):
             loaded = datasets.load_from_disk(str(name))
         else:
             loaded = datasets.load_dataset(str(name), subset or None, split=split, revision=revision or None)
