@@ -31,9 +31,10 @@ from una_ref.studies.real_data import Part, data_folder, parts
 from una_ref.studies.real_settings import BASE, ENTRIES, HEADER, RealSettings
 from una_ref.studies.toysteer_policies import WEIGHTS, base_name, failure
 from una_ref.training.card import commit, hardware, versions
-from una_ref.training.checkpoints import write_text
+from una_ref.training.checkpoints import CHECKPOINT, write_text
 from una_ref.training.config import Config
-from una_ref.training.loop import CHECKPOINT, METRICS, Job, fit
+from una_ref.training.job import Job
+from una_ref.training.loop import METRICS, fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
 

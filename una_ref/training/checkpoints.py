@@ -22,6 +22,8 @@ from una_ref.policies.named_models import RECORD
 from una_ref.training import inputs
 from una_ref.training.sharding import shard_like, unsharded
 
+CHECKPOINT, NON_FINITE = "checkpoint.safetensors", "nonfinite.json"
+"""Files of an unfinished run: its state, and the rows of a batch whose loss was not finite."""
 FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
 _DELETE = "Fix: delete it, and the run starts from the beginning"

@@ -22,9 +22,9 @@ from una_ref.errors import InputError
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import EXAMPLE, card, commit, hardware, versions
-from una_ref.training.checkpoints import RECORD, writing
+from una_ref.training.checkpoints import CHECKPOINT, NON_FINITE, RECORD, writing
 from una_ref.training.inputs import of_settings
-from una_ref.training.loop import CHECKPOINT, NON_FINITE, Job
+from una_ref.training.job import Job
 from una_ref.training.sharding import unsharded
 
 CARD, BASE = "README.md", "base"
