@@ -18,14 +18,17 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from una_ref.errors import InputError
-from una_ref.policies.named_models import RECORD
+from una_ref.policies.named_models import CHECKPOINT, RECORD
 from una_ref.training import inputs
+from una_ref.training.config import Config
 from una_ref.training.sharding import shard_like, unsharded
 
-CHECKPOINT, NON_FINITE = "checkpoint.safetensors", "nonfinite.json"
-"""Files of an unfinished run: its state, and the rows of a batch whose loss was not finite."""
+NON_FINITE = "nonfinite.json"
+"""The rows of a batch whose loss was not finite."""
 FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
+LENGTH = ("steps", "epochs")
+"""The keys that say how long a run is. A run whose learning rates do not depend on them can be extended."""
 _DELETE = "Fix: delete it, and the run starts from the beginning"
 
 
@@ -177,7 +180,8 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     The lock is released when its process ends, however it ends. If a new run fails before it leaves a file, the folders
     that were made for it are deleted again.
 
-    A run is the same by its meaning: keys of `inputs.FREE` may differ, and files may have moved with the same bytes.
+    A run is the same by its meaning: keys of `inputs.FREE` may differ, and files may have moved with the same bytes. A
+    longer run of the same meaning is not finished. Its record becomes that of an unfinished run with `reopen`.
 
     Raises:
         InputError: another live run holds the folder; or it belongs to another config, to the same one with other
@@ -202,11 +206,12 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         files = inputs.of_settings(config)
         saved = _same_run(record, config, files) if begun else {}
         finished = bool(saved.get("finished"))
+        longer = begun and any(saved["config"].get(key) != config.get(key) for key in LENGTH)
         try:
             now = {"config": dict(config), "finished": False, "files": files}
             if not begun or (not finished and _more_than_output(saved["config"], config)):
                 write_text(record, json.dumps(saved | now, indent=1))
-            yield finished
+            yield finished and not longer
         except Exception:
             if not begun and _visible(output) in ([], [record]):
                 record.unlink(missing_ok=True)
@@ -217,6 +222,13 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
             raise
     finally:
         lock.release()
+
+
+def reopen(output: Path, config: Mapping[str, Any]) -> None:
+    """Mark a finished run that is extended as unfinished. Called once nothing refuses it any more."""
+    saved = json.loads((output / RECORD).read_text("utf-8"))
+    if saved["finished"]:
+        write_text(output / RECORD, json.dumps(saved | {"config": dict(config), "finished": False}, indent=1))
 
 
 def _more_than_output(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
@@ -252,9 +264,30 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
             continue  # a key that the version of that run did not have, at its default
         if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
             continue
+        why = ""
+        if key in LENGTH and "method" in config and _is_longer(before.get(key), config[key]):
+            why = _not_extendable(config, record.parent, finished=bool(saved["finished"]))
+            if not why:
+                continue
         raise InputError(
             f"output {record.parent}: {key}: expected {before.get(key)!r} as in the run that it "
-            f"holds, got {config.get(key)!r}. Fix: choose another output, {more}"
+            f"holds, got {config.get(key)!r}{why}. Fix: choose another output, {more}"
         )
     inputs.refuse_changed(old, files, str(record.parent))
     return saved
+
+
+def _is_longer(before: Any, now: Any) -> bool:
+    """Whether two numbers of steps or epochs are set, and the second is larger."""
+    return bool(before and now) and now > before
+
+
+def _not_extendable(config: Mapping[str, Any], output: Path, *, finished: bool) -> str:
+    """Why the run in a folder takes no more steps, as the end of a sentence; empty if it does."""
+    now = Config(**config)
+    if not now.extendable:
+        why = f"warmup={now.warmup:g} is a share of them" if now.schedule == "constant" else f"schedule={now.schedule}"
+        return f"; its learning rates depend on the number of steps ({why}), unlike schedule=constant warmup_steps=N"
+    if finished and not (output / CHECKPOINT).exists():
+        return f"; its {CHECKPOINT} is not there, as in a run that patience has ended"
+    return ""

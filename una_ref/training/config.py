@@ -240,6 +240,11 @@ class Config:
         return default_rate(self.model, self.lora_r).value if self.lr is None else self.lr
 
     @property
+    def extendable(self) -> bool:
+        """Whether no learning rate depends on the number of steps, so that a finished run can take more of them."""
+        return self.schedule == "constant" and (not self.warmup or self.warmup_steps is not None)
+
+    @property
     def on_policy(self) -> bool:
         """Whether the responses are sampled in the run, from the policy under training or its reference."""
         return self.online or METHODS[self.method].source != "dataset"

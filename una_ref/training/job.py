@@ -39,6 +39,7 @@ class Job:
         rollouts: samples responses to the prompts; None if the responses are given.
         demos: demonstrations for the auxiliary loss, as many in each update as there are responses.
         callbacks: each gets every evaluation after a step and may stop the run.
+        ended_early: whether a callback has ended the run. Such a run is not extended.
         seconds: spent in generation, scoring and learning: processor time, or wall time on a GPU.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
         own_base: whether the model under an adapter exists nowhere else. The result then holds it.
@@ -57,6 +58,7 @@ class Job:
     rollouts: Rollouts | None = None
     demos: Sequence[Example] = ()
     callbacks: Sequence[Callback] = ()
+    ended_early: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __post_init__(self) -> None:

@@ -17,8 +17,9 @@ from typing import Any
 from una_ref.data.batch import Example
 from una_ref.data.examples import digest
 from una_ref.errors import InputError
+from una_ref.policies.named_models import CHECKPOINT
 from una_ref.training import checkpoints, distributed
-from una_ref.training.checkpoints import CHECKPOINT, NON_FINITE
+from una_ref.training.checkpoints import NON_FINITE
 from una_ref.training.job import Job, every
 from una_ref.training.samplers import Unrewarded
 from una_ref.training.trackers import tracking
@@ -62,7 +63,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
         rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
         trainer.remember_reference(e for e in rows if isinstance(e, Example))
     first = job.evaluation() if start == 0 and job.held_out else {}
-    last: dict[str, float] = {}
+    last = job.evaluation() if start == config.steps and job.held_out else {}  # killed before its result was written
     with (
         _stop_signals(launched=trainer.accelerator.num_processes > 1) as asked,
         tracking(config, output if main else None, start) as log.tracker,
@@ -94,22 +95,25 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                     line = f"{config.method}: step {done} of {config.steps}, loss {loss}, {left} left"
                     print(line, file=sys.stderr, flush=True)
             enough = False
-            if job.held_out and (final or every(config.eval_every, done)):
+            due = every(config.eval_every, done)
+            if job.held_out and (final or due):
                 last = job.evaluation()
                 values = values | last
-                hear = job.callbacks if "eval_loss" in last else ()  # without a loss there is nothing to compare
+                # Without a loss there is nothing to compare. An evaluation for the end alone is none of a longer run.
+                hear = job.callbacks if due and "eval_loss" in last else ()
                 enough = any([callback(last) for callback in hear])  # noqa: C419, each gets the evaluation
             if values:
                 log.write(done, values)
             if enough and not final:
-                job.config = replace(config, steps=done)
+                job.config, job.ended_early = replace(config, steps=done), True
                 job.notes = [
                     *job.notes,
                     f"stopped after step {done} of {config.steps}: held-out evaluations did not improve",
                 ]
                 break
             stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
-            if state and (main or trainer.sharded) and not final and (stop or every(config.save_every, done)):
+            due = config.extendable if final else stop or every(config.save_every, done)
+            if state and (main or trainer.sharded) and due:
                 own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
                 checkpoints.save(state, done, trainer.kept, trainer.optimizer, **own)
             if stop:

@@ -19,10 +19,11 @@ from una_ref.data.encoder import Encoder
 from una_ref.data.examples import digest
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
+from una_ref.policies.named_models import CHECKPOINT
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import EXAMPLE, card, commit, hardware, versions
-from una_ref.training.checkpoints import CHECKPOINT, NON_FINITE, RECORD, writing
+from una_ref.training.checkpoints import NON_FINITE, RECORD, writing
 from una_ref.training.inputs import of_settings
 from una_ref.training.job import Job
 from una_ref.training.sharding import unsharded
@@ -108,8 +109,10 @@ def save(
         *output.glob(".*.partial"),
         *output.glob(".tmp*"),
     )  # left by a killed process: ours, and those of safetensors
-    for path in (output / CHECKPOINT, output / NON_FINITE, *leftovers):
+    for path in (output / NON_FINITE, *leftovers):
         path.unlink(missing_ok=True)
+    if not job.config.extendable or job.ended_early:
+        (output / CHECKPOINT).unlink(missing_ok=True)
     return record
 
 

@@ -11,7 +11,7 @@ from typing import Any
 from una_ref.cache import cache_folder
 from una_ref.errors import InputError
 from una_ref.training import result
-from una_ref.training.checkpoints import RECORD, claimed
+from una_ref.training.checkpoints import RECORD, claimed, reopen
 from una_ref.training.config import Config
 from una_ref.training.distributed import from_main, processes
 from una_ref.training.loop import fit
@@ -43,6 +43,8 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
             for note in job.notes:
                 print(note, file=sys.stderr)
         printed = len(job.notes)
+        if team.is_main_process:
+            reopen(output, settings)
         evaluation = fit(job, output=output, progress=progress)
         if progress and team.is_main_process:
             for note in job.notes[printed:]:
