@@ -28,6 +28,10 @@ RECORD = "run.json"
 """The file that marks a folder as a run's output: its config, and whether it is finished."""
 CHECKPOINT = "checkpoint.safetensors"
 """The file that holds the state of a run: what it trains, the optimizer's moments, the step."""
+BEST = "checkpoint-best-{}.safetensors"
+"""The file that holds what a run trains as it was after a step, the best so far."""
+KEPT = "step-"
+"""How the folders in a run begin that hold its policy after a step."""
 SOURCE = "una_ref_source.json"
 """File in a converted folder: the name, digest and type of what it was made from."""
 
@@ -46,8 +50,9 @@ def resolved(name: str) -> str:
 
 
 def weight_files(folder: Path) -> list[Path]:
-    """The weights of the model or adapter in a folder, sorted by name; the checkpoint of a run is none of them."""
-    return sorted(file for file in folder.glob("*.safetensors") if file.name != CHECKPOINT)
+    """The weights of the model or adapter in a folder, sorted by name; the checkpoints of a run are none."""
+    own = {CHECKPOINT, *(file.name for file in folder.glob(BEST.format("*")))}
+    return sorted(file for file in folder.glob("*.safetensors") if file.name not in own)
 
 
 def started_from(folder: str) -> str | None:

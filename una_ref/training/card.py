@@ -16,6 +16,7 @@ from una_ref.data import toysteer
 from una_ref.data.items import is_hub_name
 from una_ref.methods import METHODS
 from una_ref.training.config import Config
+from una_ref.training.stopping import described
 
 EXAMPLE = "What is 2 + 2?", "It is 4."
 """The prompt in a card, and the response in a reward model's."""
@@ -85,6 +86,7 @@ def card(record: dict[str, Any]) -> str:
         f"Trained with `una_ref` by **{config['method']}**{form}{hyperparameters} ({method.paper}: {method.equation}),",
         f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows over all processes.",
         _trained(config),
+        *([f"The weights are those of {described(best)} on held-out rows."] if (best := record.get("best")) else []),
         *(_SCORER if method.scorer else ()),
         "",
         "## Use",

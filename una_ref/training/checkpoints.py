@@ -89,7 +89,7 @@ def save(
     path: Path,
     step: int,
     trained: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None = None,
     *,
     data: str = "",
     more: Mapping[str, Any] | None = None,
@@ -101,7 +101,7 @@ def save(
         path: a .safetensors file.
         step: steps done.
         trained: name -> tensor, all that the run changes: parameters, and a reference that moves.
-        optimizer: of these parameters.
+        optimizer: of these parameters; None: its moments are not saved.
         data: digest of the examples, which `load` compares.
         more: the rest of the run's state (replay buffer, adaptive β), ready for JSON.
         write: whether this process writes.
@@ -117,7 +117,7 @@ def save(
 
     for name, value in trained.items():
         add(f"trained/{name}", value.detach())
-    for index, moments in optimizer.state_dict()["state"].items():
+    for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
         for key, value in moments.items():
             add(f"optimizer/{index}/{key}", value)
     if not write:
@@ -129,7 +129,7 @@ def save(
 
 
 def load(
-    path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
+    path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None, *, data: str = ""
 ) -> tuple[int, dict[str, Any]]:
     """Restore what `save` wrote.
 
@@ -163,6 +163,9 @@ def load(
     with torch.no_grad():
         for name, value in trained.items():
             value.copy_(shard_like(value, saved[name]))
+    more = json.loads(bytes(state["more"].tolist()))
+    if optimizer is None:
+        return int(about["step"]), more
     own = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
     for name, value in state.items():
@@ -170,7 +173,7 @@ def load(
             _, index, key = name.split("/")
             moments.setdefault(int(index), {})[key] = shard_like(own[int(index)], value) if value.dim() else value
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(about["step"]), json.loads(bytes(state["more"].tolist()))
+    return int(about["step"]), more
 
 
 @contextmanager

@@ -203,6 +203,21 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     eval_every: CountOrZero = 0
     """Steps between evaluations on the held-out rows. 0: before the first step and after the last one only."""
+    keep_every: Count | None = None
+    """Steps between adapters that are kept, each in a folder of the output, such as step-100. null: none is kept."""
+    keep_best: (
+        Literal[
+            "eval_loss",
+            "eval_nll/token",
+            "eval_rewards/accuracies",
+            "eval_rewards/margins",
+            "eval_rewards/chosen",
+            "eval_reward",
+        ]
+        | None
+    ) = None
+    """Held-out metric by which the best adapter becomes the result, in place of the last one. Of equal values the first
+    is the best. Smaller is better for eval_loss and eval_nll/token, larger for all others. null: the last adapter."""
     patience: CountOrZero = 0
     """Evaluations without a better held-out reward (offline: loss) after which the run stops. 0: never."""
     save_every: CountOrZero = 100

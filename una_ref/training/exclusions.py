@@ -100,15 +100,16 @@ def check_divergence(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
 
 
 def check_run(config: Config) -> None:
-    """Refuse two answers to one question, such as how long the warm-up is, and a patience without evaluations."""
+    """Refuse two answers to one question, such as the length of the warm-up, and keys that need evaluations."""
     default = type(config)
     if config.warmup_steps is not None:
         if config.warmup != default.warmup:
             raise InputError(f"warmup_steps: expected warmup={default.warmup} beside it, got {config.warmup}")
         if config.warmup_steps >= config.steps and not config.epochs:
             raise InputError(f"warmup_steps: expected fewer than steps={config.steps}, got {config.warmup_steps}")
-    if config.patience and not config.eval_every:
-        raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
+    for key, use in (("patience", "count"), ("keep_best", "compare")):
+        if getattr(config, key) and not config.eval_every:
+            raise InputError(f"{key}: expected evaluations to {use}, got eval_every=0. Fix: set eval_every")
     if not config.eval_data:
         return
     if names_toysteer(config.data) or names_toysteer(config.eval_data):

@@ -106,6 +106,10 @@ HINTS: Mapping[str, Hint] = {
     "eval_steps": Hint("eval_every"),
     "save_steps": Hint("save_every"),
     "early_stopping_patience": Hint("patience"),
+    "load_best_model_at_end": Hint("keep_best=eval_loss", "or another held-out metric"),
+    "metric_for_best_model": Hint("keep_best"),
+    "greater_is_better": Hint("keep_best", "each metric has its direction"),
+    "save_total_limit": Hint("keep_every", "no adapter is kept unless it is set"),
     "report_to": Hint("tracker"),
 }
 """Name -> what to write instead. No name here is a key of a config or of a loss."""

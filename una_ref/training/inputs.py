@@ -13,7 +13,7 @@ from typing import Any
 from una_ref.data.items import files
 from una_ref.errors import InputError
 
-FREE = ("log_every", "save_every", "tracker", "micro_tokens", "gradient_checkpointing")
+FREE = ("log_every", "save_every", "keep_every", "tracker", "micro_tokens", "gradient_checkpointing")
 """Keys that change neither the data nor the mathematics of a run: a resumed run may set them anew."""
 FILES = ("data", "eval_data", "like", "samples_from", "template")
 """Keys that name files. A file's name may change as long as its bytes are the same."""

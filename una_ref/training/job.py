@@ -19,7 +19,7 @@ from una_ref.training.config import Config
 from una_ref.training.experience import experience
 from una_ref.training.metrics import seconds
 from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, keeping, measured, old_logps_of
-from una_ref.training.stopping import Callback
+from una_ref.training.stopping import Best, Callback
 from una_ref.training.trainer import Trainer
 
 DROPPED = ("dropped", "dropped_prompts")
@@ -39,6 +39,7 @@ class Job:
         rollouts: samples responses to the prompts; None if the responses are given.
         demos: demonstrations for the auxiliary loss, as many in each update as there are responses.
         callbacks: each gets every evaluation after a step and may stop the run.
+        best: finds the adapter that becomes the result; None: it is the last one.
         ended_early: whether a callback has ended the run. Such a run is not extended.
         seconds: spent in generation, scoring and learning: processor time, or wall time on a GPU.
         tokenizer, encoder: text to ids; None where there is no text, as in a table.
@@ -58,6 +59,7 @@ class Job:
     rollouts: Rollouts | None = None
     demos: Sequence[Example] = ()
     callbacks: Sequence[Callback] = ()
+    best: Best | None = None
     ended_early: bool = False
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
@@ -164,6 +166,7 @@ class Job:
             "loss_kwargs": self.trainer.loss_kwargs,
             "averages": self.trainer.statistics.averages,
             "callbacks": [callback.state() for callback in self.callbacks],
+            "best": self.best.state() if self.best else None,
             "processes": self.processes,
         }
 
@@ -174,6 +177,8 @@ class Job:
         self.trainer.statistics.averages = state["averages"]
         for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
             callback.restore(own)
+        if self.best and state.get("best"):
+            self.best.restore(state["best"])
         before = state["processes"]
         self.processes = before if before[-1:] == self.processes else [*before, *self.processes]
         if len(self.processes) > 1:

@@ -17,11 +17,12 @@ from typing import Any
 from una_ref.data.batch import Example
 from una_ref.data.examples import digest
 from una_ref.errors import InputError
-from una_ref.policies.named_models import CHECKPOINT
-from una_ref.training import checkpoints, distributed
+from una_ref.policies.named_models import BEST, CHECKPOINT
+from una_ref.training import checkpoints, distributed, result
 from una_ref.training.checkpoints import NON_FINITE
 from una_ref.training.job import Job, every
 from una_ref.training.samplers import Unrewarded
+from una_ref.training.stopping import Best
 from una_ref.training.trackers import tracking
 from una_ref.training.trainer import NonFinite
 
@@ -56,13 +57,15 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
         job.restore(more)
         if told:
             print(f"resuming at step {start} of {config.steps}", file=sys.stderr)
+    first = job.evaluation() if start == 0 and job.held_out else {}
+    if job.best and first and job.best.metric not in first:
+        raise InputError(f"keep_best: expected one of {', '.join(first)}, which this run has, got {job.best.metric}")
     log = _Log(output / METRICS if output and main else None, start)
     terminal = sys.stderr.isatty()
     if trainer.cache:  # a pass over all rows; what it has computed is on disk, so it can be interrupted anywhere
         hidden = not (told and terminal)
         rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
         trainer.remember_reference(e for e in rows if isinstance(e, Example))
-    first = job.evaluation() if start == 0 and job.held_out else {}
     last = job.evaluation() if start == config.steps and job.held_out else {}  # killed before its result was written
     with (
         _stop_signals(launched=trainer.accelerator.num_processes > 1) as asked,
@@ -102,8 +105,14 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 # Without a loss there is nothing to compare. An evaluation for the end alone is none of a longer run.
                 hear = job.callbacks if due and "eval_loss" in last else ()
                 enough = any([callback(last) for callback in hear])  # noqa: C419, each gets the evaluation
+            better = bool(job.best and due and job.held_out and job.best(last, done))
             if values:
                 log.write(done, values)
+            own: dict[str, Any] = {"data": data, "write": main}
+            if output and better:
+                checkpoints.save(output / BEST.format(done), done, trainer.trained, **own)
+            if output and every(config.keep_every or 0, done):
+                result.keep(job, output, done)
             if enough and not final:
                 job.config, job.ended_early = replace(config, steps=done), True
                 job.notes = [
@@ -112,10 +121,12 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                 ]
                 break
             stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
-            due = config.extendable if final else stop or every(config.save_every, done)
+            due = config.extendable if final else stop or better or every(config.save_every, done)
             if state and (main or trainer.sharded) and due:
-                own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
-                checkpoints.save(state, done, trainer.kept, trainer.optimizer, **own)
+                checkpoints.save(state, done, trainer.kept, trainer.optimizer, more=job.state(), **own)
+                if better and main:  # no checkpoint names the earlier ones any more
+                    for old in {*output.glob(BEST.format("*"))} - {output / BEST.format(done)}:
+                        old.unlink()
             if stop:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 again = "; the same command resumes it" if output else ""
@@ -125,7 +136,26 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if trainer.cache:
         counts = distributed.from_all(trainer.accelerator, [(trainer.cache.found, trainer.cache.computed)])
         job.notes = [*job.notes, trainer.cache.note(counts)]
+    if job.best and output:
+        last = _best(job, job.best, last, output, data)
     return {name.removeprefix("eval_"): value for name, value in last.items()}
+
+
+def _best(job: Job, best: Best, last: dict[str, float], output: Path, data: str) -> dict[str, float]:
+    """Give the trainer the best weights of the run in place of the last ones; returns their evaluation.
+
+    Raises:
+        InputError: the file that holds them is gone or damaged.
+    """
+    steps, trainer = job.config.steps, job.trainer
+    if best.step != steps:
+        best(last, steps)  # an evaluation for the end alone
+    if best.step not in (0, steps):
+        trainer.accelerator.wait_for_everyone()  # the main process writes the file
+        path = output / BEST.format(best.step)
+        if checkpoints.load(path, trainer.trained, data=data)[0] != best.step:
+            raise InputError(f"{path}: expected the best weights of the run, got no such file. Fix: delete {output}")
+    return best.evaluation or last
 
 
 class _Log:

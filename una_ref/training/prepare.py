@@ -40,7 +40,7 @@ from una_ref.training.model import model_and_tokenizer, policy_for
 from una_ref.training.rates import default_rate
 from una_ref.training.reading import ReadRows, eval_rows, held_out_rows, read_rows, usable_rows
 from una_ref.training.samplers import Rollouts
-from una_ref.training.stopping import Patience
+from una_ref.training.stopping import Best, Patience
 from una_ref.training.toysteer_base import is_toysteer
 from una_ref.training.trainer import Trainer
 
@@ -138,8 +138,13 @@ def prepare(
         rollouts = _rollouts(config, trainer, encoder, reward, room, own_base)
     metric = "eval_reward" if config.on_policy else "eval_loss"
     callbacks = [Patience(config.patience, metric, rising=config.on_policy)] if config.patience else []
+    best = Best(config.keep_best) if config.keep_best else None
+    if best and not held_out_examples:
+        raise InputError("keep_best: expected held-out rows to evaluate on, got none. Fix: set eval_data, or held_out")
     job = Job(
-        config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks
+        *(config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos),
+        callbacks=callbacks,
+        best=best,
     )
     _check_start(job, notes, encoder, references)
     return job
