@@ -108,6 +108,17 @@ def test_free_keys_are_keys_of_a_run():
     assert {*FREE} <= {*Config(method="dpo").to_dict()}
 
 
+def test_a_run_of_an_earlier_version_is_finished_although_it_lacks_keys(command, data, tmp_path, capsys):
+    path, record = data("pairs"), tmp_path / "out" / "run.json"
+    assert command(path) == 0
+    before = json.loads(record.read_text())
+    for key in ("optimizer", "keep_best", "keep_every", "pairs"):
+        del before["config"][key]
+    record.write_text(json.dumps(before))
+    assert command(path) == 0 and "finished already" in capsys.readouterr().err
+    assert command(path, "pairs=all") == 2
+
+
 def test_other_evaluation_data_and_more_steps_are_refused_for_a_finished_run(command, data, tmp_path, capsys):
     path, other = data("pairs"), tmp_path / "other.jsonl"
     other.write_bytes(Path(path).read_bytes())

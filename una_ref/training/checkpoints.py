@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,8 @@ NON_FINITE = "nonfinite.json"
 """The rows of a batch whose loss was not finite."""
 FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
+DEFAULTS = {field.name: field.default for field in fields(Config)}
+"""Key of a run -> its default."""
 LENGTH = ("steps", "epochs")
 """The keys that say how long a run is. A run whose learning rates do not depend on them can be extended."""
 _DELETE = "Fix: delete it, and the run starts from the beginning"
@@ -118,8 +121,8 @@ def save(
     for name, value in trained.items():
         add(f"trained/{name}", value.detach())
     for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
-        for key, value in moments.items():
-            add(f"optimizer/{index}/{key}", value)
+        for key, value in moments.items():  # a whole number is the step of AdamW in 8 bits
+            add(f"optimizer/{index}/{key}", torch.tensor(value) if isinstance(value, int) else value)
     if not write:
         return
     state["more"] = torch.frombuffer(bytearray(json.dumps(more or {}).encode()), dtype=torch.uint8)
@@ -167,11 +170,13 @@ def load(
     if optimizer is None:
         return int(about["step"]), more
     own = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor | int]] = {}
     for name, value in state.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = shard_like(own[int(index)], value) if value.dim() else value
+            number = value.dtype == torch.int64 and not value.dim()
+            whole = int(value) if number else shard_like(own[int(index)], value) if value.dim() else value
+            moments.setdefault(int(index), {})[key] = whole
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
     return int(about["step"]), more
 
@@ -263,7 +268,7 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
     for key in sorted(key for key in keys - {"output"} if before.get(key) != config.get(key)):
         if key.endswith(".lr") and config.get(key) is None:
             continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
-        if key not in before and config[key] in ("", None):
+        if key not in before and config[key] in ("", None, DEFAULTS.get(key.rpartition(".")[2])):
             continue  # a key that the version of that run did not have, at its default
         if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
             continue

@@ -98,6 +98,8 @@ class Config:
     """Steps over which the learning rate rises, in place of the share. null: warmup says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after the warm-up: falling to 0 along a cosine or a line, or constant."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit: AdamW with moments in 8 bits. Needs bitsandbytes on CUDA (una_ref[qlora])."""
     weight_decay: NonNegative = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: NonNegative = 1.0

@@ -66,7 +66,7 @@ HINTS: Mapping[str, Hint] = {
     "learning_rate": Hint("lr"),
     "lr_scheduler_type": Hint("schedule"),
     "warmup_ratio": Hint("warmup"),
-    "optim": Hint("", "AdamW is the only optimizer"),
+    "optim": Hint("optimizer", "adamw or adamw8bit"),
     "adam_beta1": Hint("", "AdamW runs with PyTorch's default betas"),
     "adam_beta2": Hint("", "AdamW runs with PyTorch's default betas"),
     # ---- weights and adapter
@@ -106,7 +106,7 @@ HINTS: Mapping[str, Hint] = {
     "eval_steps": Hint("eval_every"),
     "save_steps": Hint("save_every"),
     "early_stopping_patience": Hint("patience"),
-    "load_best_model_at_end": Hint("keep_best=eval_loss", "or another held-out metric"),
+    "load_best_model_at_end": Hint("keep_best", "a held-out metric, such as eval_loss; it needs eval_every"),
     "metric_for_best_model": Hint("keep_best"),
     "greater_is_better": Hint("keep_best", "each metric has its direction"),
     "save_total_limit": Hint("keep_every", "no adapter is kept unless it is set"),

@@ -124,7 +124,7 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
             due = config.extendable if final else stop or better or every(config.save_every, done)
             if state and (main or trainer.sharded) and due:
                 checkpoints.save(state, done, trainer.kept, trainer.optimizer, more=job.state(), **own)
-                if better and main:  # no checkpoint names the earlier ones any more
+                if output and better and main:  # no checkpoint names the earlier ones any more
                     for old in {*output.glob(BEST.format("*"))} - {output / BEST.format(done)}:
                         old.unlink()
             if stop:

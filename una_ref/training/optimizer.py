@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from importlib.util import find_spec
 
 import torch
 from torch import nn
 
+from una_ref.errors import InputError
 from una_ref.training.config import Config
 
 VALUES, CRITIC = "V(x)", "critic."
@@ -18,6 +20,9 @@ def optimizer_of(
     config: Config, trained: Mapping[str, nn.Parameter], *, sharded: bool = False
 ) -> torch.optim.Optimizer:
     """AdamW over the policy, V(x) and the critic; each is a group with its own peak learning rate, `peak`.
+
+    In 8 bits, moments are quantised in blocks; those of tensors under 4096 numbers stay float32.
+    Source: Dettmers et al. 2021, "8-bit Optimizers via Block-wise Quantization", https://arxiv.org/abs/2110.02861.
 
     Args:
         config: of the run.
@@ -32,7 +37,28 @@ def optimizer_of(
     if critic := [p for name, p in trained.items() if name.startswith(CRITIC)]:
         peak = config.value_lr or config.learning_rate
         groups.append({"params": critic, "peak": peak, "weight_decay": config.weight_decay})
+    if config.optimizer == "adamw8bit":
+        from bitsandbytes.optim import AdamW8bit
+
+        return AdamW8bit(groups)
     return torch.optim.AdamW(groups, foreach=False if sharded else None)
+
+
+def check(config: Config) -> None:
+    """Refuse an optimizer that this machine does not have.
+
+    Raises:
+        InputError: no bitsandbytes, or no CUDA device, whose kernels its 8-bit AdamW is made of.
+    """
+    if config.optimizer != "adamw8bit":
+        return
+    if find_spec("bitsandbytes") is None:
+        raise InputError(
+            "optimizer=adamw8bit: expected the package bitsandbytes, got none. "
+            "Fix: pip install 'una_ref[qlora]', or optimizer=adamw"
+        )
+    if not torch.cuda.is_available():
+        raise InputError("optimizer=adamw8bit: expected a CUDA device, got none. Fix: optimizer=adamw")
 
 
 def rate(config: Config, step: int) -> float:

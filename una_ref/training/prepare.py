@@ -30,7 +30,7 @@ from una_ref.policies.answers import RewardSource
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.vllm import VLLM
-from una_ref.training import trackers
+from una_ref.training import optimizer, trackers
 from una_ref.training.batches import mismatched, order
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
@@ -69,6 +69,7 @@ def prepare(
         InputError: data, model or config cannot be trained with. Nothing has been trained then.
     """
     trackers.check(config)
+    optimizer.check(config)
     rows = read_rows(config) if rows is None else rows
     said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
