@@ -211,12 +211,12 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         raise InputError(f"output {output}: expected a folder to write to, got: {reason}") from error
     try:
         begun = record.exists()
-        files = inputs.of_settings(config)
-        saved = _same_run(record, config, files) if begun else {}
+        now = {"files": inputs.of_settings(config), "models": inputs.of_models(config)}
+        saved = _same_run(record, config, now) if begun else {}
         finished = bool(saved.get("finished"))
         longer = begun and any(saved["config"].get(key) != config.get(key) for key in LENGTH)
         try:
-            now = {"config": dict(config), "finished": False, "files": files}
+            now = {"config": dict(config), "finished": False, **now}
             if not begun or (not finished and _more_than_output(saved["config"], config)):
                 write_text(record, json.dumps(saved | now, indent=1))
             yield finished and not longer
@@ -248,7 +248,7 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def _same_run(record: Path, config: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The record, if it is of the same run. The output's name may differ.
 
     Raises:
@@ -257,7 +257,7 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
     try:
         saved = json.loads(record.read_text("utf-8"))
         _, before = bool(saved["finished"]), saved["config"]
-        keys, old = before.keys() | config.keys(), dict(saved.get("files", {}))
+        keys, old = before.keys() | config.keys(), {kind: dict(saved.get(kind, {})) for kind in now}
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or not a record
         raise InputError(
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
@@ -270,7 +270,7 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
             continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
         if key not in before and config[key] in ("", None, DEFAULTS.get(key.rpartition(".")[2])):
             continue  # a key that the version of that run did not have, at its default
-        if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
+        if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, now):
             continue
         why = ""
         if key in LENGTH and "method" in config and _is_longer(before.get(key), config[key]):
@@ -281,7 +281,8 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
             f"output {record.parent}: {key}: expected {before.get(key)!r} as in the run that it "
             f"holds, got {config.get(key)!r}{why}. Fix: choose another output, {more}"
         )
-    inputs.refuse_changed(old, files, str(record.parent))
+    for kind in now:
+        inputs.refuse_changed(old[kind], now[kind], str(record.parent))
     return saved
 
 

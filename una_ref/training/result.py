@@ -27,7 +27,7 @@ from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
 from una_ref.training.card import EXAMPLE, card, commit, hardware, versions
 from una_ref.training.checkpoints import NON_FINITE, RECORD, writing
-from una_ref.training.inputs import of_settings
+from una_ref.training.inputs import of_models, of_settings
 from una_ref.training.job import Job
 from una_ref.training.sharding import unsharded
 
@@ -78,7 +78,7 @@ def save(
         "finished": True,
         "steps": job.config.steps,
         "rows": {"trained": len(job.examples), "held_out": len(job.held_out), "digest": digest(job.examples)},
-        "files": _files(config, output),
+        **_inputs(config, output),
         "notes": list(job.notes),
         "evaluation": evaluation,
         "best": job.best.record() if job.best and job.best.step else None,
@@ -154,11 +154,14 @@ def _save_policy(
         job.tokenizer.save_pretrained(beside / folder)
 
 
-def _files(config: dict[str, Any], output: Path) -> dict[str, str]:
-    """The digests of the files as they were when the run began."""
+def _inputs(config: dict[str, Any], output: Path) -> dict[str, dict[str, str]]:
+    """The digests of data and models as they were when the run began."""
     begun = output / RECORD
     saved = json.loads(begun.read_text("utf-8")) if begun.exists() else {}
-    return saved.get("files") or of_settings(config)
+    return {
+        "files": saved.get("files") or of_settings(config),
+        "models": saved["models"] if "models" in saved else of_models(config),
+    }
 
 
 def _example(encoder: Encoder | None) -> dict[str, str]:
