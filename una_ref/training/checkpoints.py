@@ -216,9 +216,9 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         finished = bool(saved.get("finished"))
         longer = begun and any(saved["config"].get(key) != config.get(key) for key in LENGTH)
         try:
-            now = {"config": dict(config), "finished": False, **now}
+            state = {"config": dict(config), "finished": False, **now}
             if not begun or (not finished and _more_than_output(saved["config"], config)):
-                write_text(record, json.dumps(saved | now, indent=1))
+                write_text(record, json.dumps(saved | state, indent=1))
             yield finished and not longer
         except Exception:
             if not begun and _visible(output) in ([], [record]):

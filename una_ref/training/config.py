@@ -65,6 +65,11 @@ class Config:
 
     output: str = ""
     """Folder of the result."""
+    push: str = ""
+    """Repository on the Hugging Face hub, such as USER/NAME, to which the finished folder is uploaded. A new one is
+    private. The command of a finished run uploads it again."""
+    license: str = ""
+    """Licence of the result in its model card, such as apache-2.0. Empty: the card names none."""
     steps: Count = 200
     """Training steps. A step is one optimizer update, unless passes or minibatches ask for more."""
     epochs: NonNegative | None = None

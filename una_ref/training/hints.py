@@ -61,7 +61,9 @@ HINTS: Mapping[str, Hint] = {
     "ref_model_sync_steps": Hint("refresh_every"),
     "ref_model_mixup_alpha": Hint("refresh_mix", "1 unless it is set; TRL's default is 0.6"),
     "resume_from_checkpoint": Hint("", "the same command on the same output resumes the run"),
-    "push_to_hub": Hint("", "publish a finished folder with hf upload NAME FOLDER"),
+    "push_to_hub": Hint("push", "the name of the repository"),
+    "hub_model_id": Hint("push"),
+    "hub_private_repo": Hint("push", "a new repository is private"),
     # ---- optimizer
     "learning_rate": Hint("lr"),
     "lr_scheduler_type": Hint("schedule"),

@@ -16,7 +16,7 @@ from una_ref.errors import InputError
 from una_ref.policies.loading import base_of
 from una_ref.policies.named_models import SMOLLM2, weight_files
 
-FREE = ("log_every", "save_every", "keep_every", "tracker", "micro_tokens", "gradient_checkpointing")
+FREE = ("log_every", "save_every", "keep_every", "tracker", "micro_tokens", "gradient_checkpointing", "push", "license")
 """Keys that change neither the data nor the mathematics of a run: a resumed run may set them anew."""
 FILES = ("data", "eval_data", "like", "samples_from", "template")
 """Keys that name files. A file's name may change as long as its bytes are the same."""

@@ -25,13 +25,13 @@ from una_ref.policies.named_models import BEST, CHECKPOINT, KEPT
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer
 from una_ref.training import checkpoints
-from una_ref.training.card import EXAMPLE, card, commit, hardware, versions
+from una_ref.training.card import CARD, EXAMPLE, card, commit, hardware, versions
 from una_ref.training.checkpoints import NON_FINITE, RECORD, writing
 from una_ref.training.inputs import of_models, of_settings
 from una_ref.training.job import Job
 from una_ref.training.sharding import unsharded
 
-CARD, BASE = "README.md", "base"
+BASE = "base"
 _UNDER = "base_model.model."
 """The prefix that peft gives to parameter names of the model under an adapter."""
 
