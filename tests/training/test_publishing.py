@@ -5,10 +5,11 @@ import shlex
 
 import pytest
 from huggingface_hub import ModelCard, constants
+from huggingface_hub.utils import filter_repo_objects
 
 from una_ref.cli import main
 from una_ref.evaluation.store import Results, Score
-from una_ref.training.publishing import complete_card, evaluations
+from una_ref.training.publishing import LEFT_OUT, complete_card, evaluations
 
 
 @pytest.fixture
@@ -90,6 +91,22 @@ def test_the_card_s_command_pushes_nothing_and_the_hub_s_keys_may_change(words, 
     assert main([*words, "license=mit"]) == 0
     assert "push=" not in (tmp_path / "out" / "README.md").read_text()
     assert main(words) == 0 and "finished already" in capsys.readouterr().err
+
+
+def test_only_the_result_is_uploaded(words, tmp_path):
+    out = tmp_path / "out"
+    more = ["keep_every=1", "keep_best=eval_loss", "eval_every=1", "held_out=0.3", "schedule=constant", "warmup=0"]
+    assert main([*words, *more]) == 0
+    Results(out / "evaluation").begin("arc", {})
+    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
+    sent = {*filter_repo_objects(names, ignore_patterns=[*LEFT_OUT])}
+    assert {name for name in sent if "/" not in name} == {
+        *("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.json"),
+        *("tokenizer.json", "tokenizer_config.json"),
+    }
+    assert {name.partition("/")[0] for name in sent if "/" in name} == {"base"}
+    left = {"checkpoint.safetensors", "evaluation", "step-1", "step-2"}
+    assert left < {name.partition("/")[0] for name in {*names} - sent}
 
 
 def test_a_hub_that_cannot_be_reached_leaves_the_finished_run_and_the_command_to_retry(
