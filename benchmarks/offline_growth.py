@@ -69,7 +69,7 @@ def measured(point: dict[str, int], arguments: argparse.Namespace, rates: dict[s
     from transformers import AutoTokenizer
 
     from una_ref.data.rows import Row
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
     from una_ref.training.metrics import seconds
 
     sizes = {name: size for name, size in point.items() if name in fixture.NAMES}

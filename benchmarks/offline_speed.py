@@ -144,7 +144,7 @@ def of_una(
     case: str, folder: Path, pairs: list[dict[str, Any]], arguments: argparse.Namespace, meter: Meter
 ) -> list[tuple[list[int], list[list[int]]]]:
     """Make una_ref's steps. Returns the lengths of each step's prompts and responses."""
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
 
     method, reference = UNA[case]
     total = WARMUP + arguments.steps
@@ -191,7 +191,7 @@ def of_trl(
     from datasets import Dataset
     from peft import LoraConfig
 
-    from una_ref.training.loop import order
+    from una_ref.training.batches import order
 
     transformers.logging.set_verbosity_error()
     # TRL's default: frozen weights are bfloat16 on a GPU, and float32 under autocast on a CPU.

@@ -26,7 +26,8 @@ import records
 from una_ref.data.batch import Prompt
 from una_ref.policies.answers import Answer
 from una_ref.policies.classifier import Classifier
-from una_ref.training.loop import HELD_OUT, Job, fit
+from una_ref.training.job import HELD_OUT, Job
+from una_ref.training.loop import fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
 from una_ref.training.settings import resolve

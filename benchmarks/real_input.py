@@ -24,7 +24,8 @@ import records
 import torch
 
 from una_ref.training.config import Config
-from una_ref.training.loop import Job, fit
+from una_ref.training.job import Job
+from una_ref.training.loop import fit
 from una_ref.training.metrics import means, measure
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train

@@ -123,7 +123,7 @@ def test_a_run_learns_and_repeats_itself(tiny_online, toysteer_base):
 
 
 def test_a_run_stopped_by_a_non_finite_value_is_measured_as_it_stood(tiny_online, toysteer_base, monkeypatch):
-    from una_ref.training.loop import Job
+    from una_ref.training.job import Job
     from una_ref.training.trainer import NonFinite
 
     def breaks(self, step, *, record):

@@ -50,6 +50,23 @@ def test_a_restored_state_makes_the_same_next_step(tmp_path, state):
     assert [group["peak"] for group in its_optimizer.param_groups] == [0.1, 0.1]
 
 
+class Counting(torch.optim.Optimizer):
+    """An optimizer that counts its steps by a whole number, as those of bitsandbytes do."""
+
+    def step(self):
+        for p in self.param_groups[0]["params"]:
+            self.state[p] = {"step": self.state[p].get("step", 0) + 1}
+
+
+def test_a_whole_number_in_the_optimizer_s_state_stays_one(tmp_path):
+    path, weight = tmp_path / "checkpoint.safetensors", torch.nn.Parameter(torch.zeros(2))
+    optimizers = [Counting([weight], {}) for _ in range(2)]
+    optimizers[0].step()
+    save(path, 1, {"weight": weight}, optimizers[0])
+    load(path, {"weight": weight}, optimizers[1])
+    assert optimizers[1].state[weight] == {"step": 1} and type(optimizers[1].state[weight]["step"]) is int
+
+
 def test_without_a_checkpoint_a_run_starts_at_step_zero(tmp_path, state):
     assert load(tmp_path / "checkpoint.safetensors", *state(0)) == (0, {})
 

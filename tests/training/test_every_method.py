@@ -16,7 +16,8 @@ from una_ref.methods import METHODS
 from una_ref.training.config import Config
 from una_ref.training.dryrun import dry_run
 from una_ref.training.loop import fit
-from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.prepare import prepare
+from una_ref.training.reading import read_rows
 from una_ref.training.run import train
 from una_ref.training.settings import resolve
 from una_ref.training.trainer import Trainer

@@ -37,7 +37,7 @@ def test_a_value_that_a_hint_gives_is_taken(name):
         ("num_train_epochs", "Fix: use epochs"),
         ("max_steps", "Fix: use steps"),
         ("bf16", "Fix: use dtype=bfloat16"),
-        ("optim", "Fix: AdamW is the only optimizer"),
+        ("optim", "Fix: use optimizer (adamw or adamw8bit)"),
         ("num_generations", "Fix: use samples"),
         ("max_completion_length", "Fix: use max_response"),
         ("loss_type", "Fix: name the method instead"),

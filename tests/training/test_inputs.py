@@ -33,7 +33,6 @@ def test_files_of_a_pattern_have_digests_and_missing_files_have_none(tmp_path):
     assert found == {str(tmp_path / f"{n}.jsonl"): hashlib.sha256(n.encode()).hexdigest() for n in "ab"}
 
 
-
 def test_a_folder_has_the_digests_of_its_files(tmp_path):
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "b.jsonl").write_text("b")
@@ -108,6 +107,17 @@ def test_free_keys_are_keys_of_a_run():
     assert {*FREE} <= {*Config(method="dpo").to_dict()}
 
 
+def test_a_run_of_an_earlier_version_is_finished_although_it_lacks_keys(command, data, tmp_path, capsys):
+    path, record = data("pairs"), tmp_path / "out" / "run.json"
+    assert command(path) == 0
+    before = json.loads(record.read_text())
+    for key in ("optimizer", "keep_best", "keep_every", "pairs"):
+        del before["config"][key]
+    record.write_text(json.dumps(before))
+    assert command(path) == 0 and "finished already" in capsys.readouterr().err
+    assert command(path, "pairs=all") == 2
+
+
 def test_other_evaluation_data_and_more_steps_are_refused_for_a_finished_run(command, data, tmp_path, capsys):
     path, other = data("pairs"), tmp_path / "other.jsonl"
     other.write_bytes(Path(path).read_bytes())
@@ -118,6 +128,63 @@ def test_other_evaluation_data_and_more_steps_are_refused_for_a_finished_run(com
     other.write_text(other.read_text().replace("now", "never"))
     assert command(path, f"eval_data={other}") == 2
     assert f"{other}: expected the file that the run in it has read" in capsys.readouterr().err
+
+
+@pytest.fixture
+def folder(command, data, tmp_path):
+    """A model in a folder, with the adapter of a run on it."""
+    assert command(data("pairs"), "lora_r=0", f"output={tmp_path / 'model'}") == 0
+    adapted = [f"output={tmp_path / 'adapter'}", f"model={tmp_path / 'model'}", "shape={}"]
+    assert command(data("pairs"), *adapted) == 0
+    return tmp_path / "model"
+
+
+def test_a_finished_run_whose_model_has_changed_is_refused(command, folder, data, tmp_path, capsys):
+    path, adapter, record = data("pairs"), tmp_path / "adapter", tmp_path / "out" / "run.json"
+    keys = {"model": "model", "adapter": "reference_model"}
+    settings = [f"{key}={tmp_path / name}" for name, key in keys.items()]
+    assert command(path, *settings, "shape={}") == 0
+    digests = json.loads(record.read_text())["models"]
+    named = {str(Path(file).relative_to(tmp_path)) for file in digests}
+    assert {"model/model.safetensors", "model/config.json", "adapter/adapter_model.safetensors"} < named
+    assert "adapter/README.md" not in named and len(named) == len(digests)
+    (adapter / "notes.txt").write_text("no part of the model")
+    before = record.read_bytes()
+    for weights in (folder / "model.safetensors", adapter / "adapter_model.safetensors", folder / "tokenizer.json"):
+        whole = weights.read_bytes()
+        weights.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
+        capsys.readouterr()
+        assert command(path, *settings, "shape={}") == 2
+        said = capsys.readouterr().err
+        assert f"{weights}: expected the file that the run in it has read" in said and said.count("\n") == 1
+        weights.write_bytes(whole)
+    assert command(path, *settings, "shape={}") == 0 and "finished already" in capsys.readouterr().err
+    assert record.read_bytes() == before
+
+
+def test_a_moved_model_with_the_same_bytes_is_the_same_model(command, folder, data, tmp_path, capsys):
+    path = data("pairs")
+    assert command(path, f"model={folder}", "shape={}") == 0
+    folder.rename(tmp_path / "elsewhere")
+    assert command(path, f"model={tmp_path / 'elsewhere'}", "shape={}") == 0
+    assert "finished already" in capsys.readouterr().err
+    assert command(path, "model=org/base", "shape={}") == 2
+
+
+def test_a_large_file_has_the_digest_of_its_size_and_of_blocks_of_it(tmp_path, monkeypatch):
+    file, whole = tmp_path / "model.safetensors", bytes(range(256)) * 4
+    file.write_bytes(whole)
+    assert inputs.digest(file) == hashlib.sha256(whole).hexdigest()
+    for name, value in {"WHOLE": 100, "BLOCKS": 5, "BLOCK": 16}.items():
+        monkeypatch.setattr(inputs, name, value)
+    seen, first = [], inputs.digest(file)
+    assert first.startswith("blocks-")
+    for place in range(0, 1024, 4):
+        file.write_bytes(whole[:place] + b"?" + whole[place + 1 :])
+        seen += [place] if inputs.digest(file) != first else []
+    assert seen == [start + more for start in (0, 252, 504, 756, 1008) for more in (0, 4, 8, 12)]
+    file.write_bytes(whole + b"x")
+    assert inputs.digest(file) != first
 
 
 def test_settings_without_data_name_no_file(tmp_path, monkeypatch):

@@ -18,7 +18,7 @@ from safetensors import safe_open
 
 from una_ref.cli import main
 from una_ref.training import checkpoints
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.trainer import Trainer
 
 ROOT = Path(__file__).resolve().parents[2]

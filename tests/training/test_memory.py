@@ -65,6 +65,11 @@ def test_the_recipes_models_have_the_known_numbers_of_parameters():
     assert all("shipped table" in source for source in held.sources) and len(held.sources) == 2
 
 
+def test_moments_in_8_bits_take_one_byte_a_number():
+    found, _ = parts_of(*seven_billion(optimizer="adamw8bit"))
+    assert found["optimizer moments"].bytes == 2 * (2 * 83_886_080 + 4096 + 1)
+
+
 def test_vllm_adds_a_second_copy_of_the_base_and_no_other_cache():
     found, _ = parts_of(*seven_billion(engine="vllm"))
     assert found["vLLM's weights"].bytes == 2 * 7_241_732_096

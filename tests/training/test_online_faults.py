@@ -19,7 +19,8 @@ from una_ref.policies import reward_sources
 from una_ref.policies.rollout import Sample
 from una_ref.training.loop import fit
 from una_ref.training.model import model_and_tokenizer
-from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.prepare import prepare
+from una_ref.training.reading import read_rows
 from una_ref.training.run import train
 from una_ref.training.samplers import Rollouts
 from una_ref.training.settings import resolve

@@ -6,7 +6,8 @@ import pytest
 
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import end_ids
-from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.prepare import prepare
+from una_ref.training.reading import read_rows
 from una_ref.training.refusals import refusal, run_encoder, stand_in
 from una_ref.training.settings import resolve
 

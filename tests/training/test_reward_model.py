@@ -20,7 +20,8 @@ from una_ref.policies.rollout import HuggingFace
 from una_ref.policies.scorers import Scorer
 from una_ref.training.config import Config
 from una_ref.training.loop import fit
-from una_ref.training.prepare import prepare, read_rows, usable_rows
+from una_ref.training.prepare import prepare
+from una_ref.training.reading import read_rows, usable_rows
 from una_ref.training.samplers import Rollouts
 
 CHATML = (

@@ -22,7 +22,8 @@ from una_ref.policies.rollout import HuggingFace, Sample
 from una_ref.theory import TableWorld, entropy, expected_reward
 from una_ref.theory.prefix_tree import PrefixTree
 from una_ref.theory.rejection import accepted_logps
-from una_ref.training.loop import HELD_OUT, Interrupted, fit
+from una_ref.training.job import HELD_OUT
+from una_ref.training.loop import Interrupted, fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
 from una_ref.training.samplers import (

@@ -13,7 +13,8 @@ from una_ref.data import toysteer
 from una_ref.methods import METHODS
 from una_ref.policies.answers import Answer
 from una_ref.training import stages
-from una_ref.training.prepare import prepare, read_rows
+from una_ref.training.prepare import prepare
+from una_ref.training.reading import read_rows
 from una_ref.training.settings import resolve
 
 ROOT = Path(__file__).parents[2]

@@ -67,6 +67,7 @@ def test_unsupported_accelerate_launch_is_refused(environment, message, monkeypa
         (Config(method="rloo"), "an online run"),
         (Config(method="dpo", reference="cache"), "reference=cache"),
         (Config(method="dpo", load_in_4bit=True, model="x/y"), "load_in_4bit"),
+        (Config(method="dpo", optimizer="adamw8bit"), "optimizer=adamw8bit"),
         (Config(method="reward-model"), "reward-model"),
         (Config(method="tr-dpo"), "a reference that moves"),
         (Config(method="dpo"), "fsdp_reshard_after_forward: false with adapters"),

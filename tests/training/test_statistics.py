@@ -11,7 +11,8 @@ from una_ref.methods.arguments import ARGUMENTS
 from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
 from una_ref.training.config import Config
-from una_ref.training.loop import Job, fit
+from una_ref.training.job import Job
+from una_ref.training.loop import fit
 from una_ref.training.statistics import STATISTICS, at_start, deviation, positive_mean, sample_deviation
 from una_ref.training.trainer import Trainer
 

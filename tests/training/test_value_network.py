@@ -10,7 +10,8 @@ from una_ref.policies.loading import TableLM
 from una_ref.policies.references import Policy
 from una_ref.theory import TableWorld
 from una_ref.training.config import Config
-from una_ref.training.loop import Job, fit
+from una_ref.training.job import Job
+from una_ref.training.loop import fit
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import resolve
 from una_ref.training.trainer import Trainer

@@ -14,7 +14,7 @@ from una_ref.errors import InputError
 if TYPE_CHECKING:
     from una_ref.data.audit import Audit, Lengths, Tokens
     from una_ref.training.config import Config
-    from una_ref.training.prepare import ReadRows
+    from una_ref.training.reading import ReadRows
 
 
 def data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -72,11 +72,9 @@ def _check_files(files: Sequence[str]) -> None:
             items.items(name, "train")  # raises for a missing file
 
 
-def _read(
-    arguments: argparse.Namespace, data: str, settings: Sequence[str]
-) -> tuple[Config, ReadRows | None, str]:
+def _read(arguments: argparse.Namespace, data: str, settings: Sequence[str]) -> tuple[Config, ReadRows | None, str]:
     """The config of the run, the rows that can be read, and why the run would refuse the others."""
-    from una_ref.training.prepare import read_rows
+    from una_ref.training.reading import read_rows
     from una_ref.training.settings import resolve
 
     given: dict[str, Any] = {"data": data, "model": arguments.model or None}
@@ -100,7 +98,7 @@ def _read(
 
 def _usable(rows: ReadRows, config: Config) -> tuple[Sequence, Sequence[str]]:
     """The rows that the method learns from, and the conversions; all rows where it can learn from none."""
-    from una_ref.training.prepare import usable_rows
+    from una_ref.training.reading import usable_rows
 
     try:
         return usable_rows(rows, config)

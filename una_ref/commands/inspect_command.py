@@ -73,7 +73,7 @@ def _check_page(page: Path) -> None:
 
 def _config(arguments: argparse.Namespace) -> Config:
     """The config of the run that is shown. Few rows are read, and none is held out."""
-    from una_ref.training.prepare import read_rows
+    from una_ref.training.reading import read_rows
     from una_ref.training.settings import resolve
 
     settings = {"rows": 8 * arguments.rows, "held_out": 0, "batch": arguments.rows}

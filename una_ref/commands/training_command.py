@@ -97,6 +97,7 @@ def train(arguments: argparse.Namespace) -> int:
     from una_ref.training.dryrun import dry_run
     from una_ref.training.run import train as run
     from una_ref.training.samplers import Unrewarded
+    from una_ref.training.stopping import described
     from una_ref.training.trainer import NonFinite
 
     logging.disable_progress_bar()  # its bar for writing weights is over at once
@@ -114,7 +115,8 @@ def train(arguments: argparse.Namespace) -> int:
     else:
         for name, value in record["evaluation"].items():
             print(f"{name:<22} {value:.4f}")
-        print(f"finished after {record['steps']} steps: {config.output}")
+        best = f"; the result is {described(record['best'])}" if record.get("best") else ""
+        print(f"finished after {record['steps']} steps: {config.output}{best}")
     return 0
 
 

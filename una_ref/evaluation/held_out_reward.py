@@ -28,7 +28,7 @@ from una_ref.policies.comparisons import checked
 from una_ref.policies.reward_sources import reward_source
 from una_ref.training.checkpoints import RECORD
 from una_ref.training.config import Config
-from una_ref.training.prepare import read_rows, usable_rows
+from una_ref.training.reading import read_rows, usable_rows
 from una_ref.training.toysteer_base import is_toysteer
 
 PREFIX, ANSWERS = "reward:", "reward.answers"

@@ -15,8 +15,9 @@ import torch
 from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.policies import loading
-from una_ref.policies.named_models import resolved
+from una_ref.policies.named_models import resolved, weight_files
 from una_ref.training.checkpoints import RECORD
+from una_ref.training.publishing import EVALUATION
 from una_ref.training.toysteer_base import toysteer_base
 
 
@@ -81,7 +82,7 @@ def subject(name: str, *, dtype: str = "float32", template: str = "", output: st
 def results_folder(name: str) -> Path:
     """Where the results of a model go by default: RUN/evaluation for a run, else evaluations/NAME."""
     if (Path(name) / RECORD).exists():
-        return Path(name) / "evaluation"
+        return Path(name) / EVALUATION
     return Path("evaluations") / re.sub(r"[^\w.-]+", "-", name).strip("-.")
 
 
@@ -127,6 +128,6 @@ def _weight_files(name: str) -> Iterator[Path]:
 
     base = loading.base_of(name)
     config = Path(cached_file(name, "adapter_config.json" if base else "config.json"))
-    yield from sorted(config.parent.glob("*.safetensors"))
+    yield from weight_files(config.parent)
     if base:
         yield from _weight_files(base)

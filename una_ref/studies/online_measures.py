@@ -23,7 +23,7 @@ from una_ref.studies.proxies import TRUTH, ProxyWorld, Shifted, pair_accuracy, p
 from una_ref.studies.toysteer_policies import failure, policy_logps, response_tree, training_job
 from una_ref.theory import optimum
 from una_ref.theory.worlds import SequenceWorld
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 
 OnlineRun = RewardRun | TrainingRun | NoiseRun | CostRun
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import torch
 
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 
 STATUS, RESET = Path("/proc/self/status"), Path("/proc/self/clear_refs")
 

@@ -17,7 +17,7 @@ from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace, Sample
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 
 CHUNK = 768
 """Tokens in one pass of `kl`, which holds two distributions over the vocabulary for each."""

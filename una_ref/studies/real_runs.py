@@ -23,7 +23,7 @@ from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading
 from una_ref.policies.classifier import Classifier
-from una_ref.policies.named_models import SMOLLM2, resolved
+from una_ref.policies.named_models import CHECKPOINT, SMOLLM2, resolved
 from una_ref.studies import real_measures as measures
 from una_ref.studies.engine import Chosen, Entry
 from una_ref.studies.offline_study import BY_NAME, as_feedback
@@ -33,7 +33,8 @@ from una_ref.studies.toysteer_policies import WEIGHTS, base_name, failure
 from una_ref.training.card import commit, hardware, versions
 from una_ref.training.checkpoints import write_text
 from una_ref.training.config import Config
-from una_ref.training.loop import CHECKPOINT, METRICS, Job, fit
+from una_ref.training.job import Job
+from una_ref.training.loop import METRICS, fit
 from una_ref.training.prepare import prepare
 from una_ref.training.run import train
 

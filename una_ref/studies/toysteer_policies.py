@@ -19,7 +19,7 @@ from una_ref.policies.answers import RewardSource
 from una_ref.policies.exact import next_logps
 from una_ref.theory.worlds import PrefixTree
 from una_ref.training.config import Config
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.prepare import prepare
 from una_ref.training.toysteer_base import reference_logps, toysteer_base
 from una_ref.training.trainer import NonFinite

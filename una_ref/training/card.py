@@ -6,6 +6,7 @@ import os
 import platform
 import shlex
 import subprocess
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ from una_ref.data import toysteer
 from una_ref.data.items import is_hub_name
 from una_ref.methods import METHODS
 from una_ref.training.config import Config
+from una_ref.training.stopping import described
 
+CARD = "README.md"
 EXAMPLE = "What is 2 + 2?", "It is 4."
 """The prompt in a card, and the response in a reward model's."""
 _SCORER = (
@@ -85,6 +88,7 @@ def card(record: dict[str, Any]) -> str:
         f"Trained with `una_ref` by **{config['method']}**{form}{hyperparameters} ({method.paper}: {method.equation}),",
         f"from {_start(config)}, for {record['steps']} steps of {config['batch']} rows over all processes.",
         _trained(config),
+        *([f"The weights are those of {described(best)} on held-out rows."] if (best := record.get("best")) else []),
         *(_SCORER if method.scorer else ()),
         "",
         "## Use",
@@ -117,7 +121,7 @@ def card(record: dict[str, Any]) -> str:
         "## Make it again",
         "",
         "```sh",
-        command(Config(**config)),
+        command(replace(Config(**config), push="")),
         "```",
         "",
         f"- seed {config['seed']}; all settings are in `run.json`, all metrics in `metrics.jsonl`",
@@ -143,6 +147,7 @@ def _header(config: dict[str, Any]) -> Any:
         library_name="peft" if config["lora_r"] and not scorer else "transformers",
         pipeline_tag="text-classification" if scorer else "text-generation",
         tags=["una_ref", config["method"]],
+        license=config.get("license") or None,
         base_model=[config["model"]] if is_hub_name(config["model"]) else None,
         datasets=[name for name in config["data"].split(",") if is_hub_name(name) and not toy] or None,
     )

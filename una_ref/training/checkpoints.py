@@ -10,6 +10,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,19 @@ from filelock import FileLock, Timeout
 from torch import Tensor
 
 from una_ref.errors import InputError
-from una_ref.policies.named_models import RECORD
+from una_ref.policies.named_models import CHECKPOINT, RECORD
 from una_ref.training import inputs
+from una_ref.training.config import Config
 from una_ref.training.sharding import shard_like, unsharded
 
+NON_FINITE = "nonfinite.json"
+"""The rows of a batch whose loss was not finite."""
 FORMAT = "6"
 """Version of the checkpoint's layout. A checkpoint of another version is refused."""
+DEFAULTS = {field.name: field.default for field in fields(Config)}
+"""Key of a run -> its default."""
+LENGTH = ("steps", "epochs")
+"""The keys that say how long a run is. A run whose learning rates do not depend on them can be extended."""
 _DELETE = "Fix: delete it, and the run starts from the beginning"
 
 
@@ -84,7 +92,7 @@ def save(
     path: Path,
     step: int,
     trained: Mapping[str, Tensor],
-    optimizer: torch.optim.Optimizer,
+    optimizer: torch.optim.Optimizer | None = None,
     *,
     data: str = "",
     more: Mapping[str, Any] | None = None,
@@ -96,7 +104,7 @@ def save(
         path: a .safetensors file.
         step: steps done.
         trained: name -> tensor, all that the run changes: parameters, and a reference that moves.
-        optimizer: of these parameters.
+        optimizer: of these parameters; None: its moments are not saved.
         data: digest of the examples, which `load` compares.
         more: the rest of the run's state (replay buffer, adaptive β), ready for JSON.
         write: whether this process writes.
@@ -112,9 +120,9 @@ def save(
 
     for name, value in trained.items():
         add(f"trained/{name}", value.detach())
-    for index, moments in optimizer.state_dict()["state"].items():
-        for key, value in moments.items():
-            add(f"optimizer/{index}/{key}", value)
+    for index, moments in (optimizer.state_dict()["state"] if optimizer else {}).items():
+        for key, value in moments.items():  # a whole number is the step of AdamW in 8 bits
+            add(f"optimizer/{index}/{key}", torch.tensor(value) if isinstance(value, int) else value)
     if not write:
         return
     state["more"] = torch.frombuffer(bytearray(json.dumps(more or {}).encode()), dtype=torch.uint8)
@@ -124,7 +132,7 @@ def save(
 
 
 def load(
-    path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer, *, data: str = ""
+    path: Path, trained: Mapping[str, Tensor], optimizer: torch.optim.Optimizer | None = None, *, data: str = ""
 ) -> tuple[int, dict[str, Any]]:
     """Restore what `save` wrote.
 
@@ -158,14 +166,19 @@ def load(
     with torch.no_grad():
         for name, value in trained.items():
             value.copy_(shard_like(value, saved[name]))
+    more = json.loads(bytes(state["more"].tolist()))
+    if optimizer is None:
+        return int(about["step"]), more
     own = [p for group in optimizer.param_groups for p in group["params"]]
-    moments: dict[int, dict[str, Tensor]] = {}
+    moments: dict[int, dict[str, Tensor | int]] = {}
     for name, value in state.items():
         if name.startswith("optimizer/"):
             _, index, key = name.split("/")
-            moments.setdefault(int(index), {})[key] = shard_like(own[int(index)], value) if value.dim() else value
+            number = value.dtype == torch.int64 and not value.dim()
+            whole = int(value) if number else shard_like(own[int(index)], value) if value.dim() else value
+            moments.setdefault(int(index), {})[key] = whole
     optimizer.load_state_dict({"state": moments, "param_groups": optimizer.state_dict()["param_groups"]})
-    return int(about["step"]), json.loads(bytes(state["more"].tolist()))
+    return int(about["step"]), more
 
 
 @contextmanager
@@ -175,7 +188,8 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
     The lock is released when its process ends, however it ends. If a new run fails before it leaves a file, the folders
     that were made for it are deleted again.
 
-    A run is the same by its meaning: keys of `inputs.FREE` may differ, and files may have moved with the same bytes.
+    A run is the same by its meaning: keys of `inputs.FREE` may differ, and files may have moved with the same bytes. A
+    longer run of the same meaning is not finished. Its record becomes that of an unfinished run with `reopen`.
 
     Raises:
         InputError: another live run holds the folder; or it belongs to another config, to the same one with other
@@ -197,14 +211,15 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         raise InputError(f"output {output}: expected a folder to write to, got: {reason}") from error
     try:
         begun = record.exists()
-        files = inputs.of_settings(config)
-        saved = _same_run(record, config, files) if begun else {}
+        now = {"files": inputs.of_settings(config), "models": inputs.of_models(config)}
+        saved = _same_run(record, config, now) if begun else {}
         finished = bool(saved.get("finished"))
+        longer = begun and any(saved["config"].get(key) != config.get(key) for key in LENGTH)
         try:
-            now = {"config": dict(config), "finished": False, "files": files}
+            state = {"config": dict(config), "finished": False, **now}
             if not begun or (not finished and _more_than_output(saved["config"], config)):
-                write_text(record, json.dumps(saved | now, indent=1))
-            yield finished
+                write_text(record, json.dumps(saved | state, indent=1))
+            yield finished and not longer
         except Exception:
             if not begun and _visible(output) in ([], [record]):
                 record.unlink(missing_ok=True)
@@ -217,6 +232,13 @@ def claimed(output: Path, config: Mapping[str, Any]) -> Iterator[bool]:
         lock.release()
 
 
+def reopen(output: Path, config: Mapping[str, Any]) -> None:
+    """Mark a finished run that is extended as unfinished. Called once nothing refuses it any more."""
+    saved = json.loads((output / RECORD).read_text("utf-8"))
+    if saved["finished"]:
+        write_text(output / RECORD, json.dumps(saved | {"config": dict(config), "finished": False}, indent=1))
+
+
 def _more_than_output(before: Mapping[str, Any], now: Mapping[str, Any]) -> bool:
     """Whether a resumed run has new values for its record. Without any, a refused command changes no file."""
     return {**before, "output": ""} != {**now, "output": ""}
@@ -226,7 +248,7 @@ def _visible(folder: Path) -> list[Path]:
     return [path for path in folder.iterdir() if not path.name.startswith(".")]
 
 
-def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str]) -> dict[str, Any]:
+def _same_run(record: Path, config: Mapping[str, Any], now: Mapping[str, Mapping[str, str]]) -> dict[str, Any]:
     """The record, if it is of the same run. The output's name may differ.
 
     Raises:
@@ -235,7 +257,7 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
     try:
         saved = json.loads(record.read_text("utf-8"))
         _, before = bool(saved["finished"]), saved["config"]
-        keys, old = before.keys() | config.keys(), dict(saved.get("files", {}))
+        keys, old = before.keys() | config.keys(), {kind: dict(saved.get(kind, {})) for kind in now}
     except (ValueError, LookupError, TypeError, AttributeError) as error:  # not JSON, or not a record
         raise InputError(
             f"{record}: expected the record of a run, got something else ({type(error).__name__}: {error})"
@@ -246,13 +268,35 @@ def _same_run(record: Path, config: Mapping[str, Any], files: Mapping[str, str])
     for key in sorted(key for key in keys - {"output"} if before.get(key) != config.get(key)):
         if key.endswith(".lr") and config.get(key) is None:
             continue  # 1e-3 in earlier versions; the step itself compares the rate that it has now
-        if key not in before and config[key] in ("", None):
+        if key not in before and config[key] in ("", None, DEFAULTS.get(key.rpartition(".")[2])):
             continue  # a key that the version of that run did not have, at its default
-        if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, files):
+        if inputs.is_free(key) or inputs.moved(key, before.get(key), config.get(key), old, now):
             continue
+        why = ""
+        if key in LENGTH and "method" in config and _is_longer(before.get(key), config[key]):
+            why = _not_extendable(config, record.parent, finished=bool(saved["finished"]))
+            if not why:
+                continue
         raise InputError(
             f"output {record.parent}: {key}: expected {before.get(key)!r} as in the run that it "
-            f"holds, got {config.get(key)!r}. Fix: choose another output, {more}"
+            f"holds, got {config.get(key)!r}{why}. Fix: choose another output, {more}"
         )
-    inputs.refuse_changed(old, files, str(record.parent))
+    for kind in now:
+        inputs.refuse_changed(old[kind], now[kind], str(record.parent))
     return saved
+
+
+def _is_longer(before: Any, now: Any) -> bool:
+    """Whether two numbers of steps or epochs are set, and the second is larger."""
+    return bool(before and now) and now > before
+
+
+def _not_extendable(config: Mapping[str, Any], output: Path, *, finished: bool) -> str:
+    """Why the run in a folder takes no more steps, as the end of a sentence; empty if it does."""
+    now = Config(**config)
+    if not now.extendable:
+        why = f"warmup={now.warmup:g} is a share of them" if now.schedule == "constant" else f"schedule={now.schedule}"
+        return f"; its learning rates depend on the number of steps ({why}), unlike schedule=constant warmup_steps=N"
+    if finished and not (output / CHECKPOINT).exists():
+        return f"; its {CHECKPOINT} is not there, as in a run that patience has ended"
+    return ""

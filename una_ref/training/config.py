@@ -7,36 +7,13 @@ from dataclasses import asdict, dataclass, field
 from functools import cache
 from typing import Annotated, Any, Literal, get_type_hints
 
-from una_ref.data import toysteer
-from una_ref.data.conventions import COLUMNS
 from una_ref.data.templates import NONE
-from una_ref.errors import InputError, near
-from una_ref.methods import METHODS, Method, probe, weighted
+from una_ref.methods import METHODS, Method, weighted
 from una_ref.methods.arguments import Need, needs
 from una_ref.methods.method import Keep, Rivals, Source
 from una_ref.training import exclusions
-from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check, one_of
+from una_ref.training.fields import Count, CountOrZero, NonNegative, Range, Share, check
 from una_ref.training.rates import default_rate
-
-TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations", "verdicts")))
-"""The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
-
-SHAPE = (
-    "hidden_size",
-    "intermediate_size",
-    "num_hidden_layers",
-    "num_attention_heads",
-    "num_key_value_heads",
-    "max_position_embeddings",
-    "sliding_window",
-)
-"""The names that `Config.shape` takes."""
-
-LOSS_RANGES: Mapping[str, Any] = {
-    "beta": Annotated[float, Range(above=0)],
-    "label_smoothing": Annotated[float, Range(0, below=0.5)],
-}
-"""The types of the hyper-parameters that have one range in all methods. Every other range is checked by the loss."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +65,11 @@ class Config:
 
     output: str = ""
     """Folder of the result."""
+    push: str = ""
+    """Repository on the Hugging Face hub, such as USER/NAME, to which the finished folder is uploaded. A new one is
+    private. The command of a finished run uploads it again."""
+    license: str = ""
+    """Licence of the result in its model card, such as apache-2.0. Empty: the card names none."""
     steps: Count = 200
     """Training steps. A step is one optimizer update, unless passes or minibatches ask for more."""
     epochs: NonNegative | None = None
@@ -121,6 +103,8 @@ class Config:
     """Steps over which the learning rate rises, in place of the share. null: warmup says."""
     schedule: Literal["cosine", "linear", "constant"] = "cosine"
     """Learning rate after the warm-up: falling to 0 along a cosine or a line, or constant."""
+    optimizer: Literal["adamw", "adamw8bit"] = "adamw"
+    """adamw8bit: AdamW with moments in 8 bits. Needs bitsandbytes on CUDA (una_ref[qlora])."""
     weight_decay: NonNegative = 0.0
     """Weight decay of AdamW."""
     max_grad_norm: NonNegative = 1.0
@@ -226,6 +210,21 @@ class Config:
     """Steps between lines of metrics.jsonl."""
     eval_every: CountOrZero = 0
     """Steps between evaluations on the held-out rows. 0: before the first step and after the last one only."""
+    keep_every: Count | None = None
+    """Steps between adapters that are kept, each in a folder of the output, such as step-100. null: none is kept."""
+    keep_best: (
+        Literal[
+            "eval_loss",
+            "eval_nll/token",
+            "eval_rewards/accuracies",
+            "eval_rewards/margins",
+            "eval_rewards/chosen",
+            "eval_reward",
+        ]
+        | None
+    ) = None
+    """Held-out metric by which the best adapter becomes the result, in place of the last one. Of equal values the first
+    is the best. Smaller is better for eval_loss and eval_nll/token, larger for all others. null: the last adapter."""
     patience: CountOrZero = 0
     """Evaluations without a better held-out reward (offline: loss) after which the run stops. 0: never."""
     save_every: CountOrZero = 100
@@ -238,52 +237,7 @@ class Config:
     def __post_init__(self) -> None:
         for name, kind in field_types().items():
             check(name, getattr(self, name), kind)
-        method = self.record
-        if self.form != "corrected" and getattr(method, self.form) is None:
-            what = "a sum of losses" if self.losses else self.method
-            raise InputError(f"form: {what} has no {self.form} form that differs from the corrected one")
-        kinds = self.data.split(",") if toysteer.names_toysteer(self.data) else []
-        if unknown := [kind for kind in kinds if kind not in TOYSTEER]:
-            raise InputError(f"data: expected {one_of(TOYSTEER)}, got {unknown[0]!r}{near(unknown[0], TOYSTEER)}")
-        if self.patience and not self.eval_every:
-            raise InputError("patience: expected evaluations to count, got eval_every=0. Fix: set eval_every")
-        for name in self.shape:
-            if name not in SHAPE:
-                raise InputError(f"shape: expected {one_of(SHAPE)}, got {name!r}{near(name, SHAPE)}")
-        for name in self.columns:
-            if name not in COLUMNS:
-                raise InputError(f"columns: expected {one_of(COLUMNS)}, got {name!r}{near(name, COLUMNS)}")
-        exclusions.check_run(self)
-        exclusions.check_feedback(self)
-        self._check_loss(method)
-        exclusions.check_model(self)
-        exclusions.check_refresh(self)
-        exclusions.check_pairs(self)
-        exclusions.check_online(self)
-        self._check_values()
-
-    def _check_loss(self, method: Method) -> None:
-        """Refuse hyper-parameters that the loss does not have, or with which it cannot train."""
-        known = method.hyperparameters
-        for name, value in self.loss_kwargs.items():
-            if name not in known:
-                raise InputError(f"loss_kwargs: expected {one_of(known)}, got {name!r}{near(name, known)}")
-            check(name, value, hyperparameter_type(name, known[name]))
-        if self.losses and (clash := weighted.unshared(self.losses, self.loss_kwargs)):
-            raise InputError(clash)
-        if "divergence" in known:
-            exclusions.check_divergence(self.loss_kwargs, known)
-
-    def _check_values(self) -> None:
-        """Refuse hyper-parameters that a function of the method itself refuses: each is called on example arguments."""
-        advantages = self.record.advantages
-        more = {"scores": advantages} if advantages else {}
-        for functions in (self.losses_by_kind, more, self.auxiliary):
-            for kind, function in functions.items():
-                try:
-                    probe.call(function, kind, self.loss_kwargs)
-                except ValueError as error:
-                    raise InputError(f"{self.method}: {error}") from None
+        exclusions.check_all(self)
 
     # ---- what the method makes of the run
 
@@ -306,6 +260,11 @@ class Config:
     def learning_rate(self) -> float:
         """Peak learning rate: the value that was set, or the default for the model that the run starts from."""
         return default_rate(self.model, self.lora_r).value if self.lr is None else self.lr
+
+    @property
+    def extendable(self) -> bool:
+        """Whether no learning rate depends on the number of steps, so that a finished run can take more of them."""
+        return self.schedule == "constant" and (not self.warmup or self.warmup_steps is not None)
 
     @property
     def on_policy(self) -> bool:
@@ -428,8 +387,3 @@ class Config:
 def field_types() -> Mapping[str, Any]:
     """The type of each field of `Config`, in order, with its range."""
     return get_type_hints(Config, include_extras=True)
-
-
-def hyperparameter_type(name: str, default: float | str) -> Any:
-    """The type of a loss's hyper-parameter: of its default, with its range."""
-    return LOSS_RANGES.get(name, str if isinstance(default, str) else float)

@@ -32,7 +32,8 @@ from una_ref.training.config import Config
 from una_ref.training.distributed import processes
 from una_ref.training.fields import Count, CountOrZero, Range
 from una_ref.training.model import model_and_tokenizer
-from una_ref.training.prepare import encoder_for, read_rows, room_for, usable_rows
+from una_ref.training.prepare import encoder_for, room_for
+from una_ref.training.reading import read_rows, usable_rows
 from una_ref.training.toysteer_base import is_toysteer
 
 FILE = "rows.jsonl"

@@ -17,11 +17,12 @@ from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
-from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
+from una_ref.training.prepare import prepare, room_for
 from una_ref.training.rates import default_rate
+from una_ref.training.reading import read_rows, usable_rows
 from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes
 from una_ref.training.statistics import at_start

@@ -1,14 +1,18 @@
-"""Combinations of keys that a config refuses, because one of them would be wrong or without effect."""
+"""What a config refuses beyond the type of each key: unknown names, hyper-parameters that the loss does not take, and
+combinations of keys of which one would be wrong or without effect.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
+from una_ref.data.conventions import COLUMNS
 from una_ref.data.toysteer import names_toysteer
 from una_ref.errors import InputError, near
+from una_ref.methods import probe, weighted
 from una_ref.theory.divergences import DIVERGENCES
-from una_ref.training.fields import one_of
+from una_ref.training.fields import SHAPE, check, hyperparameter_type, one_of
 
 if TYPE_CHECKING:
     from una_ref.methods import Method
@@ -19,6 +23,67 @@ ONLINE = (
     *("replay", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
 )
 """The keys that apply only to runs whose responses are sampled from the policy."""
+
+
+TOYSTEER = ("toysteer", *(f"toysteer/{kind}" for kind in ("pairs", "labels", "scores", "demonstrations", "verdicts")))
+"""The names of the embedded world's data; ``toysteer`` alone is two rated responses per prompt."""
+
+
+def check_all(config: Config) -> None:
+    """Every check of this module on a config whose values have the right types.
+
+    Raises:
+        InputError: the first that refuses.
+    """
+    check_names(config)
+    check_run(config)
+    check_feedback(config)
+    check_loss(config)
+    check_model(config)
+    check_refresh(config)
+    check_pairs(config)
+    check_online(config)
+    check_values(config)
+
+
+def check_names(config: Config) -> None:
+    """Refuse names that the keys `form`, `data`, `shape` and `columns` do not have."""
+    if config.form != "corrected" and getattr(config.record, config.form) is None:
+        what = "a sum of losses" if config.losses else config.method
+        raise InputError(f"form: {what} has no {config.form} form that differs from the corrected one")
+    given: dict[str, tuple[Iterable[str], Collection[str]]]
+    given = {"shape": (config.shape, SHAPE), "columns": (config.columns, COLUMNS)}
+    if names_toysteer(config.data):
+        given = {"data": (config.data.split(","), TOYSTEER), **given}
+    for key, (names, known) in given.items():
+        for name in names:
+            if name not in known:
+                raise InputError(f"{key}: expected {one_of(known)}, got {name!r}{near(name, known)}")
+
+
+def check_loss(config: Config) -> None:
+    """Refuse hyper-parameters that the loss does not have, and types or divergences with which it cannot train."""
+    known = config.record.hyperparameters
+    for name, value in config.loss_kwargs.items():
+        if name not in known:
+            raise InputError(f"loss_kwargs: expected {one_of(known)}, got {name!r}{near(name, known)}")
+        check(name, value, hyperparameter_type(name, known[name]))
+    if config.losses and (clash := weighted.unshared(config.losses, config.loss_kwargs)):
+        raise InputError(clash)
+    if "divergence" in known:
+        check_divergence(config.loss_kwargs, known)
+
+
+def check_values(config: Config) -> None:
+    """Refuse hyper-parameters that a function of the method itself refuses: each is called on example arguments."""
+    advantages = config.record.advantages
+    more = {"scores": advantages} if advantages else {}
+    for functions in (config.losses_by_kind, more, config.auxiliary):
+        for kind, function in functions.items():
+            try:
+                probe.call(function, kind, config.loss_kwargs)
+            except ValueError as error:
+                raise InputError(f"{config.method}: {error}") from None
 
 
 def check_divergence(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> None:
@@ -35,13 +100,16 @@ def check_divergence(given: Mapping[str, Any], defaults: Mapping[str, Any]) -> N
 
 
 def check_run(config: Config) -> None:
-    """Refuse two answers to one question: how long the warm-up is, and what an evaluation is on."""
+    """Refuse two answers to one question, such as the length of the warm-up, and keys that need evaluations."""
     default = type(config)
     if config.warmup_steps is not None:
         if config.warmup != default.warmup:
             raise InputError(f"warmup_steps: expected warmup={default.warmup} beside it, got {config.warmup}")
         if config.warmup_steps >= config.steps and not config.epochs:
             raise InputError(f"warmup_steps: expected fewer than steps={config.steps}, got {config.warmup_steps}")
+    for key, use in (("patience", "count"), ("keep_best", "compare")):
+        if getattr(config, key) and not config.eval_every:
+            raise InputError(f"{key}: expected evaluations to {use}, got eval_every=0. Fix: set eval_every")
     if not config.eval_data:
         return
     if names_toysteer(config.data) or names_toysteer(config.eval_data):

@@ -33,6 +33,23 @@ CountOrZero = Annotated[int, Range(0)]
 NonNegative = Annotated[float, Range(0)]
 Share = Annotated[float, Range(0, 1)]
 
+SHAPE = (
+    "hidden_size",
+    "intermediate_size",
+    "num_hidden_layers",
+    "num_attention_heads",
+    "num_key_value_heads",
+    "max_position_embeddings",
+    "sliding_window",
+)
+"""The names that the key `shape` takes."""
+
+LOSS_RANGES: Mapping[str, Any] = {
+    "beta": Annotated[float, Range(above=0)],
+    "label_smoothing": Annotated[float, Range(0, below=0.5)],
+}
+"""The types of the hyper-parameters that have one range in all methods. Every other range is checked by the loss."""
+
 _WORDS: dict[Any, str] = {
     int: "a whole number",
     float: "a finite number",
@@ -134,3 +151,8 @@ def _expected(kind: Any) -> str:
     if origin is dict:
         return f"names with values, each {_expected(parts[1])}"
     return _WORDS[kind]
+
+
+def hyperparameter_type(name: str, default: float | str) -> Any:
+    """The type of a loss's hyper-parameter: of its default, with its range."""
+    return LOSS_RANGES.get(name, str if isinstance(default, str) else float)

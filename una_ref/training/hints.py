@@ -61,12 +61,14 @@ HINTS: Mapping[str, Hint] = {
     "ref_model_sync_steps": Hint("refresh_every"),
     "ref_model_mixup_alpha": Hint("refresh_mix", "1 unless it is set; TRL's default is 0.6"),
     "resume_from_checkpoint": Hint("", "the same command on the same output resumes the run"),
-    "push_to_hub": Hint("", "publish a finished folder with hf upload NAME FOLDER"),
+    "push_to_hub": Hint("push", "the name of the repository"),
+    "hub_model_id": Hint("push"),
+    "hub_private_repo": Hint("push", "a new repository is private"),
     # ---- optimizer
     "learning_rate": Hint("lr"),
     "lr_scheduler_type": Hint("schedule"),
     "warmup_ratio": Hint("warmup"),
-    "optim": Hint("", "AdamW is the only optimizer"),
+    "optim": Hint("optimizer", "adamw or adamw8bit"),
     "adam_beta1": Hint("", "AdamW runs with PyTorch's default betas"),
     "adam_beta2": Hint("", "AdamW runs with PyTorch's default betas"),
     # ---- weights and adapter
@@ -106,6 +108,10 @@ HINTS: Mapping[str, Hint] = {
     "eval_steps": Hint("eval_every"),
     "save_steps": Hint("save_every"),
     "early_stopping_patience": Hint("patience"),
+    "load_best_model_at_end": Hint("keep_best", "a held-out metric, such as eval_loss; it needs eval_every"),
+    "metric_for_best_model": Hint("keep_best"),
+    "greater_is_better": Hint("keep_best", "each metric has its direction"),
+    "save_total_limit": Hint("keep_every", "no adapter is kept unless it is set"),
     "report_to": Hint("tracker"),
 }
 """Name -> what to write instead. No name here is a key of a config or of a loss."""

@@ -18,7 +18,7 @@ from una_ref.data.batch import Batch, Example
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts
 from una_ref.policies.layouts import hidden_states
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.statistics import at_start
 
 

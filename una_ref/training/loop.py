@@ -3,189 +3,34 @@
 from __future__ import annotations
 
 import json
-import math
 import signal
 import sys
 import threading
 import time
-from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
-from una_ref.data.batch import Example, Prompt
-from una_ref.data.encoder import Encoder
+from una_ref.data.batch import Example
 from una_ref.data.examples import digest
 from una_ref.errors import InputError
-from una_ref.methods.arguments import Need
-from una_ref.policies.rollout import HuggingFace
-from una_ref.training import checkpoints, distributed
-from una_ref.training.batches import order
-from una_ref.training.config import Config
-from una_ref.training.experience import experience
-from una_ref.training.metrics import seconds
-from una_ref.training.samplers import ReplayBuffer, Rollouts, Unrewarded, adaptive_beta, keeping, measured, old_logps_of
-from una_ref.training.stopping import Callback
+from una_ref.policies.named_models import BEST, CHECKPOINT
+from una_ref.training import checkpoints, distributed, result
+from una_ref.training.checkpoints import NON_FINITE
+from una_ref.training.job import Job, every
+from una_ref.training.samplers import Unrewarded
+from una_ref.training.stopping import Best
 from una_ref.training.trackers import tracking
-from una_ref.training.trainer import NonFinite, Trainer
+from una_ref.training.trainer import NonFinite
 
-CHECKPOINT, METRICS, NON_FINITE = "checkpoint.safetensors", "metrics.jsonl", "nonfinite.json"
-DROPPED = ("dropped", "dropped_prompts")
-"""Metrics: responses and prompts of a step that got no score from the reward."""
-HELD_OUT = 1_000_000
-"""The step number whose random numbers sample for held-out prompts: the same in every evaluation."""
+METRICS = "metrics.jsonl"
 
 
 class Interrupted(KeyboardInterrupt):
     """The run was asked to stop. Its state is saved, and the same command resumes it."""
-
-
-@dataclass
-class Job:
-    """A run that is ready to start.
-
-    Attributes:
-        config: with steps filled in.
-        trainer: policy, losses, optimizer.
-        examples, held_out: training data, and data for evaluation alone; prompts in an online run.
-        rollouts: samples responses to the prompts; None if the responses are given.
-        demos: demonstrations for the auxiliary loss, as many in each update as there are responses.
-        callbacks: each gets every evaluation after a step and may stop the run.
-        seconds: spent in generation, scoring and learning: processor time, or wall time on a GPU.
-        tokenizer, encoder: text to ids; None where there is no text, as in a table.
-        own_base: whether the model under an adapter exists nowhere else. The result then holds it.
-        notes: what was converted, dropped and cut, one sentence each.
-        processes: number of processes, with those of earlier starts before it.
-    """
-
-    config: Config
-    trainer: Trainer
-    examples: Sequence[Example | Prompt]
-    held_out: Sequence[Example | Prompt]
-    tokenizer: Any = None
-    encoder: Encoder | None = None
-    own_base: bool = False
-    notes: Sequence[str] = ()
-    rollouts: Rollouts | None = None
-    demos: Sequence[Example] = ()
-    callbacks: Sequence[Callback] = ()
-    seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
-
-    def __post_init__(self) -> None:
-        self.pool = ReplayBuffer(self.config.replay, self.config.seed)
-        self.processes = [self.trainer.accelerator.num_processes]
-        if self.rollouts is not None:
-            self.rollouts = replace(self.rollouts, seconds=self.seconds)
-
-    def answered(
-        self, picked: Sequence[Example | Prompt], step: int, *, record: bool
-    ) -> tuple[Sequence[Example], dict[str, float]]:
-        """The rows of a step and their metrics; prompts get responses that are sampled now.
-
-        Dropped responses are always reported, since they are counted over the whole run.
-        """
-        if self.rollouts is None:
-            return cast(Sequence[Example], picked), {}
-        prompts = [one for one in picked if isinstance(one, Prompt)]
-        if not prompts:
-            return [one for one in picked if isinstance(one, Example)], {}
-        trainer, team = self.trainer, self.trainer.accelerator
-        own = distributed.share(team, prompts)
-        # An evaluation measures the policy itself, at temperature 1.
-        rollouts = self.rollouts.plain if step == HELD_OUT else self.rollouts
-        answers, refused = [], ""
-        try:
-            if own:
-                answers = list(zip(*rollouts(trainer.policy, own, step, team.process_index), strict=True))
-        except InputError as error:
-            refused = str(error)
-        if distributed.any_process(team, bool(refused)):  # no process may wait for one that has stopped
-            raise InputError(refused or "reward: refused in another process, whose message says why")
-        whole = distributed.gathered(team, answers, len(prompts))
-        examples, drawn = [e for e, _ in whole if e is not None], [draws for e, draws in whole if e is not None]
-        lost = len(prompts) * self.rollouts.samples - sum(len(e.responses) for e in examples)
-        dropped = zip(DROPPED, (lost, len(prompts) - len(examples)), strict=True)
-        values: dict[str, float] = {name: count for name, count in dropped if count or record}
-        if not examples:
-            return [], values
-        if Need.ROLLOUT in trainer.needs:
-            began = seconds(trainer.accelerator.device)
-            examples, kl = experience(trainer, examples)
-            self.seconds["learning"] += seconds(trainer.accelerator.device) - began
-            if not math.isnan(kl):
-                values |= {"objective/kl": kl}
-        if record:
-            own_samples = rollouts.source == "policy"  # the training forward gives no log π_ref to compare with
-            logps = (old_logps_of(examples) or trainer.logps(examples).tolist()) if own_samples else ()
-            values |= measured(examples, drawn, logps)
-            if isinstance(self.rollouts.engine, HuggingFace):
-                values["merged"] = float(self.rollouts.engine.merging.merged)
-        return keeping(examples, self.config, step), values
-
-    def step(self, step: int, *, record: bool) -> dict[str, float]:
-        """One step, counted from 0: its rows and the updates on them; returns the metrics of both.
-
-        Raises:
-            Unrewarded: before anything has changed.
-        """
-        config, trainer = self.config, self.trainer
-        picked = [self.examples[i] for i in order(len(self.examples), step, config.batch, config.seed)]
-        try:
-            rows, drawn = self.answered(picked, step, record=record)
-        except InputError as error:
-            raise Unrewarded(str(error)) from error
-        if drawn.get("dropped_prompts") == len(picked):
-            raise Unrewarded(f"reward {config.judge}: expected scores, got none for any response")
-        values: dict[str, float] = {}
-        began = seconds(trainer.accelerator.device)
-        for update, some in enumerate(self.pool.updates(rows, step, *config.updates)):
-            values = trainer.step(step, [*some, *self._demos(some, step, update)], update=update, record=record)
-        self.seconds["learning"] += seconds(trainer.accelerator.device) - began
-        if _every(config.refresh, step + 1):
-            trainer.policy.refresh(config.refresh_mix)
-        if config.kl_target:
-            responses = sum(len(e.responses) for e in rows)
-            beta = adaptive_beta(self._beta, drawn["objective/kl"], config.kl_target, config.kl_horizon, responses)
-            trainer.loss_kwargs["beta"] = beta
-            drawn["objective/beta"] = beta
-        return values | drawn if record else {name: drawn[name] for name in DROPPED if drawn.get(name)}
-
-    @property
-    def _beta(self) -> float:
-        return float(self.trainer.loss_kwargs.get("beta", self.config.beta))
-
-    def _demos(self, rows: Sequence[Example], step: int, update: int) -> list[Example]:
-        if not self.demos:
-            return []
-        wanted = sum(len(e.responses) for e in rows)
-        place = step * math.prod(self.config.updates) + update
-        return [self.demos[i] for i in order(len(self.demos), place, wanted, self.config.seed)]
-
-    def state(self) -> dict[str, Any]:
-        """What a resumed run needs beside its weights, ready for JSON."""
-        return {
-            "pool": self.pool.state(),
-            "loss_kwargs": self.trainer.loss_kwargs,
-            "averages": self.trainer.statistics.averages,
-            "callbacks": [callback.state() for callback in self.callbacks],
-            "processes": self.processes,
-        }
-
-    def restore(self, state: dict[str, Any]) -> None:
-        """Take over a state."""
-        self.pool.restore(state["pool"])
-        self.trainer.loss_kwargs = state["loss_kwargs"]
-        self.trainer.statistics.averages = state["averages"]
-        for callback, own in zip(self.callbacks, state["callbacks"], strict=True):
-            callback.restore(own)
-        before = state["processes"]
-        self.processes = before if before[-1:] == self.processes else [*before, *self.processes]
-        if len(self.processes) > 1:
-            counts = ", then ".join(map(str, self.processes))
-            self.notes = [*self.notes, f"processes: {counts}; samples and dropout depend on their number"]
 
 
 def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict[str, float]:
@@ -212,14 +57,16 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
         job.restore(more)
         if told:
             print(f"resuming at step {start} of {config.steps}", file=sys.stderr)
+    first = job.evaluation() if start == 0 and job.held_out else {}
+    if job.best and first and job.best.metric not in first:
+        raise InputError(f"keep_best: expected one of {', '.join(first)}, which this run has, got {job.best.metric}")
     log = _Log(output / METRICS if output and main else None, start)
     terminal = sys.stderr.isatty()
     if trainer.cache:  # a pass over all rows; what it has computed is on disk, so it can be interrupted anywhere
         hidden = not (told and terminal)
         rows = tqdm(job.examples, desc="reference", unit="row", disable=hidden, file=sys.stderr)
         trainer.remember_reference(e for e in rows if isinstance(e, Example))
-    first = _evaluation(job) if start == 0 and job.held_out else {}
-    last: dict[str, float] = {}
+    last = job.evaluation() if start == config.steps and job.held_out else {}  # killed before its result was written
     with (
         _stop_signals(launched=trainer.accelerator.num_processes > 1) as asked,
         tracking(config, output if main else None, start) as log.tracker,
@@ -251,24 +98,35 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
                     line = f"{config.method}: step {done} of {config.steps}, loss {loss}, {left} left"
                     print(line, file=sys.stderr, flush=True)
             enough = False
-            if job.held_out and (final or _every(config.eval_every, done)):
-                last = _evaluation(job)
+            due = every(config.eval_every, done)
+            if job.held_out and (final or due):
+                last = job.evaluation()
                 values = values | last
-                hear = job.callbacks if "eval_loss" in last else ()  # without a loss there is nothing to compare
+                # Without a loss there is nothing to compare. An evaluation for the end alone is none of a longer run.
+                hear = job.callbacks if due and "eval_loss" in last else ()
                 enough = any([callback(last) for callback in hear])  # noqa: C419, each gets the evaluation
+            better = bool(job.best and due and job.held_out and job.best(last, done))
             if values:
                 log.write(done, values)
+            own: dict[str, Any] = {"data": data, "write": main}
+            if output and better:
+                checkpoints.save(output / BEST.format(done), done, trainer.trained, **own)
+            if output and every(config.keep_every or 0, done):
+                result.keep(job, output, done)
             if enough and not final:
-                job.config = replace(config, steps=done)
+                job.config, job.ended_early = replace(config, steps=done), True
                 job.notes = [
                     *job.notes,
                     f"stopped after step {done} of {config.steps}: held-out evaluations did not improve",
                 ]
                 break
             stop = distributed.any_process(trainer.accelerator, bool(asked)) and not final
-            if state and (main or trainer.sharded) and not final and (stop or _every(config.save_every, done)):
-                own: dict[str, Any] = {"data": data, "more": job.state(), "write": main}
-                checkpoints.save(state, done, trainer.kept, trainer.optimizer, **own)
+            due = config.extendable if final else stop or better or every(config.save_every, done)
+            if state and (main or trainer.sharded) and due:
+                checkpoints.save(state, done, trainer.kept, trainer.optimizer, more=job.state(), **own)
+                if output and better and main:  # no checkpoint names the earlier ones any more
+                    for old in {*output.glob(BEST.format("*"))} - {output / BEST.format(done)}:
+                        old.unlink()
             if stop:
                 trainer.accelerator.wait_for_everyone()  # a launcher ends all processes as soon as one has failed
                 again = "; the same command resumes it" if output else ""
@@ -278,17 +136,26 @@ def fit(job: Job, *, output: Path | None = None, progress: bool = False) -> dict
     if trainer.cache:
         counts = distributed.from_all(trainer.accelerator, [(trainer.cache.found, trainer.cache.computed)])
         job.notes = [*job.notes, trainer.cache.note(counts)]
+    if job.best and output:
+        last = _best(job, job.best, last, output, data)
     return {name.removeprefix("eval_"): value for name, value in last.items()}
 
 
-def _every(interval: int, done: int) -> bool:
-    return interval > 0 and done % interval == 0
+def _best(job: Job, best: Best, last: dict[str, float], output: Path, data: str) -> dict[str, float]:
+    """Give the trainer the best weights of the run in place of the last ones; returns their evaluation.
 
-
-def _evaluation(job: Job) -> dict[str, float]:
-    rows, drawn = job.answered(job.held_out, HELD_OUT, record=True)
-    values = job.trainer.evaluate(rows) | drawn if rows else drawn
-    return {f"eval_{name}": value for name, value in values.items()}
+    Raises:
+        InputError: the file that holds them is gone or damaged.
+    """
+    steps, trainer = job.config.steps, job.trainer
+    if best.step != steps:
+        best(last, steps)  # an evaluation for the end alone
+    if best.step not in (0, steps):
+        trainer.accelerator.wait_for_everyone()  # the main process writes the file
+        path = output / BEST.format(best.step)
+        if checkpoints.load(path, trainer.trained, data=data)[0] != best.step:
+            raise InputError(f"{path}: expected the best weights of the run, got no such file. Fix: delete {output}")
+    return best.evaluation or last
 
 
 class _Log:

@@ -259,7 +259,11 @@ def _always(config: Config, held: Models) -> Iterator[Part]:
         yield Part("weights", nbytes(weights), _count(weights) + (", frozen" if adapted else ""))
     yield Part("adapters", nbytes(adapters), _count(adapters))
     yield Part("gradients", nbytes(trained), _count(trained))
-    yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
+    if config.optimizer == "adamw8bit":
+        numbers = sum(p.numel() for p in trained)
+        yield Part("optimizer moments", 2 * numbers, f"2 × ({numbers:,} × 1 byte)")
+    else:
+        yield Part("optimizer moments", 2 * nbytes(trained), f"2 × ({_count(trained)})")
     has_reference = config.needs_reference
     copied = has_reference and not adapted
     moves = has_reference and adapted and config.refresh > 0

@@ -7,9 +7,8 @@ Offline and online runs take the same path. Online, a row is reduced to its prom
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from operator import itemgetter
 from pathlib import Path
 from typing import Any, cast
 
@@ -20,8 +19,7 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.examples import Examples
-from una_ref.data.rows import Row, gathered, held_out, shuffled_scores, split_name
-from una_ref.data.storage import DiskList, GroupedList
+from una_ref.data.rows import Row, split_name
 from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.methods import weighted
@@ -32,7 +30,7 @@ from una_ref.policies.answers import RewardSource
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.rollout import HuggingFace, Sampler
 from una_ref.policies.vllm import VLLM
-from una_ref.training import trackers
+from una_ref.training import optimizer, trackers
 from una_ref.training.batches import mismatched, order
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
@@ -40,9 +38,10 @@ from una_ref.training.loop import Job
 from una_ref.training.losses import Losses
 from una_ref.training.model import model_and_tokenizer, policy_for
 from una_ref.training.rates import default_rate
+from una_ref.training.reading import ReadRows, eval_rows, held_out_rows, read_rows, usable_rows
 from una_ref.training.samplers import Rollouts
-from una_ref.training.stopping import Patience
-from una_ref.training.toysteer_base import is_toysteer, toysteer_rows
+from una_ref.training.stopping import Best, Patience
+from una_ref.training.toysteer_base import is_toysteer
 from una_ref.training.trainer import Trainer
 
 
@@ -70,6 +69,7 @@ def prepare(
         InputError: data, model or config cannot be trained with. Nothing has been trained then.
     """
     trackers.check(config)
+    optimizer.check(config)
     rows = read_rows(config) if rows is None else rows
     said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
@@ -93,13 +93,13 @@ def prepare(
         notes.append(f"max_length: {encoder.max_length}, the model's positions, in place of {config.max_length}")
     room = room_for(encoder.max_response, encoder.max_length) if config.on_policy else None
 
-    apart = _held_out(names, config) if world is None else np.zeros(len(kept), bool)
+    apart = held_out_rows(names, config) if world is None else np.zeros(len(kept), bool)
     training_rows = kept.picked(~apart)
     examples = encoder.encode(training_rows, room=room)
     prompts = encoder.prompt_count  # each may have a learned V(x)
     held_out_examples = encoder.fitting(kept.picked(apart), room=room)
     if config.eval_data:
-        chosen, more = _eval_rows(config, {*names})
+        chosen, more = eval_rows(config, {*names})
         held_out_examples = encoder.encode(chosen, room=room)
         notes += more
     elif world:  # a world has few prompts, so an evaluation samples new responses to the same prompts
@@ -139,8 +139,13 @@ def prepare(
         rollouts = _rollouts(config, trainer, encoder, reward, room, own_base)
     metric = "eval_reward" if config.on_policy else "eval_loss"
     callbacks = [Patience(config.patience, metric, rising=config.on_policy)] if config.patience else []
+    best = Best(config.keep_best) if config.keep_best else None
+    if best and not held_out_examples:
+        raise InputError("keep_best: expected held-out rows to evaluate on, got none. Fix: set eval_data, or held_out")
     job = Job(
-        config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos, callbacks
+        *(config, trainer, examples, held_out_examples, tokenizer, encoder, own_base, notes, rollouts, demos),
+        callbacks=callbacks,
+        best=best,
     )
     _check_start(job, notes, encoder, references)
     return job
@@ -163,110 +168,6 @@ def _check_terms(config: Config, examples: Examples[Any]) -> None:
         if not any(weighted.on(term, kind) for kind in examples.kinds):
             kinds, found = " or ".join(term.kinds), ", ".join(sorted(examples.kinds))
             raise InputError(f"losses: {name}: expected {kinds} in the data, got {found}. Fix: leave it out")
-
-
-# ---- data
-
-
-class ReadRows(DiskList[Row]):
-    """Rows as read, and what was said while they were read.
-
-    Attributes:
-        notes: the columns used and what was left out, a sentence each; equal ones of several files once.
-    """
-
-    notes: Sequence[str] = ()
-
-
-def read_rows(config: Config) -> ReadRows:
-    """All rows that the config names, whatever columns each file has."""
-    if is_toysteer(config):
-        return ReadRows(toysteer_rows(config))
-    from una_ref.data.items import STDIN, files
-    from una_ref.data.sources import read
-
-    names = [file for name in config.data.split(",") for file in files(name)]
-    if STDIN in names and processes().num_processes > 1:
-        raise InputError("data: expected files, since several processes read them, got standard input")
-    same = ("columns", "split", "subset", "revision", "empty", "bad_rows")
-    options: dict[str, Any] = {name: getattr(config, name) for name in same}
-    options |= {"limit": config.rows, "prompts": config.on_policy}
-    said: dict[str, None] = {}
-    options["note"] = lambda sentence: said.setdefault(sentence)
-    rows = ReadRows(row for name in names for row in read(name, **options))
-    rows.notes = list(said)
-    return rows
-
-
-def usable_rows(
-    rows: Sequence[Row], config: Config, note: Callable[[Row], object] | None = None
-) -> tuple[GroupedList[Row], list[str]]:
-    """Rows that the method can learn from, and what was done to get them.
-
-    Offline, each has one kind of feedback that the method takes. Online, where only prompts are used, they are the last
-    row of each prompt, in the place of the first.
-
-    Args:
-        rows: as read.
-        config: of the run.
-        note: called with each of the resulting rows, in order.
-    """
-    if config.on_policy:
-        last = gathered(rows, [lambda row: row.key], itemgetter(-1))
-        if note:
-            for row in last:
-                note(row)
-        return last, []
-    if not rows:
-        raise InputError(f"data {config.data}: expected at least one row, got none")
-    threshold = config.threshold if config.threshold == "median" else float(config.threshold)
-    losses = config.losses_by_kind
-    options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options["which"] = config.pairs
-    options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
-    if not config.shuffle:
-        kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
-        return kept, [str(report) for report in reports]
-    kept, reports = conversions.conform(rows, tuple(losses), **options)
-    shuffled: GroupedList[Row] = GroupedList(shuffled_scores(kept, config.seed))
-    if note:
-        for row in shuffled:
-            note(row)
-    return shuffled, [*map(str, reports), "feedback shuffled over the whole data set (the shuffled control)"]
-
-
-def _eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str]]:
-    """The rows of ``eval_data``, and what was said of them.
-
-    Args:
-        config: of the run.
-        names: of the prompts that are trained on; a prompt on both sides is kept and counted.
-    """
-    theirs = replace(config, data=config.eval_data, eval_data="", shuffle=False)
-    rows, both = read_rows(theirs), 0
-
-    def count(row: Row) -> None:
-        nonlocal both
-        both += split_name(row, config.seed) in names
-
-    kept, notes = usable_rows(rows, theirs, note=count)
-    if both:
-        notes = [*notes, f"rows whose prompt is trained on as well: {both}"]
-    return kept, [f"eval_data: {note}" for note in (*rows.notes, *notes)]
-
-
-def _held_out(names: Sequence[int], config: Config) -> np.ndarray:
-    """(rows,) bool: whether a row is held out for evaluation.
-
-    No prompt is on both sides, and fewer than two prompts are not held out. ToySteer's worlds have few prompts: there
-    the last rows are held out, which have new responses to the same prompts.
-    """
-    count = len(names)
-    if is_toysteer(config):
-        return np.arange(count) >= count - round(config.held_out * count)
-    if config.eval_data or round(config.held_out * len(np.unique(np.array(names, np.uint64)))) < 2:
-        return np.zeros(count, bool)
-    return held_out(names, config.held_out)
 
 
 def encoder_for(config: Config, model: Any, tokenizer: Any) -> Encoder:

@@ -80,7 +80,7 @@ def refusal(config: Config, rows: Sequence[Row], model: Any, tokenizer: Any) -> 
 
     Of an online run, the prompts are checked. Its reward is not asked.
     """
-    config = replace(_unlimited(config), output="", dtype="float32", load_in_4bit=False)
+    config = replace(_unlimited(config), output="", dtype="float32", load_in_4bit=False, optimizer="adamw")
     try:
         if config.on_policy:
             encoder = encoder_for(config, model, tokenizer)

@@ -10,8 +10,8 @@ from typing import Any
 
 from una_ref.cache import cache_folder
 from una_ref.errors import InputError
-from una_ref.training import result
-from una_ref.training.checkpoints import RECORD, claimed
+from una_ref.training import publishing, result
+from una_ref.training.checkpoints import RECORD, claimed, reopen
 from una_ref.training.config import Config
 from una_ref.training.distributed import from_main, processes
 from una_ref.training.loop import fit
@@ -26,9 +26,11 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
     Raises:
         InputError: refused before anything began.
         NonFinite, Interrupted: see `fit`.
+        OSError: the disk is full, or the hub does not take the finished run.
     """
     if not config.output:
         raise InputError("output: expected a folder, got none")
+    publishing.check(config)
     output = Path(config.output)
     team = processes()
     settings = config.recorded()
@@ -37,15 +39,27 @@ def train(config: Config, *, progress: bool = True) -> dict[str, Any]:
             record = json.loads((output / RECORD).read_text("utf-8"))
             if progress and team.is_main_process:
                 print(f"{output}: finished already; nothing was trained", file=sys.stderr)
-            return record if team.is_main_process else {}
+            return _pushed(record, config, progress=progress) if team.is_main_process else {}
         job = prepare(config, references=cache_folder() / "references")
         if progress and team.is_main_process:
             for note in job.notes:
                 print(note, file=sys.stderr)
         printed = len(job.notes)
+        if team.is_main_process:
+            reopen(output, settings)
         evaluation = fit(job, output=output, progress=progress)
         if progress and team.is_main_process:
             for note in job.notes[printed:]:
                 print(note, file=sys.stderr)
         state = result.whole_state(job)
-        return result.save(job, settings, output, evaluation, state) if team.is_main_process else {}
+        if not team.is_main_process:
+            return {}
+        record = result.save(job, settings, output, evaluation, state)
+        return _pushed(record, config, progress=progress)
+
+
+def _pushed(record: dict[str, Any], config: Config, *, progress: bool) -> dict[str, Any]:
+    """The record of a finished run, which is uploaded if the config says so."""
+    if config.push:
+        publishing.push(config, progress=progress)
+    return record

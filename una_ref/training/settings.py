@@ -13,8 +13,8 @@ from typing import Any, NamedTuple, get_args, get_origin
 from una_ref.data.conventions import COLUMNS
 from una_ref.errors import InputError, near, near_path
 from una_ref.methods import METHODS, weighted
-from una_ref.training.config import SHAPE, Config, field_types, hyperparameter_type
-from una_ref.training.fields import check, choices, one_of, read
+from una_ref.training.config import Config, field_types
+from una_ref.training.fields import SHAPE, check, choices, hyperparameter_type, one_of, read
 from una_ref.training.hints import HINTS
 
 GROUPS = {

@@ -69,6 +69,7 @@ def shard(policy: Policy, config: Config, team: Accelerator) -> bool:
         "reference=cache, of which processes would have different parts": config.reference == "cache",
         f"{config.method}, which is merged at the end": policy.output == "rewards",
         "load_in_4bit": config.load_in_4bit,
+        "optimizer=adamw8bit": config.optimizer == "adamw8bit",
         "a reference that moves (refresh_every)": config.refresh > 0,
         # Adapters are turned off for the reference by their requires_grad, which only a shard would keep.
         "fsdp_reshard_after_forward: false with adapters": bool(config.lora_r) and not _reshards(),

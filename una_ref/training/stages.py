@@ -25,6 +25,7 @@ from typing import Any, get_origin, get_type_hints
 from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError, near
 from una_ref.methods import METHODS
+from una_ref.training import publishing
 from una_ref.training.checkpoints import RECORD, claimed, write_text
 from una_ref.training.config import Config, field_types
 from una_ref.training.data_steps import DATA_STEPS, FILE, DataStep, write_rows
@@ -127,6 +128,8 @@ def plan(what: str, settings: Iterable[str] = (), *, file: str = "", **options: 
             stages[name][part] = value
             chosen.add((name, part))
             continue
+        if key == "push":
+            raise InputError(f"push: expected the step whose result is uploaded. Fix: {list(stages)[-1]}.push={value}")
         takers = [name for name, own in stages.items() if _takes(own, key)]
         if not takers:
             steps = near(name, stages) or f". Fix: write one of the steps {', '.join(stages)}"
@@ -268,6 +271,9 @@ def run(made: Plan, *, progress: bool = True) -> dict[str, Any]:
         InputError: what a step refuses, a changed plan, or a finished step whose input has been made anew since.
         NonFinite, Interrupted, Unrewarded: see `una_ref.training.loop.fit`.
     """
+    for step in made.steps.values():
+        if isinstance(step, Config):
+            publishing.check(step)
     main, output = processes().is_main_process, Path(made.output)
     if main and progress:
         for note in made.notes:

@@ -1,10 +1,14 @@
-"""Early stopping: a callback gets every held-out evaluation of a run and may end it."""
+"""What held-out evaluations decide: when a run ends early, and which of its adapters is the best."""
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+
+FALLING = ("eval_loss", "eval_nll/token")
+"""The metrics that `Best` takes of which smaller values are better."""
 
 
 class Callback(Protocol):
@@ -55,3 +59,49 @@ class Patience:
     def restore(self, state: list[Any]) -> None:
         """Take over a state."""
         self.best, self.waited = state
+
+
+@dataclass
+class Best:
+    """The best evaluation of a run by a metric; of equal ones the first.
+
+    Attributes:
+        metric: its name in metrics.jsonl.
+        step: steps done at the best evaluation; 0: there is none yet.
+        evaluation: all metrics of the best evaluation.
+    """
+
+    metric: str
+    step: int = 0
+    evaluation: dict[str, float] = field(default_factory=dict)
+
+    def __call__(self, evaluation: Mapping[str, float], step: int) -> bool:
+        """Take over an evaluation after a step if it is the best; returns whether it is."""
+        sign, value = -1 if self.metric in FALLING else 1, evaluation.get(self.metric, math.nan)
+        better = sign * value > sign * self.value if self.step else not math.isnan(value)
+        if better:
+            self.step, self.evaluation = step, dict(evaluation)
+        return better
+
+    @property
+    def value(self) -> float:
+        """The metric at the best evaluation."""
+        return self.evaluation[self.metric]
+
+    def record(self) -> dict[str, Any]:
+        """Metric, value and step of the best evaluation, ready for JSON."""
+        return {"metric": self.metric, "value": self.value, "step": self.step}
+
+    def state(self) -> dict[str, Any]:
+        """Step and metrics of the best evaluation."""
+        return {"step": self.step, "evaluation": self.evaluation}
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Take over a state."""
+        self.step, self.evaluation = state["step"], state["evaluation"]
+
+
+def described(best: Mapping[str, Any]) -> str:
+    """The best step as a part of a sentence, from `Best.record`."""
+    side = "smaller" if best["metric"] in FALLING else "larger"
+    return f"step {best['step']}, the best by {best['metric']} ({best['value']:.4f}; {side} is better)"

@@ -20,7 +20,7 @@ from una_ref.policies.rollout import Sample
 from una_ref.theory.games import mixture_logps
 from una_ref.theory.worlds import TableWorld
 from una_ref.training.config import Config
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.samplers import Rollouts
 from una_ref.training.trainer import Trainer
 

@@ -29,6 +29,7 @@ from una_ref.training.config import Config
 from una_ref.training.forward import Forward
 from una_ref.training.losses import Losses, losses_of, rewards_of
 from una_ref.training.metrics import NAMES, means, measure
+from una_ref.training.optimizer import CRITIC, VALUES, optimizer_of, rate
 from una_ref.training.statistics import Statistics
 from una_ref.training.values import RunningValues
 
@@ -98,8 +99,6 @@ class Trainer:
             )
         self.include_last_token = policy.output == "rewards"
         self.trained = {name: p for name, p in policy.named_parameters() if p.requires_grad}
-        peak = config.learning_rate
-        groups = [{"params": list(self.trained.values()), "peak": peak, "weight_decay": config.weight_decay}]
         self.values: Tensor | None = None
         self.running: RunningValues | None = None
         if self.network and policy.critic:
@@ -112,19 +111,14 @@ class Trainer:
             if how == "mean":
                 self.running = RunningValues(self.values, decay=config.decay)
             else:
-                self.values = self.trained["V(x)"] = nn.Parameter(self.values)
-                rate = 0.05 if config.value_lr is None else config.value_lr
-                groups.append({"params": [self.values], "peak": rate, "weight_decay": 0.0})
-        critic = [p for name, p in self.trained.items() if name.startswith("critic.")]
-        if critic:
-            groups[0]["params"] = [p for name, p in self.trained.items() if not name.startswith(("critic.", "V(x)"))]
-            groups.append({"params": critic, "peak": config.value_lr or peak, "weight_decay": config.weight_decay})
-        self.optimizer = torch.optim.AdamW(groups, foreach=False if self.sharded else None)
+                self.values = self.trained[VALUES] = nn.Parameter(self.values)
+        self.optimizer = optimizer_of(config, self.trained, sharded=self.sharded)
         # A separate critic has large gradients, which would scale down the policy's: it has a norm of its own. V(x) and
         # a head on the policy's hidden states share the policy's norm.
-        separate = critic if policy.critic and policy.critic.core is not None else []
-        ids = {id(p) for p in separate}
-        self._clipped = [part for part in ([p for p in self.trained.values() if id(p) not in ids], separate) if part]
+        own_norm = CRITIC if policy.critic and policy.critic.core is not None else ()
+        rest = [p for name, p in self.trained.items() if not name.startswith(own_norm)]
+        apart = [p for name, p in self.trained.items() if name.startswith(own_norm)]
+        self._clipped = [part for part in (rest, apart) if part]
         self.loss_kwargs = dict(config.loss_kwargs)
         self.cache: ReferenceCache | None = None
 
@@ -149,7 +143,7 @@ class Trainer:
     @property
     def kept(self) -> dict[str, Tensor]:
         """Name -> tensor, all that a checkpoint holds: what is trained, running means, a reference that moves."""
-        means = {"V(x)": self.running.values, "V(x) visits": self.running.visits} if self.running else {}
+        means = {VALUES: self.running.values, "V(x) visits": self.running.visits} if self.running else {}
         moving = {f"reference.{name}": value for name, value in self.policy.moving.items()}
         return {**self.trained, **means, **moving}
 
@@ -158,17 +152,6 @@ class Trainer:
         """Whether a loss compares a response with the others of its prompt, so that each prompt needs two."""
         alone = self.values is not None or self.config.baseline in ("ema", "network")
         return Need.GROUP in self.needs and not alone
-
-    def rate(self, step: int) -> float:
-        """The share of the peak learning rate at a step (from 0): linear warm-up, then as `schedule` says."""
-        c = self.config
-        rise = round(c.warmup * c.steps) if c.warmup_steps is None else c.warmup_steps
-        if step < rise:
-            return (step + 1) / (rise + 1)
-        if c.schedule == "constant":
-            return 1.0
-        done = (step - rise) / (c.steps - rise)
-        return 1 - done if c.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * done))
 
     def step(self, step: int, examples: Sequence[Example], *, update: int = 0, record: bool = True) -> dict[str, float]:
         """One optimizer step on a batch; returns its metrics if they are to be recorded.
@@ -192,14 +175,15 @@ class Trainer:
         norm = math.hypot(*norms)
         if not math.isfinite(norm):
             raise NonFinite(f"the norm of the gradient is {norm:g}", examples)
+        share = rate(c, step)
         for group in self.optimizer.param_groups:
-            group["lr"] = group["peak"] * self.rate(step)
+            group["lr"] = group["peak"] * share
         self.optimizer.step()
         self.optimizer.zero_grad()
         self.statistics.keep()
         if self.running:
             self.running.keep(team)
-        return measured | {"grad_norm": norm, "lr": c.learning_rate * self.rate(step)} if record else {}
+        return measured | {"grad_norm": norm, "lr": c.learning_rate * share} if record else {}
 
     def accumulate(self, examples: Sequence[Example], *, record: bool = True) -> dict[str, float]:
         """Add the gradient of a batch's mean loss, over all processes; returns its metrics.
