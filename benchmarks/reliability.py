@@ -32,6 +32,8 @@ from typing import Any
 
 import records
 
+ERRORS = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
+"""What the last run has printed to its standard error."""
 PHASES = ("start-up", "step", "rollout", "evaluation", "save", "result")
 """What a run can be doing when it is killed."""
 OFFLINE = ["una-score", "steps=40", "save_every=1", "log_every=1", "eval_every=4", "held_out=0.2", "lora_r=8"]
@@ -91,13 +93,15 @@ def started(words: Sequence[str], phase: mmap.mmap | None = None, limit: int = 0
     """
     from una_ref.cli import main as una_ref
 
+    ERRORS.seek(0)
+    ERRORS.truncate()
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(os.open(os.devnull, os.O_WRONLY), 2)
+        os.dup2(ERRORS.fileno(), 2)
         if phase is not None:
             phase[0] = 0
             tell(phase)
@@ -110,7 +114,7 @@ def started(words: Sequence[str], phase: mmap.mmap | None = None, limit: int = 0
 
 def tell(phase: mmap.mmap) -> None:
     """Note the phase in its first byte whenever the training loop enters or leaves one."""
-    from una_ref.training import checkpoints, loop, result
+    from una_ref.training import checkpoints, job, result
 
     def noted(module: Any, name: str, number: int) -> None:
         inner = getattr(module, name)
@@ -124,9 +128,9 @@ def tell(phase: mmap.mmap) -> None:
 
         setattr(module, name, outer)
 
-    noted(loop.Job, "step", 1)
-    noted(loop.Job, "answered", 2)
-    noted(loop, "_evaluation", 3)
+    noted(job.Job, "step", 1)
+    noted(job.Job, "answered", 2)
+    noted(job.Job, "evaluation", 3)
     noted(checkpoints, "save", 4)
     noted(result, "save", 5)
 
@@ -179,7 +183,9 @@ def kills(words: Sequence[str], folder: Path, count: int, seed: int) -> dict[str
         if os.WIFSIGNALED(status):
             killed[PHASES[phase[0]]] += 1
         else:
-            assert os.WEXITSTATUS(status) == 0, f"the run fails after {killed.total()} kills"
+            if os.WEXITSTATUS(status):
+                ERRORS.seek(0)
+                raise SystemExit(f"expected a run that resumes after {killed.total()} kills, got: {ERRORS.read()}")
             ends, equal = ends + 1, equal and same(whole, broken)
             subprocess.run(["rm", "-r", str(broken)], check=True)
     assert finished(command(words, broken)) == 0, "the run fails at its end"
