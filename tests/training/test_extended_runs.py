@@ -92,6 +92,13 @@ def test_an_extension_may_be_interrupted_and_killed_before_its_result_is_written
     assert weights(short) == weights(long) and record(short)["evaluation"] == record(long)["evaluation"]
 
 
+def test_an_evaluation_for_the_end_alone_does_not_count_for_patience(train):
+    settings = ["lr=0", "patience=2", "eval_every=2", "held_out=0.3"]  # never better than at step 2
+    assert record(train("dpo", "long", "steps=9", *settings))["steps"] == 6
+    assert record(train("dpo", "short", "steps=3", *settings))["steps"] == 3
+    assert record(train("dpo", "short", "steps=9", *settings))["steps"] == 6
+
+
 @pytest.mark.parametrize(
     ("settings", "why"),
     [
