@@ -63,8 +63,8 @@ class Training:
             found["accuracy"] = fmean(measures.accuracies(margins))
         if self.part != "tuning":
             asked = rows.held_out[: settings.prompts]
-            options = {"max_new": settings.new_tokens, "seed": self.seed, "trained": self.entry != BASE}
-            sampled, stored = measures.sampled(job, asked, **options)
+            sampling: dict[str, Any] = {"max_new": settings.new_tokens, "seed": self.seed}
+            sampled, stored = measures.sampled(job, asked, **sampling, trained=self.entry != BASE)
             write_text(folder / ANSWERS, json.dumps(stored, ensure_ascii=False))
             found |= sampled
         return found
