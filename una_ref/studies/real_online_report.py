@@ -71,9 +71,12 @@ def _row(lines: Sequence[Line], base: Mapping[int, Line], ppo: Mapping[int, Line
 
 
 def _differences(last: Sequence[tuple[int, Line]], other: Mapping[int, Line], model: str) -> list[Values]:
-    """Reward minus another policy's, on the same prompts and with the same seed, for each seed that has both."""
+    """Reward minus another policy's, on the same prompts and with the same seed, for each seed that has both.
+
+    A measurement before the end has the first prompts alone.
+    """
     return [
-        [own - its for own, its in zip(point[model], other[seed][model], strict=True)]
+        [own - its for own, its in zip(point[model], other[seed][model], strict=False)]
         for seed, point in last
         if model in point and seed in other and model in other[seed] and point is not other[seed]
     ]
@@ -132,7 +135,8 @@ def _rewards_table(results: Mapping[str, Any]) -> list[str]:
         *cells.rows(["method", *MEASURES.values(), "lr", "seeds"], map(_cells, every)),
         "",
         f"{done} of {sum(each['of'] for each in every)} runs are finished. Mean ± 95 % interval over {s['prompts']} "
-        "held-out prompts, the same for all. Differences are paired by prompt and seed. "
+        f"held-out prompts, the same for all; along a run over the first {s['curve_prompts']} of them. Differences are "
+        "paired by prompt and seed. "
         f"{s['updates']} updates from {s['rollout']} prompts × {s['samples']} responses of at most "
         f"{s['new_tokens']} tokens, {calls} reward calls for each method; LoRA of rank {s['lora_r']}; "
         f"β = {s['beta']:g}. The released form's β is 1, which is only a step size there.",

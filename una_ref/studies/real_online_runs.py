@@ -61,6 +61,7 @@ HEADER = (
     "new_tokens",
     "points",
     "prompts",
+    "curve_prompts",
 )
 """The settings that say what a run is; the others only say which runs there are."""
 
@@ -79,7 +80,8 @@ class RealOnlineSettings:
         rollout: prompts of a rollout. samples: responses to each.
         new_tokens: most tokens of a response.
         points: measurements along a run, at equal distances, the last one at its end.
-        prompts: held-out prompts of each measurement, and others of the tuning runs.
+        prompts: held-out prompts that a policy is measured on at its end, and others for the tuning runs.
+        curve_prompts: the first so many of them, for the measurements before the end.
         seeds: of adapters, data order and samples. tuning_seed: another one.
         lrs: the grid of learning rates.
     """
@@ -96,13 +98,14 @@ class RealOnlineSettings:
     lora_alpha: float = 16.0
     reward_lr: float = 3e-4
     beta: float = 0.05
-    updates: int = 20
-    tuning_updates: int = 8
+    updates: int = 16
+    tuning_updates: int = 6
     rollout: int = 4
     samples: int = 4
-    new_tokens: int = 64
+    new_tokens: int = 48
     points: int = 4
-    prompts: int = 48
+    prompts: int = 64
+    curve_prompts: int = 24
     seeds: tuple[int, ...] = (0, 1)
     tuning_seed: int = 100
     lrs: tuple[float, ...] = (3e-4, 1e-3)
@@ -185,16 +188,18 @@ class OnlineTraining:
         source = settings.proxy.source(settings, base)
         job, part = base_job(settings, base) if self.entry == BASE else self._job(settings, base, source)
         rows, last = self.asked(part, settings), 0 if self.entry == BASE else job.config.steps
+        at = measured_at(last, 1 if self.tuning else settings.points)
         points, stored, log, failed = [], {}, [], ""
         for update in range(last + 1):
             if update > 0:
                 failed, took = do_update(job, update - 1, meter)
                 log.append(took)
-            if failed or update in measured_at(last, settings.points):
-                asked: dict[str, Any] = {"max_new": settings.new_tokens, "seed": self.seed}
-                sampled, texts = measures.sampled(job, rows, **asked, trained=update > 0)
+            if failed or update in at:
+                some = rows if failed or update == last else rows[: settings.curve_prompts]
+                sampling: dict[str, Any] = {"max_new": settings.new_tokens, "seed": self.seed}
+                sampled, texts = measures.sampled(job, some, **sampling, trained=update > 0)
                 stored[str(update)] = texts
-                rewards = [float(reward or 0.0) for reward in source(measures.answers(rows, texts))]
+                rewards = [float(reward or 0.0) for reward in source(measures.answers(some, texts))]
                 points.append({"update": update, **sampled, "rewards": rounded(rewards)})
             if failed:
                 failed = f"update {update}: {failed}"
@@ -217,7 +222,7 @@ class OnlineTraining:
         }
 
     def asked(self, part: Part, settings: RealOnlineSettings) -> Sequence[Row]:
-        """The held-out rows whose prompts are answered in each measurement."""
+        """The held-out rows whose prompts are answered at the end; those before take the first ones."""
         count = settings.prompts
         return part.held_out[count : 2 * count] if self.tuning else part.held_out[:count]
 
@@ -262,7 +267,7 @@ class HeldOutReward:
             self.run.measured(settings, base)
         rows = self.run.asked(part_of(PROMPTS, settings, judge.tokenizer), settings)
         stored = json.loads((folder / ANSWERS).read_text("utf-8"))
-        rewards = {update: rounded(judge(measures.answers(rows, texts))) for update, texts in stored.items()}
+        rewards = {u: rounded(judge(measures.answers(rows[: len(texts)], texts))) for u, texts in stored.items()}
         return {"weights": weights_name(folder), "rewards": rewards}
 
 
