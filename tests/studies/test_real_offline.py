@@ -212,7 +212,7 @@ def test_a_model_is_found_by_its_folder_and_needs_its_weights_in_one_file(real_f
     ("options", "message"),
     [
         (["--report"], "report: expected the study of a real model"),
-        (["--model", "x", "--online"], "model: expected neither --online nor --base"),
+        (["--model", "x", "--base", "y"], "model: expected no --base"),
         (["--axis", "scores"], "axis scores: expected a study with axes"),
         (["--axis", "scores", "--online"], "axis scores: expected methods, offset, proxy"),
     ],

@@ -12,14 +12,9 @@ from una_ref.policies import loading
 from una_ref.policies.classifier import Classifier
 from una_ref.studies import real_measures as measures
 from una_ref.studies import real_online, real_online_runs
-from una_ref.studies.engine import carry_out
+from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size, same_prompt
-from una_ref.studies.real_online import (
-    REAL_ONLINE,
-    TUNED,
-    candidates,
-    negative_objective,
-)
+from una_ref.studies.real_online import REAL_ONLINE, TUNED, candidates, figure, negative_objective, results
 from una_ref.studies.real_online_runs import (
     ENTRIES,
     HEADER,
@@ -31,6 +26,7 @@ from una_ref.studies.real_online_runs import (
 from una_ref.studies.real_rewards import RewardModel
 from una_ref.studies.real_settings import RealSettings
 from una_ref.studies.real_work import measure, part_of, weights_name, work_folder
+from una_ref.studies.run_store import RunStore
 
 TINY = RealOnlineSettings(
     sizes={
@@ -132,12 +128,12 @@ def test_a_study_in_two_halves_computes_every_run_once(tiny, few, tmp_path):
     assert [row["finished"] for row in half["rows"]] == [1, 0, 0] and half["rows"][0]["rewards_mean"]
     assert "not run" in (tmp_path / "study" / "table.md").read_text() and len(lines(tmp_path)) == 7
     study, second = counting()
-    results = tiny(study)
+    found = tiny(study)
     assert not {*first} & {*second} and len(first) + len(second) == len(lines(tmp_path)) == 12
     again, third = counting()
-    assert tiny(again)["rows"] == results["rows"] and third == []
-    assert tiny(report=True)["rows"] == results["rows"]
-    base, *trained = results["rows"]
+    assert tiny(again)["rows"] == found["rows"] and third == []
+    assert tiny(report=True)["rows"] == found["rows"]
+    base, *trained = found["rows"]
     assert base["kl"]["mean"] == 0 and base["rewards"] is None and "took" not in base
     for row in trained:
         assert row["finished"] == 1 and not row["failed"] and row["kl"]["mean"] > 0
@@ -146,26 +142,26 @@ def test_a_study_in_two_halves_computes_every_run_once(tiny, few, tmp_path):
         assert [point["kl"]["items"] for point in row["curve"]] == [2, 3]
         assert row["took"]["learning"]["items"] == TINY.updates - METERED and len(row["models"]) >= 2
     assert [row["held_out_ppo"] is None for row in trained] == [False, True]
-    assert {name: value["items"] for name, value in results["accuracies"].items()} == {
+    assert {name: value["items"] for name, value in found["accuracies"].items()} == {
         "training RM": 4,
         "held-out RM": 4,
     }
     by_key = lines(tmp_path)
     for name in ("rloo", "ppo"):
         objectives = {lr: by_key[f"tuning/{name}/lr={lr:g}/seed=100"]["objective"] for lr in TINY.lrs}
-        assert results["chosen"][name]["lr"] == max(objectives, key=objectives.get)
+        assert found["chosen"][name]["lr"] == max(objectives, key=objectives.get)
     for line in by_key.values():
         assert line["seconds"] >= 0 and line["cpu_seconds"] >= 0 and line["versions"]["torch"] and line["hardware"]
 
 
 @pytest.mark.slow
 def test_every_entry_of_the_study_trains(tiny):
-    results = tiny()
-    assert [row["name"] for row in results["rows"]] == ["base", *(entry.name for entry in ENTRIES)]
-    assert all(row["finished"] == 1 and not row["failed"] and row["kl"]["mean"] > 0 for row in results["rows"][1:])
-    passes = {row["name"]: row["passes"] for row in results["rows"][1:]}
+    found = tiny()
+    assert [row["name"] for row in found["rows"]] == ["base", *(entry.name for entry in ENTRIES)]
+    assert all(row["finished"] == 1 and not row["failed"] and row["kl"]["mean"] > 0 for row in found["rows"][1:])
+    passes = {row["name"]: row["passes"] for row in found["rows"][1:]}
     assert passes == {"rloo": 1, "una-online": 1, "una-centred": 1, "una-online.released": 4, "ppo": 4}
-    rates = {row["name"]: row["lr"] for row in results["rows"]}
+    rates = {row["name"]: row["lr"] for row in found["rows"]}
     assert rates["una-centred"] == rates["rloo"]
 
 
@@ -239,10 +235,10 @@ def test_quick_is_one_seed_of_the_same():
     assert {name: asdict(full)[name] for name in HEADER} == {name: asdict(full.quick)[name] for name in HEADER}
 
 
-def test_a_toysteer_base_is_refused_beside_a_model(capsys, tmp_path):
-    options = ["--online", "--model", "x", "--base", "y", "--output", str(tmp_path / "study")]
+def test_an_axis_is_refused_since_there_is_one(capsys, tmp_path):
+    options = ["--online", "--model", "x", "--axis", "methods", "--output", str(tmp_path / "study")]
     assert main(["compare", *options]) == 2
-    assert "model: expected no --base" in capsys.readouterr().err and not (tmp_path / "study").exists()
+    assert "axis methods: expected a study with axes" in capsys.readouterr().err and not (tmp_path / "study").exists()
 
 
 def test_a_run_of_another_header_is_refused(tiny, tmp_path):
@@ -251,3 +247,30 @@ def test_a_run_of_another_header_is_refused(tiny, tmp_path):
         tiny(stopped)
     with pytest.raises(InputError, match="expected runs of .* choose another output"):
         tiny(settings=replace(TINY, beta=0.2))
+
+
+# ---- records
+
+
+def no_run(run):
+    raise AssertionError(f"expected no run to be computed, got {run}")
+
+
+def test_the_committed_runs_table_and_figure_are_those_of_this_study(records, tmp_path):
+    folder, settings = records / "real_online", REAL_ONLINE.settings
+    text = (folder / "runs.jsonl").read_text()
+    (tmp_path / "runs.jsonl").write_text(text)
+    header = json.loads(text.splitlines()[0])
+    expected = json.loads(json.dumps(asdict(settings)))
+    assert header["settings"] == {name: expected[name] for name in HEADER}
+    assert header["base"].startswith("SmolLM2-135M-Instruct")
+    store = RunStore(tmp_path, header, no_run, compute=False)
+    committed = json.loads((folder / "results.json").read_text())
+    chosen = choose(store, candidates(settings), REAL_ONLINE.criterion)
+    assert chosen == committed["chosen"]
+    found = json.loads(json.dumps(results(store, settings, tmp_path, chosen)))
+    assert {name: committed[name] for name in found} == found
+    assert REAL_ONLINE.table(committed) == (folder / "table.md").read_text()
+    assert figure(committed, tmp_path, "again").read_bytes() == (records.parent / "real_online.svg").read_bytes()
+    page = (records.parents[1] / "docs" / "studies.md").read_text("utf-8")
+    assert (folder / "table.md").read_text().strip() in page
