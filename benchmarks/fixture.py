@@ -17,6 +17,7 @@ PRESETS = {
     # In "balanced", the head has 3 % of a forward pass's FLOPs, as in a 7B; with a larger vocabulary it would be more.
     "balanced": {"layers": 6, "hidden": 384, "inter": 1344, "heads": 8, "kv_heads": 2, "vocabulary": 1024},
     "mistral-7b": {"layers": 32, "hidden": 4096, "inter": 14336, "heads": 32, "kv_heads": 8, "vocabulary": 32000},
+    "smollm2": {"layers": 30, "hidden": 576, "inter": 1536, "heads": 9, "kv_heads": 3, "vocabulary": 49152},
     "tiny": {"layers": 2, "hidden": 64, "inter": 224, "heads": 4, "kv_heads": 2, "vocabulary": 512},
 }
 NAMES = {

@@ -15,6 +15,7 @@ from __future__ import annotations
 import argparse
 import json
 import sys
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -74,19 +75,22 @@ def main() -> int:
         return 0
     lines = harness.rounds(__file__, arguments, lambda folder: harness.make(folder, arguments, endless=False))
     ratios = harness.compared(lines, RATIOS)
-    harness.record(arguments, lines, ratios=ratios, gate=gate(lines, ratios), pairs_a_step=arguments.pairs, lora_r=R)
+    found = gate(lines, ratios, GATE, GATED)
+    harness.record(arguments, lines, ratios=ratios, gate=found, pairs_a_step=arguments.pairs, lora_r=R)
     return 0
 
 
-def gate(lines: list[Line], ratios: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """For each of the gate's limits: the worst measured number, the limit, and whether it holds."""
-    gated = [f"{a} / {b}" for a, b in GATED if f"{a} / {b}" in ratios["time of a step"]]
+def gate(
+    lines: list[Line], ratios: dict[str, Any], limits: Mapping[str, float], pairs: Sequence[tuple[str, str]]
+) -> dict[str, dict[str, Any]]:
+    """For each limit: the worst measured number over pairs of cases, the limit, and whether it holds."""
+    gated = [f"{a} / {b}" for a, b in pairs if f"{a} / {b}" in ratios["time of a step"]]
     if not gated:
         return {}
     gaps = [
         abs(x - y)
         for by_case in harness.by_round(lines)
-        for a, b in GATED
+        for a, b in pairs
         if a in by_case and b in by_case
         for x, y in zip(by_case[a]["losses"], by_case[b]["losses"], strict=True)
     ]
@@ -97,9 +101,9 @@ def gate(lines: list[Line], ratios: dict[str, Any]) -> dict[str, dict[str, Any]]
         "loss": max(gaps),
     }
     return {
-        name: {"measured": value, "limit": GATE[name], "holds": value <= GATE[name]}
-        for name, value in worst.items()
-        if value is not None
+        name: {"measured": worst[name], "limit": limit, "holds": worst[name] <= limit}
+        for name, limit in limits.items()
+        if worst[name] is not None
     }
 
 
@@ -173,6 +177,7 @@ def prepared(
     settings |= {"held_out": 0, "schedule": "constant", "warmup": 0}
     config = resolve(method, [f"{name}={value}" for name, value in settings.items()], data="pairs", steps=steps)
     model, tokenizer = load(str(folder / "policy"), arguments.dtype)
+    tokenizer.chat_template = None  # the rows are text in which a template has been applied, if there is one
     return prepare(config, rows=rows, model=model, tokenizer=tokenizer)
 
 

@@ -174,7 +174,7 @@ def test_judge_that_fails_is_asked_for_the_rest_only(tiny_subject, data, tmp_pat
     results, options = Results(tmp_path / "r"), {"data_dir": str(data), "decoding": HOW}
     with (
         judge_server(reply) as (url, _),
-        pytest.raises(ConnectionError, match="expected a preference for 6 answers, got none for 1"),
+        pytest.raises(ConnectionError, match="expected an answer about 6 instructions, got none about 1"),
     ):
         alpaca_eval.evaluate(tiny_subject, results, judge_at(url), **options)
     assert not (results.folder / "alpaca_eval").exists()

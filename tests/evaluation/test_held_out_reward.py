@@ -103,7 +103,7 @@ def test_judge_as_the_reward_is_asked_again_for_what_it_left_out(
     results = Results(tmp_path / "r")
     with judge_server(lambda m, n: "Hm." if "poem" in m[-1]["content"] else "[[A]]") as (url, _):
         reward = f"judge:m@{url}"
-        with pytest.raises(ConnectionError, match="expected verdicts about 4 prompts, got none for 1"):
+        with pytest.raises(ConnectionError, match="expected an answer about 4 prompts, got none about 1"):
             evaluate(tiny_subject, results, reward, against=other, prompts=prompts, decoding=HOW)
     assert results.record(f"reward:{reward}") is None and len(results.items(f"reward:{reward}")) == 3
     with pytest.raises(InputError, match=f"judge m at {url}: expected a chat completion, got Connection error"):

@@ -77,7 +77,7 @@ def test_judge_that_stops_while_it_is_asked_is_exit_code_1(tiny_folder, data, ju
     with judge_server(lambda m, n: "ok" if n == 1 else (500, {"error": {"message": "broken"}})) as (url, _):
         options = ["--data-dir", str(data), "--judge", f"judge:m@{url}", "--max-new", "4", "--output", "r"]
         assert cli.main(["evaluate", str(tiny_folder), "--tasks", "mt-bench", *options]) == 1
-    assert "failed: judge m: expected ratings of 2 questions, got none for 2. Fix: repeat" in capsys.readouterr().err
+    assert "failed: task mt-bench: expected an answer about 2 questions, got none about 2. Fix: repeat" in capsys.readouterr().err
 
 
 def test_unit_is_percent_for_shares_only():

@@ -144,7 +144,7 @@ def test_judge_that_stops_in_the_middle_is_asked_for_the_rest_only(tiny_subject,
     options = {"data_dir": str(data), "decoding": HOW}
     with (
         judge_server(lambda m, n: "ok" if n == 1 else breaks(m, n)) as (url, _),
-        pytest.raises(ConnectionError, match="expected ratings of 4 questions, got none for 1. Fix: repeat"),
+        pytest.raises(ConnectionError, match="expected an answer about 4 questions, got none about 1. Fix: repeat"),
     ):
         mt_bench.evaluate(tiny_subject, results, judge_at(url), **options)
     assert results.record("mt-bench") is None and not (results.folder / "mt_bench").exists()

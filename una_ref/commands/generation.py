@@ -105,7 +105,7 @@ def _write(output: Path, rows: list[Any], responses: list[list[Response]]) -> No
     """One line an answer, in the order of the prompts; the file is whole or not there."""
     from una_ref.training.checkpoints import replacing
 
-    with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
+    with replacing(output) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
         for row, several in zip(rows, responses, strict=True):
             for response in several:
                 line = {"prompt": row.prompt, "response": response.text}

@@ -66,7 +66,7 @@ def score(arguments: argparse.Namespace) -> int:
     except OSError as error:
         raise InputError(f"output {output}: expected a file in a folder, got: {error.strerror}") from error
     count, counts = 0, Counter[str]()
-    with replacing(output) as beside, open(beside, "w", encoding="utf-8") as file:
+    with replacing(output) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
         scores = score_rows(rows, source, arguments.reward, counts=counts)
         for row in tqdm(scores, desc="scoring", unit="row", disable=None):
             item = {"prompt": row.prompt, "completions": row.responses, "scores": row.scores}

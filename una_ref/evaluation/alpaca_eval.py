@@ -15,20 +15,19 @@ import math
 import random
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from importlib.resources import files
 from typing import Any
 
 import numpy as np
-from tqdm import tqdm
 
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.evaluation import data_files
 from una_ref.evaluation.generation import Decoding, Response, answers, item_names, limited
 from una_ref.evaluation.length_controlled import length_controlled, read_gamed, win_rate
-from una_ref.evaluation.store import Results, Score, Values
+from una_ref.evaluation.store import Results, Score, Values, completed
 from una_ref.evaluation.subject import Subject
 from una_ref.policies.endpoint import Endpoint, Messages
 from una_ref.training.checkpoints import write_text
@@ -118,37 +117,29 @@ def annotate(
     Raises:
         ConnectionError: the judge did not answer some calls. The other annotations are kept.
     """
-    names = item_names([Row(each.text, ()) for each in asked])
-    found = dict(results.begin(TASK, settings))
-    missing = [i for i, name in enumerate(names) if name not in found]
-    requests = [judging_request(asked[i].text, asked[i].baseline, outputs[i]) for i in missing]
-    shares = endpoint.ask(requests, first_is_better, **JUDGING)
-    with tqdm(total=len(asked), initial=len(found), desc=TASK, unit="preference", disable=None) as bar:
+
+    def compared(missing: list[int]) -> Iterator[tuple[int, Values | None]]:
+        requests = [judging_request(asked[i].text, asked[i].baseline, outputs[i]) for i in missing]
+        shares = endpoint.ask(requests, first_is_better, **JUDGING)
         for i, share in zip(missing, shares, strict=True):
-            bar.update()
-            if share is None:
-                continue
-            each, win = asked[i], share if is_switched(asked[i].text) else 1 - share
-            annotation = {
-                "instruction": each.text,
-                "output_1": each.baseline,
-                "generator_1": each.generator,
-                "output_2": outputs[i],
-                "generator_2": model,
-                "dataset": each.dataset,
-                "annotator": f"weighted_alpaca_eval {endpoint.model}",
-                "preference": None if math.isnan(win) else 1 + win,
-            }
-            known = [] if math.isnan(win) else [win]
-            found[names[i]] = {"win_rate": known, "index": each.index, "annotation": annotation}
-            results.add(TASK, names[i], found[names[i]])
-    left = sum(name not in found for name in names)
-    if left:
-        raise ConnectionError(
-            f"judge {endpoint.model}: expected a preference for {len(asked)} answers, got none for {left}. "
-            f"Fix: repeat the command, which asks for those again"
-        )
-    return [found[name] for name in names]
+            yield i, None if share is None else annotation(i, share if is_switched(asked[i].text) else 1 - share)
+
+    def annotation(i: int, win: float) -> Values:
+        each = asked[i]
+        line = {
+            "instruction": each.text,
+            "output_1": each.baseline,
+            "generator_1": each.generator,
+            "output_2": outputs[i],
+            "generator_2": model,
+            "dataset": each.dataset,
+            "annotator": f"weighted_alpaca_eval {endpoint.model}",
+            "preference": None if math.isnan(win) else 1 + win,
+        }
+        return {"win_rate": [] if math.isnan(win) else [win], "index": each.index, "annotation": line}
+
+    names = item_names([Row(each.text, ()) for each in asked])
+    return completed(results, TASK, settings, names, compared, unit="instruction")
 
 
 # ---- rates

@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row, prompt_key
 from una_ref.errors import InputError
-from una_ref.evaluation.store import Results
+from una_ref.evaluation.store import Results, Values, completed
 from una_ref.evaluation.subject import Subject
 from una_ref.policies.anatomy import end_ids
 from una_ref.policies.rollout import HuggingFace
@@ -131,18 +131,14 @@ def answers(
     Raises:
         InputError: `results` holds answers of another model or of other settings.
     """
-    from tqdm import tqdm
 
-    names = item_names(rows)
-    stored = results.begin(task, {**subject.identity, "decoding": asdict(decoding), **settings})
-    finished = {i for i, name in enumerate(names) if name in stored}
-    found = {i: [Response(**response) for response in stored[names[i]]["responses"]] for i in finished}
-    with tqdm(total=len(rows), initial=len(found), desc=task, unit="prompt", disable=None) as bar:
-        for i, responses in respond(subject, rows, decoding, finished=finished):
-            results.add(task, names[i], {"responses": [asdict(response) for response in responses]})
-            found[i] = responses
-            bar.update()
-    return [found[i] for i in range(len(rows))]
+    def generated(missing: list[int]) -> Iterator[tuple[int, Values]]:
+        for i, responses in respond(subject, rows, decoding, finished={*range(len(rows))} - {*missing}):
+            yield i, {"responses": [asdict(response) for response in responses]}
+
+    every = {**subject.identity, "decoding": asdict(decoding), **settings}
+    items = completed(results, task, every, item_names(rows), generated, unit="prompt")
+    return [[Response(**response) for response in values["responses"]] for values in items]
 
 
 def item_names(rows: Sequence[Row]) -> list[str]:

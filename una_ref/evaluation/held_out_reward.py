@@ -9,13 +9,11 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 from itertools import islice
 from pathlib import Path
 from typing import Any
-
-from tqdm import tqdm
 
 from una_ref.data.rows import Row, held_out, prompt_key, split_name
 from una_ref.data.sources import read
@@ -23,7 +21,7 @@ from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
 from una_ref.evaluation.generation import Decoding, Response, answers, item_names, limited
 from una_ref.evaluation.paired import score
-from una_ref.evaluation.store import Results, Values
+from una_ref.evaluation.store import Results, Values, completed
 from una_ref.evaluation.subject import Subject
 from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.comparisons import checked
@@ -147,25 +145,17 @@ def _scored(
     settings: dict[str, Any],
 ) -> list[Values]:
     """The item of each prompt: rewards of its answers and of the baseline's, wins, and how many have no score."""
-    names, found = item_names(rows), dict(results.begin(task, settings))
-    left = iter([i for i, name in enumerate(names) if name not in found])
-    with tqdm(total=len(rows), initial=len(found), desc=task, unit="prompt", disable=None) as bar:
+
+    def scored(missing: list[int]) -> Iterator[tuple[int, Values | None]]:
+        left = iter(missing)
         while chunk := list(islice(left, CHUNK)):
             mine = [[_answer(rows[i], response, i) for response in responses[i]] for i in chunk]
             theirs = [[_answer(rows[i], response, i) for response in others[i]] for i in chunk] if others else None
             for i, values in zip(chunk, _values(source, task, mine, theirs), strict=True):
-                bar.update()
-                if values["unscored"] and hasattr(source, "endpoint"):
-                    continue  # a judge that did not answer is asked again by the next run
-                results.add(task, names[i], values)
-                found[names[i]] = values
-    missing = sum(name not in found for name in names)
-    if missing:
-        raise ConnectionError(
-            f"{task}: expected verdicts about {len(rows)} prompts, got none for {missing}. "
-            f"Fix: repeat the command, which asks for those again"
-        )
-    return [found[name] for name in names]
+                # A judge that did not answer is asked again by the next run.
+                yield i, None if values["unscored"] and hasattr(source, "endpoint") else values
+
+    return completed(results, task, settings, item_names(rows), scored, unit="prompt")
 
 
 def _answer(row: Row, response: Response, group: int) -> Answer:

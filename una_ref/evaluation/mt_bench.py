@@ -15,19 +15,18 @@ import json
 import re
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from importlib.resources import files
+from itertools import islice
 from typing import Any
-
-from tqdm import tqdm
 
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.evaluation import data_files
 from una_ref.evaluation.generation import Decoding, limited, respond
 from una_ref.evaluation.paired import score
-from una_ref.evaluation.store import Results, Score, Values
+from una_ref.evaluation.store import Results, Score, Values, completed
 from una_ref.evaluation.subject import Subject
 from una_ref.policies.endpoint import Endpoint, Messages, text
 from una_ref.training.checkpoints import write_text
@@ -106,21 +105,23 @@ def answer(subject: Subject, asked: Sequence[Question], decoding: Decoding, resu
         results: keeps the answers; those that are there are not generated again.
     """
     settings = {**subject.identity, "decoding": asdict(replace(decoding, temperature=0)), "temperatures": TEMPERATURES}
-    found = {int(item): values for item, values in results.begin(ANSWERS, settings).items()}
-    with tqdm(total=len(asked), desc=ANSWERS, unit="question", disable=None) as bar:
-        for temperature in sorted({TEMPERATURES.get(question.category, 0.0) for question in asked}):
-            group = [q for q in asked if TEMPERATURES.get(q.category, 0.0) == temperature]
-            group.sort(key=lambda q: -len(q.turns[0]))
+
+    def generated(missing: list[int]) -> Iterator[tuple[int, Values]]:
+        heat = [TEMPERATURES.get(question.category, 0.0) for question in asked]
+        for temperature in sorted({*heat}):
+            group = [i for i in range(len(asked)) if heat[i] == temperature]
+            group.sort(key=lambda i: -len(asked[i].turns[0]))
             for start in range(0, len(group), decoding.batch):
                 chunk = group[start : start + decoding.batch]
-                if not all(question.id in found for question in chunk):
-                    how = replace(decoding, temperature=temperature, seed=decoding.seed * 1_000_003 + chunk[0].id)
-                    for question, values in zip(chunk, _two_turns(subject, chunk, how), strict=True):
-                        if question.id not in found:
-                            results.add(ANSWERS, str(question.id), values)
-                            found[question.id] = values
-                bar.update(len(chunk))
-    return {question.id: found[question.id] for question in asked}
+                if {*chunk} & {*missing}:  # the whole batch again, so that the samples are the same
+                    how = replace(
+                        decoding, temperature=temperature, seed=decoding.seed * 1_000_003 + asked[chunk[0]].id
+                    )
+                    both = _two_turns(subject, [asked[i] for i in chunk], how)
+                    yield from ((i, values) for i, values in zip(chunk, both, strict=True) if i in missing)
+
+    items = completed(results, ANSWERS, settings, [str(q.id) for q in asked], generated, unit="question")
+    return {question.id: values for question, values in zip(asked, items, strict=True)}
 
 
 def _two_turns(subject: Subject, asked: Sequence[Question], decoding: Decoding) -> list[dict[str, list[Any]]]:
@@ -192,17 +193,23 @@ def judge(
     Raises:
         ConnectionError: the judge did not answer some calls. The other ratings are kept.
     """
-    found = dict(results.begin(TASK, settings))
-    missing = [question for question in asked if str(question.id) not in found]
-    requests = [(q, turn, *judging_request(q, turns[q.id], turn)) for q in missing for turn in (1, 2)]
-    replies = endpoint.ask(
-        [messages for *_, messages in requests], lambda reply: text(reply) or None, temperature=0, max_tokens=2048
-    )
-    of_question: list[dict[str, Any] | None] = []
-    with tqdm(total=len(asked) * 2, initial=len(found) * 2, desc=TASK, unit="rating", disable=None) as bar:
-        for (question, turn, name, messages), reply in zip(requests, replies, strict=True):
-            bar.update()
-            judgment = None if reply is None else {
+
+    def rated(missing: list[int]) -> Iterator[tuple[int, Values | None]]:
+        requests = [(turn, *judging_request(asked[i], turns[asked[i].id], turn)) for i in missing for turn in (1, 2)]
+        replies = endpoint.ask(
+            [messages for *_, messages in requests], lambda reply: text(reply) or None, temperature=0, max_tokens=2048
+        )
+        both = zip(requests, replies, strict=True)
+        for i in missing:
+            judgments = [judgment(asked[i], *request, reply) for request, reply in islice(both, 2)]
+            yield i, ratings(asked[i].category, judgments) if all(judgments) else None
+
+    def judgment(question: Question, turn: int, name: str, messages: Messages, reply: str | None) -> dict[str, Any]:
+        """A line of FastChat's file; empty without a reply."""
+        return (
+            {}
+            if reply is None
+            else {
                 "question_id": question.id,
                 "model": model,
                 "judge": [endpoint.model, name],
@@ -212,19 +219,9 @@ def judge(
                 "turn": turn,
                 "tstamp": time.time(),
             }
-            of_question.append(judgment)
-            if turn == 2:
-                if all(of_question):
-                    found[str(question.id)] = ratings(question.category, of_question)
-                    results.add(TASK, str(question.id), found[str(question.id)])
-                of_question = []
-    left = [question for question in asked if str(question.id) not in found]
-    if left:
-        raise ConnectionError(
-            f"judge {endpoint.model}: expected ratings of {len(asked)} questions, got none for {len(left)}. "
-            f"Fix: repeat the command, which asks for those again"
         )
-    return [found[str(question.id)] for question in asked]
+
+    return completed(results, TASK, settings, [str(q.id) for q in asked], rated, unit="question")
 
 
 def ratings(category: str, judgments: Sequence[Any]) -> dict[str, Any]:

@@ -10,7 +10,7 @@ import json
 import os
 import platform
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from tqdm import tqdm
 
 from una_ref.errors import InputError
 from una_ref.training.card import hardware, versions
@@ -99,9 +100,7 @@ class Results:
         path = self.path(task, "items.jsonl")
         return self._read(path)[0] if path.exists() else {}
 
-    def finish(
-        self, task: str, scores: Iterable[Score], settings: Mapping[str, Any], **more: Any
-    ) -> dict[str, Any]:
+    def finish(self, task: str, scores: Iterable[Score], settings: Mapping[str, Any], **more: Any) -> dict[str, Any]:
         """Write the record of a task and return it.
 
         Args:
@@ -154,6 +153,45 @@ class Results:
                 f"{path}: expected the items of an evaluation, got something else ({type(error).__name__}: {error}). "
                 f"Fix: delete it, and the evaluation starts from the beginning"
             ) from error
+
+
+def completed(
+    results: Results,
+    task: str,
+    settings: Mapping[str, Any],
+    names: Sequence[str],
+    measured: Callable[[list[int]], Iterable[tuple[int, Values | None]]],
+    *,
+    unit: str,
+) -> list[Values]:
+    """The values of all items in their order. Those that `results` holds are not measured again.
+
+    Args:
+        results: keeps each item as soon as it is measured.
+        task: name of the task.
+        settings: see `Results.begin`.
+        names: of the items, each once.
+        measured: places of the missing items -> (place, values) of each; None where nothing answered.
+        unit: what an item is, for the progress bar and the error.
+
+    Raises:
+        InputError: `results` holds the task under other settings.
+        ConnectionError: some items have no values. The others are kept.
+    """
+    found = dict(results.begin(task, settings))
+    missing = [i for i, name in enumerate(names) if name not in found]
+    with tqdm(total=len(names), initial=len(names) - len(missing), desc=task, unit=unit, disable=None) as bar:
+        for i, values in measured(missing):
+            if values is not None:
+                results.add(task, names[i], values)
+                found[names[i]] = values
+            bar.update()
+    if left := sum(name not in found for name in names):
+        raise ConnectionError(
+            f"task {task}: expected an answer about {len(names)} {unit}s, got none about {left}. "
+            f"Fix: repeat the command, which asks for those again"
+        )
+    return [found[name] for name in names]
 
 
 def provenance() -> dict[str, Any]:

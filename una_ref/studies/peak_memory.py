@@ -86,6 +86,6 @@ class PeakMeter:
         try:
             ctypes.CDLL(None).malloc_trim(0)
             RESET.write_text("5")
-        except (OSError, AttributeError):  # no Linux, no glibc, or not allowed
+        except (OSError, AttributeError, TypeError):  # no Linux, no glibc, or not allowed
             return False
         return True

@@ -111,7 +111,7 @@ class RunStore:
         batches = [[run] for run in missing] if alone else [missing]
         with (
             tqdm(total=len(missing), desc=title, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
-            open(self.path, "a", encoding="utf-8") as file,
+            open(self.path, "a", encoding="utf-8", newline="\n") as file,
         ):
             for batch in batches:
                 pending = {self.pool.submit(self.measure, run): run for run in batch}

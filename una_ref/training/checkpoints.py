@@ -56,7 +56,7 @@ def replacing(path: Path) -> Iterator[Path]:
     try:
         with writing(path):
             yield beside
-            with open(beside, "rb") as written:
+            with open(beside, "rb+") as written:  # Windows flushes only what it may write
                 os.fsync(written.fileno())
             os.replace(beside, path)
     finally:
@@ -67,7 +67,7 @@ def append_text(path: Path, text: str) -> None:
     """Append to a file: the whole text, or nothing of it after an error."""
     size = path.stat().st_size
     try:
-        with writing(path), open(path, "a", encoding="utf-8") as file:
+        with writing(path), open(path, "a", encoding="utf-8", newline="\n") as file:
             file.write(text)
     except OSError:
         os.truncate(path, size)
@@ -77,7 +77,7 @@ def append_text(path: Path, text: str) -> None:
 def write_text(path: Path, text: str) -> None:
     """Write a file so that its name always holds either the old content or the new."""
     with replacing(path) as beside:
-        beside.write_text(text, encoding="utf-8")
+        beside.write_text(text, encoding="utf-8", newline="\n")
 
 
 def save(

@@ -304,7 +304,7 @@ def write_rows(step: DataStep) -> dict[str, Any]:
         if finished:
             return json.loads((output / RECORD).read_text("utf-8"))
         counts, count = Counter[str](), 0
-        with replacing(output / FILE) as beside, open(beside, "w", encoding="utf-8") as file:
+        with replacing(output / FILE) as beside, open(beside, "w", encoding="utf-8", newline="\n") as file:
             for item in step.rows(counts):
                 file.write(json.dumps(item, ensure_ascii=False) + "\n")
                 count += 1
