@@ -63,8 +63,10 @@ RUN: dict[bool, list[str]] = {
     True: ["epochs=1", "batch=32", "micro_tokens=32768", "dtype=bfloat16", "lr=1e-4"],
     False: ["steps=2", "batch=4", "rows=12"],
 }
-TASKS = {True: ["--tasks=arc,hellaswag,winogrande,truthfulqa", "--limit=1000", "--shots=0", "--batch=64"]}
-TASKS[False] = ["--tasks=arc", "--limit=2", "--shots=0"]
+TASKS: dict[bool, list[str]] = {
+    True: ["--tasks=arc,hellaswag,winogrande,truthfulqa", "--limit=1000", "--shots=0", "--batch=64"],
+    False: ["--tasks=arc", "--limit=2", "--shots=0"],
+}
 NOT_SHOWN = "no GPU here: this shows that every case runs, and nothing about speed or memory at 7B"
 
 

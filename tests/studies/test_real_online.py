@@ -2,6 +2,7 @@
 
 import json
 import shutil
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, replace
 
 import pytest
@@ -209,6 +210,12 @@ def test_both_studies_share_the_judge_and_no_pair_of_the_two_reward_models_has_a
         for part in (part_of(name, TINY, tokenizer) for name in ("pairs", "reward", "proxy"))
     ]
     assert not prompts[0] & prompts[1] and not prompts[1] & prompts[2] and not prompts[0] & prompts[2]
+
+
+def test_processes_that_ask_for_a_reward_model_at_the_same_time_wait_for_one_of_them(tiny, real_folders):
+    with ThreadPoolExecutor(2) as pool:
+        first, second = pool.map(lambda _: TINY.judge.folder(TINY, real_folders[1]), range(2))
+    assert first == second and (first / "model.safetensors").exists()
 
 
 def test_a_run_that_is_not_finite_is_measured_as_it_stood(tiny, real_folders, monkeypatch):

@@ -54,10 +54,21 @@ class RewardModel:
         return {"hits": hits}
 
     def folder(self, settings: RealStudySettings, base: Path) -> Path:
-        """The folder of the trained reward model; it is trained first if it is not there."""
+        """The folder of the trained reward model; it is trained first if it is not there.
+
+        Processes that ask at the same time wait for one of them.
+        """
+        from filelock import FileLock
+
         sizes = {name: asdict(size) for name, size in sizes_until(self.pairs, settings).items()}
         about = [name_of(base), sizes, settings.batch, settings.lora_r, settings.lora_alpha, self.lr, self.seed]
         folder = named_folder("reward_model", about)
+        folder.mkdir(parents=True, exist_ok=True)
+        with FileLock(folder / ".lock"):
+            self._train(folder, settings, base)
+        return folder / "model"
+
+    def _train(self, folder: Path, settings: RealStudySettings, base: Path) -> None:
         file = folder / "pairs.jsonl"
         if not file.exists():
             rows = part_of(self.pairs, settings, loading.load_tokenizer(str(base))).train
@@ -66,7 +77,6 @@ class RewardModel:
                 for row in rows
                 for chosen, rejected in row.pairs or ()
             )
-            folder.mkdir(parents=True, exist_ok=True)
             write_text(file, "".join(json.dumps(line, ensure_ascii=False) + "\n" for line in lines))
         config = Config(
             method="reward-model",
@@ -83,4 +93,3 @@ class RewardModel:
             save_every=8,
         )
         train(config, progress=False)
-        return folder / "model"
