@@ -43,10 +43,11 @@ test-slow: $(REAL) ## what takes longer, and the README's own code
 notebooks: $(REAL) ## execute every notebook and write its twin, notebooks/*.ipynb
 	$(PY) -m una_ref.notebook build
 
-docs: $(READY) ## draw the generated tables of README.md and docs/, the methods and the study of a real model
+docs: $(READY) ## draw the generated tables of README.md and docs/, the methods and the studies of a real model
 	$(PY) docs/build.py
 	$(PY) -m una_ref.methods_figure
 	$(PY) -m una_ref.studies.real_offline
+	$(PY) -m una_ref.studies.real_online
 
 setup: $(REAL) ## only the environment, .venv (the others see to it themselves)
 

@@ -143,6 +143,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "offline-study": study("compare"),
     "online-study": study("compare_online"),
     "real-offline-study": study("real_offline"),
+    "real-online-study": study("real_online"),
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

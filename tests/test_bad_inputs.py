@@ -650,7 +650,7 @@ bad("compare: no base", ["compare", "--quick", "--base", "no"], "base no: expect
 bad(
     "compare: two bases",
     ["compare", "--model", "smollm2", "--base", "x"],
-    "model: expected neither --online nor --base",
+    "model: expected no --base",
 )
 
 # ---- a look at data

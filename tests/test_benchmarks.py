@@ -2,6 +2,7 @@
 
 import argparse
 import ast
+import importlib.util
 import json
 import os
 import subprocess
@@ -166,6 +167,19 @@ def test_gpu_script_without_a_gpu_notes_what_it_does_not_show(tmp_path):
     assert gpu.NOT_SHOWN in done.stdout
     cases = json.loads((tmp_path / "gpu.json").read_text())["parts"]["una"]["cases"]
     assert list(cases) == gpu.PARTS["una"][2] and all(case["tokens_per_s"] > 0 for case in cases.values())
+
+
+@pytest.mark.slow
+@pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA, a folder with the data, is not set")
+def test_gpu_script_without_a_gpu_trains_and_evaluates_a_tiny_model_on_hh_helpful(tmp_path):
+    hidden = os.environ | {"CUDA_VISIBLE_DEVICES": ""}
+    command = [sys.executable, gpu.__file__, "--parts", gpu.SMOLLM2, "--output", str(tmp_path / "gpu.json")]
+    done = subprocess.run(command, env=hidden, capture_output=True, text=True, check=True)
+    assert gpu.NOT_SHOWN in done.stdout
+    found = json.loads((tmp_path / "gpu.json").read_text())["parts"][gpu.SMOLLM2]
+    assert found["steps"] == 2 and found["rows"]["held_out"] > 0 and found["seconds"]["train"] > 0
+    assert 0 <= found["test pairs"]["rewards/accuracies"] <= 1
+    assert ("tasks" in found) == bool(importlib.util.find_spec("lm_eval"))
 
 
 @pytest.mark.parametrize("point", [{"prompt": 30}, {"responses": 1}, {"responses": 3}, {"hidden": 32, "inter": 48}])

@@ -136,7 +136,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--axis", choices=axes, help=about)
     add("--report", action="store_true", help="with --model: train nothing, and draw what is finished")
     add("--quick", action="store_true", help="two seeds, with the settings that the committed study chose")
-    add("--output", help="the study's folder (default: runs/compare, runs/real-offline)")
+    add("--output", help="the study's folder (default: its name in runs/, such as runs/compare or runs/real-online)")
     add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
     add("--workers", type=int, help="number of processes (default: one per core; one on a GPU)")
     add("--json", action="store_true", help="print results.json")

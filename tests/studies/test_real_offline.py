@@ -12,12 +12,13 @@ from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.policies import loading
-from una_ref.studies import real_offline, real_runs
+from una_ref.studies import real_offline
 from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size
 from una_ref.studies.real_offline import REAL_OFFLINE, candidates, figure, log_loss
-from una_ref.studies.real_runs import Training, entry_of, start_policy, weights_name, work_folder
+from una_ref.studies.real_runs import Training, entry_of
 from una_ref.studies.real_settings import ENTRIES, HEADER, TUNED, RealSettings
+from una_ref.studies.real_work import measure, start_policy, weights_name, work_folder
 from una_ref.studies.run_store import RunStore
 
 TINY = RealSettings(
@@ -68,13 +69,13 @@ def counting(stop_after=10**6):
     """The study with a measure that counts, and stops after so many runs; and the keys of the runs."""
     keys = []
 
-    def measure(run, settings, base):
+    def counted(run, settings, base):
         if len(keys) == stop_after:
             raise RuntimeError("the power went off")
         keys.append(run.key)
-        return real_runs.measure(run, settings, base)
+        return measure(run, settings, base)
 
-    return replace(REAL_OFFLINE, measure=measure), keys
+    return replace(REAL_OFFLINE, measure=counted), keys
 
 
 def lines(tmp_path):
@@ -211,7 +212,7 @@ def test_a_model_is_found_by_its_folder_and_needs_its_weights_in_one_file(real_f
     ("options", "message"),
     [
         (["--report"], "report: expected the study of a real model"),
-        (["--model", "x", "--online"], "model: expected neither --online nor --base"),
+        (["--model", "x", "--base", "y"], "model: expected no --base"),
         (["--axis", "scores"], "axis scores: expected a study with axes"),
         (["--axis", "scores", "--online"], "axis scores: expected methods, offset, proxy"),
     ],

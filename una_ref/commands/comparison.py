@@ -16,11 +16,11 @@ def compare(arguments: argparse.Namespace) -> int:
 
     name, study = _study(arguments)
     if arguments.axis and len(study.axes) < 2:
-        raise InputError(f"axis {arguments.axis}: expected a study with axes. Fix: add --online or --model")
+        raise InputError(f"axis {arguments.axis}: expected a study with axes. Fix: leave it out")
     if arguments.report and not arguments.model:
         raise InputError("report: expected the study of a real model. Fix: add --model smollm2")
-    if arguments.model and (arguments.online or arguments.base):
-        raise InputError("model: expected neither --online nor --base, which are for ToySteer's studies")
+    if arguments.model and arguments.base:
+        raise InputError("model: expected no --base, which is for ToySteer's studies")
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(f"workers: expected at least 1, got {arguments.workers}")
     output = arguments.output or f"runs/{name}{'-quick' if arguments.quick else ''}"
@@ -38,6 +38,10 @@ def compare(arguments: argparse.Namespace) -> int:
 
 def _study(arguments: argparse.Namespace) -> tuple[str, Any]:
     """The study that is asked for, and the name of its default folder."""
+    if arguments.model and arguments.online:
+        from una_ref.studies.real_online import REAL_ONLINE
+
+        return "real-online", REAL_ONLINE
     if arguments.model:
         from una_ref.studies.real_offline import REAL_OFFLINE
 

@@ -25,7 +25,8 @@ COLOURS = {
 MARKERS = dict(zip(COLOURS, "Ps^vodX", strict=True))
 
 
-def _look(name: str) -> dict[str, Any]:
+def look(name: str) -> dict[str, Any]:
+    """Colour and marker of a method, the same in all figures of online studies."""
     return {"color": figures.PALETTE[COLOURS[name]], "marker": MARKERS[name]}
 
 
@@ -117,7 +118,7 @@ def _offset(fig: Figure, result: Mapping[str, Any]) -> None:
         for axes, what in ((regret, "regret"), (noise, "noise")):
             if what == "regret" or not retuned:
                 mean, half = ([r[what][k] for r in rows] for k in ("mean", "ci95"))
-                axes.errorbar(x, mean, yerr=half, **_look(name) | line, linewidth=1.4)
+                axes.errorbar(x, mean, yerr=half, **look(name) | line, linewidth=1.4)
     base = result["base"]["regret"]["mean"]
     regret.axhline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
     regret.annotate("π_ref", (1, base), (-2, 6), xycoords=("axes fraction", "data"), **_beside, ha="right", fontsize=8)
@@ -151,9 +152,9 @@ def _proxy(fig: Figure, result: Mapping[str, Any]) -> None:
             x, y = ([0.0, *(point[k]["mean"] for point in about["frontier"])] for k in ("kl", what))
             axes.plot(x, y, dash, color=grey, linewidth=1)
             for r in (r for r in result["rows"] if r["reward"] == about["reward"]):
-                look = _look(r["name"]) | ({"mfc": "none"} if dash == "--" else {})
+                drawn_as = look(r["name"]) | ({"mfc": "none"} if dash == "--" else {})
                 x, y = ([point[k]["mean"] for point in r["curve"]] for k in ("kl", what))
-                axes.plot(x, y, dash, **look, linewidth=1.4, markevery=[len(x) - 1])
+                axes.plot(x, y, dash, **drawn_as, linewidth=1.4, markevery=[len(x) - 1])
         accuracy = 100 * about["test_accuracy"]["mean"]
         axes.set_title(f"{reward_name(about['reward'])}: right on {accuracy:.0f} %", fontsize=10)
         axes.axhline(0, color=ink, linewidth=0.6)
@@ -162,7 +163,7 @@ def _proxy(fig: Figure, result: Mapping[str, Any]) -> None:
     panels[0].set_ylim(min(0.0, *heights) - room, max(heights) + room)
     panels[0].set_ylabel("reward above π_ref's")
     names = list(dict.fromkeys(r["name"] for r in result["rows"]))
-    lines = [Line2D([], [], **_look(name), label=name) for name in names]
+    lines = [Line2D([], [], **look(name), label=name) for name in names]
     lines += [
         Line2D([], [], color=ink, linestyle="-", label="true"),
         Line2D([], [], color=ink, linestyle="--", label="by the proxy"),

@@ -66,7 +66,7 @@ def methods(results: Results) -> list[str]:
             (
                 [
                     row["title"],
-                    _models(row["models"]),
+                    held_models(row["models"]),
                     f"{sum(row['models'].values()):,}",
                     str(row["updates"]),
                     *(cells.mean(row["seconds"][p], 0, 1e3) for p in PHASES),
@@ -84,7 +84,7 @@ def methods(results: Results) -> list[str]:
     ]
 
 
-def _models(held: Mapping[str, int]) -> str:
+def held_models(held: Mapping[str, int]) -> str:
     """Sets of weights and their names; a reference without weights of its own stands with the policy."""
     separate = [name for name, size in held.items() if size]
     shared = [name for name, size in held.items() if not size]

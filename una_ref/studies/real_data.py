@@ -6,6 +6,7 @@
 | pairs | Anthropic HH helpful, `train_gt` | human pairs alone | training, and held-out pairs |
 | tuning | AlpacaEval | a GPT-4 judge's score of 16 models' responses | the choice of learning rates |
 | reward | Anthropic HH helpful, `test` | human pairs alone | the reward model that judges, and its own accuracy |
+| proxy | Anthropic HH helpful, `train_gt` | human pairs alone | the reward model that online methods maximise |
 | llmbar, hhh | LLMBar, HHH alignment | gold pairs | the judge's accuracy elsewhere |
 
 Texts are whole: a row with a longer prompt or response than the part allows is left out, never cut. Rows whose scores
@@ -187,6 +188,7 @@ ROWS = {
     "pairs": _hh(HH_TRAIN),
     "tuning": _alpaca_eval,
     "reward": _hh(HH_TEST),
+    "proxy": _hh(HH_TRAIN),
     "llmbar": _llmbar,
     "hhh": _hhh,
 }

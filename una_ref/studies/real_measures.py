@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,6 +18,7 @@ from una_ref.policies.logprobs import summed
 from una_ref.policies.reference_cache import ReferenceCache, fingerprint
 from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace, Sample
+from una_ref.studies.real_work import rounded
 from una_ref.training.job import Job
 
 CHUNK = 768
@@ -83,6 +85,30 @@ def kl(policy: Policy, prompts: Sequence[tuple[int, ...]], samples: Sequence[Sam
         terms = torch.where(own == -torch.inf, 0.0, own.exp() * difference).sum(-1)  # a suppressed token adds nothing
         found += summed(terms, batch).tolist()
     return found
+
+
+def sampled(
+    job: Job, rows: Sequence[Row], *, max_new: int, seed: int, trained: bool = True
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """One response to each row's prompt: its KL divergence and length, the share that ended; and what is stored of it.
+
+    Args:
+        job: with the policy.
+        rows: whose prompts are answered.
+        max_new: most tokens of a response.
+        seed: of the samples.
+        trained: whether the policy may differ from π_ref; otherwise its KL divergence is 0.
+    """
+    assert job.encoder is not None
+    prompts = [tuple(job.encoder.prompt_ids(row)) for row in rows]
+    samples = sample(job, prompts, max_new=max_new, seed=seed)
+    texts = [job.tokenizer.decode(one.tokens, skip_special_tokens=True) for one in samples]
+    found = {
+        "kl": rounded(kl(job.trainer.policy, prompts, samples) if trained else [0.0] * len(samples)),
+        "lengths": [len(one.tokens) for one in samples],
+        "ended": statistics.fmean(one.ended for one in samples),
+    }
+    return found, [{"response": text, "ended": one.ended} for text, one in zip(texts, samples, strict=True)]
 
 
 def answers(rows: Sequence[Row], stored: Sequence[dict[str, Any]]) -> list[Answer]:

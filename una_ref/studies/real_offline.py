@@ -41,8 +41,10 @@ from una_ref.studies import real_measures as measures
 from una_ref.studies import real_report as report
 from una_ref.studies import real_tasks
 from una_ref.studies.engine import Axis, Candidates, Chosen, Study
-from una_ref.studies.real_runs import Judgement, RewardModel, Training, measure, runs_of, start_policy
+from una_ref.studies.real_rewards import RewardModel
+from una_ref.studies.real_runs import Judgement, Training, runs_of
 from una_ref.studies.real_settings import BASE, ENTRIES, HEADER, TUNED, RealSettings
+from una_ref.studies.real_work import measure, start_policy
 from una_ref.studies.run_store import RunStore
 
 
@@ -92,8 +94,7 @@ def rates(store: RunStore, settings: RealSettings, base: Path, chosen: Chosen) -
             "name": entry.name,
             "title": entry.title,
             "rates": [
-                report.rate(lr, store.finished.get(Training("tuning", entry.name, 0, lr).key))
-                for lr in settings.lrs
+                report.rate(lr, store.finished.get(Training("tuning", entry.name, 0, lr).key)) for lr in settings.lrs
             ],
         }
         for entry in TUNED

@@ -143,14 +143,16 @@ def _cells(each: Mapping[str, Any]) -> list[str]:
     ]
 
 
-def drawn(panels: Callable[[Any, Mapping[str, Any]], None]) -> Callable[..., Path]:
-    """What draws an axis as a figure of its own, from what draws its panels; see `Axis.draw`."""
+def drawn(
+    panels: Callable[[Any, Mapping[str, Any]], None], size: tuple[float, float] = (9.6, 4.2)
+) -> Callable[..., Path]:
+    """What draws an axis as a figure of its own, from what draws its panels; see `Axis.draw`. The size is in inches."""
 
     def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_offline") -> Path:
         from matplotlib.figure import Figure
 
         with figures.style():
-            fig = Figure(figsize=(9.6, 4.2))
+            fig = Figure(figsize=size)
             panels(fig, results)
             return figures.save(fig, name, folder)
 

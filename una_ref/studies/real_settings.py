@@ -60,6 +60,20 @@ ITEMS = {"arc": 300, "winogrande": 300, "hellaswag": 300, "truthfulqa": 300, "if
 """Leaderboard tasks without examples in the prompt, and how many fixed items of each."""
 
 
+HEADER = (
+    "sizes",
+    "batch",
+    "tuning_batch",
+    "beta",
+    "lora_r",
+    "lora_alpha",
+    "prompts",
+    "new_tokens",
+    "reward_lr",
+)
+"""The settings that say what a run is; the others only say which runs there are."""
+
+
 @dataclass(frozen=True)
 class RealSettings:
     """What every run of the study has in common, and which runs there are.
@@ -78,6 +92,8 @@ class RealSettings:
         task_tokens: most new tokens of an answer in IFEval.
     """
 
+    study = "real_offline"
+    header = HEADER
     sizes: Mapping[str, Size] = field(default_factory=lambda: dict(SIZES))
     batch: int = 8
     tuning_batch: int = 4
@@ -97,16 +113,3 @@ class RealSettings:
     def quick(self) -> RealSettings:
         """One seed."""
         return replace(self, seeds=self.seeds[:1])
-
-
-HEADER = (
-    "sizes",
-    "batch",
-    "tuning_batch",
-    "beta",
-    "lora_r",
-    "lora_alpha",
-    "prompts",
-    "new_tokens",
-    "reward_lr",
-)

@@ -22,8 +22,9 @@ from una_ref.studies import markdown_tables as cells
 from una_ref.studies.engine import Chosen
 from una_ref.studies.real_data import data_folder
 from una_ref.studies.real_report import over_items, retrained
-from una_ref.studies.real_runs import Training, runs_of, trained_folder, weights_name, work_folder
+from una_ref.studies.real_runs import Training, runs_of, trained_folder
 from una_ref.studies.real_settings import BASE, ENTRIES, RealSettings
+from una_ref.studies.real_work import weights_name, work_folder
 from una_ref.studies.run_store import RunStore
 
 PART = "scores"
@@ -124,9 +125,7 @@ def table(results: Mapping[str, Any]) -> list[str]:
             [
                 row["title"],
                 *(_cell(row, task) for task in tasks),
-                cells.mean(mean_difference(row["differences"]))
-                if row["differences"].keys() == tasks.keys()
-                else "",
+                cells.mean(mean_difference(row["differences"])) if row["differences"].keys() == tasks.keys() else "",
             ]
             for row in results["rows"]
         ),

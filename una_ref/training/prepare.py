@@ -34,7 +34,7 @@ from una_ref.training import optimizer, trackers
 from una_ref.training.batches import mismatched, order
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
-from una_ref.training.loop import Job
+from una_ref.training.job import Job
 from una_ref.training.losses import Losses
 from una_ref.training.model import model_and_tokenizer, policy_for
 from una_ref.training.rates import default_rate
