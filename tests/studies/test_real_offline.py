@@ -176,6 +176,21 @@ def test_tasks_are_paired_with_the_base_and_a_lost_adapter_is_trained_again(tiny
     assert sum(line["key"].startswith("task/arc-5/") for line in lines(tmp_path)) == 4
 
 
+def test_samples_are_judged_where_their_adapter_is_not(tiny, few, tmp_path, real_folders):
+    tiny(axes=["scores"])
+    file, folder = tmp_path / "study" / "runs.jsonl", work_folder(TINY, real_folders[1])
+    before, header = lines(tmp_path), json.loads(file.read_text().splitlines()[0])
+    judged = [line for line in before if line["key"].startswith("judge/")]
+    file.write_text("".join(json.dumps(line) + "\n" for line in [header, *before] if line not in judged))
+    shutil.rmtree(folder / "train")
+    tiny(axes=["scores"])
+    again = {line["key"]: line for line in lines(tmp_path)}
+    assert len(judged) == 4
+    for line in judged:
+        assert again[line["key"]]["rewards"] == line["rewards"] and again[line["key"]]["weights"] == line["weights"]
+    assert not [*folder.rglob("adapter_model.safetensors")]
+
+
 @pytest.mark.slow
 def test_every_entry_of_the_study_trains(tiny):
     results = tiny(axes=["scores", "pairs"])

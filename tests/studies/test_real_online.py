@@ -121,6 +121,7 @@ def test_a_run_is_measured_at_equal_distances_and_at_its_end():
 # ---- from start to end
 
 
+@pytest.mark.slow
 def test_a_study_in_two_halves_computes_every_run_once(tiny, few, tmp_path):
     stopped, first = counting(stop_after=7)
     with pytest.raises(RuntimeError, match="power"):
@@ -174,7 +175,7 @@ def test_a_run_is_the_same_again_and_its_rewards_are_the_reward_models(tiny, rea
     folder = work_folder(TINY, base) / run.key
     weights = (folder / "adapter_model.safetensors").read_bytes()
     assert line["weights"] == weights_name(folder) != ""
-    stored = json.loads((folder / "answers.json").read_text())
+    stored = json.loads((folder / "samples.json").read_text())["samples"]
     assert {update: len(texts) for update, texts in stored.items()} == {"2": 2, "4": 3}
     rows = part_of("pairs", TINY, loading.load_tokenizer(str(base))).held_out[:3]
     classifier = Classifier(str(TINY.proxy.model.folder(TINY, base)))

@@ -44,7 +44,7 @@ from una_ref.studies.engine import Axis, Candidates, Chosen, Study
 from una_ref.studies.real_rewards import RewardModel
 from una_ref.studies.real_runs import Judgement, Training, runs_of
 from una_ref.studies.real_settings import BASE, ENTRIES, HEADER, TUNED, RealSettings
-from una_ref.studies.real_work import measure, start_policy
+from una_ref.studies.real_work import keep_samples, measure, start_policy, work_folder
 from una_ref.studies.run_store import RunStore
 
 
@@ -66,6 +66,8 @@ def results(part: str, store: RunStore, settings: RealSettings, base: Path, chos
     for i, seed in enumerate(settings.seeds):
         of_seed = [same[i] for same in runs.values()]
         store.results(of_seed, f"{part}, seed {seed}")
+        for run in of_seed if store.compute else ():  # the judge reads them there
+            keep_samples(work_folder(settings, base) / run.key, store.finished[run.key])
         store.results([judge], "reward model")
         store.results([Judgement(run, judge) for run in of_seed], f"win rates, seed {seed}")
     titles = {BASE: "base (π_ref)"} | {entry.name: entry.title for entry in ENTRIES[part]}

@@ -36,7 +36,7 @@ from una_ref.studies.real_online_runs import (
 )
 from una_ref.studies.real_report import drawn, over_items
 from una_ref.studies.real_settings import BASE
-from una_ref.studies.real_work import measure, start_policy
+from una_ref.studies.real_work import keep_samples, measure, start_policy, work_folder
 from una_ref.studies.run_store import Run, RunStore
 
 TUNED = tuple(entry for entry in ENTRIES if not entry.tuned_as)
@@ -72,6 +72,8 @@ def results(store: RunStore, settings: RealOnlineSettings, base: Path, chosen: C
     for i, seed in enumerate(settings.seeds):
         of_seed = [same[i] for same in runs.values()]
         store.results(of_seed, f"methods, seed {seed}")
+        for run in of_seed if store.compute else ():  # the judge reads them there
+            keep_samples(work_folder(settings, base) / run.key, store.finished[run.key])
         store.results([HeldOutReward(run, judge) for run in of_seed], f"held-out rewards, seed {seed}")
     titles = {BASE: "base (π_ref)"} | {entry.name: entry.title for entry in ENTRIES}
     lines = {name: [line for run in same if (line := _line(store, run, settings))] for name, same in runs.items()}

@@ -25,7 +25,7 @@ from una_ref.studies.proxies import Shifted
 from una_ref.studies.real_data import Part, Size
 from una_ref.studies.real_rewards import RewardModel
 from una_ref.studies.real_settings import BASE, SIZES
-from una_ref.studies.real_work import ANSWERS, part_of, rounded, weights_name, work_folder
+from una_ref.studies.real_work import SAMPLES, keep_samples, part_of, rounded, weights_name, work_folder
 from una_ref.studies.toysteer_policies import failure
 from una_ref.training.checkpoints import write_text
 from una_ref.training.job import Job
@@ -178,7 +178,7 @@ class OnlineTraining:
         return f"{'tuning' if self.tuning else 'train'}/{self.entry}/lr={self.lr:g}/seed={self.seed}"
 
     def measured(self, settings: RealOnlineSettings, base: Path) -> dict[str, Any]:
-        """The run's line. Adapter and samples stay in the cache folder.
+        """The run's line. Its adapter stays in the cache folder.
 
         A run that is stopped by a non-finite value is measured as it stood, and `failed` says why.
         """
@@ -206,11 +206,11 @@ class OnlineTraining:
                 break
         if last:
             job.trainer.policy.model.save_pretrained(folder)
-        write_text(folder / ANSWERS, json.dumps(stored, ensure_ascii=False))
         timed = log[METERED:]
-        return {
+        found = {
             "failed": failed,
             "weights": weights_name(folder),
+            "samples": stored,
             "notes": list(job.notes),
             "points": points,
             "objective": fmean(points[-1]["rewards"]) - settings.beta * fmean(points[-1]["kl"]),
@@ -220,6 +220,8 @@ class OnlineTraining:
             "models": models_held(job),
             "passes": job.config.updates[0],
         }
+        keep_samples(folder, found)
+        return found
 
     def asked(self, part: Part, settings: RealOnlineSettings) -> Sequence[Row]:
         """The held-out rows whose prompts are answered at the end; those before take the first ones."""
@@ -262,13 +264,16 @@ class HeldOutReward:
     def measured(self, settings: RealOnlineSettings, base: Path) -> dict[str, Any]:
         """The run's line: the reward of each sample of each measurement, by update."""
         judge = Classifier(str(self.judge.folder(settings, base)))
-        folder = work_folder(settings, base) / self.run.key
-        if not (folder / ANSWERS).exists():
+        file = work_folder(settings, base) / self.run.key / SAMPLES
+        if not file.exists():
             self.run.measured(settings, base)
+        kept = json.loads(file.read_text("utf-8"))
         rows = self.run.asked(part_of(PROMPTS, settings, judge.tokenizer), settings)
-        stored = json.loads((folder / ANSWERS).read_text("utf-8"))
-        rewards = {u: rounded(judge(measures.answers(rows[: len(texts)], texts))) for u, texts in stored.items()}
-        return {"weights": weights_name(folder), "rewards": rewards}
+        rewards = {
+            update: rounded(judge(measures.answers(rows[: len(texts)], texts)))
+            for update, texts in kept["samples"].items()
+        }
+        return {"weights": kept["weights"], "rewards": rewards}
 
 
 def base_job(settings: RealOnlineSettings, base: Path) -> tuple[Job, Part]:

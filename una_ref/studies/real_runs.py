@@ -21,7 +21,15 @@ from una_ref.studies.offline_study import BY_NAME, as_feedback
 from una_ref.studies.real_data import Part
 from una_ref.studies.real_rewards import RewardModel
 from una_ref.studies.real_settings import BASE, ENTRIES, RealSettings
-from una_ref.studies.real_work import ADAPTER, ANSWERS, part_of, rounded, weights_name, work_folder
+from una_ref.studies.real_work import (
+    ADAPTER,
+    SAMPLES,
+    keep_samples,
+    part_of,
+    rounded,
+    weights_name,
+    work_folder,
+)
 from una_ref.studies.toysteer_policies import failure
 from una_ref.training.checkpoints import write_text
 from una_ref.training.job import Job
@@ -46,7 +54,7 @@ class Training:
         return f"train/{self.part}/{self.entry}/lr={self.lr:g}/seed={self.seed}"
 
     def measured(self, settings: RealSettings, base: Path) -> dict[str, Any]:
-        """The run's line. Adapter and samples stay in the cache folder."""
+        """The run's line. Its adapter stays in the cache folder."""
         folder = work_folder(settings, base) / self.key
         folder.mkdir(parents=True, exist_ok=True)
         job, rows = self._job(settings, base)
@@ -67,8 +75,8 @@ class Training:
             asked = rows.held_out[: settings.prompts]
             sampling: dict[str, Any] = {"max_new": settings.new_tokens, "seed": self.seed}
             sampled, stored = measures.sampled(job, asked, **sampling, trained=self.entry != BASE)
-            write_text(folder / ANSWERS, json.dumps(stored, ensure_ascii=False))
-            found |= sampled
+            found |= sampled | {"samples": stored}
+            keep_samples(folder, found)
         return found
 
     def _job(self, settings: RealSettings, base: Path) -> tuple[Job, Part]:
@@ -114,10 +122,13 @@ class Judgement:
     def measured(self, settings: RealSettings, base: Path) -> dict[str, Any]:
         """The run's line: the reward of each sample, in reward units."""
         judge = Classifier(str(self.judge.folder(settings, base)))
-        folder = trained_folder(self.run, settings, base)
+        file = work_folder(settings, base) / self.run.key / SAMPLES
+        if not file.exists():
+            self.run.measured(settings, base)
+        kept = json.loads(file.read_text("utf-8"))
         rows = part_of(self.run.part, settings, judge.tokenizer).held_out[: settings.prompts]
-        rewards = judge(measures.answers(rows, json.loads((folder / ANSWERS).read_text("utf-8"))))
-        return {"weights": weights_name(folder), "rewards": rounded([float(reward) for reward in rewards])}
+        rewards = judge(measures.answers(rows, kept["samples"]))
+        return {"weights": kept["weights"], "rewards": rounded([float(reward) for reward in rewards])}
 
 
 TRAINED = "trained.json"
@@ -151,9 +162,9 @@ def _curve(file: Path) -> list[dict[str, float]]:
 
 
 def trained_folder(run: Training, settings: RealSettings, base: Path) -> Path:
-    """The folder with a run's adapter and samples; the run is computed again if it is not there."""
+    """The folder with a run's adapter; the run is computed again if it is not there."""
     folder = work_folder(settings, base) / run.key
-    if not (folder / ANSWERS).exists():
+    if not (folder / ADAPTER).exists():
         run.measured(settings, base)
     return folder
 

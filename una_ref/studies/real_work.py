@@ -1,7 +1,8 @@
 """What the studies on a real language model share: start policy, rows of a part, folders, and who computed a run.
 
-Adapters, samples and reward models stay in the cache folder, outside the study's own. Whatever is missing there is made
-again from its seed; equal versions on equal processors give equal bytes.
+Adapters and reward models stay in the cache folder, outside the study's own. Whatever is missing there is made again
+from its seed; equal versions on equal processors give equal bytes. Samples are in a run's line, so that another machine
+can judge them.
 """
 
 from __future__ import annotations
@@ -25,9 +26,10 @@ from una_ref.studies.engine import StudySettings
 from una_ref.studies.real_data import Part, Size, data_folder, parts
 from una_ref.studies.toysteer_policies import WEIGHTS, base_name
 from una_ref.training.card import commit, hardware, versions
+from una_ref.training.checkpoints import write_text
 
-ADAPTER, ANSWERS = "adapter_model.safetensors", "answers.json"
-"""Files in the folder of a run: the trained adapter, and the sampled responses."""
+ADAPTER, SAMPLES = "adapter_model.safetensors", "samples.json"
+"""Files in the folder of a run: the trained adapter, and the sampled responses, which its judge reads."""
 
 
 class RealStudySettings(StudySettings, Protocol):
@@ -94,6 +96,17 @@ def weights_name(folder: Path) -> str:
     """The first 64 bits of the SHA-256 of an adapter; empty for the base. Another one was trained elsewhere."""
     file = folder / ADAPTER
     return hashlib.sha256(file.read_bytes()).hexdigest()[:16] if file.exists() else ""
+
+
+def keep_samples(folder: Path, line: Mapping[str, Any]) -> None:
+    """Write a line's samples into the run's folder, with the name of the adapter that they come from.
+
+    Args:
+        folder: of the run.
+        line: of the run, with `weights` and `samples`.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    write_text(folder / SAMPLES, json.dumps({name: line[name] for name in ("weights", "samples")}, ensure_ascii=False))
 
 
 def work_folder(settings: RealStudySettings, base: Path) -> Path:
