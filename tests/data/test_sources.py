@@ -90,8 +90,8 @@ def test_completions_and_scores_are_a_ranked_list():
 
 
 def test_messages_without_feedback_are_demonstrations():
-    row = one(messages=[USER, says("x"), OTHER, says("a")])
-    assert row.prompt == (USER, says("x"), OTHER) and row.responses == ("a",) and row.kinds == ("demos",)
+    row = one(messages=[USER, says("a")])
+    assert row.prompt == (USER,) and row.responses == ("a",) and row.kinds == ("demos",)
 
 
 def test_columns_may_have_other_names():
@@ -362,8 +362,8 @@ GOOD = {
         ("pair", {"prompt": ""}, ["prompt", "text or messages", "an empty prompt"]),
         ("pair", {"prompt": None}, ["prompt", "a value, as in", ":1 (pair)", "a row of chosen, rejected"]),
         ("pair", {"chosen": 3}, ["chosen", "text", "3 (int)"]),
-        ("pair", {"chosen": [USER, says("a")]}, ["chosen", "one assistant message", "user, assistant"]),
-        ("pair", {"chosen": []}, ["chosen", "one assistant message", "an empty list"]),
+        ("pair", {"chosen": [USER, says("a")]}, ["chosen", "begin and end with the assistant's", "user, assistant"]),
+        ("pair", {"chosen": []}, ["chosen", "begin and end with the assistant's", "an empty list"]),
         ("pair", {"chosen": [{"role": "assistant", "content": ""}]}, ["chosen", "text", "empty"]),
         ("pair", {"chosen_score": 3}, ["chosen_score", "no value, as in", ":1 (pair)", "chosen_score"]),
         ("scored", {"chosen_score": float("nan")}, ["chosen_score", "a finite number", "nan (float)"]),

@@ -124,7 +124,7 @@ def _check_prompt(record: Record, messages: Any) -> None:
 
 
 def _implicit_prompt(record: Record) -> tuple[Any, tuple[Response, Response]]:
-    """Prompt and responses of two whole conversations, which must agree in all but their last turn."""
+    """Prompt and responses of two whole conversations: they agree up to a turn of the assistant, as in TRL."""
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         return published.dialogues(record, chosen, rejected)
@@ -132,11 +132,14 @@ def _implicit_prompt(record: Record) -> tuple[Any, tuple[Response, Response]]:
         if not isinstance(value, list | tuple):
             expected = "messages on both sides, or dialogues on both, since there is no prompt"
             raise record.refusal(column, expected, shown(value), "add a column prompt, or columns.prompt=NAME")
-    prompt, first = record.conversation("chosen")
-    other, second = record.conversation("rejected")
-    if prompt != other:
-        raise record.refusal("rejected", "the messages of chosen up to the last", "different ones")
-    return prompt, (first, second)
+    one, other = record.whole("chosen"), record.whole("rejected")
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)) - 1)
+    while start and not (one[start]["role"] == other[start]["role"] == "assistant"):
+        start -= 1
+    if not start:
+        raise record.refusal("rejected", "the messages of chosen up to a turn of the assistant", "different ones")
+    prompt, first = record.parted("chosen", one, start)
+    return prompt, (first, record.parted("rejected", other, start)[1])
 
 
 _USER = {"role": "user", "content": "Name a fruit."}
@@ -265,6 +268,13 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "ShareGPT": ("messages", {"conversations": [*_SHAREGPT, {"from": "gpt", "value": "Apple."}]}),
+    "several turns": (
+        "completion",
+        {
+            "prompt": [_USER],
+            "completion": [_said("Of which colour?"), {"role": "user", "content": "Red."}, _said("Apple.")],
+        },
+    ),
     "tools": (
         "completion",
         {

@@ -254,6 +254,8 @@ def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
     kept = list(indices)
     fields = row.response_fields and tuple(row.response_fields[i] for i in kept)
     more: dict[str, Any] = {"template_arguments": row.template_arguments, "response_fields": fields}
+    if row.earlier_turns:
+        more["earlier_turns"] = tuple(row.earlier_turns[i] for i in kept)
     return Row(row.prompt, tuple(row.responses[i] for i in kept), source=row.source, **more, **feedback)
 
 

@@ -85,5 +85,6 @@ def digest(examples: Sequence[Example | Prompt]) -> str:
 
 def _content(item: Example | Prompt) -> bytes:
     if isinstance(item, Example):
-        return repr((item.prompt, item.responses, item.scores, item.labels, item.pairs)).encode()
+        more = () if item.trained is None else (item.trained,)
+        return repr((item.prompt, item.responses, item.scores, item.labels, item.pairs, *more)).encode()
     return repr((item.ids,)).encode()

@@ -58,6 +58,8 @@ class Row:
         as_list: whether the scores rank the responses as one list.
         template_arguments: what the chat template is given beside the messages, such as tools.
         response_fields: (K,) other fields of each response's message, such as tool_calls; None if there are none.
+        earlier_turns: (K,) messages of each response before its last one, which is in `responses`. They begin with one
+            of the assistant. None if every response is one message.
 
     Raises:
         InputError: names what is malformed.
@@ -72,6 +74,7 @@ class Row:
     as_list: bool = False
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     response_fields: tuple[Mapping[str, Any], ...] | None = None
+    earlier_turns: tuple[tuple[dict, ...], ...] | None = None
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -87,9 +90,15 @@ class Row:
             put("labels", self._numbers("labels", checked_label))
         if self.pairs is not None:
             put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
-        if self.response_fields is not None and len(self.response_fields) != len(self.responses):
-            expected = f"{len(self.responses)}, one per response"
-            raise refusal(self.source, "response_fields", expected, str(len(self.response_fields)))
+        for name in ("response_fields", "earlier_turns"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.responses):
+                raise refusal(self.source, name, f"{len(self.responses)}, one per response", str(len(values)))
+        for k, turns in enumerate(self.earlier_turns or ()):
+            checked_messages(turns, self.source, f"earlier_turns[{k}]")
+            if turns and (isinstance(self.prompt, str) or turns[0]["role"] != "assistant"):
+                expected = "a prompt of messages, and then one of the assistant"
+                raise refusal(self.source, f"earlier_turns[{k}]", expected, f"{turns[0]['role']!r:.40}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -104,14 +113,22 @@ class Row:
 
     @property
     def has_empty_response(self) -> bool:
-        """Whether a response has neither text nor other fields such as tool_calls."""
+        """Whether a turn of a response has neither text nor other fields such as tool_calls."""
         both = zip(self.responses, self.fields_of_responses, strict=True)
-        return any(not text.strip() and not fields for text, fields in both)
+        earlier = (turn for turns in self.earlier for turn in turns if turn["role"] == "assistant")
+        return any(not text.strip() and not fields for text, fields in both) or any(
+            not (turn.get("content") or "").strip() and not any(map(turn.get, IN_PLACE_OF_CONTENT)) for turn in earlier
+        )
 
     @property
     def fields_of_responses(self) -> tuple[Mapping[str, Any], ...]:
         """(K,) other fields of each response's message; empty where it has none."""
         return self.response_fields or ({},) * len(self.responses)
+
+    @property
+    def earlier(self) -> tuple[tuple[dict, ...], ...]:
+        """(K,) messages of each response before its last one; empty where it is one message."""
+        return self.earlier_turns or ((),) * len(self.responses)
 
     def only(self, *kinds: str) -> Row:
         """The same row with feedback of these kinds alone."""
@@ -229,6 +246,8 @@ def merged(rows: Sequence[Row]) -> Row:
         )
     if any(row.response_fields for row in rows):
         fields["response_fields"] = tuple(chain.from_iterable(row.fields_of_responses for row in rows))
+    if any(row.earlier_turns for row in rows):
+        fields["earlier_turns"] = tuple(chain.from_iterable(row.earlier for row in rows))
     source = f"{first.source} (+{len(rows) - 1} rows)"
     more: dict[str, Any] = {"as_list": first.as_list, "template_arguments": first.template_arguments}
     return Row(first.prompt, source=source, **more, **fields)

@@ -35,6 +35,7 @@ def read(
     helpsteer_weights: str = "code",
     empty: str = "drop",
     bad_rows: str = "error",
+    turns: str = "all",
     prompts: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
@@ -55,6 +56,8 @@ def read(
         empty: what happens to a row with a response without text: it is left out and counted ("drop"), an "error", or
             it stays ("keep"), since a model may end at once and a judge may score that.
         bad_rows: what happens to a row that cannot be read: an "error", or it is left out and counted ("drop").
+        turns: which turns of a response of several messages are the response: "all", or the "last", and the others are
+            then part of the prompt.
         prompts: whether rows of a prompt alone are accepted (`PROMPTS`), for runs that sample the responses.
         note: called with each sentence about columns and rows left out, after the last row. None: they are logged.
 
@@ -65,6 +68,7 @@ def read(
         ("helpsteer_weights", helpsteer_weights, ("code", "paper")),
         ("empty", empty, ("error", "drop", "keep")),
         ("bad_rows", bad_rows, ("error", "drop")),
+        ("turns", turns, ("all", "last")),
     ):
         if value not in allowed:
             raise refusal("options", field, " or ".join(allowed), shown(value))
@@ -73,7 +77,7 @@ def read(
     for column in columns or {}:
         if column not in COLUMNS:
             raise refusal("options", "columns", "one of " + ", ".join(COLUMNS), shown(column) + near(column, COLUMNS))
-    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows)
+    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows, turns, prompts)
     reader = _Reader(options, CONVENTIONS + PROMPTS if prompts else CONVENTIONS)
     found = items(data, split, subset=subset, revision=revision)
     return reader.rows(found, limit, note)

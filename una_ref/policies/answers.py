@@ -79,6 +79,12 @@ def check_scores(answers: Sequence[Answer], scores: Sequence[Any], name: str) ->
     return floats
 
 
+def answers_of(row: Row, group: int = 0) -> list[Answer]:
+    """The responses of a row as answers. Of several messages, the last is the answer and the others are asked."""
+    both = zip(row.earlier, row.responses, strict=True)
+    return [Answer((*row.prompt, *turns) if turns else row.prompt, text, group=group) for turns, text in both]
+
+
 def score_rows(
     rows: Iterable[Row], source: RewardSource, name: str, *, batch: int = 64, counts: Counter[str] | None = None
 ) -> Iterator[Row]:
@@ -101,7 +107,7 @@ def score_rows(
         for row in chunk:
             if not row.responses:
                 raise InputError(f"{row.source} responses: expected at least one to score, got a prompt alone")
-        answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(chunk) for response in row.responses]
+        answers = [answer for i, row in enumerate(chunk) for answer in answers_of(row, i)]
         scores = iter(score_answers(source, answers, name))
         for row in chunk:
             pairs = zip(row.responses, islice(scores, len(row.responses)), strict=True)

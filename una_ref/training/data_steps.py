@@ -61,7 +61,7 @@ class DataStep(ABC):
     def read(self, data: str, counts: Counter[str] | None = None, *, prompts: bool = False) -> Sequence[Row]:
         """The rows of some data, ToySteer's without those that hold a cut answer."""
         method = "rloo" if prompts else "sft"
-        config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep")
+        config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep", turns="last")
         rows = read_rows(config)
         if prompts:
             return usable_rows(rows, config)[0]

@@ -188,7 +188,7 @@ def read_rows(config: Config) -> ReadRows:
     names = [file for name in config.data.split(",") for file in files(name)]
     if STDIN in names and processes().num_processes > 1:
         raise InputError("data: expected files, since several processes read them, got standard input")
-    same = ("columns", "split", "subset", "revision", "empty", "bad_rows")
+    same = ("columns", "split", "subset", "revision", "empty", "bad_rows", "turns")
     options: dict[str, Any] = {name: getattr(config, name) for name in same}
     options |= {"limit": config.rows, "prompts": config.on_policy}
     said: dict[str, None] = {}
