@@ -140,6 +140,26 @@ def test_a_prompt_that_is_not_in_the_conversations_is_refused():
     refused({"prompt": [USER, USER], **sides}, "prompt: expected the messages of both conversations")
 
 
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+def test_a_pair_may_have_a_weight_and_a_margin():
+    row = one({**PAIR, "weight": 2, "margin": -0.5})
+    assert (row.weights, row.margins, row.scores) == ((2.0,), (-0.5,), None)
+    assert one(PAIR).weights is None and one(PAIR).margins is None
+    named = one({**PAIR, "w": 3, "weight": "heavy"}, columns={"weight": "w"})
+    assert named.weights == (3.0,)
+    assert one({**PAIR, "weight": "heavy"}, columns={"weight": ""}).weights is None
+    for value in (-1, "2", True, float("inf")):
+        refused({**PAIR, "weight": value}, "weight: expected a finite number of at least 0")
+    refused({**PAIR, "margin": float("nan")}, "margin: expected a finite number")
+
+
+def test_a_weight_of_another_layout_is_not_used():
+    _, notes = noted([{"prompt": "p", "completion": "a", "weight": 2, "margin": 1}])
+    assert "not used: weight, margin" in str(notes)
+
+
 TALK = [USER, says("x"), {"role": "user", "content": "q"}, says("a")]
 
 

@@ -69,6 +69,13 @@ def test_the_texts_of_the_tokens_are_the_prompt_and_the_responses():
     ]
 
 
+def test_the_weight_of_a_pair_multiplies_its_loss_and_is_shown_with_its_margin():
+    row = only("odpo", replace(PAIR, weights=(3.0,), margins=(0.0,)), "beta=0.2")
+    assert row.responses[0].feedback == "chosen, weight 3, margin 0" and row.responses[1].feedback == "rejected"
+    assert row.losses == pytest.approx([3 * 0.693147], abs=1e-5)
+    assert row.responses[0].tokens[0].push == pytest.approx(3 * 0.1)
+
+
 CHATML = (
     "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"

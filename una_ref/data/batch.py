@@ -44,6 +44,10 @@ class Example:
     """What is known of each token of each response since it was sampled, by a loss's name for it."""
     as_list: bool = False
     """Whether the scores rank the responses as one list: the feedback is of the kind "lists"."""
+    weights: tuple[float, ...] | None = None
+    """(P,) what the losses of the pairs are multiplied by; None: 1."""
+    margins: tuple[float, ...] | None = None
+    """(P,) by how much the chosen responses are better, in reward units; None: the differences of the scores."""
     trained: tuple[tuple[bool, ...], ...] | None = None
     """Which tokens of each response the model writes; the others are turns of a user or a tool between them, and are
     context. The last one is always the model's. None: all of them."""
@@ -109,7 +113,8 @@ class Batch:
         groups: (B,) which prompt, 0 … G−1, each response answers.
         lengths: (B,) scored tokens of each response, EOS included; turns of a user or a tool within it are not scored.
         prompts: (G,) `prompt_index` of each prompt.
-        pairs: (P, 2) chosen and rejected response.
+        pairs: (P, 2) chosen and rejected response. weights, margins: (P,) of each; a margin is NaN where the difference
+            of the scores stands for it.
         scores: (B,) score of each response; NaN where it has none.
         scored: (S,) responses with a loss on their score. listed: (L,) responses with a loss on the list of a prompt.
         labelled, labels: (Q,) responses that have a label, and the labels in [0, 1].
@@ -136,6 +141,8 @@ class Batch:
     labelled: torch.Tensor
     labels: torch.Tensor
     demos: torch.Tensor
+    weights: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.float64))
+    margins: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.float64))
     experience: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     layout: Layout = "packed"
@@ -252,6 +259,8 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
         labelled=ints(of("labels")),
         labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
+        weights=reals([w for e in examples for w in e.weights or [1.0] * len(e.pairs or ())]),
+        margins=reals([m for e in examples for m in e.margins or [math.nan] * len(e.pairs or ())]),
         experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
         sources=tuple(e.source for e in examples),
         layout=layout,

@@ -91,10 +91,14 @@ def _alpaca_pair(record: Record) -> Row:
 
 
 def _compared(record: Record, prompt: Any, sides: tuple[Response, Response]) -> Row:
-    scores = None
+    feedback: dict[str, Any] = {"pairs": ((0, 1),)}
     if record.has("chosen_score") or record.has("rejected_score"):
-        scores = (record.score("chosen_score"), record.score("rejected_score"))
-    return record.row(prompt, sides, scores=scores, pairs=((0, 1),))
+        feedback["scores"] = (record.score("chosen_score"), record.score("rejected_score"))
+    if record.has("weight"):
+        feedback["weights"] = (record.weight("weight"),)
+    if record.has("margin"):
+        feedback["margins"] = (record.score("margin"),)
+    return record.row(prompt, sides, **feedback)
 
 
 def _sides(record: Record) -> tuple[Any, tuple[Response, Response]]:
@@ -145,7 +149,7 @@ def _implicit_prompt(record: Record) -> tuple[Any, tuple[Response, Response]]:
 _USER = {"role": "user", "content": "Name a fruit."}
 _RATED = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 1}
 _JUDGED = ("label", "score")
-_SCORED = ("chosen_score", "rejected_score")
+_COMPARED = ("chosen_score", "rejected_score", "weight", "margin")
 
 
 def _said(text: str) -> dict[str, str]:
@@ -187,14 +191,14 @@ CONVENTIONS = (
     Convention(
         "Alpaca pair",
         ("instruction", "chosen", "rejected"),
-        ("input", "history", *_SCORED),
+        ("input", "history", *_COMPARED),
         _alpaca_pair,
         {"instruction": "Name a fruit.", "input": "", "chosen": "Apple.", "rejected": "Stone."},
     ),
     Convention(
         "pair",
         ("chosen", "rejected"),
-        ("prompt", *_SCORED),
+        ("prompt", *_COMPARED),
         _pair,
         {**_FRUIT, "chosen": "Apple.", "rejected": "Stone."},
     ),
@@ -268,6 +272,7 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "ShareGPT": ("messages", {"conversations": [*_SHAREGPT, {"from": "gpt", "value": "Apple."}]}),
+    "pair with a margin": ("pair", {**_FRUIT, "chosen": "Apple.", "rejected": "Stone.", "weight": 2.0, "margin": 0.5}),
     "several turns": (
         "completion",
         {

@@ -159,6 +159,8 @@ class Encoder:
             "scores": row.scores,
             "labels": row.labels,
             "pairs": row.pairs,
+            "weights": row.weights,
+            "margins": row.margins,
             "as_list": row.as_list,
         }
         if not all(map(all, masks)):

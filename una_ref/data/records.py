@@ -8,7 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from una_ref.data.rows import Row, checked_label, checked_messages, checked_score, checked_text, refusal, shown
+from una_ref.data.rows import (
+    Row,
+    checked_label,
+    checked_messages,
+    checked_score,
+    checked_text,
+    checked_weight,
+    refusal,
+    shown,
+)
 from una_ref.errors import InputError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -194,6 +203,10 @@ class Record:
     def score(self, column: str) -> float:
         """A column's value as a score."""
         return checked_score(self._number(column), self.source, self.name(column))
+
+    def weight(self, column: str) -> float:
+        """A column's value as a weight of 0 or more."""
+        return checked_weight(self._number(column), self.source, self.name(column))
 
     def label(self, column: str) -> float:
         """A column's value as a label in [0, 1]."""

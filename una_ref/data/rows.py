@@ -41,6 +41,10 @@ def shown(value: object) -> str:
     return f"{value!r:.40} ({type(value).__name__})"
 
 
+PER_PAIR = ("weights", "margins")
+"""The fields of a row with one number for each pair."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A prompt, its responses and the feedback about them. It is checked when it is made.
@@ -60,6 +64,8 @@ class Row:
         response_fields: (K,) other fields of each response's message, such as tool_calls; None if there are none.
         earlier_turns: (K,) messages of each response before its last one, which is in `responses`. They begin with one
             of the assistant. None if every response is one message.
+        weights: (P,) numbers of 0 or more that multiply the losses of the pairs; None: 1.
+        margins: (P,) by how much the chosen response is better, in reward units; None: the difference of the scores.
 
     Raises:
         InputError: names what is malformed.
@@ -75,6 +81,8 @@ class Row:
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     response_fields: tuple[Mapping[str, Any], ...] | None = None
     earlier_turns: tuple[tuple[dict, ...], ...] | None = None
+    weights: tuple[float, ...] | None = None
+    margins: tuple[float, ...] | None = None
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -85,11 +93,15 @@ class Row:
         for i, response in enumerate(self.responses):
             checked_text(response, self.source, f"responses[{i}]")
         if self.scores is not None:
-            put("scores", self._numbers("scores", checked_score))
+            put("scores", self._numbers("scores", checked_score, len(self.responses)))
         if self.labels is not None:
-            put("labels", self._numbers("labels", checked_label))
+            put("labels", self._numbers("labels", checked_label, len(self.responses)))
         if self.pairs is not None:
             put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
+        for name in PER_PAIR:
+            if getattr(self, name) is not None:
+                check = checked_weight if name == "weights" else checked_score
+                put(name, self._numbers(name, check, len(self.pairs or ()), "pair"))
         for name in ("response_fields", "earlier_turns"):
             values = getattr(self, name)
             if values is not None and len(values) != len(self.responses):
@@ -134,7 +146,17 @@ class Row:
         """The same row with feedback of these kinds alone."""
         others = [kind for kind in self._feedback() if kind not in kinds]
         left_out: dict[str, Any] = {"scores" if kind == "lists" else kind: None for kind in others}
+        left_out |= dict.fromkeys(PER_PAIR if "pairs" in others else ())
         return replace(self, **left_out, as_list=self.as_list and "lists" in kinds) if others else self
+
+    def picked(self, places: Iterable[int], **feedback: Any) -> Row:
+        """The row cut to the responses at these places, with this feedback alone."""
+        kept = list(places)
+        more: dict[str, Any] = {"template_arguments": self.template_arguments}
+        for name in ("response_fields", "earlier_turns"):
+            values = getattr(self, name)
+            more[name] = values and tuple(values[i] for i in kept)
+        return Row(self.prompt, tuple(self.responses[i] for i in kept), source=self.source, **more, **feedback)
 
     def _feedback(self) -> tuple[str, ...]:
         scores = () if self.scores is None else ("lists" if self.as_list else "scores",)
@@ -149,10 +171,12 @@ class Row:
             raise refusal(self.source, field, "at least one", "none")
         return tuple(values)
 
-    def _numbers(self, field: str, checked: Callable[[object, str, str], float]) -> tuple[float, ...]:
+    def _numbers(
+        self, field: str, checked: Callable[[object, str, str], float], count: int, each: str = "response"
+    ) -> tuple[float, ...]:
         values = self._sequence(field)
-        if len(values) != len(self.responses):
-            raise refusal(self.source, field, f"{len(self.responses)}, one per response", str(len(values)))
+        if len(values) != count:
+            raise refusal(self.source, field, f"{count}, one per {each}", str(len(values)))
         return tuple(checked(value, self.source, f"{field}[{i}]") for i, value in enumerate(values))
 
     def _pair(self, pair: object) -> tuple[int, int]:
@@ -169,6 +193,13 @@ def checked_score(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refusal(source, field, "a finite number", shown(value))
+    return float(value)
+
+
+def checked_weight(value: Any, source: str, field: str) -> float:
+    """The value as a float. Raises `InputError` unless it is a finite number of 0 or more and not a boolean."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise refusal(source, field, "a finite number of at least 0", shown(value))
     return float(value)
 
 
@@ -244,6 +275,12 @@ def merged(rows: Sequence[Row]) -> Row:
             for row, start in zip(rows, starts, strict=True)
             for chosen, rejected in row.pairs or ()
         )
+        for name in PER_PAIR:
+            having = [row for row in rows if getattr(row, name) is not None]
+            if having and len(having) < len(rows):
+                raise refusal(first.source, name, f"{name} in all rows of the prompt, or in none", "some")
+            if having:
+                fields[name] = tuple(chain.from_iterable(getattr(row, name) for row in rows))
     if any(row.response_fields for row in rows):
         fields["response_fields"] = tuple(chain.from_iterable(row.fields_of_responses for row in rows))
     if any(row.earlier_turns for row in rows):

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any
 
@@ -110,11 +110,11 @@ def score_rows(
         answers = [answer for i, row in enumerate(chunk) for answer in answers_of(row, i)]
         scores = iter(score_answers(source, answers, name))
         for row in chunk:
-            pairs = zip(row.responses, islice(scores, len(row.responses)), strict=True)
-            scored = [(response, score) for response, score in pairs if score is not None]
-            counts["responses dropped: no score"] += len(row.responses) - len(scored)
-            if scored:
-                responses, known = zip(*scored, strict=True)
-                yield replace(row, responses=responses, scores=known, labels=None, pairs=None)
+            known = list(islice(scores, len(row.responses)))
+            kept = [i for i, score in enumerate(known) if score is not None]
+            counts["responses dropped: no score"] += len(known) - len(kept)
+            if kept:
+                scored = tuple(score for score in known if score is not None)
+                yield row.picked(kept, scores=scored, as_list=row.as_list)
             else:
                 counts["rows dropped: no score for any response"] += 1

@@ -259,8 +259,10 @@ def rejected(row: Row) -> list[str]:
 
 def _items(row: Row) -> Iterator[dict[str, Any]]:
     """A row of the feedback as lines that `una_ref.data.sources` reads."""
-    for chosen, rejected in row.pairs or ():
+    for place, (chosen, rejected) in enumerate(row.pairs or ()):
         item: dict[str, Any] = {"prompt": row.prompt}
+        item |= {"weight": row.weights[place]} if row.weights else {}
+        item |= {"margin": row.margins[place]} if row.margins else {}
         item |= {"chosen": row.responses[chosen], "rejected": row.responses[rejected]}
         if row.scores:
             item |= {"chosen_score": row.scores[chosen], "rejected_score": row.scores[rejected]}

@@ -181,8 +181,10 @@ def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = Non
         yield f"    ids      {list(response)}"
         if scored:
             yield f"    scored   {tokenizer.decode(scored[i])!r}"
-    for chosen, rejected in example.pairs or ():
-        yield f"  pair       {chosen} over {rejected}"
+    for place, (chosen, rejected) in enumerate(example.pairs or ()):
+        both = {"weight": example.weights, "margin": example.margins}
+        more = "".join(f", {name} {values[place]:g}" for name, values in both.items() if values)
+        yield f"  pair       {chosen} over {rejected}{more}"
 
 
 def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str]:

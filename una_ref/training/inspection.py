@@ -136,6 +136,9 @@ def _feedback(example: Example, k: int) -> str:
     for number, (chosen, rejected) in enumerate(example.pairs or (), 1):
         which = f" of pair {number}" if len(example.pairs or ()) > 1 else ""
         said += [f"chosen{which}"] if k == chosen else [f"rejected{which}"] if k == rejected else []
+        if k == chosen:
+            both = {"weight": example.weights, "margin": example.margins}
+            said += [f"{name} {values[number - 1]:g}" for name, values in both.items() if values]
     said += [f"score {example.scores[k]:g}"] if example.scores else []
     said += [f"label {example.labels[k]:g}"] if example.labels else []
     return ", ".join(said) or "demonstration"

@@ -7,7 +7,7 @@ Offline and online runs take the same path. Online, a row is reduced to its prom
 from __future__ import annotations
 
 from array import array
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from operator import itemgetter
 from pathlib import Path
@@ -118,6 +118,7 @@ def prepare(
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
+    notes += _of_pairs(examples)
     if config.losses and config.record.reward.function:
         notes.append(f"losses: metrics report the reward of {config.method} alone: {config.record.formula}")
     notes += [config.record.note] if config.record.note else []
@@ -155,6 +156,17 @@ def _first_lines(config: Config, model: Any, encoder: Encoder) -> list[str]:
         rate = default_rate(config.model, config.lora_r)
         lines.append(f"lr: {rate.value:g}, the default for {rate.situation}")
     return lines
+
+
+def _of_pairs(examples: Examples[Any]) -> Iterator[str]:
+    """What is said of weights and margins of pairs."""
+    for name, what in (
+        ("weights", "each pair's loss is multiplied by its own, and the sum is divided by the number of pairs"),
+        ("margins", "of the column margin, in place of differences of scores"),
+    ):
+        if name in examples.spans:
+            low, high = examples.spans[name]
+            yield f"{name}: from {low:.4g} to {high:.4g}, {what}"
 
 
 def _check_terms(config: Config, examples: Examples[Any]) -> None:
@@ -222,7 +234,7 @@ def usable_rows(
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
     losses = config.losses_by_kind
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options["which"] = config.pairs
+    options |= {"which": config.pairs, "weights": not config.whole_batch}
     options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
