@@ -421,6 +421,13 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
     )
 
 
+def test_rows_carry_the_columns_that_no_layout_reads_if_asked_for():
+    rows, said = [{"prompt": "p", "solution": [1, 2], "level": None, "chosen": "a", "rejected": "b"}], []
+    assert [dict(row.columns) for row in read(rows)] == [{}]
+    assert [dict(row.columns) for row in read(rows, others=True, note=said.append)] == [{"solution": [1, 2]}]
+    assert said[0].endswith("columns used: prompt, chosen, rejected; given to the reward function: solution")
+
+
 def test_prompts_alone_are_read_only_if_accepted():
     rows = list(read([{"prompt": "p", "id": 1}, {"prompt": "q", "id": 2}], prompts=True))
     assert [(row.prompt, row.responses, row.kinds) for row in rows] == [("p", (), ()), ("q", (), ())]

@@ -98,6 +98,8 @@ class Prompt:
     text: str | tuple[dict, ...]
     prompt_index: int = 0
     source: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Of the data that no layout reads, by name, for reward functions."""
 
 
 @dataclass(frozen=True, eq=False)

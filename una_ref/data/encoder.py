@@ -233,7 +233,7 @@ class Encoder:
             self.counts["prompts dropped: too long"] += 1
             return None
         self._count("prompts", opening)
-        return Prompt(ids, given.prompt, self._index(ids), row.source)
+        return Prompt(ids, given.prompt, self._index(ids), row.source, row.columns)
 
     def prompt_ids(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.

@@ -94,4 +94,4 @@ def _content(item: Example | Prompt) -> bytes:
     if isinstance(item, Example):
         more = [(name, value) for name in MORE if (value := getattr(item, name)) is not None]
         return repr((item.prompt, item.responses, item.scores, item.labels, item.pairs, *more)).encode()
-    return repr((item.ids,)).encode()
+    return repr((item.ids, *([dict(item.columns)] if item.columns else []))).encode()

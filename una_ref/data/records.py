@@ -60,6 +60,7 @@ class Options(NamedTuple):
     bad_rows: str
     turns: str = "all"
     prompts: bool = False
+    others: bool = False
 
 
 class Response(NamedTuple):
@@ -98,6 +99,10 @@ class Record:
     def has(self, column: str) -> bool:
         """Whether a column has a value. Tables write a missing value as null."""
         return self.values.get(self.name(column)) is not None
+
+    def others(self) -> dict[str, Any]:
+        """The columns with a value that no layout has read."""
+        return {name: self.values[name] for name in self.columns() if name not in self.read}
 
     def columns(self) -> list[str]:
         """The names of the columns with a value."""

@@ -64,6 +64,7 @@ class Row:
         response_fields: (K,) other fields of each response's message, such as tool_calls; None if there are none.
         earlier_turns: (K,) messages of each response before its last one, which is in `responses`. They begin with one
             of the assistant. None if every response is one message.
+        columns: of the data that no layout reads, by name, for reward functions; empty unless they are asked for.
         weights: (P,) numbers of 0 or more that multiply the losses of the pairs; None: 1.
         margins: (P,) by how much the chosen response is better, in reward units; None: the difference of the scores.
 
@@ -83,6 +84,7 @@ class Row:
     earlier_turns: tuple[tuple[dict, ...], ...] | None = None
     weights: tuple[float, ...] | None = None
     margins: tuple[float, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -152,7 +154,7 @@ class Row:
     def picked(self, places: Iterable[int], **feedback: Any) -> Row:
         """The row cut to the responses at these places, with this feedback alone."""
         kept = list(places)
-        more: dict[str, Any] = {"template_arguments": self.template_arguments}
+        more: dict[str, Any] = {"template_arguments": self.template_arguments, "columns": self.columns}
         for name in ("response_fields", "earlier_turns"):
             values = getattr(self, name)
             more[name] = values and tuple(values[i] for i in kept)
@@ -287,6 +289,7 @@ def merged(rows: Sequence[Row]) -> Row:
         fields["earlier_turns"] = tuple(chain.from_iterable(row.earlier for row in rows))
     source = f"{first.source} (+{len(rows) - 1} rows)"
     more: dict[str, Any] = {"as_list": first.as_list, "template_arguments": first.template_arguments}
+    more["columns"] = first.columns
     return Row(first.prompt, source=source, **more, **fields)
 
 
@@ -327,7 +330,7 @@ def _hash(text: str) -> int:
 
 def by_prompt(row: Row) -> object:
     """The key of rows that `group_by_prompt` gathers."""
-    return (row.key, row.kinds) if len(row.responses) == 1 else None
+    return (row.key, row.kinds, repr(row.columns)) if len(row.responses) == 1 else None
 
 
 def group_by_prompt(rows: Iterable[Row]) -> GroupedList[Row]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import chain, islice
 
@@ -37,6 +38,7 @@ def read(
     bad_rows: str = "error",
     turns: str = "all",
     prompts: bool = False,
+    others: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
     """Stream rows of feedback.
@@ -59,6 +61,7 @@ def read(
         turns: which turns of a response of several messages are the response: "all", or the "last", and the others are
             then part of the prompt.
         prompts: whether rows of a prompt alone are accepted (`PROMPTS`), for runs that sample the responses.
+        others: whether rows carry the columns that no layout reads, for reward functions (`Row.columns`).
         note: called with each sentence about columns and rows left out, after the last row. None: they are logged.
 
     Raises:
@@ -77,7 +80,7 @@ def read(
     for column in columns or {}:
         if column not in COLUMNS:
             raise refusal("options", "columns", "one of " + ", ".join(COLUMNS), shown(column) + near(column, COLUMNS))
-    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows, turns, prompts)
+    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows, turns, prompts, others)
     reader = _Reader(options, CONVENTIONS + PROMPTS if prompts else CONVENTIONS)
     found = items(data, split, subset=subset, revision=revision)
     return reader.rows(found, limit, note)
@@ -109,6 +112,8 @@ class _Reader:
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
+        if self.options.others and unused:
+            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(unused)}"
         (note or _log.info)(f"data ({self.convention.name}): {columns}")
         for what, number in self.dropped.items():
             reason = f" (the first: {self.first_error})" if what == _BAD else ""
@@ -149,7 +154,7 @@ class _Reader:
             self.convention = convention
         self.columns.update(dict.fromkeys(record.columns()))
         self.used |= record.read
-        return row
+        return replace(row, columns=record.others()) if self.options.others else row
 
     def _found(self, record: Record) -> Convention:
         """The first layout whose columns a record has."""

@@ -62,7 +62,7 @@ class DataStep(ABC):
         """The rows of some data, ToySteer's without those that hold a cut answer."""
         method = "rloo" if prompts else "sft"
         config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep", turns="last")
-        rows = read_rows(config)
+        rows = read_rows(config, others=True)  # a reward function may read them
         if prompts:
             return usable_rows(rows, config)[0]
         if not is_toysteer(config):

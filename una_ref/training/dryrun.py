@@ -20,7 +20,7 @@ from una_ref.training.distributed import processes
 from una_ref.training.loop import Job
 from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
-from una_ref.training.prepare import prepare, read_rows, room_for, usable_rows
+from una_ref.training.prepare import gives_columns, prepare, read_rows, room_for, usable_rows
 from una_ref.training.rates import default_rate
 from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes
@@ -36,7 +36,7 @@ def dry_run(config: Config) -> str:
     lines = ["config (all other keys have their defaults, see una-ref train --help)"]
     lines += [json.dumps(config.changed(), indent=1, ensure_ascii=False), ""]
     try:
-        rows = read_rows(config)
+        rows = read_rows(config, others=gives_columns(config))
     except InputError as error:
         if not (config.model and isinstance(error.__cause__, ConnectionError)):
             raise

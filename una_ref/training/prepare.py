@@ -70,7 +70,7 @@ def prepare(
         InputError: data, model or config cannot be trained with. Nothing has been trained then.
     """
     trackers.check(config)
-    rows = read_rows(config) if rows is None else rows
+    rows = read_rows(config, others=reward is not None or gives_columns(config)) if rows is None else rows
     said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
@@ -190,8 +190,18 @@ class ReadRows(DiskList[Row]):
     notes: Sequence[str] = ()
 
 
-def read_rows(config: Config) -> ReadRows:
-    """All rows that the config names, whatever columns each file has."""
+def gives_columns(config: Config) -> bool:
+    """Whether rows carry the columns that no layout reads: a Python function scores the samples, and may read them."""
+    return config.on_policy and reward_sources.reads_columns(config.judge)
+
+
+def read_rows(config: Config, *, others: bool = False) -> ReadRows:
+    """All rows that the config names, whatever columns each file has.
+
+    Args:
+        config: of the run.
+        others: whether rows carry the columns that no layout reads, for reward functions.
+    """
     if is_toysteer(config):
         return ReadRows(toysteer_rows(config))
     from una_ref.data.items import STDIN, files
@@ -202,7 +212,7 @@ def read_rows(config: Config) -> ReadRows:
         raise InputError("data: expected files, since several processes read them, got standard input")
     same = ("columns", "split", "subset", "revision", "empty", "bad_rows", "turns")
     options: dict[str, Any] = {name: getattr(config, name) for name in same}
-    options |= {"limit": config.rows, "prompts": config.on_policy}
+    options |= {"limit": config.rows, "prompts": config.on_policy, "others": others}
     said: dict[str, None] = {}
     options["note"] = lambda sentence: said.setdefault(sentence)
     rows = ReadRows(row for name in names for row in read(name, **options))
@@ -216,7 +226,7 @@ def usable_rows(
     """Rows that the method can learn from, and what was done to get them.
 
     Offline, each has one kind of feedback that the method takes. Online, where only prompts are used, they are the last
-    row of each prompt, in the place of the first.
+    row of each prompt with the same other columns, in the place of the first.
 
     Args:
         rows: as read.
@@ -224,7 +234,7 @@ def usable_rows(
         note: called with each of the resulting rows, in order.
     """
     if config.on_policy:
-        last = gathered(rows, [lambda row: row.key], itemgetter(-1))
+        last = gathered(rows, [lambda row: (row.key, repr(row.columns))], itemgetter(-1))
         if note:
             for row in last:
                 note(row)
@@ -255,7 +265,7 @@ def _eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str
         names: of the prompts that are trained on; a prompt on both sides is kept and counted.
     """
     theirs = replace(config, data=config.eval_data, eval_data="", shuffle=False)
-    rows, both = read_rows(theirs), 0
+    rows, both = read_rows(theirs, others=gives_columns(config)), 0
 
     def count(row: Row) -> None:
         nonlocal both
