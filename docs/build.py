@@ -124,6 +124,33 @@ def _values(kind: Any) -> str:
     return " ".join([names.get(first, "`name=number`"), *map(str, bounds)])
 
 
+def options() -> str:
+    """The names of other packages' options, and what to write here."""
+    from una_ref.training.hints import PEERS
+
+    names = sorted({name for own in PEERS.values() for name in own})
+    rows = ((code(name), ", ".join(peer for peer in PEERS if name in PEERS[peer]), *_here(name)) for name in names)
+    return table(("option", "of", "here", "note"), rows)
+
+
+def more_options() -> str:
+    """Names of transformers and of earlier releases of TRL, and what to write here."""
+    from una_ref.training.hints import HINTS, PEERS
+
+    known = {name for names in PEERS.values() for name in names} | {"clip", "draws", "hyper"}
+    rows = ((code(name), *_here(name)) for name in sorted(HINTS.keys() - known))
+    return table(("option", "here", "note"), rows)
+
+
+def _here(name: str) -> tuple[str, str]:
+    """What to write for an option of another package, and how it differs."""
+    from una_ref.training.hints import HINTS, SAME
+
+    if name in SAME:
+        return code(name), SAME[name]
+    return (code(HINTS[name].use) if HINTS[name].use else "–"), HINTS[name].note
+
+
 def recipes() -> str:
     """Every recipe of one run with its method, model and data, then those of several steps with their steps."""
     from una_ref.training.settings import STAGES, recipe
@@ -425,6 +452,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "notebooks": notebooks,
     "commands": commands,
     "keys": keys,
+    "options": options,
+    "more-options": more_options,
     "recipes": recipes,
     "feedback": feedback,
     "feedback-in-short": partial(feedback, 5),

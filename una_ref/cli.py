@@ -150,10 +150,10 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
 
 
 _REWARD = (
-    "a function, module:function, that takes answers (.prompt .response .ended) and returns as many numbers; a "
-    "sequence-classification model; preference:module:function, a function of two answers that returns the probability "
-    "that the first is better; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of one prompt. "
-    "Several, separated by commas, are averaged"
+    "a function, module:function, that takes answers (.prompt .response .ended .columns) and returns as many numbers; "
+    "a sequence-classification model; preference:module:function, a function of two answers that returns the "
+    "probability that the first is better; or judge:MODEL@http://host:port/v1, an LLM that compares the responses of "
+    "one prompt. Several, separated by commas, are averaged"
 )
 _REPORT = (
     "tables to print: 1 to 6 (UNA), upo (its Figure 1), survey (default: all); and folders of runs and evaluations "

@@ -69,6 +69,27 @@ def test_the_page_escapes_the_data_and_asks_the_network_for_nothing(tmp_path, ca
     assert text.count('class="up"') == sum("raises" in line for line in capsys.readouterr().out.splitlines())
 
 
+def test_context_within_a_response_is_faint_and_has_no_numbers(tmp_path, capsys):
+    template = "{% for m in messages %}[{{ m['role'] }}]{{ m['content'] }}</s>{% endfor %}"
+    template += "{% if add_generation_prompt %}[assistant]{% endif %}"
+    said = (("assistant", "one"), ("user", "two"), ("assistant", "3"))
+    row = {"prompt": "What is it?", "completion": [{"role": role, "content": text} for role, text in said]}
+    page = tmp_path / "page.html"
+    words = ["inspect", file(tmp_path, row), "--rows", "1", *TINY, f"template={template}"]
+    assert main([*words, "--html", str(page)]) == 0
+    printed = capsys.readouterr()
+    assert re.search(r"demonstration: \d+ tokens and \d+ of context, not trained, log π", printed.out)
+    lines = [line.split("context")[1].strip() for line in printed.out.splitlines() if re.match(r" +\d+  context", line)]
+    assert "".join(line[1:-1] for line in lines) == "[user]two</s>[assistant]"
+    assert "others are context (turns=all)" in printed.err
+    spans = Spans()
+    spans.feed(page.read_text())
+    assert "".join(spans.texts["context"]).endswith("[assistant][user]two</s>[assistant]")
+    assert main([*words, "--json"]) == 0
+    (row,) = json.loads(capsys.readouterr().out)
+    assert {frozenset(token) for token in row["responses"][0]["tokens"]} >= {frozenset({"id", "text"})}
+
+
 def test_no_row_is_refused(tmp_path, capsys):
     assert main(["inspect", file(tmp_path, ROWS["sft"]), "--rows", "0"]) == 2
     assert "--rows: expected at least 1, got 0" in capsys.readouterr().err

@@ -81,6 +81,30 @@ def test_blocks_share_rows_longer_than_the_longest_block_where_no_two_fit_in_it(
     assert [len(run) for run in microbatches(blocks, 999)] == [3, 1]
 
 
+MIXED = [
+    Example((1, 2), ((3, 4, 5, 6, 7), (8, 9)), trained=((True, False, False, True, True), (True, True))),
+    Example((1, 2, 3), ((4, 5),)),
+]
+"""A response whose second and third tokens are context, beside others."""
+
+
+@pytest.mark.parametrize("layout", ["packed", "padded"])
+def test_context_within_a_response_is_seen_and_not_scored(layout):
+    batch = collate(MIXED, layout)
+    assert batch.target.tolist() == [3, 6, 7, 8, 9, 4, 5]
+    assert batch.lengths.tolist() == [3, 2, 2] and batch.response.tolist() == [0, 0, 0, 1, 1, 2, 2]
+    seen = [tokens for tokens, _ in past(batch)]
+    assert seen == [[1, 2], [1, 2, 3, 4, 5], [1, 2, 3, 4, 5, 6], [1, 2], [1, 2, 8], [1, 2, 3], [1, 2, 3, 4]]
+    scorer = collate(MIXED, layout, include_last_token=True)
+    assert scorer.tokens.flatten()[scorer.predictor].tolist() == scorer.target.tolist() == batch.target.tolist()
+
+
+@pytest.mark.parametrize("masks", [((True, False),), ((True,),), ((True, True), (True,))])
+def test_a_mask_that_does_not_fit_its_response_is_refused(masks):
+    with pytest.raises(InputError, match="expected a mask of each response"):
+        Example((1,), ((2, 3),), trained=masks)
+
+
 def test_a_batch_holds_feedback_of_every_kind():
     rows = {
         "pairs": Example((1,), ((2, 0), (3, 0), (4, 0)), pairs=((2, 0), (1, 0)), prompt_index=5, source="a:1"),

@@ -140,6 +140,70 @@ def test_a_prompt_that_is_not_in_the_conversations_is_refused():
     refused({"prompt": [USER, USER], **sides}, "prompt: expected the messages of both conversations")
 
 
+PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
+
+
+def test_a_pair_may_have_a_weight_and_a_margin():
+    row = one({**PAIR, "weight": 2, "margin": -0.5})
+    assert (row.weights, row.margins, row.scores) == ((2.0,), (-0.5,), None)
+    assert one(PAIR).weights is None and one(PAIR).margins is None
+    named = one({**PAIR, "w": 3, "weight": "heavy"}, columns={"weight": "w"})
+    assert named.weights == (3.0,)
+    assert one({**PAIR, "weight": "heavy"}, columns={"weight": ""}).weights is None
+    for value in (-1, "2", True, float("inf")):
+        refused({**PAIR, "weight": value}, "weight: expected a finite number of at least 0")
+    refused({**PAIR, "margin": float("nan")}, "margin: expected a finite number")
+
+
+def test_a_weight_of_another_layout_is_not_used():
+    _, notes = noted([{"prompt": "p", "completion": "a", "weight": 2, "margin": 1}])
+    assert "not used: weight, margin" in str(notes)
+
+
+TALK = [USER, says("x"), {"role": "user", "content": "q"}, says("a")]
+
+
+def test_a_conversation_is_answered_from_the_first_turn_of_the_assistant_on():
+    row = one({"messages": TALK})
+    assert (row.prompt, row.earlier_turns, row.responses) == ((USER,), (tuple(TALK[1:3]),), ("a",))
+    greeted = one({"messages": [says("Hello!"), *TALK]})
+    assert greeted.prompt == (says("Hello!"), USER) and greeted.earlier == row.earlier
+    assert one({"messages": [USER, says("a")]}).earlier_turns is None
+
+
+@pytest.mark.parametrize("options", [{"turns": "last"}, {"prompts": True}])
+def test_the_last_turn_alone_is_the_response_if_asked_for_and_in_online_runs(options):
+    row = one({"messages": TALK}, **options)
+    assert (row.prompt, row.earlier_turns, row.responses) == (tuple(TALK[:3]), None, ("a",))
+
+
+def test_a_completion_of_several_messages_is_a_response_or_with_turns_last_part_of_the_prompt():
+    row = one({"prompt": "p", "completion": TALK[1:], "score": 1, "system": "s"})
+    system = {"role": "system", "content": "s"}
+    assert row.prompt == (system, USER) and row.earlier == (tuple(TALK[1:3]),) and row.responses == ("a",)
+    row = one({"prompt": "p", "completion": TALK[1:], "score": 1}, turns="last")
+    assert row.prompt == tuple(TALK[:3]) and row.earlier_turns is None
+    refused({"prompt": "p", "completion": TALK[2:]}, "begin and end with the assistant's, got messages of user, assist")
+    refused({"prompt": "p", "completion": TALK[1:3]}, "begin and end with the assistant's, got messages of assistant")
+
+
+def test_conversations_part_at_the_first_turn_of_the_assistant_that_differs():
+    # As TRL's extract_prompt: the prompt is the longest shared beginning.
+    other = [USER, says("y"), {"role": "user", "content": "r"}, says("b")]
+    row = one({"chosen": TALK, "rejected": other})
+    assert (row.prompt, row.responses, row.earlier) == ((USER,), ("a", "b"), (tuple(TALK[1:3]), tuple(other[1:3])))
+    shorter = one({"chosen": TALK, "rejected": [USER, says("y")]})
+    assert (shorter.prompt, shorter.responses) == ((USER,), ("a", "y")) and shorter.earlier == (tuple(TALK[1:3]), ())
+    refused({"chosen": TALK, "rejected": other}, "the same turns before the last one", turns="last")
+    same_start = one({"chosen": TALK, "rejected": [*TALK[:3], says("b")]})
+    assert same_start.prompt == tuple(TALK[:3]) and same_start.earlier_turns is None
+
+
+def test_an_empty_turn_of_the_assistant_is_an_empty_response():
+    rows = [{"messages": TALK}, {"messages": [USER, says(" "), *TALK[2:]]}]
+    assert len(list(read(rows))) == 1 and len(list(read(rows, empty="keep"))) == 2
+
+
 def test_sharegpt_turns_are_messages():
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "p"}, {"from": "gpt", "value": "a"}]
     row = one({"conversations": turns, "label": True})
@@ -163,7 +227,7 @@ def test_an_alpaca_prompt_is_instruction_input_and_history():
 
 def test_a_list_of_texts_is_no_response():
     row = {"prompt": "p", "completion": ["a", "b"], "label": [True, False]}
-    refused(row, "completion: expected text or one assistant message, got a list of texts. Fix: one row each")
+    refused(row, "completion: expected text, or messages that ", "got a list of texts. Fix: one row each")
 
 
 @pytest.mark.parametrize(

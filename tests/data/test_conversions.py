@@ -1,6 +1,7 @@
 """Conversions keep and drop what their report says, and `conform` leaves one kind of feedback per row."""
 
 import random
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -239,6 +240,30 @@ def test_options_are_checked(options, field):
 def test_an_unknown_choice_of_pairs_is_refused():
     with pytest.raises(InputError, match="options which: expected best-worst or adjacent or all, got 'best' "):
         scores_to_pairs([scored("p", 1, 2)], which="best")
+
+
+WEIGHTED = Row("p", ("a", "b"), pairs=((0, 1),), weights=(2.0,), margins=(0.5,), source="f:3")
+
+
+def test_pairs_keep_their_weights_and_margins():
+    (out,), _ = conform([WEIGHTED], ("pairs",), margins=True)
+    assert (out.weights, out.margins) == ((2.0,), (0.5,))
+    assert replace(WEIGHTED, scores=(1.0, 0.0)).only("scores").margins is None
+
+
+@pytest.mark.parametrize(
+    ("kinds", "row", "options", "message"),
+    [
+        (("labels",), {"margins": None}, {}, "f:3 weight: expected a loss on pairs, each on its own, got .*labels"),
+        (("labels",), {"weights": None}, {}, "f:3 margin: expected a loss on pairs that takes margins, got .*labels"),
+        (("pairs",), {}, {}, "f:3 margin: expected a loss on pairs that takes margins.* use odpo .*columns.margin="),
+        (("pairs",), {}, {"margins": True, "weights": False}, "f:3 weight: .*columns.weight= to leave it out"),
+        (("scores", "pairs"), {"scores": (1.0, 0.0)}, {"margins": True}, "f:3 weight: .*another loss, on scores"),
+    ],
+)
+def test_weights_and_margins_that_no_loss_takes_are_refused(kinds, row, options, message):
+    with pytest.raises(InputError, match=message):
+        conform([replace(WEIGHTED, **row)], kinds, **options)
 
 
 def test_conform_keeps_native_rows_untouched():

@@ -1,5 +1,8 @@
 """Rows become the right ids, whatever the tokenizer and its template."""
 
+import json
+from itertools import groupby
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -205,3 +208,106 @@ def test_equal_prompts_have_one_index():
     encoder = Encoder(toysteer.tokenizer())
     examples = encoder.encode([Row(f"copy {w} =", ("a",)) for w in "abac"])
     assert [e.prompt_index for e in examples] == [0, 1, 0, 2] and encoder.prompt_count == 3
+
+
+# ---- responses of several messages
+
+USER, ASSISTANT, TOOL = "user", "assistant", "tool"
+
+
+def message(role, content, **more):
+    return {"role": role, "content": content, **more}
+
+
+CALL = ({"type": "function", "function": {"name": "f", "arguments": "{}"}},)
+WITH_CALLS = CHATML.replace(
+    "{{ m['content'] }}", "{{ m['content'] }}{{ m.tool_calls | tojson if m.tool_calls else '' }}"
+)
+TALKS = {
+    "two turns": [message(ASSISTANT, "hi there"), message(USER, "again"), message(ASSISTANT, "oh, hello")],
+    "a tool": [
+        message(ASSISTANT, "", tool_calls=CALL),
+        message(TOOL, "42 </s> [/INST]"),
+        message(ASSISTANT, "It is 42."),
+        message(USER, "thanks"),
+        message(ASSISTANT, "hello  world"),
+    ],
+}
+
+
+def talk(template, turns, **options):
+    tokenizer = chat(template)
+    ends = tokenizer.convert_tokens_to_ids(["<|im_end|>"])
+    prompt = (message(USER, "hello"),)
+    *earlier, last = turns
+    row = Row(prompt, (last["content"],), source="f:1", earlier_turns=(tuple(earlier),))
+    return tokenizer, Encoder(tokenizer, ends=ends, **options), row
+
+
+@pytest.mark.parametrize("name", TALKS)
+def test_the_mask_of_several_turns_is_what_the_assistant_says_and_the_tokens_are_the_templates(name):
+    turns = TALKS[name]
+    tokenizer, encoder, row = talk(WITH_CALLS, turns)
+    example = encoder(row)
+    (ids,), (mask,) = example.responses, example.trained
+    whole = Encoder(tokenizer).chat_template.render([*row.prompt, *turns], opened=False)
+    assert tokenizer.decode([*example.prompt, *ids]) == whole.removesuffix("\n")
+    runs = [tokenizer.decode([i for i, of in run]) for own, run in groups(ids, mask) if own]
+    said = [turn["content"] + (json.dumps([*CALL]) if "tool_calls" in turn else "") for turn in turns]
+    said = [text for text, turn in zip(said, turns, strict=True) if turn["role"] == ASSISTANT]
+    assert [json_free(run) for run in runs] == [json_free(text + "<|im_end|>") for text in said]
+    assert encoder.counts["responses of several turns: the assistant's are trained on, others are context (turns=all)"]
+
+
+def groups(ids, mask):
+    return ((own, [*run]) for own, run in groupby(zip(ids, mask, strict=True), key=lambda both: both[1]))
+
+
+def json_free(text):
+    """A text without blanks, which two writers of JSON set differently."""
+    return text.replace(" ", "")
+
+
+def test_every_turn_is_predicted_from_what_the_model_is_given_there():
+    _, encoder, row = talk(CHATML, TALKS["two turns"])
+    example = encoder(row)
+    first, between, last = ([i for i, _ in run] for _, run in groups(example.responses[0], example.trained[0]))
+    seen = Row((*row.prompt, *row.earlier[0]), row.responses)
+    alone = encoder(seen)
+    assert [*example.prompt, *first, *between] == [*alone.prompt] and tuple(last) == alone.responses[0]
+    assert tuple(first) == encoder(Row(row.prompt, (row.earlier[0][0]["content"],))).responses[0]
+
+
+def test_a_template_that_renders_an_earlier_turn_otherwise_than_it_was_answered_is_refused():
+    # As Qwen3's, which leaves thoughts out of earlier turns; and one that no response ends as: EOS is not <|im_end|>.
+    forgets = CHATML.replace(
+        "{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}"
+    )
+    turns = [message(ASSISTANT, "<think>so</think>hi"), *TALKS["two turns"][1:]]
+    _, encoder, row = talk(forgets, turns)
+    with pytest.raises(
+        InputError, match=r"f:1 response: expected a chat template that renders earlier turns .*turns=last"
+    ):
+        encoder(row)
+    with pytest.raises(InputError, match="turns=last"):
+        Encoder(chat(CHATML))(row)
+    with pytest.raises(InputError, match="turns=last"):  # without a template of its own: no end between the turns
+        Encoder(byte_pair())(row)
+
+
+def test_a_response_of_several_turns_that_is_cut_ends_with_a_token_of_the_assistant():
+    _, encoder, row = talk(CHATML, TALKS["two turns"])
+    (mask,) = encoder(row).trained
+    first, between = mask.index(False), mask.count(False)
+    for room in range(1, len(mask)):
+        _, short, _ = talk(CHATML, TALKS["two turns"], max_response=room)
+        example = short(row)
+        own = len(example.responses[0])
+        assert own == (min(room, first) if room <= first + between else room)
+        assert example.trained is None if own <= first else example.trained[0][-1]
+
+
+def test_turns_of_the_assistant_in_a_prompt_are_said_to_be_context():
+    _, encoder, row = talk(CHATML, TALKS["two turns"])
+    encoder(Row((*row.prompt, *row.earlier[0]), row.responses))
+    assert encoder.counts["prompts with turns of the assistant, which are context and not trained on"] == 1

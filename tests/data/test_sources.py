@@ -90,8 +90,8 @@ def test_completions_and_scores_are_a_ranked_list():
 
 
 def test_messages_without_feedback_are_demonstrations():
-    row = one(messages=[USER, says("x"), OTHER, says("a")])
-    assert row.prompt == (USER, says("x"), OTHER) and row.responses == ("a",) and row.kinds == ("demos",)
+    row = one(messages=[USER, says("a")])
+    assert row.prompt == (USER,) and row.responses == ("a",) and row.kinds == ("demos",)
 
 
 def test_columns_may_have_other_names():
@@ -362,8 +362,8 @@ GOOD = {
         ("pair", {"prompt": ""}, ["prompt", "text or messages", "an empty prompt"]),
         ("pair", {"prompt": None}, ["prompt", "a value, as in", ":1 (pair)", "a row of chosen, rejected"]),
         ("pair", {"chosen": 3}, ["chosen", "text", "3 (int)"]),
-        ("pair", {"chosen": [USER, says("a")]}, ["chosen", "one assistant message", "user, assistant"]),
-        ("pair", {"chosen": []}, ["chosen", "one assistant message", "an empty list"]),
+        ("pair", {"chosen": [USER, says("a")]}, ["chosen", "begin and end with the assistant's", "user, assistant"]),
+        ("pair", {"chosen": []}, ["chosen", "begin and end with the assistant's", "an empty list"]),
         ("pair", {"chosen": [{"role": "assistant", "content": ""}]}, ["chosen", "text", "empty"]),
         ("pair", {"chosen_score": 3}, ["chosen_score", "no value, as in", ":1 (pair)", "chosen_score"]),
         ("scored", {"chosen_score": float("nan")}, ["chosen_score", "a finite number", "nan (float)"]),
@@ -419,6 +419,13 @@ def test_unknown_columns_name_the_nearest_convention(tmp_path, row, nearest, mis
         f"did you mean {[*row][-1]}?",
         short=True,
     )
+
+
+def test_rows_carry_the_columns_that_no_layout_reads_if_asked_for():
+    rows, said = [{"prompt": "p", "solution": [1, 2], "level": None, "chosen": "a", "rejected": "b"}], []
+    assert [dict(row.columns) for row in read(rows)] == [{}]
+    assert [dict(row.columns) for row in read(rows, others=True, note=said.append)] == [{"solution": [1, 2]}]
+    assert said[0].endswith("columns used: prompt, chosen, rejected; given to the reward function: solution")
 
 
 def test_prompts_alone_are_read_only_if_accepted():

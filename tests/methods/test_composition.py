@@ -117,6 +117,7 @@ SHAPES: Mapping[str, Callable[..., Tensor]] = {
     "a distance from η·Δs": lambda x, margins, eta, distance: scored_pairs.DISTANCES[distance](x, eta * margins),
     "squared at Δs": lambda x, margins: shapes.squared(x - margins),
     "logistic at Δs": lambda x, margins: shapes.logistic(x - margins),
+    "logistic at η·Δs": lambda x, margins, eta: shapes.logistic(x - eta * margins),
 }
 REGULARISERS: Mapping[str, Callable[..., Tensor | float]] = {
     "none": lambda: 0.0,

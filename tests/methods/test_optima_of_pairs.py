@@ -254,6 +254,56 @@ def test_rebel_learns_one_step_of_mirror_descent_and_refreshed_more():
         same(current, world(1 / (step * 0.4))[0].optimum)
 
 
+def test_odpo_adds_the_scaled_offset_to_the_differences_of_rewards():
+    # p = σ(Δr) and m(y, y') = −m(y', y): the minimum is at d − η·m = logit p = Δr, so π ∝ π_ref·exp((r + η·s)/β).
+    a_world, sampler = world()
+    scores = torch.randn(PROMPTS, RESPONSES, dtype=F64)
+    margins = (scores[:, FIRST] - scores[:, SECOND]).flatten()
+    fitted = learned(METHODS["odpo"].loss, a_world, sampler, margins=margins, eta=0.4)
+    same(fitted, TableWorld(a_world.ref_logps, a_world.rewards + 0.4 * scores, BETA).optimum)
+
+
+@pytest.mark.parametrize("p", [0.5, 0.6, 0.9])
+def test_a_positive_offset_whoever_wins_exaggerates_the_differences_of_rewards(p):
+    # p·σ(m − d) = (1 − p)·σ(m + d), so e^d is the root of (1 − p)·x² + (1 − 2p)·e^m·x − p: more than p/(1 − p).
+    zero = dict.fromkeys(("ref_chosen_logps", "ref_rejected_logps"), torch.zeros_like(MARGINS))
+    linear = (2 * p - 1) * math.exp(0.7)
+    root = (linear + math.sqrt(linear**2 + 4 * p * (1 - p))) / (2 * (1 - p))
+    found = best_margin(METHODS["odpo"].loss, p, **zero, margins=torch.full_like(MARGINS, 0.7), beta=1.0)
+    assert found == pytest.approx(math.log(root), abs=2e-3)
+    assert found > math.log(p / (1 - p)) + 0.1 if p > 0.5 else found == pytest.approx(0, abs=2e-3)
+
+
+# ---- weights of pairs
+
+
+def weighted(a_world, sampler, weights):
+    """What DPO learns if the loss of a pair is multiplied by weights (X, Y, Y), the winner first."""
+    flat = weights[:, FIRST, SECOND].flatten()
+
+    def loss(**arguments):
+        return flat * METHODS["dpo"].loss(**arguments)
+
+    return learned(loss, a_world, sampler)
+
+
+def test_weights_that_do_not_depend_on_who_won_leave_the_optimum_as_it_is():
+    a_world, sampler = world()
+    by_prompt = torch.rand(PROMPTS, 1, 1, dtype=F64).expand(-1, RESPONSES, RESPONSES)
+    by_pair = torch.rand(PROMPTS, RESPONSES, RESPONSES, dtype=F64) + 0.1
+    for weights in (by_prompt, by_pair + by_pair.mT):
+        same(weighted(a_world, sampler, weights), a_world.optimum)
+
+
+def test_weights_of_the_chosen_response_are_rewards_of_their_logarithm():
+    # P(y is chosen)·w(y) against P(y' is chosen)·w(y'): the log-odds are Δr + log w(y) − log w(y').
+    a_world, sampler = world()
+    gains = torch.randn(PROMPTS, RESPONSES, dtype=F64)
+    fitted = weighted(a_world, sampler, gains.exp()[:, :, None].expand(-1, -1, RESPONSES))
+    same(fitted, TableWorld(a_world.ref_logps, a_world.rewards + gains, BETA).optimum)
+    assert (fitted.exp() - a_world.optimum.exp()).abs().max() > 0.01
+
+
 def test_reward_model_learns_the_reward_of_each_prompt_up_to_a_constant():
     # A table of rewards stands where log π does; its constant for each prompt is taken out by log_softmax.
     a_world, sampler = world()

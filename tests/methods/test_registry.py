@@ -264,6 +264,7 @@ DEFAULTS = {
     "cpo": OF_TRL | {"lam": 1.0},  # TRL: cpo_alpha
     "orpo": {"lam": 0.1},  # TRL: its beta
     "slic": {"delta": 1.0, "lam": 0.5},
+    "odpo": {"beta": 0.1, "eta": 1.0},
     "rebel": {"eta": 10.0},  # 1/η = 0.1 in the place of β
     "sigmoid-norm": {"beta": 5.0},  # Tülu 3
     "lipo": OF_TRL | {"ranking": "lambda"},  # Liu et al. 2024

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from una_ref.methods.pairs import una_centred_pairwise, una_pair
-from una_ref.methods.scored_pairs import DISTANCES, rebel, rpo
+from una_ref.methods.scored_pairs import DISTANCES, odpo, rebel, rpo
 
 F64 = torch.float64
 
@@ -46,6 +46,20 @@ def test_squared_rpo_and_rebel_are_centred_una_on_pairs(random_arguments):
 def test_rebel_regresses_the_scaled_log_ratio_on_the_score_difference():
     # h = 3, η = 2, Δs = 1: (3/2 − 1)².
     assert rebel(**pair(3, 1), eta=2.0).item() == pytest.approx(0.25)
+
+
+def test_odpo_asks_for_a_margin_of_eta_times_the_offset():
+    # Learned margin 0, offset 2·½·log 3: −log σ(−log 3) = log 4. At the offset it is log 2, as DPO's at 0.
+    assert odpo(**pair(0, math.log(3) / 2), eta=2.0).item() == pytest.approx(math.log(4), abs=1e-14)
+    assert odpo(**pair(3, 0.6), beta=0.4, eta=2.0).item() == pytest.approx(math.log(2), abs=1e-14)
+
+
+def test_odpo_without_an_offset_is_dpo(random_arguments):
+    arguments = random_arguments(odpo)
+    plain = {name: value for name, value in arguments.items() if name != "margins"}
+    none = torch.zeros_like(arguments["margins"])
+    torch.testing.assert_close(odpo(**plain, margins=none), una_pair(**plain), rtol=0, atol=0)
+    assert (odpo(**arguments) - una_pair(**plain)).abs().max() > 0.01
 
 
 def test_backward_rpo_is_dpo_with_soft_labels_up_to_their_entropy(random_arguments):

@@ -2,6 +2,7 @@
 
 import json
 import math
+from dataclasses import replace
 
 import pytest
 
@@ -82,6 +83,37 @@ def test_responses_without_a_score_are_dropped_and_counted(tmp_path, capsys):
 def test_exception_of_a_reward_function_is_refused_by_name():
     with pytest.raises(InputError, match="reward mine: raised TypeError: list indices"):
         score_answers(broken, ANSWERS, "mine")
+
+
+def solved(answers):
+    """A reward function: compares with a column of the data."""
+    return [float(answer.columns["solution"] == answer.response) for answer in answers]
+
+
+def test_a_reward_function_reads_the_other_columns_of_the_row(tmp_path):
+    data, output = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
+    rows = [{"prompt": "q", "completions": ["4", "5"], "solution": x, "level": 1} for x in ("4", "5")]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["score", "--reward", f"{__name__}:solved", "--data", str(data), "--output", str(output)]) == 0
+    assert [row.scores for row in read(output)] == [(1.0, 0.0), (0.0, 1.0)]
+
+
+def test_exception_of_a_reward_function_keeps_its_traceback_and_names_the_row(tmp_path, capsys):
+    data, output = tmp_path / "rows.jsonl", tmp_path / "scored.jsonl"
+    rows = [{"prompt": "q", "completion": "4", "solution": "4"}, {"prompt": "r", "completion": "five", "level": 2}]
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    assert cli.main(["score", "--reward", f"{__name__}:solved", "--data", str(data), "--output", str(output)]) == 2
+    first, *trace = capsys.readouterr().err.strip().splitlines()
+    assert first.endswith(f"raised KeyError: 'solution', at {data}:2: the response 'five' to 'r'")
+    assert trace[0] == "Traceback (most recent call last):" and trace[-1] == "KeyError: 'solution'"
+    assert 'answer.columns["solution"]' in "".join(trace) and "score_answers" not in "".join(trace)
+    assert not output.exists()
+
+
+def test_exception_that_looks_at_no_answer_names_the_first_row_of_the_call():
+    rows = [replace(answer, source=f"f:{i}") for i, answer in enumerate(ANSWERS)]
+    with pytest.raises(InputError, match=r"list indices .*, one of 3 answers from f:0 on\nTraceback"):
+        score_answers(broken, rows, "mine")
 
 
 def test_score_that_is_not_finite_is_refused_with_its_answer():

@@ -79,6 +79,17 @@ def test_the_company_in_a_batch_makes_no_difference(model):
     assert one.shape == (1,)
 
 
+def test_a_response_of_two_turns_has_the_sum_of_what_each_has_after_its_own_prompt(model):
+    model = model.double()
+    mask = (True, True, False, False, True, True, True)
+    whole = Example((3, 4, 5), ((6, 2, 7, 8, 9, 10, 2),), trained=(mask,))
+    turns = [Example((3, 4, 5), ((6, 2),)), Example((3, 4, 5, 6, 2, 7, 8), ((9, 10, 2),))]
+    expected = sequence_logprobs(model, collate(turns)).sum()
+    torch.testing.assert_close(sequence_logprobs(model, collate([whole, *turns]))[0], expected, rtol=0, atol=1e-6)
+    unmasked = sequence_logprobs(model, collate([Example(whole.prompt, whole.responses)]))
+    assert (unmasked - expected).abs() > 0.1
+
+
 def test_responses_keep_their_order(model):
     forth = sequence_logprobs(model, collate(EXAMPLES))
     back = [Example(e.prompt, e.responses[::-1]) for e in EXAMPLES[::-1]]

@@ -112,6 +112,11 @@ def test_every_token_and_where_the_prompt_ends_is_in_a_row_s_name():
 # ---- values
 
 
+def test_which_tokens_are_scored_is_in_a_row_s_name():
+    names = {row((1,), (2, 3), mask) for mask in ((), (True, True), (False, True))} | {row((1,), (2, 3, 0, 1))}
+    assert len(names) == 4
+
+
 def test_what_was_computed_once_is_found_by_whoever_asks_with_the_same_name(tmp_path):
     values = torch.tensor([-1.5, -0.1, -7.25], dtype=torch.float32)
     first = ReferenceCache(tmp_path, "key")

@@ -8,7 +8,7 @@ from una_ref.data.toysteer import Knobs, ToySteer, rate
 from una_ref.errors import InputError
 from una_ref.policies import loading
 from una_ref.policies.answers import Answer
-from una_ref.policies.reward_sources import Truth, reward_source
+from una_ref.policies.reward_sources import Truth, reads_columns, reward_source
 
 ANSWERS = [Answer("Is it?", "Yes, it is."), Answer("Why?", "No"), Answer("Is it?", "")]
 
@@ -36,6 +36,22 @@ def one_too_few(answers):
 def nan(answers):
     """A reward function: not a number."""
     return [float("nan")] * len(answers)
+
+
+@pytest.mark.parametrize(
+    ("name", "reads"),
+    [
+        ("module:function", True),
+        ("preference:module:function", True),
+        ("runs/judge, module:function", True),
+        ("runs/judge", False),
+        ("toysteer", False),
+        ("self:good/bad", False),
+        ("judge:model@http://localhost:1/v1", False),
+    ],
+)
+def test_python_functions_may_read_the_columns_of_a_row(name, reads):
+    assert reads_columns(name) == reads
 
 
 def test_truth_is_the_reward_of_the_world():

@@ -95,6 +95,11 @@ def examples():
                     "pairs": ((0, 1), (1, 0))[: 1 + i % 2],
                     "scores": tuple(map(float, range(len(responses), 0, -1))),  # for losses that take margins
                 },
+                "weighted-pairs": {  # not in the numbers of `pairs`: the second has weight 0.5 and a negative margin
+                    "pairs": ((0, 1), (1, 0))[: 1 + i % 2],
+                    "weights": (2.0 + i, 0.5)[: 1 + i % 2],
+                    "margins": (0.3 * i, -1.0)[: 1 + i % 2],
+                },
                 "labels": {"labels": tuple(rng.choice([0.0, 1.0, 0.25]) for _ in responses)},
                 "scores": {"scores": tuple(rng.random() for _ in responses)},
                 "lists": {"scores": tuple(random.Random(i).sample(range(9), len(responses))), "as_list": True},

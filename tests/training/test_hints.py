@@ -1,12 +1,14 @@
 """Names of TRL, of transformers and of earlier versions lead to the key of this package."""
 
+import dataclasses
+
 import pytest
 
 from una_ref.cli import main
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.training.config import field_types
-from una_ref.training.hints import HINTS
+from una_ref.training.hints import HINTS, PEERS, SAME
 from una_ref.training.settings import resolve
 
 LOSS_KEYS = {name for method in METHODS.values() for name in method.hyperparameters}
@@ -19,6 +21,27 @@ def test_a_hint_names_a_key_that_exists_for_a_name_that_does_not(name):
     key = HINTS[name].use.partition("=")[0]
     assert key in field_types().keys() | LOSS_KEYS | OPTIONS | {""}
     assert key or HINTS[name].note
+
+
+@pytest.mark.parametrize("name", SAME)
+def test_a_name_that_is_the_same_here_is_a_key(name):
+    assert name in field_types().keys() | LOSS_KEYS
+
+
+@pytest.mark.parametrize("peer", PEERS)
+def test_every_option_of_a_peer_has_an_answer(peer):
+    names = PEERS[peer]
+    assert not {*names} - HINTS.keys() - SAME.keys() and len({*names}) == len(names)
+    assert not SAME.keys() - {name for others in PEERS.values() for name in others}
+
+
+def test_every_field_of_trls_configs_is_listed_and_no_other():
+    trl = pytest.importorskip("trl")
+    transformers = pytest.importorskip("transformers")
+    configs = [getattr(trl, f"{name}Config") for name in ("SFT", "Reward", "DPO", "KTO", "GRPO", "RLOO")]
+    inherited = {field.name for field in dataclasses.fields(transformers.TrainingArguments)}
+    fields = {field.name for config in configs for field in dataclasses.fields(config)} - inherited
+    assert {*PEERS["TRL"]} == fields
 
 
 @pytest.mark.parametrize("name", HINTS)

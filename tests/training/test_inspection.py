@@ -1,12 +1,14 @@
 """What a loss sees: token log-probs, the direction of a step, and shares of the gradient."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts
-from una_ref.training.inspection import inspected
+from una_ref.training.inspection import Trained, inspected
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import resolve
 
@@ -65,6 +67,41 @@ def test_the_texts_of_the_tokens_are_the_prompt_and_the_responses():
     assert ["".join(token.text for token in response.tokens) for response in row.responses] == [
         response + end for response, end in zip(PAIR.responses, ends, strict=True)
     ]
+
+
+def test_the_weight_of_a_pair_multiplies_its_loss_and_is_shown_with_its_margin():
+    row = only("odpo", replace(PAIR, weights=(3.0,), margins=(0.0,)), "beta=0.2")
+    assert row.responses[0].feedback == "chosen, weight 3, margin 0" and row.responses[1].feedback == "rejected"
+    assert row.losses == pytest.approx([3 * 0.693147], abs=1e-5)
+    assert row.responses[0].tokens[0].push == pytest.approx(3 * 0.1)
+
+
+CHATML = (
+    "{% for m in messages %}<|im_start|>{{ m['role'] }}\n{{ m['content'] }}</s>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+TALK = Row(
+    ({"role": "user", "content": "What is 2 + 2?"},),
+    ("It is 4.",),
+    earlier_turns=(({"role": "assistant", "content": "Which base?"}, {"role": "user", "content": "Ten."}),),
+)
+
+
+@pytest.mark.parametrize("method", ["sft", "dpo", "tdpo", "cringe", "una-centred"])
+def test_turns_of_a_user_within_a_response_are_shown_as_context_and_no_loss_sees_them(method):
+    feedback = {"sft": {}, "una-centred": {"scores": (1.0, 0.0)}}.get(method, {"pairs": ((0, 1),)})
+    both = {"responses": ("It is 4.", "No."), "earlier_turns": (*TALK.earlier, ())} if feedback else {}
+    one = job(method, replace(TALK, **both, **feedback), f"template={CHATML}", "reference=cache")
+    row = next(inspected(one, 1))
+    tokens = row.responses[0].tokens
+    context = "".join(token.text for token in tokens if not isinstance(token, Trained))
+    assert context == "\n<|im_start|>user\nTen.</s>\n<|im_start|>assistant\n"
+    trained = "".join(token.text for token in row.responses[0].trained)
+    assert trained == "Which base?</s>It is 4.</s>"
+    assert sum(token.share for response in row.responses for token in response.trained) == pytest.approx(1)
+    expected = one.trainer.logps([one.examples[0]])
+    assert sum(token.logp for token in row.responses[0].trained) == pytest.approx(float(expected[0]), abs=1e-4)
+    assert any("others are context (turns=all): 1" in note for note in one.notes)
 
 
 @pytest.mark.parametrize("method", ["orpo", "tdpo", "kto", "una-centred", "grpo"])

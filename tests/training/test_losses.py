@@ -92,6 +92,15 @@ def test_loss_receives_full_next_token_distributions(make_trainer):
     torch.testing.assert_close(picked[mask], given["token_logps"][mask])
 
 
+def test_a_margin_of_a_pair_stands_in_place_of_the_difference_of_its_scores(make_trainer):
+    def loss(*, chosen_logps, margins):
+        return chosen_logps
+
+    pairs = [PAIRS[0], replace(PAIRS[1], margins=(-0.25,)), replace(PAIRS[1], scores=None, margins=(7.0,))]
+    _, given = forward(make_trainer, "dpo", pairs, loss, "pairs")
+    assert given["margins"].tolist() == [0.5, -0.25, 7.0]
+
+
 def test_pair_loss_receives_scores_and_margins_of_the_rows(make_trainer):
     def loss(*, chosen_logps, chosen_scores, rejected_scores, margins):
         return chosen_logps

@@ -114,9 +114,7 @@ def test_columns_used_and_rows_left_out_are_in_the_notes(tmp_path, tiny):
 def test_prompts_with_one_response_are_dropped_and_counted(tmp_path, tiny):
     path = tmp_path / "a.jsonl"
     scores = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]
-    path.write_text(
-        "".join(json.dumps({"prompt": p, "completion": f"r{s}", "score": s}) + "\n" for p, s in scores)
-    )
+    path.write_text("".join(json.dumps({"prompt": p, "completion": f"r{s}", "score": s}) + "\n" for p, s in scores))
     for more, kept in (([], 2), (["rows=3"], 1)):
         job = prepare(resolve("dpo", [*tiny, "held_out=0", *more], data=str(path)))
         assert len(job.examples) == kept and any("1 prompts with one response dropped" in note for note in job.notes)
@@ -400,6 +398,28 @@ def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):
 
 
 # ---- data for evaluation
+
+
+SEEN = []
+
+
+def seen(answers):
+    """A reward function that notes the columns of the rows it scores."""
+    SEEN.extend((answer.prompt, answer.columns["solution"], answer.source.rpartition("/")[2]) for answer in answers)
+    return [float(len(answer.response)) for answer in answers]
+
+
+def test_sampled_answers_have_the_columns_of_their_prompts_row(tiny, tmp_path):
+    # Two rows of one prompt with different solutions are two prompts; equal rows are one.
+    path = tmp_path / "prompts.jsonl"
+    rows = [{"question": "red", "solution": s} for s in ("a", "b", "b")] + [{"question": "blue", "solution": "c"}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    SEEN.clear()
+    words = [*tiny, "samples=2", "held_out=0", f"reward={__name__}:seen", "max_response=2"]
+    job = prepare(resolve("rloo", words, data=str(path), steps=1))
+    expected = [("red", "a", "prompts.jsonl:1"), ("red", "b", "prompts.jsonl:3"), ("blue", "c", "prompts.jsonl:4")]
+    assert [one for one in expected for _ in range(2)] == SEEN
+    assert "data (prompt): columns used: question; given to the reward function: solution" in job.notes
 
 
 def test_evaluation_data_replace_the_held_out_prompts(data, tiny, tmp_path):

@@ -7,6 +7,7 @@ import random
 import subprocess
 import sys
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -41,6 +42,8 @@ CASES = [(name, (kind,), {}) for name in METHODS for kind in METHODS[name].kinds
     ("dpo", ("pairs",), {"losses": "dpo:0.8,ipo:0.2,sft:0.1"}),
     ("una-score", ("scores",), {"form": "released"}),
     ("dpo", ("pairs",), {"lora_r": 0}),
+    ("odpo", ("weighted-pairs",), {}),
+    ("una-centred", ("scores", "weighted-pairs"), {}),
     ("una-score", ("scores",), {"layout": "padded"}),
 ]
 each_case = pytest.mark.parametrize(("method", "kinds", "config"), CASES, ids=lambda case: str(case))
@@ -101,6 +104,19 @@ def test_reordering_a_batch_reorders_its_losses(method, make_trainer, examples):
     assert len({value for part in straight.values() for value in part.tolist()}) > 1
     for source, part in straight.items():
         torch.testing.assert_close(part, reversed_losses[source])
+
+
+def test_a_weight_multiplies_the_loss_of_its_pair_and_the_mean_is_over_pairs(make_trainer, examples, gradient):
+    given = [e for e in examples("weighted-pairs") if len(e.pairs) == 1]
+    trainer = make_trainer("odpo", given)
+    plain = [replace(e, weights=None) for e in given]
+    expected = [e.weights[0] * trainer.forward([p]).values.item() for e, p in zip(given, plain, strict=True)]
+    assert trainer.forward(given).values.tolist() == pytest.approx(expected)
+    assert trainer.accumulate(given)["loss"] == pytest.approx(sum(expected) / len(given))
+    # A pair of weight 3 is three pairs of weight 1 in a batch of as many losses.
+    whole = [replace(e, weights=(float(k),)) for e, k in zip(given, (3, 0, 0), strict=True)]
+    gradients = [gradient(make_trainer("odpo", given), batch) for batch in (whole, [plain[0]] * 3)]
+    torch.testing.assert_close(*gradients, rtol=1e-4, atol=1e-7)
 
 
 def test_mixed_batch_has_one_loss_per_pair_and_single_response(make_trainer, examples):
@@ -211,6 +227,7 @@ def test_two_processes_match_the_gradient_and_metrics_of_one(tmp_path):
         ("lipo", "lipo", ("lists",), {}),
         ("reward-model", "reward-model", ("pairs", "lists"), {}),
         ("cringe", "cringe", ("labels", "pairs"), {}),
+        ("weights", "odpo", ("weighted-pairs",), {}),
         ("tdpo", "tdpo", ("pairs",), {}),
         ("grpo", "grpo", ("scores",), {"loss_kwargs": {"scale_rewards": "batch", "variant": "dapo"}}),
         ("ppo", "ppo", ("scores",), {}),

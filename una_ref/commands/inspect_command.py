@@ -17,7 +17,7 @@ from una_ref.errors import InputError
 
 if TYPE_CHECKING:
     from una_ref.training.config import Config
-    from una_ref.training.inspection import Inspected, Response, Trained
+    from una_ref.training.inspection import Inspected, Response, Token, Trained
 
 METHOD_OF = {"pairs": "dpo", "lists": "lipo", "scores": "una-score", "labels": "kto", "demos": "sft"}
 """The method whose loss is shown if none is named, by the kind of feedback in the first row."""
@@ -96,16 +96,21 @@ def text(row: Inspected, *, colour: bool) -> Iterator[str]:
     yield f"  prompt, {len(row.prompt)} tokens, not trained"
     yield from _paragraph([f"{token.id} {token.text!r}" for token in row.prompt], colour)
     for response in row.responses:
-        total = sum(token.logp for token in response.tokens)
-        yield f"  {response.feedback}: {len(response.tokens)} tokens, log π {total:.4f}{_reference(response)}"
+        yield f"  {_heading(response, ':')}"
         yield f"    {'id':>7}  {'log π':>9}  {'log π_ref':>9}  {'a step':<6}  {'share':>6}  text"
         yield from (_line(token, colour) for token in response.tokens)
     yield ""
 
 
-def _reference(response: Response) -> str:
-    known = [token.ref_logp for token in response.tokens if token.ref_logp is not None]
-    return f", log π_ref {sum(known):.4f}" if known else ""
+def _heading(response: Response, mark: str) -> str:
+    """The feedback of a response, its number of tokens and their log-probs."""
+    trained = response.trained
+    context = len(response.tokens) - len(trained)
+    beside = f" and {context} of context, not trained" if context else ""
+    known = [token.ref_logp for token in trained if token.ref_logp is not None]
+    reference = f", log π_ref {sum(known):.4f}" if known else ""
+    total = sum(token.logp for token in trained)
+    return f"{response.feedback}{mark} {len(trained)} tokens{beside}, log π {total:.4f}{reference}"
 
 
 def _paragraph(words: Iterable[str], colour: bool) -> Iterator[str]:
@@ -120,7 +125,12 @@ def _paragraph(words: Iterable[str], colour: bool) -> Iterator[str]:
         yield f"    \033[2m{line}\033[0m" if colour else f"    {line}"
 
 
-def _line(token: Trained, colour: bool) -> str:
+def _line(token: Token, colour: bool) -> str:
+    from una_ref.training.inspection import Trained
+
+    if not isinstance(token, Trained):
+        line = f"    {token.id:>7}  {'context':<41}  {token.text!r}"
+        return f"\033[2m{line}\033[0m" if colour else line
     reference = "" if token.ref_logp is None else f"{token.ref_logp:.4f}"
     numbers = f"{token.id:>7}  {token.logp:>9.4f}  {reference:>9}  {direction(token):<6}  {token.share:>6.1%}"
     shown = repr(token.text)
@@ -145,7 +155,7 @@ body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(
 .tokens { font: 14px/2.1 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span { padding: 2px 0; }
 .tokens span:hover { outline: 1px solid var(--faint); }
-.prompt span { color: var(--faint); }
+.context { color: var(--faint); }
 .up { background: rgb(var(--up) / var(--share)); }
 .down { background: rgb(var(--down) / var(--share)); }
 table { border-collapse: collapse; font: 13px/1.4 ui-monospace, monospace; }
@@ -170,29 +180,35 @@ def page(rows: Iterable[Inspected], about: str) -> str:
 
 def _article(row: Inspected) -> str:
     losses = ", ".join(f"{loss:.6f}" for loss in row.losses)
-    prompt = "".join(f'<span title="{token.id}">{_visible(token.text)}</span>' for token in row.prompt)
+    prompt = "".join(map(_context, row.prompt))
     parts = [
         f"<h2>{html.escape(row.source)}: {row.kind}, loss {losses}</h2>\n",
-        f'<h3>Prompt, {len(row.prompt)} tokens</h3><div class="tokens prompt">{prompt}</div>\n',
+        f'<h3>Prompt, {len(row.prompt)} tokens</h3><div class="tokens">{prompt}</div>\n',
     ]
-    largest = max((token.share for response in row.responses for token in response.tokens), default=0.0)
+    largest = max((token.share for response in row.responses for token in response.trained), default=0.0)
     for response in row.responses:
-        total = sum(token.logp for token in response.tokens)
         spans = "".join(_span(token, largest) for token in response.tokens)
-        heading = f"{response.feedback}, {len(response.tokens)} tokens, log π {total:.4f}{_reference(response)}"
         parts += [
-            f'<h3>{html.escape(heading)}</h3><div class="tokens">{spans}</div>\n',
-            f"<details><summary>Numbers</summary>{_table(response.tokens)}</details>\n",
+            f'<h3>{html.escape(_heading(response, ","))}</h3><div class="tokens">{spans}</div>\n',
+            f"<details><summary>Numbers</summary>{_table(response.trained)}</details>\n",
         ]
     return f"<article>{''.join(parts)}</article>\n"
 
 
-def _span(token: Trained, largest: float) -> str:
+def _span(token: Token, largest: float) -> str:
+    from una_ref.training.inspection import Trained
+
+    if not isinstance(token, Trained):
+        return _context(token)
     kind = {"raises": "up", "lowers": "down"}.get(direction(token), "")
     strength = 0.6 * token.share / largest if largest else 0.0
     reference = "" if token.ref_logp is None else f", log π_ref {token.ref_logp:.4f}"
     title = f"{token.id}: log π {token.logp:.4f}{reference}, share {token.share:.1%}"
     return f'<span class="{kind}" style="--share: {strength:.3f}" title="{title}">{_visible(token.text)}</span>'
+
+
+def _context(token: Token) -> str:
+    return f'<span class="context" title="{token.id}">{_visible(token.text)}</span>'
 
 
 def _table(tokens: Sequence[Trained]) -> str:

@@ -55,7 +55,9 @@ def score(arguments: argparse.Namespace) -> int:
     output = Path(arguments.output)
     if output.exists():
         raise InputError(f"output {output}: expected a new file, got one that exists")
-    rows: Iterable[Row] = (_plain(row) for name in arguments.data for file in files(name) for row in read(file))
+    rows: Iterable[Row] = (
+        _plain(row) for name in arguments.data for file in files(name) for row in read(file, turns="last", others=True)
+    )
     first = next(iter(rows))  # errors in the data come before the reward model is loaded
     rows = chain([first], rows)
     source = reward_source(arguments.reward)

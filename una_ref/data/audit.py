@@ -184,13 +184,14 @@ class _Tally:
         prompt = _name(row.key)
         self.prompts.append(prompt)
         feedback = (row.scores, row.labels, row.pairs, row.as_list)
-        self.rows.add(_name(row.key, *row.responses, repr((feedback, row.response_fields))), 0, place)
+        self.rows.add(_name(row.key, *row.responses, repr((feedback, row.response_fields, row.earlier))), 0, place)
         for text in {*texts(row)}:
             self._characters(text, place)
         self._length("prompts", sum(map(len, prompt_texts(row))))
-        for text in row.responses:
+        responses = response_texts(row)
+        for text in responses:
             self._length("responses", len(text))
-        names = [_name(row.key, text) for text in row.responses]
+        names = [_name(row.key, text) for text in responses]
         for values, by_prompt, by_response in (
             (row.scores, self.scores, self.scored),
             (row.labels, self.labels, self.labelled),
@@ -199,7 +200,7 @@ class _Tally:
                 by_prompt.add(prompt, value, place)
                 by_response.add(name, value, place)
         for chosen, rejected in row.pairs or ():
-            self._pair(row.responses[chosen], row.responses[rejected], prompt, place)
+            self._pair(responses[chosen], responses[rejected], prompt, place)
 
     def grouped(self) -> Iterator[tuple[str, tuple[int, int]]]:
         """The findings about rows, prompts and responses that share a hash."""
@@ -245,10 +246,16 @@ def prompt_texts(row: Row) -> Iterator[str]:
     yield from (message.get("content") or "" for message in messages)
 
 
+def response_texts(row: Row) -> list[str]:
+    """The text of each response; of several messages, their contents as paragraphs."""
+    both = zip(row.earlier, row.responses, strict=True)
+    return ["\n\n".join([*(turn.get("content") or "" for turn in turns), text]) for turns, text in both]
+
+
 def texts(row: Row) -> Iterator[str]:
     """The texts of a row."""
     yield from prompt_texts(row)
-    yield from row.responses
+    yield from response_texts(row)
 
 
 def similarity(a: str, b: str) -> float:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
+from itertools import compress
 from typing import Any
 
 import torch
@@ -43,6 +44,13 @@ class Example:
     """What is known of each token of each response since it was sampled, by a loss's name for it."""
     as_list: bool = False
     """Whether the scores rank the responses as one list: the feedback is of the kind "lists"."""
+    weights: tuple[float, ...] | None = None
+    """(P,) what the losses of the pairs are multiplied by; None: 1."""
+    margins: tuple[float, ...] | None = None
+    """(P,) by how much the chosen responses are better, in reward units; None: the differences of the scores."""
+    trained: tuple[tuple[bool, ...], ...] | None = None
+    """Which tokens of each response the model writes; the others are turns of a user or a tool between them, and are
+    context. The last one is always the model's. None: all of them."""
 
     def __post_init__(self) -> None:
         if not self.prompt or not self.responses or not all(self.responses):
@@ -50,6 +58,18 @@ class Example:
                 f"{self.source or 'example'}: expected a prompt and responses of at least one token, got "
                 f"lengths {len(self.prompt)} and {[len(r) for r in self.responses]}"
             )
+        masks = self.trained if self.trained is not None else ()
+        if masks and ([*map(len, masks)] != [*map(len, self.responses)] or not all(mask[-1] for mask in masks)):
+            raise InputError(
+                f"{self.source or 'example'}: expected a mask of each response that ends with a true value"
+            )
+
+    @property
+    def scored(self) -> tuple[tuple[int, ...], ...]:
+        """The tokens of each response that the model writes, and so those that a loss sees."""
+        if self.trained is None:
+            return self.responses
+        return tuple(tuple(compress(r, mask)) for r, mask in zip(self.responses, self.trained, strict=True))
 
     @property
     def tokens(self) -> int:
@@ -78,6 +98,8 @@ class Prompt:
     text: str | tuple[dict, ...]
     prompt_index: int = 0
     source: str = ""
+    columns: Mapping[str, Any] = field(default_factory=dict)
+    """Of the data that no layout reads, by name, for reward functions."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,9 +113,10 @@ class Batch:
         target: (N,) id of the scored token.
         response: (N,) which response, 0 … B−1, the scored token belongs to; ascending.
         groups: (B,) which prompt, 0 … G−1, each response answers.
-        lengths: (B,) scored tokens of each response, EOS included.
+        lengths: (B,) scored tokens of each response, EOS included; turns of a user or a tool within it are not scored.
         prompts: (G,) `prompt_index` of each prompt.
-        pairs: (P, 2) chosen and rejected response.
+        pairs: (P, 2) chosen and rejected response. weights, margins: (P,) of each; a margin is NaN where the difference
+            of the scores stands for it.
         scores: (B,) score of each response; NaN where it has none.
         scored: (S,) responses with a loss on their score. listed: (L,) responses with a loss on the list of a prompt.
         labelled, labels: (Q,) responses that have a label, and the labels in [0, 1].
@@ -120,6 +143,8 @@ class Batch:
     labelled: torch.Tensor
     labels: torch.Tensor
     demos: torch.Tensor
+    weights: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.float64))
+    margins: torch.Tensor = field(default_factory=lambda: torch.ones(0, dtype=torch.float64))
     experience: Mapping[str, torch.Tensor] = field(default_factory=dict)
     sources: tuple[str, ...] = ()
     layout: Layout = "packed"
@@ -160,7 +185,7 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
             take no 4-D mask.
         include_last_token: lay out the last token of each response, for a scorer.
     """
-    responses = [(g, r) for g, e in enumerate(examples) for r in e.responses]
+    responses = [(g, r) for g, e in enumerate(examples) for r in e.scored]
     first = [0]
     for e in examples:
         first.append(first[-1] + len(e.responses))
@@ -189,7 +214,9 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
                 b, response = first[g] + k, examples[g].responses[k]
                 body = response if include_last_token else response[:-1]
                 start = r * width + len(row_tokens)
-                predictor[b] = [*(() if include_last_token else (last,)), *range(start, start + len(body))]
+                before = [*(() if include_last_token else (last,)), *range(start, start + len(body))]
+                trained = examples[g].trained
+                predictor[b] = before if trained is None else list(compress(before, trained[k]))
                 row_tokens += body
                 row_positions += range(len(prompt), len(prompt) + len(body))
                 row_until += [len(row_until) + len(body)] * len(body)
@@ -234,6 +261,8 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
         labelled=ints(of("labels")),
         labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
+        weights=reals([w for e in examples for w in e.weights or [1.0] * len(e.pairs or ())]),
+        margins=reals([m for e in examples for m in e.margins or [math.nan] * len(e.pairs or ())]),
         experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
         sources=tuple(e.source for e in examples),
         layout=layout,
@@ -243,7 +272,7 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
 
 def _past(example: Example, name: str) -> Iterable[Sequence[float]]:
     """What is known of the tokens; zeros for a demonstration, whose loss does not ask for it."""
-    return example.experience.get(name) or ([0.0] * len(r) for r in example.responses)
+    return example.experience.get(name) or ([0.0] * len(r) for r in example.scored)
 
 
 def _sizes(example: Example, include_last_token: bool) -> list[int]:

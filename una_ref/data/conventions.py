@@ -91,10 +91,14 @@ def _alpaca_pair(record: Record) -> Row:
 
 
 def _compared(record: Record, prompt: Any, sides: tuple[Response, Response]) -> Row:
-    scores = None
+    feedback: dict[str, Any] = {"pairs": ((0, 1),)}
     if record.has("chosen_score") or record.has("rejected_score"):
-        scores = (record.score("chosen_score"), record.score("rejected_score"))
-    return record.row(prompt, sides, scores=scores, pairs=((0, 1),))
+        feedback["scores"] = (record.score("chosen_score"), record.score("rejected_score"))
+    if record.has("weight"):
+        feedback["weights"] = (record.weight("weight"),)
+    if record.has("margin"):
+        feedback["margins"] = (record.score("margin"),)
+    return record.row(prompt, sides, **feedback)
 
 
 def _sides(record: Record) -> tuple[Any, tuple[Response, Response]]:
@@ -124,7 +128,7 @@ def _check_prompt(record: Record, messages: Any) -> None:
 
 
 def _implicit_prompt(record: Record) -> tuple[Any, tuple[Response, Response]]:
-    """Prompt and responses of two whole conversations, which must agree in all but their last turn."""
+    """Prompt and responses of two whole conversations: they agree up to a turn of the assistant, as in TRL."""
     chosen, rejected = record.get("chosen"), record.get("rejected")
     if isinstance(chosen, str) and isinstance(rejected, str):
         return published.dialogues(record, chosen, rejected)
@@ -132,17 +136,20 @@ def _implicit_prompt(record: Record) -> tuple[Any, tuple[Response, Response]]:
         if not isinstance(value, list | tuple):
             expected = "messages on both sides, or dialogues on both, since there is no prompt"
             raise record.refusal(column, expected, shown(value), "add a column prompt, or columns.prompt=NAME")
-    prompt, first = record.conversation("chosen")
-    other, second = record.conversation("rejected")
-    if prompt != other:
-        raise record.refusal("rejected", "the messages of chosen up to the last", "different ones")
-    return prompt, (first, second)
+    one, other = record.whole("chosen"), record.whole("rejected")
+    start = next((i for i, (a, b) in enumerate(zip(one, other, strict=False)) if a != b), min(len(one), len(other)) - 1)
+    while start and not (one[start]["role"] == other[start]["role"] == "assistant"):
+        start -= 1
+    if not start:
+        raise record.refusal("rejected", "the messages of chosen up to a turn of the assistant", "different ones")
+    prompt, first = record.parted("chosen", one, start)
+    return prompt, (first, record.parted("rejected", other, start)[1])
 
 
 _USER = {"role": "user", "content": "Name a fruit."}
 _RATED = {"helpfulness": 4, "correctness": 4, "coherence": 4, "complexity": 1, "verbosity": 1}
 _JUDGED = ("label", "score")
-_SCORED = ("chosen_score", "rejected_score")
+_COMPARED = ("chosen_score", "rejected_score", "weight", "margin")
 
 
 def _said(text: str) -> dict[str, str]:
@@ -184,14 +191,14 @@ CONVENTIONS = (
     Convention(
         "Alpaca pair",
         ("instruction", "chosen", "rejected"),
-        ("input", "history", *_SCORED),
+        ("input", "history", *_COMPARED),
         _alpaca_pair,
         {"instruction": "Name a fruit.", "input": "", "chosen": "Apple.", "rejected": "Stone."},
     ),
     Convention(
         "pair",
         ("chosen", "rejected"),
-        ("prompt", *_SCORED),
+        ("prompt", *_COMPARED),
         _pair,
         {**_FRUIT, "chosen": "Apple.", "rejected": "Stone."},
     ),
@@ -265,6 +272,14 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
         },
     ),
     "ShareGPT": ("messages", {"conversations": [*_SHAREGPT, {"from": "gpt", "value": "Apple."}]}),
+    "pair with a margin": ("pair", {**_FRUIT, "chosen": "Apple.", "rejected": "Stone.", "weight": 2.0, "margin": 0.5}),
+    "several turns": (
+        "completion",
+        {
+            "prompt": [_USER],
+            "completion": [_said("Of which colour?"), {"role": "user", "content": "Red."}, _said("Apple.")],
+        },
+    ),
     "tools": (
         "completion",
         {

@@ -123,6 +123,7 @@ def conform(
     ties: str = "drop",
     group: bool = False,
     margins: bool = False,
+    weights: bool = True,
     note: Callable[[Row], object] | None = None,
 ) -> tuple[GroupedList[Row], tuple[Report, ...]]:
     """Each row with one kind of feedback out of `kinds`, in order of preference, and what was done.
@@ -141,7 +142,8 @@ def conform(
         threshold: see `scores_to_labels`.
         ties: see `scores_to_pairs`.
         group: gather all rows of one response by prompt, as `group_by_prompt` does.
-        margins: keep the scores beside pairs; every pair then needs them.
+        margins: keep the scores beside pairs; every pair then needs them, or a margin.
+        weights: whether pairs may have weights.
         note: called with every row of the result, in order.
 
     Raises:
@@ -173,9 +175,11 @@ def conform(
     def made(group: list[Row], kept: dict[str, Counter], converted: dict[str, Counter]) -> Row | None:
         way = route(group[0])
         beside = ("scores",) if margins and way[1] == "pairs" else ()
+        for row in group:
+            _check_per_pair(row, way, margins, weights)
         row = merged([row.only(way[0], *beside) for row in group])
-        if beside and row.scores is None:
-            fix = "add columns chosen_score and rejected_score, or give data with scores alone"
+        if beside and row.scores is None and row.margins is None:
+            fix = "add a column margin, or chosen_score and rejected_score, or give data with scores alone"
             raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none", fix)
         if way in steps:
             return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
@@ -196,6 +200,23 @@ def conform(
     if not any(useful):
         raise refusal("data", "rows", "at least one usable row", "; ".join(map(str, reports)) or "none")
     return groups.picked(useful).map(lambda members: cast(Row, made(members, {}, {}))), reports
+
+
+def _check_per_pair(row: Row, way: tuple[str, str], margins: bool, weights: bool) -> None:
+    """Refuse weights and margins of pairs that no loss on pairs would take.
+
+    Raises:
+        InputError: names the column.
+    """
+    if way != ("pairs", "pairs"):
+        margins = weights = False
+    for column, values, taken, what, use in (
+        ("weight", row.weights, weights, "a loss on pairs, each on its own", "dpo"),
+        ("margin", row.margins, margins, "a loss on pairs that takes margins", "odpo or reward-model-margin"),
+    ):
+        if values is not None and not taken:
+            got = f"another loss, on {way[1]}"
+            raise refusal(row.source, column, what, got, f"use {use}, or columns.{column}= to leave it out")
 
 
 def _run(rows: Iterable[Row], step: _Step) -> tuple[list[Row], Report]:
@@ -249,21 +270,13 @@ def _alone(row: Row, counts: Counter, fix: str = "") -> bool:
     return alone
 
 
-def _keep(row: Row, indices: Iterable[int], **feedback: Any) -> Row:
-    """The row cut to these responses, with this feedback alone."""
-    kept = list(indices)
-    fields = row.response_fields and tuple(row.response_fields[i] for i in kept)
-    more: dict[str, Any] = {"template_arguments": row.template_arguments, "response_fields": fields}
-    return Row(row.prompt, tuple(row.responses[i] for i in kept), source=row.source, **more, **feedback)
-
-
 def _paired(row: Row, pairs: Sequence[tuple[int, int]], *, margins: bool = False) -> Row:
     used = sorted({i for pair in pairs for i in pair})
     place = {i: k for k, i in enumerate(used)}
     feedback: dict[str, Any] = {"pairs": tuple((place[chosen], place[rejected]) for chosen, rejected in pairs)}
     if margins and row.scores is not None:
         feedback["scores"] = tuple(row.scores[i] for i in used)
-    return _keep(row, used, **feedback)
+    return row.picked(used, **feedback)
 
 
 def _ranking(values: Sequence[float]) -> list[int]:
@@ -304,7 +317,7 @@ def _scores_to_labels(row: Row, counts: Counter, threshold: float | str, ties: s
         positive = [score >= threshold for score in scores]
     counts["positive"] += sum(positive)
     counts["negative"] += len(positive) - sum(positive)
-    return _keep(row, range(len(positive)), labels=tuple(positive))
+    return row.picked(range(len(positive)), labels=tuple(positive))
 
 
 def _scores_to_lists(row: Row, counts: Counter) -> Row | None:
@@ -326,7 +339,7 @@ def _ranked(row: Row, scores: Sequence[float], counts: Counter) -> Row | None:
     ranking = _ranking(scores)
     counts["lists"] += 1
     counts["responses"] += len(ranking)
-    return _keep(row, ranking, scores=tuple(float(scores[i]) for i in ranking), as_list=True)
+    return row.picked(ranking, scores=tuple(float(scores[i]) for i in ranking), as_list=True)
 
 
 def _pairs_to_labels(row: Row, counts: Counter) -> Row:
@@ -334,7 +347,7 @@ def _pairs_to_labels(row: Row, counts: Counter) -> Row:
     won, met = Counter(chosen for chosen, _ in pairs), Counter(chain.from_iterable(pairs))
     used = sorted(met)
     counts["labels"] += len(used)
-    return _keep(row, used, labels=tuple(won[i] / met[i] for i in used))
+    return row.picked(used, labels=tuple(won[i] / met[i] for i in used))
 
 
 def _labels_to_pairs(row: Row, counts: Counter) -> Row | None:
@@ -363,4 +376,4 @@ def _to_demos(row: Row, counts: Counter) -> Row | None:
     if not good:
         counts["prompts without a good response dropped"] += 1
         return None
-    return _keep(row, good)
+    return row.picked(good)

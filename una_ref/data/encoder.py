@@ -131,14 +131,23 @@ class Encoder:
             self.counts["rows dropped: prompt too long"] += 1
             return None
         texts = [self.specials.hidden_before_eos(text) for text in row.responses]
-        responses = []
-        for text, fields in zip(texts, row.fields_of_responses, strict=True):
-            ids = self._response_ids(row, opening, text, fields)
+        responses, masks = [], []
+        for text, fields, earlier in zip(texts, row.fields_of_responses, row.earlier, strict=True):
+            ids = self._response_ids(row, opening, text, fields) if not earlier else []
+            mask = [True] * len(ids)
+            if earlier:
+                last = {"role": "assistant", "content": text, **fields}
+                ids, mask = self._turns(row, opening, prompt, [*earlier, last])
             if len(ids) > room:
-                ids = ids[:room]
+                ids, mask = ids[:room], mask[:room]
+                while not mask[-1]:  # nothing follows that context
+                    del ids[-1], mask[-1]
                 self.counts["responses cut (they end without EOS)"] += 1
             responses.append(tuple(ids))
+            masks.append(tuple(mask))
         self._count("rows", opening, *texts)
+        if not isinstance(row.prompt, str) and any(message["role"] == "assistant" for message in row.prompt):
+            self.counts["prompts with turns of the assistant, which are context and not trained on"] += 1
         if isinstance(row.prompt, str) and any(text.startswith(row.prompt.strip()) for text in row.responses):
             self.counts["rows with a response that begins with its prompt"] += 1
         if equal := sum(responses[i] == responses[j] for i, j in row.pairs or ()):
@@ -150,9 +159,56 @@ class Encoder:
             "scores": row.scores,
             "labels": row.labels,
             "pairs": row.pairs,
+            "weights": row.weights,
+            "margins": row.margins,
             "as_list": row.as_list,
         }
+        if not all(map(all, masks)):
+            feedback["trained"] = tuple(masks)
         return Example(prompt, tuple(responses), prompt_index=index, source=row.source, **feedback)
+
+    def _turns(
+        self, row: Row, opening: str, prompt: tuple[int, ...], turns: list[dict[str, Any]]
+    ) -> tuple[list[int], list[bool]]:
+        """(token ids, whether each is the assistant's) of a response of several messages.
+
+        What stands between two turns of the assistant is found by the prompts that a model is given: the prompt of a
+        later turn must begin with the prompt and the answer of the turn before. What follows there is context.
+
+        Raises:
+            InputError: the template renders an earlier turn otherwise than it was answered.
+        """
+        ids: list[int] = []
+        mask: list[bool] = []
+        for i, message in enumerate(turns):
+            if message["role"] != "assistant":
+                continue
+            asked = Row((*row.prompt, *turns[:i]), (), source=row.source, template_arguments=row.template_arguments)
+            if i:
+                opening, known = self._opening(asked), [*prompt, *ids]
+                given = self._prompt_ids(asked, opening)
+                if given[: len(known)] != known:
+                    raise self._rewritten(row, known, given)
+                between = given[len(known) :]
+                ids += between
+                mask += [False] * len(between)
+            fields = {name: value for name, value in message.items() if name not in ("role", "content")}
+            text = message.get("content") or ""
+            text = text if i == len(turns) - 1 else self.specials.hidden_before_eos(text)
+            own = self._response_ids(asked, opening, text, {k: v for k, v in fields.items() if v is not None})
+            ids += own
+            mask += [True] * len(own)
+        self.counts["responses of several turns: the assistant's are trained on, others are context (turns=all)"] += 1
+        return ids, mask
+
+    def _rewritten(self, row: Row, known: list[int], given: list[int]) -> InputError:
+        """The error for a template that renders an earlier turn otherwise than it was answered."""
+        at = next((i for i, (a, b) in enumerate(zip(known, given, strict=False)) if a != b), len(given))
+        answered, later = (self.tokenizer.decode(ids[at : at + 8]) for ids in (known, given))
+        return InputError(
+            f"{row.source} response: expected a chat template that renders earlier turns as they were answered, got "
+            f"{later!r:.30} for {answered!r:.30}. Fix: turns=last, or template=FILE with one that does"
+        )
 
     def room(self, prompt: int) -> int:
         """Most tokens of a response after a prompt of so many tokens; 0 where the row is dropped."""
@@ -177,7 +233,7 @@ class Encoder:
             self.counts["prompts dropped: too long"] += 1
             return None
         self._count("prompts", opening)
-        return Prompt(ids, given.prompt, self._index(ids), row.source)
+        return Prompt(ids, given.prompt, self._index(ids), row.source, row.columns)
 
     def prompt_ids(self, row: Row) -> list[int]:
         """Token ids of the prompt, BOS included once.

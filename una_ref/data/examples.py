@@ -13,6 +13,8 @@ from una_ref.data.batch import Example, Prompt
 from una_ref.data.storage import DiskList
 
 T = TypeVar("T", bound=Example | Prompt)
+MORE = ("trained", "weights", "margins")
+"""Fields that are in the name of the data where they have a value."""
 
 
 class Examples(DiskList[T]):
@@ -26,6 +28,7 @@ class Examples(DiskList[T]):
         sums: kind of feedback -> (sum, number) of its scores or labels.
         alone: kind of feedback -> source of the first example with one response.
         prompts: the `prompt_index` of each example.
+        spans: "weights" or "margins" -> (lowest, highest) of the pairs that have them.
     """
 
     def __init__(self, items: Iterable[T] = ()) -> None:
@@ -34,6 +37,7 @@ class Examples(DiskList[T]):
         self.sums: dict[str, tuple[float, int]] = defaultdict(lambda: (0.0, 0))
         self.alone: dict[str, str] = {}
         self.prompts = array("I")
+        self.spans: dict[str, tuple[float, float]] = {}
         self._digest = hashlib.sha256()
         super().__init__(items)
 
@@ -52,6 +56,9 @@ class Examples(DiskList[T]):
     def _note(self, example: Example) -> None:
         kind = example.kind
         self.kinds.add(kind)
+        for name, own in (("weights", example.weights), ("margins", example.margins)):
+            if own:
+                self.spans[name] = min(*own, *self.spans.get(name, own)), max(*own, *self.spans.get(name, own))
         if len(example.responses) == 1:
             self.alone.setdefault(kind, example.source)
         for score in example.scores or ():
@@ -85,5 +92,6 @@ def digest(examples: Sequence[Example | Prompt]) -> str:
 
 def _content(item: Example | Prompt) -> bytes:
     if isinstance(item, Example):
-        return repr((item.prompt, item.responses, item.scores, item.labels, item.pairs)).encode()
-    return repr((item.ids,)).encode()
+        more = [(name, value) for name in MORE if (value := getattr(item, name)) is not None]
+        return repr((item.prompt, item.responses, item.scores, item.labels, item.pairs, *more)).encode()
+    return repr((item.ids, *([dict(item.columns)] if item.columns else []))).encode()

@@ -8,7 +8,16 @@ from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from typing import Any, NamedTuple
 
-from una_ref.data.rows import Row, checked_label, checked_messages, checked_score, checked_text, refusal, shown
+from una_ref.data.rows import (
+    Row,
+    checked_label,
+    checked_messages,
+    checked_score,
+    checked_text,
+    checked_weight,
+    refusal,
+    shown,
+)
 from una_ref.errors import InputError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
@@ -30,6 +39,8 @@ _ROLES = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "ass
 _ROLES |= {"bot": "assistant", "model": "assistant", "system": "system", "observation": "tool", "tool": "tool"}
 """ShareGPT's ``from`` -> role."""
 
+_RESPONSE = "text, or messages that begin and end with the assistant's"
+
 _RESERVED = ("conversation", "messages", "tools", "chat_template", "add_generation_prompt", "tokenize")
 """Names that the rendering itself sets, so that chat_template_kwargs cannot."""
 
@@ -47,13 +58,17 @@ class Options(NamedTuple):
     helpsteer_weights: str
     empty: str
     bad_rows: str
+    turns: str = "all"
+    prompts: bool = False
+    others: bool = False
 
 
 class Response(NamedTuple):
-    """A response's text, and the other fields of its message."""
+    """A response: the text and the other fields of its last message, and the messages of it before that."""
 
     text: str
     fields: Mapping[str, Any]
+    earlier: tuple[dict[str, Any], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +100,10 @@ class Record:
         """Whether a column has a value. Tables write a missing value as null."""
         return self.values.get(self.name(column)) is not None
 
+    def others(self) -> dict[str, Any]:
+        """The columns with a value that no layout has read."""
+        return {name: self.values[name] for name in self.columns() if name not in self.read}
+
     def columns(self) -> list[str]:
         """The names of the columns with a value."""
         return [str(column) for column, value in self.values.items() if value is not None]
@@ -107,30 +126,31 @@ class Record:
         return checked_text(self.get(column), self.source, self.name(column))
 
     def response(self, column: str) -> Response:
-        """A response: text, one assistant message, or a list of one."""
+        """A response: text, one assistant message, or a list of messages."""
         return self.as_response(self.get(column), self.name(column))
 
     def as_response(self, value: Any, place: str) -> Response:
         """The response that a value stands for; `place` names the value in messages."""
         fields: Mapping[str, Any] = {}
+        earlier: tuple[dict[str, Any], ...] = ()
         if isinstance(value, Mapping) and {*value} & {"role", "from"}:
             value = [value]
         if isinstance(value, list | tuple):
             if any(isinstance(part, str) for part in value):
                 fix = "one row each, or completions with a list of scores"
-                raise refusal(self.source, place, "text or one assistant message", "a list of texts", fix)
-            messages = self.as_messages(value, place)
-            if [message["role"] for message in messages] != ["assistant"]:
-                raise refusal(self.source, place, "text or one assistant message", _roles(messages))
-            fields = {k: v for k, v in messages[0].items() if k not in ("role", "content") and v is not None}
-            value = messages[0].get("content") or ""
+                raise refusal(self.source, place, _RESPONSE, "a list of texts", fix)
+            *before, last = self.as_messages(value, place) or [{"role": ""}]
+            if {last["role"], *(message["role"] for message in before[:1])} != {"assistant"}:
+                raise refusal(self.source, place, _RESPONSE, _roles([*before, last]))
+            fields = {k: v for k, v in last.items() if k not in ("role", "content") and v is not None}
+            value, earlier = last.get("content") or "", tuple(before)
         elif value is None:
-            raise refusal(self.source, place, "text or one assistant message", "null")
+            raise refusal(self.source, place, _RESPONSE, "null")
         text = checked_text(value, self.source, place)
         if self.options.empty == "error" and not text.strip() and not fields:
             fix = "set empty=drop or empty=keep"
             raise refusal(self.source, place, "text", f"an empty response {text!r:.20}", fix)
-        return Response(str(text), fields)
+        return Response(str(text), fields, earlier)
 
     def messages(self, column: str) -> list[dict[str, Any]]:
         """Messages with role and content; ShareGPT's from and value are renamed."""
@@ -155,17 +175,43 @@ class Record:
         return tuple(self.as_messages(value, self.name(column))) if isinstance(value, list | tuple) else value
 
     def conversation(self, column: str) -> tuple[tuple[dict[str, Any], ...], Response]:
-        """(prompt, response) of a list of messages, of which the assistant's last one is the response."""
+        """(prompt, response) of a list of messages.
+
+        The response begins with the first turn of the assistant after one of the user; in an online run, or with
+        turns=last, it is the last message.
+        """
+        messages = self.whole(column)
+        start = len(messages) - 1
+        if self.options.turns == "all" and not self.options.prompts:
+            roles = [message["role"] for message in messages]
+            asked = roles.index("user") if "user" in roles else start
+            start = roles.index("assistant", min(asked, start))
+        return self.parted(column, messages, start)
+
+    def whole(self, column: str) -> list[dict[str, Any]]:
+        """The messages of a whole conversation, which ends with one of the assistant."""
         messages = self.messages(column)
         if len(messages) < 2 or messages[-1]["role"] != "assistant":
             raise self.refusal(column, "messages that end with one of the assistant", _roles(messages))
-        return tuple(messages[:-1]), self.as_response(messages[-1:], f"{self.name(column)}[{len(messages) - 1}]")
+        return messages
+
+    def parted(
+        self, column: str, messages: Sequence[dict[str, Any]], start: int
+    ) -> tuple[tuple[dict[str, Any], ...], Response]:
+        """(prompt, response) of the messages of a column, of which the response begins with number `start`."""
+        alone = start == len(messages) - 1
+        place = f"{self.name(column)}[{start}]" if alone else f"{self.name(column)}[{start}:]"
+        return tuple(messages[:start]), self.as_response(messages[start:], place)
 
     # ---- feedback
 
     def score(self, column: str) -> float:
         """A column's value as a score."""
         return checked_score(self._number(column), self.source, self.name(column))
+
+    def weight(self, column: str) -> float:
+        """A column's value as a weight of 0 or more."""
+        return checked_weight(self._number(column), self.source, self.name(column))
 
     def label(self, column: str) -> float:
         """A column's value as a label in [0, 1]."""
@@ -204,6 +250,14 @@ class Record:
                 raise self.refusal(column, "no such column", shown(self.get(column)), fix)
         texts = tuple(response.text for response in responses)
         fields = tuple(response.fields for response in responses)
+        earlier = tuple(response.earlier for response in responses)
+        if any(earlier) and isinstance(prompt, str):
+            prompt = ({"role": "user", "content": prompt},)
+        if any(earlier) and self.options.turns == "last":
+            if any(turns != earlier[0] for turns in earlier):
+                expected = "the same turns before the last one of each response, since turns=last"
+                raise refusal(self.source, "responses", expected, "different ones", "turns=all")
+            prompt, earlier = (*prompt, *earlier[0]), ()
         if self.has("system"):
             prompt = self._with_system(prompt)
         made = Row(prompt, texts, source=self.source, **feedback)
@@ -212,6 +266,8 @@ class Record:
             more["template_arguments"] = arguments
         if any(fields):
             more["response_fields"] = fields
+        if any(earlier):
+            more["earlier_turns"] = earlier
         return replace(made, **more) if more else made
 
     def judged(self, prompt: Any, response: Response) -> Row:
@@ -260,5 +316,5 @@ class Record:
 
 
 def _roles(messages: Sequence[Mapping[str, Any]]) -> str:
-    roles = ", ".join(message["role"] for message in messages)
+    roles = ", ".join(message["role"] for message in messages if message["role"])
     return f"messages of {roles}" if roles else "an empty list"

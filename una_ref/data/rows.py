@@ -41,6 +41,10 @@ def shown(value: object) -> str:
     return f"{value!r:.40} ({type(value).__name__})"
 
 
+PER_PAIR = ("weights", "margins")
+"""The fields of a row with one number for each pair."""
+
+
 @dataclass(frozen=True, slots=True)
 class Row:
     """A prompt, its responses and the feedback about them. It is checked when it is made.
@@ -58,6 +62,11 @@ class Row:
         as_list: whether the scores rank the responses as one list.
         template_arguments: what the chat template is given beside the messages, such as tools.
         response_fields: (K,) other fields of each response's message, such as tool_calls; None if there are none.
+        earlier_turns: (K,) messages of each response before its last one, which is in `responses`. They begin with one
+            of the assistant. None if every response is one message.
+        columns: of the data that no layout reads, by name, for reward functions; empty unless they are asked for.
+        weights: (P,) numbers of 0 or more that multiply the losses of the pairs; None: 1.
+        margins: (P,) by how much the chosen response is better, in reward units; None: the difference of the scores.
 
     Raises:
         InputError: names what is malformed.
@@ -72,6 +81,10 @@ class Row:
     as_list: bool = False
     template_arguments: Mapping[str, Any] = field(default_factory=dict)
     response_fields: tuple[Mapping[str, Any], ...] | None = None
+    earlier_turns: tuple[tuple[dict, ...], ...] | None = None
+    weights: tuple[float, ...] | None = None
+    margins: tuple[float, ...] | None = None
+    columns: Mapping[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         def put(field: str, value: object) -> None:
@@ -82,14 +95,24 @@ class Row:
         for i, response in enumerate(self.responses):
             checked_text(response, self.source, f"responses[{i}]")
         if self.scores is not None:
-            put("scores", self._numbers("scores", checked_score))
+            put("scores", self._numbers("scores", checked_score, len(self.responses)))
         if self.labels is not None:
-            put("labels", self._numbers("labels", checked_label))
+            put("labels", self._numbers("labels", checked_label, len(self.responses)))
         if self.pairs is not None:
             put("pairs", tuple(self._pair(pair) for pair in self._sequence("pairs")))
-        if self.response_fields is not None and len(self.response_fields) != len(self.responses):
-            expected = f"{len(self.responses)}, one per response"
-            raise refusal(self.source, "response_fields", expected, str(len(self.response_fields)))
+        for name in PER_PAIR:
+            if getattr(self, name) is not None:
+                check = checked_weight if name == "weights" else checked_score
+                put(name, self._numbers(name, check, len(self.pairs or ()), "pair"))
+        for name in ("response_fields", "earlier_turns"):
+            values = getattr(self, name)
+            if values is not None and len(values) != len(self.responses):
+                raise refusal(self.source, name, f"{len(self.responses)}, one per response", str(len(values)))
+        for k, turns in enumerate(self.earlier_turns or ()):
+            checked_messages(turns, self.source, f"earlier_turns[{k}]")
+            if turns and (isinstance(self.prompt, str) or turns[0]["role"] != "assistant"):
+                expected = "a prompt of messages, and then one of the assistant"
+                raise refusal(self.source, f"earlier_turns[{k}]", expected, f"{turns[0]['role']!r:.40}")
 
     @property
     def kinds(self) -> tuple[str, ...]:
@@ -104,20 +127,38 @@ class Row:
 
     @property
     def has_empty_response(self) -> bool:
-        """Whether a response has neither text nor other fields such as tool_calls."""
+        """Whether a turn of a response has neither text nor other fields such as tool_calls."""
         both = zip(self.responses, self.fields_of_responses, strict=True)
-        return any(not text.strip() and not fields for text, fields in both)
+        earlier = (turn for turns in self.earlier for turn in turns if turn["role"] == "assistant")
+        return any(not text.strip() and not fields for text, fields in both) or any(
+            not (turn.get("content") or "").strip() and not any(map(turn.get, IN_PLACE_OF_CONTENT)) for turn in earlier
+        )
 
     @property
     def fields_of_responses(self) -> tuple[Mapping[str, Any], ...]:
         """(K,) other fields of each response's message; empty where it has none."""
         return self.response_fields or ({},) * len(self.responses)
 
+    @property
+    def earlier(self) -> tuple[tuple[dict, ...], ...]:
+        """(K,) messages of each response before its last one; empty where it is one message."""
+        return self.earlier_turns or ((),) * len(self.responses)
+
     def only(self, *kinds: str) -> Row:
         """The same row with feedback of these kinds alone."""
         others = [kind for kind in self._feedback() if kind not in kinds]
         left_out: dict[str, Any] = {"scores" if kind == "lists" else kind: None for kind in others}
+        left_out |= dict.fromkeys(PER_PAIR if "pairs" in others else ())
         return replace(self, **left_out, as_list=self.as_list and "lists" in kinds) if others else self
+
+    def picked(self, places: Iterable[int], **feedback: Any) -> Row:
+        """The row cut to the responses at these places, with this feedback alone."""
+        kept = list(places)
+        more: dict[str, Any] = {"template_arguments": self.template_arguments, "columns": self.columns}
+        for name in ("response_fields", "earlier_turns"):
+            values = getattr(self, name)
+            more[name] = values and tuple(values[i] for i in kept)
+        return Row(self.prompt, tuple(self.responses[i] for i in kept), source=self.source, **more, **feedback)
 
     def _feedback(self) -> tuple[str, ...]:
         scores = () if self.scores is None else ("lists" if self.as_list else "scores",)
@@ -132,10 +173,12 @@ class Row:
             raise refusal(self.source, field, "at least one", "none")
         return tuple(values)
 
-    def _numbers(self, field: str, checked: Callable[[object, str, str], float]) -> tuple[float, ...]:
+    def _numbers(
+        self, field: str, checked: Callable[[object, str, str], float], count: int, each: str = "response"
+    ) -> tuple[float, ...]:
         values = self._sequence(field)
-        if len(values) != len(self.responses):
-            raise refusal(self.source, field, f"{len(self.responses)}, one per response", str(len(values)))
+        if len(values) != count:
+            raise refusal(self.source, field, f"{count}, one per {each}", str(len(values)))
         return tuple(checked(value, self.source, f"{field}[{i}]") for i, value in enumerate(values))
 
     def _pair(self, pair: object) -> tuple[int, int]:
@@ -152,6 +195,13 @@ def checked_score(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
         raise refusal(source, field, "a finite number", shown(value))
+    return float(value)
+
+
+def checked_weight(value: Any, source: str, field: str) -> float:
+    """The value as a float. Raises `InputError` unless it is a finite number of 0 or more and not a boolean."""
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+        raise refusal(source, field, "a finite number of at least 0", shown(value))
     return float(value)
 
 
@@ -227,10 +277,19 @@ def merged(rows: Sequence[Row]) -> Row:
             for row, start in zip(rows, starts, strict=True)
             for chosen, rejected in row.pairs or ()
         )
+        for name in PER_PAIR:
+            having = [row for row in rows if getattr(row, name) is not None]
+            if having and len(having) < len(rows):
+                raise refusal(first.source, name, f"{name} in all rows of the prompt, or in none", "some")
+            if having:
+                fields[name] = tuple(chain.from_iterable(getattr(row, name) for row in rows))
     if any(row.response_fields for row in rows):
         fields["response_fields"] = tuple(chain.from_iterable(row.fields_of_responses for row in rows))
+    if any(row.earlier_turns for row in rows):
+        fields["earlier_turns"] = tuple(chain.from_iterable(row.earlier for row in rows))
     source = f"{first.source} (+{len(rows) - 1} rows)"
     more: dict[str, Any] = {"as_list": first.as_list, "template_arguments": first.template_arguments}
+    more["columns"] = first.columns
     return Row(first.prompt, source=source, **more, **fields)
 
 
@@ -271,7 +330,7 @@ def _hash(text: str) -> int:
 
 def by_prompt(row: Row) -> object:
     """The key of rows that `group_by_prompt` gathers."""
-    return (row.key, row.kinds) if len(row.responses) == 1 else None
+    return (row.key, row.kinds, repr(row.columns)) if len(row.responses) == 1 else None
 
 
 def group_by_prompt(rows: Iterable[Row]) -> GroupedList[Row]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import chain, islice
 
@@ -35,7 +36,9 @@ def read(
     helpsteer_weights: str = "code",
     empty: str = "drop",
     bad_rows: str = "error",
+    turns: str = "all",
     prompts: bool = False,
+    others: bool = False,
     note: Callable[[str], None] | None = None,
 ) -> Iterator[Row]:
     """Stream rows of feedback.
@@ -55,7 +58,10 @@ def read(
         empty: what happens to a row with a response without text: it is left out and counted ("drop"), an "error", or
             it stays ("keep"), since a model may end at once and a judge may score that.
         bad_rows: what happens to a row that cannot be read: an "error", or it is left out and counted ("drop").
+        turns: which turns of a response of several messages are the response: "all", or the "last", and the others are
+            then part of the prompt.
         prompts: whether rows of a prompt alone are accepted (`PROMPTS`), for runs that sample the responses.
+        others: whether rows carry the columns that no layout reads, for reward functions (`Row.columns`).
         note: called with each sentence about columns and rows left out, after the last row. None: they are logged.
 
     Raises:
@@ -65,6 +71,7 @@ def read(
         ("helpsteer_weights", helpsteer_weights, ("code", "paper")),
         ("empty", empty, ("error", "drop", "keep")),
         ("bad_rows", bad_rows, ("error", "drop")),
+        ("turns", turns, ("all", "last")),
     ):
         if value not in allowed:
             raise refusal("options", field, " or ".join(allowed), shown(value))
@@ -73,7 +80,7 @@ def read(
     for column in columns or {}:
         if column not in COLUMNS:
             raise refusal("options", "columns", "one of " + ", ".join(COLUMNS), shown(column) + near(column, COLUMNS))
-    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows)
+    options = Options(dict(columns or {}), helpsteer_weights, empty, bad_rows, turns, prompts, others)
     reader = _Reader(options, CONVENTIONS + PROMPTS if prompts else CONVENTIONS)
     found = items(data, split, subset=subset, revision=revision)
     return reader.rows(found, limit, note)
@@ -105,6 +112,8 @@ class _Reader:
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
+        if self.options.others and unused:
+            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(unused)}"
         (note or _log.info)(f"data ({self.convention.name}): {columns}")
         for what, number in self.dropped.items():
             reason = f" (the first: {self.first_error})" if what == _BAD else ""
@@ -145,7 +154,7 @@ class _Reader:
             self.convention = convention
         self.columns.update(dict.fromkeys(record.columns()))
         self.used |= record.read
-        return row
+        return replace(row, columns=record.others()) if self.options.others else row
 
     def _found(self, record: Record) -> Convention:
         """The first layout whose columns a record has."""

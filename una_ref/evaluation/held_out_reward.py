@@ -49,18 +49,19 @@ def prompts_of(name: str, file: str = "") -> list[Row]:
         InputError: no file and no run, or a run that held out no prompts.
     """
     if file:
-        rows: Sequence[Row] = list(read(file, empty="keep", prompts=True))
+        rows: Sequence[Row] = list(read(file, empty="keep", prompts=True, others=True))
     elif Path(name, RECORD).exists():
         rows = _held_out(Path(name, RECORD))
     else:
         raise InputError(f"reward: expected prompts for {name}, which is not a run. Fix: --prompts FILE")
-    return [Row(row.prompt, (), source=row.source) for row in {prompt_key(row.prompt): row for row in rows}.values()]
+    each = {prompt_key(row.prompt): row for row in rows}.values()
+    return [Row(row.prompt, (), source=row.source, columns=row.columns) for row in each]
 
 
 def _held_out(record: Path) -> Sequence[Row]:
     """The rows that the run did not train on; ToySteer's prompts are the same on both sides."""
     config = Config(**json.loads(record.read_text("utf-8"))["config"])
-    rows = usable_rows(read_rows(config), config)[0]
+    rows = usable_rows(read_rows(config, others=True), config)[0]
     if is_toysteer(config):
         return rows
     if config.held_out:
@@ -159,7 +160,7 @@ def _scored(
 
 
 def _answer(row: Row, response: Response, group: int) -> Answer:
-    return Answer(row.prompt, response.text, response.ended, group)
+    return Answer(row.prompt, response.text, response.ended, group, row.columns, row.source)
 
 
 def _values(

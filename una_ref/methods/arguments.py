@@ -102,7 +102,7 @@ ARGUMENTS: Mapping[str, Argument] = MappingProxyType(
             Argument("running_gap_sd", "batch", "moving standard deviation of u(y_w) − u(y_l), nats", Need.STATISTICS),
             Argument("running_gain", "batch", "moving average of u over responses, in nats", Need.STATISTICS),
             Argument("score_sd", "batch", "standard deviation of the batch's scores, in reward units", Need.STATISTICS),
-            Argument("margins", "pair", "score of the chosen minus score of the rejected response", Need.SCORES),
+            Argument("margins", "pair", "the column margin, or score of the chosen minus the other's", Need.SCORES),
             Argument("mask", "token", "True at a response's tokens; in a loss on lists, (G, K): at its responses"),
             Argument("token_ids", "token", "id of each token", Need.TOKENS),
             Argument("token_logps", "token", "log π of each token, in nats", Need.TOKENS),

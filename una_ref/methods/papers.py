@@ -144,6 +144,11 @@ REBEL = Paper(
     "REBEL: Reinforcement Learning via Regressing Relative Rewards",
     "https://arxiv.org/abs/2404.16767",
 )
+ODPO = Paper(
+    "Amini et al. 2024, ODPO",
+    "Direct Preference Optimization with an Offset",
+    "https://arxiv.org/abs/2402.10571",
+)
 LLAMA_2 = Paper(
     "Touvron et al. 2023, Llama 2",
     "Llama 2: Open Foundation and Fine-Tuned Chat Models",

@@ -14,7 +14,7 @@ from torch.nn.functional import logsigmoid
 
 from una_ref.methods.pair_margins import implicit_margin
 from una_ref.methods.ranges import one_of, positive
-from una_ref.methods.shapes import squared
+from una_ref.methods.shapes import logistic, squared
 
 
 def _squared_distance(learned: Tensor, target: Tensor) -> Tensor:
@@ -69,6 +69,38 @@ def rpo(
         margins=margins,
     )
     return DISTANCES[distance](learned, eta * margins)
+
+
+def odpo(
+    *,
+    chosen_logps: Tensor,
+    rejected_logps: Tensor,
+    ref_chosen_logps: Tensor,
+    ref_rejected_logps: Tensor,
+    margins: Tensor,
+    beta: float = 0.1,
+    eta: float = 1.0,
+) -> Tensor:
+    """−log σ(r_θ(y_w) − r_θ(y_l) − η·m) with m = `margins`: DPO with an offset.
+
+    The implicit reward of the chosen response has to be greater by η·m. Where m changes its sign with the order of the
+    two responses, as a difference of scores does, the population optimum under Bradley–Terry preferences is
+    π ∝ π_ref·exp((r + η·s)/β): the offset is added to the difference of rewards. Where m is a positive number whoever
+    wins, the optimum exaggerates differences, as `reward_model_margin`'s does. The paper's offset is a logarithm of the
+    difference of scores, which a column `margin` can hold.
+
+    Amini et al. 2024, https://arxiv.org/abs/2402.10571
+    """
+    positive(eta=eta)
+    learned = implicit_margin(
+        beta,
+        chosen_logps=chosen_logps,
+        rejected_logps=rejected_logps,
+        ref_chosen_logps=ref_chosen_logps,
+        ref_rejected_logps=ref_rejected_logps,
+        margins=margins,
+    )
+    return logistic(learned - eta * margins)
 
 
 def rebel(

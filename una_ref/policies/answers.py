@@ -8,9 +8,10 @@ ids, since a reward model has its own tokenizer and template.
 from __future__ import annotations
 
 import math
+import traceback
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import islice
 from typing import Any
 
@@ -27,12 +28,16 @@ class Answer:
         response: the text, without the end token.
         ended: whether the response ended, or was cut at its longest.
         group: answers of one group and prompt are alternatives; a source that compares, compares these.
+        columns: of the prompt's row in the data that no layout reads, by name, such as a solution.
+        source: the row, as "file:line" or "dataset[i]".
     """
 
     prompt: str | tuple[dict, ...]
     response: str
     ended: bool = True
     group: int = 0
+    columns: Mapping[str, Any] = field(default_factory=dict, hash=False)
+    source: str = ""
 
 
 RewardSource = Callable[[Sequence[Answer]], Sequence[float | None]]
@@ -47,15 +52,39 @@ def score_answers(source: RewardSource, answers: Sequence[Answer], name: str) ->
         name: of the source, for messages.
 
     Raises:
-        InputError: the source raised an exception, or its scores are malformed (see `check_scores`).
+        InputError: the source raised an exception (see `raised`), or its scores are malformed (see `check_scores`).
     """
     try:
         scores = source(answers)
     except InputError:
         raise
     except Exception as error:  # from the user's own function, or from a service
-        raise InputError(f"reward {name}: raised {type(error).__name__}: {error}") from error
+        raise raised(error, answers, name) from error
     return check_scores(answers, scores, name)
+
+
+def raised(error: Exception, answers: Sequence[Answer], name: str) -> InputError:
+    """The error for an exception of a reward: its message, the row that it was about, and the whole traceback.
+
+    The row is that of the answer that the innermost function was looking at: its last variable that is one.
+
+    Args:
+        error: raised in a call of the source.
+        answers: that it was called with.
+        name: of the source.
+    """
+    trace = error.__traceback__.tb_next if error.__traceback__ else None  # without the frame that called the source
+    about: Answer | None = None
+    for frame, _ in traceback.walk_tb(trace):
+        about = next((value for value in [*frame.f_locals.values()][::-1] if isinstance(value, Answer)), about)
+    if about is None and len(answers) == 1:
+        about = answers[0]
+    rows = [answer.source for answer in answers if answer.source]
+    where = f", one of {len(answers)} answers from {rows[0]} on" if rows and len(answers) > 1 else ""
+    if about is not None:
+        where = f", at {about.source or 'an answer'}: the response {about.response!r:.60} to {about.prompt!r:.60}"
+    said = "".join(traceback.format_exception(type(error), error, trace)).rstrip()
+    return InputError(f"reward {name}: raised {type(error).__name__}: {error}{where}\n{said}")
 
 
 def check_scores(answers: Sequence[Answer], scores: Sequence[Any], name: str) -> list[float | None]:
@@ -77,6 +106,13 @@ def check_scores(answers: Sequence[Answer], scores: Sequence[Any], name: str) ->
                 f"to {answer.prompt!r:.60}"
             )
     return floats
+
+
+def answers_of(row: Row, group: int = 0) -> list[Answer]:
+    """The responses of a row as answers. Of several messages, the last is the answer and the others are asked."""
+    both = zip(row.earlier, row.responses, strict=True)
+    more: dict[str, Any] = {"group": group, "columns": row.columns, "source": row.source}
+    return [Answer((*row.prompt, *turns) if turns else row.prompt, text, **more) for turns, text in both]
 
 
 def score_rows(
@@ -101,14 +137,14 @@ def score_rows(
         for row in chunk:
             if not row.responses:
                 raise InputError(f"{row.source} responses: expected at least one to score, got a prompt alone")
-        answers = [Answer(row.prompt, response, group=i) for i, row in enumerate(chunk) for response in row.responses]
+        answers = [answer for i, row in enumerate(chunk) for answer in answers_of(row, i)]
         scores = iter(score_answers(source, answers, name))
         for row in chunk:
-            pairs = zip(row.responses, islice(scores, len(row.responses)), strict=True)
-            scored = [(response, score) for response, score in pairs if score is not None]
-            counts["responses dropped: no score"] += len(row.responses) - len(scored)
-            if scored:
-                responses, known = zip(*scored, strict=True)
-                yield replace(row, responses=responses, scores=known, labels=None, pairs=None)
+            known = list(islice(scores, len(row.responses)))
+            kept = [i for i, score in enumerate(known) if score is not None]
+            counts["responses dropped: no score"] += len(known) - len(kept)
+            if kept:
+                scored = tuple(score for score in known if score is not None)
+                yield row.picked(kept, scores=scored, as_list=row.as_list)
             else:
                 counts["rows dropped: no score for any response"] += 1

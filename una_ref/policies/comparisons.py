@@ -16,7 +16,7 @@ from typing import Any, Protocol
 
 from una_ref.data.rows import prompt_key
 from una_ref.errors import InputError
-from una_ref.policies.answers import Answer, RewardSource, check_scores, score_answers
+from una_ref.policies.answers import Answer, RewardSource, check_scores, raised, score_answers
 
 Pair = tuple[Answer, Answer]
 Compare = Callable[[Sequence[Pair]], Sequence[float | None]]
@@ -90,7 +90,7 @@ def checked(pairs: Sequence[Pair], compare: Compare, name: str) -> list[float | 
     except InputError:
         raise
     except Exception as error:  # from the user's own function, or from a service
-        raise InputError(f"reward {name}: raised {type(error).__name__}: {error}") from error
+        raise raised(error, [answer for pair in asked for answer in pair], name) from error
     known = check_scores([first for first, _ in asked], given, name)
     for (first, second), share in zip(asked, known, strict=True):
         if share is not None and not 0 <= share <= 1:

@@ -92,9 +92,12 @@ def _text(encoder: Encoder) -> list[str]:
     return [rules, encoder.template]
 
 
-def row(prompt: Sequence[int], response: Sequence[int], *, per_token: bool = False) -> bytes:
-    """(32 bytes) the name of a response to a prompt: a digest of their token ids."""
-    return hashlib.sha256(array("q", [per_token, len(prompt), *prompt, *response]).tobytes()).digest()
+def row(
+    prompt: Sequence[int], response: Sequence[int], trained: Sequence[bool] = (), *, per_token: bool = False
+) -> bytes:
+    """(32 bytes) the name of a response to a prompt: a digest of their token ids, and of which are scored."""
+    mask = (-1, *trained) if trained else ()
+    return hashlib.sha256(array("q", [per_token, len(prompt), *prompt, *response, *mask]).tobytes()).digest()
 
 
 class ReferenceCache:
@@ -132,12 +135,15 @@ class ReferenceCache:
 
         If one of them is not known, `compute` gives all of them: the micro-batch is then the same whatever is known.
         """
-        responses = [(e.prompt, r) for e in examples for r in e.responses]
-        rows = [row(*response, per_token=per_token) for response in responses]
+        rows = [
+            row(e.prompt, response, mask, per_token=per_token)
+            for e in examples
+            for response, mask in zip(e.responses, e.trained or ((),) * len(e.responses), strict=True)
+        ]
         known = self._read(rows)
         if any(name not in known for name in rows):
             self.computed += len(rows)
-            sizes = [len(r) if per_token else 1 for _, r in responses]
+            sizes = [len(tokens) if per_token else 1 for e in examples for tokens in e.scored]
             values = compute().double().cpu().split(sizes)
             computed = {name: part.numpy().tobytes() for name, part in zip(rows, values, strict=True)}
             self._write(computed)

@@ -91,6 +91,16 @@ def _function(path: str, name: str) -> Callable[..., Any]:
         raise InputError(f"reward {name!r}: expected {prefix}{expected}, got: {error}") from error
 
 
+def reads_columns(name: str) -> bool:
+    """Whether a source of that name is, or one of several is, a Python function, which may read a row's columns."""
+    parts = [part.strip() for part in name.split(",")]
+    return any(
+        part.startswith(PREFERENCE)
+        or (":" in part and not NAME.fullmatch(part) and not SELF.fullmatch(part) and not Path(part).exists())
+        for part in parts
+    )
+
+
 def bound(source: RewardSource, policy: Policy, encoder: Encoder) -> RewardSource:
     """The source; a policy that judges itself is given the run's."""
     if isinstance(source, SelfReward):

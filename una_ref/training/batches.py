@@ -41,4 +41,4 @@ def mismatched(examples: Sequence[Example]) -> Iterator[Example]:
                 "kto: expected at least two different prompts in a batch to estimate its KL, got one. "
                 "Fix: raise batch, or give more prompts"
             )
-        yield Example(example.prompt, other.responses, source=example.source)
+        yield Example(example.prompt, other.responses, trained=other.trained, source=example.source)

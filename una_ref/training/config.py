@@ -50,6 +50,9 @@ class Config:
     alone."""
     bad_rows: Literal["error", "drop"] = "error"
     """How to handle rows that cannot be read or encoded. drop: leave them out and count them."""
+    turns: Literal["all", "last"] = "all"
+    """Which turns of the assistant are trained on where a response is several messages: all of them, or the last. With
+    last, what stands before it is part of the prompt. Turns of a user or a tool are never trained on."""
     held_out: Annotated[float, Range(0, below=1)] = 0.1
     """Share of prompts held out for evaluation. Nothing is held out if that is fewer than two prompts."""
     eval_data: str = ""

@@ -62,8 +62,8 @@ class DataStep(ABC):
     def read(self, data: str, counts: Counter[str] | None = None, *, prompts: bool = False) -> Sequence[Row]:
         """The rows of some data, ToySteer's without those that hold a cut answer."""
         method = "rloo" if prompts else "sft"
-        config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep")
-        rows = read_rows(config)
+        config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep", turns="last")
+        rows = read_rows(config, others=True)  # a reward function may read them
         if prompts:
             return usable_rows(rows, config)[0]
         if not is_toysteer(config):
@@ -260,8 +260,10 @@ def rejected(row: Row) -> list[str]:
 
 def _items(row: Row) -> Iterator[dict[str, Any]]:
     """A row of the feedback as lines that `una_ref.data.sources` reads."""
-    for chosen, rejected in row.pairs or ():
+    for place, (chosen, rejected) in enumerate(row.pairs or ()):
         item: dict[str, Any] = {"prompt": row.prompt}
+        item |= {"weight": row.weights[place]} if row.weights else {}
+        item |= {"margin": row.margins[place]} if row.margins else {}
         item |= {"chosen": row.responses[chosen], "rejected": row.responses[rejected]}
         if row.scores:
             item |= {"chosen_score": row.scores[chosen], "rejected_score": row.scores[rejected]}

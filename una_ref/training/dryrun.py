@@ -22,7 +22,7 @@ from una_ref.training.memory import Models, largest, memory, models, table
 from una_ref.training.model import model_and_tokenizer
 from una_ref.training.prepare import prepare, room_for
 from una_ref.training.rates import default_rate
-from una_ref.training.reading import read_rows, usable_rows
+from una_ref.training.reading import gives_columns, read_rows, usable_rows
 from una_ref.training.samplers import most_kept
 from una_ref.training.settings import output_of, recipes
 from una_ref.training.statistics import at_start
@@ -37,7 +37,7 @@ def dry_run(config: Config) -> str:
     lines = ["config (all other keys have their defaults, see una-ref train --help)"]
     lines += [json.dumps(config.changed(), indent=1, ensure_ascii=False), ""]
     try:
-        rows = read_rows(config)
+        rows = read_rows(config, others=gives_columns(config))
     except InputError as error:
         if not (config.model and isinstance(error.__cause__, ConnectionError)):
             raise
@@ -182,8 +182,10 @@ def _text(example: Example, tokenizer: Any, scored: list[list[int]] | None = Non
         yield f"    ids      {list(response)}"
         if scored:
             yield f"    scored   {tokenizer.decode(scored[i])!r}"
-    for chosen, rejected in example.pairs or ():
-        yield f"  pair       {chosen} over {rejected}"
+    for place, (chosen, rejected) in enumerate(example.pairs or ()):
+        both = {"weight": example.weights, "margin": example.margins}
+        more = "".join(f", {name} {values[place]:g}" for name, values in both.items() if values)
+        yield f"  pair       {chosen} over {rejected}{more}"
 
 
 def _without_model(config: Config, row: Row, reason: InputError) -> Iterator[str]:

@@ -14,7 +14,7 @@ from typing import Any, cast
 
 import torch
 
-from una_ref.data.batch import Batch, Example
+from una_ref.data.batch import Example
 from una_ref.errors import InputError
 from una_ref.policies.anatomy import parts
 from una_ref.policies.layouts import hidden_states
@@ -24,7 +24,7 @@ from una_ref.training.statistics import at_start
 
 @dataclass(frozen=True)
 class Token:
-    """A token and its text. Of the prompt that is all: the loss does not train it."""
+    """A token and its text. Of context that is all: the prompt, and turns of a user or a tool within a response."""
 
     id: int
     text: str
@@ -32,7 +32,7 @@ class Token:
 
 @dataclass(frozen=True)
 class Trained(Token):
-    """A token of a response.
+    """A token of a response that the model writes.
 
     Attributes:
         logp, ref_logp: log π and log π_ref in nats; `ref_logp` is None without a reference.
@@ -48,10 +48,15 @@ class Trained(Token):
 
 @dataclass(frozen=True)
 class Response:
-    """A response as the loss sees it: its part in the feedback as text, and its tokens."""
+    """A response as the loss sees it: its part in the feedback as text, and its tokens with the context in it."""
 
     feedback: str
-    tokens: tuple[Trained, ...]
+    tokens: tuple[Token, ...]
+
+    @property
+    def trained(self) -> tuple[Trained, ...]:
+        """The tokens that the model writes."""
+        return tuple(token for token in self.tokens if isinstance(token, Trained))
 
 
 @dataclass(frozen=True)
@@ -108,17 +113,21 @@ def inspected(job: Job, count: int) -> Iterator[Inspected]:
         numbers = logps.tolist(), reference or [None] * len(norms), push.tolist(), shares.tolist()
         ids = batch.target.tolist()
         tokens = [Trained(*of) for of in zip(ids, pieces(job.tokenizer, ids), *numbers, strict=True)]
-        yield _row(job, example, batch, losses.tolist(), tokens)
+        yield _row(job, example, losses.tolist(), tokens)
 
 
-def _row(job: Job, example: Example, batch: Batch, losses: list[float], tokens: list[Trained]) -> Inspected:
-    owner = batch.response.tolist()
-    responses = (
-        Response(_feedback(example, k), tuple(token for token, of in zip(tokens, owner, strict=True) if of == k))
-        for k in range(len(example.responses))
-    )
-    prompt = [Token(i, text) for i, text in zip(example.prompt, pieces(job.tokenizer, example.prompt), strict=True)]
-    return Inspected(example.source, example.kind, tuple(prompt), tuple(responses), tuple(losses))
+def _row(job: Job, example: Example, losses: list[float], tokens: list[Trained]) -> Inspected:
+    def known(ids: Sequence[int]) -> tuple[Token, ...]:
+        return tuple(Token(i, text) for i, text in zip(ids, pieces(job.tokenizer, ids), strict=True))
+
+    written = iter(tokens)
+    responses = []
+    for k, ids in enumerate(example.responses):
+        mask = example.trained[k] if example.trained else [True] * len(ids)
+        line = tuple(next(written) if own else token for token, own in zip(known(ids), mask, strict=True))
+        responses.append(Response(_feedback(example, k), line))
+    prompt = known(example.prompt)
+    return Inspected(example.source, example.kind, prompt, tuple(responses), tuple(losses))
 
 
 def _feedback(example: Example, k: int) -> str:
@@ -127,6 +136,9 @@ def _feedback(example: Example, k: int) -> str:
     for number, (chosen, rejected) in enumerate(example.pairs or (), 1):
         which = f" of pair {number}" if len(example.pairs or ()) > 1 else ""
         said += [f"chosen{which}"] if k == chosen else [f"rejected{which}"] if k == rejected else []
+        if k == chosen:
+            both = {"weight": example.weights, "margin": example.margins}
+            said += [f"{name} {values[number - 1]:g}" for name, values in both.items() if values]
     said += [f"score {example.scores[k]:g}"] if example.scores else []
     said += [f"label {example.labels[k]:g}"] if example.labels else []
     return ", ".join(said) or "demonstration"

@@ -21,7 +21,9 @@ def losses_of(
 ) -> dict[str, Tensor]:
     """The losses of a batch by kind of feedback, each (number of its pairs, responses or lists,).
 
-    A loss is given the arguments that its signature names.
+    A loss is given the arguments that its signature names. The loss of a pair is multiplied by its weight. The mean is
+    over the number of pairs and not over the sum of the weights: it then estimates E[w·l] whatever the batch, and a
+    pair counts the same whichever others are beside it.
 
     Args:
         losses: the loss of each kind of feedback in the batch.
@@ -50,8 +52,10 @@ def losses_of(
         sides = {"chosen": responses(batch.pairs[:, 0]), "rejected": responses(batch.pairs[:, 1])}
         pairs = {name: sides[side][base] for name, (base, side) in PAIRED.items() if base in sides[side]}
         if "margins" in wanted:
-            pairs["margins"] = pairs["chosen_scores"] - pairs["rejected_scores"]
-        found["pairs"] = call("pairs", pairs)
+            by_scores = pairs["chosen_scores"] - pairs["rejected_scores"]
+            pairs["margins"] = torch.where(batch.margins.isnan(), by_scores, batch.margins.to(by_scores))
+        losses_of_pairs = call("pairs", pairs)
+        found["pairs"] = losses_of_pairs * batch.weights.to(losses_of_pairs)
     if len(batch.scored):
         found["scores"] = call("scores", responses(batch.scored))
     if len(batch.listed):

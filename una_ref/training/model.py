@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
+from itertools import chain
 from typing import Any
 
 import torch
 
 from una_ref.data import toysteer
+from una_ref.data.audit import texts
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.templates import given_template
@@ -45,7 +47,8 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
     if is_toysteer(config):
         tokenizer, suppressed = toysteer.tokenizer(), list(toysteer.NEVER_EMITTED)
     else:
-        tokenizer, suppressed = loading.byte_pair_tokenizer(_texts(rows), config.vocabulary), []
+        every = chain.from_iterable(map(texts, rows))
+        tokenizer, suppressed = loading.byte_pair_tokenizer(every, config.vocabulary), []
     try:
         model = loading.small_mistral(tokenizer, config.seed, **config.shape)
     except Exception as error:  # of classes that transformers and torch choose
@@ -55,13 +58,6 @@ def _found_or_made(config: Config, rows: Sequence[Row]) -> tuple[Any, Any, bool]
     for weight in model.parameters():  # not the buffers: a loaded model keeps its rotary frequencies in float32
         weight.data = weight.data.to(getattr(torch, dtype))
     return model, tokenizer, True
-
-
-def _texts(rows: Iterable[Row]) -> Iterable[str]:
-    for row in rows:
-        messages = [{"content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        yield from (message.get("content") or "" for message in messages)
-        yield from row.responses
 
 
 def policy_for(model: Any, config: Config, encoder: Encoder) -> Policy:

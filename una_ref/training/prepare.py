@@ -7,7 +7,7 @@ Offline and online runs take the same path. Online, a row is reduced to its prom
 from __future__ import annotations
 
 from array import array
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
@@ -38,7 +38,7 @@ from una_ref.training.job import Job
 from una_ref.training.losses import Losses
 from una_ref.training.model import model_and_tokenizer, policy_for
 from una_ref.training.rates import default_rate
-from una_ref.training.reading import ReadRows, eval_rows, held_out_rows, read_rows, usable_rows
+from una_ref.training.reading import ReadRows, eval_rows, gives_columns, held_out_rows, read_rows, usable_rows
 from una_ref.training.samplers import Rollouts
 from una_ref.training.stopping import Best, Patience
 from una_ref.training.toysteer_base import is_toysteer
@@ -70,7 +70,7 @@ def prepare(
     """
     trackers.check(config)
     optimizer.check(config)
-    rows = read_rows(config) if rows is None else rows
+    rows = read_rows(config, others=reward is not None or gives_columns(config)) if rows is None else rows
     said = rows.notes if isinstance(rows, ReadRows) else []
     names = array("Q")
     kept, notes = usable_rows(rows, config, note=lambda row: names.append(split_name(row, config.seed)))
@@ -118,6 +118,7 @@ def prepare(
         low, high = examples.lowest, examples.highest
         notes.append(f"scores: from {low:.4g} to {high:.4g}, as they are: in units of the reward")
 
+    notes += _of_pairs(examples)
     if config.losses and config.record.reward.function:
         notes.append(f"losses: metrics report the reward of {config.method} alone: {config.record.formula}")
     notes += [config.record.note] if config.record.note else []
@@ -160,6 +161,17 @@ def _first_lines(config: Config, model: Any, encoder: Encoder) -> list[str]:
         rate = default_rate(config.model, config.lora_r)
         lines.append(f"lr: {rate.value:g}, the default for {rate.situation}")
     return lines
+
+
+def _of_pairs(examples: Examples[Any]) -> Iterator[str]:
+    """What is said of weights and margins of pairs."""
+    for name, what in (
+        ("weights", "each pair's loss is multiplied by its own, and the sum is divided by the number of pairs"),
+        ("margins", "of the column margin, in place of differences of scores"),
+    ):
+        if name in examples.spans:
+            low, high = examples.spans[name]
+            yield f"{name}: from {low:.4g} to {high:.4g}, {what}"
 
 
 def _check_terms(config: Config, examples: Examples[Any]) -> None:

@@ -14,6 +14,7 @@ from una_ref.data.rows import Row, gathered, held_out, shuffled_scores, split_na
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
+from una_ref.policies import reward_sources
 from una_ref.training.config import Config
 from una_ref.training.distributed import processes
 from una_ref.training.toysteer_base import is_toysteer, toysteer_rows
@@ -29,8 +30,18 @@ class ReadRows(DiskList[Row]):
     notes: Sequence[str] = ()
 
 
-def read_rows(config: Config) -> ReadRows:
-    """All rows that the config names, whatever columns each file has."""
+def gives_columns(config: Config) -> bool:
+    """Whether rows carry the columns that no layout reads: a Python function scores the samples, and may read them."""
+    return config.on_policy and reward_sources.reads_columns(config.judge)
+
+
+def read_rows(config: Config, *, others: bool = False) -> ReadRows:
+    """All rows that the config names, whatever columns each file has.
+
+    Args:
+        config: of the run.
+        others: whether rows carry the columns that no layout reads, for reward functions.
+    """
     if is_toysteer(config):
         return ReadRows(toysteer_rows(config))
     from una_ref.data.items import STDIN, files
@@ -39,9 +50,9 @@ def read_rows(config: Config) -> ReadRows:
     names = [file for name in config.data.split(",") for file in files(name)]
     if STDIN in names and processes().num_processes > 1:
         raise InputError("data: expected files, since several processes read them, got standard input")
-    same = ("columns", "split", "subset", "revision", "empty", "bad_rows")
+    same = ("columns", "split", "subset", "revision", "empty", "bad_rows", "turns")
     options: dict[str, Any] = {name: getattr(config, name) for name in same}
-    options |= {"limit": config.rows, "prompts": config.on_policy}
+    options |= {"limit": config.rows, "prompts": config.on_policy, "others": others}
     said: dict[str, None] = {}
     options["note"] = lambda sentence: said.setdefault(sentence)
     rows = ReadRows(row for name in names for row in read(name, **options))
@@ -55,7 +66,7 @@ def usable_rows(
     """Rows that the method can learn from, and what was done to get them.
 
     Offline, each has one kind of feedback that the method takes. Online, where only prompts are used, they are the last
-    row of each prompt, in the place of the first.
+    row of each prompt with the same other columns, in the place of the first.
 
     Args:
         rows: as read.
@@ -63,7 +74,7 @@ def usable_rows(
         note: called with each of the resulting rows, in order.
     """
     if config.on_policy:
-        last = gathered(rows, [lambda row: row.key], itemgetter(-1))
+        last = gathered(rows, [lambda row: (row.key, repr(row.columns))], itemgetter(-1))
         if note:
             for row in last:
                 note(row)
@@ -73,7 +84,7 @@ def usable_rows(
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
     losses = config.losses_by_kind
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options["which"] = config.pairs
+    options |= {"which": config.pairs, "weights": not config.whole_batch}
     options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
@@ -94,7 +105,7 @@ def eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str]
         names: of the prompts that are trained on; a prompt on both sides is kept and counted.
     """
     theirs = replace(config, data=config.eval_data, eval_data="", shuffle=False)
-    rows, both = read_rows(theirs), 0
+    rows, both = read_rows(theirs, others=gives_columns(config)), 0
 
     def count(row: Row) -> None:
         nonlocal both

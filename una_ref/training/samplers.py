@@ -111,7 +111,7 @@ class Rollouts:
 
     def _answers(self, prompts: Sequence[Prompt], drawn: Sequence[Sequence[Sample]]) -> list[Answer]:
         return [
-            Answer(prompt.text, self._text(draw), draw.ended, group=i)
+            Answer(prompt.text, self._text(draw), draw.ended, i, prompt.columns, prompt.source)
             for i, (prompt, draws) in enumerate(zip(prompts, drawn, strict=True))
             for draw in draws
         ]

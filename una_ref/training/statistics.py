@@ -38,7 +38,7 @@ class WholeBatch:
     def lengths(self) -> Tensor:
         """Tokens of each response."""
         own = (e for micro, mine in self.trainer.turns(self.examples) if mine for e in micro)
-        return self._tensor([len(response) for e in own for response in e.responses])
+        return self._tensor([len(response) for e in own for response in e.scored])
 
     @cached_property
     def scores(self) -> Tensor:
@@ -205,7 +205,7 @@ class Statistics:
 def at_start(statistics: Statistics, examples: Sequence[Example]) -> dict[str, Tensor]:
     """The statistics of a batch while the policy is equal to its reference, () float64: all log-ratios are 0."""
     scores = torch.tensor([score for e in examples for score in e.scores or ()], dtype=torch.float64)
-    sizes = torch.tensor([len(response) for e in examples for response in e.responses], dtype=torch.float64)
+    sizes = torch.tensor([len(response) for e in examples for response in e.scored], dtype=torch.float64)
     known = {"mean_length": sizes.mean(), "baseline": scores.mean() if len(scores) else scores.new_zeros(())}
     known["score_sd"] = scores.std() if len(scores) > 1 else scores.new_zeros(())
     return {name: known.get(name, sizes.new_zeros(())) for name in statistics.kinds}

@@ -40,5 +40,20 @@ REBEL = Method(
     notebook="08_pairs",
 )
 
-RECORDS = (RPO, REBEL)
+ODPO = Method(
+    name="odpo",
+    title="DPO with an offset",
+    reward=rewards.IMPLICIT,
+    comparison="two responses of a prompt",
+    shape="logistic at η·Δs",
+    losses={"pairs": scored_pairs.odpo},
+    shift_invariant=True,
+    papers=(papers.ODPO,),
+    equation="Amini et al. 2024, with the offset η·Δs, or η times the column margin",
+    reductions="margins of 0: una-pair; rewards of a scorer in the place of β·log(π/π_ref): reward-model-margin",
+    optimum="π ∝ π_ref·exp((r + η·s)/β) where margins are differences of scores s; positive margins exaggerate r",
+    meanings={"eta": "scale of the margins"},
+)
+
+RECORDS = (RPO, REBEL, ODPO)
 """In the order of the tables."""
