@@ -129,6 +129,7 @@ def make_trainer():
         if config.lora_r:
             task = "SEQ_CLS" if scorer else "CAUSAL_LM"
             model = with_lora(model, r=config.lora_r, dropout=config.lora_dropout, seed=2, task=task)
+        model = model.double() if config.dtype == "float64" else model
         generator = torch.Generator().manual_seed(3)
         critic = Critic(model) if method == "ppo" else None
         policy = Scorer(model) if scorer else Policy(model, has_reference=method != "sft", critic=critic)

@@ -64,14 +64,15 @@ def test_micro_batches_have_the_gradient_of_the_whole_batch(method, kinds, confi
 def test_trained_weights_do_not_depend_on_micro_batches(method, kinds, config, make_trainer, examples):
     given, trained = examples(*kinds), []
     for tokens in (1, 10**6):
-        trainer = make_trainer(method, given, micro_tokens=tokens, **config)
+        # In float32, AdamW would turn the rounding of a gradient near 0 into a step.
+        trainer = make_trainer(method, given, micro_tokens=tokens, dtype="float64", **config)
         start = {name: p.detach().clone() for name, p in trainer.trained.items()}
         for step in range(3):
             trainer.step(step, given)
         assert any((p - start[name]).abs().max() > 1e-3 for name, p in trainer.trained.items())
         trained.append(trainer.trained)
     for name, parameter in trained[0].items():
-        torch.testing.assert_close(parameter, trained[1][name], rtol=1e-3, atol=2e-5)
+        torch.testing.assert_close(parameter, trained[1][name], rtol=1e-9, atol=1e-9)
 
 
 @each_case

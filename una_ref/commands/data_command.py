@@ -141,6 +141,7 @@ def text(
         limits = ", ".join(f"{key}={value}" for key in keys if (value := getattr(config, key)))
         yield f"  {limits}: {cut.dropped:,} rows dropped, since their prompt is too long"
         yield f"  {limits}: {cut.cut:,} responses cut, which lose {cut.lost:,} tokens ({cut.share:.2%} of all)"
+        yield from (f"  {what}: {number:,}" for what, number in cut.said)
     yield ""
     for finding in measured.findings:
         yield f"  {finding.count:>8,}  {finding.what} (the first: {finding.first})"

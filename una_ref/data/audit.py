@@ -278,6 +278,7 @@ class Tokens:
         cut: number of responses that are cut.
         lost: tokens that are cut from responses.
         share: `lost` as a part of all tokens of responses that are trained on or cut.
+        said: (sentence, number of times) of what becomes of texts on their way to tokens.
     """
 
     lengths: tuple[Lengths, ...]
@@ -285,6 +286,7 @@ class Tokens:
     cut: int
     lost: int
     share: float
+    said: tuple[tuple[str, int], ...] = ()
 
 
 def tokens(rows: Iterable[Row], encoder: Encoder) -> Tokens:
@@ -312,7 +314,8 @@ def tokens(rows: Iterable[Row], encoder: Encoder) -> Tokens:
                 cut, lost = cut + 1, lost + len(response) - room
     total = sum(sizes["responses"])
     lengths = tuple(_lengths(what, values) for what, values in sizes.items() if values)
-    return Tokens(lengths, dropped, cut, lost, lost / total if total else 0.0)
+    said = tuple((what, number) for what, number in whole.counts.items() if what != "rows" and "spell" not in what)
+    return Tokens(lengths, dropped, cut, lost, lost / total if total else 0.0, said)
 
 
 def _lengths(what: str, sizes: Sequence[int]) -> Lengths:

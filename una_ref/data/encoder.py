@@ -9,15 +9,14 @@ from array import array
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import copy
-from dataclasses import replace
 from functools import cached_property, lru_cache
 from typing import Any
 
-from una_ref.data import dialogues
 from una_ref.data.batch import Example, Prompt
+from una_ref.data.chat_rows import as_chat
 from una_ref.data.examples import Examples
 from una_ref.data.rows import Row
-from una_ref.data.specials import Specials, special_names
+from una_ref.data.specials import Specials
 from una_ref.data.templates import ChatTemplate, after_thought, continued, opened_thought
 from una_ref.errors import InputError
 
@@ -123,7 +122,7 @@ class Encoder:
 
     def __call__(self, row: Row) -> Example | None:
         """The row as token ids; None, and counted, if its prompt is too long or leaves no room for a response."""
-        row = self._as_chat(row)
+        row = as_chat(row, self.chat_template, self.counts)
         opening = self._opening(row)
         prompt = tuple(self._prompt_ids(row, opening))
         room = self.room(len(prompt))
@@ -226,7 +225,7 @@ class Encoder:
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
-        given, row = row, self._as_chat(row)
+        given, row = row, as_chat(row, self.chat_template, self.counts)
         opening = self._opening(row)
         ids = tuple(self._prompt_ids(row, opening))
         if len(ids) + room > self.max_length or len(ids) > (self.max_prompt or len(ids)):
@@ -241,7 +240,7 @@ class Encoder:
         Raises:
             InputError: the prompt has no token to predict from, or the chat template refuses its messages.
         """
-        row = self._as_chat(row)
+        row = as_chat(row, self.chat_template, self.counts)
         return self._prompt_ids(row, self._opening(row))
 
     def _index(self, prompt: tuple[int, ...]) -> int:
@@ -328,26 +327,6 @@ class Encoder:
 
     def _tokenised(self, text: str) -> tuple[int, ...]:
         return tuple(self.specials.ids(text))
-
-    def _as_chat(self, row: Row) -> Row:
-        """The row for a chat model: a dialogue in one text becomes messages. A text that is templated is refused."""
-        if not self.chat_template.own or not isinstance(row.prompt, str):
-            return row
-        messages = dialogues.messages(row.prompt)
-        if messages:
-            self.counts["dialogues (Human: …, Assistant: …) that became messages"] += 1
-            return replace(row, prompt=messages, responses=tuple(text.lstrip() for text in row.responses))
-        header, text = self.chat_template.header, row.prompt.lstrip()
-        name = next((n for n in special_names(self.tokenizer) if n in header and text.startswith(n)), None)
-        if name:
-            raise InputError(
-                f"{row.source} prompt: expected plain text, which the chat template makes a turn, got text that begins "
-                f"with {name!r}, as after a template. Fix: template=none, or give the prompt as messages"
-            )
-        bare = header.removeprefix(self.tokenizer.bos_token or "").strip()
-        if bare and text.startswith(bare):
-            self.counts[f"prompts that begin with {bare!r:.20} before the template adds it (template=none if so)"] += 1
-        return row
 
     def _opening(self, row: Row) -> str:
         """The prompt as text, ready to be answered. What the template would lose is refused or counted."""

@@ -36,7 +36,10 @@ def given_template(value: str) -> str | None:
         return None
     path = os.path.expanduser(value)
     if os.path.isfile(path):
-        return Path(path).read_text("utf-8")
+        text = Path(path).read_text("utf-8")
+        if not text.strip():
+            raise InputError(f"template: expected a chat template in {value}, got an empty file")
+        return text
     if "{" not in value:
         raise InputError(f"template: expected a file, Jinja text or none, got {value!r:.80}{near_path(value)}")
     return value
@@ -103,6 +106,11 @@ class ChatTemplate:
     def header(self) -> str:
         """What stands before the text of a first user turn."""
         return self._probe[0].partition(_ASKED)[0]
+
+    @property
+    def opening(self) -> str:
+        """What stands between the user's text and the assistant's."""
+        return self._probe[0].rpartition(_ASKED)[2]
 
     @property
     def turn_end(self) -> str:

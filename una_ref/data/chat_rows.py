@@ -1,0 +1,71 @@
+"""A row before the chat template: a dialogue becomes messages, and what is left of another template is found."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import replace
+
+from una_ref.data import dialogues
+from una_ref.data.rows import Row
+from una_ref.data.specials import special_names
+from una_ref.data.templates import ChatTemplate
+from una_ref.errors import InputError
+
+_CHAT = ("<|im_start|>", "<|start_header_id|>", "<start_of_turn>", "[INST]", "<|user|>", "<|assistant|>")
+MARKS = (*_CHAT, "<|start_of_role|>", "<|turn>", "<|START_OF_TURN_TOKEN|>", "### Instruction:", "### Response:")
+"""What stands before a turn in the templates of ChatML, Llama 3, Gemma, Mistral, Zephyr, Granite, Cohere and Alpaca."""
+
+_TRANSCRIPT = re.compile(r"(?:^|\n)\s*(?:Assistant|AI|Bot|Model|ASSISTANT|GPT)\s*:\s*\Z")
+_FIX = "Fix: template=none, or give the prompt as messages"
+
+
+def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
+    """The row for a chat model: a dialogue in one text becomes messages.
+
+    Args:
+        row: as read.
+        template: of the model's tokenizer.
+        counts: gets a sentence for each text that keeps marks of another template or ends as a transcript does.
+
+    Raises:
+        InputError: a text that has been through the template already.
+    """
+    if template.own and isinstance(row.prompt, str) and (messages := dialogues.messages(row.prompt)):
+        counts["dialogues (Human: …, Assistant: …) that became messages"] += 1
+        return replace(row, prompt=messages, responses=tuple(text.lstrip() for text in row.responses))
+    names = special_names(template.tokenizer)
+    if template.own:
+        if isinstance(row.prompt, str):
+            _check(row, "prompt", row.prompt, template.header, names)
+            bare = template.header.removeprefix(template.tokenizer.bos_token or "").strip()
+            if bare and row.prompt.lstrip().startswith(bare):
+                counts[f"prompts that begin with {bare!r:.20} before the template adds it (template=none if so)"] += 1
+            elif _TRANSCRIPT.search(row.prompt):
+                counts["prompts that end like a transcript (Assistant:), which become one turn of the user"] += 1
+        for text in row.responses:
+            _check(row, "response", text, template.opening, names)
+    for mark in MARKS:
+        if mark not in names and mark not in template.source and any(mark in text for text in _texts(row)):
+            counts[f"rows with {mark}, a mark of another chat template, which is text here"] += 1
+    return row
+
+
+def _check(row: Row, what: str, text: str, before: str, names: list[str]) -> None:
+    """Refuse a text that begins with a special token that the template puts before it."""
+    name = next((name for name in names if name in before and text.lstrip().startswith(name)), None)
+    if name:
+        raise InputError(
+            f"{row.source} {what}: expected plain text, which the chat template makes a turn, got text that begins "
+            f"with {name!r}, as after a template. {_FIX}"
+        )
+
+
+def _texts(row: Row) -> Iterator[str]:
+    """The texts of the prompt and of the responses."""
+    if isinstance(row.prompt, str):
+        yield row.prompt
+    else:
+        yield from (message.get("content") or "" for message in row.prompt)
+    yield from row.responses
