@@ -45,7 +45,7 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
             elif _TRANSCRIPT.search(row.prompt):
                 counts["prompts that end like a transcript (Assistant:), which become one turn of the user"] += 1
         for text in row.responses:
-            _check(row, "response", text, template.opening, names)
+            _check(row, "response", text, template.opening, [name for name in names if name not in template.turn_end])
     for mark in MARKS:
         if mark not in names and mark not in template.source and any(mark in text for text in _texts(row)):
             counts[f"rows with {mark}, a mark of another chat template, which is text here"] += 1
