@@ -11,7 +11,9 @@ import pytest
 from una_ref import notebook
 from una_ref.claims.ledger import committed
 from una_ref.data.published import HELPSTEER2_WEIGHTS
-from una_ref.theory import TableWorld, log_partition, sampled_log_partition
+from una_ref.methods import METHODS
+from una_ref.theory import TableWorld, bradley_terry, fixed_point, log_partition, sampled_log_partition
+from una_ref.theory.populations import pairs
 
 FOLDER = notebook.folder()
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -80,11 +82,22 @@ def error_of_log_z(draws: int) -> float:
     return 0.3 * float(log_partition(ref, rewards, 0.3) - mean)
 
 
+def discopop_share() -> float:
+    """The share of π_ref's regret that discopop leaves in notebook 08's world, from π_ref at β = 0.5."""
+    world = TableWorld.random(0, prompts=4, responses=5, beta=0.5)
+    loss = pairs(METHODS["discopop"].loss, world, world.ref_logps.exp(), bradley_terry(world.rewards))
+    end = fixed_point(loss, world.ref_logps, tolerance=1e-10)
+    return float(world.regret(end).mean() / world.regret(world.ref_logps).mean())
+
+
 DERIVED = {
     ("02_partition_function", "0.06"): lambda: 0.03 / 0.5,
     ("02_partition_function", "0.057"): lambda: error_of_log_z(128),
     ("02_partition_function", "0.032"): lambda: error_of_log_z(256),
     ("05_f_divergences", "0.6075"): lambda: (0.215 + 1) / 2,
+    ("06_upo_and_iupo", "2.312"): lambda: math.asinh(5),
+    ("08_pairs", "1.22"): discopop_share,
+    ("09_single_responses_and_lists", "0.65"): lambda: 1.655 - 1,
     ("09_single_responses_and_lists", "10.564"): lambda: 2 * (8 - sum(1 / k for k in range(1, 9))),
     ("11_offline_alignment", "0.65"): lambda: HELPSTEER2_WEIGHTS["helpfulness"],
     ("13_online_alignment", "0.347"): lambda: math.log(4) / 4,
@@ -93,7 +106,7 @@ DERIVED = {
     ("22_the_papers_tables", "29.66"): lambda: committed()["CU27"]["score_without"],
 }
 """Numbers in the text of a notebook that none of its cells prints or contains, and what they follow from."""
-DECIMAL = re.compile(r"(?<![\w.,])\d[\d,]*\.\d{2,}(?![\w.])")
+DECIMAL = re.compile(r"(?<![\w.,])\d[\d,]*\.\d{2,}(?!\w|\.\d)")
 """A number with two decimals or more."""
 
 
