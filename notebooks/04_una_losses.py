@@ -455,7 +455,7 @@ ax.axhline(with_c, color=orange, linewidth=2.4)
 apart = [o for o in OFFSETS if o <= -0.5]
 ax.plot(apart, lowest_regret[: len(apart)], color=blue, linestyle=(0, (1.2, 1.6)), linewidth=1.8)
 ax.plot(OFFSETS, raw, color=blue, linewidth=3, solid_capstyle="round", solid_joinstyle="round")
-ax.plot([-8, 16], [0, 0], color=red, linewidth=3.6, clip_on=False, zorder=5)
+ax.plot(OFFSETS, with_v, color=red, linewidth=3.6, clip_on=False, zorder=5)
 at_best = OFFSETS[raw.index(with_c)]
 ax.plot(
     [at_best], [with_c], "o", color=orange, markersize=9, zorder=6, markeredgecolor=figures.CARD, markeredgewidth=1.5
