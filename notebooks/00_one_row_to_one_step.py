@@ -599,9 +599,16 @@ check.differs("at π*: una-score is not at rest", METHODS["una-score"].loss(**fl
 # $$\beta u - s = c(x)\, e^u.$$
 #
 # Averaged over $\pi_\text{ref}$ the right side is $c$, so $c$ is the mean residual. A free $V(x)$ would make it 0,
-# and $c = 0$ is $\pi^*$. Without $V(x)$, and with positive scores, $c < 0$. Each reward falls short of its score in
-# proportion to $\pi / \pi_\text{ref}$, most for the good responses. For a given $c$ Lambert's $W$ solves the
-# equation. Bisection finds $c$.
+# and $c = 0$ is $\pi^*$. Without $V(x)$ two terms are left:
+#
+# $$\mathbb{E}_{\pi_\text{ref}} u = \sum_y \pi_\text{ref} \log \frac{\pi}{\pi_\text{ref}}
+# = -\text{KL}(\pi_\text{ref} \,\|\, \pi)
+# \quad\Rightarrow\quad
+# c = -\beta\, \text{KL}(\pi_\text{ref} \,\|\, \pi) - \mathbb{E}_{\pi_\text{ref}} s .$$
+#
+# With positive scores both are negative, so $c < 0$. (Two equally likely responses with scores $(1, 1)$: the policy
+# stays, $u = 0$, and $c = -1$.) Each reward falls short of its score in proportion to $\pi / \pi_\text{ref}$, most for
+# the good responses. For a given $c$ Lambert's $W$ solves the equation. Bisection finds $c$.
 
 
 # %%
@@ -636,6 +643,11 @@ def population(logps):
 
 found = fixed_point(population, table_world.ref_logps)
 check.close("where una-score ends = fixed_point(una-score)", ends["table"], found, tol=1e-8)
+residual = BETA * (found - table_world.ref_logps) - table_world.rewards
+c = residual / (found - table_world.ref_logps).exp()
+by_kl = -BETA * (table_world.ref_logps.exp() * (table_world.ref_logps - found)).sum(-1, keepdim=True)
+by_kl = by_kl - (table_world.ref_logps.exp() * table_world.rewards).sum(-1, keepdim=True)
+check.close("c = −β·KL(π_ref‖π) − E s, one number per prompt", c, by_kl.expand_as(c), tol=1e-8)
 check.differs("the end of una-score is not π*", found.exp(), table_world.optimum.exp(), by=0.03)
 
 # %% [markdown]

@@ -39,6 +39,7 @@ from una_ref.claims import (  # the ledger, functions of its checks
     sampling,
 )
 from una_ref.claims.floors import label_floors, offset_for
+from una_ref.claims.ledger import committed
 from una_ref.claims.pair_loss import pair_at
 from una_ref.claims.released import released_world
 from una_ref.methods.rewards import leave_one_out
@@ -222,9 +223,18 @@ check.differs("through the sampler: not −2β∇J", literal, -2 * BETA * rl, by
 #
 # $$\mathbb{E}_\pi\, e^2 = \text{Var}_\pi(e) + J(\pi)^2$$
 #
-# Its second term asks for $J = 0$, where RLHF asks for the largest $J$. At $\pi^*$, where $e = \beta \log Z$ for
-# every response, its curvature is $2\beta^2 (1 - \log Z)$ times the covariance of $\pi^*$. The optimum is a local
-# *maximum* as soon as $\log Z > 1$ (EU13, CU6).
+# Its second term asks for $J = 0$, where RLHF asks for the largest $J$. Its curvature at $\pi^*$ takes three lines:
+#
+# 1. There $e = \beta \log Z$ for every response, so $\text{Var}_\pi(e) = 0$ is least and both slopes are 0. Only
+#    second derivatives in the logits count.
+# 2. Near $\pi^*$ the change of $e$ is $-\beta$ times that of $\log \pi$. So the second derivative of
+#    $\text{Var}_\pi(e)$ is $2\beta^2\, \text{Cov}_{\pi^*}$.
+# 3. $J = \beta \log Z - \beta\, \text{KL}(\pi \,\|\, \pi^*)$, and the KL has the second derivative
+#    $\text{Cov}_{\pi^*}$. So that of $J^2$ is $2J \cdot (-\beta\, \text{Cov}) = -2\beta^2 \log Z\, \text{Cov}$.
+#
+# The sum is $2\beta^2 (1 - \log Z)\, \text{Cov}_{\pi^*}$. Two responses with $\pi^* = (\frac12, \frac12)$,
+# $\beta = 1$ and $\log Z = 3$: $\text{Cov}$ has the eigenvalue $\frac12$, and the loss curves by
+# $2 \cdot (1 - 3) \cdot \frac12 = -2$. The optimum is a local *maximum* as soon as $\log Z > 1$ (EU13, CU6).
 
 # %%
 for offset in (0.0, 4.0):
@@ -250,6 +260,9 @@ best = one.optimum.exp()[0]
 wanted = 2 * BETA**2 * (1 - one.log_partition) * (best.diag() - best[:, None] * best)
 check.close("curvature at π* is 2β²(1 − log Z)·Cov", curvature[0, :, 0], wanted, tol=1e-10)
 check.true("π* is a maximum there", one.log_partition.item() > 1, f"log Z = {one.log_partition.item():.2f}")
+two = TableWorld(torch.tensor([[0.5, 0.5]]).log(), torch.tensor([[3.0, 3.0]]), 1.0)  # π* = (½, ½), log Z = 3
+bend = torch.autograd.functional.hessian(lambda v: sampling.literal(two)(v.log_softmax(-1)), two.optimum)[0, :, 0]
+check.close("two responses by hand: the loss curves by −2", torch.linalg.eigvalsh(bend)[0], -2.0)
 
 # %% [markdown]
 # ## 3. Offline: where the regression ends
@@ -267,8 +280,16 @@ check.true("π* is a maximum there", one.log_partition.item() > 1, f"log Z = {on
 # $$\log \frac{\pi}{\pi_\text{ref}} = \frac{r}{\beta} - W\big(\kappa\, e^{r/\beta}\big), \qquad
 # \kappa(x, y) = \frac{\nu(x)}{\beta}\, \frac{\pi_\text{ref}}{\mu}$$
 #
-# $\nu(x)$ is the number that makes the row sum to one. It has the sign of $\log Z(x)$. Only for $Z(x) = 1$ it is zero
-# and the policy is $\pi^*$.
+# $\nu(x)$ is the number that makes the row sum to one. It has the sign of $\log Z(x)$:
+#
+# 1. The equation above is $\mu(\beta u - r) = -\nu\, \pi_\text{ref}\, e^u$. So every $u$ is below $r / \beta$ if
+#    $\nu > 0$, equal to it if $\nu = 0$, and above it if $\nu < 0$.
+# 2. With $u = r / \beta$ the row sums to $\sum_y \pi_\text{ref}\, e^{r / \beta} = Z(x)$.
+# 3. It has to sum to one. So $\nu > 0$ if $Z(x) > 1$, and $\nu < 0$ if $Z(x) < 1$.
+#
+# Two equally likely responses with $\beta = 1$ and $r = (1, 1)$ have $Z = e$. The policy is
+# $(\frac12, \frac12)$ and $u = 0$, so $\frac12 (0 - 1) = -\nu \cdot \frac12$ and $\nu = 1 > 0$.
+# Only for $Z(x) = 1$ is $\nu = 0$ and the policy $\pi^*$.
 
 # %% tags=["check"]
 w, a = sp.symbols("w a", real=True)  # w = W(κe^a), so κ = w·e^w·e^(−a); u = a − w
@@ -282,6 +303,12 @@ check.close("the closed form is the numerical minimiser", form.exp(), found.exp(
 residual = BETA * (form - high.ref_logps) - high.rewards
 nu = -residual / (form - high.ref_logps).exp()  # μ = π_ref: −(βu − r)/e^u is one number per prompt
 check.close("one ν per prompt", nu, nu[:, :1].expand_as(nu), tol=1e-9)
+for offset in (2.0, -0.5):  # β·log Z changes its sign in two prompts between these offsets
+    at = plus(offset)
+    end = una_end(at.ref_logps, at.rewards, BETA)
+    sign = -(BETA * (end - at.ref_logps) - at.rewards)[:, 0] / (end - at.ref_logps).exp()[:, 0]
+    check.true(f"ν has the sign of log Z, offset {offset:+.1f}", torch.equal(sign.sign(), at.log_partition.sign()),
+               f"log Z {at.log_partition.numpy().round(2)}, ν {sign.numpy().round(2)}")  # fmt: skip
 check.differs("the minimiser is not π*", form.exp(), WORLD.optimum.exp(), by=0.1)
 just_below = BETA * high.log_partition[:, None] - 1e-13  # β·log Z(x); the closed form needs log Z(r − b) >= 0
 told = una_fixed_point(high.ref_logps, high.rewards, BETA, baseline=just_below)
@@ -309,9 +336,18 @@ check.differs("large offset: the uniform sampler is not π_ref", far.exp(), mu, 
 # %% [markdown]
 # **Large negative** scores ask for $\pi < \pi_\text{ref}$ everywhere, and some response has to take the mass that all
 # the others lose. The loss is no longer convex. $\nu < 0$, and $W$ has two branches there. At a minimum, at most one
-# response has $W$ below $-1$; it takes the mass. So there can be several minima, at most one for each response. At
-# offset $-8$ all five responses of the two prompts below have one. Closer to 0 fewer have. The global minimum
-# is usually at the *rarest* response, since errors are weighted by the sampler's probabilities (CU5b).
+# response has $W$ below $-1$; it takes the mass. The reason is the second-order condition:
+#
+# 1. The loss $\sum_y \mu(\beta u - r)^2$ and its constraint, with the multiplier $2\beta\nu$, have the second
+#    derivative $2\beta^2 \mu + 2\beta\nu\, \pi_\text{ref}\, e^u = 2\beta^2 \mu\,(1 + W)$ in each $u$. It is negative
+#    where $W < -1$.
+# 2. The constraint $\sum_y \pi_\text{ref}\, e^u = 1$ is one equation. Of any two $u$ some combined change keeps it,
+#    to first order.
+# 3. So two responses with $W < -1$ would leave a direction in which the loss falls. That is no minimum.
+#
+# So a minimum is named by its one response with $W < -1$, or has none. How many there are depends on the offset. For
+# prompt 0 it is one at $-1$, two at $-1.5$, four at $-2$, and from $-3$ on five, one for each response. The global
+# minimum is usually at the *rarest* response, since errors are weighted by the sampler's probabilities (CU5b).
 
 # %%
 low = plus(-8.0)
@@ -324,6 +360,10 @@ for x in range(2):
         note = "  <- global" if k == int(loss[x, :5].argmin()) else ""
         policy = minima[x, k].exp().numpy().round(3)
         print(f"    minimum at response {k}: π {policy} loss {loss[x, k]:.2f} regret {regret:.2f}{note}")
+counts = {}
+for offset in (-0.5, -1.0, -1.5, -2.0, -2.5, -3.0, -8.0):
+    counts[offset] = (~una_minima(WORLD.ref_logps, WORLD.rewards + offset, BETA)[..., 0].isnan()).sum(-1).tolist()
+    print(f"offset {offset:4.1f}: minima by prompt {counts[offset]} (0: log Z >= 0, one minimum in closed form)")
 
 # %% tags=["check"]
 population = una_regression(low.ref_logps, low.rewards, BETA)
@@ -331,6 +371,8 @@ for k in range(5):
     check.close(f"a minimum at response {k}: no slope", example_worlds.slope(population, minima[:, k]), 0.0, tol=1e-10)
 big = example_worlds.WORLD  # 40 prompts × 8 responses
 lowest = una_end(big.ref_logps, big.rewards - 8, BETA, which="global")
+check.true("prompt 0: one minimum at −1, two at −1.5, four at −2, five from −3 on",
+           [counts[o][0] for o in (-1.0, -1.5, -2.0, -3.0, -8.0)] == [1, 2, 4, 5, 5])  # fmt: skip
 rarest = (lowest.argmax(-1) == big.ref_logps.argmin(-1)).double().mean()
 check.true("40 prompts: mostly the rarest response", rarest > 0.6, f"in {rarest:.0%} of prompts")
 ratio = big.regret(lowest).mean() / big.regret(big.ref_logps).mean()
@@ -352,10 +394,25 @@ check.true("40 prompts: worse than no training", ratio > 2, f"regret {ratio:.2f}
 # $V(x)$ is learned, or it is the mean of $r - r_\theta$ over the *other* responses of the prompt. Both learn the
 # same: fitted or leave-one-out, the expected gradient is that of a variance.
 #
-# In the next cell $V(x) = \beta \log Z(x)$ is given, so its regret is zero by construction. A fitted $V(x)$ is
-# checked further below.
+# In the next cell $V(x)$ is fitted beside the policy, at every offset. It starts at 0 and knows nothing of $Z(x)$.
+
 
 # %%
+def fitted(loss, start, steps):
+    """log π (X, Y) and V(x) (X, 1) after `steps` of L-BFGS on loss(log π, V), from the policy `start` and V = 0."""
+    both = torch.cat([start, torch.zeros(len(start), 1)], 1).requires_grad_()  # logits, and V(x) in the last column
+    optimiser = torch.optim.LBFGS([both], max_iter=steps, history_size=50, tolerance_grad=1e-12,
+                                  tolerance_change=1e-18, line_search_fn="strong_wolfe")  # fmt: skip
+
+    def closure():
+        value = loss(both[:, :-1].log_softmax(-1), both[:, -1:])
+        (both.grad,) = torch.autograd.grad(value, both)
+        return value
+
+    optimiser.step(closure)
+    return both[:, :-1].detach().log_softmax(-1), both[:, -1:].detach()
+
+
 own = torch.randn(40, 1, generator=torch.Generator().manual_seed(1))
 own = (own - own.mean()) / own.std(correction=0) / 2  # a prompt's own offset of all its scores: mean 0, sd ½
 at_ref = big.regret(big.ref_logps).mean().item()
@@ -364,21 +421,26 @@ OFFSETS += [3, 4, 5, 6, 8, 10, 13, 16]
 raw = [example_worlds.raw_regret(big, o + own) for o in OFFSETS]
 lowest_regret = [example_worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
 with_c = min(raw)  # a constant c moves the curve sideways, so the best c reaches its lowest point
-V = BETA * big.log_partition[:, None]
-with_v = [
-    big.regret(una_end(big.ref_logps, big.rewards + o + own, BETA, baseline=o + own + V - 1e-13)).mean().item()
-    for o in OFFSETS
-]
+big_mu = big.ref_logps.exp()
+with_v = []
+for o in OFFSETS:
+    s = big.rewards + o + own
+    squares = lambda logps, V: (big_mu * (BETA * (logps - big.ref_logps) + V - s) ** 2).sum()  # noqa: B023, E731
+    with_v.append(big.regret(fitted(squares, big.ref_logps, 200)[0]).mean().item())
 print("offset  Eq. 10, descent  global minimum")
 for i, o in enumerate(OFFSETS[::3]):
     print(f"{o:6.2f}  {raw[3 * i]:15.3f}  " + (f"{lowest_regret[3 * i]:14.3f}" if o <= 2 else " " * 11 + "the same"))
-print(f"π_ref {at_ref:.3f}   best c, any offset {with_c:.3f}   V(x) given, any offset {max(with_v):.0e}")
+print(f"π_ref {at_ref:.3f}   best c, any offset {with_c:.3f}   V(x) fitted, any offset {max(with_v):.4f}")
 
 # %% tags=["check"]
 i = OFFSETS.index(1)
 shifted_c = example_worlds.raw_regret(big, 1 + own, baseline=2.0)
 check.close("c = 2 at offset 1 = no c at offset −1", shifted_c, raw[OFFSETS.index(-1)], tol=1e-9)
-check.close("V(x) given: regret 0 at every offset", with_v, 0.0, tol=1e-9)
+check.close("V(x) fitted: no regret at any of the offsets", with_v, 0.0, tol=1e-6)
+alone = [example_worlds.raw_regret(big, o) for o in (-8.0, -2.0, 0.0)]
+stated = [committed()["CU5"][name] for name in ("m8", "m2", "p0")]
+check.close("without the prompts' own offsets: the numbers of CU5", alone, stated, tol=1e-6)
+check.differs("with them: other numbers", [raw[OFFSETS.index(o)] for o in (-8, -2, 0)], stated, by=0.01)
 check.true(
     "best c: regret is left", 0.05 * at_ref < with_c < 0.5 * at_ref, f"{with_c:.3f}, {with_c / at_ref:.0%} of π_ref's"
 )
@@ -393,7 +455,7 @@ ax.axhline(with_c, color=orange, linewidth=2.4)
 apart = [o for o in OFFSETS if o <= -0.5]
 ax.plot(apart, lowest_regret[: len(apart)], color=blue, linestyle=(0, (1.2, 1.6)), linewidth=1.8)
 ax.plot(OFFSETS, raw, color=blue, linewidth=3, solid_capstyle="round", solid_joinstyle="round")
-ax.plot([-8, 16], [0, 0], color=red, linewidth=3.6, clip_on=False, zorder=5)
+ax.plot(OFFSETS, with_v, color=red, linewidth=3.6, clip_on=False, zorder=5)
 at_best = OFFSETS[raw.index(with_c)]
 ax.plot(
     [at_best], [with_c], "o", color=orange, markersize=9, zorder=6, markeredgecolor=figures.CARD, markeredgewidth=1.5
@@ -418,7 +480,7 @@ ax.text(15.8, with_c + 0.036, "with the best constant $c$: the curve's lowest po
 ax.text(
     15.8,
     0.036,
-    "with $V(x) = \\beta\\,\\log\\,Z(x)$ given for each prompt: the optimum",
+    "with a $V(x)$ fitted for each prompt: the optimum",
     color=red,
     weight="bold",
     **right,
@@ -430,16 +492,26 @@ plt.show()
 # %% [markdown]
 # The figure has 40 prompts of 8 responses and $\beta = \frac12$. The mean score differs between prompts, with a
 # standard deviation (sd) of ½. The ledger's CU5 uses the same prompts without that difference, so its numbers are
-# others. The solid line is the end of gradient descent from $\pi_\text{ref}$ with unlimited data. The dotted line is
-# the global minimum of the same loss. $\pi^*$ is the same policy at every offset.
+# others: at offset $-2$ it has 0.31, and this figure 0.35. The solid line is the end of gradient descent from
+# $\pi_\text{ref}$ with unlimited data. The dotted line is the global minimum of the same loss. $\pi^*$ is the same
+# policy at every offset.
 #
 # Three identities say what $V(x)$ does to the loss. The first was in section 2: *online, Eq. 10 is REINFORCE without
 # a baseline*. The second: the leave-one-out form is the **log-variance loss**. For $K$ responses of a prompt,
 #
 # $$\nabla\, \frac{1}{K} \sum_k \big(r_\theta + V_{-k} - r\big)^2 = \nabla\, \frac{1}{K - 1} \sum_k (e_k - \bar e)^2 ,$$
 #
-# without gradient through $V_{-k}$ on the left, with all gradients on the right. (The residual is
-# $r_\theta + V_{-k} - r = -\frac{K}{K - 1} (e_k - \bar e)$.)
+# without gradient through $V_{-k}$ on the left, with all gradients on the right. The residual takes three lines:
+#
+# 1. $V_{-k}$ is the mean of the other $e$, so $V_{-k} = \frac{K \bar e - e_k}{K - 1}$.
+# 2. $r_\theta - r = -e_k$, so the residual is $V_{-k} - e_k = \frac{K \bar e - e_k - (K - 1) e_k}{K - 1}
+#    = -\frac{K}{K - 1} (e_k - \bar e)$.
+# 3. Left: $\frac1K \sum_k 2 \cdot \big(-\frac{K}{K - 1}\big)(e_k - \bar e) \cdot (-\nabla e_k)$. Right:
+#    $\frac{2}{K - 1} \sum_k (e_k - \bar e) \nabla (e_k - \bar e)$, in which $\nabla \bar e$ drops out because
+#    $\sum_k (e_k - \bar e) = 0$. Both are $\frac{2}{K - 1} \sum_k (e_k - \bar e) \nabla e_k$.
+#
+# Two responses with $e = (1.3, 0.4)$: the residuals are $0.4 - 1.3 = -0.9$ and $0.9$, and
+# $-\frac{2}{1} (e_k - 0.85) = \mp 0.9$.
 
 # %% [markdown]
 # The third: for samples of the policy, its gradient is $-2\beta$ times that of **RLOO**,
@@ -469,6 +541,9 @@ for n in (1, 37, 99):
     print(f"{drawn[n].tolist()}  {of_centred[n].numpy().round(4)}")
 
 # %% tags=["check"]
+others = leave_one_out(e_drawn.detach().flatten(), group).view(125, 3)
+spread = e_drawn - e_drawn.mean(1, keepdim=True)
+check.close("125 triples: the residual is −K/(K − 1)·(e − ē)", others - e_drawn, -3 / 2 * spread)
 check.close("125 triples: centred UNA = ∇ of the sample variance", of_centred, of_variance, tol=1e-14)
 check.close("125 triples: centred UNA = −2β·RLOO", of_centred, -2 * BETA * rloo, tol=1e-14)
 chance = policy[drawn].sum(1).exp()
@@ -492,7 +567,8 @@ check.differs("V as the mean of s alone, without −r_θ: another gradient", of_
 #
 # A policy class with shared parameters may not contain $\pi^*$. Then offline regression (centred or not) and DPO
 # weight errors by $\mu$. They end at another member of the class than RL does. Only samples from $\pi$ itself give
-# the gradient of $J$ (CU9).
+# the gradient of $J$ (CU9). They end where $\nabla J = 0$, which need not be the largest $J$ of the class (notebook
+# 13, section 6).
 
 # %% tags=["check"]
 for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WORLD.optimum.flip(-1).exp())):
@@ -519,8 +595,16 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 # $$\Big(\tfrac12 + \tfrac{\beta u}{4} - s\Big)^2 \approx -\tfrac{\beta}{2} \big(s - \tfrac12\big)\, u + \text{const}
 # \quad \Rightarrow \quad \pi \propto \mu \cdot \big(s - \tfrac12\big)_+$$
 #
-# It is SFT with the weights $s - \frac12$. The positive part $(\cdot)_+$ appears because a response with a negative
-# weight is lowered towards probability 0. $\beta$ and $\pi_\text{ref}$ are not in it (CU14).
+# It is SFT with the weights $s - \frac12$. $\beta$ and $\pi_\text{ref}$ are not in it (CU14). The positive part
+# $(\cdot)_+$ takes three lines:
+#
+# 1. Minimise $-\sum_y \mu (s - \frac12)\, u$ with $\sum_y \pi = 1$. With a multiplier $\nu$, the slope in one $u$ is
+#    $-\mu (s - \frac12) + \nu \pi$.
+# 2. If $s > \frac12$ it is zero at $\pi = \mu (s - \frac12) / \nu$, and $\nu > 0$ makes the sum one.
+# 3. If $s < \frac12$ it is positive at every $\pi > 0$. So $u$ falls forever and $\pi$ tends to 0.
+#
+# Three equally likely responses with scores 0.9, 0.6 and 0.3 have the weights 0.4, 0.1 and $-0.2$. The policy is
+# $(0.8, 0.2, 0)$.
 
 # %% tags=["check"]
 for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
@@ -533,6 +617,10 @@ for beta, near in ((0.1, 0.05), (0.03, 0.02), (0.01, 0.01)):
     far = (end.exp() - sft).abs().sum(-1).mean() / 2
     optimum = (end.exp() - world.optimum.exp()).abs().sum(-1).mean() / 2
     check.true(f"β = {beta}: π ∝ μ(s − ½)₊", far < near, f"TV {far:.4f} to that, {optimum:.2f} to π*")
+three = TableWorld(torch.full((1, 3), 1 / 3).log(), torch.tensor([[0.9, 0.6, 0.3]]), 0.01)
+population = singles(score.released, three, three.ref_logps.exp(), scores=three.rewards)
+end = fixed_point(population, three.ref_logps, tolerance=1e-9)
+check.close("three responses by hand: (0.8, 0.2, 0), at β = 0.01", end.exp(), [[0.8, 0.2, 0.0]], tol=0.02)
 
 # %% [markdown]
 # Two consequences follow.
@@ -575,9 +663,14 @@ check.true("centred: true scores teach", gains["centred, scores"] > 0.05, f"{gai
 #
 # Let a label be 1 with probability $P(\text{up}) = \sigma(r)$. By section 1, MSE and BCE both aim at
 # $\sigma(r_\theta) = P(\text{up})$, which is $r_\theta = r$. That is the target of Eq. 10, with the same problem. KTO
-# has another target. For one response its expected derivative has the sign of $1 - 2P(\text{up})$ everywhere. So it
-# asks for all or nothing, at $P(\text{up}) = 0.51$ as at $0.99$ (CU12). The table shows the regret left with
-# *unlimited* labels, as a ratio to that of $\pi_\text{ref}$:
+# has another target. Its loss is $1 - \sigma(x)$ for a good label and $1 - \sigma(-x) = \sigma(x)$ for a bad one,
+# with $x = r_\theta - z_0$ and a $z_0$ without gradient. In expectation, with $p = P(\text{up})$,
+#
+# $$p\,(1 - \sigma(x)) + (1 - p)\, \sigma(x) = p + (1 - 2p)\, \sigma(x),
+# \qquad \frac{d}{dx} = (1 - 2p)\, \sigma(x)\, \sigma(-x) .$$
+#
+# The derivative has the sign of $1 - 2p$ for every $x$. So KTO asks for all or nothing, at $p = 0.51$ as at $0.99$
+# (CU12). The table shows the regret left with *unlimited* labels, as a ratio to that of $\pi_\text{ref}$:
 
 # %%
 floors = {share: label_floors(offset_for(share)) for share in (0.4, 0.6, 0.9)}
@@ -586,6 +679,13 @@ for share, found in floors.items():
     print(f"{share:11.0%}  {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['excess']):8.0e}")
 
 # %% tags=["check"]
+x = torch.linspace(-4, 4, 9).requires_grad_()
+up_, down_ = (METHODS["kto"].loss(logps=x, ref_logps=0 * x, labels=0 * x + t, kl=0.0, beta=1.0) for t in (1.0, 0.0))
+for chance in (0.51, 0.99):
+    mean_loss = chance * up_ + (1 - chance) * down_
+    check.close(f"KTO, P(up) {chance}: p + (1 − 2p)σ(x)", mean_loss, chance + (1 - 2 * chance) * x.sigmoid())
+    (slope_of_mean,) = torch.autograd.grad(mean_loss.sum(), x, retain_graph=True)
+    check.true(f"KTO, P(up) {chance}: one sign at every x", (slope_of_mean < 0).all())
 check.true("40 % good labels: UNA ahead of KTO", floors[0.4]["bce"] < 0.5 * floors[0.4]["kto"])
 check.true("90 % good labels: KTO ahead of UNA", floors[0.9]["bce"] > 1.05 * floors[0.9]["kto"])
 check.true("both leave regret", min(min(f["bce"], f["kto"]) for f in floors.values()) > 0.02)
@@ -606,12 +706,27 @@ check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.e
 # $n$ labels and maximum likelihood, the regret left is
 #
 # $$\mathbb{E}[\text{regret}] \approx \frac{1}{2 \beta n}\, \text{tr}\big(\text{Cov}_{\pi^*}\, I^{-1}\big).$$
+#
+# 1. The rewards are estimated with an error $\delta$ of mean 0 and covariance $I^{-1} / n$. $I$ is the Fisher
+#    information of one label.
+# 2. The policy $\propto \pi_\text{ref}\, e^{(r + \delta) / \beta}$ differs from $\pi^*$ by $\delta / \beta$ in its
+#    logits. The KL has the second derivative $\text{Cov}_{\pi^*}$, so regret is
+#    $\beta \cdot \frac12\, (\delta / \beta)^\top \text{Cov}_{\pi^*}\, (\delta / \beta)$.
+# 3. Its mean over $\delta$ is the trace above.
 
 # %% [markdown]
-# $I$ is the information of one label on the rewards of a prompt. (Pairs leave $I$ singular along a common shift of
-# the rewards, which does not change $\pi^*$.) A score with noise of variance $\tau^2$ has $1 / \tau^2$ on its
-# response. A binary label has $p(1 - p)$. A pair has $p(1 - p)$ on a *difference* of two rewards. So a score is worth
-# a pair at about (CU19)
+# $I$ is singular for pairs. A number added to all rewards of a prompt changes no preference, so no pair tells it. It
+# does not change $\pi^*$ either: $\text{Cov}_{\pi^*}$ is zero in that direction, and the pseudo-inverse loses
+# nothing. For scores and labels that direction is $V(x)$, which is fitted too. Two equally likely responses with $r =
+# (0, 0)$ and $\beta = 1$ have multiples of one matrix:
+#
+# $$M = \begin{pmatrix} 1 & -1 \\ -1 & 1 \end{pmatrix}, \qquad \text{Cov}_{\pi^*} = \tfrac14 M, \qquad
+# I_\text{score} = \tfrac{1}{4 \tau^2} M, \qquad I_\text{pair} = \tfrac18 M .$$
+#
+# (Half of all pairs of samples are of one response with itself and tell nothing.) $M$ has the eigenvalue 2 on
+# $(1, -1)$. So $n$ scores leave $\frac{\tau^2}{2n}$, and a score is worth a pair at $\tau = \sqrt 2$. In general a
+# score with noise of variance $\tau^2$ has $1 / \tau^2$ on its response. A binary label has $p(1 - p)$. A pair has
+# $p(1 - p)$ on a *difference* of two rewards. So a score is worth a pair at about (CU19)
 #
 # $$\tau = \frac{1}{\sqrt{2\, \mathbb{E}[p(1 - p)]}} .$$
 
@@ -639,6 +754,14 @@ for kind in ("score", "pair"):
     ratio = measured / predicted
     check.true(f"{kind}s: 400 fits on 4,000 labels", abs(ratio - 1) < 0.15, f"{measured:.5f}, theory {predicted:.5f}")
 check.close("the break-even formula, within a fifth", formula / exact, 1.0, tol=0.2)
+even = TableWorld(torch.full((1, 2), 0.5).log(), torch.zeros(1, 2), 1.0)
+M = torch.tensor([[1.0, -1.0], [-1.0, 1.0]])
+check.close("two responses by hand: I of a score with τ = 2", information.information(even, "score", 2.0)[0], M / 16)
+check.close("two responses by hand: I of a pair", information.information(even, "pair")[0], M / 8)
+check.close("two responses by hand: scores leave τ²/2n", information.regret_per_label(even, "score", 2.0), 2.0)
+check.close("two responses by hand: a score is worth a pair at √2", information.break_even(even, "pair"), 2**0.5)
+common = information.information(rated, "pair") @ torch.ones(8)
+check.close("a pair has no information on a common shift of the rewards", common, 0.0)
 few, many = (information.regret_per_label(rated, "score", noise) for noise in (0.5, 4.0))
 pairs_say = information.regret_per_label(rated, "pair")
 check.true("noise 0.5: scores; noise 4: pairs", few < pairs_say < many, f"{few:.2f} < {pairs_say:.2f} < {many:.2f}")
@@ -651,40 +774,63 @@ check.true("noise 0.5: scores; noise 4: pairs", few < pairs_say < many, f"{few:.
 # labels share one $V(x)$; pairs need none. Each loss has its minimum at $\pi^*$, and so has any mixture. The paper's
 # recipe mixes the same three without $V(x)$ and contradicts itself: pairs pull to $\pi^*$ and the others away from
 # it.
+#
+# "On one scale" is a condition. Let the labels and pairs be made from the scores instead: a response is good above
+# the median of its prompt, and a pair is always won by the higher score. Then the losses have different minima. A
+# hard pair asks for $r_w - r_l = \infty$, while the scores ask for their difference. The mixture ends at a
+# compromise, $V(x)$ or not. The cell shows it on the world above and on the mixed prompt of notebook 03.
+
+
+# %%
+def mixture(world, ups, preferences):
+    """log π, V -> the sum of the three losses, with a baseline V (X, 1) for scores and labels."""
+    losses, weights = METHODS["una-centred"].losses, world.ref_logps.exp()
+
+    def of(logps, V):
+        scored = singles(losses["scores"], world, weights, scores=world.rewards, baseline=V)(logps)
+        thumbed = binary_labels(losses["labels"], world, weights, ups, baseline=V)(logps)
+        return scored + thumbed + pairs(losses["pairs"], world, weights, preferences)(logps)
+
+    return of
+
+
+def apart(logps, world):
+    """(X,) total variation to π*."""
+    return (logps.exp() - world.optimum.exp()).abs().sum(-1) / 2
+
+
+world = plus(2.0)
+ref_mixed, rated_mixed = torch.tensor([[0.30, 0.10, 0.25, 0.20, 0.15]]), torch.tensor([[0.20, 0.90, 0.50, 0.10, 0.70]])
+mixed = TableWorld(ref_mixed.log(), rated_mixed, 0.3)
+ends, left = {}, {}
+for name, given in (("this world", world), ("mixed prompt", mixed)):
+    r = given.rewards
+    difference = r[:, :, None] - r[:, None, :]
+    feedback = {
+        "on one scale": (r.sigmoid(), bradley_terry(r)),
+        "converted": ((r > r.median(-1, keepdim=True).values).double(), (difference.sign() + 1) / 2),
+    }
+    for how, (ups, preferences) in feedback.items():
+        policy, V = fitted(mixture(given, ups, preferences), given.ref_logps, 800)
+        ends[name, how] = policy, V
+        left[name, how] = (given.regret(policy).mean() / given.regret(given.ref_logps).mean()).item()
+        far = apart(policy, given).max()
+        print(
+            f"{name:<13} {how:<13} total variation to π* {far:.3f}, {abs(left[name, how]):.0%} of π_ref's regret left"
+        )
 
 # %% tags=["check"]
-world = plus(2.0)
-ups, preferences = world.rewards.sigmoid(), bradley_terry(world.rewards)
-
-
-def mixture(baseline):
-    """log π -> the sum of the three losses, with a baseline (X, 1) for scores and labels."""
-    losses = METHODS["una-centred"].losses
-    scored = singles(losses["scores"], world, mu, scores=world.rewards, baseline=baseline)
-    thumbed = binary_labels(losses["labels"], world, mu, ups, baseline=baseline)
-    paired = pairs(losses["pairs"], world, mu, preferences)
-    return lambda logps: scored(logps) + thumbed(logps) + paired(logps)
-
-
-both = torch.cat([WORLD.ref_logps, torch.zeros(4, 1)], 1).requires_grad_()  # logits, and V(x) in the last column
-optimiser = torch.optim.LBFGS(
-    [both], max_iter=800, tolerance_grad=1e-12, tolerance_change=1e-18, line_search_fn="strong_wolfe"
-)
-
-
-def closure():
-    value = mixture(both[:, 5:])(both[:, :5].log_softmax(-1))
-    (both.grad,) = torch.autograd.grad(value, both)
-    return value
-
-
-optimiser.step(closure)
-policy, fitted = both[:, :5].detach().softmax(-1), both[:, 5].detach()
-check.close("mixed, V(x) fitted: π*", policy, WORLD.optimum.exp(), tol=1e-5)
-check.close("mixed: the fitted V(x) is β·log Z(x)", fitted, BETA * world.log_partition, tol=1e-5)
-plain = fixed_point(mixture(torch.zeros(4, 1)), WORLD.ref_logps)
-left = world.regret(plain).mean() / world.regret(WORLD.ref_logps).mean()
-check.true("mixed without V(x): not π*", left > 0.05, f"{left:.0%} of π_ref's regret left")
+policy, V = ends["this world", "on one scale"]
+check.close("mixed, V(x) fitted: π*", policy.exp(), WORLD.optimum.exp(), tol=1e-5)
+check.close("mixed: the fitted V(x) is β·log Z(x)", V[:, 0], BETA * world.log_partition, tol=1e-5)
+for name, given in (("this world", world), ("mixed prompt", mixed)):
+    policy = ends[name, "converted"][0].exp()
+    check.differs(f"hard conversions, V(x) fitted, {name}: not π*", policy, given.optimum.exp(), by=0.1)
+check.true("mixed prompt: a large part of the regret is left", left["mixed prompt", "converted"] > 0.3)
+whole = mixture(world, world.rewards.sigmoid(), bradley_terry(world.rewards))
+plain = fixed_point(lambda logps: whole(logps, torch.zeros(4, 1)), WORLD.ref_logps)
+share = world.regret(plain).mean() / world.regret(WORLD.ref_logps).mean()
+check.true("mixed without V(x): not π*", share > 0.05, f"{share:.0%} of π_ref's regret left")
 
 # %% [markdown]
 # ## What we learned
@@ -695,9 +841,8 @@ check.true("mixed without V(x): not π*", left > 0.05, f"{left:.0%} of π_ref's 
 #   0*. If it is, $\pi^*$ is a maximum of the loss where $\log Z > 1$: *curvature at …*, *π\* is a maximum there*.
 # - Offline, without a baseline, an offset in the scores decides. A large positive offset teaches the sampler (*large
 #   offset*). At a large negative offset the best fit is mostly the rarest response (*40 prompts*).
-# - A constant $c$ can only slide along that curve: *c = 2 at offset 1*. With $V(x)$ given, the regret is zero by
-#   construction: *V(x) given*. A fitted $V(x)$ gives $\pi^*$ at offsets $-8$ and $+8$ from three samplers: *centred,
-#   y ~ …*.
+# - A constant $c$ can only slide along that curve: *c = 2 at offset 1*. A fitted $V(x)$ gives $\pi^*$ at every offset
+#   of the figure (*V(x) fitted*), and at $-8$ and $+8$ from three samplers: *centred, y ~ …*.
 # - Centred UNA is the log-variance loss. On-policy it is RLOO, sample by sample: *125 triples*.
 # - At the published $\beta$ the released loss is SFT weighted by $s - \frac12$: *β = 0.03*. Half of a gain can come
 #   from the data: *the shuffled control keeps much of the gain*.
@@ -723,9 +868,9 @@ Markdown(markdown(HERE))
 # - KTO's end is measured after 3,000 steps. It has no finite minimiser, and its regret still moves in the second
 #   digit. Its order relative to UNA at 40 % and 90 % good labels does not depend on that.
 # - Section 5 is about the loss in the released code at its published $\beta$, not about a trained 7B model.
-# - Section 8 has scores, label probabilities and pair probabilities on one reward scale, with one $V(x)$. Hard
-#   conversions break this: labels split at the median, or pairs always won by the higher score. Then the losses have
-#   different minimisers, and the mixture ends in general not at $\pi^*$, even with $V(x)$ fitted.
+# - A mixture has its minimum at $\pi^*$ only if scores, labels and pairs are on one reward scale, with one $V(x)$.
+#   With this package's own conversions (labels split at the median, pairs won by the higher score) it ends elsewhere,
+#   even with $V(x)$ fitted: *hard conversions* in section 8.
 #
 # ## Exercises
 #

@@ -494,7 +494,7 @@ check.close(
 #
 # So some pairs can reach the target and others cannot. In a language model the log-ratios of the reference are wide,
 # and many pairs can. Suppose that they are normal around 0 with an sd of 20 nats. Then 40 % of the pairs can reach the
-# target at $\beta = 0.1$, and 49 % at $\beta = 0.5$. For every other pair the loss falls forever.
+# target at $\beta = 0.1$, 45 % at $\beta = 0.2$ and 49 % at $\beta = 0.5$. For every other pair the loss falls forever.
 #
 # In $f'(\pi_w/\pi_{\text{ref},w}) - f'(\pi_l/\pi_{\text{ref},l})$ the ceiling does no harm: the loser's price has no
 # floor.
@@ -523,6 +523,27 @@ def on_a_pair(loss, gap, beta=0.1, **settings):
     names = ("chosen_logps", "rejected_logps", "ref_chosen_logps", "ref_rejected_logps")
     return loss(**dict(zip(names, (*logps, half, half), strict=True)), beta=beta, **settings)
 
+
+factors = {own: math.expm1(1 / (2 * own)) for own in (0.1, 0.2, 0.5)}
+check.close("the smallest factors: 147, 11.2 and 1.72", list(factors.values()), [147.413, 11.182, 1.718], tol=1e-3)
+share = {own: float(torch.special.ndtr(torch.tensor(-math.log(f) / 20))) for own, f in factors.items()}
+gaps = 20 * torch.randn(200_000, dtype=F64, generator=torch.Generator().manual_seed(0))  # log ref_w/ref_l
+for own, expected in share.items():
+    reach = (torch.log1p(torch.exp(-gaps)) > 1 / (2 * own)).double().mean()  # the ceiling, log((1 + ρ)/ρ)
+    check.close(f"β = {own}: {expected:.0%} of the pairs can reach the target", reach, expected, tol=0.005)
+for own, f in factors.items():
+    for times in (1.01, 0.99):  # a reference that prefers the loser by a little more, and by a little less
+        ends = {
+            "ref_chosen_logps": torch.zeros(1, dtype=F64),
+            "ref_rejected_logps": torch.tensor([math.log(times * f)]),
+        }
+        a = torch.linspace(-10, 40, 50_001, dtype=F64)  # log π_w/π_l
+        one = {k: v.double().expand_as(a) for k, v in ends.items()}
+        least = iupo_printed(chosen_logps=a, rejected_logps=0 * a, **one, beta=own, divergence="js")
+        reached = float(least.min()) < 1e-6
+        outcome = "reached" if times > 1 else "not reached"
+        check.true(f"β = {own}, loser preferred {times * f:.3g} times: the target is {outcome}",
+                   reached == (times > 1), f"least loss {float(least.min()):.1e}")  # fmt: skip
 
 floor = (TARGET - math.log(2)) ** 2
 values = on_a_pair(iupo_printed, [0, 1, 5, 50], divergence="js")
@@ -744,8 +765,24 @@ check.differs("EP9: JS-IUPO's loss is another number", one_gap[1], one_gap[0], b
 # with 20 features. There are 300 training pairs labelled by Bradley–Terry, 4,000 test pairs and ten seeds. Both losses
 # are at their exact minimum. A language model adds one thing: the reference already prefers one of the two responses,
 # by many nats.
+#
+# A pair enters as $x = \phi_w - \phi_l$, because $\log \frac{\pi_w}{\pi_l} = \theta \cdot x + \log
+# \frac{\pi_{\text{ref},w}}{\pi_{\text{ref},l}}$. So the implicit margin is $\theta \cdot x$, and IPO's loss is
+# $(\theta \cdot x - \frac{1}{2\beta})^2$: least squares with the same target on every row. The printed loss puts the
+# whole log-ratio into $f'$. One seed by hand:
 
 # %%
+train, ref_gap, _ = log_linear(0, 5.0)
+by_hand = torch.linalg.lstsq(train, torch.full((300, 1), TARGET, dtype=F64)).solution[:, 0]
+by_fit = fit(ipo, train, ref_gap, beta=0.1)
+theta = fit(iupo_printed, train, ref_gap, beta=0.1, divergence="js").requires_grad_()
+ratio_now, ratio_ref = train @ theta + ref_gap, ref_gap
+printed_by_hand = ((slope(ratio_now) - slope(ratio_ref) - TARGET) ** 2).mean()
+(at_rest,) = torch.autograd.grad(printed_by_hand, theta)
+margins = {"IPO, by least squares": train @ by_hand, "JS-IUPO as printed": train @ theta.detach()}
+for name, margin in margins.items():
+    print(f"{name:<22} mean margin of the training pairs {margin.mean():6.3f} nats, target {TARGET:g}")
+
 SPREADS = (0.0, 1.0, 5.0)
 accuracy = {sd: [] for sd in SPREADS}
 for sd in SPREADS:
@@ -763,8 +800,14 @@ for sd, rows in accuracy.items():
     )
 
 # %% tags=["check"]
+check.close("IPO in the class is least squares", by_hand, by_fit, tol=1e-5)
+check.close("Eq. 26 written out has no slope at its fit", at_rest, 0.0, tol=1e-6)
 half_width = {sd: float(2.262 * values.std() / math.sqrt(10)) for sd, values in gain.items()}
-check.true("CP9: equal references, no gain beyond its interval", gain[0.0].mean() < half_width[0.0])
+check.true(
+    "CP9: equal references, a difference below its interval",
+    gain[0.0].mean().abs() < half_width[0.0],
+    f"{gain[0.0].mean():+.4f} ± {half_width[0.0]:.4f}",
+)
 check.true(
     "CP9: unequal references, a loss",
     gain[5.0].mean() < -half_width[5.0],

@@ -564,11 +564,13 @@ RULES = {  # method, kind or form -> the push, as a function of nats
 }
 ends = torch.tensor([-100.0, 0.0, 100.0])
 nats = torch.linspace(-100, 100, 20_001)
+at_rest = {}
 print(f"{'method':<27} {'very wrong':>11} {'at the start':>13} {'very right':>11}   at rest, nats")
 for (name, form), rule in RULES.items():
     by_nats = rule(nats)
     crossings = nats[:-1][(by_nats[:-1] >= 0) & (by_nats[1:] < 0)]
     rests = f"{crossings[0]:.1f}" if len(crossings) else ("never" if (by_nats > -1e-12).all() else "runs away")
+    at_rest[f"{name} {form}"] = rests
     values = [f"{0.0 if abs(v) < 5e-5 else v:.4f}" for v in (rule(ends) / BETA).tolist()]
     print(f"{name + ' ' + form:<27} {values[0]:>11} {values[1]:>13} {values[2]:>11}   {rests}")
 
@@ -578,6 +580,35 @@ every = {(name, kind) for name in names for kind in METHODS[name].kinds}
 every |= {(name, form) for name in names for form in ("printed", "released") if getattr(METHODS[name], form)}
 complete = every == set(RULES)
 check.true("no loss of these methods is left out", complete, f"{len(RULES)} losses of {len(names)} methods")
+column = {
+    "una-score scores": "9.0", "una-score released": "22.0", "una-centred scores": "9.0", "ipo pairs": "5.0",
+    "cdpo pairs": "22.0", "iupo pairs": "10.0", "dro scores": "9.0", "dro labels": "10.0", "dro printed": "9.0",
+}  # fmt: skip
+away = {f"{name} printed" for name in ("una-binary-mse", "una-binary-bce", "una-score", "ipo")}
+column |= dict.fromkeys(away, "runs away")
+check.true(
+    "the column: nine rest, four run away, all others never", at_rest == dict.fromkeys(at_rest, "never") | column
+)
+score_at = 10 * torch.logit(torch.tensor(0.9))  # r = β·u, and σ(r) = 0.9
+by_formula = [9.0, score_at, 1 / (2 * BETA), math.log(9) / BETA, 1 / BETA]
+found = [
+    float(column[row]) for row in ("una-score scores", "una-score released", "ipo pairs", "cdpo pairs", "dro labels")
+]
+check.close("where they rest, by hand", found, by_formula, tol=0.05)
+h_far = torch.linspace(0, 300, 3001)  # f-DPO and the printed IUPO in closed form, at gaps where autograd underflows
+fades = BETA * sigma(-BETA * h_far / 2) / (1 + torch.exp(h_far / 2))
+gated = 2 * (1 / (2 * BETA) - (math.log(2) - torch.log1p(torch.exp(-h_far)))) / (1 + torch.exp(h_far))
+computed = [RULES["f-dpo", "pairs"](h_far), RULES["iupo", "printed"](h_far)]
+check.close("f-dpo and iupo as printed: the closed forms", torch.stack(computed), torch.stack([fades, gated]), tol=1e-9)
+check.true(
+    "f-dpo and iupo as printed never rest: the closed push is above 0 up to 300 nats",
+    (fades > 0).all() and (gated > 0).all(),
+    f"{fades[750] / BETA:.1e}·β at 75, {gated[370]:.1e} at 37",
+)
+zero_from = [float(h_far[push == 0].min()) if (push == 0).any() else math.inf for push in computed]
+check.true(
+    "the computed push underflows there", min(zero_from) < 300, f"to 0 from {zero_from[0]:.0f}, {zero_from[1]:.0f}"
+)
 restless = {f"{name} {form}" for (name, form), rule in RULES.items() if rule(nats)[-1] > 0.5 * BETA}
 expected = {"sft demos", "una-pair printed", "ipo printed", "una-score printed"}
 check.true("still pushed up hard when very right", restless == expected, ", ".join(sorted(restless)))

@@ -34,7 +34,8 @@ import una_ref
 from una_ref import METHODS, figures
 from una_ref.claims import CLAIMS, example_worlds, markdown, online_learning, online_noise, released_online
 from una_ref.claims.example_worlds import shifted
-from una_ref.claims.sampling import on_policy
+from una_ref.claims.sampling import on_policy as sampled_step
+from una_ref.evaluation.printed import printed
 from una_ref.methods import policy_gradient
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check, scale
@@ -103,7 +104,7 @@ for offset in (0.0, 4.0, -4.0):
         step, j = expected_step(plus(offset), at), slope_of_j(plus(offset), at)
         check.close(f"offset {offset:+.0f}, at {name}: the expected step is −2β∇J", step, -2 * BETA * j)
 at = policies["another"]
-through = on_policy(plus(4.0), at, through_sampler=True)
+through = sampled_step(plus(4.0), at, through_sampler=True)
 check.close("at π* the expected step is 0", expected_step(plus(4.0), WORLD.optimum), 0.0)
 check.differs(
     "differentiated through the sampler it is another problem (CU6)", through, expected_step(plus(4.0), at), 1.0
@@ -299,8 +300,31 @@ print("responses 00 01 10 11, π:", chance.numpy().round(3), " s:", scores.numpy
 # $$k_1 = u:\quad \mathbb{E}_\pi\nabla k_1 = 0, \qquad\qquad
 # k_3 = e^{-u} - 1 + u:\quad \mathbb{E}_\pi\nabla k_3 = \nabla\,\mathrm{KL}(\pi_\text{ref}\,\|\,\pi).$$
 #
+# Four lines show it:
+#
+# 1. $\mathbb{E}_\pi \nabla k_1 = \sum_y \pi\, \nabla \log \pi = \nabla \sum_y \pi = 0$.
+# 2. $\nabla k_3 = -e^{-u}\, \nabla \log \pi + \nabla \log \pi$, and $\pi\, e^{-u} = \pi_\text{ref}$. So
+#    $\mathbb{E}_\pi \nabla k_3 = -\sum_y \pi_\text{ref}\, \nabla \log \pi + 0$.
+# 3. That is the gradient of
+#    $\mathrm{KL}(\pi_\text{ref} \,\|\, \pi) = \sum_y \pi_\text{ref} (\log \pi_\text{ref} - \log \pi)$.
+# 4. The gradient of $\mathrm{KL}(\pi \,\|\, \pi_\text{ref})$ is $\sum_y \pi\, u\, \nabla \log \pi$, another sum.
+#
+# Two responses with $\pi = (\frac12, \frac12)$ and $\pi_\text{ref} = (0.8, 0.2)$, in the first logit: $\nabla \log \pi$
+# is $(\frac12, -\frac12)$. So $k_3$ gives $-(0.8 - 0.2) \cdot \frac12 = -0.3$, and the KL gives
+# $\frac14 (\log \frac{0.5}{0.8} - \log \frac{0.5}{0.2}) = -\frac14 \log 4 = -0.347$.
+#
 # The first does not regularise, and the second regularises towards another divergence. A KL that is charged only to its
-# own token has another fault: it omits the effect of a first word on the KL of the second.
+# own token has another fault. The responses form a tree, and a token decides which tokens can follow:
+#
+# ```
+#               first word              second word
+#              ,-- 0 ----------------- 00 or 01      log-ratio of the first word + of 00 or 01
+#     prompt --|
+#              `-- 1 ----------------- 10 or 11      log-ratio of the first word + of 10 or 11
+# ```
+#
+# The KL is the mean of the sum along a path. A first word has to be charged for the log-ratios that come after it,
+# since it leads there. "Own token only" drops this part.
 
 # %% tags=["check"]
 rewards = -BETA * (old - ref)
@@ -318,6 +342,15 @@ forward = slope((ref.sum(1).exp() * (ref.sum(1) - token_logps().sum(1))).sum())
 to_go = (old - ref).flip(1).cumsum(1).flip(1)
 in_reward = slope((chance[:, None] * to_go * token_logps()).sum())
 own_token = slope((chance[:, None] * (old - ref) * token_logps()).sum())
+z = torch.zeros(2, requires_grad=True)  # the two responses worked out by hand
+now, of_ref = z.log_softmax(-1), torch.tensor([0.8, 0.2]).log()
+ratio = now - of_ref
+held = now.detach().exp()
+by_k3 = torch.autograd.grad((held * ((-ratio).exp() - 1 + ratio)).sum(), z, retain_graph=True)[0][0]
+by_kl = torch.autograd.grad((now.exp() * ratio).sum(), z)[0][0]
+check.close(
+    "two responses by hand: k3 gives −0.3, the KL −¼·log 4", [by_k3, by_kl], [-0.3, -torch.tensor(4.0).log() / 4]
+)
 check.close("k1 in the loss: no gradient", k1, 0.0)
 check.close("k3 in the loss: the other KL", k3, forward)
 check.differs("k3's gradient is not that of the KL", k3, grad_kl, by=0.05)
@@ -329,6 +362,19 @@ check.differs("each token's own term alone is not", own_token, grad_kl, by=0.05)
 # $\delta_t = r_t + V_{t+1} - V_t$ measures how much better a step was than predicted, and
 #
 # $$A_t = \delta_t + \gamma\lambda\, A_{t+1} \qquad\text{(generalised advantage estimation)}.$$
+#
+# It runs from the last token to the first. Two tokens with rewards $(0, 1)$, values $(0.5, 0.8)$ and $\gamma = 1$:
+#
+# ```
+# token                   1                        2              end
+# reward                  0                        1
+# V                       0.5                      0.8             0
+# δ = r + next V − V      0 + 0.8 − 0.5 = 0.3      1 + 0 − 0.8 = 0.2
+# A = δ + λ·next A        0.3 + λ·0.2     <------  0.2
+# ```
+#
+# With $\lambda = 1$ the sum telescopes: $V_2$ cancels, and $A_1 = 0 + 1 - 0.5$. With $\lambda = 0$ it is $\delta_1$, in
+# which $V_2$ stands for the reward that is still to come.
 #
 # With $\lambda = 1$ the advantage is the remaining reward minus $V_t$, which is a baseline. The expected update is then
 # $-\nabla J$ for every critic. With $\lambda < 1$ the critic's prediction replaces part of the reward. This reduces
@@ -373,6 +419,8 @@ for name, values in critics.items():
 for lam in (1.0, 0.95, 0.0):
     values = critics["a wrong one"]
     check.close(f"gae, λ = {lam}", gae(rewards, values, lam), policy_gradient.gae(rewards, values, mask, 1.0, lam))
+of_two = [gae(torch.tensor([[0.0, 1.0]]), torch.tensor([[0.5, 0.8]]), lam)[0] for lam in (1.0, 0.0)]
+check.close("two tokens by hand: A₁ is 0.5 at λ = 1, 0.3 at λ = 0", torch.stack(of_two), [[0.5, 0.2], [0.3, 0.2]])
 check.close("λ = 1: no bias for any critic", [found[name, 1.0][0] for name in critics], 0.0)
 check.differs("λ = 0.95 with a wrong critic: biased", found["a wrong one", 0.95][0], 0.0, by=0.02)
 check.true("the right critic: less noise", found["the right one", 1.0][1] < found["no critic", 1.0][1])
@@ -461,12 +509,43 @@ HOW = {
     "whitened": "whitened, no critic (PPO's start)",
     "v": "with V(x) (centred UNA, PPO's critic)",
 }
-noise = {how: [online_noise.noise(shifted(example_worlds.WORLD, o), how) for o in OFFSETS] for how in HOW}
+wide = example_worlds.WORLD
+pi = wide.ref_logps.exp()  # at π_ref r_θ = 0, so the residual is −(s − baseline)
+FACTORS = {  # what multiplies ∇log π(y): one number for each response
+    "eq10": lambda s: -2 * BETA * s,
+    "released": lambda s: -BETA / 2 * (s.sigmoid() - 0.5),
+    "whitened": lambda s: -2 * BETA * (s - (pi * s).sum(-1).mean()),
+    "v": lambda s: -2 * BETA * (s - (pi * s).sum(-1, keepdim=True)),
+}
+directions = torch.eye(8) - pi[:, None, :]  # ∇ log π(y) in the logits, for each y
+
+
+def mean_and_ratio(how, offset):
+    """(X, Y) the expected step of one response a prompt, and its variance over its square."""
+    g = FACTORS[how](wide.rewards + offset)[..., None] * directions
+    mean = (pi[..., None] * g).sum(1)
+    return mean, ((pi * (g**2).sum(-1)).sum() - (mean**2).sum()) / (mean**2).sum()
+
+
+noise = {how: [mean_and_ratio(how, o)[1].item() for o in OFFSETS] for how in HOW}
 print("offset " + "".join(f"{o:>9}" for o in OFFSETS[::2]))
 for how in HOW:
     print(f"{how:<9}" + "".join(f"{value:9.3g}" for value in noise[how][::2]))
 
 # %% tags=["check"]
+library = {how: [online_noise.noise(shifted(wide, o), how) for o in (-8, 0, 4)] for how in HOW}
+for how, values in library.items():
+    mine = [noise[how][OFFSETS.index(o)] / value for o, value in zip((-8, 0, 4), values, strict=True)]
+    check.close(f"{how}: the noise by hand = the ledger's", mine, 1.0, tol=1e-9)
+straight = -slope_of_j(wide, wide.ref_logps)
+for offset in (0.0, 8.0):
+    cosines = {
+        how: torch.cosine_similarity(mean_and_ratio(how, offset)[0].flatten(), straight.flatten(), 0) for how in HOW
+    }
+    for how in ("eq10", "whitened", "v"):
+        check.close(f"offset {offset:.0f}, {how}: the mean step is along ∇J", cosines[how], 1.0)
+    check.true(f"offset {offset:.0f}, the script: its mean step is not along ∇J", cosines["released"] < 0.999,
+               f"cosine {cosines['released']:.3f}")  # fmt: skip
 at0, at4, at8 = (noise["eq10"][OFFSETS.index(o)] for o in (0, 4, 8))
 check.true(
     "Eq. 10: noise grows with the square of the offset",
@@ -593,6 +672,12 @@ check.true("Eq. 10 with replay: the offset decides", replay["eq10 replay", 4.0][
 # cannot be right everywhere. Then the *weights* of the errors decide where the regression ends, and the sampler chooses
 # the weights. On-policy it stops where $\nabla J = 0$ (section 1). On other rows it stops at another member (CU9).
 #
+# $\nabla J = 0$ is not yet the largest $J$. Take three responses with $\pi_\text{ref} = (0.3, 0.6, 0.1)$, rewards
+# $(1, -1, 3)$, $\beta = \frac12$, and one parameter: $\pi \propto \pi_\text{ref}\, (e^{-\theta}, 1, e^{\theta})$. At
+# $\theta = 0$ the slope is the covariance of $(-1, 0, 1)$ and the rewards, $0 - (-0.2) \cdot 0 = 0$, and $J = 0$ is a
+# minimum. On-policy steps from the left of 0 end near the first response. From the right they end near the third, with
+# a larger $J$. The cell prints both.
+#
 # A replay buffer is filled by the policy itself. Where the policy comes to rest, the whole buffer was sampled from it,
 # and
 #
@@ -627,6 +712,24 @@ def j_of(theta):
     return objective(member(theta), narrow.ref_logps, narrow.rewards, BETA).mean().item()
 
 
+def on_policy_end(theta, steps):
+    """θ, J and ∇J after exact on-policy steps of centred UNA in the class with one parameter."""
+    given_ref, given_r = torch.tensor([[0.3, 0.6, 0.1]]).log(), torch.tensor([[1.0, -1.0, 3.0]])
+    theta = torch.tensor(theta)
+    for step in range(steps + 1):
+        at = theta.clone().requires_grad_()
+        logps = (given_ref + at * torch.tensor([-1.0, 0.0, 1.0])).log_softmax(-1)
+        if step < steps:
+            loss = una_regression(given_ref, given_r, BETA, sampler_logps=logps.detach(), baseline="prompt")
+            theta = theta - torch.autograd.grad(loss(logps), at)[0]
+    j = objective(logps, given_ref, given_r, BETA).mean()
+    return theta.item(), j.item(), torch.autograd.grad(j, at)[0].item()
+
+
+stops = {start: on_policy_end(start, steps) for start, steps in ((-0.5, 1000), (0.0, 0), (0.5, 1000))}
+for start, (end_theta, end_j, slope_there) in stops.items():
+    print(f"one parameter, from θ = {start:+.1f}: θ {end_theta:+.2f}, J {abs(end_j):.3f}, ∇J {abs(slope_there):.3f}")
+
 on_policy = trained(1, 600)
 best_j = j_of(on_policy)
 behind = {}
@@ -645,6 +748,10 @@ for name, asked in {
 at = on_policy.clone().requires_grad_()
 j = objective(member(at), narrow.ref_logps, narrow.rewards, BETA).mean()
 check.close("on-policy: ∇J = 0 there", torch.autograd.grad(j, at)[0], 0.0, tol=1e-7)
+check.close("one parameter: ∇J = 0 at all three points", [one[2] for one in stops.values()], 0.0, tol=1e-3)
+check.true("one parameter: on-policy ends at a smaller J from the left", stops[-0.5][1] < stops[0.5][1] - 1)
+nearby = [on_policy_end(near, 0)[1] for near in (-0.1, 0.1)]
+check.true("one parameter: θ = 0 is a minimum of J", min(nearby) > abs(stops[0.0][1]))
 check.true(
     "on-policy: the end is not π*",
     narrow.regret(member(on_policy)).mean() > 0.3,
@@ -723,14 +830,16 @@ def lead(better, worse, measure="regret"):
     return interval([b - a for a, b in zip(values[better], values[worse], strict=True)])
 
 
-for statement, pair in {
+# Centred UNA and RLOO are one step up to a factor (section 2), so no line compares them.
+STATEMENTS = {
     "online UNA (Eq. 10) beats PPO": ("una-online", "ppo"),
     "the authors' code beats PPO": ("una-online.released", "ppo"),
     "centred UNA beats PPO": ("una-centred", "ppo"),
     "centred UNA with replay beats PPO": ("una-centred.replay", "ppo"),
     "centred UNA beats iterative DPO": ("una-centred", "iterative-dpo"),
     "centred UNA beats the base": ("una-centred", "base"),
-}.items():
+}
+for statement, pair in STATEMENTS.items():
     mean, half = lead(*pair)
     verdict = "yes" if mean > half else "no" if mean < -half else "open"
     print(f"{statement:<36} {mean:+.3f} ± {half:.3f}  {verdict}")
@@ -752,6 +861,14 @@ check.true(
     min(spread[0], spread[2]) > 1.3 * spread[1],
     f"{[round(x, 3) for x in spread]}",
 )
+twins = {"una-centred", "rloo"}
+check.true("no statement compares centred UNA with RLOO", all(set(pair) != twins for pair in STATEMENTS.values()))
+rates = [of[name]["lr"] for name in ("una-centred", "rloo")]
+both = [torch.tensor(of[name]["regret"]["values"]) for name in ("una-centred", "rloo")]
+gap = (both[0] - both[1]).abs().max().item()
+spread_of_worlds = both[1].std().item()
+check.true("the record: they differ by what clipping makes of the factor", rates[0] == rates[1] and gap < 0.005,
+           f"by {gap:.4f} at most in a world; worlds differ by an sd of {spread_of_worlds:.3f}")  # fmt: skip
 check.true("the record: PPO holds one model more", len(of["ppo"]["models"]) == len(of["una-online"]["models"]) + 1)
 mine, theirs = of["ppo"]["regret"]["mean"], of["una-online.released"]["regret"]["mean"]
 check.true("the record: the authors' code is behind PPO", theirs > 1.5 * mine, f"{theirs:.3f}, PPO {mine:.3f}")
@@ -773,6 +890,17 @@ check.true("the record: the authors' code is behind PPO", theirs > 1.5 * mine, f
 # The fifth word is "outperforms". The paper's Tables 4 and 5 have 12 tasks, 6 wins and 2 ties. With Table 6 the paper
 # counts 8 wins of 14 (CU26). The script behind these tables trains another loss (section 3).
 
+# %% tags=["check"]
+wins, ties, tasks = {}, {}, {}
+for name in ("4", "5", "6"):
+    rows_of = printed()[name].numbers()
+    last = None if name == "6" else -1  # Tables 4 and 5 end with an average
+    signs = [(a > b) - (a < b) for a, b in zip(rows_of["UNA"][:last], rows_of["RLHF"][:last], strict=True)]
+    wins[name], ties[name], tasks[name] = signs.count(1), signs.count(0), len(signs)
+two_tables = [sum(count[name] for name in "45") for count in (tasks, wins, ties)]
+check.true("Tables 4 and 5: 12 tasks, 6 wins, 2 ties", two_tables == [12, 6, 2], f"{two_tables}")
+check.true("with Table 6: 8 wins of 14", (sum(wins.values()), sum(tasks.values())) == (8, 14))
+
 # %% [markdown]
 # ## What we learned
 #
@@ -792,7 +920,8 @@ check.true("the record: the authors' code is behind PPO", theirs > 1.5 * mine, f
 # - In training at an offset Eq. 10 falls behind PPO: *at its best rate Eq. 10 is behind PPO*.
 # - Centred UNA allows replay, and Eq. 10 does not: *the offset has no effect*, *the offset decides*.
 # - If the class does not contain π\*, a buffer that forgets ends where on-policy training does. Rows that stay do not:
-#   *a buffer that forgets*, *offline: another member*.
+#   *a buffer that forgets*, *offline: another member*. That end is a point with $\nabla J = 0$, not always the largest
+#   $J$ of the class: *one parameter*.
 # - UNA saves the value model, and so does every method without a critic: *with a head: as many as UNA*.
 #
 # The ledger's entries:

@@ -9,6 +9,7 @@ import sys
 from contextlib import redirect_stdout
 from functools import cache
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import yaml
@@ -66,6 +67,80 @@ def help_of(command):
 def test_generated_tables_agree_with_the_records():
     found = {named(path): names for path, _, names in builder().outdated()}
     assert found == {}, "run `make docs` and commit the result"
+
+
+def regrets(study):
+    """Method -> its regret in each world, of a committed study of the first panel."""
+    rows = builder().measured.record(f"{study}/results.json")["rows"]
+    return {row["name"]: row["regret"]["values"] for row in rows if row.get("panel", "ratings") == "ratings"}
+
+
+def another_base():
+    """What docs/studies.md says of the second base policy, from the two records."""
+    there, here = regrets("another_base"), regrets("compare")
+    close = sum(abs(fmean(there[name]) - fmean(here[name])) <= 0.02 for name in there)
+    made = builder().measured.record("another_base/results.json")
+    centred = {row["beta"]: row["regret"]["values"] for row in made["centred"]}
+    words = {2: "Two", 9: "Nine", 11: "eleven"}
+    assert max(centred[0.3]) < 0.15
+    return [
+        f"{words[close]} of its {words[len(there)]} means are within 0.02 of those above.",
+        f"One KTO run ended far off, with a regret of {max(there['kto']):.3f}.",
+        f"{words[sum(value > 0.15 for value in centred[0.1])]} runs of centred UNA ended above 0.15.",
+        f"at β = 1 its mean is {fmean(centred[1.0]):.3f}.",
+    ]
+
+
+def worse_than_base():
+    """The two claims "in most of the six other worlds" of docs/studies.md."""
+    offline = builder().measured.record("compare/results.json")["rows"]
+    online = builder().measured.record("compare_online/results.json")["methods"]["rows"]
+    (script,) = (row for row in offline if row["panel"] == "model" and row["name"] == "una-score.released")
+    (iterative,) = (row for row in online if row["name"] == "iterative-dpo")
+    counts = [row["worse_than_base"] for row in (script, iterative)]
+    assert all(6 == count["of"] < 2 * count["count"] for count in counts), counts
+    return ["most of the six other worlds."]
+
+
+def self_rewarding():
+    """What docs/online.md says of self-rewarding, from its record."""
+    mean = builder().measured.record("self_rewarding.json")["mean"]
+    rows = {"verdict": "the policy's verdicts", "shuffled": "(shuffled control)", "truth": "the true reward"}
+    reward = {name: f"{run['reward']['mean']:.2f}" for name, run in mean.items()}
+    return [
+        f"orders {100 * mean['M1']['accuracy']['mean']:.0f} % of held-out pairs as the true reward does.",
+        f"M1 has an exact reward of {reward['M1']}.",
+        *(f"{row} | {reward[f'M2, {name}']} | {reward[f'M3, {name}']} |" for name, row in rows.items()),
+    ]
+
+
+def compared():
+    """How many methods the figure of README.md compares."""
+    methods = {*regrets("compare")} - {"base", "optimum", "una-score.shuffled"}
+    assert len(methods) == 9
+    return ["*Regret of nine methods and a shuffled control,"]
+
+
+def published():
+    """The published scores of SmolLM2 in docs/evaluation.md, from the record beside them."""
+    arc, hellaswag = (task["published"] for task in builder().measured.record("smollm2_published.json")["tasks"])
+    return [f"of its full-precision weights is {100 * arc:.1f} % and {100 * hellaswag:.1f} %."]
+
+
+@pytest.mark.parametrize(
+    ("page", "sentences"),
+    [
+        ("README.md", compared),
+        ("docs/studies.md", another_base),
+        ("docs/studies.md", worse_than_base),
+        ("docs/online.md", self_rewarding),
+        ("docs/evaluation.md", published),
+    ],
+    ids=lambda value: getattr(value, "__name__", value),
+)
+def test_numbers_in_sentences_are_those_of_the_committed_records(page, sentences):
+    text = (ROOT / page).read_text(encoding="utf-8")
+    assert [sentence for sentence in sentences() if sentence not in text] == []
 
 
 def test_every_generated_block_has_a_place_in_the_docs():

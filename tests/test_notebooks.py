@@ -1,12 +1,19 @@
 """The committed notebooks: each source has its executed twin, and each twin its source. nbmake runs them too."""
 
 import json
+import math
 import re
+from functools import cache
 
 import jupytext
 import pytest
 
 from una_ref import notebook
+from una_ref.claims.ledger import committed
+from una_ref.data.published import HELPSTEER2_WEIGHTS
+from una_ref.methods import METHODS
+from una_ref.theory import TableWorld, bradley_terry, fixed_point, log_partition, sampled_log_partition
+from una_ref.theory.populations import pairs
 
 FOLDER = notebook.folder()
 SOURCES = sorted(FOLDER.glob("*.py"))
@@ -65,3 +72,84 @@ def equations(paper: str, numbers: range) -> set[int]:
 )
 def test_every_numbered_equation_is_in_a_notebook(paper, last, notebooks):
     assert set(range(1, last + 1)) - equations(paper, notebooks) == set()
+
+
+def error_of_log_z(draws: int) -> float:
+    """The mean error of notebook 02's estimate of β·log Z at β = 0.3, from this number of samples."""
+    sixteen = TableWorld.random(0, prompts=16, responses=1000, beta=0.3)
+    ref, rewards = sixteen.ref_logps[:1], sixteen.rewards[:1]
+    mean, _ = sampled_log_partition(ref, rewards, 0.3, draws)
+    return 0.3 * float(log_partition(ref, rewards, 0.3) - mean)
+
+
+def discopop_share() -> float:
+    """The share of π_ref's regret that discopop leaves in notebook 08's world, from π_ref at β = 0.5."""
+    world = TableWorld.random(0, prompts=4, responses=5, beta=0.5)
+    loss = pairs(METHODS["discopop"].loss, world, world.ref_logps.exp(), bradley_terry(world.rewards))
+    end = fixed_point(loss, world.ref_logps, tolerance=1e-10)
+    return float(world.regret(end).mean() / world.regret(world.ref_logps).mean())
+
+
+DERIVED = {
+    ("02_partition_function", "0.06"): lambda: 0.03 / 0.5,
+    ("02_partition_function", "0.057"): lambda: error_of_log_z(128),
+    ("02_partition_function", "0.032"): lambda: error_of_log_z(256),
+    ("05_f_divergences", "0.6075"): lambda: (0.215 + 1) / 2,
+    ("06_upo_and_iupo", "2.312"): lambda: math.asinh(5),
+    ("08_pairs", "1.22"): discopop_share,
+    ("09_single_responses_and_lists", "0.65"): lambda: 1.655 - 1,
+    ("09_single_responses_and_lists", "10.564"): lambda: 2 * (8 - sum(1 / k for k in range(1, 9))),
+    ("11_offline_alignment", "0.65"): lambda: HELPSTEER2_WEIGHTS["helpfulness"],
+    ("13_online_alignment", "0.347"): lambda: math.log(4) / 4,
+    ("20_mistral_offline", "1.386"): lambda: math.log(0.8 / 0.2),
+    ("22_the_papers_tables", "29.69"): lambda: committed()["CU27"]["base_without"],
+    ("22_the_papers_tables", "29.66"): lambda: committed()["CU27"]["score_without"],
+}
+"""Numbers in the text of a notebook that none of its cells prints or contains, and what they follow from."""
+DECIMAL = re.compile(r"(?<![\w.,])\d[\d,]*\.\d{2,}(?!\w|\.\d)")
+"""A number with two decimals or more."""
+
+
+@cache
+def shown(twin) -> frozenset[float]:
+    """Every number in the code and in the printed output of a twin, as it is and as a percentage."""
+    cells = [cell for cell in json.loads(twin.read_text("utf-8"))["cells"] if cell["cell_type"] == "code"]
+    texts = ["".join(cell["source"]) for cell in cells]
+    for output in (output for cell in cells for output in cell["outputs"]):
+        texts.append("".join(output.get("text", [])))
+        texts += ["".join(text) for kind, text in output.get("data", {}).items() if not kind.startswith("image/")]
+    numbers = re.findall(r"\d[\d,]*\.?\d*(?:e[-+]?\d+)?", "\n".join(texts))
+    values = [float(number.replace(",", "")) for number in numbers]
+    return frozenset(values) | {100 * value for value in values}
+
+
+def stated(source) -> dict[str, set[str]]:
+    """The decimal numbers in the text of a notebook, without links, each with the notebooks that its cell names."""
+    found: dict[str, set[str]] = {}
+    for cell in jupytext.read(source, fmt="py:percent").cells:
+        if cell.cell_type == "markdown":
+            text = re.sub(r"https?://\S+|arXiv[: ]\S+|Sec\. [\d.]+", "", cell.source)
+            others = set(re.findall(r"[Nn]otebooks? (\d\d)\b", text))
+            for number in DECIMAL.findall(text):
+                found.setdefault(number, set()).update(others)
+    return found
+
+
+@pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
+def test_numbers_in_the_text_are_those_of_the_cells(source):
+    """A number in the text is one that a cell prints or contains, here or in a notebook that the text names."""
+    wrong = []
+    for number, others in stated(source).items():
+        pool = set(shown(source.with_suffix(".ipynb")))
+        pool = pool.union(*(shown(twin) for other in others for twin in FOLDER.glob(f"{other}_*.ipynb")))
+        if derived := DERIVED.get((source.stem, number)):
+            pool = {derived()}
+        half = 0.5000001 * 10.0 ** -len(number.split(".")[1])
+        if not any(abs(value - float(number.replace(",", ""))) <= half for value in pool):
+            wrong.append(number)
+    assert wrong == []
+
+
+def test_every_derived_number_is_in_a_text():
+    texts = {source.stem: stated(source) for source in SOURCES}
+    assert [key for key in DERIVED if key[1] not in texts[key[0]]] == []

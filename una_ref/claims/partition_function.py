@@ -144,8 +144,8 @@ def _cu4() -> Evidence:
     place="Sec. 2.2, App. A",
     says="Z(x) cannot be estimated, because all responses would have to be summed",
     verdict=FAILS,
-    instead="Z(x) is the mean of exp(r/β) under π_ref, so K samples estimate it without bias; but K has to be of the "
-    "order of exp KL(π* ‖ π_ref), which is too many at small β",
+    instead="Z(x) is the mean of exp(r/β) under π_ref, so K samples estimate it without bias; where KL(π* ‖ π_ref) is "
+    "large, as at small β, K has to be of the order of its exponential, which is too many",
     shows="mean error of β·log Ẑ with 64 samples, r of sd 1, β = 0.03, 0.1, 0.3, 1: {a:.2f}, {b:.2f}, {c:.2f}, {d:.3f}",
     notebook="02_partition_function",
 )
