@@ -20,6 +20,7 @@ import mmap
 import os
 import random
 import resource
+import select
 import signal
 import subprocess
 import sys
@@ -32,8 +33,8 @@ from typing import Any
 
 import records
 
-ERRORS = tempfile.TemporaryFile("w+")  # noqa: SIM115 - as long as the process
-"""What the last run has printed to its standard error."""
+ERRORS = os.pipe()
+"""Both ends of the standard error of the last run: a pipe, since no disk can be full there."""
 PHASES = ("start-up", "step", "rollout", "evaluation", "save", "result")
 """What a run can be doing when it is killed."""
 OFFLINE = ["una-score", "steps=40", "save_every=1", "log_every=1", "eval_every=4", "held_out=0.2", "lora_r=8"]
@@ -41,8 +42,19 @@ ONLINE = ["una-centred", "--online", "steps=15", "save_every=1", "log_every=1", 
 ONLINE += ["replay=2", "samples=4", "batch=4", "beta=0.4"]
 RUNS = {"offline": OFFLINE, "online": ONLINE}
 """Words after `una-ref train`, on ToySteer."""
-SIZES = (300, 3_000, 8_000, 15_000, 20_000, 30_000, 50_000, 100_000, 150_000, 200_000)
-"""Longest file that can be written, in bytes; each run fails where it first writes a longer one."""
+FULL = (
+    ("start-up", 1, 300),
+    ("start-up", 1, 8_000),
+    ("evaluation", 1, 100),
+    ("step", 1, 100),
+    ("step", 30, 100),
+    ("save", 1, 100),
+    ("save", 20, 100_000),
+    ("result", 1, 100),
+    ("result", 1, 20_000),
+    ("result", 1, 100_000),
+)
+"""From the n-th time that a run enters a phase, no file can be longer than so many bytes: (phase, n, bytes)."""
 LONG = ["una-score", "steps=10000", "batch=1", "log_every=100", "save_every=100", "eval_every=0", "held_out=0"]
 
 
@@ -83,44 +95,50 @@ def command(words: Sequence[str], output: Path) -> list[str]:
     return ["train", words[0], "--output", str(output), *words[1:]]
 
 
-def started(words: Sequence[str], phase: mmap.mmap | None = None, limit: int = 0) -> int:
+def started(words: Sequence[str], phase: mmap.mmap | None = None, full: tuple[str, int, int] | None = None) -> int:
     """The process of a run.
 
     Args:
         words: of the command.
         phase: its first byte tells what the run is doing, as a place in `PHASES`.
-        limit: longest file that it can write, in bytes; 0 is no limit.
+        full: when the disk is full, see `FULL`.
     """
     from una_ref.cli import main as una_ref
 
-    ERRORS.seek(0)
-    ERRORS.truncate()
+    said()  # what an earlier run has printed
     pid = os.fork()
     if pid:
         return pid
     status = 1
     try:
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
-        os.dup2(ERRORS.fileno(), 2)
-        if phase is not None:
-            phase[0] = 0
-            tell(phase)
-        if limit:
-            resource.setrlimit(resource.RLIMIT_FSIZE, (limit, resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+        os.dup2(ERRORS[1], 2)
+        follow(phase or mmap.mmap(-1, 1), full)
         status = una_ref(list(words))
     finally:
         os._exit(status)
 
 
-def tell(phase: mmap.mmap) -> None:
-    """Note the phase in its first byte whenever the training loop enters or leaves one."""
+def follow(phase: mmap.mmap, full: tuple[str, int, int] | None) -> None:
+    """Note the phase in its first byte whenever the run enters or leaves one, and fill the disk when it is time."""
     from una_ref.training import checkpoints, job, result
+
+    times = Counter[int]()
+
+    def enter(number: int) -> None:
+        phase[0] = number
+        times[number] += 1
+        if full and (PHASES[number], times[number]) == full[:2]:
+            resource.setrlimit(resource.RLIMIT_FSIZE, (full[2], resource.getrlimit(resource.RLIMIT_FSIZE)[1]))
+
+    enter(0)
 
     def noted(module: Any, name: str, number: int) -> None:
         inner = getattr(module, name)
 
         def outer(*given: Any, **more: Any) -> Any:
-            before, phase[0] = phase[0], number
+            before = phase[0]
+            enter(number)
             try:
                 return inner(*given, **more)
             finally:
@@ -135,9 +153,15 @@ def tell(phase: mmap.mmap) -> None:
     noted(result, "save", 5)
 
 
-def finished(words: Sequence[str], limit: int = 0) -> int:
+def finished(words: Sequence[str], full: tuple[str, int, int] | None = None) -> int:
     """The exit status of a run; −9 after a kill."""
-    return os.waitstatus_to_exitcode(os.waitpid(started(words, limit=limit), 0)[1])
+    return os.waitstatus_to_exitcode(os.waitpid(started(words, full=full), 0)[1])
+
+
+def said() -> str:
+    """The last line that the last run has printed to its standard error."""
+    text = os.read(ERRORS[0], 1 << 20) if select.select([ERRORS[0]], [], [], 0)[0] else b""
+    return (text.decode().strip().splitlines() or [""])[-1]
 
 
 def bytes_of(folder: Path) -> dict[str, bytes]:
@@ -184,8 +208,7 @@ def kills(words: Sequence[str], folder: Path, count: int, seed: int) -> dict[str
             killed[PHASES[phase[0]]] += 1
         else:
             if os.WEXITSTATUS(status):
-                ERRORS.seek(0)
-                raise SystemExit(f"expected a run that resumes after {killed.total()} kills, got: {ERRORS.read()}")
+                raise SystemExit(f"expected a run that resumes after {killed.total()} kills, got: {said()}")
             ends, equal = ends + 1, equal and same(whole, broken)
             subprocess.run(["rm", "-r", str(broken)], check=True)
     assert finished(command(words, broken)) == 0, "the run fails at its end"
@@ -204,20 +227,22 @@ def until(pid: int, reached: Callable[[], bool]) -> int | None:
 
 
 def full_disk(folder: Path) -> list[dict[str, Any]]:
-    """For each limit on the size of a file: what was left there, and whether the same command then ends as it must."""
+    """For each time at which the disk is full: what could not be written, what was left, and how the run resumes."""
     whole = folder / "whole"
     assert finished(command(OFFLINE, whole)) == 0
     found = []
-    for size in SIZES:
-        output = folder / str(size)
-        status = finished(command(OFFLINE, output), limit=size)
+    for i, full in enumerate(FULL):
+        output = folder / str(i)
+        status = finished(command(OFFLINE, output), full)
+        error = said().replace(f"{output}/", "")
         left = sorted(str(path.relative_to(output)) for path in output.rglob("*") if path.is_file())
         partial = [name for name in left if "partial" in name or ".tmp" in name]
         again = finished(command(OFFLINE, output))
         found.append(
             {
-                "limit": size,
+                "full": full,
                 "exit": status,
+                "error": error,
                 "files_left": left,
                 "half_written": partial,
                 "resumed": again == 0 and same(whole, output),
