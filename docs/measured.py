@@ -137,6 +137,29 @@ def published() -> str:
     return f"{table(('task', 'items', 'here, acc_norm in %', 'published'), rows)}\n\n{made_by(made)}"
 
 
+def reliability() -> str:
+    """Kills, full disks, processes and ten thousand steps: ``benchmarks/reliability.py``."""
+    made = record("reliability.json")
+    parts = made["parts"]
+    rows = []
+    for name, run in parts["kills"].items():
+        when = ", ".join(f"{count} {phase}" for phase, count in run["killed"].items())
+        bytes_ = "the same bytes" if run["same_bytes"] else "**other bytes**"
+        rows.append((f"SIGKILL, {name} run", f"{run['kills']} ({when})", f"{run['ends']} of {run['ends']} ends: {bytes_}"))
+    disk = parts["disk"]
+    named = sum(one["error"].startswith("una-ref: failed: ") for one in disk)
+    whole = sum(one["resumed"] and not one["half_written"] for one in disk)
+    rows.append(("full disk", f"{len(disk)} moments", f"{named} name the file, {whole} resume to the same bytes"))
+    gaps = ", ".join(f"{count}: {gap:.1e}" for count, gap in parts["processes"]["largest_difference"].items())
+    largest = parts["processes"]["largest_weight"]
+    rows.append(("processes", "2 and 4 beside 1", f"largest difference of a weight {gaps} (largest weight {largest:.2f})"))
+    long = parts["steps"]["measured"]
+    grown = f"{long[0]['resident_mb']:.0f} MB at step {long[0]['step']:,}, {long[-1]['resident_mb']:.0f} MB at the end"
+    files = sorted({one["open_files"] for one in long})
+    rows.append(("memory", "10,000 steps", f"{grown}; open files {files[0]} to {files[-1]}"))
+    return f"{table(('what', 'how often', 'result'), rows)}\n\n{made_by(made)}"
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "paper-tables": paper_tables,
     "published-scores": published,
@@ -149,6 +172,8 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "online-text": online_text,
     "offline-speed": speed("offline_speed.json", "time of a step", "peak memory", "time over the floor"),
     "offline-speed-bf16": speed("offline_speed_bf16.json", "time of a step", "peak memory"),
+    "reliability": reliability,
+    "real-model-speed": speed("real_model.json", "time of a step", "peak memory", "time over the floor"),
     "online-speed": speed("online_speed.json", "time of a step", "peak memory", "time over the floor"),
 }
 """Every block by name."""

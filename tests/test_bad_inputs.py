@@ -721,13 +721,6 @@ bad(
     ". data: expected files of one kind, got a.csv and b.jsonl. Fix: name the files",
     files={"b.jsonl": [PAIR], "a.csv": b"prompt,chosen,rejected\np,a,b\n"},
 )
-for key in ("split", "subset"):
-    bad(
-        f"a {key} of a file",
-        ["train", "dpo", "--data", "pairs.jsonl", f"{key}=best", *TINY],
-        f"{key} data: expected a data set or a folder with {key}=best, got files, which have none",
-        files=PAIRS,
-    )
 data("no Parquet", "a.parquet", b"PAR1xxxx", "file: expected a whole, readable Parquet file, got")
 model_words = ["train", "dpo", "--data", "pairs.jsonl", "--model"]
 bad("no GGUF", [*model_words, "m.gguf"], "model 'm.gguf': expected a GGUF file of a language model", "magic bytes",

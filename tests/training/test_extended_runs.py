@@ -19,11 +19,11 @@ RUNS = {
 
 @pytest.fixture
 def train(tmp_path, data, tiny):
-    """train(method, output, *settings, code=0): the folder of a run."""
+    """train(method, output, *settings, code=0, seed=0): the folder of a run; `seed`: of its data."""
 
-    def command(method, output, *settings, code=0):
+    def command(method, output, *settings, code=0, seed=0):
         kind, own = RUNS[method]
-        words = ["train", method, "--data", data(kind), "--output", str(tmp_path / output)]
+        words = ["train", method, "--data", data(kind, seed=seed), "--output", str(tmp_path / output)]
         own = [word.replace("length:chars", f"{__name__}:characters") for word in own]
         assert main([*words, *tiny, *CONSTANT, *own, *settings]) == code
         return tmp_path / output
@@ -125,12 +125,11 @@ def test_a_run_that_cannot_be_extended_says_why_and_is_kept(settings, why, train
     assert (folder / "run.json").read_bytes() == before
 
 
-def test_fewer_steps_and_a_refused_extension_leave_a_finished_run_as_it_is(train, data, capsys):
+def test_fewer_steps_and_a_refused_extension_leave_a_finished_run_as_it_is(train, capsys):
     folder = train("dpo", "out", "steps=3")
     before = (folder / "run.json").read_bytes()
     train("dpo", "out", "steps=2", code=2)
     assert "steps: expected 3 as in the run that it holds, got 2. Fix: choose" in capsys.readouterr().err
-    data("pairs", seed=1)
-    words = ["train", "dpo", "--data", str(folder.parent / "pairs.jsonl"), "--output", str(folder), "steps=9"]
-    assert main(words) == 2
+    train("dpo", "out", "steps=9", code=2, seed=1)
+    assert "expected the file that the run in it has read" in capsys.readouterr().err
     assert (folder / "run.json").read_bytes() == before

@@ -111,6 +111,14 @@ def test_columns_used_and_rows_left_out_are_in_the_notes(tmp_path, tiny):
     assert len(job.examples) == 2
 
 
+def test_a_split_or_subset_of_files_is_said_to_be_unused(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"prompt": p, "chosen": "a", "rejected": "b"}) + "\n" for p in "pq"))
+    said = prepare(resolve("dpo", [*tiny, "split=test", "subset=x"], data=str(path))).notes
+    assert {f"{key}: not used for files, which have none" for key in ("split=test", "subset=x")} <= {*said}
+    assert not any("not used for files" in note for note in prepare(resolve("dpo", tiny, data=str(path))).notes)
+
+
 def test_prompts_with_one_response_are_dropped_and_counted(tmp_path, tiny):
     path = tmp_path / "a.jsonl"
     scores = [("a", 0), ("a", 1), ("b", 0), ("b", 1), ("c", 0)]

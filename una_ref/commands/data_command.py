@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
-from una_ref.commands.inspect_command import METHOD_OF
+from una_ref.commands.inspect_command import method_of
 from una_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -90,8 +90,7 @@ def _read(arguments: argparse.Namespace, data: str, settings: Sequence[str]) -> 
             except InputError:  # no row can be read
                 return config, None, refused
     if rows is not None and not arguments.method:
-        kinds = rows[0].kinds
-        method = next((METHOD_OF[kind] for kind in METHOD_OF if kind in kinds), "sft")
+        method = method_of(rows[0])
         config = resolve(method, settings, **given)
     return config, rows, refused
 

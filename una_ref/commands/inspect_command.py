@@ -16,11 +16,19 @@ from typing import TYPE_CHECKING
 from una_ref.errors import InputError
 
 if TYPE_CHECKING:
+    from una_ref.data.rows import Row
     from una_ref.training.config import Config
     from una_ref.training.inspection import Inspected, Response, Token, Trained
 
 METHOD_OF = {"pairs": "dpo", "lists": "lipo", "scores": "una-score", "labels": "kto", "demos": "sft"}
 """The method whose loss is shown if none is named, by the kind of feedback in the first row."""
+
+
+def method_of(row: Row) -> str:
+    """The method whose loss is shown for a row if none is named."""
+    if row.margins is not None:
+        return "odpo"
+    return next((METHOD_OF[kind] for kind in METHOD_OF if kind in row.kinds), "sft")
 
 
 def inspect_arguments(parser: argparse.ArgumentParser) -> None:
@@ -81,8 +89,7 @@ def _config(arguments: argparse.Namespace) -> Config:
     named = {"data": arguments.data, "model": arguments.model or None}
     method = arguments.method
     if not method:
-        kinds = read_rows(resolve("sft", words, **named))[0].kinds
-        method = next((METHOD_OF[kind] for kind in METHOD_OF if kind in kinds), "sft")
+        method = method_of(read_rows(resolve("sft", words, **named))[0])
     config = resolve(method, words, **named)
     return replace(config, output="")
 

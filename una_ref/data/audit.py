@@ -183,7 +183,7 @@ class _Tally:
         self.kinds[" and ".join(row.kinds) or "prompts alone"] += 1
         prompt = _name(row.key)
         self.prompts.append(prompt)
-        feedback = (row.scores, row.labels, row.pairs, row.as_list)
+        feedback = (row.scores, row.labels, row.pairs, row.as_list, row.weights, row.margins)
         self.rows.add(_name(row.key, *row.responses, repr((feedback, row.response_fields, row.earlier))), 0, place)
         for text in {*texts(row)}:
             self._characters(text, place)

@@ -44,7 +44,8 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
                 counts[f"prompts that begin with {bare!r:.20} before the template adds it (template=none if so)"] += 1
             elif _TRANSCRIPT.search(row.prompt):
                 counts["prompts that end like a transcript (Assistant:), which become one turn of the user"] += 1
-        for text in row.responses:
+        spoken = (m for earlier in row.earlier for m in earlier or () if m["role"] == "assistant")
+        for text in (*row.responses, *(message.get("content") or "" for message in spoken)):
             _check(row, "response", text, template.opening, [name for name in names if name not in template.turn_end])
     for mark in MARKS:
         if mark not in names and mark not in template.source and any(mark in text for text in _texts(row)):
@@ -69,3 +70,4 @@ def _texts(row: Row) -> Iterator[str]:
     else:
         yield from (message.get("content") or "" for message in row.prompt)
     yield from row.responses
+    yield from (message.get("content") or "" for earlier in row.earlier for message in earlier or ())

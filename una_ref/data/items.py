@@ -29,6 +29,8 @@ _OTHER_SUFFIXES = (".txt", ".gz", ".zip", ".arrow", ".xlsx", ".yaml", ".yml", ".
 """Endings of files that are not read, which no data set on the hub has in its name."""
 _SAVED = ("dataset_dict.json", "state.json")
 """Files by which a folder that `datasets` has saved is known."""
+_ABOUT = ("dataset_info.json", "dataset_infos.json")
+"""Files that describe a data set and hold no rows of it."""
 STDIN = "-"
 """The name of standard input, which holds JSON Lines."""
 
@@ -53,26 +55,16 @@ def files(name: str) -> list[str]:
 def items(data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = "") -> Iterator[Item]:
     """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
-        _check_choice([data], split, subset)
         return _named(data, split, subset, revision)
     if isinstance(data, Mapping):
         if split not in data:
             raise refusal(name, "split", "one of " + ", ".join(map(str, data)), shown(split))
         return items(data[split], split, name)
     if isinstance(data, list | tuple) and data and all(isinstance(part, str | Path) for part in data):
-        _check_choice(data, split, subset)
         return chain.from_iterable([_named(part, split, subset, revision) for part in data])
     if not isinstance(data, Iterable):
         raise refusal("data", "data", "a file, a data set or an iterable of dictionaries", shown(data))
     return ((f"{name}[{i}]", item) for i, item in enumerate(data))
-
-
-def _check_choice(names: Iterable[str | Path], split: str, subset: str) -> None:
-    """Refuse a split or subset of files alone, which have none."""
-    files = all(name == STDIN or os.path.isfile(os.path.expanduser(name)) for name in map(str, names))
-    for what, given in (("split", "" if split == "train" else split), ("subset", subset)):
-        if files and given:
-            raise refusal(what, "data", f"a data set or a folder with {what}={given}", "files, which have none")
 
 
 def _check_kind(folder: Path) -> None:
@@ -80,7 +72,8 @@ def _check_kind(folder: Path) -> None:
     kinds: dict[str, str] = {}
     for file in sorted(folder.rglob("*")):
         suffix = next((suffix for suffix in SUFFIXES if file.name.endswith(suffix)), "")
-        if suffix and not file.name.startswith((".", "dataset_")):  # dataset_infos.json describes the others
+        hidden = any(part.startswith(".") for part in file.relative_to(folder).parts)
+        if suffix and not hidden and file.name not in _ABOUT:
             kinds.setdefault(suffix.removesuffix(".gz").replace(".jsonl", ".json"), str(file.relative_to(folder)))
     if len(kinds) > 1:
         raise refusal(str(folder), "data", "files of one kind", " and ".join(kinds.values()), "name the files")

@@ -83,11 +83,10 @@ def odpo(
 ) -> Tensor:
     """−log σ(r_θ(y_w) − r_θ(y_l) − η·m) with m = `margins`: DPO with an offset.
 
-    The implicit reward of the chosen response has to be greater by η·m. Where m changes its sign with the order of the
-    two responses, as a difference of scores does, the population optimum under Bradley–Terry preferences is
-    π ∝ π_ref·exp((r + η·s)/β): the offset is added to the difference of rewards. Where m is a positive number whoever
-    wins, the optimum exaggerates differences, as `reward_model_margin`'s does. The paper's offset is a logarithm of the
-    difference of scores, which a column `margin` can hold.
+    The implicit reward of the chosen response has to be greater by η·m. Where m is a difference s(y_w) − s(y_l) of
+    scores, the population optimum under Bradley–Terry preferences is π ∝ π_ref·exp((r + η·s)/β). Where m is a positive
+    number whoever wins, the optimum exaggerates differences, as `reward_model_margin`'s does. The paper's offset is a
+    logarithm of the difference of scores, which a column `margin` can hold.
 
     Amini et al. 2024, https://arxiv.org/abs/2402.10571
     """

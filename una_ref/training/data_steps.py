@@ -63,9 +63,16 @@ class DataStep(ABC):
         """The rows of some data, ToySteer's without those that hold a cut answer."""
         method = "rloo" if prompts else "sft"
         config = Config(method=method, data=data, split=self.split, seed=self.seed, empty="keep", turns="last")
-        rows = read_rows(config, others=True)  # a reward function may read them
+        rows = read_rows(config, others=not prompts)  # a reward function may read them
         if prompts:
             return usable_rows(rows, config)[0]
+        several = sum(
+            not isinstance(row.prompt, str) and "assistant" in (m["role"] for m in row.prompt) for row in rows
+        )
+        if counts is not None and several:
+            counts["rows with several turns of the assistant: the last is the answer, the others are its prompt"] += (
+                several
+            )
         if not is_toysteer(config):
             return rows
         whole = [row for row in rows if all(len(text.split()) < toysteer.LENGTH for text in row.responses)]
@@ -188,7 +195,7 @@ class Revise(DataStep):
         for row in self.read(self.data, counts):
             texts = list(row.responses)
             for _ in range(self.rounds):
-                answers = [Answer(row.prompt, text) for text in texts]
+                answers = [Answer(row.prompt, text, columns=row.columns, source=row.source) for text in texts]
                 revised = list(revise(answers))
                 if len(revised) != len(texts) or not all(isinstance(text, str) for text in revised):
                     raise InputError(f"reviser {self.reviser}: expected {len(texts)} texts, got {revised!r:.60}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from operator import itemgetter
@@ -56,6 +57,9 @@ def read_rows(config: Config, *, others: bool = False) -> ReadRows:
     said: dict[str, None] = {}
     options["note"] = lambda sentence: said.setdefault(sentence)
     rows = ReadRows(row for name in names for row in read(name, **options))
+    asked = {"split": config.split if config.split != "train" else "", "subset": config.subset}
+    if any(name == STDIN or os.path.isfile(os.path.expanduser(name)) for name in names):
+        said |= {f"{key}={value}: not used for files, which have none": None for key, value in asked.items() if value}
     rows.notes = list(said)
     return rows
 
