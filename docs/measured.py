@@ -145,14 +145,15 @@ def reliability() -> str:
     for name, run in parts["kills"].items():
         when = ", ".join(f"{count} {phase}" for phase, count in run["killed"].items())
         bytes_ = "the same bytes" if run["same_bytes"] else "**other bytes**"
-        rows.append((f"SIGKILL, {name} run", f"{run['kills']} ({when})", f"{run['ends']} of {run['ends']} ends: {bytes_}"))
+        rows.append((f"SIGKILL, {name} run", f"{run['kills']} ({when})", f"{run['ends']} ends: {bytes_}"))
     disk = parts["disk"]
     named = sum(one["error"].startswith("una-ref: failed: ") for one in disk)
     whole = sum(one["resumed"] and not one["half_written"] for one in disk)
     rows.append(("full disk", f"{len(disk)} moments", f"{named} name the file, {whole} resume to the same bytes"))
     gaps = ", ".join(f"{count}: {gap:.1e}" for count, gap in parts["processes"]["largest_difference"].items())
     largest = parts["processes"]["largest_weight"]
-    rows.append(("processes", "2 and 4 beside 1", f"largest difference of a weight {gaps} (largest weight {largest:.2f})"))
+    found = f"largest difference of a weight {gaps} (largest weight {largest:.2f})"
+    rows.append(("processes", "2 and 4 beside 1", found))
     long = parts["steps"]["measured"]
     grown = f"{long[0]['resident_mb']:.0f} MB at step {long[0]['step']:,}, {long[-1]['resident_mb']:.0f} MB at the end"
     files = sorted({one["open_files"] for one in long})
