@@ -468,3 +468,14 @@ def test_evaluation_data_of_another_kind_are_refused(data, tiny):
 def test_two_answers_to_one_question_are_refused(settings, message):
     with pytest.raises(InputError, match=message):
         resolve("dpo", settings, data="p.jsonl")
+
+
+def test_weights_that_are_all_0_are_refused(tmp_path, tiny):
+    path = tmp_path / "a.jsonl"
+    rows = [{"prompt": p, "chosen": "a", "rejected": "b", "weight": 0} for p in "pq"]
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    with pytest.raises(InputError, match="weight: expected a pair with a weight above 0, got 0 in all"):
+        prepare(resolve("dpo", tiny, data=str(path)))
+    path.write_text("".join(json.dumps(row | {"weight": i}) + "\n" for i, row in enumerate(rows)))
+    notes = prepare(resolve("dpo", tiny, data=str(path))).notes
+    assert any(note.startswith("weights: from 0 to 1, ") for note in notes)

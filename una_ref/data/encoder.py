@@ -139,9 +139,10 @@ class Encoder:
                 ids, mask = self._turns(row, opening, prompt, [*earlier, last])
             if len(ids) > room:
                 ids, mask = ids[:room], mask[:room]
+                whole = not mask[-1]
                 while not mask[-1]:  # nothing follows that context
                     del ids[-1], mask[-1]
-                self.counts["responses cut (they end without EOS)"] += 1
+                self.counts[f"responses cut ({'after an earlier turn' if whole else 'they end without EOS'})"] += 1
             responses.append(tuple(ids))
             masks.append(tuple(mask))
         self._count("rows", opening, *texts)

@@ -72,7 +72,7 @@ class Config:
     """Repository on the Hugging Face hub, such as USER/NAME, to which the finished folder is uploaded. A new one is
     private. The command of a finished run uploads it again."""
     license: str = ""
-    """Licence of the result in its model card, such as apache-2.0. Empty: the card names none."""
+    """Licence of the result in its model card, such as apache-2.0. Empty: none. A finished run takes it with `push`."""
     steps: Count = 200
     """Training steps. A step is one optimizer update, unless passes or minibatches ask for more."""
     epochs: NonNegative | None = None

@@ -171,6 +171,8 @@ def _of_pairs(examples: Examples[Any]) -> Iterator[str]:
     ):
         if name in examples.spans:
             low, high = examples.spans[name]
+            if name == "weights" and not high:
+                raise InputError("weight: expected a pair with a weight above 0, got 0 in all. Fix: columns.weight=")
             yield f"{name}: from {low:.4g} to {high:.4g}, {what}"
 
 
