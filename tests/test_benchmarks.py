@@ -142,7 +142,8 @@ def test_gate_holds_only_for_equal_losses_in_less_time_and_memory():
 
     def failing(**changed):
         measured = lines(**changed)
-        gate = offline_speed.gate(measured, harness.compared(measured, offline_speed.RATIOS))
+        ratios = harness.compared(measured, offline_speed.RATIOS)
+        gate = offline_speed.gate(measured, ratios, offline_speed.GATE, offline_speed.GATED)
         return [name for name, part in gate.items() if not part["holds"]]
 
     assert failing() == []

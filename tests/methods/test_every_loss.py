@@ -87,7 +87,8 @@ def test_repeated_batch_repeats_its_losses(loss, random_arguments):
     twice = {name: torch.cat([x, x]) if torch.is_tensor(x) and x.dim() else x for name, x in arguments.items()}
     if "groups" in arguments:  # the copies answer other prompts
         twice["groups"] = torch.cat([arguments["groups"], arguments["groups"] + 10])
-    torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=0, atol=0)
+    # Vector instructions and the rest of a tensor may round differently, and the place decides which applies.
+    torch.testing.assert_close(loss(**twice), loss(**arguments).repeat(2), rtol=1e-14, atol=1e-14)
 
 
 @pytest.mark.parametrize("size", [1, 2, 5])

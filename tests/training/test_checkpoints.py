@@ -172,11 +172,13 @@ def test_another_config_is_refused_whatever_the_output_is_called(tmp_path):
         pass
     with claimed(output, {"steps": 1, "output": "./here"}):
         pass
-    for other in ({"steps": 2}, {}, {"steps": 1, "seed": 0}):
+    for other in ({"steps": 2}, {}, {"steps": 1, "seed": 1}):
         key = next(iter(other.keys() ^ {"steps"} or {"steps"}))
         with pytest.raises(InputError, match=f"{key}: expected .* as in the run that it holds"), claimed(output, other):
             pass
     assert json.loads((output / "run.json").read_text())["config"]["steps"] == 1
+    with claimed(output, {"steps": 1, "seed": 0, "output": "here"}):  # a key that the run did not have, at its default
+        pass
 
 
 def test_a_finished_run_is_recognised(tmp_path):

@@ -16,7 +16,8 @@ def compare(arguments: argparse.Namespace) -> int:
 
     name, study = _study(arguments)
     if arguments.axis and len(study.axes) < 2:
-        raise InputError(f"axis {arguments.axis}: expected a study with axes. Fix: leave it out")
+        fix = "leave it out" if arguments.online or arguments.model else "add --online or --model"
+        raise InputError(f"axis {arguments.axis}: expected a study with axes. Fix: {fix}")
     if arguments.report and not arguments.model:
         raise InputError("report: expected the study of a real model. Fix: add --model smollm2")
     if arguments.model and arguments.base:
