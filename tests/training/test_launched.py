@@ -53,7 +53,7 @@ def poisoned(self, examples, statistics):
 if fault == "stop":
     safetensors.torch.save_file = slowly
 if fault == "rows" and not first:
-    prepare.read_rows = lambda config, read=prepare.read_rows: read(config)[:-1]
+    prepare.read_rows = lambda config, read=prepare.read_rows, **more: read(config, **more)[:-1]
 trainer.Trainer.step, trainer.Trainer.forward, checkpoints.write_text = stopped, poisoned, reported
 code = main(sys.argv[1:])
 if fault == "stop":  # the launcher ends the other processes when the first one exits
