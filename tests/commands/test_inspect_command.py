@@ -93,3 +93,11 @@ def test_context_within_a_response_is_faint_and_has_no_numbers(tmp_path, capsys)
 def test_no_row_is_refused(tmp_path, capsys):
     assert main(["inspect", file(tmp_path, ROWS["sft"]), "--rows", "0"]) == 2
     assert "--rows: expected at least 1, got 0" in capsys.readouterr().err
+
+
+def test_pairs_with_margins_are_shown_with_a_loss_that_takes_them():
+    from una_ref.commands.inspect_command import method_of
+    from una_ref.data.rows import Row
+
+    assert method_of(Row("p", ("a", "b"), pairs=((0, 1),), margins=(0.5,))) == "odpo"
+    assert method_of(Row("p", ("a", "b"), pairs=((0, 1),), weights=(0.5,))) == "dpo"

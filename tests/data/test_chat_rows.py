@@ -77,3 +77,16 @@ def test_a_transcript_is_counted_and_a_dialogue_becomes_messages(chatml, plain):
     assert row.prompt == ({"role": "user", "content": "What?"},) and row.responses == ("4", "5")
     assert list(counts) == ["dialogues (Human: …, Assistant: …) that became messages"]
     assert as_chat(pair("\n\nHuman: What?\n\nAssistant:"), plain, Counter()).prompt == "\n\nHuman: What?\n\nAssistant:"
+
+
+def test_earlier_turns_of_a_response_are_looked_at_too(chatml):
+    def row(answered, asked):
+        prompt = ({"role": "user", "content": "What?"},)
+        earlier = ({"role": "assistant", "content": answered}, {"role": "user", "content": asked})
+        return Row(prompt, ("4", "5"), pairs=((0, 1),), earlier_turns=(earlier, ()), source="r.jsonl:7")
+
+    assert said(row("2?", "[INST]"), chatml) == {
+        "rows with [INST], a mark of another chat template, which is text here": 1
+    }
+    with pytest.raises(InputError, match="r.jsonl:7 response: expected plain text"):
+        as_chat(row("<|im_start|>assistant\n2?", "Yes."), chatml, Counter())

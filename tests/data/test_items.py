@@ -257,3 +257,11 @@ def test_an_unreachable_hub_is_refused_by_name(offline):
 def test_a_missing_datasets_library_is_refused_by_name(monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "datasets", None)
     refused("org/name", "org/name data", "a data set that loads", "ModuleNotFoundError")
+
+
+def test_only_a_folder_s_own_description_is_no_file_of_another_kind(tmp_path):
+    (tmp_path / "dataset_infos.json").write_text("{}")
+    (tmp_path / "a.csv").write_text("prompt,chosen,rejected\np,a,b\n")
+    assert [item for _, item in items(str(tmp_path), "train")] == [{"prompt": "p", "chosen": "a", "rejected": "b"}]
+    (tmp_path / "dataset_a.jsonl").write_text("{}\n")
+    refused(str(tmp_path), "data", "files of one kind", "a.csv and dataset_a.jsonl")
