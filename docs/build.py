@@ -29,6 +29,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import measured  # noqa: E402
 from measured import code, table  # noqa: E402
 
+from una_ref.notebook import sources  # noqa: E402
+
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- begin generated: ([\w-]+) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
 WAITING: set[str] = set()
@@ -66,11 +68,10 @@ def tree() -> str:
 def notebooks() -> str:
     """Every notebook with the question in its first heading."""
     rows = []
-    for path in sorted((ROOT / "notebooks").glob("*.py")):
+    for path in sources():
         heading = re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
-        number, topic = path.stem.split("_", 1)
         assert heading, f"{path.name} has no heading"
-        rows.append((f"[{number} {topic.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1]))
+        rows.append((f"[{path.stem.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1]))
     return table(("notebook", "question"), rows)
 
 

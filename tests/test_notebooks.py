@@ -16,7 +16,7 @@ from una_ref.theory import TableWorld, bradley_terry, fixed_point, log_partition
 from una_ref.theory.populations import pairs
 
 FOLDER = notebook.folder()
-SOURCES = sorted(FOLDER.glob("*.py"))
+SOURCES = notebook.sources()
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
@@ -28,9 +28,16 @@ def test_every_twin_has_its_source():
     assert {twin.stem for twin in FOLDER.glob("*.ipynb")} <= {source.stem for source in SOURCES}
 
 
-def test_every_notebook_has_a_number_of_its_own():
-    numbers = [source.name[:2] for source in SOURCES]
-    assert all(number.isdigit() for number in numbers) and len(set(numbers)) == len(numbers)
+def test_every_notebook_has_a_number_of_its_own_and_the_first_is_the_start():
+    assert sorted(SOURCES) == sorted(FOLDER.glob("*.py"))
+    numbers = [source.name[:2] for source in SOURCES[1:]]
+    assert SOURCES[0].stem == "START" and len(set(numbers)) == len(numbers)
+
+
+def test_start_is_short_and_imports_nothing_of_the_package():
+    cells = [cell.source for cell in jupytext.read(SOURCES[0], fmt="py:percent").cells if cell.cell_type == "code"]
+    lines = [line for cell in cells for line in cell.splitlines() if line.strip() and not line.startswith("#")]
+    assert len(lines) <= 80 and not [line for line in lines if "una_ref" in line]
 
 
 @pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)

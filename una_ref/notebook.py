@@ -103,6 +103,12 @@ def folder() -> Path:
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "notebooks"
 
 
+def sources() -> list[Path]:
+    """The notebooks in the order of reading: START, then by number."""
+    found = [*folder().glob("START.py"), *folder().glob("[0-9][0-9]_*.py")]
+    return sorted(found, key=lambda path: (path.stem != "START", path.stem))
+
+
 def build(source: Path) -> Path:
     """Execute ``source`` (py:percent) at the scale ``ci`` and write its twin beside it.
 
@@ -245,7 +251,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     command = commands.add_parser("build", help="execute notebooks and write their twins")
     command.add_argument("names", nargs="*", metavar="NAME", help="a notebook's file name (default: all)")
     names = [Path(name).stem for name in parser.parse_args(arguments).names]
-    known = {path.stem: path for path in sorted(folder().glob("[0-9][0-9]_*.py"))}
+    known = {path.stem: path for path in sources()}
     if unknown := [name for name in names if name not in known]:
         parser.error(f"no notebook {', '.join(unknown)} in {folder()}; known are {', '.join(known) or 'none'}")
     for name in names or known:
