@@ -29,7 +29,7 @@ sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 import measured  # noqa: E402
 from measured import code, table  # noqa: E402
 
-from una_ref.notebook import sources  # noqa: E402
+from una_ref.notebook import minutes, sources  # noqa: E402
 
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 MARKED = re.compile(r"(<!-- begin generated: ([\w-]+) -->\n)(.*?)(<!-- end generated -->)", re.DOTALL)
@@ -66,13 +66,13 @@ def tree() -> str:
 
 
 def notebooks() -> str:
-    """Every notebook with the question in its first heading."""
+    """Every notebook with the question in its first heading, and how long it takes to read."""
     rows = []
     for path in sources():
         heading = re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert heading, f"{path.name} has no heading"
-        rows.append((f"[{path.stem.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1]))
-    return table(("notebook", "question"), rows)
+        rows.append((f"[{path.stem.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1], str(minutes(path))))
+    return table(("notebook", "question", "minutes"), rows)
 
 
 @cache

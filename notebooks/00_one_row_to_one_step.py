@@ -33,6 +33,8 @@
 # per-prompt number $V(x)$. Without it the steps end at another policy.
 #
 # **Needs.** PyTorch, and the idea of RLHF: raise a reward, stay close to a reference policy.
+#
+# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 01](01_log_sum_inequality.ipynb).
 
 # %%
 from dataclasses import replace

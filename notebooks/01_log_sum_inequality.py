@@ -9,10 +9,10 @@
 # %% [markdown]
 # # Why does the best policy have one ratio for all responses, and another ratio for each prompt?
 #
-# Notebook 00 ended with a policy's regret, $J(\pi^*) - J(\pi) = \beta\,\text{KL}(\pi \,\|\, \pi^*)$. It used without
-# proof that the regret is never negative. UNA derives this, and its results on rewards and policies, from one
-# inequality about two lists of numbers. This notebook proves the inequality twice, examines zeros, and inserts a
-# policy. One word of UNA's conclusion fails: *constant*.
+# [Notebook 00](00_one_row_to_one_step.ipynb) ended with a policy's regret,
+# $J(\pi^*) - J(\pi) = \beta\,\text{KL}(\pi \,\|\, \pi^*)$. It used without proof that the regret is never negative. UNA
+# derives this, and its results on rewards and policies, from one inequality about two lists of numbers. This notebook
+# proves the inequality twice, examines zeros, and inserts a policy. One word of UNA's conclusion fails: *constant*.
 #
 # **Claim** (UNA Prop. 1, Eq. 11). For non-negative $a_1, \dots, a_n$ with sum $a$ and $b_1, \dots, b_n$ with sum $b$,
 #
@@ -25,6 +25,8 @@
 # The ledger records what the papers claim and which claims hold. Ids like EU3 are its entries: `una-ref claims EU3`.
 #
 # **Needs.** Notebook 00 for $J$, $\pi_\text{ref}$ and $\pi^*$; derivatives, and what a convex function is.
+#
+# **Time.** About 20 minutes to read, without the exercises. Next: [notebook 02](02_partition_function.ipynb).
 
 # %%
 import math
@@ -369,9 +371,10 @@ Markdown(markdown([CLAIMS["EU3"]]))
 # ## Limits
 #
 # - The proof by merging is for finitely many terms. Jensen's inequality also covers countably many, as long as
-#   $b = \sum b_i$ is finite. UNA's App. C wants to ensure this with a function $f(x)$. Notebook 03 shows that $f$
-#   cannot.
-# - Nothing here says how to find $\pi^*$, or how hard it is to know $Z(x)$. That is notebook 02.
+#   $b = \sum b_i$ is finite. UNA's App. C wants to ensure this with a function $f(x)$.
+#   [Notebook 03](03_implicit_reward.ipynb) shows that $f$ cannot.
+# - Nothing here says how to find $\pi^*$, or how hard it is to know $Z(x)$. That is
+#   [notebook 02](02_partition_function.ipynb).
 #
 # ## Exercises
 #

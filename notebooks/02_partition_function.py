@@ -9,9 +9,9 @@
 # %% [markdown]
 # # What is Z(x), and what does it cost to know it?
 #
-# Notebook 01 ended with a bound: no policy's objective is above $\beta \log Z(x)$. Only the policy with
-# $\pi / (\pi_\text{ref}\, e^{r/\beta}) = 1/Z(x)$ reaches it. UNA depends on this one number per prompt. In DPO it
-# cancels; UNA omits it. This notebook derives it the usual way, uses it, and then estimates it.
+# [Notebook 01](01_log_sum_inequality.ipynb) ended with a bound: no policy's objective is above $\beta \log Z(x)$. Only
+# the policy with $\pi / (\pi_\text{ref}\, e^{r/\beta}) = 1/Z(x)$ reaches it. UNA depends on this one number per prompt.
+# In DPO it cancels; UNA omits it. This notebook derives it the usual way, uses it, and then estimates it.
 #
 # **Claim** (UNA Eq. 3, 4, App. A). Let $Z(x) = \sum_y \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}$. The policy
 # that maximises $J(\pi) = \mathbb{E}_\pi\, r - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref})$ satisfies
@@ -23,6 +23,8 @@
 # of estimating. How hard estimation is depends on $\beta$.
 #
 # **Needs.** Notebook 01 for the inequality; Lagrange multipliers.
+#
+# **Time.** About 30 minutes to read, without the exercises. Next: [notebook 03](03_implicit_reward.ipynb).
 
 # %%
 import math
@@ -154,8 +156,8 @@ print("arg max J", small.optimum.exp()[0])
 # %% [markdown]
 # ## The optimum, by Lagrange
 #
-# Notebook 01 found the maximum from the log-sum inequality. The usual way is a multiplier $\mu$ for $\sum_y \pi = 1$.
-# The derivative by $\pi(y)$ of $J + \mu\,(1 - \sum_y \pi)$ must be zero:
+# [Notebook 01](01_log_sum_inequality.ipynb) found the maximum from the log-sum inequality. The usual way is a
+# multiplier $\mu$ for $\sum_y \pi = 1$. The derivative by $\pi(y)$ of $J + \mu\,(1 - \sum_y \pi)$ must be zero:
 #
 # $$r - \beta \left( \log \frac{\pi}{\pi_\text{ref}} + 1 \right) - \mu = 0
 # \quad\Longrightarrow\quad \pi = \pi_\text{ref}\, e^{r / \beta}\, e^{-1 - \mu / \beta}.$$
@@ -371,7 +373,7 @@ check.close("Eq. 2 of r_θ, over all pairs, is least at π*", least, optimum, to
 
 # %% [markdown]
 # A single response has no partner to cancel with. For binary labels (thumbs) and scores, $Z$ has to be known, made 1,
-# or learned. That is the subject of notebooks 03 and 04.
+# or learned. That is the subject of [notebooks 03](03_implicit_reward.ipynb) and [04](04_una_losses.ipynb).
 #
 # ## Can Z be estimated?
 #
@@ -416,9 +418,10 @@ check.close("E Ẑ = Z, within 5 standard errors", relative.mean(), 1.0, tol=5 *
 check.close("Var Ẑ/Z² = χ²(π*‖π_ref)/K, within 10 %", relative.var() / variance, 1.0, tol=0.1)
 
 # %% [markdown]
-# $\hat Z$ has no bias. Its logarithm has one. The logarithm is concave, so by the inequality of notebook 01
-# $\log \hat Z$ is too low on average. The bias can be computed exactly, without sampling. (Repeated sampling would
-# only estimate it.) Let $T$ be a standard exponential variable, independent of $\hat Z$. Then
+# $\hat Z$ has no bias. Its logarithm has one. The logarithm is concave, so by the inequality of
+# [notebook 01](01_log_sum_inequality.ipynb) $\log \hat Z$ is too low on average. The bias can be computed exactly,
+# without sampling. (Repeated sampling would only estimate it.) Let $T$ be a standard exponential variable, independent
+# of $\hat Z$. Then
 #
 # $$P\big(\log T - \log \hat Z > s\big) = \mathbb{E} \exp\big({-e^s \hat Z}\big)
 # = \Big( \mathbb{E}_{y \sim \pi_\text{ref}} \exp\big({-e^s e^{r / \beta} / K}\big) \Big)^K,$$
@@ -612,7 +615,7 @@ Markdown(markdown([CLAIMS[id] for id in ("EU1", "EU15", "EU18", "CU4", "CU28", "
 #   that $\beta$ is 0.06 or more. Longer lists make small $\beta$ harder, since the best response is rarer.
 # - The estimate samples from $\pi_\text{ref}$, as the definition says. Fewer importance-weighted samples from a better
 #   policy suffice, and very few from a policy near $\pi^*$. That is one reason to learn a number per prompt beside
-#   the policy (notebook 04).
+#   the policy ([notebook 04](04_una_losses.ipynb)).
 # - About $e^\text{KL}$ samples are needed and sufficient, by a rule for large KL (Chatterjee and Diaconis, 2018). The
 #   dots at $\beta = 0.1$ and $0.03$ illustrate the rule and do not prove it. At $\beta = 0.3$ and $1$ the KL is small
 #   and $e^\text{KL}$ samples are too few.
@@ -657,8 +660,8 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** `BETA * Z.log()`. Then the largest $J$ is 0, and the implicit reward of $\pi^*$ *is* the reward. Notebook 03
-# begins there.
+# **1.** `BETA * Z.log()`. Then the largest $J$ is 0, and the implicit reward of $\pi^*$ *is* the reward.
+# [Notebook 03](03_implicit_reward.ipynb) begins there.
 #
 # **2.** `256`: the mean error is 0.057 at 128 samples and 0.032 at 256.
 #

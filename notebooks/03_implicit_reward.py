@@ -9,7 +9,7 @@
 # %% [markdown]
 # # When is β·log(π/π_ref) the reward?
 #
-# Notebook 02 ended with the reward computed from the optimal policy,
+# [Notebook 02](02_partition_function.ipynb) ended with the reward computed from the optimal policy,
 # $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z(x)$. It also showed that $Z(x)$ is hard to estimate at
 # small $\beta$. UNA omits $Z(x)$. This notebook asks what UNA then claims and when the claim is true. It also asks
 # what the two symbols $f(x)$ and $c$ of the general form can and cannot do.
@@ -21,7 +21,9 @@
 # a special case, $f(x) = c = 0$, of $r = \beta \log \frac{\pi}{\pi_\text{ref}} + f(x) + c$ with
 # $c = \beta \log \lambda$.
 #
-# **Needs.** Notebooks 01 and 02.
+# **Needs.** [Notebooks 01](01_log_sum_inequality.ipynb) and 02.
+#
+# **Time.** About 25 minutes to read, without the exercises. Next: [notebook 04](04_una_losses.ipynb).
 
 # %%
 import math
@@ -99,8 +101,8 @@ given = torch.stack([objective(p, world.ref_logps, ratings, BETA) for p in polic
 check.differs("with the ratings as the reward, J differs between policies", given.amax(0), given.amin(0), by=0.5)
 
 # %% [markdown]
-# **Reading 2: the reward is given, and it is the implicit reward of its optimum $\pi^*$.** By notebook 02 this fails
-# by $\beta \log Z(x)$, the same for every response of the prompt.
+# **Reading 2: the reward is given, and it is the implicit reward of its optimum $\pi^*$.** By
+# [notebook 02](02_partition_function.ipynb) this fails by $\beta \log Z(x)$, the same for every response of the prompt.
 
 # %%
 missing = ratings - implicit(world.optimum)
@@ -128,7 +130,7 @@ check.close("ratings − β·log Z(x) are the implicit reward of their optimum",
 # %% [markdown]
 # ## λ, and whether it can be 1
 #
-# UNA starts from the equality condition, Eq. 14 (notebook 01):
+# UNA starts from the equality condition, Eq. 14 ([notebook 01](01_log_sum_inequality.ipynb)):
 # $\pi = \frac1\lambda\, \pi_\text{ref}\, e^{r / \beta}$. Solved for $r$ this is UNA Eq. 15:
 #
 # $$r(x, y) = \beta \log \frac{\lambda\, \pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
@@ -179,9 +181,9 @@ check.differs("the bound is not 0", reached, 0.0, by=0.4)
 
 # %% [markdown]
 # **Can ratings between 0 and 1 have $\lambda = 1$?** No. With $r \ge 0$ each $e^{r / \beta}$ is at least 1. Their
-# mean is above 1 as soon as one rating is above 0. Some rewards have to be negative. (By notebook 02,
-# $\mathbb{E}_{\pi_\text{ref}} r \le \beta \log Z \le \max r$. So $Z = 1$ needs
-# $\mathbb{E}_{\pi_\text{ref}} r \le 0 \le \max r$.) For 200 prompts with random ratings:
+# mean is above 1 as soon as one rating is above 0. Some rewards have to be negative. (By
+# [notebook 02](02_partition_function.ipynb), $\mathbb{E}_{\pi_\text{ref}} r \le \beta \log Z \le \max r$. So $Z = 1$
+# needs $\mathbb{E}_{\pi_\text{ref}} r \le 0 \le \max r$.) For 200 prompts with random ratings:
 
 # %%
 many_ref = torch.randn(200, 8, generator=generator).log_softmax(-1)
@@ -527,8 +529,8 @@ check.true("hard prompt: all ratings minus c are negative", (ratings[2] < c).all
 # It still leaves regret, since no constant fits all three prompts. The fitted constant helps the easy and
 # the mixed prompt. For the hard prompt it makes all ratings negative, which says "lower everything". A policy cannot
 # lower everything. It lowers all responses but one, and moves the mass there. (Where the shifted rewards have
-# $Z(x) < 1$ the regression can have several minima, but need not: notebook 04 counts them. These are the ones that
-# descent from $\pi_\text{ref}$ reaches.)
+# $Z(x) < 1$ the regression can have several minima, but need not: [notebook 04](04_una_losses.ipynb) counts them. These
+# are the ones that descent from $\pi_\text{ref}$ reaches.)
 #
 # ## What we learned
 #
@@ -552,10 +554,10 @@ Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2
 # %% [markdown]
 # ## Limits
 #
-# - The last table has three prompts and one $\beta$. Notebook 04 moves the rewards' offset, uses other samplers, and
-#   puts $\sigma$ around the reward.
+# - The last table has three prompts and one $\beta$. [Notebook 04](04_una_losses.ipynb) moves the rewards' offset, uses
+#   other samplers, and puts $\sigma$ around the reward.
 # - One-to-one holds for policies with the support of $\pi_\text{ref}$ and the KL. Other divergences allow zeros.
-#   There a reward below a threshold leaves no trace in the policy (notebook 05).
+#   There a reward below a threshold leaves no trace in the policy ([notebook 05](05_f_divergences.ipynb)).
 # - UNA normalises rewards before it compares them (Sec. 2.3). If the explicit reward is normalised, the statements
 #   about $r$ here hold for the normalised reward, whatever its range. A $\sigma$ around the *implicit* reward makes
 #   another loss (notebook 04).

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # If alignment is a regression, what does it learn?
 #
-# Notebook 03 ended with $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + V(x)$. At the optimum the implicit reward is
-# the explicit one minus a number per prompt, $V(x) = \beta \log Z(x)$. UNA omits this number and fits the rest.
-# Pairs, binary labels (thumbs) and scores become three losses. Each compares
+# [Notebook 03](03_implicit_reward.ipynb) ended with $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + V(x)$. At the
+# optimum the implicit reward is the explicit one minus a number per prompt, $V(x) = \beta \log Z(x)$. UNA omits this
+# number and fits the rest. Pairs, binary labels (thumbs) and scores become three losses. Each compares
 # $r_\theta = \beta \log \frac{\pi_\theta}{\pi_\text{ref}}$ with feedback.
 #
 # **Claim** (UNA Eq. 7–10). Minimising the difference of implicit and explicit reward solves the RLHF problem, online
@@ -23,7 +23,10 @@
 # Sections 5 to 8 apply this to the released code, to binary labels, to the choice between pairs and scores, and to
 # mixtures.
 #
-# **Needs.** Notebooks 02 and 03: $\pi^*$, $Z(x)$, and regret $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$.
+# **Needs.** [Notebooks 02](02_partition_function.ipynb) and 03: $\pi^*$, $Z(x)$, and regret
+# $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$.
+#
+# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
 
 # %%
 import sympy as sp
@@ -385,7 +388,7 @@ check.true("40 prompts: worse than no training", ratio > 2, f"regret {ratio:.2f}
 # constant in $r_\theta$ is a constant in the scores with the opposite sign. So $c$ can only undo an offset that all
 # prompts share. The best $c$ in hindsight moves to the lowest point of the curve below. That point is not 0, because
 # prompts differ in $\beta \log Z(x)$ (CU7). (A $c$ that is fitted along with the policy minimises the loss, not the
-# regret. Notebook 03 has a case where it does harm.)
+# regret. [Notebook 03](03_implicit_reward.ipynb) has a case where it does harm.)
 #
 # **Centred UNA** takes one number per prompt,
 #
@@ -631,7 +634,7 @@ check.close("three responses by hand: (0.8, 0.2, 0), at β = 0.01", end.exp(), [
 #
 # **The shuffled control also gains.** Shuffle the scores over all responses, so that they carry no information. Let
 # the data be better than $\pi_\text{ref}$, as training data often are. What remains is SFT on the data. (Here without
-# sampling; the study of notebook 11 has such a control.)
+# sampling; the study of [notebook 11](11_offline_alignment.ipynb) has such a control.)
 
 # %%
 world = released_world(0.03)
@@ -778,7 +781,8 @@ check.true("noise 0.5: scores; noise 4: pairs", few < pairs_say < many, f"{few:.
 # "On one scale" is a condition. Let the labels and pairs be made from the scores instead: a response is good above
 # the median of its prompt, and a pair is always won by the higher score. Then the losses have different minima. A
 # hard pair asks for $r_w - r_l = \infty$, while the scores ask for their difference. The mixture ends at a
-# compromise, $V(x)$ or not. The cell shows it on the world above and on the mixed prompt of notebook 03.
+# compromise, $V(x)$ or not. The cell shows it on the world above and on the mixed prompt of
+# [notebook 03](03_implicit_reward.ipynb).
 
 
 # %%
@@ -859,7 +863,8 @@ Markdown(markdown(HERE))
 # ## Limits
 #
 # - Everything here, except section 7, is at the end of training with unlimited feedback. How fast a method gets
-#   there, with how much noise, and the effect of early stopping are other questions. Notebook 11 asks them offline.
+#   there, with how much noise, and the effect of early stopping are other questions.
+#   [Notebook 11](11_offline_alignment.ipynb) asks them offline.
 # - "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
 #   Where the loss has several minima another optimiser may end at another one. The global minimum does not depend on
 #   it.

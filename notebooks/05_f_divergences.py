@@ -9,9 +9,9 @@
 # %% [markdown]
 # # What does each divergence forbid?
 #
-# Notebook 04 ended at a regression of $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$ on the reward. Its solution
-# maximises the reward minus $\beta$ times a KL. The logarithm comes from the KL. This notebook replaces the KL by
-# another $f$-divergence. It asks what the optimal policy may then do, and what it may not.
+# [Notebook 04](04_una_losses.ipynb) ended at a regression of $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$ on the
+# reward. Its solution maximises the reward minus $\beta$ times a KL. The logarithm comes from the KL. This notebook
+# replaces the KL by another $f$-divergence. It asks what the optimal policy may then do, and what it may not.
 #
 # **Claim** (UPO Theorem 3.1, corrected). Each prompt has one number $\lambda(x)$ such that
 #
@@ -25,7 +25,10 @@
 # however rare the response was. The paper prints the theorem and its proof with five wrong details. This notebook shows
 # each of them with a number.
 #
-# **Needs.** Notebooks 02 and 03 (the optimum for the KL, $Z(x)$), and a first course in Lagrange multipliers.
+# **Needs.** [Notebooks 02](02_partition_function.ipynb) and [03](03_implicit_reward.ipynb) (the optimum for the KL,
+# $Z(x)$), and a first course in Lagrange multipliers.
+#
+# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 06](06_upo_and_iupo.ipynb).
 
 # %%
 import math
@@ -219,9 +222,9 @@ check.differs(
 # %% [markdown]
 # ## 3. The objective
 #
-# With preferences and an opponent $\mu$ the reward is $\mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'|x))$. Notebook 06
-# is about that. For a fixed $x$ it is one number per response, and we still call it $r(x, y)$. The objective then is
-# (UPO Eq. 11)
+# With preferences and an opponent $\mu$ the reward is $\mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'|x))$.
+# [Notebook 06](06_upo_and_iupo.ipynb) is about that. For a fixed $x$ it is one number per response, and we still call
+# it $r(x, y)$. The objective then is (UPO Eq. 11)
 #
 # $$\max_\pi \; \mathbb{E}_{y \sim \pi}\, r(x, y) - \beta\, D_f(\pi, \pi_\text{ref}).$$
 
@@ -496,7 +499,7 @@ check.differs("the optimum for JS is not that for the KL", js_ends, kl_ends, by=
 
 # %% [markdown]
 # If $\pi^*$ has zeros, it is not the minimiser. A pair has no $\eta$ to compensate for a price that cannot fall
-# further. Notebook 06 comes back to this (CP3).
+# further. [Notebook 06](06_upo_and_iupo.ipynb) comes back to this (CP3).
 #
 # ## 6. The picture
 #

@@ -9,9 +9,9 @@
 # %% [markdown]
 # # What protected IPO, and does IUPO keep it?
 #
-# Notebook 05 ended with every divergence's optimum for a *given* reward. Here there is no reward, only preferences.
-# $\Psi$PO turns preferences into a reward, and IPO is its safest case. IUPO is the paper's attempt to have IPO with any
-# $f$-divergence.
+# [Notebook 05](05_f_divergences.ipynb) ended with every divergence's optimum for a *given* reward. Here there is no
+# reward, only preferences. $\Psi$PO turns preferences into a reward, and IPO is its safest case. IUPO is the paper's
+# attempt to have IPO with any $f$-divergence.
 #
 # **Claim.** IPO is safe because it asks for a *finite* gap, $\frac{1}{2\beta}$, of a quantity that can reach it. With
 # an $f$-divergence that quantity is, by Theorem 3.1,
@@ -25,6 +25,8 @@
 # runs away, as DPO does. IPO was made to prevent this.
 #
 # **Needs.** Notebook 05. From outside: what DPO is.
+#
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 07](07_gradients.ipynb).
 
 # %%
 import math
@@ -109,7 +111,7 @@ check.close(
 # \pi_\text{ref}).$$
 #
 # Since $\mu$ is fixed, the inner mean over $y'$ is one number per response, $g(y)$. It is a reward. So the optimum is
-# that of notebook 05.
+# that of [notebook 05](05_f_divergences.ipynb).
 
 # %% tags=["check"]
 beta = 0.5
@@ -245,8 +247,8 @@ check.close("pairs from π_ref give the optimum against π_ref", from_ref.exp(),
 # %% [markdown]
 # ## 4. UPO: any divergence
 #
-# UPO is Eq. 6 with $D_f$ (UPO Eq. 11). So its optimum is that of notebook 05, with $g$ as the reward. The difference of
-# two responses to one prompt cancels $\lambda(x)$ (UPO Eq. 17):
+# UPO is Eq. 6 with $D_f$ (UPO Eq. 11). So its optimum is that of [notebook 05](05_f_divergences.ipynb), with $g$ as the
+# reward. The difference of two responses to one prompt cancels $\lambda(x)$ (UPO Eq. 17):
 #
 # $$\mathbb{E}_{y'_w, y'_l \sim \mu}\big[\Psi(p^*(y_w \succeq y'_w|x)) - \Psi(p^*(y_l \succeq y'_l|x))\big]
 # = \beta \Big[ f'\!\Big(\frac{\pi(y_w|x)}{\pi_\text{ref}(y_w|x)}\Big)
@@ -479,7 +481,7 @@ check.close(
 
 # %% [markdown]
 # Let $\pi_w / \pi_l$ grow. The first logarithm tends to $\log 2$ and stays below it, because the price of JS has a
-# ceiling (notebook 05). So, with $\rho = \pi_{\text{ref},w} / \pi_{\text{ref},l}$,
+# ceiling ([notebook 05](05_f_divergences.ipynb)). So, with $\rho = \pi_{\text{ref},w} / \pi_{\text{ref},l}$,
 #
 # $$\mathcal{U}h_\pi < \log \frac{1 + \rho}{\rho}.$$
 #
@@ -857,7 +859,7 @@ for lr in (1.0, 0.1):
 # %% [markdown]
 # ## What we learned
 #
-# - $\Psi$PO and UPO are the objective of notebook 05 with the reward
+# - $\Psi$PO and UPO are the objective of [notebook 05](05_f_divergences.ipynb) with the reward
 #   $g(y) = \mathbb{E}_{y' \sim \mu} \Psi(p^*(y \succeq y'))$: *UPO Eq. 6, summed over both*, *UPO Eq. 17, all nine
 #   pairs*. The opponents are $\mu$, not $\pi_\text{ref}$ (*EP6*).
 # - With $\Psi = \text{logit}$ UPO is f-DPO, if no response is deleted: *CP3: f-DPO ends at UPO's optimum*. With zeros

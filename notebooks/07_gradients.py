@@ -9,10 +9,10 @@
 # %% [markdown]
 # # What does one example push, and how hard?
 #
-# Notebook 06 ended with two forms of one loss: one comes to rest and one runs away. Such properties can be read off a
-# loss before any training, for every method so far. All these methods descend on log-probabilities of whole responses.
-# So they can only raise or lower the log-probability of a response, with some strength. Twelve methods are twelve rules
-# for one number.
+# [Notebook 06](06_upo_and_iupo.ipynb) ended with two forms of one loss: one comes to rest and one runs away. Such
+# properties can be read off a loss before any training, for every method so far. All these methods descend on
+# log-probabilities of whole responses. So they can only raise or lower the log-probability of a response, with some
+# strength. Twelve methods are twelve rules for one number.
 #
 # **Claim** (Eq. 11 of the survey of alignment by UNA's authors, "the survey" from here on). DPO's number is
 # $\beta\,\sigma(r_l - r_w)$. A pair that is ranked wrong is pushed hard, and a pair that is ranked right hardly at
@@ -22,8 +22,10 @@
 # Some equations are printed with a wrong sign. Others have a factor that differs from the text. The push shows such an
 # error at once. The example pushes the wrong way, or forever, or not at all.
 #
-# **Needs.** Notebook 00: the implicit reward $r = \beta u$ with $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6). The
-# unit of $u$ is the nat, the unit of natural logarithms.
+# **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb): the implicit reward $r = \beta u$ with
+# $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6). The unit of $u$ is the nat, the unit of natural logarithms.
+#
+# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 08](08_pairs.ipynb).
 
 # %%
 import inspect
@@ -521,7 +523,8 @@ for name, w in first_steps.items():
 #
 # "Never" means that the push does not become negative. f-DPO and the printed IUPO fade and never rest. Far out their
 # computed push underflows to 0, and the closed form stays positive. Corrected IUPO, here with JS, rests at 10 nats.
-# Notebook 06 has 6.09, because there $\pi_w$ and $\pi_l$ sum to one. Here each takes half of the gap.
+# [Notebook 06](06_upo_and_iupo.ipynb) has 6.09, because there $\pi_w$ and $\pi_l$ sum to one. Here each takes half of
+# the gap.
 
 
 # %%
@@ -748,7 +751,8 @@ plt.show()
 #   raising one response lowers others.
 # - Adam divides by the size of past gradients. A factor common to all pushes of a method ($\beta$, the 2 of a square)
 #   therefore changes little. Ratios and signs remain.
-# - Where many examples together come to rest is another question: notebook 00 for scores, `una_ref.theory` for all.
+# - Where many examples together come to rest is another question: [notebook 00](00_one_row_to_one_step.ipynb) for
+#   scores, `una_ref.theory` for all.
 # - The 41 % assumes gaps that are normal with an sd of 20 nats. Their real width depends on the lengths of the
 #   responses.
 # - The share of plain SFT depends on the scores. It is high because ToySteer's program is right more often than not.

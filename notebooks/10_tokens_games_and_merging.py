@@ -23,10 +23,12 @@
 # learn $\pi^*$. Of the three game methods only Nash-MD's *last* policy converges, and to the wrong point as printed.
 # With tables, SFT followed by DPO and a merge with weights 1 are the same policy.
 #
-# **Needs.** Notebook 00 (implicit reward, $\beta$) and notebook 06, section 3 (preferences, opponents). The survey uses
-# $\alpha$ for five different weights. Here it always belongs to the method of its section.
-# Divergences other than the reverse KL (Sec. 3.12 of the survey) are in [notebook 05](05_f_divergences.ipynb) and
-# [notebook 06](06_upo_and_iupo.ipynb).
+# **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb) (implicit reward, $\beta$) and
+# [notebook 06](06_upo_and_iupo.ipynb), section 3 (preferences, opponents). The survey uses $\alpha$ for five different
+# weights. Here it always belongs to the method of its section. Divergences other than the reverse KL (Sec. 3.12 of the
+# survey) are in [notebook 05](05_f_divergences.ipynb) and [notebook 06](06_upo_and_iupo.ipynb).
+#
+# **Time.** About 55 minutes to read, without the exercises. Next: [notebook 11](11_offline_alignment.ipynb).
 
 # %%
 import itertools
@@ -557,8 +559,8 @@ check.differs("with sd: not at rest at π*", expected_gradient(grpo, arena.optim
 #
 # Nobody can win more than ½ against a Nash policy. In Eq. 56 all three responses win exactly ½ against it. By hand it
 # is proportional to (margin of B over C, of C over A, of A over B) = (0.1, 0.2, 0.4). In Eq. 57 it solves
-# $\pi \propto \pi_\text{ref}\, e^{P(y \succ \pi)/\beta}$, the optimum of notebook 06 with *itself* as the opponent.
-# `nash_logps` finds it by Newton's method and is our yardstick.
+# $\pi \propto \pi_\text{ref}\, e^{P(y \succ \pi)/\beta}$, the optimum of [notebook 06](06_upo_and_iupo.ipynb) with
+# *itself* as the opponent. `nash_logps` finds it by Newton's method and is our yardstick.
 
 # %% tags=["check"]
 P = torch.tensor([[[0.5, 0.9, 0.3], [0.1, 0.5, 0.6], [0.7, 0.4, 0.5]]])  # row beats column
@@ -1272,7 +1274,7 @@ if mine is not ...:
 # Z$. For $\beta \to 0$ it is $\beta \log n$ and tends to 0. A sharp policy takes the token for granted.
 #
 # **2.** `"ipo"`. With $\alpha\beta = 1$ the mixture is $\pi_\text{ref}$, and the step
-# $\pi_\text{ref}\, e^{P(y \succ \pi_\text{ref})/\beta}$ is the optimum of notebook 06.
+# $\pi_\text{ref}\, e^{P(y \succ \pi_\text{ref})/\beta}$ is the optimum of [notebook 06](06_upo_and_iupo.ipynb).
 #
 # **3.** `(0.5, 1.0)`: half of $r/\beta$, and all of $q$.
 #

@@ -18,7 +18,10 @@
 # $$\text{regret} = J(\pi^*) - J(\pi), \qquad
 # J(\pi) = \mathbb E_{y\sim\pi}\,r(x, y) - \beta\,\mathrm{KL}(\pi \,\|\, \pi_\text{ref}). \tag{UNA Eq. 3}$$
 #
-# **Needs.** Notebook 00. The tables come from committed runs, and two of these runs are repeated live.
+# **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb). The tables come from committed runs, and two of these runs are
+# repeated live.
+#
+# **Time.** About 20 minutes to read, without the exercises. Next: [notebook 12](12_iupo_on_text.ipynb).
 
 # %%
 import json

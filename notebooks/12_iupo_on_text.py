@@ -14,11 +14,13 @@
 # while in curves of evaluation accuracy and evaluation margin reward, IPO consistently lies below JS-IUPO". The paper
 # concludes that JS-IUPO is the better method, and $\beta = 0.1$ the right choice.
 #
-# Notebook 06 showed that the two losses are different functions of one policy. This notebook shows the same four curves
-# at small scale, from runs of this package. The model is a GPT-2 of two layers, made and fine-tuned from HH pairs, with
-# three seeds. A third loss is added: JS-IUPO in the form that Theorem 3.1 gives.
+# [Notebook 06](06_upo_and_iupo.ipynb) showed that the two losses are different functions of one policy. This notebook
+# shows the same four curves at small scale, from runs of this package. The model is a GPT-2 of two layers, made and
+# fine-tuned from HH pairs, with three seeds. A third loss is added: JS-IUPO in the form that Theorem 3.1 gives.
 #
 # **Needs.** Notebook 06. The runs are committed, and none is repeated here.
+#
+# **Time.** About 10 minutes to read, without the exercises. Next: [notebook 13](13_online_alignment.ipynb).
 
 # %%
 import json
@@ -197,7 +199,8 @@ check.close("h = 0: the two losses are equal", ipo[1], printed[1], tol=1e-6)
 # - The two losses are different functions of one policy: *h = −3: Eq. 26 is lower*, *h = 3: IPO is lower*.
 # - **The paper's other half, more accuracy and margin for JS-IUPO, does not show here.** Its margin is smaller than
 #   IPO's in nine of nine runs, which share three seeds. Its mean accuracy is smaller, by less than the interval.
-# - Notebook 07 shows a cause: Eq. 26 gives almost no push to pairs whose chosen response is already much more likely.
+# - [Notebook 07](07_gradients.ipynb) shows a cause: Eq. 26 gives almost no push to pairs whose chosen response is
+#   already much more likely.
 # - **In accuracy and margin the corrected form differs from IPO by less than the interval** (*corrected − IPO* above).
 # - **Held-out loss can end above its start while accuracy rises** (see the curves). A squared loss weighs the pairs
 #   that the policy gets wrong by the square of the error.

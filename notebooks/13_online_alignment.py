@@ -20,8 +20,11 @@
 # - Section 4 takes PPO apart.
 # - Sections 5 to 7 measure noise, stability, replay and models on worlds where the optimum is known.
 #
-# **Needs.** Notebook 04, sections 2 and 4. $\beta\log\frac{\pi}{\pi_\text{ref}} = r_\theta$ is the implicit reward,
-# $J = \mathbb{E}_\pi[s - r_\theta]$ what RLHF maximises (UNA Eq. 3), and regret is $J(\pi^*) - J(\pi)$.
+# **Needs.** [Notebook 04](04_una_losses.ipynb), sections 2 and 4. $\beta\log\frac{\pi}{\pi_\text{ref}} = r_\theta$ is
+# the implicit reward, $J = \mathbb{E}_\pi[s - r_\theta]$ what RLHF maximises (UNA Eq. 3), and regret is
+# $J(\pi^*) - J(\pi)$.
+#
+# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 20](20_mistral_offline.ipynb).
 
 # %%
 import json
@@ -650,8 +653,9 @@ plt.show()
 #
 # Samples are expensive, so one would like to reuse them. PPO can reuse them only for a few passes, because its gradient
 # is that of the policy that sampled. Centred UNA is a regression with $\pi^*$ as its minimiser for *every* sampler that
-# gives each response (notebook 04, section 4). So old rollouts remain valid. Eq. 10 without $V(x)$ is valid on-policy
-# only. On old rows it is the offline regression, whose minimum moves with the offset of the rewards.
+# gives each response ([notebook 04](04_una_losses.ipynb), section 4). So old rollouts remain valid. Eq. 10 without
+# $V(x)$ is valid on-policy only. On old rows it is the offline regression, whose minimum moves with the offset of the
+# rewards.
 
 # %%
 replay = {}

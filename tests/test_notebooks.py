@@ -34,6 +34,18 @@ def test_every_notebook_has_a_number_of_its_own_and_the_first_is_the_start():
     assert SOURCES[0].stem == "START" and len(set(numbers)) == len(numbers)
 
 
+@pytest.mark.parametrize("source", SOURCES[1:], ids=lambda path: path.stem)
+def test_a_notebook_says_what_it_needs_how_long_it_takes_and_links_the_others(source):
+    text = source.read_text("utf-8")
+    assert "# **Needs.**" in text
+    assert f"# **Time.** About {notebook.minutes(source)} minutes to read" in text
+    linked = set(re.findall(r"\((\d\d_\w+)\.ipynb", text))
+    assert linked <= {source.stem for source in SOURCES}
+    prose = "\n".join(c.source for c in jupytext.read(source, fmt="py:percent").cells if c.cell_type == "markdown")
+    named = set(re.findall(r"[Nn]otebooks? (\d\d)\b", prose)) - {source.stem[:2]}
+    assert named <= {stem[:2] for stem in linked}
+
+
 def test_start_is_short_and_imports_nothing_of_the_package():
     cells = [cell.source for cell in jupytext.read(SOURCES[0], fmt="py:percent").cells if cell.cell_type == "code"]
     lines = [line for cell in cells for line in cell.splitlines() if line.strip() and not line.startswith("#")]
