@@ -22,7 +22,7 @@ def test_readme_shows_the_two_commands_of_a_fresh_clone():
 
 def test_readme_gives_student_researcher_and_practitioner_a_first_link():
     [doors] = re.findall(r"^\| you want to \|.*?\n\n", README, flags=re.MULTILINE | re.DOTALL)
-    for link in ("notebooks/00_", "docs/claims.md", "docs/training.md"):
+    for link in ("notebooks/START", "docs/claims.md", "docs/training.md"):
         assert link in doors
 
 
