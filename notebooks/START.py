@@ -204,6 +204,8 @@ assert ends["Eq. 10"].max() > 0.4 and ends["Eq. 10"].argmin() == (offsets + beta
 print(f"largest regret: Eq. 10 {ends['Eq. 10'].max():.3f}; DPO and Eq. 10 with V(x) below 1e-8")
 
 # %% [markdown]
+# [The playground](../docs/playground.html) has this figure with sliders. It is one file: open it in a browser.
+#
 # ## What we learned
 #
 # - The best policy is $\pi_\text{ref}\, e^{r / \beta} / Z$, and regret is $\beta\, \text{KL}(\pi \,\|\, \pi^*)$.
