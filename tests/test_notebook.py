@@ -91,6 +91,8 @@ GOOD = """
     # %% tags=["check"]
     check.close("one", 1.0, 1)
     print(scale(full="full", ci="ci"))
+    check.differs("not two", 1.0, 2, by=0.5)
+    check.true("1 < 2", 1 < 2)
 
     # %%
     plt.plot([1, 2]);
@@ -135,10 +137,18 @@ def test_a_twin_has_outputs_and_figures_and_no_stderr(twin):
     made = json.loads(twin.read_text())
     assert made["metadata"] == {"kernelspec": notebook.KERNEL}
     assert [cell["id"] for cell in made["cells"]] == ["cell-00", "cell-01", "cell-02", "cell-03"]
-    assert made["cells"][2]["outputs"][0]["text"] == ["one  max |diff| 0.0e+00\n", "ci\n"]
     assert made["cells"][2]["metadata"] == {"tags": ["check"]}
     assert "image/png" in made["cells"][3]["outputs"][0]["data"]
     assert "progress bar" not in str(made["cells"][1]["outputs"])
+
+
+def test_the_checks_of_a_cell_are_folded_and_its_negative_checks_stay_visible(twin):
+    printed, folded = json.loads(twin.read_text())["cells"][2]["outputs"]
+    assert printed["text"] == ["ci\n", "not two  max |diff| 1, at least 0.5 as it should\n"]
+    assert folded["data"]["text/plain"] == ["2 checks passed"]
+    shown = "".join(folded["data"]["text/html"])
+    lines = "one  max |diff| 0.0e+00\n1 &lt; 2  holds"
+    assert shown == f"<details><summary>2 checks passed</summary><pre>{lines}</pre></details>"
 
 
 def spoil(change):

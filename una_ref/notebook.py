@@ -11,6 +11,7 @@ never edited: the same source gives the same bytes, and a test checks that each 
 from __future__ import annotations
 
 import argparse
+import html
 import os
 import re
 import sys
@@ -51,7 +52,10 @@ def scale(full: T, ci: T, smollm2: T | None = None) -> T:
 
 
 class check:  # noqa: N801 - read as a verb: check.close(...)
-    """Checks that print one line of evidence each, or raise an ``AssertionError`` that names the claim."""
+    """Checks that give one line of evidence each, or raise an ``AssertionError`` that names the claim.
+
+    In a notebook the lines of a cell are folded: "9 checks passed" opens on a click. The negative checks stay visible.
+    """
 
     @staticmethod
     def close(name: str, a: Any, b: Any, tol: float = 1e-12) -> None:
@@ -63,7 +67,7 @@ class check:  # noqa: N801 - read as a verb: check.close(...)
         worst = _largest_difference(name, a, b)
         if not worst <= tol:
             raise AssertionError(f"{name}: max |diff| {worst:.3g}, expected at most {tol:g}")
-        print(f"{name}  max |diff| {worst:.1e}")
+        _fold(f"{name}  max |diff| {worst:.1e}")
 
     @staticmethod
     def differs(name: str, a: Any, b: Any, by: float) -> None:
@@ -78,7 +82,35 @@ class check:  # noqa: N801 - read as a verb: check.close(...)
         """``condition`` holds; ``evidence`` is shown in the line, ideally with numbers."""
         if not bool(condition):
             raise AssertionError(f"{name}: does not hold{f' ({evidence})' if evidence else ''}")
-        print(f"{name}  {evidence or 'holds'}")
+        _fold(f"{name}  {evidence or 'holds'}")
+
+
+_folded: list[str] = []
+"""The evidence of the cell that is running."""
+
+
+def _fold(line: str) -> None:
+    """Keep a line for the end of the cell; outside of a notebook, print it."""
+    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    if not hasattr(shell, "kernel"):
+        print(line)
+        return
+    if not _folded:
+        shell.events.register("post_run_cell", _show_folded)
+    _folded.append(line)
+
+
+def _show_folded(_: Any) -> None:
+    """Show the kept lines as one, which opens."""
+    from IPython.core.getipython import get_ipython
+    from IPython.display import display
+
+    get_ipython().events.unregister("post_run_cell", _show_folded)
+    passed = f"{len(_folded)} check{'s' * (len(_folded) > 1)} passed"
+    lines = html.escape("\n".join(_folded), quote=False)
+    _folded.clear()
+    shown = f"<details><summary>{passed}</summary><pre>{lines}</pre></details>"
+    display({"text/html": shown, "text/plain": passed}, raw=True)
 
 
 def _largest_difference(name: str, a: Any, b: Any) -> float:
