@@ -157,32 +157,32 @@ print("arg max J", small.optimum.exp()[0])
 # ## The optimum, by Lagrange
 #
 # [Notebook 01](01_log_sum_inequality.ipynb) found the maximum from the log-sum inequality. The usual way is a
-# multiplier $\mu$ for $\sum_y \pi = 1$. The derivative by $\pi(y)$ of $J + \mu\,(1 - \sum_y \pi)$ must be zero:
+# multiplier $\nu$ for $\sum_y \pi = 1$. The derivative by $\pi(y)$ of $J + \nu\,(1 - \sum_y \pi)$ must be zero:
 #
-# $$r - \beta \left( \log \frac{\pi}{\pi_\text{ref}} + 1 \right) - \mu = 0
-# \quad\Longrightarrow\quad \pi = \pi_\text{ref}\, e^{r / \beta}\, e^{-1 - \mu / \beta}.$$
+# $$r - \beta \left( \log \frac{\pi}{\pi_\text{ref}} + 1 \right) - \nu = 0
+# \quad\Longrightarrow\quad \pi = \pi_\text{ref}\, e^{r / \beta}\, e^{-1 - \nu / \beta}.$$
 #
 # The last factor is the same for all $y$, and makes the sum one. It is $1/Z(x)$.
 
 # %%
 n = 3
 p, q, rr = (sp.symbols(f"{name}1:{n + 1}", positive=True) for name in ("pi", "q", "r"))
-beta, mu, z = sp.symbols("beta mu Z", positive=True)
+beta, nu, z = sp.symbols("beta nu Z", positive=True)
 objective_s = sum(pi * ri - beta * pi * sp.log(pi / qi) for pi, qi, ri in zip(p, q, rr, strict=True))
-lagrangian = objective_s + mu * (1 - sum(p))
+lagrangian = objective_s + nu * (1 - sum(p))
 stationary = [sp.solve(sp.diff(lagrangian, pi), pi)[0] for pi in p]
 partition = sum(qi * sp.exp(ri / beta) for qi, ri in zip(q, rr, strict=True))
-(multiplier,) = sp.solve(sum(stationary) - 1, mu)
+(multiplier,) = sp.solve(sum(stationary) - 1, nu)
 print("π1 =", sp.simplify(stationary[0]))
-print("μ  =", sp.simplify(multiplier))
+print("ν  =", sp.simplify(multiplier))
 
 # %% tags=["check"]
 found = [
-    sp.simplify(s.subs(mu, multiplier) - qi * sp.exp(ri / beta) / partition)
+    sp.simplify(s.subs(nu, multiplier) - qi * sp.exp(ri / beta) / partition)
     for s, qi, ri in zip(stationary, q, rr, strict=True)
 ]
 check.true("Lagrange: π = π_ref·e^(r/β)/Z", found == [0, 0, 0], f"sympy: {found}")
-check.true("Lagrange: μ = β·log Z − β", sp.simplify(multiplier - beta * sp.log(partition) + beta) == 0, "sympy: 0")
+check.true("Lagrange: ν = β·log Z − β", sp.simplify(multiplier - beta * sp.log(partition) + beta) == 0, "sympy: 0")
 curvature = sp.hessian(objective_s, p)
 diagonal = sp.diag(*[-beta / pi for pi in p])
 check.true(
