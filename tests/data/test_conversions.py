@@ -16,7 +16,8 @@ from una_ref.data.conversions import (
     scores_to_pairs,
     to_demos,
 )
-from una_ref.data.rows import Row, group_by_prompt
+from una_ref.data.row_sets import group_by_prompt
+from una_ref.data.rows import Row
 from una_ref.errors import InputError
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from una_ref.data.conversions import conform
 from una_ref.data.published import HELPSTEER2_WEIGHTS
-from una_ref.data.rows import group_by_prompt, shuffled_scores, split
+from una_ref.data.row_sets import group_by_prompt, shuffled_scores, split
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 

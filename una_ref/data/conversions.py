@@ -16,16 +16,8 @@ from numbers import Real
 from statistics import median
 from typing import Any, cast
 
-from una_ref.data.rows import (
-    Row,
-    by_prompt,
-    gathered,
-    group_by_prompt,
-    listed,
-    merged,
-    refusal,
-    shown,
-)
+from una_ref.data.row_sets import by_prompt, gathered, group_by_prompt, listed, merged
+from una_ref.data.rows import Row, refusal, shown
 from una_ref.data.storage import GroupedList
 from una_ref.methods.method import KINDS
 

@@ -7,7 +7,8 @@ from typing import Any
 
 from una_ref.data.dialogues import ASSISTANT, HUMAN
 from una_ref.data.records import Record, Response
-from una_ref.data.rows import Row, checked_score, merged, refusal, shown
+from una_ref.data.row_sets import merged
+from una_ref.data.rows import Row, checked_score, refusal, shown
 from una_ref.errors import InputError
 
 HELPSTEER2_WEIGHTS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from una_ref.data import conversions
-from una_ref.data.rows import Row, gathered, held_out, shuffled_scores, split_name
+from una_ref.data.row_sets import gathered, held_out, shuffled_scores, split_name
+from una_ref.data.rows import Row
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
