@@ -16,6 +16,7 @@ from una_ref.data.rows import (
     checked_text,
     checked_weight,
     refusal,
+    says_nothing,
     shown,
 )
 from una_ref.errors import InputError
@@ -147,7 +148,7 @@ class Record:
         elif value is None:
             raise refusal(self.source, place, _RESPONSE, "null")
         text = checked_text(value, self.source, place)
-        if self.options.empty == "error" and not text.strip() and not fields:
+        if self.options.empty == "error" and says_nothing({**fields, "content": text}):
             fix = "set empty=drop or empty=keep"
             raise refusal(self.source, place, "text", f"an empty response {text!r:.20}", fix)
         return Response(str(text), fields, earlier)

@@ -17,6 +17,7 @@ import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any
 
 from una_ref.errors import InputError
@@ -118,12 +119,12 @@ class Row:
 
     @property
     def has_empty_response(self) -> bool:
-        """Whether a turn of a response has neither text nor other fields such as tool_calls."""
-        both = zip(self.responses, self.fields_of_responses, strict=True)
-        earlier = (turn for turns in self.earlier for turn in turns if turn["role"] == "assistant")
-        return any(not text.strip() and not fields for text, fields in both) or any(
-            not (turn.get("content") or "").strip() and not any(map(turn.get, IN_PLACE_OF_CONTENT)) for turn in earlier
+        """Whether a turn of a response has neither text nor a field in place of it, such as tool_calls."""
+        last = (
+            {**fields, "content": text} for text, fields in zip(self.responses, self.fields_of_responses, strict=True)
         )
+        earlier = (turn for turns in self.earlier for turn in turns if turn["role"] == "assistant")
+        return any(says_nothing(turn) for turn in chain(last, earlier))
 
     @property
     def fields_of_responses(self) -> tuple[Mapping[str, Any], ...]:
@@ -229,6 +230,11 @@ def _checked_prompt(prompt: object, source: str) -> str | tuple[dict, ...]:
 
 IN_PLACE_OF_CONTENT = ("tool_calls", "function_call", "reasoning_content")
 """Fields that a message may have in place of a content."""
+
+
+def says_nothing(message: Mapping[str, Any]) -> bool:
+    """Whether a message has neither text nor one of `IN_PLACE_OF_CONTENT`."""
+    return not (message.get("content") or "").strip() and not any(map(message.get, IN_PLACE_OF_CONTENT))
 
 
 def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Mapping]:
