@@ -44,7 +44,7 @@ def test_bad_rows_that_the_run_drops_are_no_reason_to_refuse(file, capsys):
 def test_feedback_of_another_method_gives_exit_code_1(file, capsys):
     assert main(["data", file(PAIRS), "--method", "una-score", "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
-    assert "expected scores, got a row of pairs" in record["refused"]
+    assert "expected scores for una-score, got a row of pairs" in record["refused"]
     assert record["audit"]["rows"] == 4 and record["tokens"] is None
 
 

@@ -356,6 +356,20 @@ def test_conform_refuses_unknown_kinds(kinds):
         conform([scored("p", 1)], kinds)
 
 
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([Row("p", ("a",), source="f:4")], {}, "f:4 feedback: expected pairs for odpo, got a row of demos"),
+        ([], {}, "data rows: expected at least one usable row for odpo, got none"),
+        ([Row("p", ("a", "b"), pairs=((0, 1),))], {"margins": True}, "for the margins of the loss of odpo, got none"),
+        ([WEIGHTED], {"margins": True, "weights": False}, "expected a loss .*, got another loss of odpo, on pairs"),
+    ],
+)
+def test_refusals_name_the_method(rows, options, message):
+    with pytest.raises(InputError, match=message):
+        conform(rows, ("pairs",), method="odpo", **options)
+
+
 def test_conform_refuses_no_rows():
     with pytest.raises(InputError, match="data rows: expected at least one usable row, got none"):
         conform([], ("pairs",))

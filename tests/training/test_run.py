@@ -57,7 +57,7 @@ def test_every_method_trains_on_every_file_that_can_be_converted(kind, method, r
     folder = run(method, data(kind), code=0 if possible else 2)
     said = capsys.readouterr().err
     if not possible:
-        assert f"{kind}.jsonl:1" in said and "feedback: expected" in said
+        assert f"{kind}.jsonl:1" in said and "feedback: expected" in said and f" for {method}, got" in said
         assert not folder.exists()
         return
     converted = [note for note in record(folder)["notes"] if " -> " in note]

@@ -89,7 +89,7 @@ def usable_rows(
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
     losses = config.losses_by_kind
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options |= {"which": config.pairs, "weights": not config.whole_batch}
+    options |= {"which": config.pairs, "weights": not config.whole_batch, "method": config.method}
     options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
