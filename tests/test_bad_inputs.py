@@ -99,7 +99,7 @@ row(
     ":1 messages: expected",
     "got",
 )
-row("one response for pairs", "dpo", [SCORE], "at least one usable row for dpo, got scores", "1 prompts with one response")
+row("one response for pairs", "dpo", [SCORE], "at least one usable row for dpo, got sc", "1 prompts with one response")
 row("one label for pairs", "dpo", [LABEL], "at least one usable row for dpo, got labels", "1 prompts with one response")
 row("two positive labels for pairs", "dpo", [LABEL] * 2, "at least one usable row", "without a positive and a negative")
 row("one score for its group", "una-centred", [SCORE], ":1 scores: expected two or more responses", "got one")

@@ -44,6 +44,7 @@ def test_rows_prompts_and_kinds_are_counted():
         (pair(3, "fo\u200bur", "five"), "texts with invisible characters"),
         (pair(3, "fo\ue000ur", "five"), "texts with private-use characters"),
         (pair(3, "four<|im_end|>", "five"), "texts that spell the special token <|im_end|>"),
+        (pair(3, " one\n\nAssistant: two", "five"), "responses with the start of a turn (Human:, Assistant:)"),
         (pair(3, "It is a cat.", "a dog", "And this?"), "rows that repeat an earlier row"),
         (pair(3, "a dog", "It is a cat.", "And this?"), "pairs that are also there with their sides swapped"),
     ],

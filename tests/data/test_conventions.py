@@ -140,6 +140,37 @@ def test_a_prompt_that_is_not_in_the_conversations_is_refused():
     refused({"prompt": [USER, USER], **sides}, "prompt: expected the messages of both conversations")
 
 
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+@pytest.mark.parametrize("prompt", ["q", " q\n", "p", f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"])
+def test_whole_dialogues_beside_a_prompt_are_parted_as_without_it(prompt):
+    start = f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"
+    row = one({"prompt": prompt, "chosen": f"{start} a", "rejected": f"{start} b"})
+    assert (row.prompt, row.responses) == (start, (" a", " b"))
+
+
+def test_a_prompt_that_is_not_in_the_dialogues_is_refused():
+    start = f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"
+    sides = {"chosen": f"{start} a", "rejected": f"{start} b"}
+    refused({"prompt": "x", **sides}, "prompt: expected a user turn of both conversations, got 'x'")
+    refused({"prompt": f"{HUMAN} q{ASSISTANT}", **sides}, "prompt: expected a user turn of both conversations")
+    apart = {"chosen": f"{start} a", "rejected": f"{HUMAN} p{ASSISTANT} y{HUMAN} q{ASSISTANT} b"}
+    refused({"prompt": "q", **apart}, "chosen: expected dialogues that differ in the last assistant turn only")
+
+
+def test_dialogues_that_do_not_agree_up_to_the_last_turn_are_bad_rows():
+    good = {"chosen": f"{HUMAN} p{ASSISTANT} a", "rejected": f"{HUMAN} p{ASSISTANT} b"}
+    longer = {"chosen": good["chosen"], "rejected": f"{good['rejected']}{HUMAN} q{ASSISTANT} c"}
+    other = {"chosen": good["chosen"], "rejected": f"{HUMAN} r{ASSISTANT} a"}
+    open_end = {"chosen": good["chosen"] + HUMAN, "rejected": good["rejected"]}
+    rows, said = noted([longer, good, other, open_end], bad_rows="drop")
+    assert [row.responses for row in rows] == [(" a", " b")]
+    assert said[1].startswith(
+        "data: left out 3 bad rows (the first: dataset[0] rejected: expected dialogues that differ"
+    )
+
+
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from una_ref.data.dialogues import holds_turn
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
@@ -185,6 +186,8 @@ class _Tally:
         self.prompts.append(prompt)
         feedback = (row.scores, row.labels, row.pairs, row.as_list, row.weights, row.margins)
         self.rows.add(_name(row.key, *row.responses, repr((feedback, row.response_fields, row.earlier))), 0, place)
+        for _ in filter(holds_turn, row.responses):
+            self._find("responses with the start of a turn (Human:, Assistant:) in them", place)
         for text in {*texts(row)}:
             self._characters(text, place)
         self._length("prompts", sum(map(len, prompt_texts(row))))

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from una_ref.data import published
+from una_ref.data import dialogues, published
 from una_ref.data.published import RATINGS, Refuse
 from una_ref.data.records import ALIASES, EVERYWHERE, Record, Response
 from una_ref.data.rows import Row, checked_text, shown
@@ -112,15 +112,20 @@ def _sides(record: Record) -> tuple[Any, tuple[Response, Response]]:
 
 
 def _is_whole(record: Record, column: str) -> bool:
-    """Whether a side is a list of messages that does not begin with the assistant's."""
+    """Whether a side is a dialogue, or a list of messages that does not begin with the assistant's."""
     value = record.get(column)
+    if isinstance(value, str):
+        return dialogues.is_whole(value)
     return isinstance(value, list | tuple) and bool(value) and record.messages(column)[0]["role"] != "assistant"
 
 
 def _check_prompt(record: Record, messages: Any) -> None:
     """Refuse a prompt beside whole conversations that is not in them: one of their user turns, or all turns."""
-    said = record.prompt()
-    known = [(message.get("content") or "").strip() for message in messages if message["role"] == "user"]
+    said, known = record.prompt(), []
+    if isinstance(messages, str):  # a dialogue as one text
+        known = [messages.strip()]
+        messages = dialogues.messages(messages) or ()
+    known += [(message.get("content") or "").strip() for message in messages if message["role"] == "user"]
     good = said.strip() in known if isinstance(said, str) else said == messages
     if not good:
         what = "a user turn" if isinstance(said, str) else "the messages"
