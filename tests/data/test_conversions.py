@@ -350,7 +350,7 @@ def test_conform_refuses_rows_that_it_cannot_convert(row, kinds, message):
         conform([row], kinds)
 
 
-@pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
+@pytest.mark.parametrize("kinds", [(), ("stars",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
     with pytest.raises(InputError, match="options kinds: expected some of demos, pairs, labels, scores, lists, got"):
         conform([scored("p", 1)], kinds)
