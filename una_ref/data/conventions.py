@@ -194,6 +194,40 @@ CONVENTIONS = (
         {"history": "Name a fruit.", "human_ref_A": "Apple.", "human_ref_B": "Stone.", "labels": 1},
     ),
     Convention(
+        "PKU-SafeRLHF",
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        (),
+        published.pku_safe_rlhf,
+        {**_FRUIT, "response_0": "Apple.", "response_1": "Stone.", "better_response_id": 0},
+    ),
+    Convention(
+        "HelpSteer3",
+        ("context", "response1", "response2", "overall_preference"),
+        (),
+        published.helpsteer3,
+        {"context": [_USER], "response1": "Apple.", "response2": "Stone.", "overall_preference": -2},
+    ),
+    Convention(
+        "WebGPT comparisons",
+        ("prompt", "answer_0", "answer_1", "score_0", "score_1"),
+        (),
+        published.webgpt,
+        {
+            "question": {"full_text": "Name a fruit."},
+            "answer_0": "Apple.",
+            "answer_1": "Stone.",
+            "score_0": 0.5,
+            "score_1": -0.5,
+        },
+    ),
+    Convention(
+        "Nectar",
+        ("prompt", "answers"),
+        (),
+        published.nectar,
+        {**_FRUIT, "answers": [{"answer": "Apple.", "rank": 1.0}, {"answer": "Stone.", "rank": 2.0}]},
+    ),
+    Convention(
         "Alpaca pair",
         ("instruction", "chosen", "rejected"),
         ("input", "history", *_COMPARED),
@@ -262,6 +296,14 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "chosen-rating": 5.0,
             "rejected": [_USER, _said("Stone.")],
             "rejected-rating": 1.0,
+        },
+    ),
+    "OpenAI preference": (
+        "pair",
+        {
+            "input": {"messages": [_USER]},
+            "preferred_output": [_said("Apple.")],
+            "non_preferred_output": [_said("Stone.")],
         },
     ),
     "Intel Orca": (

@@ -22,13 +22,17 @@ from una_ref.data.rows import (
 from una_ref.errors import InputError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("question", "conversations", "conversation"),
+    "prompt": ("question.full_text", "question", "conversations", "conversation", "input.messages"),
     "messages": ("conversations", "conversation"),
+    "chosen": ("preferred_output",),
+    "rejected": ("non_preferred_output",),
     "chosen_score": ("score_chosen", "chosen-rating", "chosen_rating", "rating_chosen"),
     "rejected_score": ("score_rejected", "rejected-rating", "rejected_rating", "rating_rejected"),
     "system": ("system_prompt",),
+    "tools": ("input.tools",),
 }
-"""Column of a layout -> other names of it in public data sets (Intel, ShareGPT, UltraFeedback of H4, argilla)."""
+"""Column of a layout -> other names of it in public data sets (Intel, ShareGPT, UltraFeedback of H4, argilla, WebGPT,
+OpenAI). A name with a dot is a field of an object in a column."""
 
 EVERYWHERE = ("system", "tools", "chat_template_kwargs")
 """Columns that any layout may have, in some rows or in all."""
@@ -86,28 +90,42 @@ class Record:
         if column in self.options.names:
             return self.options.names[column]
         names = (column, *ALIASES.get(column, ()))
-        return next((name for name in names if self.values.get(name) is not None), column)
+        return next((name for name in names if self.value(name) is not None), column)
+
+    def value(self, name: str) -> Any:
+        """The value of a name in this record, or of a field "column.field" of an object; None if there is none."""
+        column, _, field = name.partition(".")
+        if name not in self.values and field and isinstance(self.values.get(column), Mapping):
+            return self.values[column].get(field)
+        return self.values.get(name)
 
     def get(self, column: str) -> Any:
         """The value of a layout's column; None if there is none."""
         name = self.name(column)
         self.read.add(name)
-        value = self.values.get(name)
+        value = self.value(name)
         if isinstance(value, Cell) and value.lstrip()[:2] in ("[{", "{'", '{"', "[["):
             return self._parsed(name, value)
         return value
 
     def has(self, column: str) -> bool:
         """Whether a column has a value. Tables write a missing value as null."""
-        return self.values.get(self.name(column)) is not None
+        return self.value(self.name(column)) is not None
 
     def others(self) -> dict[str, Any]:
         """The columns with a value that no layout has read."""
-        return {name: self.values[name] for name in self.columns() if name not in self.read}
+        return {name: self.value(name) for name in self.columns() if name not in self.read}
 
     def columns(self) -> list[str]:
-        """The names of the columns with a value."""
-        return [str(column) for column, value in self.values.items() if value is not None]
+        """The names of the columns with a value; of an object that was read in part, the names of its fields."""
+        parts = {name.partition(".")[0] for name in self.read - self.values.keys()}
+        names: list[str] = []
+        for column, value in self.values.items():
+            if column in parts and isinstance(value, Mapping):
+                names += [f"{column}.{field}" for field, part in value.items() if part is not None]
+            elif value is not None:
+                names.append(str(column))
+        return names
 
     def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
         """The error for a bad value of a column."""
@@ -217,6 +235,21 @@ class Record:
     def label(self, column: str) -> float:
         """A column's value as a label in [0, 1]."""
         return checked_label(self._number(column), self.source, self.name(column))
+
+    def whole_number(self, column: str, low: int, high: int, what: str = "") -> int:
+        """A column's value, which has to be a whole number in a range; a truth value stands for 0 or 1.
+
+        Args:
+            column: of the layout.
+            low: the lowest number.
+            high: the highest number.
+            what: is expected, for the message.
+        """
+        value = self._number(column)
+        number = isinstance(value, int | float) and (not isinstance(value, bool) or (low, high) == (0, 1))
+        if not number or value not in range(low, high + 1):
+            raise self.refusal(column, what or f"a whole number from {low} to {high}", shown(value))
+        return int(value)
 
     def _number(self, column: str) -> Any:
         value = self.get(column)

@@ -159,7 +159,7 @@ class _Reader:
     def _found(self, record: Record) -> Convention:
         """The first layout whose columns a record has."""
         for column, name in self.options.names.items():
-            if name and name not in record.values:
+            if name and name not in record.values and record.value(name) is None:
                 expected = f"a column {name}, since columns.{column}={name}"
                 raise refusal(record.source, "columns", expected, _listed(record.columns()) + near(name, record.values))
         for convention in self.conventions:
