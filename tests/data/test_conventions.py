@@ -352,6 +352,35 @@ def test_numbers_of_published_layouts_are_read_from_tables(tmp_path):
     assert [row.pairs for row in read(path)] == [((1, 0),)]
 
 
+@pytest.mark.parametrize("field", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_a_turn_that_is_not_to_be_trained_on_is_refused_unless_it_is_in_the_prompt(field):
+    talk = [USER, {**says("x"), **field}, {"role": "user", "content": "q"}, {**says("a"), "weight": 1}]
+    ((name, value),) = field.items()
+    refused({"messages": talk}, f"expected turns of the assistant that are trained on, got one with {name}={value}")
+    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: turns=last")
+    assert one({"messages": talk}, turns="last").responses == ("a",)
+    asked = [{**USER, **field}, says("x"), {"role": "user", "content": "q", **field}, says("a")]
+    assert one({"messages": asked}).responses == ("a",), "turns of a user are never trained on"
+
+
+def test_labels_of_several_answers_are_refused_with_what_to_write():
+    row = {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}
+    refused(row, "got labels. Fix: write a row for each response, with its label, or columns.labels= to leave it out")
+    assert one(row, columns={"labels": ""}).kinds == ("demos",)
+
+
+@pytest.mark.parametrize(
+    ("row", "nearest"),
+    [
+        ({"question": "p", "answer": "a"}, "completion, the nearest, add completion"),
+        ({"instruction": "p", "response": "a"}, "response, the nearest, add prompt"),
+        ({"prompt": "p", "response_0": "a", "response_1": "b", "safer_response_id": 1}, "PKU-SafeRLHF, the nearest"),
+    ],
+)
+def test_a_layout_of_a_published_set_is_suggested_only_if_most_of_it_is_there(row, nearest):
+    refused(row, f"for {nearest}")
+
+
 def test_sharegpt_turns_are_messages():
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "p"}, {"from": "gpt", "value": "a"}]
     row = one({"conversations": turns, "label": True})

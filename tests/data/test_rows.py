@@ -76,3 +76,11 @@ def test_kinds_name_the_feedback_and_only_keeps_one():
     assert row.only("pairs").kinds == ("pairs",) and row.only("pairs").pairs == row.pairs
     assert row.only("demos").kinds == ("demos",)
     assert Row("p", ("a",)).kinds == ("demos",)
+
+
+@pytest.mark.parametrize("value", [3.5e38, -1e300, 10**400])
+def test_numbers_that_float32_does_not_hold_are_refused(value):
+    refused("scores[0]", "a finite number of float32", scores=(value, 1))
+    refused("margins[0]", "a finite number of float32", pairs=((0, 1),), margins=(value,))
+    refused("weights[0]", "a finite number of at least 0", pairs=((0, 1),), weights=(value,))
+    assert Row("p", ("a",), scores=(3.4e38,)).scores == (3.4e38,)

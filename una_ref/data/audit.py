@@ -42,6 +42,13 @@ SPECIAL_NAMES = re.compile(
 """Names of special tokens as the common tokenizers spell them, for an audit without a tokenizer."""
 
 
+MISSING = frozenset({"null", "none", "nan", "n/a", "<na>", "undefined"})
+"""What programs write for a missing value."""
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""The roles of messages that chat templates know."""
+
+
 @dataclass(frozen=True)
 class Finding:
     """Something that is in the data, how often, and where first."""
@@ -202,7 +209,14 @@ class _Tally:
             for name, value in zip(names, values or (), strict=False):
                 by_prompt.add(prompt, value, place)
                 by_response.add(name, value, place)
+        for text in responses:
+            if text.strip().lower() in MISSING:
+                self._find("responses that spell a missing value (null, None, NaN)", place)
+        for role in {message["role"] for message in row.prompt if isinstance(message, Mapping)} - ROLES:
+            self._find(f"prompts with a message of the role {role!r:.30}, which templates may not know", place)
         for chosen, rejected in row.pairs or ():
+            if row.scores is not None and row.scores[chosen] < row.scores[rejected]:
+                self._find("pairs whose chosen response has the lower score", place)
             self._pair(responses[chosen], responses[rejected], prompt, place)
 
     def grouped(self) -> Iterator[tuple[str, tuple[int, int]]]:

@@ -27,6 +27,7 @@ class Convention:
         make: the row of a record.
         example: one row, as in the documentation. Of HelpSteer2, one of the two rows of a prompt.
         finish: what is done to the rows of a file in their order.
+        suggested: whether it is suggested for columns of no layout.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Convention:
     make: Callable[[Record], Row]
     example: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[Iterator[Row], Refuse], Iterator[Row]] = _as_they_are
+    suggested: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.required)})"
@@ -185,6 +187,7 @@ CONVENTIONS = (
         (),
         published.ultrafeedback,
         {"instruction": "Name a fruit.", "completions": [{"response": "Apple.", "overall_score": 8.5}]},
+        suggested=False,
     ),
     Convention(
         "SHP",
@@ -226,6 +229,7 @@ CONVENTIONS = (
         (),
         published.nectar,
         {**_FRUIT, "answers": [{"answer": "Apple.", "rank": 1.0}, {"answer": "Stone.", "rank": 2.0}]},
+        suggested=False,
     ),
     Convention(
         "Alpaca pair",

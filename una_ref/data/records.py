@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from una_ref.data.rows import (
@@ -292,6 +293,7 @@ class Record:
                 expected = "the same turns before the last one of each response, since turns=last"
                 raise refusal(self.source, "responses", expected, "different ones", "turns=all")
             prompt, earlier = (*prompt, *earlier[0]), ()
+        self._check_trained(fields, earlier)
         if self.has("system"):
             prompt = self._with_system(prompt)
         made = Row(prompt, texts, source=self.source, **feedback)
@@ -303,6 +305,17 @@ class Record:
         if any(earlier):
             more["earlier_turns"] = earlier
         return replace(made, **more) if more else made
+
+    def _check_trained(
+        self, fields: Sequence[Mapping[str, Any]], earlier: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Refuse a turn of the assistant that says of itself that it is not trained on, as OpenAI's weight 0 does."""
+        for message in chain(fields, *earlier):
+            name = next((name for name in ("weight", "train") if name in message and not message[name]), None)
+            if name and message[name] is not None and message.get("role") in (None, "assistant"):
+                expected = "turns of the assistant that are trained on"
+                fix = "turns=last, end the conversation before that turn, or take the field out"
+                raise refusal(self.source, "responses", expected, f"one with {name}={message[name]!r}", fix)
 
     def judged(self, prompt: Any, response: Response) -> Row:
         """A row of one response with its optional label and score."""

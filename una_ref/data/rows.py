@@ -14,7 +14,6 @@ A prompt without responses is a row as well, for runs that sample them. A row is
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import chain
@@ -183,16 +182,20 @@ class Row:
         return indices[0], indices[1]
 
 
+LARGEST = 3.4028234663852886e38
+"""The largest number of float32, in which losses are computed."""
+
+
 def checked_score(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number and not a boolean."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= sys.float_info.max:
-        raise refusal(source, field, "a finite number", shown(value))
+    if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+        raise refusal(source, field, "a finite number of float32", shown(value))
     return float(value)
 
 
 def checked_weight(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number of 0 or more and not a boolean."""
-    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= sys.float_info.max:
+    if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
         raise refusal(source, field, "a finite number of at least 0", shown(value))
     return float(value)
 

@@ -176,7 +176,11 @@ class _Reader:
             best = [max((_ratio(name, column) for column in found), default=0) for name in names]
             return sum(best) / len(best)
 
-        nearest = max(self.conventions, key=likeness)
+        def may_be_meant(convention: Convention) -> bool:
+            absent = [column for column in convention.required if not record.has(column)]
+            return convention.suggested and (len(absent) < 2 or len(convention.required) < 3)
+
+        nearest = max(filter(may_be_meant, self.conventions), key=likeness)
         missing = [record.name(column) for column in nearest.required if not record.has(column)]
         absent = missing[0] if missing else "prompt"
         like = near(absent, [column for column in found if column not in nearest.columns])
@@ -210,11 +214,13 @@ class _Reader:
             if kind is None:
                 continue
             column = kind if kind in convention.optional else f"{kind}s"
+            taken = column in convention.columns or f"{kind}s" == column == "scores"
             if self.options.names.get(column) == "":
                 continue
             like = f"; did you mean {column}?" if column != name else ""
             expected = f"{column} or no such column, since {convention.name} would be imitated without feedback"
-            fix = f"columns.{column}={name}, or columns.{column}= to leave it out"
+            use = f"columns.{column}={name}" if taken else f"write a row for each response, with its {kind}"
+            fix = f"{use}, or columns.{column}= to leave it out"
             raise refusal(record.source, "columns", expected, f"{name}{like}", fix)
 
 
