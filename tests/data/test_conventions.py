@@ -381,6 +381,14 @@ def test_a_layout_of_a_published_set_is_suggested_only_if_most_of_it_is_there(ro
     refused(row, f"for {nearest}")
 
 
+@pytest.mark.parametrize(("column", "name"), [("prompt", "chosen"), ("chosen", "rejected")])
+def test_one_column_does_not_stand_for_two(column, name):
+    said = f"columns: expected different columns for {column} and {name} of pair, got {name} for both"
+    refused(PAIR, said, columns={column: name})
+    swapped = one(PAIR, columns={"chosen": "rejected", "rejected": "chosen"})
+    assert swapped.responses == ("b", "a")
+
+
 def test_sharegpt_turns_are_messages():
     turns = [{"from": "system", "value": "s"}, {"from": "human", "value": "p"}, {"from": "gpt", "value": "a"}]
     row = one({"conversations": turns, "label": True})

@@ -453,6 +453,8 @@ def test_the_first_lines_count_the_held_out_rows(data, tiny):
 def test_evaluation_data_of_another_kind_are_refused(data, tiny):
     with pytest.raises(InputError, match=r"eval_data: expected scores, as in data, got labels. Fix: set learn_from"):
         prepare(resolve("una-centred", [*tiny, f"eval_data={data('labels')}"], data=data("scores")))
+    with pytest.raises(InputError, match=r"^eval_data: .*feedback: expected scores for una-score, got a row of labels"):
+        prepare(resolve("una-score", [*tiny, f"eval_data={data('labels')}"], data=data("scores")))
 
 
 @pytest.mark.parametrize(

@@ -83,6 +83,8 @@ def _named(name: str | Path, split: str, subset: str, revision: str) -> Iterator
     """The items of a file, a folder, standard input, or a data set on the hub."""
     if name == STDIN:
         return _json_lines(Path("stdin"), lambda _: nullcontext(sys.stdin.buffer))
+    if not str(name).strip():
+        raise InputError("data: expected the name of a file, a folder or a data set, got an empty name")
     path = Path(name).expanduser()
     if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):

@@ -196,7 +196,7 @@ def checked_score(value: Any, source: str, field: str) -> float:
 def checked_weight(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number of 0 or more and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not 0 <= value <= LARGEST:
-        raise refusal(source, field, "a finite number of at least 0", shown(value))
+        raise refusal(source, field, "a finite number of at least 0, within float32", shown(value))
     return float(value)
 
 

@@ -164,8 +164,19 @@ class _Reader:
                 raise refusal(record.source, "columns", expected, _listed(record.columns()) + near(name, record.values))
         for convention in self.conventions:
             if all(map(record.has, convention.required)):
+                self._check_names(record, convention)
                 return convention
         raise self._unknown(record)
+
+    def _check_names(self, record: Record, convention: Convention) -> None:
+        """Refuse a column of the data that stands for two columns of the layout, since the user named it for one."""
+        used = {column: record.name(column) for column in convention.columns if record.has(column)}
+        for column, name in self.options.names.items():
+            other = next((other for other in used if used[other] == name and other != column), None)
+            if other and used.get(column) == name:
+                expected = f"different columns for {column} and {other} of {convention.name}"
+                fix = f"columns.{column}=NAME, or columns.{other}="
+                raise refusal(record.source, "columns", expected, f"{name} for both", fix)
 
     def _unknown(self, record: Record) -> InputError:
         """The error for a record of no layout: the nearest one, and what to write."""

@@ -49,6 +49,10 @@ def read_rows(config: Config, *, others: bool = False) -> ReadRows:
     from una_ref.data.items import STDIN, files
     from una_ref.data.sources import read
 
+    if "," in config.data and os.path.exists(config.data):
+        raise InputError(
+            f"data: expected a name without a comma, which separates names, got {config.data!r}. Fix: rename it"
+        )
     names = [file for name in config.data.split(",") for file in files(name)]
     if STDIN in names and processes().num_processes > 1:
         raise InputError("data: expected files, since several processes read them, got standard input")
@@ -116,7 +120,10 @@ def eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str]
         nonlocal both
         both += split_name(row, config.seed) in names
 
-    kept, notes = usable_rows(rows, theirs, note=count)
+    try:
+        kept, notes = usable_rows(rows, theirs, note=count)
+    except InputError as error:
+        raise InputError(f"eval_data: {error}") from None
     if both:
         notes = [*notes, f"rows whose prompt is trained on as well: {both}"]
     return kept, [f"eval_data: {note}" for note in (*rows.notes, *notes)]
