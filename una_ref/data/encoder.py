@@ -189,7 +189,7 @@ class Encoder:
                 continue
             if i:
                 before, known = asked.prompt, [*prompt, *ids]
-                more = {"source": row.source, "template_arguments": row.template_arguments}
+                more: dict[str, Any] = {"source": row.source, "template_arguments": row.template_arguments}
                 asked = Row((*row.prompt, *turns[:i]), (), **more)
                 opening = self.rendering.opening(asked, self.counts, len(before) + 1)
                 given = self._prompt_ids(asked, opening)

@@ -189,7 +189,8 @@ LARGEST = 3.4028234663852886e38
 def checked_score(value: Any, source: str, field: str) -> float:
     """The value as a float. Raises `InputError` unless it is a finite number and not a boolean."""
     if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-        raise refusal(source, field, "a finite number of float32", shown(value))
+        large = isinstance(value, int | float) and LARGEST < abs(value) < float("inf")
+        raise refusal(source, field, f"a finite number{' of float32' if large else ''}", shown(value))
     return float(value)
 
 
