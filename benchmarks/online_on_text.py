@@ -106,7 +106,7 @@ def split_prompts(folder: Path, work: Path) -> None:
 
     Each prompt has four random responses with their scores, whose best and worst become a pair.
     """
-    from una_ref.data.rows import group_by_prompt
+    from una_ref.data.row_sets import group_by_prompt
     from una_ref.data.sources import read
 
     rng = random.Random(0)

@@ -121,7 +121,7 @@ def small_files(folder: Path, files: dict[str, Path]) -> None:
     - labels: of every second prompt, two other responses with a binary label: whether the score is above the median.
     - hh: the HH pairs whose dialogue has under 200 characters.
     """
-    from una_ref.data.rows import group_by_prompt
+    from una_ref.data.row_sets import group_by_prompt
     from una_ref.data.sources import read
 
     grouped = group_by_prompt(read(folder / "alpaca_eval_scores.jsonl.gz", empty="drop"))

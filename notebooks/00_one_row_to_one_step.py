@@ -131,8 +131,8 @@ check.close("the row's scores are the weighted ratings", row.scores, by_hand)
 # %%
 [as_pair], report = scores_to_pairs([row])
 print("pairs, (chosen, rejected):", as_pair.pairs, "    ", report)
-[as_thumbs], report = scores_to_labels([row])
-print("labels, 1 is good:        ", as_thumbs.labels, "   ", report)
+[as_labels], report = scores_to_labels([row])
+print("labels, 1 is good:        ", as_labels.labels, "   ", report)
 
 # %% [markdown]
 # ## 2. Token ids
@@ -352,20 +352,20 @@ for name, policy in policies.items():
 
 
 # %%
-def by_hand(r, s, thumbs, chosen, rejected):
+def by_hand(r, s, labels, chosen, rejected):
     """The four losses from the implicit rewards of the row's two responses."""
     p = r.sigmoid()
     other = (s - r).detach().flip(0)  # the mean over the one other response is that response's s − r
     return {
         "dpo": -(r[chosen] - r[rejected]).sigmoid().log()[None],
-        "una-binary-bce": -(thumbs * p.log() + (1 - thumbs) * (1 - p).log()),
+        "una-binary-bce": -(labels * p.log() + (1 - labels) * (1 - p).log()),
         "una-score": (r - s) ** 2,
         "una-centred": (r + other - s) ** 2,
     }
 
 
 [(chosen, rejected)] = as_pair.pairs
-scores, thumbs = torch.tensor(row.scores), torch.tensor(as_thumbs.labels)
+scores, labels = torch.tensor(row.scores), torch.tensor(as_labels.labels)
 
 
 def by_library(logps, ref, scores=scores):
@@ -375,7 +375,7 @@ def by_library(logps, ref, scores=scores):
     pair |= {"ref_chosen_logps": ref[[chosen]], "ref_rejected_logps": ref[[rejected]], "beta": BETA}
     return {
         "dpo": METHODS["dpo"].loss(**pair),
-        "una-binary-bce": METHODS["una-binary-bce"].loss(**one, labels=thumbs),
+        "una-binary-bce": METHODS["una-binary-bce"].loss(**one, labels=labels),
         "una-score": METHODS["una-score"].loss(**one, scores=scores),
         "una-centred": METHODS["una-centred"].loss(**one, scores=scores, groups=torch.tensor([0, 0])),
     }
@@ -385,7 +385,7 @@ def by_library(logps, ref, scores=scores):
 for where, shift in (("at step 0", [0.0, 0.0]), ("elsewhere", [-0.7, 0.4])):
     ref = packed
     logps = ref + torch.tensor(shift)
-    mine, theirs = by_hand(BETA * (logps - ref), scores, thumbs, chosen, rejected), by_library(logps, ref)
+    mine, theirs = by_hand(BETA * (logps - ref), scores, labels, chosen, rejected), by_library(logps, ref)
     for method in mine:
         values = ", ".join(f"{v:.4f}" for v in theirs[method])
         check.close(f"{where}: {method} = {values}", mine[method], theirs[method], tol=1e-6)

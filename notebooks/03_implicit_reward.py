@@ -596,8 +596,8 @@ mine = ...  # a function of (p, beta); it may be nan where there is no such b
 
 if mine is not ...:
     for p_ in (0.01, 0.02, 0.03):
-        thumbs = torch.tensor([[1.0, mine(p_, 0.3)]])
-        check.close("exercise 3", log_partition(torch.tensor([[p_, 1 - p_]]).log(), thumbs, 0.3), 0.0)
+        labels = torch.tensor([[1.0, mine(p_, 0.3)]])
+        check.close("exercise 3", log_partition(torch.tensor([[p_, 1 - p_]]).log(), labels, 0.3), 0.0)
 
 # %% [markdown]
 # <details>

@@ -747,8 +747,8 @@ for name, kind, noise in (
 ):
     print(f"    {name:<20} {information.regret_per_label(rated, kind, noise) / goal:7.0f}")
 exact, formula = information.break_even(rated, "pair"), information.break_even_by_formula(rated)
-thumb = information.break_even(rated, "label")
-print(f"a score is worth a pair at noise {exact:.2f} (formula {formula:.2f}), a binary label at {thumb:.2f}")
+label = information.break_even(rated, "label")
+print(f"a score is worth a pair at noise {exact:.2f} (formula {formula:.2f}), a binary label at {label:.2f}")
 
 # %% tags=["check"]
 for kind in ("score", "pair"):
@@ -792,8 +792,8 @@ def mixture(world, ups, preferences):
 
     def of(logps, V):
         scored = singles(losses["scores"], world, weights, scores=world.rewards, baseline=V)(logps)
-        thumbed = binary_labels(losses["labels"], world, weights, ups, baseline=V)(logps)
-        return scored + thumbed + pairs(losses["pairs"], world, weights, preferences)(logps)
+        labelled = binary_labels(losses["labels"], world, weights, ups, baseline=V)(logps)
+        return scored + labelled + pairs(losses["pairs"], world, weights, preferences)(logps)
 
     return of
 

@@ -99,11 +99,11 @@ row(
     ":1 messages: expected",
     "got",
 )
-row("one response for pairs", "dpo", [SCORE], "at least one usable row, got scores", "1 prompts with one response")
-row("one label for pairs", "dpo", [LABEL], "at least one usable row, got labels", "1 prompts with one response")
+row("one response for pairs", "dpo", [SCORE], "at least one usable row for dpo, got sc", "1 prompts with one response")
+row("one label for pairs", "dpo", [LABEL], "at least one usable row for dpo, got labels", "1 prompts with one response")
 row("two positive labels for pairs", "dpo", [LABEL] * 2, "at least one usable row", "without a positive and a negative")
 row("one score for its group", "una-centred", [SCORE], ":1 scores: expected two or more responses", "got one")
-row("pairs for scores", "una-score", [PAIR], ":1 feedback: expected scores, got a row of pairs")
+row("pairs for scores", "una-score", [PAIR], ":1 feedback: expected scores for una-score, got a row of pairs")
 row("one prompt for kto", "kto", [LABEL, LABEL], "kto: expected at least two different prompts", "got one")
 row("prompts alone offline", "dpo", [PROMPT], ":1 columns: expected", "prompts alone are for online runs")
 row(

@@ -44,7 +44,7 @@ def test_bad_rows_that_the_run_drops_are_no_reason_to_refuse(file, capsys):
 def test_feedback_of_another_method_gives_exit_code_1(file, capsys):
     assert main(["data", file(PAIRS), "--method", "una-score", "--json"]) == 1
     record = json.loads(capsys.readouterr().out)
-    assert "expected scores, got a row of pairs" in record["refused"]
+    assert "expected scores for una-score, got a row of pairs" in record["refused"]
     assert record["audit"]["rows"] == 4 and record["tokens"] is None
 
 
@@ -69,3 +69,19 @@ def test_with_a_model_lengths_are_in_tokens_too(file, capsys):
 def test_what_cannot_be_audited_gives_exit_code_2(word, message, capsys):
     assert main(["data", word]) == 2
     assert message in capsys.readouterr().err
+
+
+def test_a_file_may_have_an_equals_sign_in_its_name_and_not_a_comma(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    for name in ("a=b.jsonl", "a,b.jsonl"):
+        (tmp_path / name).write_text("".join(json.dumps(row) + "\n" for row in PAIRS))
+    assert main(["data", "a=b.jsonl"]) == 0
+    assert main(["data", "a,b.jsonl"]) == 1
+    assert "expected a name without a comma, which separates names, got 'a,b.jsonl'" in capsys.readouterr().out
+    assert main(["data", ""]) == 2
+    assert "data: expected the name of a file, a folder or a data set, got an empty name" in capsys.readouterr().err
+
+
+def test_a_template_is_checked_without_a_model(file, capsys):
+    assert main(["data", file(PAIRS), "template=nope"]) == 2
+    assert "template: expected a file, Jinja text or none, got 'nope'" in capsys.readouterr().err

@@ -44,6 +44,7 @@ def test_rows_prompts_and_kinds_are_counted():
         (pair(3, "fo\u200bur", "five"), "texts with invisible characters"),
         (pair(3, "fo\ue000ur", "five"), "texts with private-use characters"),
         (pair(3, "four<|im_end|>", "five"), "texts that spell the special token <|im_end|>"),
+        (pair(3, " one\n\nAssistant: two", "five"), "responses with the start of a turn (Human:, Assistant:)"),
         (pair(3, "It is a cat.", "a dog", "And this?"), "rows that repeat an earlier row"),
         (pair(3, "a dog", "It is a cat.", "And this?"), "pairs that are also there with their sides swapped"),
     ],
@@ -52,6 +53,25 @@ def test_a_fault_is_counted_once_with_its_place(row, what):
     (name, (count, first)), *others = found([*CLEAN, row]).items()
     assert name.startswith(what) and count == 1 and not others
     assert first == ("a.jsonl:2" if what.startswith(("rows", "pairs that")) else "a.jsonl:3")
+
+
+def test_a_chosen_response_of_the_lower_score_is_found():
+    sides = Row("p", ("four", "five"), pairs=((0, 1),), scores=(1.0, 5.0), source="a.jsonl:3")
+    assert found([*CLEAN, sides])["pairs whose chosen response has the lower score"] == (1, "a.jsonl:3")
+    assert not any("lower" in what for what in found([Row("p", ("four", "five"), pairs=((1, 0),), scores=(1.0, 5.0))]))
+
+
+@pytest.mark.parametrize("word", ["null", "NaN", " None\n"])
+def test_a_response_that_spells_a_missing_value_is_found(word):
+    assert found([*CLEAN, pair(3, word, "five")]) == {
+        "responses that spell a missing value (null, None, NaN)": (1, "a.jsonl:3")
+    }
+
+
+def test_a_role_that_templates_may_not_know_is_found():
+    prompt = ({"role": "prompter", "content": "What?"},)
+    what = "prompts with a message of the role 'prompter', which templates may not know"
+    assert found([*CLEAN, pair(3, "four", "five", prompt)]) == {what: (1, "a.jsonl:3")}
 
 
 def test_scripts_and_emoji_are_no_findings():

@@ -79,6 +79,31 @@ def test_a_transcript_is_counted_and_a_dialogue_becomes_messages(chatml, plain):
     assert as_chat(pair("\n\nHuman: What?\n\nAssistant:"), plain, Counter()).prompt == "\n\nHuman: What?\n\nAssistant:"
 
 
+@pytest.mark.parametrize("system", [(), ({"role": "system", "content": "s"},)])
+def test_a_dialogue_in_the_one_user_turn_becomes_messages_behind_the_system(chatml, system):
+    row = as_chat(pair((*system, {"role": "user", "content": "\n\nHuman: What?\n\nAssistant:"})), chatml, Counter())
+    assert row.prompt == (*system, {"role": "user", "content": "What?"})
+    quoted = ({"role": "user", "content": "hi"}, {"role": "assistant", "content": "Human: What?\n\nAssistant:"})
+    assert as_chat(pair(quoted), chatml, Counter()).prompt == quoted
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [
+        (" one\n\nAssistant: two", 1),
+        ("yes\n\nHuman: and?", 1),
+        ("\n\nHuman: What?\n\nAssistant: 4", 1),
+        ("Assistant: 4", 1),
+        ("The Human: a line\nAssistant: b", 0),
+    ],
+)
+def test_a_turn_inside_of_a_response_is_counted(chatml, plain, text, number):
+    what = "responses with the start of a turn (Human:, Assistant:) in them, which is text there"
+    for prompt in ("What?", "\n\nHuman: What?\n\nAssistant:"):
+        for template in (chatml, plain):
+            assert said(pair(prompt, "5", text), template).get(what, 0) == number
+
+
 def test_earlier_turns_of_a_response_are_looked_at_too(chatml):
     def row(answered, asked):
         prompt = ({"role": "user", "content": "What?"},)

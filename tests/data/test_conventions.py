@@ -140,6 +140,37 @@ def test_a_prompt_that_is_not_in_the_conversations_is_refused():
     refused({"prompt": [USER, USER], **sides}, "prompt: expected the messages of both conversations")
 
 
+HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+
+
+@pytest.mark.parametrize("prompt", ["q", " q\n", "p", f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"])
+def test_whole_dialogues_beside_a_prompt_are_parted_as_without_it(prompt):
+    start = f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"
+    row = one({"prompt": prompt, "chosen": f"{start} a", "rejected": f"{start} b"})
+    assert (row.prompt, row.responses) == (start, (" a", " b"))
+
+
+def test_a_prompt_that_is_not_in_the_dialogues_is_refused():
+    start = f"{HUMAN} p{ASSISTANT} x{HUMAN} q{ASSISTANT}"
+    sides = {"chosen": f"{start} a", "rejected": f"{start} b"}
+    refused({"prompt": "x", **sides}, "prompt: expected a user turn of both conversations, got 'x'")
+    refused({"prompt": f"{HUMAN} q{ASSISTANT}", **sides}, "prompt: expected a user turn of both conversations")
+    apart = {"chosen": f"{start} a", "rejected": f"{HUMAN} p{ASSISTANT} y{HUMAN} q{ASSISTANT} b"}
+    refused({"prompt": "q", **apart}, "chosen: expected dialogues that differ in the last assistant turn only")
+
+
+def test_dialogues_that_do_not_agree_up_to_the_last_turn_are_bad_rows():
+    good = {"chosen": f"{HUMAN} p{ASSISTANT} a", "rejected": f"{HUMAN} p{ASSISTANT} b"}
+    longer = {"chosen": good["chosen"], "rejected": f"{good['rejected']}{HUMAN} q{ASSISTANT} c"}
+    other = {"chosen": good["chosen"], "rejected": f"{HUMAN} r{ASSISTANT} a"}
+    open_end = {"chosen": good["chosen"] + HUMAN, "rejected": good["rejected"]}
+    rows, said = noted([longer, good, other, open_end], bad_rows="drop")
+    assert [row.responses for row in rows] == [(" a", " b")]
+    assert said[1].startswith(
+        "data: left out 3 bad rows (the first: dataset[0] rejected: expected dialogues that differ"
+    )
+
+
 PAIR = {"prompt": "p", "chosen": "a", "rejected": "b"}
 
 
@@ -202,6 +233,160 @@ def test_conversations_part_at_the_first_turn_of_the_assistant_that_differs():
 def test_an_empty_turn_of_the_assistant_is_an_empty_response():
     rows = [{"messages": TALK}, {"messages": [USER, says(" "), *TALK[2:]]}]
     assert len(list(read(rows))) == 1 and len(list(read(rows, empty="keep"))) == 2
+
+
+PKU = {
+    "prompt": "p",
+    "response_0": "a",
+    "response_1": "b",
+    "is_response_0_safe": False,
+    "is_response_1_safe": True,
+    "better_response_id": 0,
+    "safer_response_id": 1,
+}
+STEER3 = {"context": [USER], "response1": "a", "response2": "b", "overall_preference": -3}
+WEBGPT = {
+    "question": {"full_text": "p", "id": "7"},
+    "answer_0": "a",
+    "answer_1": "b",
+    "score_0": -0.25,
+    "score_1": 0.25,
+    "tokens_0": {"prefix": [1]},
+}
+NECTAR = {
+    "prompt": "p",
+    "answers": [{"answer": text, "rank": rank} for text, rank in zip("abc", (2, 1, 3), strict=True)],
+}
+PREFERRED = {"input": {"messages": [USER], "tools": TOOLS, "parallel_tool_calls": True}}
+PREFERRED |= {"preferred_output": [says("a")], "non_preferred_output": [says("b")]}
+
+
+def test_pku_pairs_follow_helpfulness_or_safety():
+    (row,), (said,) = noted([PKU])
+    assert (row.prompt, row.responses, row.pairs) == ("p", ("a", "b"), ((0, 1),))
+    assert said.endswith("not used: is_response_0_safe, is_response_1_safe, safer_response_id")
+    (row,), (said,) = noted([PKU], columns={"better_response_id": "safer_response_id"})
+    assert row.pairs == ((1, 0),) and "safer_response_id; not used" in said and "better_response_id" in said
+    assert one({**PKU, "better_response_id": True}).pairs == ((1, 0),)
+    for wrong in (2, -1, 0.5, "0", None, float("nan"), [0]):
+        rows = [PKU, {**PKU, "better_response_id": wrong}]
+        with pytest.raises(InputError, match=r"dataset\[1\] better_response_id: expected (0 or 1, the|a value, as in)"):
+            list(read(rows))
+
+
+@pytest.mark.parametrize("preference", range(-3, 4))
+def test_helpsteer3_scores_differ_by_the_preference_for_the_second_response(preference):
+    row = one({**STEER3, "overall_preference": preference})
+    assert row.scores[1] - row.scores[0] == preference and sum(row.scores) == 0
+    assert row.prompt == (USER,) and row.responses == ("a", "b") and row.kinds == ("scores",)
+
+
+@pytest.mark.parametrize("wrong", [-4, 4, 1.5, True, "1", float("nan")])
+def test_a_preference_that_helpsteer3_does_not_have_is_refused(wrong):
+    refused({**STEER3, "overall_preference": wrong}, "overall_preference: expected a whole number from -3 to 3")
+
+
+def test_webgpt_answers_have_their_scores_and_the_rest_of_the_question_is_said():
+    (row,), (said,) = noted([WEBGPT])
+    assert (row.prompt, row.responses, row.scores) == ("p", ("a", "b"), (-0.25, 0.25))
+    used = "question.full_text, answer_0, answer_1, score_0, score_1"
+    assert said == f"data (WebGPT comparisons): columns used: {used}; not used: question.id, tokens_0"
+    refused({**WEBGPT, "score_1": None, "question": "p"}, "columns: expected the columns of a layout")
+    refused({**WEBGPT, "score_1": "x"}, "score_1: expected a finite number")
+
+
+def test_nectar_ranks_become_scores_between_0_and_1():
+    row = one(NECTAR)
+    assert (row.responses, row.scores) == (("a", "b", "c"), (0.5, 1.0, 0.0))
+    tied = [{"answer": text, "rank": 1} for text in "ab"]
+    assert one({"prompt": "p", "answers": tied}).scores == (1.0, 1.0)
+    assert one({"prompt": "p", "answers": tied[:1]}).scores == (0.0,)
+    for wrong in (0, 3, "1", None, float("nan")):
+        answers = [tied[0], {"answer": "b", "rank": wrong}]
+        refused({"prompt": "p", "answers": answers}, "answers[1].rank: expected a ")
+    refused({"prompt": "p", "answers": ["a"]}, "answers[0]: expected an object with answer and rank")
+    refused({"prompt": "p", "answers": [{"answer": None, "rank": 1}]}, "answers[0].answer: expected text")
+
+
+def test_openai_preferences_are_pairs_with_tools():
+    (row,), (said,) = noted([PREFERRED])
+    assert (row.prompt, row.responses, row.pairs) == ((USER,), ("a", "b"), ((0, 1),))
+    assert row.template_arguments == {"tools": TOOLS}
+    used = "input.messages, input.tools, preferred_output, non_preferred_output"
+    assert said == f"data (pair): columns used: {used}; not used: input.parallel_tool_calls"
+    refused({**PREFERRED, "input": {"messages": []}}, "expected text or messages, got an empty prompt")
+    refused({**PREFERRED, "input": {"messages": [3]}}, "input.messages[0]: expected a message")
+    refused({**PREFERRED, "non_preferred_output": []}, "non_preferred_output: expected text, or messages")
+
+
+def test_a_field_of_an_object_may_be_named_as_a_column():
+    row = {"data": {"ask": "p", "x": 1}, "completion": "a", "data.y": 2}
+    (made,), (said,) = noted([row], columns={"prompt": "data.ask"})
+    assert made.prompt == "p" and said.endswith("columns used: data.ask, completion; not used: data.x, data.y")
+    refused(row, "expected a column data.aks, since columns.prompt=data.aks", columns={"prompt": "data.aks"})
+    (made,), _ = noted([row], columns={"prompt": "data.ask"}, others=True)
+    assert made.columns == {"data.x": 1, "data.y": 2}
+
+
+@pytest.mark.parametrize("row", [PKU, STEER3, WEBGPT, NECTAR, PREFERRED | {"input": {"messages": [USER]}}])
+def test_new_layouts_are_the_same_in_parquet(tmp_path, row):
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
+
+    write_table(Table.from_pylist([row, row]), tmp_path / "a.parquet")
+    made, *_ = read(tmp_path / "a.parquet")
+    same = one(row)
+    assert (made.prompt, made.responses, made.scores, made.pairs) == (
+        *(same.prompt, same.responses, same.scores, same.pairs),
+    )
+
+
+def test_numbers_of_published_layouts_are_read_from_tables(tmp_path):
+    path = tmp_path / "a.csv"
+    path.write_text("prompt,response_0,response_1,better_response_id\np,a,b,1\n")
+    assert [row.pairs for row in read(path)] == [((1, 0),)]
+    names = ",".join(RATINGS)
+    path.write_text(f"prompt,response,{names}\np,a,4,4,4,0,0\np,b,0,0,0,4,4\n")
+    assert [row.scores for row in read(path)] == [(1.0, 0.0)]
+    path.write_text("history,human_ref_A,human_ref_B,labels\np,a,b,0\n")
+    assert [row.pairs for row in read(path)] == [((1, 0),)]
+
+
+@pytest.mark.parametrize("field", [{"weight": 0}, {"weight": 0.0}, {"train": False}])
+def test_a_turn_that_is_not_to_be_trained_on_is_refused_unless_it_is_in_the_prompt(field):
+    talk = [USER, {**says("x"), **field}, {"role": "user", "content": "q"}, {**says("a"), "weight": 1}]
+    ((name, value),) = field.items()
+    refused({"messages": talk}, f"expected turns of the assistant that are trained on, got one with {name}={value}")
+    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: turns=last")
+    assert one({"messages": talk}, turns="last").responses == ("a",)
+    asked = [{**USER, **field}, says("x"), {"role": "user", "content": "q", **field}, says("a")]
+    assert one({"messages": asked}).responses == ("a",), "turns of a user are never trained on"
+
+
+def test_labels_of_several_answers_are_refused_with_what_to_write():
+    row = {"prompt": "p", "completions": ["a", "b"], "labels": [True, False]}
+    refused(row, "got labels. Fix: write a row for each response, with its label, or columns.labels= to leave it out")
+    assert one(row, columns={"labels": ""}).kinds == ("demos",)
+
+
+@pytest.mark.parametrize(
+    ("row", "nearest"),
+    [
+        ({"question": "p", "answer": "a"}, "completion, the nearest, add completion"),
+        ({"instruction": "p", "response": "a"}, "response, the nearest, add prompt"),
+        ({"prompt": "p", "response_0": "a", "response_1": "b", "safer_response_id": 1}, "PKU-SafeRLHF, the nearest"),
+    ],
+)
+def test_a_layout_of_a_published_set_is_suggested_only_if_most_of_it_is_there(row, nearest):
+    refused(row, f"for {nearest}")
+
+
+@pytest.mark.parametrize(("column", "name"), [("prompt", "chosen"), ("chosen", "rejected")])
+def test_one_column_does_not_stand_for_two(column, name):
+    said = f"columns: expected different columns for {column} and {name} of pair, got {name} for both"
+    refused(PAIR, said, columns={column: name})
+    swapped = one(PAIR, columns={"chosen": "rejected", "rejected": "chosen"})
+    assert swapped.responses == ("b", "a")
 
 
 def test_sharegpt_turns_are_messages():

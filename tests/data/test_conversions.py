@@ -16,7 +16,8 @@ from una_ref.data.conversions import (
     scores_to_pairs,
     to_demos,
 )
-from una_ref.data.rows import Row, group_by_prompt
+from una_ref.data.row_sets import group_by_prompt
+from una_ref.data.rows import Row
 from una_ref.errors import InputError
 
 
@@ -349,10 +350,24 @@ def test_conform_refuses_rows_that_it_cannot_convert(row, kinds, message):
         conform([row], kinds)
 
 
-@pytest.mark.parametrize("kinds", [(), ("thumbs",), "pairs"])
+@pytest.mark.parametrize("kinds", [(), ("stars",), "pairs"])
 def test_conform_refuses_unknown_kinds(kinds):
     with pytest.raises(InputError, match="options kinds: expected some of demos, pairs, labels, scores, lists, got"):
         conform([scored("p", 1)], kinds)
+
+
+@pytest.mark.parametrize(
+    ("rows", "options", "message"),
+    [
+        ([Row("p", ("a",), source="f:4")], {}, "f:4 feedback: expected pairs for odpo, got a row of demos"),
+        ([], {}, "data rows: expected at least one usable row for odpo, got none"),
+        ([Row("p", ("a", "b"), pairs=((0, 1),))], {"margins": True}, "for the margins of the loss of odpo, got none"),
+        ([WEIGHTED], {"margins": True, "weights": False}, "expected a loss .*, got another loss of odpo, on pairs"),
+    ],
+)
+def test_refusals_name_the_method(rows, options, message):
+    with pytest.raises(InputError, match=message):
+        conform(rows, ("pairs",), method="odpo", **options)
 
 
 def test_conform_refuses_no_rows():

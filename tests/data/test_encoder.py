@@ -279,7 +279,7 @@ def test_every_turn_is_predicted_from_what_the_model_is_given_there():
 
 
 def test_a_template_that_renders_an_earlier_turn_otherwise_than_it_was_answered_is_refused():
-    # As Qwen3's, which leaves thoughts out of earlier turns; and one that no response ends as: EOS is not <|im_end|>.
+    # As Qwen3's, which leaves thoughts out of earlier turns.
     forgets = CHATML.replace(
         "{{ m['content'] }}", "{{ m['content'] if loop.last else m['content'].split('</think>')[-1] }}"
     )
@@ -289,10 +289,74 @@ def test_a_template_that_renders_an_earlier_turn_otherwise_than_it_was_answered_
         InputError, match=r"f:1 response: expected a chat template that renders earlier turns .*turns=last"
     ):
         encoder(row)
-    with pytest.raises(InputError, match="turns=last"):
-        Encoder(chat(CHATML))(row)
-    with pytest.raises(InputError, match="turns=last"):  # without a template of its own: no end between the turns
-        Encoder(byte_pair())(row)
+
+
+@pytest.mark.parametrize(
+    ("template", "got", "fix"),
+    [
+        (
+            CHATML,
+            "'<|im_end|>', which is none",
+            "add {im_end} ('<|im_end|>') to eos_token_id in the model's generation",
+        ),
+        (CHATML.replace("<|im_end|>", "###end"), "'###end', which is none", "turns=last, or template=FILE with '</s>'"),
+        (CHATML.replace("<|im_end|>", ""), "one without an end of turns", "turns=last, or template=FILE with '</s>'"),
+        (None, "one without an end of turns", "turns=last, or template=FILE with '</s>'"),
+    ],
+)
+def test_an_end_of_a_turn_at_which_generation_goes_on_is_named(template, got, fix):
+    tokenizer = chat(template)
+    row = talk(CHATML, TALKS["two turns"])[2]
+    with pytest.raises(InputError) as caught:
+        Encoder(tokenizer)(row)
+    expected = "f:1 response: expected a chat template that ends a turn with a token at which generation stops, got "
+    fix = fix.format(im_end=tokenizer.convert_tokens_to_ids("<|im_end|>"))
+    assert str(caught.value).startswith(f"{expected}{got}. Fix: {fix}")
+    one_turn = Row(row.prompt, row.responses)
+    assert tokenizer.decode(Encoder(tokenizer)(one_turn).responses[0]).endswith("</s>")
+
+
+def test_a_response_that_ends_beyond_the_templates_end_of_a_turn_is_counted():
+    encoder = Encoder(chat(CHATML))
+    encoder(Row("hi", ("a", "b")))
+    what = "responses that end with '</s>' after '<|im_end|>', the template's end of a turn"
+    assert encoder.counts[f"{what}: generation does not stop there"] == 2
+    _, stops, row = talk(CHATML, TALKS["two turns"])
+    assert stops(row) and not any("generation" in what for what in stops.counts)
+
+
+def test_what_is_said_of_several_turns_is_said_once_a_response_and_of_a_message_once():
+    # The template opens a thought, which no turn has, and does not read names. Three turns, four messages with a name.
+    thinks = CHATML.replace("<|im_start|>assistant\n{% endif %}", "<|im_start|>assistant\n<think>{% endif %}").replace(
+        "{{ m['content'] }}", "{{ '<think>' if m.role == 'assistant' }}{{ m['content'] }}"
+    )
+    turns = [message(ASSISTANT, "hi there", name="x"), message(USER, "again", name="y"), message(ASSISTANT, "oh")]
+    turns += [message(USER, "</s> again", name="z"), message(ASSISTANT, "hello")]
+    _, encoder, row = talk(thinks, turns)
+    row = Row((message(USER, "hello", name="w"),), row.responses, earlier_turns=row.earlier)
+    assert encoder(row) is not None
+    assert encoder.counts == {
+        "rows": 1,
+        "rows that spell a special token, which is text there": 1,
+        "messages with name, which the template does not use": 4,
+        "responses of several turns: the assistant's are trained on, others are context (turns=all)": 1,
+        "responses without a thought, inside the <think> that the template opens": 1,
+    }
+
+
+def test_a_name_alone_is_no_answer():
+    named = Row("hi", ("",), response_fields=({"name": "x"},))
+    called = Row("hi", ("",), response_fields=({"tool_calls": CALL},))
+    assert named.has_empty_response and not called.has_empty_response
+
+
+def test_a_dropped_row_counts_as_nothing_else():
+    forgets = CHATML.replace("{{ m['content'] }}", "{{ m['content'] if loop.index < 3 else '' }}")
+    named = (message(USER, "hello", name="w"), message(ASSISTANT, "hi"), message(USER, "again"))
+    encoder = Encoder(chat(forgets), bad_rows="drop")
+    encoder.fitting([Row(named, ("a",), source=f"f:{i}") for i in range(3)])
+    ((what, number),) = encoder.counts.items()
+    assert what.startswith("rows dropped: the template does not take them (the first: f:0 ") and number == 3
 
 
 def test_a_response_of_several_turns_that_is_cut_ends_with_a_token_of_the_assistant():

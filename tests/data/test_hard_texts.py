@@ -73,7 +73,10 @@ def test_a_special_tokens_name_is_counted_as_text_or_is_the_token_if_asked():
             Row([{"role": "user", "content": "hi"}], ("a",)),
         ]
     )
-    assert encoder.counts == {"rows": 4, "rows that spell a special token, which is text there": 2}
+    assert {what: number for what, number in encoder.counts.items() if what.startswith("rows")} == {
+        "rows": 4,
+        "rows that spell a special token, which is text there": 2,
+    }
     ends = words.convert_tokens_to_ids("<|im_end|>")
     assert encoder.prompt_ids(Row(text, ())).count(ends) == 1
     assert Encoder(words, split_special_tokens=False).prompt_ids(Row(text, ())).count(ends) == 2

@@ -7,6 +7,7 @@ import json
 import pytest
 
 from una_ref.data.items import files, items
+from una_ref.data.sources import read
 from una_ref.errors import InputError
 
 ROWS = [{"n": i} for i in range(3)]
@@ -265,3 +266,19 @@ def test_only_a_folder_s_own_description_is_no_file_of_another_kind(tmp_path):
     assert [item for _, item in items(str(tmp_path), "train")] == [{"prompt": "p", "chosen": "a", "rejected": "b"}]
     (tmp_path / "dataset_a.jsonl").write_text("{}\n")
     refused(str(tmp_path), "data", "files of one kind", "a.csv and dataset_a.jsonl")
+
+
+def test_a_column_that_stands_twice_is_refused(tmp_path):
+    path = tmp_path / "a.jsonl"
+    good = '{"prompt": "p", "completion": "a"}\n'
+    path.write_text(good + '{"prompt": "p", "completion": "a", "completion": "b"}\n')
+    with pytest.raises(InputError, match=r"a.jsonl:2 line: expected each column once, got completion twice"):
+        list(read(path))
+    assert len(list(read(path, bad_rows="drop"))) == 1
+    path.write_text('[{"prompt": "p", "completion": "a", "x": {"y": 1, "y": 2}}]')
+    with pytest.raises(InputError, match=r"a.jsonl:1 line: expected each column once, got y twice"):
+        list(read(path))
+    table = tmp_path / "a.csv"
+    table.write_text("prompt,completion,completion\np,a,b\n")
+    with pytest.raises(InputError, match=r"a.csv:1 line: expected each column once, got completion twice"):
+        list(read(table))

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from una_ref.data.conversions import conform
 from una_ref.data.published import HELPSTEER2_WEIGHTS
-from una_ref.data.rows import group_by_prompt, shuffled_scores, split
+from una_ref.data.row_sets import group_by_prompt, shuffled_scores, split
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 
@@ -121,6 +121,7 @@ def test_hh_dialogues_split_at_the_last_shared_assistant():
 
 
 def test_an_hh_side_may_hold_an_assistant_turn_of_its_own():
+    # 20 of 9,849 dialogues of the hub are like that; the audit and a run count them (test_chat_rows, test_audit).
     start = f"{H} hi{A} hello{H} more{A}"
     row = one(chosen=f"{start} one{A} two", rejected=f"{start} other")
     assert row.prompt == start and row.responses == (f" one{A} two", " other")

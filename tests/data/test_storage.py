@@ -67,7 +67,7 @@ def test_an_error_while_an_item_is_made_does_not_end_the_list_early():
 
 def test_rows_and_examples_come_back_as_they_were():
     rows = [
-        Row(({"role": "user", "content": "é\n\U0001f600"},), ("a", ""), scores=(1 / 3, -1e300), source="f:1"),
+        Row(({"role": "user", "content": "é\n\U0001f600"},), ("a", ""), scores=(1 / 3, -1e38), source="f:1"),
         Row("p", ("a", "b"), pairs=((1, 0),)),
         Row("p", (), source="f:2"),
     ]

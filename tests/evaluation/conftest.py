@@ -1,9 +1,7 @@
 """A tiny model on disk, and a local server that answers like an OpenAI-compatible judge."""
 
 import json
-import threading
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
 
@@ -44,8 +42,8 @@ def tiny_subject(tiny_folder, tmp_path_factory):
 
 
 @pytest.fixture
-def judge_server():
-    """judge_server(reply): a context with the URL of a server and its requests.
+def judge_server(loopback):
+    """judge_server(reply): a context with the URL of a judge and its requests.
 
     reply(messages, number) returns the text of a completion, a whole body, or (status, body).
     """
@@ -53,38 +51,16 @@ def judge_server():
     @contextmanager
     def serve(reply):
         requests = []
-        lock = threading.Lock()
 
-        class Handler(BaseHTTPRequestHandler):
-            protocol_version = "HTTP/1.1"
+        def answer(request, number):
+            asked = json.loads(request.body)
+            requests.append(asked)
+            said = reply(asked["messages"], number)
+            status, body = said if isinstance(said, tuple) else (200, said)
+            return status, completion(body) if isinstance(body, str) else body
 
-            def do_POST(self):
-                request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-                with lock:
-                    requests.append(request)
-                    number = len(requests)
-                answer = reply(request["messages"], number)
-                status, body = answer if isinstance(answer, tuple) else (200, answer)
-                data = json.dumps(completion(body) if isinstance(body, str) else body).encode()
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-
-            def log_message(self, *_):
-                pass
-
-        server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-        server.daemon_threads = True
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
-        thread.start()
-        try:
-            yield f"http://127.0.0.1:{server.server_port}/v1", requests
-        finally:
-            server.shutdown()
-            server.server_close()
-            thread.join()
+        with loopback(answer) as url:
+            yield f"{url}/v1", requests
 
     return serve
 
@@ -102,11 +78,3 @@ def completion(text, top=()):
 def completion_body():
     """The function `completion`."""
     return completion
-
-
-@pytest.fixture
-def no_retries(monkeypatch):
-    """Judges do not repeat a call."""
-    from una_ref.policies.endpoint import Endpoint
-
-    monkeypatch.setattr(Endpoint.__init__, "__kwdefaults__", Endpoint.__init__.__kwdefaults__ | {"retries": 0})

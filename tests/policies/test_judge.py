@@ -1,6 +1,5 @@
 """An LLM judge, against a real local server that replies well, badly, late or not at all."""
 
-import itertools
 import json
 import logging
 import re
@@ -8,7 +7,6 @@ import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import SimpleNamespace
 
 import pytest
@@ -17,7 +15,7 @@ from una_ref import cli
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 from una_ref.policies.answers import Answer
-from una_ref.policies.endpoint import NAME, Endpoint
+from una_ref.policies.endpoint import NAME
 from una_ref.policies.judge import Judge
 from una_ref.policies.reward_sources import reward_source
 
@@ -39,62 +37,36 @@ def longer(first, second, call):
     return completion("[[C]]" if len(first) == len(second) else "[[A]]" if len(first) > len(second) else "[[B]]")
 
 
-@contextmanager
-def served(reply):
-    """The URL of a server, and its calls. It sends reply(first, second, call): a body, or (status, body)."""
-    calls, number = [], itertools.count(1)
+@pytest.fixture
+def served(loopback):
+    """served(reply): a context with the URL of a judge and its calls; reply(first, second, call) is its answer."""
 
-    class Handler(BaseHTTPRequestHandler):
-        protocol_version = "HTTP/1.1"
+    @contextmanager
+    def serve(reply):
+        calls = []
 
-        def do_POST(self):
-            request = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
-            user = request["messages"][-1]["content"]
+        def answer(request, number):
+            body = json.loads(request.body)
+            user = body["messages"][-1]["content"]
             first, second = (re.search(rf"\[answer {x}\]\n(.*?)\n\[end", user, re.DOTALL)[1] for x in "AB")
-            calls.append(
-                {"path": self.path, "key": self.headers["Authorization"], "first": first, "user": user} | request
-            )
-            answer = reply(first, second, next(number))
-            status, body = answer if isinstance(answer, tuple) else (200, answer)
-            data = body.encode() if isinstance(body, str) else json.dumps(body).encode()
-            try:
-                self.send_response(status)
-                self.send_header("Content-Type", "application/json")
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data)
-            except OSError:  # the client has gone
-                self.close_connection = True
+            key = request.headers["Authorization"]
+            calls.append({"path": request.path, "key": key, "first": first, "user": user} | body)
+            return reply(first, second, number)
 
-        def log_message(self, *_):
-            pass
+        with loopback(answer) as url:
+            yield f"{url}/v1", calls
 
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    server.daemon_threads = True
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
-    thread.start()
-    try:
-        yield f"http://127.0.0.1:{server.server_port}/v1", calls
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()
+    return serve
 
 
 def judge_at(url, **options):
     return Judge("some/model", url, **{"retries": 1, "wait": 0.01, "timeout": 5.0} | options)
 
 
-@pytest.fixture
-def no_retries(monkeypatch):
-    """Judges made from a name do not repeat a call."""
-    monkeypatch.setattr(Endpoint.__init__, "__kwdefaults__", Endpoint.__init__.__kwdefaults__ | {"retries": 0})
-
-
 ANSWERS = [Answer("Why?", text) for text in ("a", "bbb", "cc", "ddd")]
 
 
-def test_score_is_the_mean_win_rate_over_the_other_answers(monkeypatch):
+def test_score_is_the_mean_win_rate_over_the_other_answers(served, monkeypatch):
     # By length: bbb and ddd beat two and tie (2.5/3), cc beats a (1/3), a beats none.
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
     with served(longer) as (url, calls):
@@ -109,12 +81,12 @@ def test_score_is_the_mean_win_rate_over_the_other_answers(monkeypatch):
 
 
 @pytest.mark.parametrize("always", ["A", "B", "C"])
-def test_judge_that_only_looks_at_the_position_gives_one_half(always):
+def test_judge_that_only_looks_at_the_position_gives_one_half(served, always):
     with served(lambda first, second, call: completion(f"[[{always}]]")) as (url, _):
         assert judge_at(url)(ANSWERS) == [0.5] * 4
 
 
-def test_reversed_verdicts_reverse_the_scores():
+def test_reversed_verdicts_reverse_the_scores(served):
     def shorter(first, second, call):
         return longer(second, first, call)
 
@@ -122,7 +94,7 @@ def test_reversed_verdicts_reverse_the_scores():
         assert judge_at(other)(ANSWERS) == pytest.approx([1 - score for score in judge_at(url)(ANSWERS)])
 
 
-def test_answers_are_compared_within_their_prompt_and_group():
+def test_answers_are_compared_within_their_prompt_and_group(served):
     talk = ({"role": "system", "content": "Be."}, {"role": "user", "content": "Why?"})
     answers = [
         *(Answer("p", "a"), Answer(talk, "bbbb"), Answer("p", "bb"), Answer(talk, "a")),
@@ -134,13 +106,13 @@ def test_answers_are_compared_within_their_prompt_and_group():
     assert sum("[prompt]\nsystem: Be.\n\nuser: Why?\n" in call["user"] for call in calls) == 2
 
 
-def test_equal_answers_tie_without_a_call():
+def test_equal_answers_tie_without_a_call(served):
     with served(lambda first, second, call: completion("[[A]]")) as (url, calls):
         assert judge_at(url)([Answer("p", "same"), Answer("p", "same")]) == [0.5, 0.5]
     assert not calls
 
 
-def test_single_answer_is_refused():
+def test_single_answer_is_refused(served):
     with (
         served(longer) as (url, _),
         pytest.raises(InputError, match=r"expected two or more answers to compare, got one to 'Why\?'"),
@@ -149,7 +121,7 @@ def test_single_answer_is_refused():
 
 
 @pytest.mark.parametrize("status", [500, 503, 429])
-def test_temporary_error_is_retried_after_a_wait(status):
+def test_temporary_error_is_retried_after_a_wait(served, status):
     def reply(first, second, call):
         return (status, {"error": {"message": "busy"}}) if call <= 2 else longer(first, second, call)
 
@@ -162,7 +134,7 @@ def test_temporary_error_is_retried_after_a_wait(status):
     assert len(calls) == 4
 
 
-def test_lasting_error_gives_no_scores_and_few_calls(caplog):
+def test_lasting_error_gives_no_scores_and_few_calls(served, caplog):
     with served(lambda *_: (500, {"error": {"message": "broken"}})) as (url, calls), caplog.at_level(logging.WARNING):
         assert (
             judge_at(url, workers=2)([*ANSWERS[:2], Answer("q", "a"), Answer("q", "b"), Answer("q", "c")]) == [None] * 5
@@ -172,7 +144,7 @@ def test_lasting_error_gives_no_scores_and_few_calls(caplog):
     assert "judge some/model: 8 of 8 calls without a verdict: not sent, the server does not answer" in caplog.text
 
 
-def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(monkeypatch):
+def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(served, monkeypatch):
     # One thread and two failures in a row as the limit, so that the order of the calls is known.
     monkeypatch.setattr("una_ref.policies.endpoint.ThreadPoolExecutor", lambda workers: ThreadPoolExecutor(1))
     with served(lambda first, second, call: (500, "") if call % 2 else longer(first, second, call)) as (url, calls):
@@ -180,7 +152,7 @@ def test_failures_that_are_not_in_a_row_do_not_stop_the_calls(monkeypatch):
     assert len(calls) == 6
 
 
-def test_failed_call_takes_the_scores_of_its_two_answers_only():
+def test_failed_call_takes_the_scores_of_its_two_answers_only(served):
     # The call for bbb against cc always fails in one order. Both lose their scores; the others keep three opponents.
     def reply(first, second, call):
         return (500, "") if (first, second) == ("bbb", "cc") else longer(first, second, call)
@@ -190,7 +162,7 @@ def test_failed_call_takes_the_scores_of_its_two_answers_only():
     assert scores == [0, None, None, pytest.approx(2.5 / 3)]
 
 
-def test_slow_server_is_called_again_and_then_given_up():
+def test_slow_server_is_called_again_and_then_given_up(served):
     def late(until):
         def reply(first, second, call):
             if call <= until:
@@ -208,7 +180,7 @@ def test_slow_server_is_called_again_and_then_given_up():
         assert time.monotonic() - began < 10
 
 
-def test_server_that_is_gone_gives_no_scores():
+def test_server_that_is_gone_gives_no_scores(served):
     with served(longer) as (url, _):
         pass
     assert judge_at(url)(ANSWERS) == [None] * 4
@@ -228,7 +200,7 @@ def test_server_that_is_gone_gives_no_scores():
         "",
     ],
 )
-def test_reply_without_a_verdict_is_requested_again_and_never_scored(nonsense):
+def test_reply_without_a_verdict_is_requested_again_and_never_scored(served, nonsense):
     with served(lambda first, second, call: nonsense if call <= 2 else longer(first, second, call)) as (url, calls):
         assert judge_at(url, workers=1, retries=2)(ANSWERS[:2]) == [0, 1]
         assert len(calls) == 4
@@ -237,7 +209,7 @@ def test_reply_without_a_verdict_is_requested_again_and_never_scored(nonsense):
         assert len(calls) == 4
 
 
-def test_wait_before_each_repetition_doubles(monkeypatch):
+def test_wait_before_each_repetition_doubles(served, monkeypatch):
     waits = []
     monkeypatch.setattr("una_ref.policies.endpoint.time", SimpleNamespace(sleep=waits.append))
     with served(lambda *_: completion("Hm.")) as (url, calls):
@@ -246,27 +218,27 @@ def test_wait_before_each_repetition_doubles(monkeypatch):
 
 
 @pytest.mark.parametrize("text", ["[[A]]", "A", " A.\n", "[A]", "**A**", "The first. [[A]]"])
-def test_verdict_is_read_in_common_spellings(text):
+def test_verdict_is_read_in_common_spellings(served, text):
     with served(lambda first, second, call: completion(text if first == "bbb" else "[[B]]")) as (url, _):
         assert judge_at(url)(ANSWERS[:2]) == [0, 1]
 
 
 @pytest.mark.parametrize("status", [401, 403, 404])
-def test_refused_key_or_unknown_model_is_an_input_error_at_once(status):
+def test_refused_key_or_unknown_model_is_an_input_error_at_once(served, status):
     with served(lambda *_: (status, {"error": {"message": "no such thing"}})) as (url, calls):
         with pytest.raises(InputError, match="expected an endpoint that serves some/model, got: .*no such thing"):
             judge_at(url, retries=4)(ANSWERS[:2])
         assert len(calls) <= 2
 
 
-def test_prompt_that_is_too_long_is_not_sent_again():
+def test_prompt_that_is_too_long_is_not_sent_again(served):
     too_long = (400, {"error": {"message": "maximum context length"}})
     with served(lambda *_: too_long) as (url, calls):
         assert judge_at(url, retries=4)(ANSWERS[:2]) == [None, None]
         assert len(calls) == 2
 
 
-def test_calls_run_at_the_same_time():
+def test_calls_run_at_the_same_time(served):
     together = threading.Barrier(6, timeout=60)  # passed only by six calls at the same time
 
     def met(first, second, call):
@@ -294,7 +266,7 @@ def by_length(answers):
     return [len(answer.response) or None for answer in answers]
 
 
-def test_stored_responses_are_scored_by_a_judge(tmp_path, capsys, monkeypatch, no_retries):
+def test_stored_responses_are_scored_by_a_judge(served, tmp_path, capsys, monkeypatch, no_retries):
     # Rows with one response are grouped by prompt; the pairs of the second file stay pairs.
     monkeypatch.setenv("OPENAI_API_KEY", "a-secret")
     lists, pairs, output = tmp_path / "lists.jsonl", tmp_path / "pairs.jsonl", tmp_path / "scored.jsonl"
@@ -314,7 +286,7 @@ def test_stored_responses_are_scored_by_a_judge(tmp_path, capsys, monkeypatch, n
     assert "a-secret" not in output.read_text() + printed.out + printed.err
 
 
-def test_online_run_drops_responses_without_a_verdict(tmp_path, no_retries):
+def test_online_run_drops_responses_without_a_verdict(served, tmp_path, no_retries):
     def reply(first, second, call):
         return completion("Hm.") if call % 20 == 7 else longer(first, second, call)
 

@@ -41,7 +41,7 @@ def tiny():
 
 @pytest.fixture
 def data(tmp_path):
-    """data(kind, prompts=12): a JSONL file of this kind of feedback on random words. "thumbs" are binary labels."""
+    """data(kind, prompts=12): a JSONL file of this kind of feedback on random words. "labels" are binary."""
 
     def write(kind, prompts=12, seed=0):
         rng = random.Random(seed)
@@ -58,7 +58,7 @@ def data(tmp_path):
             "scored-pairs": lambda p: [
                 {"prompt": p, "chosen": text(), "rejected": text(), "chosen_score": 1.5, "rejected_score": 1.0}
             ],
-            "thumbs": lambda p: [{"prompt": p, "completion": text(), "label": label} for label in (True, False)],
+            "labels": lambda p: [{"prompt": p, "completion": text(), "label": label} for label in (True, False)],
             "scores": lambda p: [{"prompt": p, "completion": text(), "score": rng.random()} for _ in range(3)],
             "helpsteer2": lambda p: [
                 {"prompt": p, "response": text(), **{r: rng.randint(0, 4) for r in ratings}} for _ in range(2)

@@ -14,7 +14,7 @@ from una_ref.training.dryrun import dry_run
 from una_ref.training.prepare import prepare
 from una_ref.training.settings import recipes, resolve
 
-KINDS = {"demos": "messages", "pairs": "pairs", "labels": "thumbs", "scores": "scores", "lists": "scores"}
+KINDS = {"demos": "messages", "pairs": "pairs", "labels": "labels", "scores": "scores", "lists": "scores"}
 
 
 def letters(answers):

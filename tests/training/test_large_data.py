@@ -33,14 +33,14 @@ def write(path, rows, kind):
 
     make = {
         "pairs": lambda i: {"prompt": f"{some(8)} {i}", "chosen": some(7), "rejected": some(7)},
-        "thumbs": lambda i: {"prompt": f"{some(12, random.Random(i // 2))}", "completion": some(7), "label": i % 2},
+        "labels": lambda i: {"prompt": f"{some(12, random.Random(i // 2))}", "completion": some(7), "label": i % 2},
     }[kind]
     path.write_text("".join(json.dumps(make(i)) + "\n" for i in range(rows)))
     return str(path)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("method", "kind", "responses"), [("dpo", "pairs", 1), ("una-binary-mse", "thumbs", 2)])
+@pytest.mark.parametrize(("method", "kind", "responses"), [("dpo", "pairs", 1), ("una-binary-mse", "labels", 2)])
 def test_memory_does_not_grow_with_the_rows(method, kind, responses, tmp_path, tiny):
     counts = (1_000, 13_000)
     paths = [write(tmp_path / f"{n}.jsonl", n, kind) for n in counts]

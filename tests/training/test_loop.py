@@ -25,7 +25,7 @@ ROOT = Path(__file__).resolve().parents[2]
 ADAPTER = "adapter_model.safetensors"
 RUNS = {
     "dpo": ("pairs", ["save_every=2"]),
-    "kto": ("thumbs", ["save_every=1", "reference=cache"]),
+    "kto": ("labels", ["save_every=1", "reference=cache"]),
     "una-centred": ("scores", ["baseline=learned", "lora_dropout=0.3", "save_every=0"]),
     "sft": ("messages", ["lora_r=0", "save_every=3", "micro_tokens=20"]),
     "reward-model": ("pairs", ["lora_dropout=0.3", "save_every=2"]),

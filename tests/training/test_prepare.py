@@ -184,7 +184,7 @@ def test_shuffled_feedback_is_noted(data, tiny):
     ("method", "kind", "settings"),
     [
         ("dpo", "pairs", []),
-        ("kto", "thumbs", []),
+        ("kto", "labels", []),
         ("una-centred", "scores", []),
         ("dpo", "scores", ["ties=keep-first"]),
         ("rloo", "scores", ["reward=toysteer", "max_response=4", "samples=2"]),
@@ -359,7 +359,7 @@ def test_scores_become_the_pairs_that_are_asked_for(which, pairs, data, tiny):
 
 
 def test_feedback_of_any_kinds_is_trained_on_together(data, tiny):
-    files = ",".join(data(kind) for kind in ("pairs", "thumbs", "scores", "messages"))
+    files = ",".join(data(kind) for kind in ("pairs", "labels", "scores", "messages"))
     losses = "losses=dpo:1,kto:0.5,una-score:0.5,sft:0.1"
     job = prepare(resolve("dpo", [*tiny, losses, "beta=0.1", "steps=3", "batch=16", "held_out=0"], data=files))
     assert job.examples.kinds == {"pairs", "labels", "scores", "demos"} == job.trainer.losses.keys()
@@ -401,7 +401,7 @@ def test_lists_of_equal_scores_are_counted(data, tiny):
 
 def test_start_of_v_is_found_for_a_sum_of_label_losses(data, tiny):
     losses = "losses=una-binary-bce:1,kto:0.5"
-    job = prepare(resolve("una-binary-bce", [*tiny, losses, "beta=0.1", "baseline=learned"], data=data("thumbs")))
+    job = prepare(resolve("una-binary-bce", [*tiny, losses, "beta=0.1", "baseline=learned"], data=data("labels")))
     assert job.trainer.values.abs().max() < 1e-6  # half of the labels are positive
 
 
@@ -452,7 +452,9 @@ def test_the_first_lines_count_the_held_out_rows(data, tiny):
 
 def test_evaluation_data_of_another_kind_are_refused(data, tiny):
     with pytest.raises(InputError, match=r"eval_data: expected scores, as in data, got labels. Fix: set learn_from"):
-        prepare(resolve("una-centred", [*tiny, f"eval_data={data('thumbs')}"], data=data("scores")))
+        prepare(resolve("una-centred", [*tiny, f"eval_data={data('labels')}"], data=data("scores")))
+    with pytest.raises(InputError, match=r"^eval_data: .*feedback: expected scores for una-score, got a row of labels"):
+        prepare(resolve("una-score", [*tiny, f"eval_data={data('labels')}"], data=data("scores")))
 
 
 @pytest.mark.parametrize(

@@ -1,15 +1,16 @@
 """The upload of a finished run: what it refuses, what the card's header holds, and a hub that cannot be reached."""
 
+import base64
 import json
 import shlex
+from contextlib import contextmanager
 
 import pytest
 from huggingface_hub import ModelCard, constants
-from huggingface_hub.utils import filter_repo_objects
 
 from una_ref.cli import main
 from una_ref.evaluation.store import Results, Score
-from una_ref.training.publishing import LEFT_OUT, complete_card, evaluations
+from una_ref.training.publishing import complete_card, evaluations
 
 
 @pytest.fixture
@@ -93,20 +94,70 @@ def test_the_card_s_command_pushes_nothing_and_the_hub_s_keys_may_change(words, 
     assert main(words) == 0 and "finished already" in capsys.readouterr().err
 
 
-def test_only_the_result_is_uploaded(words, tmp_path):
+@pytest.fixture
+def hub(loopback, monkeypatch):
+    """hub(): a context with the URL of a hub on this machine, and what the hub's own client sent to it, by path."""
+    monkeypatch.setenv("HF_TOKEN", "hf_a_token")
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_XET", True)  # files travel inside of the commit
+
+    @contextmanager
+    def serve():
+        sent = {}
+
+        def answer(request, number):
+            path = request.path.partition("?")[0]
+            sent[path] = [json.loads(line) for line in request.body.splitlines()]
+            assert request.headers["Authorization"] == "Bearer hf_a_token"
+            if path == "/api/repos/create":
+                return {"url": f"{constants.ENDPOINT}/me/mine", "id": "me/mine"}
+            if path == "/api/validate-yaml":
+                return {"errors": [], "warnings": []}
+            if path == "/api/models/me/mine/preupload/main":
+                paths = [file["path"] for file in sent[path][0]["files"]]
+                return {"files": [{"path": p, "uploadMode": "regular", "shouldIgnore": False} for p in paths]}
+            if path == "/api/models/me/mine/commit/main":
+                return {"commitOid": "0" * 40, "commitUrl": f"{constants.ENDPOINT}/me/mine/commit/{'0' * 40}"}
+            return 404, {"error": f"no {path}"}
+
+        with loopback(answer) as url:
+            monkeypatch.setattr(constants, "ENDPOINT", url)
+            yield url, sent
+
+    return serve
+
+
+def test_the_result_alone_is_uploaded_to_a_private_repository(words, tmp_path, hub, capsys):
     out = tmp_path / "out"
     more = ["keep_every=1", "keep_best=eval_loss", "eval_every=1", "held_out=0.3", "schedule=constant", "warmup=0"]
-    assert main([*words, *more]) == 0
-    Results(out / "evaluation").begin("arc", {})
-    names = sorted(str(path.relative_to(out)) for path in out.rglob("*") if path.is_file())
-    sent = {*filter_repo_objects(names, ignore_patterns=[*LEFT_OUT])}
-    assert {name for name in sent if "/" not in name} == {
+    assert main([*words, *more, "tracker=tensorboard"]) == 0
+    results = Results(out / "evaluation")
+    results.finish("arc", [Score("arc", "acc", 0.5, None, 12)], {"item-1": {"acc": 0.5}})
+    for name in (".env", "base/.env", ".cache/x.json", "checkpoint-best-7.safetensors"):
+        (out / name).parent.mkdir(exist_ok=True)
+        (out / name).write_text("private")
+    names = {path.relative_to(out).as_posix() for path in out.rglob("*") if path.is_file()}
+    with hub() as (url, sent):
+        assert main([*words, *more, "tracker=tensorboard", "push=me/mine"]) == 0
+    assert f"pushed to {url}/me/mine" in capsys.readouterr().err
+    (repository,) = sent["/api/repos/create"]
+    assert (repository["name"], repository["organization"]) == ("mine", "me")
+    assert repository.get("visibility") == "private" or repository.get("private") is True  # since hub 2, and before
+    header, *lines = sent["/api/models/me/mine/commit/main"]
+    assert header["key"] == "header" and {line["key"] for line in lines} == {"file"}
+    files = {line["value"]["path"]: base64.b64decode(line["value"]["content"]) for line in lines}
+    assert {*files} == {
         *("README.md", "adapter_config.json", "adapter_model.safetensors", "metrics.jsonl", "run.json"),
         *("tokenizer.json", "tokenizer_config.json"),
+        *("base/config.json", "base/generation_config.json", "base/model.safetensors"),
+        *("base/tokenizer.json", "base/tokenizer_config.json"),
     }
-    assert {name.partition("/")[0] for name in sent if "/" in name} == {"base"}
-    left = {"checkpoint.safetensors", "evaluation", "step-1", "step-2"}
-    assert left < {name.partition("/")[0] for name in {*names} - sent}
+    assert all(content == (out / name).read_bytes() for name, content in files.items())
+    assert b"model-index" in files["README.md"], "the evaluation is in the card"
+    kept = {"checkpoint.safetensors", "step-1/adapter_model.safetensors", "step-2/adapter_model.safetensors"}
+    kept |= {".env", "base/.env", ".cache/x.json", "checkpoint-best-7.safetensors"}
+    assert kept <= names - {*files}
+    assert {name.partition("/")[0] for name in names - {*files} - kept} >= {"evaluation", "tensorboard", "step-1"}
 
 
 def test_a_hub_that_cannot_be_reached_leaves_the_finished_run_and_the_command_to_retry(

@@ -43,11 +43,9 @@ def record(folder):
 
 
 @pytest.mark.parametrize("method", ["sft", "dpo", "kto", "una-score", "una-centred", "dro"])
-@pytest.mark.parametrize("kind", ["pairs", "thumbs", "scores", "helpsteer2", "messages"])
+@pytest.mark.parametrize("kind", ["pairs", "labels", "scores", "helpsteer2", "messages"])
 def test_every_method_trains_on_every_file_that_can_be_converted(kind, method, run, data, capsys):
-    native = {"pairs": "pairs", "thumbs": "labels", "scores": "scores", "helpsteer2": "scores", "messages": "demos"}[
-        kind
-    ]
+    native = {"helpsteer2": "scores", "messages": "demos"}.get(kind, kind)
     own = METHODS[method].kinds
     conversions = {
         *(("pairs", "labels"), ("pairs", "demos"), ("labels", "pairs"), ("labels", "demos")),
@@ -57,7 +55,7 @@ def test_every_method_trains_on_every_file_that_can_be_converted(kind, method, r
     folder = run(method, data(kind), code=0 if possible else 2)
     said = capsys.readouterr().err
     if not possible:
-        assert f"{kind}.jsonl:1" in said and "feedback: expected" in said
+        assert f"{kind}.jsonl:1" in said and "feedback: expected" in said and f" for {method}, got" in said
         assert not folder.exists()
         return
     converted = [note for note in record(folder)["notes"] if " -> " in note]
@@ -88,7 +86,7 @@ def test_the_defaults_suit_a_small_file(data, tmp_path, capsys):
 
 
 def test_files_of_different_kinds_mix(run, data):
-    files = ",".join(data(kind) for kind in ("pairs", "thumbs", "scores", "helpsteer2"))
+    files = ",".join(data(kind) for kind in ("pairs", "labels", "scores", "helpsteer2"))
     folder = run("una-centred", files, "batch=40")
     assert not [note for note in record(folder)["notes"] if " -> " in note]
     notes = record(run("dpo", files, "batch=40", output="dpo"))["notes"]
@@ -97,7 +95,7 @@ def test_files_of_different_kinds_mix(run, data):
 
 
 def test_files_of_a_pattern_may_have_different_columns(run, data, tmp_path):
-    for kind in ("pairs", "thumbs", "scores"):
+    for kind in ("pairs", "labels", "scores"):
         data(kind)
     notes = record(run("una-centred", f"{tmp_path}/*.jsonl", "batch=40"))["notes"]
     assert "rows: 36" in notes, "pairs, and labels and scores gathered by prompt"
@@ -171,7 +169,7 @@ def counted(monkeypatch):
     return calls
 
 
-@pytest.mark.parametrize(("method", "kind"), [("dpo", "pairs"), ("kto", "thumbs")])
+@pytest.mark.parametrize(("method", "kind"), [("dpo", "pairs"), ("kto", "labels")])
 @pytest.mark.parametrize("rank", [4, 0])
 def test_a_second_run_on_the_same_model_and_data_computes_no_reference(
     method, kind, rank, run, data, tmp_path, monkeypatch
@@ -243,13 +241,13 @@ def test_a_method_without_a_reference_takes_no_second_model(run, data, capsys):
 
 @pytest.mark.slow
 def test_two_processes_train_the_weights_of_one(run, data, tiny, tmp_path, monkeypatch):
-    one = run("kto", data("thumbs"), "steps=6", "held_out=0.3")
+    one = run("kto", data("labels"), "steps=6", "held_out=0.3")
     monkeypatch.setenv("UNA_REF_CACHE", str(tmp_path / "cache"))
     launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node", "2", "-m", "una_ref"]
     environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
 
     def two(*settings):
-        words = ["train", "kto", "--data", data("thumbs"), "--output", str(tmp_path / "two"), *tiny, *settings]
+        words = ["train", "kto", "--data", data("labels"), "--output", str(tmp_path / "two"), *tiny, *settings]
         return subprocess.run([*launch, *words], env=environment, capture_output=True, text=True, check=False)
 
     done = two("steps=6", "held_out=0.3", "reference=cache")  # one file, and each process fills a part of it

@@ -129,7 +129,7 @@ for words, stop in runs:
 """
 CASES = {
     "lora": ("dpo", "pairs", []),
-    "kto": ("kto", "thumbs", ["gradient_checkpointing=true"]),
+    "kto": ("kto", "labels", ["gradient_checkpointing=true"]),
     "full": ("dpo", "pairs", ["lora_r=0", "weight_decay=0.1"]),
     "values": ("una-centred", "scores", ["baseline=learned"]),
     "bfloat16": ("dpo", "pairs", ["dtype=bfloat16"]),
@@ -171,7 +171,7 @@ def test_without_resharding_after_forward_layers_are_gathered_half_as_often(data
 
 @pytest.mark.slow
 def test_sharded_training_matches_one_process_and_resumes_to_the_same_bytes(data, tiny, tmp_path):
-    files = {kind: data(kind) for kind in ("pairs", "thumbs", "scores")}
+    files = {kind: data(kind) for kind in ("pairs", "labels", "scores")}
 
     def words(output, method, kind, settings):
         settings = [

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import os
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
@@ -32,8 +33,8 @@ def data(arguments: argparse.Namespace) -> int:
     from una_ref.data.specials import special_names
     from una_ref.training.refusals import refusal, run_encoder, stand_in
 
-    files = [word for word in arguments.words if "=" not in word]
-    settings = ["held_out=0", *(word for word in arguments.words if "=" in word)]
+    files = [word for word in arguments.words if "=" not in word or os.path.exists(word)]
+    settings = ["held_out=0", *(word for word in arguments.words if word not in files)]
     _check_files(files)
     config, rows, refused = _read(arguments, ",".join(files), settings)
     measured = cut = None

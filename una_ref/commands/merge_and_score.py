@@ -46,7 +46,7 @@ def score(arguments: argparse.Namespace) -> int:
     from tqdm import tqdm
 
     from una_ref.data.items import files
-    from una_ref.data.rows import group_by_prompt
+    from una_ref.data.row_sets import group_by_prompt
     from una_ref.data.sources import read
     from una_ref.policies.answers import score_rows
     from una_ref.policies.reward_sources import reward_source

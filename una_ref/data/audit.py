@@ -16,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from una_ref.data.dialogues import holds_turn
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.errors import InputError
@@ -39,6 +40,13 @@ SPECIAL_NAMES = re.compile(
     r"<\|[\w.▁｜-]{2,40}\|>|</?s>|\[/?INST\]|<</?SYS>>|<(?:bos|eos|pad|unk|mask)>|<(?:start|end)_of_turn>"
 )
 """Names of special tokens as the common tokenizers spell them, for an audit without a tokenizer."""
+
+
+MISSING = frozenset({"null", "none", "nan", "n/a", "<na>", "undefined"})
+"""What programs write for a missing value."""
+
+ROLES = frozenset({"system", "developer", "user", "assistant", "tool"})
+"""The roles of messages that chat templates know."""
 
 
 @dataclass(frozen=True)
@@ -185,6 +193,8 @@ class _Tally:
         self.prompts.append(prompt)
         feedback = (row.scores, row.labels, row.pairs, row.as_list, row.weights, row.margins)
         self.rows.add(_name(row.key, *row.responses, repr((feedback, row.response_fields, row.earlier))), 0, place)
+        for _ in filter(holds_turn, row.responses):
+            self._find("responses with the start of a turn (Human:, Assistant:) in them", place)
         for text in {*texts(row)}:
             self._characters(text, place)
         self._length("prompts", sum(map(len, prompt_texts(row))))
@@ -199,7 +209,14 @@ class _Tally:
             for name, value in zip(names, values or (), strict=False):
                 by_prompt.add(prompt, value, place)
                 by_response.add(name, value, place)
+        for text in responses:
+            if text.strip().lower() in MISSING:
+                self._find("responses that spell a missing value (null, None, NaN)", place)
+        for role in {message["role"] for message in row.prompt if isinstance(message, Mapping)} - ROLES:
+            self._find(f"prompts with a message of the role {role!r:.30}, which templates may not know", place)
         for chosen, rejected in row.pairs or ():
+            if row.scores is not None and row.scores[chosen] < row.scores[rejected]:
+                self._find("pairs whose chosen response has the lower score", place)
             self._pair(responses[chosen], responses[rejected], prompt, place)
 
     def grouped(self) -> Iterator[tuple[str, tuple[int, int]]]:

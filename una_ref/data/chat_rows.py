@@ -32,7 +32,9 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
     Raises:
         InputError: a text that has been through the template already.
     """
-    if template.own and isinstance(row.prompt, str) and (messages := dialogues.messages(row.prompt)):
+    if number := sum(map(dialogues.holds_turn, row.responses)):
+        counts["responses with the start of a turn (Human:, Assistant:) in them, which is text there"] += number
+    if template.own and (messages := _turns(row.prompt)):
         counts["dialogues (Human: …, Assistant: …) that became messages"] += 1
         return replace(row, prompt=messages, responses=tuple(text.lstrip() for text in row.responses))
     names = special_names(template.tokenizer)
@@ -51,6 +53,17 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
         if mark not in names and mark not in template.source and any(mark in text for text in _texts(row)):
             counts[f"rows with {mark}, a mark of another chat template, which is text here"] += 1
     return row
+
+
+def _turns(prompt: str | tuple[dict, ...]) -> tuple[dict, ...] | None:
+    """The messages of a dialogue that is the prompt, or its one user turn, perhaps behind one of the system."""
+    if isinstance(prompt, str):
+        return dialogues.messages(prompt)
+    *before, last = prompt
+    if last["role"] != "user" or any(message["role"] != "system" for message in before):
+        return None
+    turns = dialogues.messages(last.get("content") or "")
+    return turns and (*before, *turns)
 
 
 def _check(row: Row, what: str, text: str, before: str, names: list[str]) -> None:

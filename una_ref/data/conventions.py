@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from una_ref.data import published
+from una_ref.data import dialogues, published
 from una_ref.data.published import RATINGS, Refuse
 from una_ref.data.records import ALIASES, EVERYWHERE, Record, Response
 from una_ref.data.rows import Row, checked_text, shown
@@ -27,6 +27,7 @@ class Convention:
         make: the row of a record.
         example: one row, as in the documentation. Of HelpSteer2, one of the two rows of a prompt.
         finish: what is done to the rows of a file in their order.
+        suggested: whether it is suggested for columns of no layout.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Convention:
     make: Callable[[Record], Row]
     example: Mapping[str, Any] = field(default_factory=dict)
     finish: Callable[[Iterator[Row], Refuse], Iterator[Row]] = _as_they_are
+    suggested: bool = True
 
     def __str__(self) -> str:
         return f"{self.name} ({', '.join(self.required)})"
@@ -112,15 +114,20 @@ def _sides(record: Record) -> tuple[Any, tuple[Response, Response]]:
 
 
 def _is_whole(record: Record, column: str) -> bool:
-    """Whether a side is a list of messages that does not begin with the assistant's."""
+    """Whether a side is a dialogue, or a list of messages that does not begin with the assistant's."""
     value = record.get(column)
+    if isinstance(value, str):
+        return dialogues.is_whole(value)
     return isinstance(value, list | tuple) and bool(value) and record.messages(column)[0]["role"] != "assistant"
 
 
 def _check_prompt(record: Record, messages: Any) -> None:
     """Refuse a prompt beside whole conversations that is not in them: one of their user turns, or all turns."""
-    said = record.prompt()
-    known = [(message.get("content") or "").strip() for message in messages if message["role"] == "user"]
+    said, known = record.prompt(), []
+    if isinstance(messages, str):  # a dialogue as one text
+        known = [messages.strip()]
+        messages = dialogues.messages(messages) or ()
+    known += [(message.get("content") or "").strip() for message in messages if message["role"] == "user"]
     good = said.strip() in known if isinstance(said, str) else said == messages
     if not good:
         what = "a user turn" if isinstance(said, str) else "the messages"
@@ -180,6 +187,7 @@ CONVENTIONS = (
         (),
         published.ultrafeedback,
         {"instruction": "Name a fruit.", "completions": [{"response": "Apple.", "overall_score": 8.5}]},
+        suggested=False,
     ),
     Convention(
         "SHP",
@@ -187,6 +195,41 @@ CONVENTIONS = (
         ("score_A", "score_B"),
         published.shp,
         {"history": "Name a fruit.", "human_ref_A": "Apple.", "human_ref_B": "Stone.", "labels": 1},
+    ),
+    Convention(
+        "PKU-SafeRLHF",
+        ("prompt", "response_0", "response_1", "better_response_id"),
+        (),
+        published.pku_safe_rlhf,
+        {**_FRUIT, "response_0": "Apple.", "response_1": "Stone.", "better_response_id": 0},
+    ),
+    Convention(
+        "HelpSteer3",
+        ("context", "response1", "response2", "overall_preference"),
+        (),
+        published.helpsteer3,
+        {"context": [_USER], "response1": "Apple.", "response2": "Stone.", "overall_preference": -2},
+    ),
+    Convention(
+        "WebGPT comparisons",
+        ("prompt", "answer_0", "answer_1", "score_0", "score_1"),
+        (),
+        published.webgpt,
+        {
+            "question": {"full_text": "Name a fruit."},
+            "answer_0": "Apple.",
+            "answer_1": "Stone.",
+            "score_0": 0.5,
+            "score_1": -0.5,
+        },
+    ),
+    Convention(
+        "Nectar",
+        ("prompt", "answers"),
+        (),
+        published.nectar,
+        {**_FRUIT, "answers": [{"answer": "Apple.", "rank": 1.0}, {"answer": "Stone.", "rank": 2.0}]},
+        suggested=False,
     ),
     Convention(
         "Alpaca pair",
@@ -257,6 +300,14 @@ VARIANTS: Mapping[str, tuple[str, Mapping[str, Any]]] = {
             "chosen-rating": 5.0,
             "rejected": [_USER, _said("Stone.")],
             "rejected-rating": 1.0,
+        },
+    ),
+    "OpenAI preference": (
+        "pair",
+        {
+            "input": {"messages": [_USER]},
+            "preferred_output": [_said("Apple.")],
+            "non_preferred_output": [_said("Stone.")],
         },
     ),
     "Intel Orca": (

@@ -16,16 +16,8 @@ from numbers import Real
 from statistics import median
 from typing import Any, cast
 
-from una_ref.data.rows import (
-    Row,
-    by_prompt,
-    gathered,
-    group_by_prompt,
-    listed,
-    merged,
-    refusal,
-    shown,
-)
+from una_ref.data.row_sets import by_prompt, gathered, group_by_prompt, listed, merged
+from una_ref.data.rows import Row, refusal, shown
 from una_ref.data.storage import GroupedList
 from una_ref.methods.method import KINDS
 
@@ -124,6 +116,7 @@ def conform(
     group: bool = False,
     margins: bool = False,
     weights: bool = True,
+    method: str = "",
     note: Callable[[Row], object] | None = None,
 ) -> tuple[GroupedList[Row], tuple[Report, ...]]:
     """Each row with one kind of feedback out of `kinds`, in order of preference, and what was done.
@@ -144,11 +137,13 @@ def conform(
         group: gather all rows of one response by prompt, as `group_by_prompt` does.
         margins: keep the scores beside pairs; every pair then needs them, or a margin.
         weights: whether pairs may have weights.
+        method: that learns from the rows, for messages.
         note: called with every row of the result, in order.
 
     Raises:
         InputError: names a row for which no conversion is possible, and data of which nothing is left.
     """
+    of_method, for_method = (f" {word} {method}" if method else "" for word in ("of", "for"))
     steps = _steps(which=which, threshold=threshold, ties=ties, margins=margins)
     if isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
         raise refusal("options", "kinds", "some of " + ", ".join(KINDS), shown(kinds))
@@ -164,7 +159,7 @@ def conform(
         if way is None:
             got = "a row of " + " and ".join(own) if own else "a prompt alone, which is for online runs"
             fix = "give the columns " + ", or ".join(COLUMNS[kind] for kind in kinds if kind in COLUMNS)
-            raise refusal(row.source, "feedback", " or ".join(kinds), got, fix)
+            raise refusal(row.source, "feedback", f"{' or '.join(kinds)}{for_method}", got, fix)
         return way
 
     def compared(row: Row) -> object:
@@ -176,11 +171,13 @@ def conform(
         way = route(group[0])
         beside = ("scores",) if margins and way[1] == "pairs" else ()
         for row in group:
-            _check_per_pair(row, way, margins, weights)
+            _check_per_pair(row, way, margins, weights, of_method)
         row = merged([row.only(way[0], *beside) for row in group])
         if beside and row.scores is None and row.margins is None:
             fix = "add a column margin, or chosen_score and rejected_score, or give data with scores alone"
-            raise refusal(row.source, "scores", "scores beside pairs, for the margins of the loss", "none", fix)
+            raise refusal(
+                row.source, "scores", f"scores beside pairs, for the margins of the loss{of_method}", "none", fix
+            )
         if way in steps:
             return steps[way].convert(row, converted.setdefault(steps[way].what, Counter()))
         if len(group[0].kinds) > len(row.kinds):
@@ -198,11 +195,11 @@ def conform(
             note(row)
     reports = tuple(Report(what, counts) for what, counts in (kept | converted).items())
     if not any(useful):
-        raise refusal("data", "rows", "at least one usable row", "; ".join(map(str, reports)) or "none")
+        raise refusal("data", "rows", f"at least one usable row{for_method}", "; ".join(map(str, reports)) or "none")
     return groups.picked(useful).map(lambda members: cast(Row, made(members, {}, {}))), reports
 
 
-def _check_per_pair(row: Row, way: tuple[str, str], margins: bool, weights: bool) -> None:
+def _check_per_pair(row: Row, way: tuple[str, str], margins: bool, weights: bool, of_method: str) -> None:
     """Refuse weights and margins of pairs that no loss on pairs would take.
 
     Raises:
@@ -215,7 +212,7 @@ def _check_per_pair(row: Row, way: tuple[str, str], margins: bool, weights: bool
         ("margin", row.margins, margins, "a loss on pairs that takes margins", "odpo or reward-model-margin"),
     ):
         if values is not None and not taken:
-            got = f"another loss, on {way[1]}"
+            got = f"another loss{of_method}, on {way[1]}"
             raise refusal(row.source, column, what, got, f"use {use}, or columns.{column}= to leave it out")
 
 

@@ -9,7 +9,18 @@ ASSISTANT, HUMAN = "\n\nAssistant:", "\n\nHuman:"
 
 _MARKS = (re.compile(r"(?:^\s*|\n\n)(Human|Assistant): ?"), re.compile(r"\s*### (Human|Assistant): ?"))
 """What stands before a turn: in HH, and in Guanaco's form "### Human: "."""
+_TURN = re.compile(r"(?:^\s*|\n\n)(?:Human|Assistant):")
 _ROLES = {"Human": "user", "Assistant": "assistant"}
+
+
+def is_whole(text: str) -> bool:
+    """Whether a text is a dialogue from its human turn to an answer, as a side of HH's pairs is."""
+    return text.lstrip().startswith(HUMAN.lstrip()) and ASSISTANT in text
+
+
+def holds_turn(text: str) -> bool:
+    """Whether a response has the beginning of a turn in it, which belongs to a dialogue and not to an answer."""
+    return _TURN.search(text) is not None
 
 
 def messages(text: str) -> tuple[dict[str, str], ...] | None:

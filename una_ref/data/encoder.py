@@ -3,25 +3,23 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import sys
 from array import array
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from functools import cached_property, lru_cache
+from itertools import chain
 from typing import Any
 
 from una_ref.data.batch import Example, Prompt
 from una_ref.data.chat_rows import as_chat
 from una_ref.data.examples import Examples
+from una_ref.data.rendering import Rendering
 from una_ref.data.rows import Row
 from una_ref.data.specials import Specials
-from una_ref.data.templates import ChatTemplate, after_thought, continued, opened_thought
+from una_ref.data.templates import ChatTemplate
 from una_ref.errors import InputError
-
-MEANINGFUL = ("tool_calls", "function_call", "reasoning_content", "reasoning", "thinking", "images", "audio", "videos")
-"""Fields of a message that a template has to render; others, such as a name, are counted where it does not."""
 
 
 class Encoder:
@@ -86,6 +84,7 @@ class Encoder:
         self.chat_template = ChatTemplate(tokenizer)
         self.chat_template.check()
         self.counts: Counter[str] = Counter()
+        self._dropped = ""  # the sentence of dropped rows, with the first error
         self._prompts: dict[int, int] = {}  # hash -> index; the prompts themselves would take most of the memory
         self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt is tokenised alone and with each response
 
@@ -93,6 +92,11 @@ class Encoder:
     def specials(self) -> Specials:
         """What is a special token and what is text."""
         return Specials(self.tokenizer, split=self.split_special_tokens, ends=self.ends)
+
+    @cached_property
+    def rendering(self) -> Rendering:
+        """How a row becomes text."""
+        return Rendering(self.chat_template, self.specials)
 
     @property
     def prompt_count(self) -> int:
@@ -123,20 +127,16 @@ class Encoder:
     def __call__(self, row: Row) -> Example | None:
         """The row as token ids; None, and counted, if its prompt is too long or leaves no room for a response."""
         row = as_chat(row, self.chat_template, self.counts)
-        opening = self._opening(row)
+        opening = self.rendering.opening(row, self.counts)
         prompt = tuple(self._prompt_ids(row, opening))
         room = self.room(len(prompt))
         if not room:
             self.counts["rows dropped: prompt too long"] += 1
             return None
-        texts = [self.specials.hidden_before_eos(text) for text in row.responses]
         responses, masks = [], []
-        for text, fields, earlier in zip(texts, row.fields_of_responses, row.earlier, strict=True):
-            ids = self._response_ids(row, opening, text, fields) if not earlier else []
-            mask = [True] * len(ids)
-            if earlier:
-                last = {"role": "assistant", "content": text, **fields}
-                ids, mask = self._turns(row, opening, prompt, [*earlier, last])
+        for text, fields, earlier in zip(row.responses, row.fields_of_responses, row.earlier, strict=True):
+            last = {"role": "assistant", "content": text, **fields}
+            ids, mask = self._turns(row, opening, prompt, [*earlier, last])
             if len(ids) > room:
                 ids, mask = ids[:room], mask[:room]
                 whole = not mask[-1]
@@ -145,7 +145,8 @@ class Encoder:
                 self.counts[f"responses cut ({'after an earlier turn' if whole else 'they end without EOS'})"] += 1
             responses.append(tuple(ids))
             masks.append(tuple(mask))
-        self._count("rows", opening, *texts)
+        said = chain(row.responses, (turn.get("content") or "" for turns in row.earlier for turn in turns))
+        self._count("rows", opening, *map(self.specials.hidden_before_eos, said))
         if not isinstance(row.prompt, str) and any(message["role"] == "assistant" for message in row.prompt):
             self.counts["prompts with turns of the assistant, which are context and not trained on"] += 1
         if isinstance(row.prompt, str) and any(text.startswith(row.prompt.strip()) for text in row.responses):
@@ -170,40 +171,59 @@ class Encoder:
     def _turns(
         self, row: Row, opening: str, prompt: tuple[int, ...], turns: list[dict[str, Any]]
     ) -> tuple[list[int], list[bool]]:
-        """(token ids, whether each is the assistant's) of a response of several messages.
+        """(token ids, whether each is the assistant's) of a response of one or several messages.
 
         What stands between two turns of the assistant is found by the prompts that a model is given: the prompt of a
         later turn must begin with the prompt and the answer of the turn before. What follows there is context.
+        Whatever becomes of several turns is counted once for the response.
 
         Raises:
             InputError: the template renders an earlier turn otherwise than it was answered.
         """
         ids: list[int] = []
         mask: list[bool] = []
+        notes: set[str] = set()
+        asked = row
         for i, message in enumerate(turns):
             if message["role"] != "assistant":
                 continue
-            asked = Row((*row.prompt, *turns[:i]), (), source=row.source, template_arguments=row.template_arguments)
             if i:
-                opening, known = self._opening(asked), [*prompt, *ids]
+                before, known = asked.prompt, [*prompt, *ids]
+                more: dict[str, Any] = {"source": row.source, "template_arguments": row.template_arguments}
+                asked = Row((*row.prompt, *turns[:i]), (), **more)
+                opening = self.rendering.opening(asked, self.counts, len(before) + 1)
                 given = self._prompt_ids(asked, opening)
                 if given[: len(known)] != known:
                     raise self._rewritten(row, known, given)
                 between = given[len(known) :]
                 ids += between
                 mask += [False] * len(between)
-            fields = {name: value for name, value in message.items() if name not in ("role", "content")}
-            text = message.get("content") or ""
-            text = text if i == len(turns) - 1 else self.specials.hidden_before_eos(text)
-            own = self._response_ids(asked, opening, text, {k: v for k, v in fields.items() if v is not None})
+                notes.add("responses of several turns: the assistant's are trained on, others are context (turns=all)")
+            fields = {k: v for k, v in message.items() if k not in ("role", "content") and v is not None}
+            text = self.specials.hidden_before_eos(message.get("content") or "")
+            text, note = self.rendering.response(asked, opening, text, fields, self.counts)
+            own = self._response_ids(opening, text)
+            notes |= {note, self._end_note}
             ids += own
             mask += [True] * len(own)
-        self.counts["responses of several turns: the assistant's are trained on, others are context (turns=all)"] += 1
+        self.counts.update(notes - {""})
         return ids, mask
 
     def _rewritten(self, row: Row, known: list[int], given: list[int]) -> InputError:
         """The error for a template that renders an earlier turn otherwise than it was answered."""
         at = next((i for i, (a, b) in enumerate(zip(known, given, strict=False)) if a != b), len(given))
+        mark, ids = self._turn_end
+        eos = self.tokenizer.eos_token
+        at_end = at >= len(known) - 2  # at the end, or at a token that spans it
+        if self._end not in ids and (at_end or not self.chat_template.own):
+            expected = "a chat template that ends a turn with a token at which generation stops"
+            got = f"{mark!r:.30}, which is none" if mark else "one without an end of turns"
+            fix = f"turns=last, or template=FILE with {eos!r:.30} at the end of each turn of the assistant"
+            if len(ids) == 1:
+                fix = (
+                    f"add {ids[0]} ({mark!r:.30}) to eos_token_id in the model's generation_config.json, or turns=last"
+                )
+            return InputError(f"{row.source} response: expected {expected}, got {got}. Fix: {fix}")
         answered, later = (self.tokenizer.decode(ids[at : at + 8]) for ids in (known, given))
         return InputError(
             f"{row.source} response: expected a chat template that renders earlier turns as they were answered, got "
@@ -221,13 +241,13 @@ class Encoder:
         """The same encoder with counts of its own, which cuts and drops nothing."""
         other = copy(self)
         other.max_length, other.max_response, other.max_prompt = sys.maxsize, None, None
-        other.counts, other._prompts = Counter(), {}
+        other.counts, other._prompts, other._dropped = Counter(), {}, ""
         return other
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
         """The row's prompt alone; None, and counted, if it is too long or leaves under `room` tokens to respond."""
         given, row = row, as_chat(row, self.chat_template, self.counts)
-        opening = self._opening(row)
+        opening = self.rendering.opening(row, self.counts)
         ids = tuple(self._prompt_ids(row, opening))
         if len(ids) + room > self.max_length or len(ids) > (self.max_prompt or len(ids)):
             self.counts["prompts dropped: too long"] += 1
@@ -242,7 +262,7 @@ class Encoder:
             InputError: the prompt has no token to predict from, or the chat template refuses its messages.
         """
         row = as_chat(row, self.chat_template, self.counts)
-        return self._prompt_ids(row, self._opening(row))
+        return self._prompt_ids(row, self.rendering.opening(row, self.counts))
 
     def _index(self, prompt: tuple[int, ...]) -> int:
         """The place of a prompt among the different ones."""
@@ -266,12 +286,8 @@ class Encoder:
             raise InputError(f"{row.source} prompt: expected at least one token to predict from, got {opening!r}")
         return ids
 
-    def _response_ids(self, row: Row, opening: str, text: str, fields: Mapping[str, Any]) -> list[int]:
-        """Token ids of one response (its special tokens hidden) after the prompt's text, with its end token once."""
-        if self.chat_template.own:
-            text = self._rendered(row, opening, text, fields)
-        elif fields:
-            self._check_fields(row, fields, "response")
+    def _response_ids(self, opening: str, text: str) -> list[int]:
+        """Token ids of what stands behind the opening (special tokens of its own hidden), with its end token once."""
         ids = self._continuation(opening, text)
         if not self.specials.token_ids.isdisjoint(ids):
             end = len(ids)
@@ -284,32 +300,23 @@ class Encoder:
         return [*ids, self._end]
 
     @cached_property
+    def _turn_end(self) -> tuple[str, list[int]]:
+        """What the tokenizer's own template ends a turn of the assistant with, as text and as ids."""
+        mark = self.chat_template.turn_end.strip() if self.chat_template.own else ""
+        return mark, self._ids(mark) if mark else []
+
+    @cached_property
     def _end(self) -> int:
         """The token that ends a response: the one of the template's turn if generation stops there, else EOS."""
-        turn = self._ids(self.chat_template.turn_end) if self.chat_template.own else []
-        return next((i for i in turn if i in self.ends), self.ends[0])
+        return next((i for i in self._turn_end[1] if i in self.ends), self.ends[0])
 
-    def _rendered(self, row: Row, opening: str, text: str, fields: Mapping[str, Any]) -> str:
-        """What stands behind the opening if the assistant's message is the response."""
-        conversation = self._text(row, text, fields)
-        if fields:
-            self._check_fields(row, fields, "response")
-            if conversation == self._text(row, text):
-                raise self._unused(row, "response", ", ".join(fields))
-        thought = opened_thought(opening)
-        said, thinks = continued(text, thought)
-        if thought[0]:
-            what = "that continue" if thinks else "without a thought, inside"
-            self.counts[f"responses {what} the {thought[0]} that the template opens"] += 1
-        rest = conversation[len(opening) :] if conversation.startswith(opening) else None
-        if rest is not None and text.strip() in rest:
-            return rest
-        if fields:
-            expected = "a chat template that renders the response behind the opening of its turn"
-            raise InputError(f"{row.source} response: expected {expected}, got another rendering for {[*fields]}")
-        if not thought[0]:
-            self.counts["responses that the template would change, encoded as samples are"] += 1
-        return said + self.chat_template.turn_end
+    @cached_property
+    def _end_note(self) -> str:
+        """What is said of a template whose end of a turn does not stop generation."""
+        mark, ids = self._turn_end
+        eos = self.tokenizer.eos_token
+        what = f"responses that end with {eos!r:.30} after {mark!r:.30}, the template's end of a turn: "
+        return f"{what}generation does not stop there" if mark and self._end not in ids else ""
 
     def _continuation(self, opening: str, text: str) -> list[int]:
         """Ids of a text after another: as tokenised in that place, unless a token would span the boundary.
@@ -328,63 +335,6 @@ class Encoder:
 
     def _tokenised(self, text: str) -> tuple[int, ...]:
         return tuple(self.specials.ids(text))
-
-    def _opening(self, row: Row) -> str:
-        """The prompt as text, ready to be answered. What the template would lose is refused or counted."""
-        for name in row.template_arguments:
-            if not self.chat_template.mentions(name):
-                raise self._unused(row, name, name)
-        messages = () if isinstance(row.prompt, str) else row.prompt
-        for i, message in enumerate(messages):
-            self._check_fields(row, {k: v for k, v in message.items() if k not in ("role", "content")}, f"prompt[{i}]")
-        opening = self._text(row)
-        if messages and messages[-1]["role"] == "assistant":
-            self.counts["prompts that end with an assistant message, which is closed before the response"] += 1
-        for i, message in enumerate(messages):
-            content = self.specials.hidden(message.get("content") or "").strip()
-            rest = after_thought(content).strip()
-            if not any(text in opening for text in (rest, json.dumps(rest, ensure_ascii=False)[1:-1])):
-                raise self._unused(row, f"prompt[{i}]", f"the content of the role {message['role']}")
-            thoughts = [message.get("reasoning_content") or "", content if rest != content else ""]
-            if any(self.specials.hidden(text).strip() not in opening for text in thoughts):
-                self.counts["earlier messages whose thoughts the template leaves out"] += 1
-        return opening
-
-    def _check_fields(self, row: Row, fields: Mapping[str, Any], place: str) -> None:
-        """Refuse fields with a meaning that the template does not read, and count others."""
-        for name, value in fields.items():
-            if value in (None, [], "", {}) or self.chat_template.mentions(name):
-                continue
-            if name in MEANINGFUL:
-                raise self._unused(row, place, name)
-            self.counts[f"messages with {name}, which the template does not use"] += 1
-
-    def _unused(self, row: Row, place: str, what: str) -> InputError:
-        return InputError(
-            f"{row.source} {place}: expected a chat template that renders {what}, got one that leaves it out. "
-            "Fix: template=FILE with a template that does, or take it out of the data"
-        )
-
-    def _text(self, row: Row, response: str | None = None, fields: Mapping[str, Any] | None = None) -> str:
-        """The prompt as text, ready to be answered; with a response (special tokens hidden), the conversation."""
-        if isinstance(row.prompt, str) and not self.chat_template.own:
-            if row.template_arguments:
-                raise self._unused(row, "prompt", ", ".join(row.template_arguments))
-            return self.specials.hidden_behind_bos(row.prompt)
-        given = [{"role": "user", "content": row.prompt}] if isinstance(row.prompt, str) else row.prompt
-        turns = [self._hidden(turn) for turn in given]
-        if response is not None:
-            turns.append({"role": "assistant", "content": response, **self._hidden(fields or {})})
-        arguments = self._hidden(row.template_arguments)
-        return self.chat_template.render(turns, opened=response is None, source=row.source, **arguments)
-
-    def _hidden(self, value: Any) -> Any:
-        """A value with the special tokens of its texts hidden."""
-        if isinstance(value, str):
-            return self.specials.hidden(value)
-        if isinstance(value, Mapping):
-            return {key: self._hidden(part) for key, part in value.items()}
-        return [self._hidden(part) for part in value] if isinstance(value, list | tuple) else value
 
     def encode(self, rows: Iterable[Row], *, room: int | None = None) -> Examples:
         """Every row that fits, as an example; with `room`, as a prompt that leaves so many tokens to respond.
@@ -407,13 +357,14 @@ class Encoder:
 
     def _encoded(self, row: Row, room: int | None) -> Any:
         """The row or its prompt encoded; None, and counted, if it does not fit or is a bad row to drop."""
+        before = self.counts.copy()
         try:
             return self(row) if room is None else self.prompt(row, room)
         except InputError as error:
             if self.bad_rows == "error":
                 raise
-            what = "rows dropped: the template does not take them"
-            if not self.counts[what]:
-                self.counts[f"{what} (the first: {error})"] = 1
-            self.counts[what] += 1
+            self._dropped = self._dropped or f"rows dropped: the template does not take them (the first: {error})"
+            self.counts.clear()  # what was counted of the row until there
+            self.counts.update(before)
+            self.counts[self._dropped] += 1
             return None

@@ -83,6 +83,8 @@ def _named(name: str | Path, split: str, subset: str, revision: str) -> Iterator
     """The items of a file, a folder, standard input, or a data set on the hub."""
     if name == STDIN:
         return _json_lines(Path("stdin"), lambda _: nullcontext(sys.stdin.buffer))
+    if not str(name).strip():
+        raise InputError("data: expected the name of a file, a folder or a data set, got an empty name")
     path = Path(name).expanduser()
     if os.path.isdir(path):  # Path.is_dir raises for a name that no file can have
         if not any(child.is_file() for child in path.rglob("*")):
@@ -148,13 +150,27 @@ def _lines(path: Path, opened: Opener = _unpacked) -> Iterator[tuple[int, str]]:
         raise refusal(f"{path}:{number + 1}", "file", "a whole, readable file", str(error)) from error
 
 
+class _RepeatedError(ValueError):
+    """A name that stands twice in an object, where `json` would keep the last value alone."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    made = dict(pairs)
+    if len(made) < len(pairs):
+        names = [name for name, _ in pairs]
+        raise _RepeatedError(next(name for name in names if names.count(name) > 1))
+    return made
+
+
 def _parsed(text: str, path: Path, number: int) -> object:
     """The JSON of a text that begins on line `number`."""
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
         got = f"broken JSON ({error.msg} at character {error.colno})"
         raise refusal(f"{path}:{number + error.lineno - 1}", "line", "JSON", got) from None
+    except _RepeatedError as error:
+        raise refusal(f"{path}:{number}", "line", "each column once", f"{error} twice") from None
     except (ValueError, RecursionError) as error:  # an integer of thousands of digits; thousands of brackets
         raise refusal(f"{path}:{number}", "line", "JSON", f"{type(error).__name__}: {error}") from None
 
@@ -213,6 +229,8 @@ def _table(path: Path) -> Iterator[Item]:
             lines = (line.decode("utf-8-sig" if i == 0 else "utf-8") for i, line in enumerate(handle))
             table = csv.reader(lines, delimiter="\t" if tab else ",", strict=True)
             header = next(table, [])
+            if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
+                raise refusal(f"{path}:1", "line", "each column once", f"{repeated[0]} twice")
             empty = True
             for cells in table:
                 if not cells:  # a blank line

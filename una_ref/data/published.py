@@ -1,4 +1,4 @@
-"""How the layouts of published data sets are read: Anthropic HH, HelpSteer2, UltraFeedback, SHP and Alpaca."""
+"""How the layouts of published data sets are read, such as Anthropic HH, HelpSteer2, UltraFeedback and Nectar."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from typing import Any
 
 from una_ref.data.dialogues import ASSISTANT, HUMAN
 from una_ref.data.records import Record, Response
-from una_ref.data.rows import Row, checked_score, merged, refusal, shown
+from una_ref.data.row_sets import merged
+from una_ref.data.rows import Row, checked_score, refusal, shown
 from una_ref.errors import InputError
 
 HELPSTEER2_WEIGHTS = {"helpfulness": 0.65, "correctness": 0.8, "coherence": 0.45}
@@ -44,11 +45,8 @@ def dialogues(record: Record, chosen: str, rejected: str) -> tuple[str, tuple[Re
 
 def helpsteer2(record: Record) -> Row:
     """One response and its five ratings."""
-    for column in RATINGS:
-        rating = record.get(column)
-        if not isinstance(rating, int) or isinstance(rating, bool) or not 0 <= rating <= 4:
-            raise record.refusal(column, "a whole number from 0 to 4", shown(rating))
-    weighted = sum(weight * record.get(column) for column, weight in HELPSTEER2_WEIGHTS.items())
+    ratings = {column: record.whole_number(column, 0, 4) for column in RATINGS}
+    weighted = sum(weight * ratings[column] for column, weight in HELPSTEER2_WEIGHTS.items())
     top = sum(HELPSTEER2_WEIGHTS.values()) if record.options.helpsteer_weights == "code" else 1
     return record.row(record.prompt(), (record.response("response"),), scores=(weighted / (4 * top),))
 
@@ -92,15 +90,62 @@ def shp(record: Record) -> Row:
     Votes are not used as scores, since an older comment has had more time to collect them. But the preferred comment
     never has fewer votes.
     """
-    label = record.get("labels")
-    if label not in (0, 1):
-        raise record.refusal("labels", "1 (A is preferred) or 0 (B is)", shown(label))
+    label = record.whole_number("labels", 0, 1, "1 (A is preferred) or 0 (B is)")
     best, other = ("score_A", "score_B") if label else ("score_B", "score_A")
     if record.has(best) and record.has(other) and record.score(best) < record.score(other):
         got = f"{label}, while score_A is {record.get('score_A')} and score_B {record.get('score_B')}"
         raise record.refusal("labels", "the comment with at least as many votes", got)
     responses = record.response("human_ref_A"), record.response("human_ref_B")
     return record.row(record.prompt("history"), responses, pairs=((0, 1) if label else (1, 0),))
+
+
+def pku_safe_rlhf(record: Record) -> Row:
+    """Two responses, compared by helpfulness and by safety. The pair follows `better_response_id`, helpfulness.
+
+    ``columns.better_response_id=safer_response_id`` compares them by safety.
+
+    Ji et al. (2024), https://arxiv.org/abs/2406.15513
+    """
+    chosen = record.whole_number("better_response_id", 0, 1, "0 or 1, the number of a response")
+    responses = record.response("response_0"), record.response("response_1")
+    return record.row(record.prompt(), responses, pairs=((chosen, 1 - chosen),))
+
+
+def helpsteer3(record: Record) -> Row:
+    """Two responses and by how much the second is preferred, from -3 to 3; their scores differ by that number.
+
+    Wang et al. (2025), https://arxiv.org/abs/2505.11475
+    """
+    preference = record.whole_number("overall_preference", -3, 3)
+    responses = record.response("response1"), record.response("response2")
+    return record.row(record.prompt("context"), responses, scores=(-preference / 2, preference / 2))
+
+
+def webgpt(record: Record) -> Row:
+    """Two answers, each with the preference for it, from -1 to 1.
+
+    Nakano et al. (2021), https://arxiv.org/abs/2112.09332
+    """
+    answers = record.response("answer_0"), record.response("answer_1")
+    return record.row(record.prompt(), answers, scores=(record.score("score_0"), record.score("score_1")))
+
+
+def nectar(record: Record) -> Row:
+    """K answers of several models with GPT-4's ranks, from 1, the best, to K. The score is (K − rank)/(K − 1).
+
+    Zhu et al. (2023), https://huggingface.co/datasets/berkeley-nest/Nectar
+    """
+    answers, name = record.sequence("answers"), record.name("answers")
+    responses, scores = [], []
+    for i, answer in enumerate(answers):
+        if not isinstance(answer, Mapping):
+            raise refusal(record.source, f"{name}[{i}]", "an object with answer and rank", shown(answer))
+        responses.append(record.as_response(answer.get("answer"), f"{name}[{i}].answer"))
+        rank = checked_score(answer.get("rank"), record.source, f"{name}[{i}].rank")
+        if not 1 <= rank <= len(answers):
+            raise refusal(record.source, f"{name}[{i}].rank", f"a rank from 1 to {len(answers)}", shown(rank))
+        scores.append((len(answers) - rank) / max(len(answers) - 1, 1))
+    return record.row(record.prompt(), responses, scores=tuple(scores))
 
 
 def alpaca_prompt(record: Record) -> Any:

@@ -6,6 +6,7 @@ import json
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from itertools import chain
 from typing import Any, NamedTuple
 
 from una_ref.data.rows import (
@@ -16,18 +17,23 @@ from una_ref.data.rows import (
     checked_text,
     checked_weight,
     refusal,
+    says_nothing,
     shown,
 )
 from una_ref.errors import InputError
 
 ALIASES: Mapping[str, tuple[str, ...]] = {
-    "prompt": ("question", "conversations", "conversation"),
+    "prompt": ("question.full_text", "question", "conversations", "conversation", "input.messages"),
     "messages": ("conversations", "conversation"),
+    "chosen": ("preferred_output",),
+    "rejected": ("non_preferred_output",),
     "chosen_score": ("score_chosen", "chosen-rating", "chosen_rating", "rating_chosen"),
     "rejected_score": ("score_rejected", "rejected-rating", "rejected_rating", "rating_rejected"),
     "system": ("system_prompt",),
+    "tools": ("input.tools",),
 }
-"""Column of a layout -> other names of it in public data sets (Intel, ShareGPT, UltraFeedback of H4, argilla)."""
+"""Column of a layout -> other names of it in public data sets (Intel, ShareGPT, UltraFeedback of H4, argilla, WebGPT,
+OpenAI). A name with a dot is a field of an object in a column."""
 
 EVERYWHERE = ("system", "tools", "chat_template_kwargs")
 """Columns that any layout may have, in some rows or in all."""
@@ -85,28 +91,42 @@ class Record:
         if column in self.options.names:
             return self.options.names[column]
         names = (column, *ALIASES.get(column, ()))
-        return next((name for name in names if self.values.get(name) is not None), column)
+        return next((name for name in names if self.value(name) is not None), column)
+
+    def value(self, name: str) -> Any:
+        """The value of a name in this record, or of a field "column.field" of an object; None if there is none."""
+        column, _, field = name.partition(".")
+        if name not in self.values and field and isinstance(self.values.get(column), Mapping):
+            return self.values[column].get(field)
+        return self.values.get(name)
 
     def get(self, column: str) -> Any:
         """The value of a layout's column; None if there is none."""
         name = self.name(column)
         self.read.add(name)
-        value = self.values.get(name)
+        value = self.value(name)
         if isinstance(value, Cell) and value.lstrip()[:2] in ("[{", "{'", '{"', "[["):
             return self._parsed(name, value)
         return value
 
     def has(self, column: str) -> bool:
         """Whether a column has a value. Tables write a missing value as null."""
-        return self.values.get(self.name(column)) is not None
+        return self.value(self.name(column)) is not None
 
     def others(self) -> dict[str, Any]:
         """The columns with a value that no layout has read."""
-        return {name: self.values[name] for name in self.columns() if name not in self.read}
+        return {name: self.value(name) for name in self.columns() if name not in self.read}
 
     def columns(self) -> list[str]:
-        """The names of the columns with a value."""
-        return [str(column) for column, value in self.values.items() if value is not None]
+        """The names of the columns with a value; of an object that was read in part, the names of its fields."""
+        parts = {name.partition(".")[0] for name in self.read - self.values.keys()}
+        names: list[str] = []
+        for column, value in self.values.items():
+            if column in parts and isinstance(value, Mapping):
+                names += [f"{column}.{field}" for field, part in value.items() if part is not None]
+            elif value is not None:
+                names.append(str(column))
+        return names
 
     def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
         """The error for a bad value of a column."""
@@ -147,7 +167,7 @@ class Record:
         elif value is None:
             raise refusal(self.source, place, _RESPONSE, "null")
         text = checked_text(value, self.source, place)
-        if self.options.empty == "error" and not text.strip() and not fields:
+        if self.options.empty == "error" and says_nothing({**fields, "content": text}):
             fix = "set empty=drop or empty=keep"
             raise refusal(self.source, place, "text", f"an empty response {text!r:.20}", fix)
         return Response(str(text), fields, earlier)
@@ -217,6 +237,21 @@ class Record:
         """A column's value as a label in [0, 1]."""
         return checked_label(self._number(column), self.source, self.name(column))
 
+    def whole_number(self, column: str, low: int, high: int, what: str = "") -> int:
+        """A column's value, which has to be a whole number in a range; a truth value stands for 0 or 1.
+
+        Args:
+            column: of the layout.
+            low: the lowest number.
+            high: the highest number.
+            what: is expected, for the message.
+        """
+        value = self._number(column)
+        number = isinstance(value, int | float) and (not isinstance(value, bool) or (low, high) == (0, 1))
+        if not number or value not in range(low, high + 1):
+            raise self.refusal(column, what or f"a whole number from {low} to {high}", shown(value))
+        return int(value)
+
     def _number(self, column: str) -> Any:
         value = self.get(column)
         if isinstance(value, Cell):
@@ -258,6 +293,7 @@ class Record:
                 expected = "the same turns before the last one of each response, since turns=last"
                 raise refusal(self.source, "responses", expected, "different ones", "turns=all")
             prompt, earlier = (*prompt, *earlier[0]), ()
+        self._check_trained(fields, earlier)
         if self.has("system"):
             prompt = self._with_system(prompt)
         made = Row(prompt, texts, source=self.source, **feedback)
@@ -269,6 +305,17 @@ class Record:
         if any(earlier):
             more["earlier_turns"] = earlier
         return replace(made, **more) if more else made
+
+    def _check_trained(
+        self, fields: Sequence[Mapping[str, Any]], earlier: Sequence[Sequence[Mapping[str, Any]]]
+    ) -> None:
+        """Refuse a turn of the assistant that says of itself that it is not trained on, as OpenAI's weight 0 does."""
+        for message in chain(fields, *earlier):
+            name = next((name for name in ("weight", "train") if name in message and not message[name]), None)
+            if name and message[name] is not None and message.get("role") in (None, "assistant"):
+                expected = "turns of the assistant that are trained on"
+                fix = "turns=last, end the conversation before that turn, or take the field out"
+                raise refusal(self.source, "responses", expected, f"one with {name}={message[name]!r}", fix)
 
     def judged(self, prompt: Any, response: Response) -> Row:
         """A row of one response with its optional label and score."""

@@ -159,13 +159,24 @@ class _Reader:
     def _found(self, record: Record) -> Convention:
         """The first layout whose columns a record has."""
         for column, name in self.options.names.items():
-            if name and name not in record.values:
+            if name and name not in record.values and record.value(name) is None:
                 expected = f"a column {name}, since columns.{column}={name}"
                 raise refusal(record.source, "columns", expected, _listed(record.columns()) + near(name, record.values))
         for convention in self.conventions:
             if all(map(record.has, convention.required)):
+                self._check_names(record, convention)
                 return convention
         raise self._unknown(record)
+
+    def _check_names(self, record: Record, convention: Convention) -> None:
+        """Refuse a column of the data that stands for two columns of the layout, since the user named it for one."""
+        used = {column: record.name(column) for column in convention.columns if record.has(column)}
+        for column, name in self.options.names.items():
+            other = next((other for other in used if used[other] == name and other != column), None)
+            if other and used.get(column) == name:
+                expected = f"different columns for {column} and {other} of {convention.name}"
+                fix = f"columns.{column}=NAME, or columns.{other}="
+                raise refusal(record.source, "columns", expected, f"{name} for both", fix)
 
     def _unknown(self, record: Record) -> InputError:
         """The error for a record of no layout: the nearest one, and what to write."""
@@ -176,7 +187,11 @@ class _Reader:
             best = [max((_ratio(name, column) for column in found), default=0) for name in names]
             return sum(best) / len(best)
 
-        nearest = max(self.conventions, key=likeness)
+        def may_be_meant(convention: Convention) -> bool:
+            absent = [column for column in convention.required if not record.has(column)]
+            return convention.suggested and (len(absent) < 2 or len(convention.required) < 3)
+
+        nearest = max(filter(may_be_meant, self.conventions), key=likeness)
         missing = [record.name(column) for column in nearest.required if not record.has(column)]
         absent = missing[0] if missing else "prompt"
         like = near(absent, [column for column in found if column not in nearest.columns])
@@ -210,11 +225,13 @@ class _Reader:
             if kind is None:
                 continue
             column = kind if kind in convention.optional else f"{kind}s"
+            taken = column in convention.columns or f"{kind}s" == column == "scores"
             if self.options.names.get(column) == "":
                 continue
             like = f"; did you mean {column}?" if column != name else ""
             expected = f"{column} or no such column, since {convention.name} would be imitated without feedback"
-            fix = f"columns.{column}={name}, or columns.{column}= to leave it out"
+            use = f"columns.{column}={name}" if taken else f"write a row for each response, with its {kind}"
+            fix = f"{use}, or columns.{column}= to leave it out"
             raise refusal(record.source, "columns", expected, f"{name}{like}", fix)
 
 

@@ -15,7 +15,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from una_ref.data.rows import Row, held_out, prompt_key, split_name
+from una_ref.data.row_sets import held_out, split_name
+from una_ref.data.rows import Row, prompt_key
 from una_ref.data.sources import read
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError

@@ -26,7 +26,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from una_ref.data.rows import Row, prompt_key, split_name
+from una_ref.data.row_sets import split_name
+from una_ref.data.rows import Row, prompt_key
 from una_ref.data.sources import read
 from una_ref.errors import InputError
 

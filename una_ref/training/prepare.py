@@ -19,7 +19,8 @@ from una_ref.data import conversions, toysteer
 from una_ref.data.batch import Example
 from una_ref.data.encoder import Encoder
 from una_ref.data.examples import Examples
-from una_ref.data.rows import Row, split_name
+from una_ref.data.row_sets import split_name
+from una_ref.data.rows import Row
 from una_ref.data.toysteer import TOYSTEER_BASE
 from una_ref.errors import InputError
 from una_ref.methods import weighted

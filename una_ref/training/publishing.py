@@ -14,7 +14,7 @@ from una_ref.training.config import Config
 
 EVALUATION = "evaluation"
 """The folder in a run to which `una-ref evaluate` writes its results."""
-LEFT_OUT = (".*", CHECKPOINT, BEST.format("*"), f"{KEPT}*", f"{EVALUATION}/*", "tensorboard/*")
+LEFT_OUT = (".*", "*/.*", CHECKPOINT, BEST.format("*"), f"{KEPT}*", f"{EVALUATION}/*", "tensorboard/*")
 """Patterns of the files that are not uploaded. The items of evaluations may have licences of their own."""
 
 

@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from una_ref.data import conversions
-from una_ref.data.rows import Row, gathered, held_out, shuffled_scores, split_name
+from una_ref.data.row_sets import gathered, held_out, shuffled_scores, split_name
+from una_ref.data.rows import Row
 from una_ref.data.storage import DiskList, GroupedList
 from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
@@ -48,6 +49,10 @@ def read_rows(config: Config, *, others: bool = False) -> ReadRows:
     from una_ref.data.items import STDIN, files
     from una_ref.data.sources import read
 
+    if "," in config.data and os.path.exists(config.data):
+        raise InputError(
+            f"data: expected a name without a comma, which separates names, got {config.data!r}. Fix: rename it"
+        )
     names = [file for name in config.data.split(",") for file in files(name)]
     if STDIN in names and processes().num_processes > 1:
         raise InputError("data: expected files, since several processes read them, got standard input")
@@ -88,7 +93,7 @@ def usable_rows(
     threshold = config.threshold if config.threshold == "median" else float(config.threshold)
     losses = config.losses_by_kind
     options: dict[str, Any] = {"threshold": threshold, "ties": config.ties, "group": config.group}
-    options |= {"which": config.pairs, "weights": not config.whole_batch}
+    options |= {"which": config.pairs, "weights": not config.whole_batch, "method": config.method}
     options["margins"] = "pairs" in losses and Need.SCORES in needs([losses["pairs"]])
     if not config.shuffle:
         kept, reports = conversions.conform(rows, tuple(losses), note=note, **options)
@@ -115,7 +120,10 @@ def eval_rows(config: Config, names: set[int]) -> tuple[Sequence[Row], list[str]
         nonlocal both
         both += split_name(row, config.seed) in names
 
-    kept, notes = usable_rows(rows, theirs, note=count)
+    try:
+        kept, notes = usable_rows(rows, theirs, note=count)
+    except InputError as error:
+        raise InputError(f"eval_data: {error}") from None
     if both:
         notes = [*notes, f"rows whose prompt is trained on as well: {both}"]
     return kept, [f"eval_data: {note}" for note in (*rows.notes, *notes)]

@@ -33,6 +33,8 @@ def stand_in(config: Config) -> tuple[Any, Any]:
     """
     if not config.model:
         tokenizer = loading.byte_pair_tokenizer([], 0)
+        if config.template:
+            tokenizer.chat_template = given_template(config.template)
         return loading.small_mistral(tokenizer, **SMALL, max_position_embeddings=WITHOUT_LIMIT), tokenizer
     from transformers import AutoConfig, GenerationConfig
 
