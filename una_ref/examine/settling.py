@@ -1,0 +1,160 @@
+"""Where training ends with unlimited data: the point that the expected gradient leads to, or where it runs.
+
+A loss that is minimised on a fixed data set ends where `theory.fixed_point` finds its minimum. Samples of the current
+policy, and parts that a loss holds constant, make a gradient that is no derivative of a mean loss. Then the end is a
+root of the expected gradient that descent reaches and stays at.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Literal, cast
+
+import torch
+from torch import Tensor
+
+from una_ref.examine.enumeration import Enumeration
+from una_ref.theory import NotConverged, fixed_point
+
+FAR = 40.0
+"""A log-ratio to the start, in nats, from which a policy is said to run off."""
+MOVING = 0.05
+"""A last step of more nats than this is one of a policy that still moves, though its gradient is rounding."""
+
+Outcome = Literal["settles", "runs off", "unsettled"]
+"""A finite end; log-ratios that grow without bound; or no point without gradient, as with a kink at the minimum."""
+
+
+@dataclass(frozen=True)
+class End:
+    """Where training ends.
+
+    Attributes:
+        logps: (X, S) log π, the last one that was reached.
+        outcome: whether the expected gradient is 0 there and leads back to it.
+        largest: largest |log π/π_start|, in nats.
+    """
+
+    logps: Tensor
+    outcome: Outcome
+    largest: float
+
+    @property
+    def settles(self) -> bool:
+        """Whether it is a finite end."""
+        return self.outcome == "settles"
+
+
+def expected_gradient(enumeration: Enumeration) -> Callable[[Tensor], Tensor]:
+    """Logits (X, S) -> the expected gradient in them; V(x), where the loss asks for one, is at its best value."""
+
+    def field(logits: Tensor) -> Tensor:
+        logits = logits.detach().requires_grad_()
+        logps = logits.log_softmax(-1)
+        (gradient,) = torch.autograd.grad(enumeration.loss(logps, best_values(enumeration, logps)), logits)
+        return gradient
+
+    return field
+
+
+def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
+    """V(x) (X,) with the least loss at a policy, or None where the loss asks for none.
+
+    The last Newton step has a gradient in the policy, so that second derivatives through V(x) are right.
+    """
+    if "baseline" not in enumeration.examinee.given:
+        return None
+    values = torch.zeros(len(logps), dtype=logps.dtype)
+    fixed = logps.detach()
+
+    def slopes(at: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        values = values.detach().requires_grad_()
+        (slope,) = torch.autograd.grad(enumeration.loss(at, values), values, create_graph=True)
+        (curvature,) = torch.autograd.grad(slope.sum(), values, retain_graph=True)
+        return values, slope, curvature
+
+    for _ in range(50):
+        values, slope, curvature = slopes(fixed, values)
+        step = (slope / curvature.clamp(min=1e-9)).detach().clamp(-2, 2)
+        values = values.detach() - step
+        if step.abs().max() < 1e-13:
+            break
+    at, slope, curvature = slopes(logps, values)
+    return at.detach() - slope / curvature.detach().clamp(min=1e-9)
+
+
+def settled(enumeration: Enumeration, *, conservative: bool, start: Tensor | None = None) -> End:
+    """Where descent from `start`, π_ref by default, ends.
+
+    Args:
+        enumeration: the examples and the loss.
+        conservative: whether the expected gradient is the derivative of the mean loss.
+        start: (X, S) log-probabilities.
+    """
+    start = enumeration.world.ref_logps if start is None else start
+    if conservative and enumeration.sampler is not None:
+        try:
+            logps = fixed_point(lambda logps: enumeration.loss(logps, best_values(enumeration, logps)), start)
+            return End(logps, "settles", _largest(logps, start))
+        except (NotConverged, RuntimeError):
+            pass  # the flow says where it runs; an ill-conditioned Hessian is one of a loss that runs off
+    return _flow(expected_gradient(enumeration), start, coupled=enumeration.coupled)
+
+
+def _largest(logps: Tensor, start: Tensor) -> float:
+    return float((logps - start).abs().max())
+
+
+def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, steps: int = 60) -> End:
+    """Implicit descent steps that grow: (1/τ + J)·step = −gradient. It follows the descent, and ends like Newton."""
+    logits, gradient = start.clone(), field(start)
+    curvature = _jacobian(field, logits, gradient, coupled)
+    rate, last, outcome = 1.0 / float(gradient.abs().max().clamp(min=1e-30)), 0.0, "unsettled"
+    for _ in range(steps):
+        largest = float(gradient.abs().max())
+        if largest < 1e-12:
+            outcome = "runs off" if last > MOVING else "settles"
+            break
+        damped = curvature + torch.eye(start.numel(), dtype=start.dtype) / rate
+        step = -torch.linalg.lstsq(damped, gradient.flatten()).solution.view_as(logits)
+        step = step / max(1.0, float(step.abs().max()) / 3)  # a step of 3 nats at most
+        moved = logits + step - (logits + step).mean(-1, keepdim=True)
+        following = field(moved)
+        if not following.isfinite().all():
+            outcome = "runs off"
+            break
+        rate = min(1e12, max(1e-3, rate * min(4.0, largest / max(1e-300, float(following.abs().max())))))
+        logits, gradient, last = moved, following, float(step.abs().max())
+        if _largest(logits.log_softmax(-1), start) > FAR:
+            outcome = "runs off"
+            break
+        curvature = _jacobian(field, logits, gradient, coupled)
+    logps = logits.log_softmax(-1)
+    if outcome == "settles":
+        curvatures = torch.linalg.eigvals(curvature).real
+        upwards = int((curvatures > 1e-7 * curvatures.abs().max()).sum())
+        outcome = "settles" if upwards >= start.numel() - len(start) else "unsettled"
+    return End(logps, cast(Outcome, outcome), _largest(logps, start))
+
+
+def _jacobian(
+    field: Callable[[Tensor], Tensor], logits: Tensor, here: Tensor, coupled: bool, width: float = 1e-6
+) -> Tensor:
+    """(n, n) derivative of the expected gradient, by differences: constants that a loss holds move with the policy.
+
+    Unless prompts are coupled by a number of the whole batch, one response of every prompt moves at once.
+    """
+    prompts, size = logits.shape
+    curvature = torch.zeros(prompts, size, prompts, size, dtype=logits.dtype)
+    for y in range(size):
+        for moving in [[x] for x in range(prompts)] if coupled else [list(range(prompts))]:
+            moved = logits.clone()
+            moved[moving, y] += width
+            slopes = (field(moved) - here) / width
+            if coupled:
+                curvature[:, :, moving[0], y] = slopes
+            else:
+                rows = torch.arange(prompts)
+                curvature[rows, :, rows, y] = slopes
+    return curvature.view(logits.numel(), -1)
