@@ -10,7 +10,8 @@ three, or, for a loss that names ``groups``, two responses of a prompt that are 
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from copy import copy
 from dataclasses import dataclass, replace
 from itertools import permutations, product
 from typing import Any, cast
@@ -170,13 +171,21 @@ class Enumeration:
         per_example = losses.view(len(self.x), -1).mean(-1) if losses.dim() == 1 else losses
         return (self.weights(logps) * per_example).sum()
 
+    def subset(self, rows: Tensor) -> Enumeration:
+        """Some of the examples."""
+        other = copy(self)
+        other.x, other.y, other.outcome, other.odds = (t[rows] for t in (self.x, self.y, self.outcome, self.odds))
+        return other
+
     # ---- arguments
 
-    def arguments(self, logps: Tensor, values: Tensor | None = None) -> dict[str, Tensor]:
-        """What the loss names, for all examples at once."""
+    def arguments(
+        self, logps: Tensor, values: Tensor | None = None, names: Iterable[str] | None = None
+    ) -> dict[str, Tensor]:
+        """What the loss names, or the arguments of some other `names`, for all examples at once."""
         tables = _Tables(self, logps)
         given = {}
-        for name in self.examinee.given:
+        for name in self.examinee.given if names is None else names:
             base, side = PAIRED.get(name, (name, None))
             if cast(Argument, argument(name)).kind == "batch":
                 given[name] = self._statistic(name, logps)

@@ -84,22 +84,31 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
     return at.detach() - slope / curvature.detach().clamp(min=1e-9)
 
 
-def settled(enumeration: Enumeration, *, conservative: bool, start: Tensor | None = None) -> End:
-    """Where descent from `start`, π_ref by default, ends.
-
-    Args:
-        enumeration: the examples and the loss.
-        conservative: whether the expected gradient is the derivative of the mean loss.
-        start: (X, S) log-probabilities.
-    """
-    start = enumeration.world.ref_logps if start is None else start
-    if conservative and enumeration.sampler is not None:
+def settled(enumeration: Enumeration) -> End:
+    """Where descent from π_ref ends."""
+    start = enumeration.world.ref_logps
+    if _conservative(enumeration, start):
         try:
             logps = fixed_point(lambda logps: enumeration.loss(logps, best_values(enumeration, logps)), start)
             return End(logps, "settles", _largest(logps, start))
         except (NotConverged, RuntimeError):
             pass  # the flow says where it runs; an ill-conditioned Hessian is one of a loss that runs off
     return _flow(expected_gradient(enumeration), start, coupled=enumeration.coupled)
+
+
+def _conservative(enumeration: Enumeration, logps: Tensor, width: float = 1e-5) -> bool:
+    """Whether the expected gradient is the derivative of the mean loss, along one direction."""
+    if enumeration.sampler is None:
+        return False
+    direction = torch.randn(logps.shape, generator=torch.Generator().manual_seed(3), dtype=logps.dtype)
+
+    def value(at: Tensor) -> Tensor:
+        at = at.log_softmax(-1)
+        return enumeration.loss(at, best_values(enumeration, at)).detach()
+
+    difference = float(value(logps + width * direction) - value(logps - width * direction)) / (2 * width)
+    slopes = expected_gradient(enumeration)(logps) * direction
+    return abs(difference - float(slopes.sum())) <= 1e-6 * max(float(slopes.abs().sum()), 1e-12)
 
 
 def _largest(logps: Tensor, start: Tensor) -> float:

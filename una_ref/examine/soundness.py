@@ -276,8 +276,8 @@ def _gradient_gap(examinee: Examinee, width: float = 1e-5) -> float:
         gradients = gradients_of(examinee, given)
         for name, gradient in gradients.items():
             direction = torch.randn(given[name].shape, generator=generator, dtype=F64)
-            if name.endswith("logits"):
-                continue  # a whole distribution moves with the log-probs of its own tokens: there is no free direction
+            if name.endswith("logits"):  # whole distributions stay normalised
+                direction = direction - (given[name].exp() * direction).sum(-1, keepdim=True)
             up, down = (examinee({**given, name: given[name] + s * width * direction}).sum() for s in (1, -1))
             difference = float((up - down).detach()) / (2 * width)
             size = max(abs(difference), float((gradient * direction).abs().sum()), 1e-12)

@@ -1,0 +1,352 @@
+"""What a loss reduces to: the registered losses whose gradient is a multiple of its own, and at which hyper-parameters.
+
+Gradients are those in the policy of one random batch, so that losses of log-probs and of tokens can be compared. The
+hyper-parameters of every registered loss of the same kind are fitted to the gradient; a second batch confirms it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from functools import cached_property
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from una_ref.errors import InputError
+from una_ref.examine.enumeration import Enumeration, Feedback, small_world
+from una_ref.examine.signature import FORMS, Examinee
+from una_ref.methods import METHODS
+from una_ref.methods.arguments import names
+from una_ref.methods.gpo import MARGIN_SHAPES, RSO_SHAPES
+from una_ref.methods.lists import RANKINGS
+from una_ref.methods.measures import MEASURES
+from una_ref.methods.scored_pairs import DISTANCES
+from una_ref.theory import DIVERGENCES
+
+EQUAL = 1e-6
+"""Relative gap of gradients below which two losses are the same up to a factor."""
+FITTED = 24
+"""Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "divergence": tuple(DIVERGENCES),
+    "function": (*MARGIN_SHAPES, *RSO_SHAPES),
+    "ranking": tuple(RANKINGS),
+    "measure": tuple(MEASURES),
+    "distance": tuple(DISTANCES),
+    "distances": ("scores", "none"),
+}
+"""Hyper-parameter -> the names that it may be; a loss refuses those that are not its own."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A registered loss beside the examined one.
+
+    Attributes:
+        method: its name; NAME.printed and NAME.released are forms of it.
+        settings: the hyper-parameters at which it is nearest.
+        factor: the examined gradient over its gradient, at those.
+        cosine: of the two gradients.
+        gap: size of what is left of the examined gradient, relative to it.
+        reversed: whether its feedback was reversed: chosen and rejected, or positive and negative, exchanged.
+        others: other names of the same function.
+    """
+
+    method: str
+    settings: dict[str, float | str]
+    factor: float
+    cosine: float
+    gap: float
+    reversed: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The loss as a sentence names it."""
+        settings = ", ".join(f"{k} = {_short(v)}" for k, v in self.settings.items())
+        turned = ", with its feedback the other way round" if self.reversed else ""
+        return f"{self.method}{f' at {settings}' if settings else ''}{turned}"
+
+
+@dataclass(frozen=True)
+class Reductions:
+    """What a loss reduces to.
+
+    Attributes:
+        equal: registered losses with the same gradient up to a positive factor, the one with the fewest settings first.
+        nearest: the three nearest others.
+        compared: number of registered losses of its kind, with their forms.
+    """
+
+    equal: tuple[Relation, ...]
+    nearest: tuple[Relation, ...]
+    compared: int
+
+    def sentences(self) -> list[str]:
+        """The findings, one a sentence."""
+        if not self.compared:
+            return ["No registered loss of this kind takes its arguments."]
+        found = []
+        if self.equal:
+            first, *more = self.equal
+            others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
+            factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
+            found.append(f"Its gradient is {factor}that of {first.words}{others}.")
+            if more:
+                found.append(f"It is also {'; '.join(relation.words for relation in more[:4])}.")
+        else:
+            found.append(f"It is none of {self.compared} registered losses of its kind.")
+        if self.nearest and not self.equal:
+            near = "; ".join(f"{r.words} (gap {r.gap:.2g}, cosine {r.cosine:.4f})" for r in self.nearest)
+            found.append(f"The nearest are {near}.")
+        return found
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    loss: Examinee
+    others: tuple[str, ...] = ()
+
+
+def candidates(kind: str) -> list[_Candidate]:
+    """Every registered loss of a kind of feedback, printed and released forms included; each function once."""
+    found: dict[Any, list[str]] = {}
+    for method in METHODS.values():
+        losses = {method.name: method.losses.get(kind)}
+        if kind == method.kinds[0]:
+            losses |= {f"{method.name}.{form}": getattr(method, form) for form in FORMS}
+        for name, loss in losses.items():
+            if loss is not None:
+                found.setdefault(loss, []).append(name)
+    return [
+        _Candidate(called[0], Examinee(called[0], loss, kind), tuple(called[1:])) for loss, called in found.items()
+    ]
+
+
+class Batch:
+    """One random batch with everything that a loss of a kind may name, as functions of the policy's logits."""
+
+    def __init__(self, examinee: Examinee, wanted: frozenset[str], seed: int) -> None:
+        world, sampler = small_world(100 + seed, prompts=16)
+        generator = torch.Generator().manual_seed(seed)
+        shape = world.rewards.shape
+        tables = 3 * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        self.logits = tables[0].requires_grad_()
+        feedback = Feedback.of(world.rewards)
+        # Two responses of a prompt where any loss of the kind compares them.
+        union = replace(examinee, loss=_naming(wanted), settings={})
+        enumeration = Enumeration(union, world, feedback, sampler, second_ref=tables[1].log_softmax(-1))
+        rows = torch.randperm(len(enumeration.x), generator=generator)
+        if examinee.kind == "lists":  # the best response comes first
+            ordered = (world.rewards[enumeration.x[:, None], enumeration.y].diff(dim=-1) < 0).all(-1)
+            rows = rows[ordered[rows]]
+        enumeration = enumeration.subset(rows[:48])
+        values = torch.randn(len(world.rewards), generator=generator, dtype=torch.float64)
+        self.arguments = enumeration.arguments(self.logits.log_softmax(-1), values, wanted)
+        if examinee.kind == "lists":
+            scores = world.rewards[enumeration.x[:, None], enumeration.y]
+            self.arguments["scores"] = scores.sigmoid()
+        statistics = ("kl", "running_gap", "running_gap_sd", "batch_gap", "running_gain", "score_sd")
+        for number, name in enumerate(statistics, 1):
+            if name in wanted:
+                self.arguments[name] = torch.tensor(0.2 * number, dtype=torch.float64)
+
+    @cached_property
+    def turned(self) -> dict[str, Tensor]:
+        """The arguments with the feedback reversed."""
+        turned = {n.replace("chosen", "?").replace("rejected", "chosen").replace("?", "rejected"): x
+                  for n, x in self.arguments.items()}
+        return turned | {n: 1 - x for n, x in turned.items() if n in ("labels", "win_rates")} | {
+            n: -x for n, x in turned.items() if n in ("margins", "scores")
+        }
+
+    def gradient(self, loss: Examinee, given: frozenset[str], *, turned: bool = False) -> Tensor | None:
+        """The gradient of the summed loss in the logits, as one row; None where the loss refuses its arguments."""
+        tables = self.turned if turned else self.arguments
+        arguments = {name: tables[name] for name in given}
+        trained = [name for name in loss.trained if name in arguments]
+        leaves = {name: arguments[name].detach().requires_grad_() for name in trained}
+        try:
+            values = loss({**arguments, **leaves})
+        except (ValueError, RuntimeError):
+            return None
+        slopes = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
+        used = [(arguments[n], slope) for n, slope in zip(leaves, slopes, strict=True) if slope is not None]
+        if not used:
+            return None
+        outputs, weights = zip(*used, strict=True)
+        (gradient,) = torch.autograd.grad(outputs, self.logits, weights, retain_graph=True)
+        return gradient.flatten() if gradient.isfinite().all() else None
+
+
+def _naming(wanted: frozenset[str]) -> Callable[..., Tensor]:
+    """A function whose signature has these names."""
+    import inspect
+
+    def union(**given: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(wanted)]
+    union.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    return union
+
+
+def _given(candidate: Examinee, subject: Examinee) -> frozenset[str]:
+    """What a candidate is given: what it asks for, and those optional arguments that the subject has."""
+    given = {*candidate.given} | ({*candidate.arguments} & {*subject.given})
+    if "baseline" in subject.given and "baseline" in given and "groups" not in subject.given:
+        given -= {"groups"}  # V(x) is given in the place of the mean of others
+    return frozenset(given)
+
+
+def reductions(examinee: Examinee) -> Reductions:
+    """Compare a loss with every registered one of its kind."""
+    others = [candidate for candidate in candidates(examinee.kind) if candidate.loss.loss is not examinee.loss]
+    wanted = {*examinee.given}.union(*(_given(candidate.loss, examinee) for candidate in others))
+    if any({*examinee.given} & {"advantages", "returns", "values"}):
+        return Reductions((), (), 0)
+    others = [c for c in others if not {"advantages", "returns", "values"} & {*c.loss.given}]
+    wanted -= {"advantages", "returns", "values", "old_values"}
+    first, second = (Batch(examinee, frozenset(wanted), seed) for seed in (0, 1))
+    given = frozenset(examinee.given)
+    target = first.gradient(examinee, given)
+    check = second.gradient(examinee, given)
+    if target is None or check is None or not others or not target.norm() > 0:
+        return Reductions((), (), 0)
+    found = _searched(examinee, others, first, target, turned=False)
+    confirmed = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in found]
+    equal = [relation for relation in confirmed if relation.gap < EQUAL and relation.factor > 0]
+    if not equal and examinee.kind in ("pairs", "labels"):
+        turned = _searched(examinee, others, first, target, turned=True)
+        more = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in turned]
+        equal = [relation for relation in more if relation.gap < EQUAL and relation.factor > 0]
+        confirmed += more
+    order = {name: number for number, name in enumerate(METHODS)}
+    equal.sort(key=lambda r: (len(r.settings), order.get(r.method.split(".")[0], 0)))
+    names_of_equal = {relation.method for relation in equal}
+    rest = sorted((r for r in confirmed if r.method not in names_of_equal), key=lambda r: r.gap)
+    nearest: dict[str, Relation] = {}
+    for relation in rest:
+        nearest.setdefault(relation.method, relation)
+    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others))
+
+
+def _once(equal: list[Relation]) -> tuple[Relation, ...]:
+    """One relation for each method."""
+    found: dict[str, Relation] = {}
+    for relation in equal:
+        found.setdefault(relation.method, relation)
+    return tuple(found.values())
+
+
+def _starts(candidate: Examinee, subject: Examinee) -> Iterator[Examinee]:
+    """A candidate at its defaults, at the subject's hyper-parameters, at 0, and at each of its choices."""
+    numbers = {n: v for n, v in candidate.hyperparameters.items() if isinstance(v, int | float)}
+    shared = {n: v for n, v in subject.hyperparameters.items() if n in candidate.hyperparameters}
+    words = {n: CHOICES[n] for n, v in candidate.hyperparameters.items() if isinstance(v, str) and n in CHOICES}
+    zeros = {n: 0.0 for n in numbers if n not in ("beta", "eta", "tau", "width")}
+    for chosen in product(*words.values()):
+        named = dict(zip(words, chosen, strict=True))
+        seen: list[dict[str, Any]] = []
+        for settings in (named, {**shared, **named}, {**shared, **named, **zeros}):
+            if settings not in seen:
+                seen.append(settings)
+                yield replace(candidate, settings=settings)
+
+
+def _searched(
+    subject: Examinee, others: list[_Candidate], batch: Batch, target: Tensor, *, turned: bool
+) -> list[tuple[Relation, _Candidate]]:
+    """The nearest candidates, with hyper-parameters fitted to the gradient."""
+    started = []
+    for candidate in others:
+        given = _given(candidate.loss, subject)
+        for start in _starts(candidate.loss, subject):
+            gradient = batch.gradient(start, given, turned=turned)
+            if gradient is not None and gradient.norm() > 0:
+                cosine = float(torch.nn.functional.cosine_similarity(gradient, target, dim=0))
+                started.append((abs(cosine), len(started), candidate, start))
+    started.sort(key=lambda entry: (-entry[0], entry[1]))
+    found, fitted = [], dict[str, int]()
+    for _, _, candidate, start in started:
+        if sum(fitted.values()) >= FITTED:
+            break
+        if fitted.get(candidate.name, 0) >= 2:
+            continue
+        fitted[candidate.name] = fitted.get(candidate.name, 0) + 1
+        given = _given(candidate.loss, subject)
+        settings = _fitted(start, given, batch, target, turned=turned)
+        relation = _relation(candidate, replace(start, settings=settings), given, batch, target, turned)
+        if relation is not None:
+            found.append((relation, candidate))
+    return found
+
+
+def _relation(
+    candidate: _Candidate, at: Examinee, given: frozenset[str], batch: Batch, target: Tensor, turned: bool
+) -> Relation | None:
+    gradient = batch.gradient(at, given, turned=turned)
+    if gradient is None or not gradient.norm() > 0:
+        return None
+    factor = float(target @ gradient / (gradient @ gradient))
+    left = float((target - factor * gradient).norm() / target.norm())
+    cosine = float(target @ gradient / (target.norm() * gradient.norm()))
+    known = {n: v for n, v in at.hyperparameters.items() if isinstance(v, int | float | str)}
+    return Relation(candidate.name, known, factor, cosine, left, turned, candidate.others)
+
+
+def _confirmed(relation: Relation, candidate: _Candidate, subject: Examinee, batch: Batch, target: Tensor) -> Relation:
+    """The relation with its gap on another batch, at the same hyper-parameters and factor."""
+    given = _given(candidate.loss, subject)
+    at = replace(candidate.loss, settings=relation.settings)
+    gradient = batch.gradient(at, given, turned=relation.reversed)
+    if gradient is None:
+        return replace(relation, gap=math.inf)
+    gap = float((target - relation.factor * gradient).norm() / target.norm())
+    cosine = float(target @ gradient / (target.norm() * gradient.norm()).clamp(min=1e-300))
+    return replace(relation, gap=max(gap, relation.gap), cosine=cosine)
+
+
+def _fitted(
+    start: Examinee, given: frozenset[str], batch: Batch, target: Tensor, *, turned: bool
+) -> dict[str, float | str]:
+    """The hyper-parameters where the gradient is nearest to a multiple of the target."""
+    from scipy.optimize import least_squares
+
+    known = start.hyperparameters
+    free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool) and n in names(start.loss)]
+    words = {n: v for n, v in known.items() if isinstance(v, str)}
+    unit = target / target.norm()
+
+    def settings(point: Any) -> dict[str, float | str]:
+        return {**words, **{n: float(math.exp(p)) if n == "beta" else float(p) for n, p in zip(free, point, strict=True)}}
+
+    def residual(point: Any) -> Any:
+        gradient = batch.gradient(replace(start, settings=settings(point)), given, turned=turned)
+        if gradient is None or not gradient.norm() > 0:
+            return torch.full_like(unit, 10.0).numpy()
+        across = gradient / gradient.norm()
+        return (unit - (unit @ across) * across).numpy()
+
+    begin = [math.log(known[n]) if n == "beta" else float(known[n]) for n in free]
+    first = float((residual(begin) ** 2).sum())
+    if not free or first < EQUAL**4:
+        return settings(begin)
+    lower = [-math.inf if n == "beta" else min(0.0, known[n]) for n in free]
+    try:
+        result = least_squares(
+            residual, begin, bounds=(lower, [math.inf] * len(free)), method="dogbox", xtol=1e-14, ftol=1e-15, gtol=1e-15,
+            max_nfev=30,
+        )
+    except (ValueError, InputError):
+        return settings(begin)
+    return settings(result.x if float((result.fun**2).sum()) < first else begin)
