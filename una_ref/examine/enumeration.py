@@ -13,6 +13,7 @@ import math
 from collections.abc import Iterable, Mapping
 from copy import copy
 from dataclasses import dataclass, replace
+from functools import cache
 from itertools import permutations, product
 from typing import Any, cast
 
@@ -36,7 +37,7 @@ UNAVAILABLE = frozenset({"advantages", "returns", "values", "old_values"})
 """What a run computes by a rule of its own. A loss that names it has no population without that rule."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class Feedback:
     """What is known of the responses of a world. Tables are (X, S), prompts × responses.
 
@@ -87,6 +88,13 @@ def small_world(seed: int = 0, *, prompts: int = PROMPTS) -> tuple[SequenceWorld
     table = torch.randn(prompts, len(tree.prefixes), VOCABULARY, generator=generator, dtype=torch.float64)
     ref_next = table.log_softmax(-1)
     return SequenceWorld(ref_next, rewards, BETA, length=LENGTH, seed=seed), sampler.log_softmax(-1)
+
+
+@cache
+def standard_setting() -> tuple[SequenceWorld, Tensor, Feedback]:
+    """The world of certificates, log μ of its other sampler, and feedback that follows its rewards."""
+    world, sampler = small_world()
+    return world, sampler, Feedback.of(world.rewards)
 
 
 def at_examined_beta(examinee: Examinee) -> Examinee:
@@ -140,6 +148,7 @@ class Enumeration:
         self.y = torch.tensor([y for _, y, _ in rows])  # (E, k)
         self.outcome = torch.tensor([o for _, _, o in rows], dtype=torch.float64)
         self.odds = self._odds()
+        self.last_values = torch.zeros(len(world.rewards), dtype=torch.float64)  # where the search for V(x) begins
 
     @property
     def coupled(self) -> bool:

@@ -77,7 +77,7 @@ class Reductions:
     """What a loss reduces to.
 
     Attributes:
-        equal: registered losses with the same gradient up to a positive factor, the one with the fewest settings first.
+        equal: registered losses with the same gradient up to a factor, the one with the fewest settings first.
         nearest: the three nearest others.
         compared: number of registered losses of its kind, with their forms.
     """
@@ -97,7 +97,8 @@ class Reductions:
             factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
             found.append(f"Its gradient is {factor}that of {first.words}{others}.")
             if more:
-                found.append(f"It is also {'; '.join(relation.words for relation in more[:4])}.")
+                rest = f"; and {len(more) - 3} more" if len(more) > 3 else ""
+                found.append(f"It is also {'; '.join(relation.words for relation in more[:3])}{rest}.")
         else:
             found.append(f"It is none of {self.compared} registered losses of its kind.")
         if self.nearest and not self.equal:
@@ -169,6 +170,15 @@ class Batch:
             n: -x for n, x in turned.items() if n in ("margins", "scores")
         }
 
+    def values(self, loss: Examinee, given: frozenset[str], *, turned: bool = False) -> Tensor | None:
+        """The loss of each example; None where the loss refuses its arguments."""
+        tables = self.turned if turned else self.arguments
+        try:
+            values = loss({name: tables[name].detach() for name in given})
+        except (ValueError, RuntimeError):
+            return None
+        return values if values.isfinite().all() else None
+
     def gradient(self, loss: Examinee, given: frozenset[str], *, turned: bool = False) -> Tensor | None:
         """The gradient of the summed loss in the logits, as one row; None where the loss refuses its arguments."""
         tables = self.turned if turned else self.arguments
@@ -224,16 +234,16 @@ def reductions(examinee: Examinee) -> Reductions:
         return Reductions((), (), 0)
     found = _searched(examinee, others, first, target, turned=False)
     confirmed = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in found]
-    equal = [relation for relation in confirmed if relation.gap < EQUAL and relation.factor > 0]
+    equal = [relation for relation in confirmed if relation.gap < EQUAL]
     if not equal and examinee.kind in ("pairs", "labels"):
         turned = _searched(examinee, others, first, target, turned=True)
         more = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in turned]
         equal = [relation for relation in more if relation.gap < EQUAL and relation.factor > 0]
-        confirmed += more
+        confirmed += [relation for relation in more if relation.factor > 0]
     order = {name: number for number, name in enumerate(METHODS)}
     equal.sort(key=lambda r: (len(r.settings), order.get(r.method.split(".")[0], 0)))
     names_of_equal = {relation.method for relation in equal}
-    rest = sorted((r for r in confirmed if r.method not in names_of_equal), key=lambda r: r.gap)
+    rest = sorted((r for r in confirmed if r.method not in names_of_equal and r.factor > 0), key=lambda r: r.gap)
     nearest: dict[str, Relation] = {}
     for relation in rest:
         nearest.setdefault(relation.method, relation)
@@ -284,7 +294,7 @@ def _searched(
             continue
         fitted[candidate.name] = fitted.get(candidate.name, 0) + 1
         given = _given(candidate.loss, subject)
-        settings = _fitted(start, given, batch, target, turned=turned)
+        settings = _fitted(start, given, batch, target, subject, turned=turned)
         relation = _relation(candidate, replace(start, settings=settings), given, batch, target, turned)
         if relation is not None:
             found.append((relation, candidate))
@@ -317,36 +327,67 @@ def _confirmed(relation: Relation, candidate: _Candidate, subject: Examinee, bat
 
 
 def _fitted(
-    start: Examinee, given: frozenset[str], batch: Batch, target: Tensor, *, turned: bool
+    start: Examinee, given: frozenset[str], batch: Batch, target: Tensor, subject: Examinee, *, turned: bool
 ) -> dict[str, float | str]:
-    """The hyper-parameters where the gradient is nearest to a multiple of the target."""
-    from scipy.optimize import least_squares
+    """The hyper-parameters where the gradient is nearest to a multiple of the target.
 
+    The gradient of a kinked loss does not change with a hyper-parameter almost everywhere. Where the fit of gradients
+    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned.
+    """
     known = start.hyperparameters
-    free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool) and n in names(start.loss)]
+    free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool)]
     words = {n: v for n, v in known.items() if isinstance(v, str)}
     unit = target / target.norm()
 
-    def settings(point: Any) -> dict[str, float | str]:
-        return {**words, **{n: float(math.exp(p)) if n == "beta" else float(p) for n, p in zip(free, point, strict=True)}}
+    def at(point: Any) -> Examinee:
+        numbers = {n: math.exp(p) if n == "beta" else float(p) for n, p in zip(free, point, strict=True)}
+        return replace(start, settings={**words, **numbers})
 
-    def residual(point: Any) -> Any:
-        gradient = batch.gradient(replace(start, settings=settings(point)), given, turned=turned)
+    def of_gradients(point: Any) -> Any:
+        gradient = batch.gradient(at(point), given, turned=turned)
         if gradient is None or not gradient.norm() > 0:
             return torch.full_like(unit, 10.0).numpy()
         across = gradient / gradient.norm()
         return (unit - (unit @ across) * across).numpy()
 
+    expected = batch.values(subject, frozenset(subject.given))
+
+    def of_values(point: Any) -> Any:
+        values = batch.values(at(point), given, turned=turned)
+        assert expected is not None
+        if values is None or not values.std() > 0:
+            return torch.full_like(expected, 10.0).numpy()
+        wanted, across = ((v - v.mean()) / (v - v.mean()).norm() for v in (expected, values))
+        return (wanted - (wanted @ across) * across).numpy()
+
     begin = [math.log(known[n]) if n == "beta" else float(known[n]) for n in free]
-    first = float((residual(begin) ** 2).sum())
-    if not free or first < EQUAL**4:
-        return settings(begin)
     lower = [-math.inf if n == "beta" else min(0.0, known[n]) for n in free]
+    best, gap = begin, _size(of_gradients(begin))
+    if not free or gap < EQUAL**2:
+        return dict(at(begin).settings)
+    point = _least_squares(of_gradients, begin, lower)
+    if (found := _size(of_gradients(point))) < gap:
+        best, gap = point, found
+    if gap > EQUAL and expected is not None and expected.std() > 0:
+        point = _least_squares(of_values, begin, lower)
+        if _size(of_gradients(point)) < gap:
+            best = point
+    return dict(at(best).settings)
+
+
+def _size(residual: Any) -> float:
+    return float((residual**2).sum()) ** 0.5
+
+
+def _least_squares(residual: Callable[[Any], Any], begin: list[float], lower: list[float]) -> list[float]:
+    """Where scipy's least squares ends, or the beginning where it cannot start."""
+    from scipy.optimize import least_squares
+
     try:
-        result = least_squares(
-            residual, begin, bounds=(lower, [math.inf] * len(free)), method="dogbox", xtol=1e-14, ftol=1e-15, gtol=1e-15,
-            max_nfev=30,
+        found = least_squares(
+            residual, begin, bounds=(lower, [math.inf] * len(begin)), method="dogbox", xtol=1e-14, ftol=1e-15,
+            gtol=1e-15, max_nfev=30,
         )
     except (ValueError, InputError):
-        return settings(begin)
-    return settings(result.x if float((result.fun**2).sum()) < first else begin)
+        return begin
+    return [float(p) for p in found.x]

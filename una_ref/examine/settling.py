@@ -20,10 +20,15 @@ from una_ref.theory import NotConverged, fixed_point
 FAR = 40.0
 """A log-ratio to the start, in nats, from which a policy is said to run off."""
 MOVING = 0.05
-"""A last step of more nats than this is one of a policy that still moves, though its gradient is rounding."""
+"""A last step of more nats than this is one of a policy that still moves, however small its gradient."""
+MOST = 400
+"""Evaluations of the mean loss before the search for a smooth minimum is given up."""
+NOTHING = 1e-13
+"""An expected gradient below this is rounding."""
 
-Outcome = Literal["settles", "runs off", "unsettled"]
-"""A finite end; log-ratios that grow without bound; or no point without gradient, as with a kink at the minimum."""
+Outcome = Literal["settles", "runs off", "stays", "unsettled"]
+"""A finite end; log-ratios that grow without bound; no gradient at the start; or no point without gradient, as with a
+kink at the minimum."""
 
 
 @dataclass(frozen=True)
@@ -65,7 +70,7 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
     """
     if "baseline" not in enumeration.examinee.given:
         return None
-    values = torch.zeros(len(logps), dtype=logps.dtype)
+    values = enumeration.last_values  # of a policy nearby, from the last call
     fixed = logps.detach()
 
     def slopes(at: Tensor, values: Tensor) -> tuple[Tensor, Tensor, Tensor]:
@@ -74,26 +79,55 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
         (curvature,) = torch.autograd.grad(slope.sum(), values, retain_graph=True)
         return values, slope, curvature
 
-    for _ in range(50):
+    for _ in range(20):
         values, slope, curvature = slopes(fixed, values)
         step = (slope / curvature.clamp(min=1e-9)).detach().clamp(-2, 2)
         values = values.detach() - step
         if step.abs().max() < 1e-13:
             break
+    enumeration.last_values = values.detach()
     at, slope, curvature = slopes(logps, values)
     return at.detach() - slope / curvature.detach().clamp(min=1e-9)
 
 
 def settled(enumeration: Enumeration) -> End:
     """Where descent from π_ref ends."""
-    start = enumeration.world.ref_logps
+    start, field = enumeration.world.ref_logps, expected_gradient(enumeration)
+    if float(field(start).abs().max()) < NOTHING:
+        return End(start, "stays", 0.0)
     if _conservative(enumeration, start):
+
+        calls = 0
+
+        def population(logps: Tensor) -> Tensor:
+            nonlocal calls
+            calls += 1
+            if calls > MOST:
+                raise NotConverged(f"settled: expected a minimum within {MOST} evaluations")
+            return enumeration.loss(logps, best_values(enumeration, logps))
+
         try:
-            logps = fixed_point(lambda logps: enumeration.loss(logps, best_values(enumeration, logps)), start)
-            return End(logps, "settles", _largest(logps, start))
+            logps = fixed_point(population, start)
+            calls = 0
+            outcome: Outcome = "runs off" if _newton_step(population, logps) > MOVING else "settles"
+            return End(logps, outcome, _largest(logps, start))
         except (NotConverged, RuntimeError):
             pass  # the flow says where it runs; an ill-conditioned Hessian is one of a loss that runs off
-    return _flow(expected_gradient(enumeration), start, coupled=enumeration.coupled)
+    return _flow(field, start, coupled=enumeration.coupled)
+
+
+def _newton_step(population: Callable[[Tensor], Tensor], logps: Tensor) -> float:
+    """The largest entry of Newton's next step, in nats: rounding at a minimum, about 1/β where a margin runs off."""
+
+    def of_logits(logits: Tensor) -> Tensor:
+        return population(logits.log_softmax(-1))
+
+    logits = logps.detach().clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(of_logits(logits), logits)
+    curvature = torch.autograd.functional.hessian(of_logits, logits.detach()).view(logits.numel(), -1)
+    scale = curvature.diagonal().abs().clamp(min=1e-300).sqrt()  # responses that are almost gone keep their digits
+    step = torch.linalg.lstsq(curvature / scale / scale[:, None], (gradient.flatten() / scale), driver="gelsd").solution
+    return float((step / scale).abs().max())
 
 
 def _conservative(enumeration: Enumeration, logps: Tensor, width: float = 1e-5) -> bool:
@@ -140,6 +174,8 @@ def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, st
             break
         curvature = _jacobian(field, logits, gradient, coupled)
     logps = logits.log_softmax(-1)
+    if outcome == "unsettled" and last > MOVING and _largest(logps, start) > FAR / 4:
+        outcome = "runs off"
     if outcome == "settles":
         curvatures = torch.linalg.eigvals(curvature).real
         upwards = int((curvatures > 1e-7 * curvatures.abs().max()).sum())

@@ -37,6 +37,7 @@ class Examinee:
         kind: of feedback.
         record: of the method, if the registry has it.
         settings: hyper-parameters that replace the loss's defaults.
+        forced: arguments with a default that the examination gives nevertheless.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Examinee:
     kind: str
     record: Method | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
+    forced: tuple[str, ...] = ()
 
     def __call__(self, given: Mapping[str, Any]) -> Tensor:
         """The loss of those given arguments that it names."""
@@ -59,7 +61,8 @@ class Examinee:
     def given(self) -> tuple[str, ...]:
         """The arguments that the examination gives: those without a default, and ``groups``."""
         parameters = inspect.signature(self.loss).parameters
-        return tuple(n for n in self.arguments if n == "groups" or parameters[n].default is inspect.Parameter.empty)
+        asked = {n for n in self.arguments if parameters[n].default is inspect.Parameter.empty}
+        return tuple(n for n in self.arguments if n in asked or n == "groups" or n in self.forced)
 
     @property
     def hyperparameters(self) -> dict[str, Any]:
