@@ -107,7 +107,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
     data_arguments(command("data", data, "Audit data before training; exit code 1 if a run would be refused."))
     inspect_arguments(command("inspect", inspect, "Show rows of a file as the loss sees them, token by token."))
-    examine_arguments(command("examine", examine, "Examine a loss function: what it is, what it ignores, what it learns."))
+    examine_arguments(command("examine", examine, "Examine a loss: what it is, what it ignores, what it learns."))
     explain_arguments(command("explain", explain, "Say which curves of a run are as theory says, and why."))
 
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument

@@ -12,7 +12,8 @@ def named_function(path: str) -> Any:
     """What stands at ``module:function``. The module may lie in the current folder.
 
     Raises:
-        ImportError, AttributeError, TypeError, ValueError: nothing of that name; the last two for ``./file.py:f``, ``:f``.
+        ImportError, AttributeError: nothing of that name.
+        TypeError, ValueError: no name of a module, as in ``./file.py:f`` and ``:f``.
     """
     module, _, function = path.partition(":")
     if "" not in sys.path and os.getcwd() not in sys.path:

@@ -112,5 +112,8 @@ def _table(certificate: Certificate) -> str:
         cells += [f"{row.kl_to_reference:.4f}", html.escape(name or (f"mass on {row.kept}" if row.kept else ""))]
         kind = "" if row.outcome == "settles" else ' class="none"'
         lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
-    note = "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not settle."
-    return f'<h2>What it learns</h2>\n<div class="wide"><table><tr>{head}</tr>{"".join(lines)}</table></div><p>{note}</p>\n'
+    note = (
+        "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not settle."
+    )
+    table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
+    return f'<h2>What it learns</h2>\n<div class="wide">{table}</div><p>{note}</p>\n'

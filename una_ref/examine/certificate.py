@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from una_ref.errors import InputError
+from una_ref.examine.board_place import Place, check_board, on_board
 from una_ref.examine.invariances import Invariances, invariances
 from una_ref.examine.optima import Optima, optima
 from una_ref.examine.reductions import Reductions, reductions
 from una_ref.examine.robustness import Robustness, robustness
 from una_ref.examine.signature import Examinee, Signature, examinee, read
 from una_ref.examine.soundness import Soundness, checked, sound
-from una_ref.methods import Method
+from una_ref.methods import METHODS, Method
 
 Progress = Callable[[str], None]
 
@@ -34,7 +34,7 @@ class Certificate:
         optima: what it learns from unlimited data, by who wrote them.
         robustness: what it learns from certain and from noisy feedback.
         closed_form: the `optimum` of the first registered method that it equals; empty where no record has one.
-        board: its place on the quick leaderboard, as that study reports it; None unless it was asked for.
+        board: its place on the quick leaderboard; None unless it was asked for.
     """
 
     name: str
@@ -45,7 +45,7 @@ class Certificate:
     optima: Optima
     robustness: Robustness
     closed_form: str
-    board: dict[str, Any] | None = None
+    board: Place | None = None
 
     @property
     def sections(self) -> dict[str, list[str]]:
@@ -63,7 +63,7 @@ class Certificate:
             "Certain and noisy feedback": self.robustness.sentences(),
         }
         if self.board is not None:
-            found["On the quick board"] = [f"{key}: {value}." for key, value in self.board.items()]
+            found["On the quick board"] = self.board.sentences()
         return {heading: sentences for heading, sentences in found.items() if sentences}
 
     def record(self) -> dict[str, Any]:
@@ -102,6 +102,8 @@ def examine(
         InputError: the loss cannot be examined; `soundness` says which losses are refused.
     """
     subject = examinee(loss, kind)
+    if board:
+        check_board(subject)
     progress("What it asks for")
     signature = read(subject)
     progress("Numbers")
@@ -122,24 +124,8 @@ def examine(
 
 
 def _closed_form(subject: Examinee, reduced: Reductions) -> str:
-    """The optimum in the record of the loss, or of the first method that it equals at a positive factor."""
-    from una_ref.methods import METHODS
-
-    def records() -> Iterator[Method]:
-        if subject.record is not None and subject.loss in subject.record.losses.values():
-            yield subject.record
-        for relation in reduced.equal:
-            name, _, form = relation.method.partition(".")
-            if not form and relation.factor > 0 and not relation.reversed:
-                yield METHODS[name]
-
-    return next((record.optimum for record in records() if record.optimum), "")
-
-
-def on_board(subject: Examinee) -> dict[str, Any]:
-    """The place of a loss on the quick leaderboard.
-
-    Raises:
-        InputError: the leaderboard is not part of this version.
-    """
-    raise InputError(f"{subject.name}: expected a leaderboard to run on, got a version without one. Fix: omit --board")
+    """The optimum in the record of the loss, or of the simplest method that it equals at a positive factor."""
+    if subject.record is not None and subject.loss in subject.record.losses.values():
+        return subject.record.optimum
+    first = next((relation for relation in reduced.equal if relation.factor > 0 and not relation.reversed), None)
+    return METHODS[first.method].optimum if first is not None and first.method in METHODS else ""

@@ -285,4 +285,3 @@ class _Tables(Mapping[str, Tensor]):
 
     def __len__(self) -> int:  # pragma: no cover
         raise NotImplementedError
-

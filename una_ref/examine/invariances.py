@@ -1,4 +1,4 @@
-"""What a loss ignores: a number added to the rewards of a prompt, lengths, order, copies of a batch, scale, the winner."""
+"""What a loss ignores: a number added to the rewards of a prompt, lengths, order, copies of a batch, scale, who won."""
 
 from __future__ import annotations
 
@@ -33,10 +33,11 @@ class Invariances:
         duplication: whether a batch that stands twice has its losses twice.
         reads_length: relative change of the gradient when lengths double and log-probs do not; None without lengths.
         per_token: whether doubled lengths and log-probs together change nothing.
-        degree: k, where c times β and the scores, at the same log-probs, give c^k times the loss; None where they do not.
+        degree: k, where c times β and the scores, at the same log-probs, give c^k times the loss; None without such a k.
         ratio_degree: k, where c times β and 1/c times the log-probs give c^k times the loss.
         raises_margin: share of examples where a step raises the chosen (positive, better) response's log-prob against
             the other (negative, worse) one; None where the feedback has no direction.
+        one_margin: whether the two log-probs of every pair have opposite gradients; None for other feedback.
         swap: what exchanging the two responses of a pair does: "ignored", "a line in the margin" or "other".
     """
 
@@ -50,6 +51,7 @@ class Invariances:
     degree: float | None
     ratio_degree: float | None
     raises_margin: float | None
+    one_margin: bool | None
     swap: str | None
 
     def sentences(self) -> list[str]:
@@ -81,6 +83,12 @@ class Invariances:
             )
         if self.raises_margin is not None:
             found.append(f"A step favours the better response in {self.raises_margin:.0%} of random examples.")
+        if self.one_margin is not None:
+            found.append(
+                "The two log-probs of a pair have opposite gradients."
+                if self.one_margin
+                else "The two log-probs of a pair have gradients that are not opposite."
+            )
         if self.swap is not None:
             found.append(_SWAPS[self.swap])
         return found
@@ -109,6 +117,7 @@ def invariances(examinee: Examinee) -> Invariances:
         degree=_degree(examinee, 2.0, ("scores", "margins", "baseline", "score_sd")),
         ratio_degree=_degree(examinee, 0.5, ("logps", "kl", "gap", "gap_sd", "gain")),
         raises_margin=_direction(examinee),
+        one_margin=_one_margin(examinee),
         swap=_swap(examinee),
     )
 
@@ -119,9 +128,10 @@ def invariances(examinee: Examinee) -> Invariances:
 def offset_gap(examinee: Examinee) -> tuple[float, str]:
     """(relative change of the gradient, what was moved) when a number g(x) is added to the rewards of a prompt.
 
-    With a reference, log π_ref falls by g(x)/β, which adds g(x) to β·log π/π_ref. Scorers' outputs and, in losses without
-    a reference, log π itself move by g(x). A registered method whose reward is not β·log π plus a term has another
-    function in the place of its reward. A V(x) that the loss learns takes its best value again; where rewards are scores, scores move instead.
+    With a reference, log π_ref falls by g(x)/β, which adds g(x) to β·log π/π_ref. Scorers' outputs and, in losses
+    without a reference, log π itself move by g(x). A registered method whose reward is not β·log π plus a term has
+    another function in the place of its reward. A V(x) that the loss learns takes its best value again. Where rewards
+    are scores, scores move instead.
     """
     given = probes(examinee)
     beta = examinee.beta or BETA
@@ -142,12 +152,12 @@ def offset_gap(examinee: Examinee) -> tuple[float, str]:
 LOG_PROBS, LOG_RATIOS, SCORES, OUTPUTS = "log π", "the log-ratios", "the scores", "the rewards"
 
 
-def _moved(
-    examinee: Examinee, given: Mapping[str, Any], offset: Tensor, beta: float
-) -> tuple[dict[str, Any], str]:
+def _moved(examinee: Examinee, given: Mapping[str, Any], offset: Tensor, beta: float) -> tuple[dict[str, Any], str]:
     """The arguments with g(x) in the rewards of each prompt, and what was moved."""
     column = offset[:, None]
-    tokens = {n: torch.cat([x[:, :1] - column / beta, x[:, 1:]], 1) for n, x in given.items() if _lowered(n, "token_logps")}
+    tokens = {
+        n: torch.cat([x[:, :1] - column / beta, x[:, 1:]], 1) for n, x in given.items() if _lowered(n, "token_logps")
+    }
     wide = column if examinee.kind == "lists" else offset
     lowered = {n: x - wide / beta for n, x in given.items() if _lowered(n, "logps") and n not in tokens}
     rewards = {n: x + wide for n, x in given.items() if n.endswith("rewards")}
@@ -160,7 +170,9 @@ def _moved(
         return {**given, **rewards}, OUTPUTS
     if "scores" in given and examinee.kind != "lists":
         return {**given, "scores": given["scores"] + wide}, SCORES
-    policy = {n: x + wide for n, x in given.items() if n in examinee.trained and n.endswith("logps") and "token" not in n}
+    policy = {
+        n: x + wide for n, x in given.items() if n in examinee.trained and n.endswith("logps") and "token" not in n
+    }
     return {**given, **policy}, LOG_PROBS
 
 
@@ -184,7 +196,7 @@ def replaced(loss: Callable[..., Tensor], function: Callable[..., Tensor], offse
 
 
 def _gradients(examinee: Examinee, given: Mapping[str, Any], beta: float) -> Tensor:
-    """The gradient in everything that is trained, as one row; a required V(x) is at its best value for squared losses."""
+    """The gradient in everything that is trained, as one row. A required V(x) is at its best value, of squared losses."""
     if "baseline" in given:
         known = given.get("scores", given.get("labels"))
         gap = known.detach().to(torch.float64) - beta * (given["logps"] - given["ref_logps"]).detach()
@@ -285,6 +297,15 @@ def _direction(examinee: Examinee) -> float | None:
             slope = torch.as_tensor(slope)
             favoured.append(torch.where(labels, slope < 0, slope > 0)[slope != 0])
     return float(torch.cat(favoured).double().mean()) if favoured else None
+
+
+def _one_margin(examinee: Examinee) -> bool | None:
+    """Whether the gradients of a pair's two log-probs, or a scorer's two outputs, sum to 0."""
+    slopes = gradients_of(examinee, probes(examinee))
+    for first, second in (("chosen_logps", "rejected_logps"), ("chosen_rewards", "rejected_rewards")):
+        if first in slopes and second in slopes:
+            return _alike(slopes[first], -slopes[second])
+    return None
 
 
 def _summed(gradient: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,7 +12,6 @@ from torch import Tensor
 from una_ref.examine.enumeration import Feedback, Sampler
 from una_ref.theory import (
     DIVERGENCES,
-    NotConverged,
     SequenceWorld,
     kl,
     nash_logps,
@@ -70,10 +70,8 @@ def known_policies(world: SequenceWorld, feedback: Feedback, sampler: Sampler, k
     for name in DIVERGENCES:
         if name != "reverse_kl":
             found[f"{REWARD_WITH}{name}"] = optimal_logps(ref, rewards, beta, name)
-    try:
+    with suppress(ValueError, RuntimeError):  # certain or noisy preferences of a response with itself
         found["the Nash policy of β"] = nash_logps(feedback.preferences, ref, beta)
-    except (ValueError, RuntimeError, NotConverged):
-        pass
     best = rewards == rewards.amax(-1, keepdim=True)
     found["the best response alone"] = torch.where(best, 0.0, -torch.inf)
     return found
@@ -83,7 +81,8 @@ def identity(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sam
     """The known policy that an end is, or the nearest one by the KL; optima of other divergences are not nearest."""
     known = known_policies(world, feedback, sampler, kind)
     found = [
-        Identity(name, float((end.exp() - policy.exp()).abs().max()), _kl(end, policy)) for name, policy in known.items()
+        Identity(name, float((end.exp() - policy.exp()).abs().max()), _kl(end, policy))
+        for name, policy in known.items()
     ]
     exact = next((one for one in found if one.same), None)
     near = [one for one in found if not one.name.startswith((IPO_WITH, REWARD_WITH))]
@@ -135,7 +134,8 @@ def kept(end: Tensor, start: Tensor, world: SequenceWorld, feedback: Feedback, s
         "the best response of each prompt": world.rewards == world.rewards.amax(-1, keepdim=True),
         "the worst response of each prompt": world.rewards == world.rewards.amin(-1, keepdim=True),
         "the responses with P(positive) above ½": feedback.positive > 0.5,
-        "the responses that win more than half of their comparisons": (feedback.preferences * mu[:, None, :]).sum(-1) > 0.5,
+        "the responses that win more than half of their comparisons": (feedback.preferences * mu[:, None, :]).sum(-1)
+        > 0.5,
         "the response that π_ref samples least": start == start.amin(-1, keepdim=True),
     }
     return next(

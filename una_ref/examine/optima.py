@@ -60,7 +60,7 @@ class Learned:
         if self.policy is None:
             return f"{self.setting}: {_no_end(self)}."
         if self.is_optimum:
-            return f"{self.setting}: it learns π*, up to {self.policy.gap:.0e} in a probability."
+            return f"{self.setting}: it learns π* = π_ref·exp(r/β)/Z(x), up to {self.policy.gap:.0e} in a probability."
         if self.policy.same:
             return f"{self.setting}: it learns {self.policy.name}, with a regret of {self.regret:.3g}."
         return (
@@ -72,7 +72,9 @@ class Learned:
 def _no_end(learned: Learned) -> str:
     if learned.outcome == "runs off":
         left = f"; only {learned.kept} keep{'s' if ' response ' in f' {learned.kept} ' else ''} probability"
-        return f"it has no finite minimiser, and log-ratios pass {learned.largest:.0f} nats{left if learned.kept else ''}"
+        return (
+            f"it has no finite minimiser, and log-ratios pass {learned.largest:.0f} nats{left if learned.kept else ''}"
+        )
     if learned.outcome == "stays":
         return "it stays at π_ref, where its expected gradient is 0"
     return f"no point without gradient was found, as at a kink (last regret {learned.regret:.3g})"

@@ -9,7 +9,6 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
-from functools import cached_property
 from itertools import product
 from typing import Any
 
@@ -17,10 +16,9 @@ import torch
 from torch import Tensor
 
 from una_ref.errors import InputError
-from una_ref.examine.enumeration import Enumeration, Feedback, small_world
+from una_ref.examine.random_batch import RandomBatch
 from una_ref.examine.signature import FORMS, Examinee
 from una_ref.methods import METHODS
-from una_ref.methods.arguments import names
 from una_ref.methods.gpo import MARGIN_SHAPES, RSO_SHAPES
 from una_ref.methods.lists import RANKINGS
 from una_ref.methods.measures import MEASURES
@@ -128,86 +126,7 @@ def candidates(kind: str) -> list[_Candidate]:
         for name, loss in losses.items():
             if loss is not None:
                 found.setdefault(loss, []).append(name)
-    return [
-        _Candidate(called[0], Examinee(called[0], loss, kind), tuple(called[1:])) for loss, called in found.items()
-    ]
-
-
-class Batch:
-    """One random batch with everything that a loss of a kind may name, as functions of the policy's logits."""
-
-    def __init__(self, examinee: Examinee, wanted: frozenset[str], seed: int) -> None:
-        world, sampler = small_world(100 + seed, prompts=16)
-        generator = torch.Generator().manual_seed(seed)
-        shape = world.rewards.shape
-        tables = 3 * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
-        self.logits = tables[0].requires_grad_()
-        feedback = Feedback.of(world.rewards)
-        # Two responses of a prompt where any loss of the kind compares them.
-        union = replace(examinee, loss=_naming(wanted), settings={})
-        enumeration = Enumeration(union, world, feedback, sampler, second_ref=tables[1].log_softmax(-1))
-        rows = torch.randperm(len(enumeration.x), generator=generator)
-        if examinee.kind == "lists":  # the best response comes first
-            ordered = (world.rewards[enumeration.x[:, None], enumeration.y].diff(dim=-1) < 0).all(-1)
-            rows = rows[ordered[rows]]
-        enumeration = enumeration.subset(rows[:48])
-        values = torch.randn(len(world.rewards), generator=generator, dtype=torch.float64)
-        self.arguments = enumeration.arguments(self.logits.log_softmax(-1), values, wanted)
-        if examinee.kind == "lists":
-            scores = world.rewards[enumeration.x[:, None], enumeration.y]
-            self.arguments["scores"] = scores.sigmoid()
-        statistics = ("kl", "running_gap", "running_gap_sd", "batch_gap", "running_gain", "score_sd")
-        for number, name in enumerate(statistics, 1):
-            if name in wanted:
-                self.arguments[name] = torch.tensor(0.2 * number, dtype=torch.float64)
-
-    @cached_property
-    def turned(self) -> dict[str, Tensor]:
-        """The arguments with the feedback reversed."""
-        turned = {n.replace("chosen", "?").replace("rejected", "chosen").replace("?", "rejected"): x
-                  for n, x in self.arguments.items()}
-        return turned | {n: 1 - x for n, x in turned.items() if n in ("labels", "win_rates")} | {
-            n: -x for n, x in turned.items() if n in ("margins", "scores")
-        }
-
-    def values(self, loss: Examinee, given: frozenset[str], *, turned: bool = False) -> Tensor | None:
-        """The loss of each example; None where the loss refuses its arguments."""
-        tables = self.turned if turned else self.arguments
-        try:
-            values = loss({name: tables[name].detach() for name in given})
-        except (ValueError, RuntimeError):
-            return None
-        return values if values.isfinite().all() else None
-
-    def gradient(self, loss: Examinee, given: frozenset[str], *, turned: bool = False) -> Tensor | None:
-        """The gradient of the summed loss in the logits, as one row; None where the loss refuses its arguments."""
-        tables = self.turned if turned else self.arguments
-        arguments = {name: tables[name] for name in given}
-        trained = [name for name in loss.trained if name in arguments]
-        leaves = {name: arguments[name].detach().requires_grad_() for name in trained}
-        try:
-            values = loss({**arguments, **leaves})
-        except (ValueError, RuntimeError):
-            return None
-        slopes = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
-        used = [(arguments[n], slope) for n, slope in zip(leaves, slopes, strict=True) if slope is not None]
-        if not used:
-            return None
-        outputs, weights = zip(*used, strict=True)
-        (gradient,) = torch.autograd.grad(outputs, self.logits, weights, retain_graph=True)
-        return gradient.flatten() if gradient.isfinite().all() else None
-
-
-def _naming(wanted: frozenset[str]) -> Callable[..., Tensor]:
-    """A function whose signature has these names."""
-    import inspect
-
-    def union(**given: Tensor) -> Tensor:
-        raise NotImplementedError
-
-    parameters = [inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY) for name in sorted(wanted)]
-    union.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
-    return union
+    return [_Candidate(called[0], Examinee(called[0], loss, kind), tuple(called[1:])) for loss, called in found.items()]
 
 
 def _given(candidate: Examinee, subject: Examinee) -> frozenset[str]:
@@ -226,7 +145,7 @@ def reductions(examinee: Examinee) -> Reductions:
         return Reductions((), (), 0)
     others = [c for c in others if not {"advantages", "returns", "values"} & {*c.loss.given}]
     wanted -= {"advantages", "returns", "values", "old_values"}
-    first, second = (Batch(examinee, frozenset(wanted), seed) for seed in (0, 1))
+    first, second = (RandomBatch(examinee, frozenset(wanted), seed) for seed in (0, 1))
     given = frozenset(examinee.given)
     target = first.gradient(examinee, given)
     check = second.gradient(examinee, given)
@@ -274,7 +193,7 @@ def _starts(candidate: Examinee, subject: Examinee) -> Iterator[Examinee]:
 
 
 def _searched(
-    subject: Examinee, others: list[_Candidate], batch: Batch, target: Tensor, *, turned: bool
+    subject: Examinee, others: list[_Candidate], batch: RandomBatch, target: Tensor, *, turned: bool
 ) -> list[tuple[Relation, _Candidate]]:
     """The nearest candidates, with hyper-parameters fitted to the gradient."""
     started = []
@@ -302,7 +221,7 @@ def _searched(
 
 
 def _relation(
-    candidate: _Candidate, at: Examinee, given: frozenset[str], batch: Batch, target: Tensor, turned: bool
+    candidate: _Candidate, at: Examinee, given: frozenset[str], batch: RandomBatch, target: Tensor, turned: bool
 ) -> Relation | None:
     gradient = batch.gradient(at, given, turned=turned)
     if gradient is None or not gradient.norm() > 0:
@@ -314,7 +233,9 @@ def _relation(
     return Relation(candidate.name, known, factor, cosine, left, turned, candidate.others)
 
 
-def _confirmed(relation: Relation, candidate: _Candidate, subject: Examinee, batch: Batch, target: Tensor) -> Relation:
+def _confirmed(
+    relation: Relation, candidate: _Candidate, subject: Examinee, batch: RandomBatch, target: Tensor
+) -> Relation:
     """The relation with its gap on another batch, at the same hyper-parameters and factor."""
     given = _given(candidate.loss, subject)
     at = replace(candidate.loss, settings=relation.settings)
@@ -327,7 +248,7 @@ def _confirmed(relation: Relation, candidate: _Candidate, subject: Examinee, bat
 
 
 def _fitted(
-    start: Examinee, given: frozenset[str], batch: Batch, target: Tensor, subject: Examinee, *, turned: bool
+    start: Examinee, given: frozenset[str], batch: RandomBatch, target: Tensor, subject: Examinee, *, turned: bool
 ) -> dict[str, float | str]:
     """The hyper-parameters where the gradient is nearest to a multiple of the target.
 
@@ -385,8 +306,14 @@ def _least_squares(residual: Callable[[Any], Any], begin: list[float], lower: li
 
     try:
         found = least_squares(
-            residual, begin, bounds=(lower, [math.inf] * len(begin)), method="dogbox", xtol=1e-14, ftol=1e-15,
-            gtol=1e-15, max_nfev=30,
+            residual,
+            begin,
+            bounds=(lower, [math.inf] * len(begin)),
+            method="dogbox",
+            xtol=1e-14,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=30,
         )
     except (ValueError, InputError):
         return begin

@@ -96,7 +96,6 @@ def settled(enumeration: Enumeration) -> End:
     if float(field(start).abs().max()) < NOTHING:
         return End(start, "stays", 0.0)
     if _conservative(enumeration, start):
-
         calls = 0
 
         def population(logps: Tensor) -> Tensor:

@@ -3,7 +3,7 @@
 What is refused and what is a finding: a loss is refused (`InputError`, exit code 2) where its values mean nothing or
 cannot be measured again. That is a call that fails, a result that is not one finite number per example at ordinary
 inputs, no gradient, state between calls, and arguments that are changed in place. Everything else is a finding, however
-bad it is for training: a wrong sign, values that overflow at extremes, a lower precision, a gradient of part of the loss.
+bad it is for training: a wrong sign, values that overflow at extremes, a lower precision, a part without gradient.
 """
 
 from __future__ import annotations
@@ -97,7 +97,9 @@ def checked(examinee: Examinee) -> None:
         first = _called(examinee, given)
         for key, value in given.items():
             if not torch.equal(value, before[key]):
-                raise InputError(f"{name}: expected arguments that stay as they are, got {key} changed in place. {_OUT}")
+                raise InputError(
+                    f"{name}: expected arguments that stay as they are, got {key} changed in place. {_OUT}"
+                )
         _check_result(name, first, size)
         _check_gradient(examinee, given, size)
     given, other = probes(examinee), probes(examinee, seed=1)
@@ -223,7 +225,9 @@ def extremes(examinee: Examinee) -> list[tuple[str, dict[str, Any]]]:
     for sign in (1, -1):
         moved = {n: given[n] + (-1e3 if n.startswith("rejected") else 1e3) * sign for n in policy}
         if moved:
-            cases.append((f"{'margins' if examinee.kind == 'pairs' else 'log-ratios'} of {sign * 1000:+,}", given | moved))
+            cases.append(
+                (f"{'margins' if examinee.kind == 'pairs' else 'log-ratios'} of {sign * 1000:+,}", given | moved)
+            )
     if logits := {n: (1e3 * x).log_softmax(-1) for n, x in given.items() if n.endswith("logits")}:
         cases.append(("next-token distributions with one certain token", given | logits))
     for name in [n for n in given if n.endswith("mask") and examinee.kind != "lists"]:
@@ -274,7 +278,8 @@ def _gradient_gap(examinee: Examinee, width: float = 1e-5) -> float:
     for seed in range(3):
         given = probes(examinee, seed=seed)
         gradients = gradients_of(examinee, given)
-        for name, gradient in gradients.items():
+        for name in [name for name in examinee.trained if name in given]:
+            gradient = gradients.get(name, torch.zeros_like(given[name]))
             direction = torch.randn(given[name].shape, generator=generator, dtype=F64)
             if name.endswith("logits"):  # whole distributions stay normalised
                 direction = direction - (given[name].exp() * direction).sum(-1, keepdim=True)
