@@ -17,7 +17,7 @@ from una_ref.examine.enumeration import (
     standard_setting,
 )
 from una_ref.examine.known_policies import SAME, Identity, identity, kept
-from una_ref.examine.settling import End, settled
+from una_ref.examine.settling import End, learns_values, settled
 from una_ref.examine.signature import Examinee
 from una_ref.theory import SequenceWorld
 
@@ -164,7 +164,8 @@ def optima(examinee: Examinee, *, independent: bool) -> Optima:
     values = None
     if "baseline" in examinee.arguments and not {"baseline", "groups"} & {*examinee.given}:
         asking = replace(examined, forced=("baseline",))
-        values, _ = learned_from(asking, world, feedback, other, f"With a learned V(x), from samples of {FROM_OTHER}")
+        words = f"With a learned V(x), from samples of {FROM_OTHER}"
+        values = learned_from(asking, world, feedback, other, words)[0] if learns_values(asking) else None
     with_offset, moves = _with_offset(examined, found[FROM_OTHER][1], world, other)
     return Optima(
         beta=examined.beta,

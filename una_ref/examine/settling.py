@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 
 from una_ref.examine.enumeration import Enumeration
+from una_ref.examine.signature import Examinee
+from una_ref.examine.soundness import probes
 from una_ref.theory import NotConverged, fixed_point
 
 FAR = 40.0
@@ -66,6 +68,7 @@ def expected_gradient(enumeration: Enumeration) -> Callable[[Tensor], Tensor]:
 def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
     """V(x) (X,) with the least loss at a policy, or None where the loss asks for none.
 
+    It is 0 in a loss that is not curved in V(x), such as a score function, whose value says nothing about V(x).
     The last Newton step has a gradient in the policy, so that second derivatives through V(x) are right.
     """
     if "baseline" not in enumeration.examinee.given:
@@ -79,6 +82,8 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
         (curvature,) = torch.autograd.grad(slope.sum(), values, retain_graph=True)
         return values, slope, curvature
 
+    if not learns_values(enumeration.examinee):
+        return values
     for _ in range(20):
         values, slope, curvature = slopes(fixed, values)
         step = (slope / curvature.clamp(min=1e-9)).detach().clamp(-2, 2)
@@ -88,6 +93,19 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
     enumeration.last_values = values.detach()
     at, slope, curvature = slopes(logps, values)
     return at.detach() - slope / curvature.detach().clamp(min=1e-9)
+
+
+def learns_values(examinee: Examinee) -> bool:
+    """Whether a loss that is given ``baseline`` is curved in it, so that a V(x) can be learned with it."""
+    given = probes(examinee)
+    if "baseline" not in given:
+        return False
+    values = given["baseline"].requires_grad_()
+    loss = examinee(given)
+    if not loss.requires_grad:
+        return False
+    (slope,) = torch.autograd.grad(loss.sum(), values, create_graph=True, allow_unused=True)
+    return slope is not None and slope.requires_grad
 
 
 def settled(enumeration: Enumeration) -> End:
