@@ -43,7 +43,9 @@ def test_a_composition_of_two_responses_acts_through_one_margin(method):
 def test_dpo_and_ipo_by_hand():
     dpo, ipo = measured("dpo"), measured("ipo")
     assert dpo.one_margin and dpo.swap == ipo.swap == "a line in the margin"
-    assert dpo.ratio_degree == 0 and ipo.ratio_degree == -2  # (u − 1/(2β))² with half the u and twice the β is a quarter
+    assert (
+        dpo.ratio_degree == 0 and ipo.ratio_degree == -2
+    )  # (u − 1/(2β))² with half the u and twice the β is a quarter
     assert dpo.raises_margin == 1.0 and ipo.raises_margin < 1  # IPO lowers a margin above 1/(2β)
 
 

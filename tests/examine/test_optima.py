@@ -182,9 +182,7 @@ CLAIMS = {
     "apo-down": lambda: runs_off("apo-down"),
     "kto": lambda: where("kto")[0][FROM_OTHER].kept == "the responses with P(positive) above ½",
     "dro": lambda: is_optimum("dro"),
-    "una-measure": lambda: optima(
-        examinee("una-measure").at(measure="mse"), independent=True
-    ).with_values.is_optimum,
+    "una-measure": lambda: optima(examinee("una-measure").at(measure="mse"), independent=True).with_values.is_optimum,
     "gradient-ascent": lambda: runs_off("gradient-ascent"),
     "npo": lambda: runs_off("npo", FROM_REFERENCE),
     "lipo": lambda: is_optimum("lipo", ranking="pair_logistic") and is_optimum("lipo", ranking="list_mle"),
@@ -198,9 +196,7 @@ CLAIMS = {
     "reward-model": lambda: is_called("reward-model", "the policy ∝ exp(r), the reward up to a number"),
     "soft-reward-model": lambda: is_called("soft-reward-model", "the policy ∝ exp(r), the reward up to a number"),
     "reward-model-margin": lambda: is_other("reward-model-margin"),
-    "iterative-dpo": lambda: (
-        robustness(examinee("iterative-dpo"), independent=True).certain.outcome == "runs off"
-    ),
+    "iterative-dpo": lambda: robustness(examinee("iterative-dpo"), independent=True).certain.outcome == "runs off",
     "self-rewarding": lambda: robustness(examinee("self-rewarding"), independent=True).certain.outcome == "runs off",
     "bco": lambda: is_other("bco"),
     "rso": lambda: is_optimum("rso", function="sigmoid_norm"),

@@ -156,5 +156,3 @@ def test_gradient_is_that_of_the_value_unless_a_part_is_held_constant(registered
     constant = registered.loss in HELD_CONSTANT_IN_PART | OF_CONSTANTS | {METHODS["nash-md"].printed}
     constant |= registered.loss is METHODS["wpo"].loss
     assert sound(at_examined_beta(registered)).conservative == (not constant)
-
-

@@ -72,7 +72,8 @@ def text(certificate: Certificate, *, colour: bool) -> Iterator[str]:
 _MORE_STYLE = """
 dl { display: grid; grid-template-columns: minmax(8rem, 13rem) 1fr; gap: 1.2rem 2rem; }
 dt { font-weight: 600; } dd { margin: 0; } dd p { margin: 0 0 .35rem; }
-td:nth-child(2), th:nth-child(2), td:first-child, th:first-child { text-align: left; }
+td:first-child, th:first-child, td:nth-child(2), th:nth-child(2), td:nth-child(4) { text-align: left; }
+td:last-child { white-space: normal; min-width: 14rem; }
 .bar { display: inline-block; height: .6rem; background: rgb(var(--down)); vertical-align: baseline; }
 .none { color: rgb(var(--down)); }
 div.wide { overflow-x: auto; }
@@ -116,4 +117,4 @@ def _table(certificate: Certificate) -> str:
         "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not settle."
     )
     table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
-    return f'<h2>What it learns</h2>\n<div class="wide">{table}</div><p>{note}</p>\n'
+    return f'<h2>What it learns, by data</h2>\n<div class="wide">{table}</div><p>{note}</p>\n'

@@ -1,4 +1,4 @@
-"""The certificate of a loss function: ``examine(loss)`` measures what it is, what it ignores and what it learns."""
+"""The certificate of a loss function: what it is, what it ignores and what it learns."""
 
 from una_ref.examine.certificate import Certificate, examine
 

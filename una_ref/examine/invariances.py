@@ -33,7 +33,7 @@ class Invariances:
         duplication: whether a batch that stands twice has its losses twice.
         reads_length: relative change of the gradient when lengths double and log-probs do not; None without lengths.
         per_token: whether doubled lengths and log-probs together change nothing.
-        degree: k, where c times β and the scores, at the same log-probs, give c^k times the loss; None without such a k.
+        degree: k, where c times β and the scores, at the same log-probs, give c^k times the loss, or None.
         ratio_degree: k, where c times β and 1/c times the log-probs give c^k times the loss.
         raises_margin: share of examples where a step raises the chosen (positive, better) response's log-prob against
             the other (negative, worse) one; None where the feedback has no direction.
@@ -196,7 +196,7 @@ def replaced(loss: Callable[..., Tensor], function: Callable[..., Tensor], offse
 
 
 def _gradients(examinee: Examinee, given: Mapping[str, Any], beta: float) -> Tensor:
-    """The gradient in everything that is trained, as one row. A required V(x) is at its best value, of squared losses."""
+    """The gradient in everything that is trained, as one row. A required V(x) is at its best value of a squared loss."""
     if "baseline" in given:
         known = given.get("scores", given.get("labels"))
         gap = known.detach().to(torch.float64) - beta * (given["logps"] - given["ref_logps"]).detach()

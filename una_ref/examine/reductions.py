@@ -27,6 +27,8 @@ from una_ref.theory import DIVERGENCES
 
 EQUAL = 1e-6
 """Relative gap of gradients below which two losses are the same up to a factor."""
+LEAST_BETA = 1e-4
+"""The fit stops at this β: below it the gradient of every loss is that of a straight line."""
 FITTED = 24
 """Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -158,7 +160,8 @@ def reductions(examinee: Examinee) -> Reductions:
         turned = _searched(examinee, others, first, target, turned=True)
         more = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in turned]
         equal = [relation for relation in more if relation.gap < EQUAL and relation.factor > 0]
-        confirmed += [relation for relation in more if relation.factor > 0]
+        most = min((relation.gap for relation in confirmed if relation.factor > 0), default=math.inf) / 2
+        confirmed += [relation for relation in more if relation.factor > 0 and relation.gap < most]
     order = {name: number for number, name in enumerate(METHODS)}
     equal.sort(key=lambda r: (len(r.settings), order.get(r.method.split(".")[0], 0)))
     names_of_equal = {relation.method for relation in equal}
@@ -281,8 +284,8 @@ def _fitted(
         wanted, across = ((v - v.mean()) / (v - v.mean()).norm() for v in (expected, values))
         return (wanted - (wanted @ across) * across).numpy()
 
-    begin = [math.log(known[n]) if n == "beta" else float(known[n]) for n in free]
-    lower = [-math.inf if n == "beta" else min(0.0, known[n]) for n in free]
+    begin = [math.log(max(known[n], LEAST_BETA)) if n == "beta" else float(known[n]) for n in free]
+    lower = [math.log(LEAST_BETA) if n == "beta" else min(0.0, known[n]) for n in free]
     best, gap = begin, _size(of_gradients(begin))
     if not free or gap < EQUAL**2:
         return dict(at(begin).settings)
