@@ -9,44 +9,12 @@ from una_ref.examine.robustness import robustness
 from una_ref.examine.settling import settled
 from una_ref.examine.signature import examinee
 from una_ref.methods import METHODS
-from una_ref.theory.populations import pairs, singles
 
 
 def learned(loss, **settings):
     """Setting -> what a loss learns from each sampler."""
     found = optima(examinee(loss).at(**settings), independent=True)
     return dict(zip((FROM_REFERENCE, FROM_OTHER, FROM_POLICY), found.learned, strict=True)), found
-
-
-# ---- the enumeration is the population loss of `theory`
-
-
-def test_enumeration_of_pairs_is_the_population_loss_of_theory():
-    world, sampler, feedback = standard_setting()
-    logps = torch.randn(world.rewards.shape, dtype=torch.float64).log_softmax(-1)
-    ours = Enumeration(at_examined_beta(examinee("dpo")), world, feedback, sampler).loss(logps)
-    theirs = pairs(METHODS["dpo"].loss, world, sampler.exp(), feedback.preferences)(logps) / len(world.rewards)
-    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=0)
-
-
-def test_enumeration_of_scores_is_the_population_loss_of_theory():
-    world, sampler, feedback = standard_setting()
-    logps = torch.randn(world.rewards.shape, dtype=torch.float64).log_softmax(-1)
-    ours = Enumeration(at_examined_beta(examinee("una-score")), world, feedback, sampler).loss(logps)
-    theirs = singles(METHODS["una-score"].loss, world, sampler.exp(), scores=world.rewards)(logps)
-    torch.testing.assert_close(ours, theirs / len(world.rewards), rtol=1e-13, atol=0)
-
-
-@pytest.mark.parametrize("name", ["dpo", "kto", "una-centred", "sft", "lipo"])
-def test_weights_of_all_examples_sum_to_the_probability_of_different_responses(name):
-    world, sampler, feedback = standard_setting()
-    enumeration = Enumeration(at_examined_beta(examinee(name)), world, feedback, sampler)
-    mu = sampler.exp()
-    different = {"dpo": (1 - (mu**2).sum(-1)).mean(), "lipo": None}.get(name, torch.tensor(1.0, dtype=torch.float64))
-    if different is None:  # three different responses, in an order
-        p1, p2, p3 = ((mu**k).sum(-1) for k in (1, 2, 3))
-        different = (p1**3 - 3 * p1 * p2 + 2 * p3).mean()
-    torch.testing.assert_close(enumeration.weights(sampler).sum(), different)
 
 
 # ---- ends known by hand

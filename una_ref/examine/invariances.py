@@ -196,7 +196,7 @@ def replaced(loss: Callable[..., Tensor], function: Callable[..., Tensor], offse
 
 
 def _gradients(examinee: Examinee, given: Mapping[str, Any], beta: float) -> Tensor:
-    """The gradient in everything that is trained, as one row. A required V(x) is at its best value of a squared loss."""
+    """The gradient in everything that is trained, as one row. A required V(x) has its best value of a squared loss."""
     if "baseline" in given:
         known = given.get("scores", given.get("labels"))
         gap = known.detach().to(torch.float64) - beta * (given["logps"] - given["ref_logps"]).detach()
@@ -318,7 +318,7 @@ def _swap(examinee: Examinee) -> str | None:
         return None
     given = probes(examinee, 4 * SIZE)
     partners = [(a, a.replace(SIDES[0], SIDES[1])) for a in given if SIDES[0] in a]
-    if any(b not in given for _, b in partners) or any(b.replace(*reversed(SIDES)) not in given for _, b in partners):
+    if any(b not in given for _, b in partners) or any(b.replace(SIDES[1], SIDES[0]) not in given for _, b in partners):
         return None
     swapped = dict(given)
     for a, b in partners:

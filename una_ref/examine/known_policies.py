@@ -73,7 +73,7 @@ def known_policies(world: SequenceWorld, feedback: Feedback, sampler: Sampler, k
     with suppress(ValueError, RuntimeError):  # certain or noisy preferences of a response with itself
         found["the Nash policy of β"] = nash_logps(feedback.preferences, ref, beta)
     best = rewards == rewards.amax(-1, keepdim=True)
-    found["the best response alone"] = torch.where(best, 0.0, -torch.inf)
+    found["the best response alone"] = torch.zeros_like(rewards).masked_fill(~best, -torch.inf)
     return found
 
 

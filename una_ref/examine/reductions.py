@@ -199,7 +199,7 @@ def _searched(
     subject: Examinee, others: list[_Candidate], batch: RandomBatch, target: Tensor, *, turned: bool
 ) -> list[tuple[Relation, _Candidate]]:
     """The nearest candidates, with hyper-parameters fitted to the gradient."""
-    started = []
+    started: list[tuple[float, int, _Candidate, Examinee]] = []
     for candidate in others:
         given = _given(candidate.loss, subject)
         for start in _starts(candidate.loss, subject):
