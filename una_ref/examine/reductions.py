@@ -27,8 +27,8 @@ from una_ref.theory import DIVERGENCES
 
 EQUAL = 1e-6
 """Relative gap of gradients below which two losses are the same up to a factor."""
-LEAST_BETA = 1e-4
-"""The fit stops at this β: below it the gradient of every loss is that of a straight line."""
+LEAST_BETA, MOST_BETA = 1e-4, 1e4
+"""The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
 FITTED = 24
 """Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -284,16 +284,17 @@ def _fitted(
         wanted, across = ((v - v.mean()) / (v - v.mean()).norm() for v in (expected, values))
         return (wanted - (wanted @ across) * across).numpy()
 
-    begin = [math.log(max(known[n], LEAST_BETA)) if n == "beta" else float(known[n]) for n in free]
+    begin = [math.log(min(max(known[n], LEAST_BETA), MOST_BETA)) if n == "beta" else float(known[n]) for n in free]
     lower = [math.log(LEAST_BETA) if n == "beta" else min(0.0, known[n]) for n in free]
+    upper = [math.log(MOST_BETA) if n == "beta" else math.inf for n in free]
     best, gap = begin, _size(of_gradients(begin))
     if not free or gap < EQUAL**2:
         return dict(at(begin).settings)
-    point = _least_squares(of_gradients, begin, lower)
+    point = _least_squares(of_gradients, begin, (lower, upper))
     if (found := _size(of_gradients(point))) < gap:
         best, gap = point, found
     if gap > EQUAL and expected is not None and expected.std() > 0:
-        point = _least_squares(of_values, begin, lower)
+        point = _least_squares(of_values, begin, (lower, upper))
         if _size(of_gradients(point)) < gap:
             best = point
     return dict(at(best).settings)
@@ -303,7 +304,9 @@ def _size(residual: Any) -> float:
     return float((residual**2).sum()) ** 0.5
 
 
-def _least_squares(residual: Callable[[Any], Any], begin: list[float], lower: list[float]) -> list[float]:
+def _least_squares(
+    residual: Callable[[Any], Any], begin: list[float], bounds: tuple[list[float], list[float]]
+) -> list[float]:
     """Where scipy's least squares ends, or the beginning where it cannot start."""
     from scipy.optimize import least_squares
 
@@ -311,7 +314,7 @@ def _least_squares(residual: Callable[[Any], Any], begin: list[float], lower: li
         found = least_squares(
             residual,
             begin,
-            bounds=(lower, [math.inf] * len(begin)),
+            bounds=bounds,
             method="dogbox",
             xtol=1e-14,
             ftol=1e-15,

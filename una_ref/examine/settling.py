@@ -23,7 +23,7 @@ FAR = 40.0
 """A log-ratio to the start, in nats, from which a policy is said to run off."""
 MOVING = 0.05
 """A last step of more nats than this is one of a policy that still moves, however small its gradient."""
-MOST = 400
+MOST = 250
 """Evaluations of the mean loss before the search for a smooth minimum is given up."""
 NOTHING = 1e-13
 """An expected gradient below this is rounding."""
@@ -166,7 +166,7 @@ def _largest(logps: Tensor, start: Tensor) -> float:
     return float((logps - start).abs().max())
 
 
-def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, steps: int = 60) -> End:
+def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, steps: int = 40) -> End:
     """Implicit descent steps that grow: (1/τ + J)·step = −gradient. It follows the descent, and ends like Newton."""
     logits, gradient = start.clone(), field(start)
     curvature = _jacobian(field, logits, gradient, coupled)
