@@ -103,3 +103,9 @@ def test_every_registered_function_is_a_candidate_once():
     assert len(names) == len(set(names))
     assert {"una-pair", "tr-dpo", "ipo.printed", "iterative-dpo"} <= set(names) and "kto" not in names
     assert {method.name for method in METHODS.values() if "pairs" in method.losses} <= set(names)
+
+
+def test_a_straight_line_is_no_hinge_and_no_sigmoid_near_0():
+    # A hinge whose bend no example of one batch reaches, and a σ at β → 0, have the gradient of a straight line there.
+    found = of("una-pair.printed")
+    assert not {"gpo", "rso", "apo-zero", "una-pair"} & {relation.method for relation in found.equal}

@@ -15,13 +15,20 @@ from una_ref.examine.signature import Examinee
 
 
 class RandomBatch:
-    """One random batch with everything that a loss of a kind may name, as functions of the policy's logits."""
+    """One random batch with everything that a loss of a kind may name, as functions of the policy's logits.
 
-    def __init__(self, examinee: Examinee, wanted: frozenset[str], seed: int) -> None:
+    Args:
+        examinee: the loss whose kind of feedback it has.
+        wanted: names of its arguments.
+        seed: of the random numbers.
+        spread: standard deviation of the policy's logits, in nats.
+    """
+
+    def __init__(self, examinee: Examinee, wanted: frozenset[str], seed: int, spread: float) -> None:
         world, sampler = small_world(100 + seed, prompts=16)
         generator = torch.Generator().manual_seed(seed)
         shape = world.rewards.shape
-        tables = 3 * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
+        tables = spread * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
         self.logits = tables[0].requires_grad_()
         feedback = Feedback.of(world.rewards)
         # Two responses of a prompt where any loss of the kind compares them.

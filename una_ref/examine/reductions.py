@@ -27,6 +27,9 @@ from una_ref.theory import DIVERGENCES
 
 EQUAL = 1e-6
 """Relative gap of gradients below which two losses are the same up to a factor."""
+SPREADS = (3.0, 9.0)
+"""Standard deviations of log-probs, in nats, of the batch where losses are fitted and of that where they are compared
+again. In the second one a loss that is a straight line near 0 shows where it bends."""
 LEAST_BETA, MOST_BETA = 1e-4, 1e4
 """The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
 FITTED = 24
@@ -147,7 +150,7 @@ def reductions(examinee: Examinee) -> Reductions:
         return Reductions((), (), 0)
     others = [c for c in others if not {"advantages", "returns", "values"} & {*c.loss.given}]
     wanted -= {"advantages", "returns", "values", "old_values"}
-    first, second = (RandomBatch(examinee, frozenset(wanted), seed) for seed in (0, 1))
+    first, second = (RandomBatch(examinee, frozenset(wanted), n, spread) for n, spread in enumerate(SPREADS))
     given = frozenset(examinee.given)
     target = first.gradient(examinee, given)
     check = second.gradient(examinee, given)
