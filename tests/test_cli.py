@@ -39,6 +39,7 @@ def written(path, rows):
         (["train", "dpo"], ["--data", "lr=null", "keys: loss of dpo", "beta=0.1"]),
         (["train", "una-online/ppo"], ["keys: loss of ppo", "value_clip=0.2"]),
         (["compare"], ["--quick", "--workers"]),
+        (["examine"], ["--kind", "--html", "--board", "module:function"]),
         (["evaluate"], ["--tasks", "--limit", "--against", "open-llm-v1", "--judge"]),
         (["generate"], ["--data", "--max-new", "--temperature"]),
     ],

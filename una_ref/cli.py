@@ -15,6 +15,7 @@ from una_ref.commands.comparison import compare
 from una_ref.commands.console import said
 from una_ref.commands.data_command import data, data_arguments
 from una_ref.commands.evaluation import evaluate, evaluate_arguments
+from una_ref.commands.examine_command import examine, examine_arguments
 from una_ref.commands.explain_command import explain, explain_arguments
 from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.inspect_command import inspect, inspect_arguments
@@ -106,6 +107,7 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     evaluate_arguments(command("evaluate", evaluate, "Evaluate a run or a model. The same command again resumes."))
     data_arguments(command("data", data, "Audit data before training; exit code 1 if a run would be refused."))
     inspect_arguments(command("inspect", inspect, "Show rows of a file as the loss sees them, token by token."))
+    examine_arguments(command("examine", examine, "Examine a loss: what it is, what it ignores, what it learns."))
     explain_arguments(command("explain", explain, "Say which curves of a run are as theory says, and why."))
 
     add = command("merge", merge, "Merge adapters: one into its base, several into one.").add_argument

@@ -104,5 +104,3 @@ def test_gamed_file_gives_the_difficulty_of_each_instruction(tmp_path):
     file.write_text(file.read_text().replace("std_delta_len", "length"))
     with pytest.raises(InputError, match=r"df_gamed.csv: expected numbers in the columns index, std_delta_len"):
         read_gamed(file)
-
-

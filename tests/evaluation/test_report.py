@@ -157,10 +157,14 @@ def test_a_row_without_all_numbers_has_the_commands_for_it_and_a_whole_row_has_n
     measures = printed()["3"].columns
     both = [scored(5.0, task=column.task, metric=column.metric) for column in measures]
     found = {n: {row.name: row.commands for row in filled(printed()["3"], both[:n]).rows}["KTO"] for n in (0, 1, 2)}
-    assert found[0] == found[1] == (
-        "una-ref train una-offline/kto",
-        "una-ref evaluate runs/una-offline-kto --tasks mt-bench,alpaca-eval --dtype bfloat16 "
-        "--judge judge:MODEL@http://host:port/v1",
+    assert (
+        found[0]
+        == found[1]
+        == (
+            "una-ref train una-offline/kto",
+            "una-ref evaluate runs/una-offline-kto --tasks mt-bench,alpaca-eval --dtype bfloat16 "
+            "--judge judge:MODEL@http://host:port/v1",
+        )
     )
     assert found[2] == ()
 

@@ -21,7 +21,6 @@ from una_ref.methods import (
 from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, requires, sided
 from una_ref.methods.method import HYPERPARAMETERS
 from una_ref.methods.tokens import tdpo2_printed
-from una_ref.theory import TableWorld
 
 F64 = torch.float64
 
@@ -32,10 +31,6 @@ def both_sides(name):
 
 
 each_method = pytest.mark.parametrize("method", METHODS.values(), ids=lambda method: method.name)
-
-OLD = ("old_", "chosen_old_", "rejected_old_")
-"""How names of log-probabilities under π_t begin."""
-TRAINED = {name for base in ("logps", "token_logps", "logits", "rewards") for name in (base, *both_sides(base))}
 
 
 def arguments_of(loss):
@@ -145,87 +140,6 @@ def test_method_reward_takes_only_known_arguments(method):
     function = method.reward.function
     known = {*ARGUMENTS, *method.hyperparameters}
     assert function is None or names(function) <= known
-
-
-@each_method
-def test_shift_invariant_says_whether_a_reward_offset_changes_the_gradient(method, random_arguments, monkeypatch):
-    # Lowering log π_ref of a prompt's responses by g(x)/β adds g(x) to their implicit rewards under the reverse KL.
-    # So does lowering log π_t where the reward is β·log π/π_t.
-    # A scorer's rewards are shifted directly. Without a reference the loss is given another function for its reward.
-    # Rows 2i and 2i + 1 are responses of one prompt, as are those of a pair.
-    if method.advantages:
-        return  # test_policy_gradient shifts the scores of tokens
-    arguments = random_arguments(method.loss)
-    if "divergence" in arguments_of(method.loss):
-        arguments["divergence"] = "reverse_kl"
-    torch.manual_seed(1)
-    offset = torch.randn(3, dtype=F64).repeat_interleave(2)
-    if method.kinds[0] == "lists":  # a row is the responses of one prompt
-        offset = offset[:, None]
-
-    def lowered(name, x):
-        prefixes = ("ref_", "second_ref_") if method.name == "grpo" else ("ref_", "second_ref_", *OLD)
-        if not name.startswith(prefixes) or name.endswith("logits"):  # whole distributions stay normalised
-            return x
-        if name.endswith("token_logps"):  # the sum is lowered, by way of the first token
-            return torch.cat([x[:, :1] - offset[:, None] / 0.7, x[:, 1:]], 1)
-        return x - offset / 0.7
-
-    shifted = {name: lowered(name, x) for name, x in arguments.items()}
-    shifted |= {name: x + offset for name, x in arguments.items() if name.endswith("rewards")}
-    if method.name == "grpo":  # the reference is a penalty here: the reward is the score
-        shifted = arguments | {"scores": arguments["scores"] + offset}
-
-    def gradients(arguments):
-        if method.baseline == "prompt" and "groups" not in arguments:  # a learned baseline, at its best value
-            gap = arguments["scores"] - 0.7 * (arguments["logps"] - arguments["ref_logps"])
-            arguments = arguments | {"baseline": gap.detach().view(3, 2).mean(1).repeat_interleave(2)}
-        trained = [x.requires_grad_() for name, x in arguments.items() if name in TRAINED]
-        found = torch.autograd.grad(method.loss(**arguments).sum(), trained, allow_unused=True)
-        return torch.cat([gradient.flatten() for gradient in found if gradient is not None])
-
-    before, function = gradients(arguments), method.reward.function
-    moved = [name for name, x in arguments.items() if shifted[name] is not x]
-    if not moved:
-        assert not method.needs_reference
-        if function is None:  # the reward is log π itself
-            shifted = {name: x.detach() + offset if name.endswith("logps") else x for name, x in arguments.items()}
-            moved = [name for name, x in arguments.items() if shifted[name] is not x]
-        else:  # it is replaced where the loss looks it up
-            add = lambda *given: moved.append(given) or function(*given) + offset  # noqa: E731
-            monkeypatch.setitem(method.loss.__globals__, function.__name__, add)
-    unchanged = torch.allclose(gradients(shifted), before, rtol=0, atol=1e-12)
-    assert moved, "no reward was shifted"
-    assert method.shift_invariant == unchanged
-
-
-@pytest.mark.parametrize("name", [method.name for method in METHODS.values() if method.on_policy_only])
-def test_invariant_in_expectation_says_whether_a_reward_offset_changes_the_expected_step(name):
-    # All samples of two responses for each of two prompts, weighted by their probability under the current π.
-    method, world = METHODS[name], TableWorld.random(0, prompts=2, responses=3, beta=0.7)
-    arguments = arguments_of(method.loss)
-    of_table = {"logps", "ref_logps", "old_logps", "scores", "groups", "baseline", "beta"}
-    if method.advantages or not set(arguments) <= of_table:
-        return  # test_policy_gradient has PPO; other arguments are not those of a table of responses
-    samples = torch.cartesian_prod(torch.arange(3), torch.arange(3))
-
-    def expected_step(offset):
-        logits = torch.randn(2, 3, generator=torch.Generator().manual_seed(1), dtype=F64).requires_grad_()
-        logps, total = logits.log_softmax(-1), 0.0
-        for x, g in enumerate(offset):
-            given = {
-                "logps": logps[x][samples].flatten(),
-                "ref_logps": world.ref_logps[x][samples].flatten(),
-                "old_logps": logps[x].detach()[samples].flatten(),
-                "scores": world.rewards[x][samples].flatten() + g,
-                "groups": torch.arange(len(samples)).repeat_interleave(2),
-            }
-            losses = method.loss(**{k: v for k, v in given.items() if k in arguments}, beta=world.beta)
-            total = total + (logps[x].detach()[samples].sum(-1).exp() * losses.view(-1, 2).sum(-1)).sum()
-        return torch.autograd.grad(total, logits)[0]
-
-    unchanged = torch.allclose(expected_step((5.0, -2.0)), expected_step((0.0, 0.0)), rtol=0, atol=1e-12)
-    assert (method.invariance != "no") == unchanged
 
 
 def test_invariance_is_of_every_batch_or_of_the_expected_step_or_neither():

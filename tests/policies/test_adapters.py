@@ -75,5 +75,3 @@ def test_a_merge_that_changes_the_policy_is_refused_with_the_gap(adapted, monkey
     monkeypatch.setattr("una_ref.policies.adapters.untie", lambda model: False)
     with pytest.raises(InputError, match=r"cannot be merged .* change by [0-9.e-]+ nats, where its own effect is"):
         load(str(folder))
-
-

@@ -13,6 +13,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from una_ref.commands.pages import STYLE, check_page
 from una_ref.errors import InputError
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.rows < 1:
         raise InputError(f"--rows: expected at least 1, got {arguments.rows}")
     if arguments.html:
-        _check_page(Path(arguments.html))
+        check_page(Path(arguments.html))
     config = _config(arguments)
     from una_ref.training.inspection import inspected
     from una_ref.training.prepare import prepare
@@ -69,14 +70,6 @@ def inspect(arguments: argparse.Namespace) -> int:
     if arguments.html:
         print(f"page: {arguments.html}")
     return 0
-
-
-def _check_page(page: Path) -> None:
-    """Refuse a page that cannot be written, and one whose name another file could have."""
-    if page.suffix not in (".html", ".htm"):
-        raise InputError(f"--html: expected a name that ends in .html, got {str(page)!r}")
-    if not page.parent.is_dir():
-        raise InputError(f"--html: expected a folder that exists, got {str(page.parent)!r}")
 
 
 def _config(arguments: argparse.Namespace) -> Config:
@@ -153,23 +146,13 @@ def direction(token: Trained) -> str:
 
 # ---- page
 
-_STYLE = """
-:root { color-scheme: light dark; --ink: #2b2f36; --page: #fbfbf8; --faint: #6a6f77; --up: 0 158 115;
-  --down: 213 94 0; }
-@media (prefers-color-scheme: dark) { :root { --ink: #e8e8e4; --page: #1c1f24; --faint: #9aa0a8; } }
-body { font: 16px/1.5 system-ui, sans-serif; color: var(--ink); background: var(--page); max-width: 60rem;
-  margin: 2rem auto; padding: 0 1rem; }
+_TOKENS_STYLE = """
 .tokens { font: 14px/2.1 ui-monospace, monospace; white-space: pre-wrap; overflow-wrap: anywhere; }
 .tokens span { padding: 2px 0; }
 .tokens span:hover { outline: 1px solid var(--faint); }
 .context { color: var(--faint); }
 .up { background: rgb(var(--up) / var(--share)); }
 .down { background: rgb(var(--down) / var(--share)); }
-table { border-collapse: collapse; font: 13px/1.4 ui-monospace, monospace; }
-td, th { padding: 1px .8rem 1px 0; text-align: right; white-space: pre; }
-td:last-child, th:last-child { text-align: left; }
-h2 { font-size: 1.05rem; margin-top: 2.5rem; }
-h3 { font-size: .95rem; margin-bottom: .2rem; }
 """
 
 
@@ -178,7 +161,7 @@ def page(rows: Iterable[Inspected], about: str) -> str:
     body = "".join(_article(row) for row in rows)
     return (
         '<!doctype html>\n<html lang="en"><meta charset="utf-8"><meta name="viewport" content="width=device-width">'
-        f"<title>What the loss sees</title><style>{_STYLE}</style>\n<h1>What the loss sees</h1>\n"
+        f"<title>What the loss sees</title><style>{STYLE}{_TOKENS_STYLE}</style>\n<h1>What the loss sees</h1>\n"
         f"<p>{html.escape(about)}. A step raises the log-prob of green tokens and lowers that of orange ones. The "
         f"stronger the colour, the larger the token's share of the row's gradient. Grey tokens are not trained.</p>\n"
         f"{body}</html>\n"

@@ -65,9 +65,7 @@ class ChatTemplate:
         own = self.tokenizer.chat_template or PLAIN_TEMPLATE
         return "\n".join(own.values()) if isinstance(own, dict) else own
 
-    def render(
-        self, messages: Sequence[Mapping[str, Any]], *, opened: bool, source: str = "", **arguments: Any
-    ) -> str:
+    def render(self, messages: Sequence[Mapping[str, Any]], *, opened: bool, source: str = "", **arguments: Any) -> str:
         """The messages as text; `opened`: followed by the opening of the assistant's turn.
 
         Raises:

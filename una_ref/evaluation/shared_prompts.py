@@ -56,10 +56,7 @@ def _logps(model: Any, requests: list[Request], tokens: int, max_length: int) ->
     for index, (_, context, continuation) in enumerate(requests):
         kept = (context + continuation)[-(max_length + 1) :][: -len(continuation)]
         choices.setdefault(tuple(kept), []).append(index)
-    examples = [
-        Example(prompt, tuple(tuple(requests[i][2]) for i in indices))
-        for prompt, indices in choices.items()
-    ]
+    examples = [Example(prompt, tuple(tuple(requests[i][2]) for i in indices)) for prompt, indices in choices.items()]
     examples.sort(key=lambda example: -example.tokens)
     device, layout = next(model.parameters()).device, layouts(model)[0]
     found = [0.0] * len(requests)

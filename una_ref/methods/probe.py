@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -18,7 +18,14 @@ VOCABULARY = 5
 def example_arguments(
     loss: Callable[..., Any], kind: str, size: int = 2, *, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> dict[str, Any]:
-    """Random arguments of a loss by name; hyper-parameters are left out.
+    """Random arguments of a loss by name; hyper-parameters are left out. See `examples_of`."""
+    return examples_of(inspect.signature(loss).parameters, kind, size, dtype=dtype, seed=seed)
+
+
+def examples_of(
+    wanted: Iterable[str], kind: str, size: int = 2, *, dtype: torch.dtype = torch.float64, seed: int = 0
+) -> dict[str, Any]:
+    """Random arguments by name; names that are not in `arguments.ARGUMENTS` are left out.
 
     Neighbours share a prompt: ``groups`` is 0, 0, 1, 1, …. Labels, win rates and margins are in [0, 1]. Lengths are 1,
     2, 3, 1, … and those of rejected responses 3, 1, 2, …, so that the two responses of a pair differ. Tensors of
@@ -27,8 +34,8 @@ def example_arguments(
     scores are in [0, 1], which every ranking loss takes.
 
     Args:
-        loss: takes the arguments of `arguments.ARGUMENTS`.
-        kind: its kind of feedback.
+        wanted: names of arguments, in the order in which they are drawn.
+        kind: the kind of feedback.
         size: number of pairs, responses or lists.
         dtype: of the tensors.
         seed: of the random numbers.
@@ -36,7 +43,7 @@ def example_arguments(
     generator = torch.Generator().manual_seed(seed)
     shapes = {"response": (size, 3) if kind == "lists" else (size,), "pair": (size,), "token": (size, 3), "batch": ()}
     made: dict[str, Any] = {}
-    for name in inspect.signature(loss).parameters:
+    for name in wanted:
         entry = argument(name)
         if entry is None:
             continue

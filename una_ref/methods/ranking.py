@@ -37,8 +37,7 @@ def of_lists(**tensors: Tensor) -> None:
         flat = all(len(shape) == 1 for shape in shapes.values())
         fix = ". Fix: x[None] makes one list of (K,) responses" if flat else ""
         raise ValueError(
-            "tensors of lists (G, K), G prompts with at most K responses each, must share one shape, "
-            f"got {shapes}{fix}"
+            f"tensors of lists (G, K), G prompts with at most K responses each, must share one shape, got {shapes}{fix}"
         )
 
 

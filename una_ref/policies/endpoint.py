@@ -53,9 +53,7 @@ class Endpoint:
         self.client = openai.OpenAI(base_url=url, api_key=key, timeout=timeout, max_retries=retries)
         self._failures_in_a_row = 0
 
-    def ask(
-        self, requests: Sequence[Messages], read: Callable[[Any], T | None], **options: Any
-    ) -> Iterator[T | None]:
+    def ask(self, requests: Sequence[Messages], read: Callable[[Any], T | None], **options: Any) -> Iterator[T | None]:
         """What was read in each reply, in the order of the requests, as soon as it is there; None without a reply.
 
         Args:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import importlib
-import os
-import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from una_ref.data import toysteer
 from una_ref.data.encoder import Encoder
 from una_ref.data.toysteer import ToySteer
 from una_ref.errors import InputError
+from una_ref.named_function import named_function
 from una_ref.policies.answers import Answer, RewardSource, score_answers
 from una_ref.policies.classifier import Classifier
 from una_ref.policies.comparisons import Pair, checked, comparing, preference
@@ -78,12 +76,10 @@ def _function(path: str, name: str) -> Callable[..., Any]:
     Raises:
         InputError: nothing there; `name` is the whole name of the reward, for the message.
     """
-    module, _, function = path.partition(":")
-    if "" not in sys.path and os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())  # a console script has its own folder there, not the current one
+    module = path.partition(":")[0]
     try:
-        return getattr(importlib.import_module(module), function)
-    except (ImportError, AttributeError, TypeError, ValueError) as error:  # the last two: ./file.py:f, :f
+        return cast(Callable[..., Any], named_function(path))
+    except (ImportError, AttributeError, TypeError, ValueError) as error:
         expected = {"judge": "judge:MODEL@http://host:port/v1", "self": "self, self:WORD or self:GOOD/BAD"}.get(
             module, "module:function"
         )

@@ -1,0 +1,68 @@
+"""The place of a loss on the quick leaderboard, where this version has one."""
+
+from __future__ import annotations
+
+import importlib.util
+from dataclasses import dataclass
+
+from una_ref.errors import InputError
+from una_ref.examine.signature import Examinee
+
+BOARD = "una_ref.studies.leaderboard"
+
+
+@dataclass(frozen=True)
+class Place:
+    """Where a loss stands among the methods of the quick board.
+
+    Attributes:
+        rank, of: its rank by mean regret, from 1, and the number of entries.
+        regret: its mean regret over the worlds, in reward units; None where a run failed.
+        low, high: the ends of its 95 % interval.
+        failed: runs that ended without a finite policy.
+    """
+
+    rank: int
+    of: int
+    regret: float | None
+    low: float | None
+    high: float | None
+    failed: int
+
+    def sentences(self) -> list[str]:
+        """The findings, one a sentence."""
+        if self.regret is None or self.low is None or self.high is None:
+            return [f"{self.failed} of its runs ended without a finite policy."]
+        return [
+            f"It is number {self.rank} of {self.of} by mean regret: {self.regret:.3f} "
+            f"(95 % interval {self.low:.3f} to {self.high:.3f})."
+        ]
+
+
+def check_board(examinee: Examinee) -> None:
+    """Refuse what cannot be placed, before anything long starts.
+
+    Raises:
+        InputError: this version has no leaderboard.
+    """
+    if importlib.util.find_spec(BOARD) is None:
+        raise InputError(f"--board: expected a version with {BOARD}, to place {examinee.name}. Fix: omit --board")
+
+
+def on_board(examinee: Examinee) -> Place:
+    """Train a loss on the worlds of the quick board, which takes minutes. Finished runs are kept and used again."""
+    from una_ref.studies.leaderboard.placing import place
+
+    placed = place(examinee.loss, board_kind(examinee), name=examinee.name.replace(":", "."), title=examinee.name)
+    regret = placed["row"]["regret"]
+    return Place(
+        placed["rank"], placed["of"], regret["mean"], regret["low"], regret["high"], int(placed["row"]["failed"])
+    )
+
+
+def board_kind(examinee: Examinee) -> str:
+    """The board's name for the data of a loss: samples of the policy, and pairs with scores, are kinds of their own."""
+    if examinee.record is not None and examinee.record.on_policy_only:
+        return "calls"
+    scored = any(name == "margins" or name.endswith("scores") for name in examinee.given)
+    return "scored pairs" if examinee.kind == "pairs" and scored else examinee.kind

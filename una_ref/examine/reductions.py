@@ -1,0 +1,329 @@
+"""What a loss reduces to: the registered losses whose gradient is a multiple of its own, and at which hyper-parameters.
+
+Gradients are those in the policy of one random batch, so that losses of log-probs and of tokens can be compared. The
+hyper-parameters of every registered loss of the same kind are fitted to the gradient; a second batch confirms it.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, replace
+from itertools import product
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from una_ref.errors import InputError
+from una_ref.examine.random_batch import RandomBatch
+from una_ref.examine.signature import FORMS, Examinee
+from una_ref.methods import METHODS
+from una_ref.methods.gpo import MARGIN_SHAPES, RSO_SHAPES
+from una_ref.methods.lists import RANKINGS
+from una_ref.methods.measures import MEASURES
+from una_ref.methods.scored_pairs import DISTANCES
+from una_ref.theory import DIVERGENCES
+
+EQUAL = 1e-6
+"""Relative gap of gradients below which two losses are the same up to a factor."""
+SPREADS = (3.0, 9.0)
+"""Standard deviations of log-probs, in nats, of the batch where losses are fitted and of that where they are compared
+again. In the second one a loss that is a straight line near 0 shows where it bends."""
+LEAST_BETA, MOST_BETA = 1e-4, 1e4
+"""The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
+FITTED = 24
+"""Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
+CHOICES: Mapping[str, tuple[str, ...]] = {
+    "divergence": tuple(DIVERGENCES),
+    "function": (*MARGIN_SHAPES, *RSO_SHAPES),
+    "ranking": tuple(RANKINGS),
+    "measure": tuple(MEASURES),
+    "distance": tuple(DISTANCES),
+    "distances": ("scores", "none"),
+}
+"""Hyper-parameter -> the names that it may be; a loss refuses those that are not its own."""
+
+
+@dataclass(frozen=True)
+class Relation:
+    """A registered loss beside the examined one.
+
+    Attributes:
+        method: its name; NAME.printed and NAME.released are forms of it.
+        settings: the hyper-parameters at which it is nearest.
+        factor: the examined gradient over its gradient, at those.
+        cosine: of the two gradients.
+        gap: size of what is left of the examined gradient, relative to it.
+        reversed: whether its feedback was reversed: chosen and rejected, or positive and negative, exchanged.
+        others: other names of the same function.
+    """
+
+    method: str
+    settings: dict[str, float | str]
+    factor: float
+    cosine: float
+    gap: float
+    reversed: bool = False
+    others: tuple[str, ...] = ()
+
+    @property
+    def words(self) -> str:
+        """The loss as a sentence names it."""
+        settings = ", ".join(f"{k} = {_short(v)}" for k, v in self.settings.items())
+        turned = ", with its feedback the other way round" if self.reversed else ""
+        return f"{self.method}{f' at {settings}' if settings else ''}{turned}"
+
+
+@dataclass(frozen=True)
+class Reductions:
+    """What a loss reduces to.
+
+    Attributes:
+        equal: registered losses with the same gradient up to a factor, the one with the fewest settings first.
+        nearest: the three nearest others.
+        compared: number of registered losses of its kind, with their forms.
+    """
+
+    equal: tuple[Relation, ...]
+    nearest: tuple[Relation, ...]
+    compared: int
+
+    def sentences(self) -> list[str]:
+        """The findings, one a sentence."""
+        if not self.compared:
+            return ["No registered loss of this kind takes its arguments."]
+        found = []
+        if self.equal:
+            first, *more = self.equal
+            others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
+            factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
+            found.append(f"Its gradient is {factor}that of {first.words}{others}.")
+            if more:
+                rest = f"; and {len(more) - 3} more" if len(more) > 3 else ""
+                found.append(f"It is also {'; '.join(relation.words for relation in more[:3])}{rest}.")
+        else:
+            found.append(f"It is none of {self.compared} registered losses of its kind.")
+        if self.nearest and not self.equal:
+            near = "; ".join(f"{r.words} (gap {r.gap:.2g}, cosine {r.cosine:.4f})" for r in self.nearest)
+            found.append(f"The nearest are {near}.")
+        return found
+
+
+def _short(value: object) -> str:
+    return f"{value:.6g}" if isinstance(value, float) else str(value)
+
+
+@dataclass(frozen=True)
+class _Candidate:
+    name: str
+    loss: Examinee
+    others: tuple[str, ...] = ()
+
+
+def candidates(kind: str) -> list[_Candidate]:
+    """Every registered loss of a kind of feedback, printed and released forms included; each function once."""
+    found: dict[Any, list[str]] = {}
+    for method in METHODS.values():
+        losses = {method.name: method.losses.get(kind)}
+        if kind == method.kinds[0]:
+            losses |= {f"{method.name}.{form}": getattr(method, form) for form in FORMS}
+        for name, loss in losses.items():
+            if loss is not None:
+                found.setdefault(loss, []).append(name)
+    return [_Candidate(called[0], Examinee(called[0], loss, kind), tuple(called[1:])) for loss, called in found.items()]
+
+
+def _given(candidate: Examinee, subject: Examinee) -> frozenset[str]:
+    """What a candidate is given: what it asks for, and those optional arguments that the subject has."""
+    given = {*candidate.given} | ({*candidate.arguments} & {*subject.given})
+    if "baseline" in subject.given and "baseline" in given and "groups" not in subject.given:
+        given -= {"groups"}  # V(x) is given in the place of the mean of others
+    return frozenset(given)
+
+
+def reductions(examinee: Examinee) -> Reductions:
+    """Compare a loss with every registered one of its kind."""
+    others = [candidate for candidate in candidates(examinee.kind) if candidate.loss.loss is not examinee.loss]
+    wanted = {*examinee.given}.union(*(_given(candidate.loss, examinee) for candidate in others))
+    if any({*examinee.given} & {"advantages", "returns", "values"}):
+        return Reductions((), (), 0)
+    others = [c for c in others if not {"advantages", "returns", "values"} & {*c.loss.given}]
+    wanted -= {"advantages", "returns", "values", "old_values"}
+    first, second = (RandomBatch(examinee, frozenset(wanted), n, spread) for n, spread in enumerate(SPREADS))
+    given = frozenset(examinee.given)
+    target = first.gradient(examinee, given)
+    check = second.gradient(examinee, given)
+    if target is None or check is None or not others or not target.norm() > 0:
+        return Reductions((), (), 0)
+    found = _searched(examinee, others, first, target, turned=False)
+    confirmed = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in found]
+    equal = [relation for relation in confirmed if relation.gap < EQUAL]
+    if not equal and examinee.kind in ("pairs", "labels"):
+        turned = _searched(examinee, others, first, target, turned=True)
+        more = [_confirmed(relation, candidate, examinee, second, check) for relation, candidate in turned]
+        equal = [relation for relation in more if relation.gap < EQUAL and relation.factor > 0]
+        most = min((relation.gap for relation in confirmed if relation.factor > 0), default=math.inf) / 2
+        confirmed += [relation for relation in more if relation.factor > 0 and relation.gap < most]
+    order = {name: number for number, name in enumerate(METHODS)}
+    equal.sort(key=lambda r: (len(r.settings), order.get(r.method.split(".")[0], 0)))
+    names_of_equal = {relation.method for relation in equal}
+    rest = sorted((r for r in confirmed if r.method not in names_of_equal and r.factor > 0), key=lambda r: r.gap)
+    nearest: dict[str, Relation] = {}
+    for relation in rest:
+        nearest.setdefault(relation.method, relation)
+    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others))
+
+
+def _once(equal: list[Relation]) -> tuple[Relation, ...]:
+    """One relation for each method."""
+    found: dict[str, Relation] = {}
+    for relation in equal:
+        found.setdefault(relation.method, relation)
+    return tuple(found.values())
+
+
+def _starts(candidate: Examinee, subject: Examinee) -> Iterator[Examinee]:
+    """A candidate at its defaults, at the subject's hyper-parameters, at 0, and at each of its choices."""
+    numbers = {n: v for n, v in candidate.hyperparameters.items() if isinstance(v, int | float)}
+    shared = {n: v for n, v in subject.hyperparameters.items() if n in candidate.hyperparameters}
+    words = {n: CHOICES[n] for n, v in candidate.hyperparameters.items() if isinstance(v, str) and n in CHOICES}
+    zeros = {n: 0.0 for n in numbers if n not in ("beta", "eta", "tau", "width")}
+    for chosen in product(*words.values()):
+        named = dict(zip(words, chosen, strict=True))
+        seen: list[dict[str, Any]] = []
+        for settings in (named, {**shared, **named}, {**shared, **named, **zeros}):
+            if settings not in seen:
+                seen.append(settings)
+                yield replace(candidate, settings=settings)
+
+
+def _searched(
+    subject: Examinee, others: list[_Candidate], batch: RandomBatch, target: Tensor, *, turned: bool
+) -> list[tuple[Relation, _Candidate]]:
+    """The nearest candidates, with hyper-parameters fitted to the gradient."""
+    started: list[tuple[float, int, _Candidate, Examinee]] = []
+    for candidate in others:
+        given = _given(candidate.loss, subject)
+        for start in _starts(candidate.loss, subject):
+            gradient = batch.gradient(start, given, turned=turned)
+            if gradient is not None and gradient.norm() > 0:
+                cosine = float(torch.nn.functional.cosine_similarity(gradient, target, dim=0))
+                started.append((abs(cosine), len(started), candidate, start))
+    started.sort(key=lambda entry: (-entry[0], entry[1]))
+    found, fitted = [], dict[str, int]()
+    for _, _, candidate, start in started:
+        if sum(fitted.values()) >= FITTED:
+            break
+        if fitted.get(candidate.name, 0) >= 2:
+            continue
+        fitted[candidate.name] = fitted.get(candidate.name, 0) + 1
+        given = _given(candidate.loss, subject)
+        settings = _fitted(start, given, batch, target, subject, turned=turned)
+        relation = _relation(candidate, replace(start, settings=settings), given, batch, target, turned)
+        if relation is not None:
+            found.append((relation, candidate))
+    return found
+
+
+def _relation(
+    candidate: _Candidate, at: Examinee, given: frozenset[str], batch: RandomBatch, target: Tensor, turned: bool
+) -> Relation | None:
+    gradient = batch.gradient(at, given, turned=turned)
+    if gradient is None or not gradient.norm() > 0:
+        return None
+    factor = float(target @ gradient / (gradient @ gradient))
+    left = float((target - factor * gradient).norm() / target.norm())
+    cosine = float(target @ gradient / (target.norm() * gradient.norm()))
+    known = {n: v for n, v in at.hyperparameters.items() if isinstance(v, int | float | str)}
+    return Relation(candidate.name, known, factor, cosine, left, turned, candidate.others)
+
+
+def _confirmed(
+    relation: Relation, candidate: _Candidate, subject: Examinee, batch: RandomBatch, target: Tensor
+) -> Relation:
+    """The relation with its gap on another batch, at the same hyper-parameters and factor."""
+    given = _given(candidate.loss, subject)
+    at = replace(candidate.loss, settings=relation.settings)
+    gradient = batch.gradient(at, given, turned=relation.reversed)
+    if gradient is None:
+        return replace(relation, gap=math.inf)
+    gap = float((target - relation.factor * gradient).norm() / target.norm())
+    cosine = float(target @ gradient / (target.norm() * gradient.norm()).clamp(min=1e-300))
+    return replace(relation, gap=max(gap, relation.gap), cosine=cosine)
+
+
+def _fitted(
+    start: Examinee, given: frozenset[str], batch: RandomBatch, target: Tensor, subject: Examinee, *, turned: bool
+) -> dict[str, float | str]:
+    """The hyper-parameters where the gradient is nearest to a multiple of the target.
+
+    The gradient of a kinked loss does not change with a hyper-parameter almost everywhere. Where the fit of gradients
+    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned.
+    """
+    known = start.hyperparameters
+    free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool)]
+    words = {n: v for n, v in known.items() if isinstance(v, str)}
+    unit = target / target.norm()
+
+    def at(point: Any) -> Examinee:
+        numbers = {n: math.exp(p) if n == "beta" else float(p) for n, p in zip(free, point, strict=True)}
+        return replace(start, settings={**words, **numbers})
+
+    def of_gradients(point: Any) -> Any:
+        gradient = batch.gradient(at(point), given, turned=turned)
+        if gradient is None or not gradient.norm() > 0:
+            return torch.full_like(unit, 10.0).numpy()
+        across = gradient / gradient.norm()
+        return (unit - (unit @ across) * across).numpy()
+
+    expected = batch.values(subject, frozenset(subject.given))
+
+    def of_values(point: Any) -> Any:
+        values = batch.values(at(point), given, turned=turned)
+        assert expected is not None
+        if values is None or not values.std() > 0:
+            return torch.full_like(expected, 10.0).numpy()
+        wanted, across = ((v - v.mean()) / (v - v.mean()).norm() for v in (expected, values))
+        return (wanted - (wanted @ across) * across).numpy()
+
+    begin = [math.log(min(max(known[n], LEAST_BETA), MOST_BETA)) if n == "beta" else float(known[n]) for n in free]
+    lower = [math.log(LEAST_BETA) if n == "beta" else min(0.0, known[n]) for n in free]
+    upper = [math.log(MOST_BETA) if n == "beta" else math.inf for n in free]
+    best, gap = begin, _size(of_gradients(begin))
+    if not free or gap < EQUAL**2:
+        return dict(at(begin).settings)
+    point = _least_squares(of_gradients, begin, (lower, upper))
+    if (found := _size(of_gradients(point))) < gap:
+        best, gap = point, found
+    if gap > EQUAL and expected is not None and expected.std() > 0:
+        point = _least_squares(of_values, begin, (lower, upper))
+        if _size(of_gradients(point)) < gap:
+            best = point
+    return dict(at(best).settings)
+
+
+def _size(residual: Any) -> float:
+    return float((residual**2).sum()) ** 0.5
+
+
+def _least_squares(
+    residual: Callable[[Any], Any], begin: list[float], bounds: tuple[list[float], list[float]]
+) -> list[float]:
+    """Where scipy's least squares ends, or the beginning where it cannot start."""
+    from scipy.optimize import least_squares
+
+    try:
+        found = least_squares(
+            residual,
+            begin,
+            bounds=bounds,
+            method="dogbox",
+            xtol=1e-14,
+            ftol=1e-15,
+            gtol=1e-15,
+            max_nfev=30,
+        )
+    except (ValueError, InputError):
+        return begin
+    return [float(p) for p in found.x]
