@@ -22,7 +22,6 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "docs")]
 
-import build  # noqa: E402
 import pages  # noqa: E402
 
 from una_ref.claims import CLAIMS  # noqa: E402
@@ -89,7 +88,9 @@ def keys_page(text: str) -> str:
     """The keys: each group links to its page."""
     for group in key_groups():
         heading = f"## {group[0].upper()}{group[1:]}\n"
-        text = text.replace(heading, f"{heading}\n[Each key, with the recipes that set it](keys/{pages.slug(group)}.md).\n")
+        text = text.replace(
+            heading, f"{heading}\n[Each key, with the recipes that set it](keys/{pages.slug(group)}.md).\n"
+        )
     return text
 
 
@@ -194,8 +195,10 @@ def main() -> int:
     parser.add_argument("folder", nargs="?", type=Path, default=ROOT / "build" / "site", metavar="FOLDER")
     folder = parser.parse_args().folder.resolve()
     collect(folder / "source")
-    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-j", "auto", "-c", str(ROOT / "docs")]
-    done = subprocess.run([*sphinx, "-d", str(folder / "doctrees"), str(folder / "source"), str(folder / "html")], check=False)
+    sphinx = [sys.executable, "-m", "sphinx", "-b", "html", "-W", "--keep-going", "-q", "-c", str(ROOT / "docs")]
+    done = subprocess.run(
+        [*sphinx, "-d", str(folder / "doctrees"), str(folder / "source"), str(folder / "html")], check=False
+    )
     if done.returncode == 0:
         print(f"Site: {folder / 'html' / 'index.html'}")
     return done.returncode

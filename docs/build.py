@@ -71,7 +71,9 @@ def notebooks() -> str:
     for path in sources():
         heading = re.search(r"^# # (.+)$", path.read_text(encoding="utf-8"), flags=re.MULTILINE)
         assert heading, f"{path.name} has no heading"
-        rows.append((f"[{path.stem.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1], str(minutes(path))))
+        rows.append(
+            (f"[{path.stem.replace('_', ' ')}](../notebooks/{path.stem}.ipynb)", heading[1], str(minutes(path)))
+        )
     return table(("notebook", "question", "minutes"), rows)
 
 

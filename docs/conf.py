@@ -38,13 +38,14 @@ myst_links_external_new_tab = False
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
 copybutton_exclude = ".linenos, .gp, .go"
-copybutton_selector = "div.highlight-python pre, div.highlight-ipython3 pre, div.highlight-sh pre, div.highlight-yaml pre, div.highlight-json pre"
+copybutton_selector = "div:not(.output) > div.highlight > pre"  # what is typed, not what came out
 
 autodoc_member_order = "bysource"
 autodoc_typehints = "signature"
 autodoc_preserve_defaults = True
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
+napoleon_use_ivar = True
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 add_module_names = False
@@ -53,20 +54,45 @@ mathjax_path = "mathjax/tex-chtml.js"
 mathjax3_config = {"options": {"enableMenu": False}}
 
 
-def escaped(text: str) -> str:
-    """A line of a docstring, with what reStructuredText would take for markup escaped outside code."""
-    parts = re.split(r"(``.+?``|`[^`]+`(?:_\b)?)", text)
-    return "".join(part if part.startswith("`") else re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", part) for part in parts)
+def literal(lines: list[str]) -> list[str]:
+    """Docstring lines with columns, and with what is indented below a colon and an empty line, as literal blocks."""
+    found: list[str] = []
+    for paragraph in re.split(r"\n\s*\n", "\n".join(lines)):
+        if re.match(r"\S+ {2,}\S", paragraph) and "\n" in paragraph:
+            found += ["::", re.sub(r"^", "    ", paragraph, flags=re.MULTILINE)]
+            continue
+        if found and found[-1].endswith(":") and not found[-1].endswith("::") and re.match(r" {4}\S", paragraph):
+            found[-1] += ":"
+        found.append(paragraph)
+    return "\n\n".join(found).split("\n")
 
 
-def plain(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
-    """Docstrings are plain text with Google's sections: ``|y|`` and ``π_`` in them are no markup."""
-    literal = False
-    for i, line in enumerate(lines):
-        literal = literal and (not line.strip() or line.startswith("    "))
-        if not literal:
-            lines[i] = escaped(line)
-        literal = literal or line.rstrip().endswith("::")
+def escaped(lines: list[str]) -> list[str]:
+    """Docstring lines whose stars, bars and trailing underscores are no markup: ``|y|`` and ``π_`` stand for
+    themselves outside code. Single backticks are code, as in Markdown."""
+    parts = re.split(r"(``[^`]+``|`[^`]+`)(?=(\w)?)", "\n".join(lines))
+    text = ""
+    for plain, span, follows in zip(parts[::3], [*parts[1::3], ""], [*parts[2::3], ""], strict=True):
+        text += re.sub(r"([*|]|(?<=\w)_(?=\W|$))", r"\\\1", plain)
+        if span:
+            text += f"``{span.strip('`')}``" + ("\\ " if follows else "")
+    return text.split("\n")
+
+
+def docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: list[str]) -> None:
+    """Docstrings are plain text with Google's sections; make of it the reStructuredText that says the same."""
+    text, code = literal(lines), False
+    lines.clear()
+    run: list[str] = []
+    for line in text:
+        code = code and (not line.strip() or line.startswith("    "))
+        if code:
+            lines += [*escaped(run), line] if run else [line]
+            run = []
+            continue
+        run.append(line)
+        code = line.rstrip().endswith("::")
+    lines += escaped(run) if run else []
 
 
 def offline_mathjax(app: Any, error: Exception | None) -> None:
@@ -77,10 +103,12 @@ def offline_mathjax(app: Any, error: Exception | None) -> None:
     there = Path(app.outdir) / "_static" / "mathjax"
     there.mkdir(parents=True, exist_ok=True)
     shutil.copy(here, there)
-    shutil.copytree(here.parent / "output" / "chtml" / "fonts", there / "output" / "chtml" / "fonts", dirs_exist_ok=True)
+    shutil.copytree(
+        here.parent / "output" / "chtml" / "fonts", there / "output" / "chtml" / "fonts", dirs_exist_ok=True
+    )
 
 
 def setup(app: Any) -> None:
-    """Connect the two."""
-    app.connect("autodoc-process-docstring", plain, priority=400)
+    """Connect them."""
+    app.connect("autodoc-process-docstring", docstring, priority=400)
     app.connect("build-finished", offline_mathjax)

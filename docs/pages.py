@@ -1,4 +1,5 @@
-"""Pages of the site that are drawn from the package: one for each method, claim, recipe, group of keys and module.
+"""Pages of the site that are drawn from the package: one for each method, claim, recipe, group of keys
+and package.
 
 `generated` gives them as Markdown by path. Nothing of them is committed: `docs/book.py` writes them where Sphinx reads.
 """
@@ -28,8 +29,8 @@ from una_ref.methods.axes import AXES
 from una_ref.methods.taxonomy import systems_of
 from una_ref.training.settings import STAGES, key_groups, loss_keys, recipe, recipes
 
-PACKAGES = ("theory", "methods", "data", "policies", "training", "evaluation", "studies", "claims")
-"""The packages whose modules have a page, from the bottom layer up."""
+PACKAGES = ("theory", "methods", "policies", "training", "evaluation", "studies")
+"""The packages that have a page, from the bottom layer up."""
 PAPERS = {"UNA": "2408.15339", "survey": "2407.16216"}
 """The papers of the ledger that arXiv has."""
 
@@ -43,7 +44,7 @@ def generated() -> dict[str, str]:
         "docs/recipes.md": recipe_index(),
         **{f"docs/keys/{slug(group)}.md": key_page(group) for group in key_groups()},
         "docs/api.md": api_index(),
-        **{f"docs/api/{module}.md": api_page(module) for package in PACKAGES for module in modules(package)},
+        **{f"docs/api/{package}.md": api_page(package) for package in PACKAGES},
     }
 
 
@@ -151,8 +152,7 @@ def losses_of(method: Method) -> Iterator[str]:
     for form, function in forms.items():
         if function is not None:
             inner = inspect.unwrap(getattr(function, "func", function))
-            where = f"`{inner.__module__}.{inner.__qualname__}`"
-            text = f"{where} ([module](../api/{inner.__module__}.md))\n\n{fenced('python', source(function))}"
+            text = f"`{inner.__qualname__}` of {module_link(inner.__module__)}\n\n{fenced('python', source(function))}"
             shown.setdefault(text, []).append(form)
     for text, names in shown.items():
         yield f"**{sentence(', '.join(names))[:-1]}**: {text}"
@@ -211,8 +211,11 @@ def users_of_losses() -> Counter[str]:
 
 @cache
 def checks() -> dict[str, str]:
-    """Id -> the source of its check."""
-    return {id: source(claim.check) for id, claim in CLAIMS.items()}
+    """Id -> the source of its check, without the entry that decorates it."""
+    return {
+        id: re.sub(r"^@claim\(.*?^(?=def )", "", source(claim.check), flags=re.DOTALL | re.MULTILINE)
+        for id, claim in CLAIMS.items()
+    }
 
 
 def survey_of(method: Method) -> str:
@@ -242,7 +245,7 @@ def users() -> dict[str, list[str]]:
     found: dict[str, list[str]] = {name: [] for name in METHODS}
     for name in recipes():
         keys = recipe(name)
-        for step in (keys[STAGES].values() if STAGES in keys else [keys]):
+        for step in keys[STAGES].values() if STAGES in keys else [keys]:
             if "method" in step and name not in found[METHODS[step["method"]].name]:
                 found[METHODS[step["method"]].name].append(name)
     return found
@@ -274,14 +277,16 @@ def claim_page(claim: Claim) -> str:
         "methods": ", ".join(method_link(name) for name in METHODS if claim.id in known_claims(name)),
     }
     numbers = [(code(name), f"{value:.6g}") for name, value in committed()[claim.id].items()]
-    kind = build.LEDGER[claim.id[:2]].lower()
+    kind = build.LEDGER[claim.id[:2]]
     return page(
         f"{claim.id}: {claim.says}",
-        f"[Claims](../claims.md) › {kind} › {claim.id}",
+        f"[Claims](../claims.md) › {kind}",
         [
             table(("", ""), ((name, text) for name, text in facts.items() if text)),
             section("Compute it again", fenced("sh", f"una-ref claims {claim.id} --check")),
-            section("The check", fenced("python", checks()[claim.id]), f"Module: {module_link(claim.check.__module__)}."),
+            section(
+                "The check", fenced("python", checks()[claim.id]), f"Module: {module_link(claim.check.__module__)}."
+            ),
             section("Its numbers", table(("name", "value"), numbers) if numbers else ""),
         ],
     )
@@ -318,7 +323,7 @@ def recipe_index() -> str:
 def recipe_page(name: str) -> str:
     """The file of a recipe with those that it extends, and the keys that result."""
     keys, up = recipe(name), "/".join([".."] * (name.count("/") + 1))
-    steps = keys[STAGES] if STAGES in keys else {"": keys}
+    steps = keys.get(STAGES, {"": keys})
     methods = dict.fromkeys(METHODS[step["method"]].name for step in steps.values() if "method" in step)
     files, parent = [fenced("yaml", recipe_text(name))], _parent(name)
     while parent:
@@ -377,9 +382,18 @@ def key_page(group: str) -> str:
             "default": code(key.default) if key.default else "empty",
             "values": build.values(types[key.name]),
         }
-        used = "; ".join(f"[`{name}`](../recipes/{name}.md) {code(value)}" for name, value in settings().get(key.name, []))
+        used = "; ".join(
+            f"[`{name}`](../recipes/{name}.md) {code(value)}" for name, value in settings().get(key.name, [])
+        )
         meaning = key.about.partition(" One of: ")[0]
-        parts.append(section(f"`{key.name}`", build.plain(sentence(meaning)), table(("", ""), facts.items()), used and f"Recipes that set it: {used}."))
+        parts.append(
+            section(
+                f"`{key.name}`",
+                build.plain(sentence(meaning)),
+                table(("", ""), facts.items()),
+                used and f"Recipes that set it: {used}.",
+            )
+        )
     return page(f"Keys: {group}", f"[Keys](../keys.md) › {group}", parts)
 
 
@@ -388,15 +402,16 @@ def key_page(group: str) -> str:
 
 @cache
 def modules(package: str) -> list[str]:
-    """The modules of a package, itself first; those with an underscore or a ``__main__`` have no page."""
+    """The modules of a package, itself first, without those that begin with an underscore."""
     found = importlib.import_module(f"una_ref.{package}")
     names = (info.name for info in pkgutil.walk_packages(found.__path__, f"una_ref.{package}."))
     return [f"una_ref.{package}", *(name for name in names if not name.rpartition(".")[2].startswith("_"))]
 
 
-def module_link(module: str) -> str:
-    """A link to the page of a module."""
-    return f"[`{module}`](../api/{module}.md)"
+def module_link(module: str, folder: str = "../api") -> str:
+    """A link to a module on the page of its package; only its name, where the package has no page."""
+    package = module.split(".")[1]
+    return f"[`{module}`]({folder}/{package}.md#{module.replace('.', '')})" if package in PACKAGES else f"`{module}`"
 
 
 def first_line(module: str) -> str:
@@ -406,15 +421,17 @@ def first_line(module: str) -> str:
 
 def api_index() -> str:
     """All modules with the first line of their docstrings, a table for each package."""
-    parts = ["# Modules", "Every public module, from the bottom layer up. Each imports only from those above it."]
+    parts = ["# Modules", "The public modules, from the bottom layer up. Each imports only from those above it."]
     for package in PACKAGES:
-        rows = [(f"[`{name}`](api/{name}.md)", build.plain(first_line(name))) for name in modules(package)]
+        rows = [(module_link(name, "api"), build.plain(first_line(name))) for name in modules(package)]
         parts += [f"## {package}", table(("module", "about"), rows)]
     return "\n\n".join(parts)
 
 
-def api_page(module: str) -> str:
-    """What the docstrings and signatures of a module say."""
-    directive = f".. automodule:: {module}\n   :members:\n"
-    return page(f"`{module}`", f"[Modules](../api.md) › `{module}`", [fenced("{eval-rst}", directive)])
-
+def api_page(package: str) -> str:
+    """What the docstrings and signatures of a package's modules say."""
+    parts = []
+    for module in modules(package):
+        directive = f".. automodule:: {module}\n   :members:\n   :ignore-module-all:\n"
+        parts.append(section(f"`{module}`", fenced("{eval-rst}", directive)))
+    return page(f"`una_ref.{package}`", f"[Modules](../api.md) › `{package}`", parts)

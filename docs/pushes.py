@@ -86,7 +86,10 @@ def _pushes(method: Method, kind: str, x: Tensor, values: Mapping[str, float] | 
     """
     twice = 2 if kind == "scores" else 1
     made = example_arguments(method.loss, kind, twice * STEPS)
-    if "baseline" in made and inspect.signature(method.loss).parameters["baseline"].default is not inspect.Parameter.empty:
+    if (
+        "baseline" in made
+        and inspect.signature(method.loss).parameters["baseline"].default is not inspect.Parameter.empty
+    ):
         del made["baseline"]  # the loss has one of its own
     start, pushed = -2.0 * reach(method), {}
     for name, tensor in made.items():
@@ -137,7 +140,9 @@ def svg(method: Method) -> str:
     parts = []
     for tick in ticks(float(x[0]), float(x[-1])):
         parts.append(f'<path class="grid" d="M{across(tick):.1f} {TOP}V{HEIGHT - BOTTOM}"/>')
-        parts.append(f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown(tick)}</text>')
+        parts.append(
+            f'<text x="{across(tick):.1f}" y="{HEIGHT - BOTTOM + 16}" text-anchor="middle">{shown(tick)}</text>'
+        )
     for tick in ticks(low, high):
         parts.append(f'<path class="grid" d="M{LEFT} {down(tick):.1f}H{WIDTH - RIGHT}"/>')
         parts.append(f'<text x="{LEFT - 6}" y="{down(tick) + 4:.1f}" text-anchor="end">{shown(tick)}</text>')
