@@ -135,7 +135,8 @@ def sidebar() -> str:
 def label(stem: str) -> str:
     """The name of a notebook in the sidebar: "02_partition_function" -> "02 Partition function"."""
     number, _, words = stem.partition("_")
-    return f"{number} {words[:1].upper()}{words[1:].replace('_', ' ')}".strip()
+    words = re.sub(r"\b(una|upo|iupo)\b", lambda match: match[0].upper(), words.replace("_", " "))
+    return f"{number} {words[:1].upper()}{words[1:]}".strip()
 
 
 def committed() -> Iterator[tuple[str, str]]:

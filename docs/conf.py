@@ -12,6 +12,8 @@ from importlib.metadata import files
 from pathlib import Path
 from typing import Any
 
+from sphinx import addnodes
+
 import una_ref
 
 project = "una_ref"
@@ -95,6 +97,13 @@ def docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: l
     lines += escaped(run) if run else []
 
 
+def unguessed(app: Any, doctree: Any) -> None:
+    """The names of attributes in docstrings are text: Sphinx would link each to any attribute of that name."""
+    for reference in list(doctree.findall(addnodes.pending_xref)):
+        if reference.get("refdomain") == "py" and isinstance(reference.children[0], addnodes.literal_strong):
+            reference.replace_self(reference.children)
+
+
 def offline_mathjax(app: Any, error: Exception | None) -> None:
     """Copy MathJax and its fonts from their package into the finished site."""
     if error or app.builder.format != "html":
@@ -111,4 +120,5 @@ def offline_mathjax(app: Any, error: Exception | None) -> None:
 def setup(app: Any) -> None:
     """Connect them."""
     app.connect("autodoc-process-docstring", docstring, priority=400)
+    app.connect("doctree-read", unguessed)
     app.connect("build-finished", offline_mathjax)
