@@ -68,7 +68,8 @@ def test_wheel_has_the_package_and_nothing_else(built):
 
 def test_sdist_has_what_its_tests_and_pages_need(built):
     [sdist] = built.glob("*.tar.gz")
-    names = {name.partition("/")[2] for name in tarfile.open(sdist).getnames()}
+    with tarfile.open(sdist) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
     assert {
         "una_ref/py.typed",
         "tests/test_wheel.py",
