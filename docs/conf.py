@@ -98,10 +98,16 @@ def docstring(app: Any, what: str, name: str, thing: Any, options: Any, lines: l
 
 
 def unguessed(app: Any, doctree: Any) -> None:
-    """The names of attributes in docstrings are text: Sphinx would link each to any attribute of that name."""
+    """Names in the lists of a docstring are text: Sphinx would link each to any attribute of that name."""
     for reference in list(doctree.findall(addnodes.pending_xref)):
-        if reference.get("refdomain") == "py" and isinstance(reference.children[0], addnodes.literal_strong):
-            reference.replace_self(reference.children)
+        if reference.get("refdomain") != "py":
+            continue
+        name = next(iter(reference.findall(addnodes.literal_strong)), None)
+        word = next(iter(reference.findall(addnodes.literal_emphasis)), None)
+        if name is not None:
+            reference.replace_self(name)
+        elif word is not None and word.astext()[:1].islower():  # "name, alias": no type begins so but those of Python
+            reference.replace_self(word)
 
 
 def offline_mathjax(app: Any, error: Exception | None) -> None:
