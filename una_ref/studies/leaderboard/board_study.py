@@ -1,0 +1,328 @@
+"""The study of the leaderboard on the engine: the board, the frontier over β, and the axes of `CONDITIONS`.
+
+results.json has one object for each of these axes: "board", "frontier", and a name of `CONDITIONS`. All of them hold
+the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A *summary*
+is {mean, low, high, median, values}: one value a world, and the 95 % bootstrap interval of the mean; all null where a
+value is not finite. A *row* of measures is
+
+    name, title, budget, failed (runs stopped by a non-finite value), worse_than_base {count, of, share},
+    regret, reward, kl, kl_to_optimum, entropy, labeller_reward, length, trapped, tax: summaries (see `MEASURES`),
+    own: summary of the gap to the optimum of the method's own objective, or null; best_regret: summary of the best
+    checkpoint of online rows, else null; share: regret as a share of π_ref's (of means);
+    to_best, to_dpo: summaries of the paired difference in regret.
+
+board
+    rows: rows of every entry and budget. references: the same for base, proxy (one a budget) and optimum; budget is
+    null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command, lr,
+    factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound}, see `labels_needed`.
+    leaders: names. exclusions: name -> reason. axes: name -> {title, levels}. measures: name -> what it is, with unit.
+    protocol: sentences. main_budget: the budget that tables are sorted by.
+frontier
+    rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
+an axis of `CONDITIONS`
+    title, levels. rows: rows with `level`; a level may be null (off) or "inf". base: rows of π_ref with `level`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from una_ref.methods import METHODS
+from una_ref.studies.engine import Axis, Candidates, Chosen, Study
+from una_ref.studies.leaderboard import board_figures as figures
+from una_ref.studies.leaderboard import board_tables as tables
+from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFERENCES, BoardEntry
+from una_ref.studies.leaderboard.board_runs import BoardRun, measure_run
+from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
+from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
+from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level
+from una_ref.studies.leaderboard.own_objectives import NO_CLOSED_FORM, OWN
+from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
+from una_ref.studies.run_store import RunStore
+
+Measured = Sequence[Mapping[str, Any]]
+DPO = "una-pair"
+ALWAYS = (DPO, "una-centred", "ppo")
+"""Rows that the axes and the frontier have in any case."""
+KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "calls", "reward model")
+"""Kinds of feedback whose best row is a leader."""
+
+
+def candidates(settings: LeaderboardSettings) -> Candidates:
+    """The grid of every row, with the runs on the tuning worlds."""
+    return {
+        name: [
+            (
+                {"lr": lr, "factor": factor},
+                [BoardRun(name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
+            )
+            for lr in settings.lrs
+            for factor in (settings.factors if ENTRIES[name].strength else (None,))
+        ]
+        for name in dict.fromkeys(ENTRIES[name].tuned_as or name for name in settings.entries)
+    }
+
+
+def run_of(name: str, chosen: Chosen, budget: int, seed: int, axis: str = "", level: Level = None) -> BoardRun:
+    """A run of an entry at its chosen setting."""
+    setting = chosen[ENTRIES[name].tuned_as or name]
+    return BoardRun(name, budget, seed, setting["lr"], setting["factor"], axis, level)
+
+
+def row(name: str, title: str, budget: int | None, runs: Measured, base: Measured) -> dict[str, Any]:
+    """A row of measures, see the first lines of the module; without the differences to other rows."""
+    start = [run["regret"] for run in base]
+    measured = {measure: summed([run[measure] for run in runs]) for measure in (*ABOUT_MEASURES,) if measure in runs[0]}
+    mean = measured["regret"]["mean"]
+    return {
+        "name": name,
+        "title": title,
+        "budget": budget,
+        "failed": sum(bool(run["failed"]) for run in runs),
+        "worse_than_base": worse(runs, start),
+        "own": None,
+        "best_regret": None,
+        **measured,
+        "share": None if mean is None else mean / (sum(start) / len(start)),
+    }
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> None:
+    """Put the paired differences to the best row and to DPO into the rows of one budget."""
+    known = [each for each in rows if each["regret"]["mean"] is not None]
+    best = min(known, key=lambda each: each["regret"]["mean"], default=None)
+    dpo = next((each for each in known if each["name"] == DPO), None)
+    for each in rows:
+        for key, other in (("to_best", best), ("to_dpo", dpo)):
+            both = other is not None and each["regret"]["mean"] is not None
+            each[key] = difference(each["regret"]["values"], other["regret"]["values"]) if both and other else None
+
+
+# ---- the board
+
+
+def board_runs(settings: LeaderboardSettings, chosen: Chosen) -> dict[tuple[str, int], list[BoardRun]]:
+    """The runs of each row: by entry and budget, one a world."""
+    return {
+        (name, budget): [run_of(name, chosen, budget, seed) for seed in settings.seeds]
+        for name in settings.entries
+        for budget in settings.budgets
+    }
+
+
+def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """Every row at every budget, the references, and what a reader needs to know of each."""
+    s = settings
+    start = store.results([BoardRun("base", s.budgets[0], seed) for seed in s.seeds], "base")
+    optimum = store.results([BoardRun("optimum", s.budgets[0], seed) for seed in s.seeds], "optimum")
+    runs = board_runs(s, chosen)
+    store.results([*chain(*runs.values())], "board")
+    rows = []
+    for budget in s.budgets:
+        level = [
+            row(n, ENTRIES[n].title, budget, store.results(each, ""), start)
+            for (n, b), each in runs.items()
+            if b == budget
+        ]
+        compared(level)
+        rows += level
+    proxies = [
+        row(
+            "proxy",
+            REFERENCES["proxy"],
+            budget,
+            store.results([BoardRun("proxy", budget, x) for x in s.seeds], "reward models"),
+            start,
+        )
+        for budget in s.budgets
+    ]
+    known = [
+        row("base", REFERENCES["base"], None, start, start),
+        row("optimum", REFERENCES["optimum"], None, optimum, start),
+    ]
+    return {
+        "rows": rows,
+        "references": [known[0], *proxies, known[1]],
+        "about": {name: about(ENTRIES[name], s, chosen) for name in s.entries},
+        "efficiency": {
+            name: labels_needed(
+                {r["budget"]: math.nan if r["share"] is None else r["share"] for r in rows if r["name"] == name}
+            )
+            for name in s.entries
+        },
+        "leaders": leaders(rows, s),
+        "exclusions": dict(EXCLUSIONS),
+        "axes": {name: {"title": c.title, "levels": [*map(plain, c.levels)]} for name, c in CONDITIONS.items()},
+        "measures": dict(ABOUT_MEASURES),
+        "protocol": sentences(s),
+        "main_budget": main_budget(s),
+    }
+
+
+def main_budget(settings: LeaderboardSettings) -> int:
+    """The budget that tables are sorted by and leaders are chosen at."""
+    return settings.axis_budget if settings.axis_budget in settings.budgets else settings.budgets[-1]
+
+
+def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> dict[str, Any]:
+    """What a reader needs to know of a row."""
+    method, setting = METHODS[entry.method], chosen[entry.tuned_as or entry.name]
+    strength = entry.strength_at(setting["factor"], settings.beta)
+    edges = (min(settings.factors), max(settings.factors))
+    edge = [
+        name
+        for name, ends in (("lr", (min(settings.lrs), max(settings.lrs))), ("factor", edges))
+        if setting[name] in ends
+    ]
+    config = " ".join(f"{key}={value}" for key, value in {**entry.config, **entry.loss_kwargs}.items())
+    form = "" if entry.form == "corrected" else f"form={entry.form}"
+    keys = " ".join(part for part in (form, config, *(f"{k}={v:g}" for k, v in strength.items())) if part)
+    return {
+        "title": entry.title,
+        "method": entry.method,
+        "form": entry.form,
+        "feedback": entry.feedback,
+        "formula": method.formula,
+        "equation": method.equation,
+        "command": f"una-ref train {entry.method} {keys}".strip(),
+        "lr": setting["lr"],
+        "factor": setting["factor"],
+        "strength": entry.strength,
+        "value": next(iter(strength.values()), None),
+        "at_edge": edge,
+        "tuning_regret": setting.get("tuning_regret"),
+        "own": OWN[entry.name].about if entry.name in OWN else NO_CLOSED_FORM,
+    }
+
+
+def leaders(rows: Sequence[Mapping[str, Any]], settings: LeaderboardSettings) -> list[str]:
+    """The rows that axes and frontier have: DPO, centred UNA and PPO, the best of each kind of feedback, then the best.
+
+    A row whose regret is that of an earlier one in all worlds (to 1e-6) is left out: it is the same method here.
+    """
+    at = main_budget(settings)
+    ranked = sorted(
+        (r for r in rows if r["budget"] == at and r["regret"]["mean"] is not None), key=lambda r: r["regret"]["mean"]
+    )
+    order = [r for name in ALWAYS for r in ranked if r["name"] == name]
+    order += [r for kind in KINDS for r in [r for r in ranked if ENTRIES[r["name"]].feedback == kind][:1]]
+    kept: list[Mapping[str, Any]] = []
+    for r in (*order, *ranked):
+        known = any(
+            all(abs(a - b) < 1e-6 for a, b in zip(r["regret"]["values"], k["regret"]["values"], strict=True))
+            for k in kept
+        )
+        if not known and len(kept) < settings.leaders:
+            kept.append(r)
+    return [r["name"] for r in sorted(kept, key=lambda r: r["regret"]["mean"])]
+
+
+def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
+    """The leaders of a board whose runs are finished; they are computed where they are missing."""
+    at = main_budget(settings)
+    runs = {key: each for key, each in board_runs(settings, chosen).items() if key[1] == at}
+    store.results([*chain(*runs.values())], "board")
+    start = store.results([BoardRun("base", settings.budgets[0], seed) for seed in settings.seeds], "base")
+    return leaders([row(n, "", b, store.results(each, ""), start) for (n, b), each in runs.items()], settings)
+
+
+# ---- the frontier
+
+
+def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """Reward against KL: the leaders at several βs, in units of the chosen one."""
+    s, names = settings, leading(store, settings, chosen)
+    runs = {}
+    for name in (name for name in names if ENTRIES[name].strength):
+        setting = chosen[ENTRIES[name].tuned_as or name]
+        for factor in s.frontier:
+            runs[name, factor] = [
+                BoardRun(name, s.axis_budget, seed, setting["lr"], factor * setting["factor"]) for seed in s.axis_seeds
+            ]
+    store.results([*chain(*runs.values())], "frontier")
+    start = store.results([BoardRun("base", s.budgets[0], seed) for seed in s.axis_seeds], "base")
+    rows = [
+        row(name, ENTRIES[name].title, s.axis_budget, store.results(each, ""), start) | {"factor": factor}
+        for (name, factor), each in runs.items()
+    ]
+    best = {b: [BoardRun("optimum", s.budgets[0], seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
+    optimal = [
+        row("optimum", REFERENCES["optimum"], None, store.results(each, "optima"), start) | {"factor": factor}
+        for factor, each in best.items()
+    ]
+    return {"rows": rows, "optimal": optimal, "leaders": names}
+
+
+OPTIMAL = (8.0, 4.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.25)
+"""βs of the optima on the frontier, in units of the world's."""
+
+
+# ---- the axes
+
+
+def condition_results(
+    store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen, *, condition: Condition
+) -> dict[str, Any]:
+    """The leaders, or the axis's own entries, at each level of a condition that acts on their feedback."""
+    s, c = settings, condition
+    names = c.own_entries or leading(store, settings, chosen)
+    names = [name for name in names if name in s.entries and c.acts_on(ENTRIES[name].feedback)]
+    at = {
+        (name, level): [
+            run_of(name, chosen, s.axis_budget, seed, *((c.name, level) if level != c.levels[0] else ()))
+            for seed in s.axis_seeds
+        ]
+        for name in names
+        for level in c.levels
+    }
+    bases = {
+        level: [BoardRun("base", s.budgets[0], seed, axis=c.name, level=level) for seed in s.axis_seeds]
+        for level in c.levels
+    }
+    store.results([*chain(*at.values(), *bases.values())], c.name)
+    start = {level: store.results(runs, "") for level, runs in bases.items()}
+    rows = []
+    for level in c.levels:
+        own = [
+            row(name, ENTRIES[name].title, s.axis_budget, store.results(runs, ""), start[level])
+            | {"level": plain(level)}
+            for (name, each), runs in at.items()
+            if each == level
+        ]
+        compared(own)
+        rows += own
+    base_rows = [
+        row("base", REFERENCES["base"], None, runs, runs) | {"level": plain(level)} for level, runs in start.items()
+    ]
+    return {"title": c.title, "levels": [*map(plain, c.levels)], "rows": rows, "base": base_rows}
+
+
+def plain(level: Level) -> float | str | None:
+    """A level as JSON has it."""
+    return "inf" if level is not None and math.isinf(level) else level
+
+
+LEADERBOARD: Study[LeaderboardSettings] = Study(
+    command="una-ref leaderboard",
+    settings=LeaderboardSettings(),
+    header=HEADER,
+    measure=measure_run,
+    axes={
+        "board": Axis(candidates, board_results, tables.board, figures.draw_board),
+        "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier),
+        **{
+            name: Axis(
+                candidates, partial(condition_results, condition=condition), tables.condition, figures.draw_condition
+            )
+            for name, condition in CONDITIONS.items()
+        },
+    },
+    shipped="chosen_leaderboard.json",
+    start=None,
+)
+"""`una-ref leaderboard`."""
