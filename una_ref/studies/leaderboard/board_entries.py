@@ -61,6 +61,11 @@ class BoardEntry(Entry):
         return {self.strength: 1 / value if self.inverse else value}
 
 
+def fed_as(feedback: str) -> str:
+    """The kind of feedback by which losses are chosen, from what a budget buys."""
+    return {"scored pairs": "pairs", "calls": "scores", "reward model": "scores"}.get(feedback, feedback)
+
+
 EXCLUSIONS: Mapping[str, str] = MappingProxyType(
     {
         "sdpo": "several stages; in one stage it is dpo",

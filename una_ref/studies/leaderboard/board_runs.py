@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from una_ref.data.batch import Example
-from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry
+from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry, fed_as
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Conditions, Level
@@ -76,15 +76,14 @@ def proxy_rewards(seed: int, settings: LeaderboardSettings, conditions: Conditio
 def measure_run(run: BoardRun, settings: LeaderboardSettings, base: Path) -> dict[str, Any]:
     """Do a run; times aside a function of the arguments alone. `base` is not used: each world has its own π_ref."""
     began = time.perf_counter()
-    world = board_world(run.seed, settings, run.conditions)
-    measured = (
-        reference(run, settings, world) if run.entry in REFERENCES else trained(ENTRIES[run.entry], run, settings)
-    )
+    known = run.entry in REFERENCES
+    measured = reference_run(run, settings) if known else trained(ENTRIES[run.entry], run, settings)
     return measured | {"seconds": round(time.perf_counter() - began, 2)}
 
 
-def reference(run: BoardRun, settings: LeaderboardSettings, world: BoardWorld) -> dict[str, Any]:
+def reference_run(run: BoardRun, settings: LeaderboardSettings) -> dict[str, Any]:
     """What a policy that is known without training is worth. Nothing happens to the second block of prompts."""
+    world = board_world(run.seed, settings, run.conditions)
     exact = world.world
     if run.entry == "proxy":
         rewards = proxy_rewards(run.seed, settings, run.conditions, run.budget)
@@ -145,8 +144,9 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
         online |= {"passes": passes} if passes > 1 or entry.passes > 1 else {}
     else:
         examples = world.examples(entry.feedback, run.budget, shuffle=bool(entry.config.get("shuffle")))
+    strength = entry.strength_at(run.factor, s.beta)
     config = entry.run_config(
-        entry.strength_at(run.factor, s.beta),
+        {} if entry.loss else strength,
         **{
             "steps": s.steps,
             "batch": s.batch // ROWS.get(entry.feedback, 1),
@@ -159,7 +159,7 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
         }
         | online,
     )
-    losses = {entry.feedback: entry.loss} if entry.loss else config.losses_by_kind
+    losses = {fed_as(entry.feedback): partial(entry.loss, **strength)} if entry.loss else config.losses_by_kind
     return prefix_job(
         world.policy(),
         config,

@@ -30,7 +30,8 @@ class LeaderboardSettings:
         hidden: width of the policy's MLP.
         steps: optimizer steps of an offline run, and most updates of an online run.
         batch: labels in a step. draws: responses to each prompt of a rollout.
-        seeds: worlds of the board. tuning_seeds: worlds on which settings are chosen, at `tuning_budget`.
+        seeds: worlds of the board. tuning_seeds: worlds on which settings are chosen, at `tuning_budget`. An online run
+            takes from 4 to 256 updates on the board, and 64 there; one that tunes at an end would be at a loss.
         budgets: labels, or calls of the reward.
         lrs, factors: the grid of every method; factors of its own hyper-parameter, see `BoardEntry`.
         entries: rows of the board.
@@ -52,10 +53,10 @@ class LeaderboardSettings:
     draws: int = 8
     seeds: tuple[int, ...] = tuple(range(12))
     tuning_seeds: tuple[int, ...] = (100, 101, 102)
-    tuning_budget: int = 1024
+    tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
-    lrs: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2)
-    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    lrs: tuple[float, ...] = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
+    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     entries: tuple[str, ...] = tuple(ENTRIES)
     leaders: int = 8
     axis_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import softplus
 
 from una_ref.theory.prefix_tree import PrefixTree
 
@@ -23,29 +24,38 @@ def linear_proxy(tree: PrefixTree, prompts: int, drawn: Tensor, first_wins: Tens
         first_wins: (n,) bool.
         prior: sd of the weights, in reward units.
     """
-    features = _features(tree)  # (S, W)
+    features = bigrams(tree)
     signs = torch.where(first_wins, 1.0, -1.0).double()
     gaps = (features[drawn[:, 1]] - features[drawn[:, 2]]) * signs[:, None]
-    x = drawn[:, 0]
-    weights = torch.zeros(prompts, features.shape[1], dtype=torch.float64, requires_grad=True)
-    optimizer = torch.optim.LBFGS([weights], max_iter=200, tolerance_grad=1e-8, line_search_fn="strong_wolfe")
-
-    def loss() -> Tensor:
-        optimizer.zero_grad()
-        margins = (gaps * weights[x]).sum(1)
-        value = torch.nn.functional.softplus(-margins).sum() + weights.square().sum() / (2 * prior**2)
-        value.backward()
-        return value
-
-    optimizer.step(loss)
-    rewards = weights.detach() @ features.T
+    weights = torch.stack([_logistic(gaps[drawn[:, 0] == x], prior) for x in range(prompts)])
+    rewards = weights @ features.T
     return rewards - rewards.mean(1, keepdim=True)
 
 
-def _features(tree: PrefixTree) -> Tensor:
+def bigrams(tree: PrefixTree) -> Tensor:
     """(S, V²) how often each pair of neighbouring tokens stands in each sequence; the start counts as EOS."""
     v = tree.vocabulary
     pairs = torch.where(tree.steps >= 0, tree.last[tree.steps.clamp(min=0)] * v + tree.sequences, v * v)
-    return torch.zeros(len(tree), v * v + 1, dtype=torch.float64).scatter_add_(
-        1, pairs, torch.ones_like(pairs, dtype=torch.float64)
-    )[:, :-1]
+    counts = torch.zeros(len(tree), v * v + 1, dtype=torch.float64)
+    return counts.scatter_add_(1, pairs, torch.ones_like(pairs, dtype=torch.float64))[:, :-1]
+
+
+def _logistic(gaps: Tensor, prior: float) -> Tensor:
+    """(W,) the w that maximises Σ log σ(gaps·w) − ‖w‖²/(2·prior²): Newton's method with step halving."""
+
+    def value(w: Tensor) -> Tensor:
+        return softplus(-gaps @ w).sum() + w.square().sum() / (2 * prior**2)
+
+    w = gaps.new_zeros(gaps.shape[1])
+    for _ in range(100):
+        p = (-gaps @ w).sigmoid()
+        slope = w / prior**2 - gaps.T @ p
+        if float(slope.abs().max()) < 1e-10 * max(1, len(gaps)):
+            break
+        curvature = (gaps * (p * (1 - p))[:, None]).T @ gaps
+        curvature += torch.eye(len(w), dtype=w.dtype) / prior**2
+        step, before, length = torch.linalg.solve(curvature, slope), value(w), 1.0
+        while value(w - length * step) > before and length > 1e-6:
+            length /= 2
+        w = w - length * step
+    return w

@@ -6,6 +6,7 @@ The gap is the largest J_own minus that of the policy: 0 at what the method aims
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -17,10 +18,6 @@ from una_ref.methods import METHODS
 from una_ref.studies.leaderboard.board_entries import BoardEntry
 from una_ref.theory import optimum
 from una_ref.theory.worlds import SequenceWorld
-
-CHUNK = 2**22
-"""Comparisons that are held at once."""
-
 
 @dataclass(frozen=True)
 class OwnObjective:
@@ -36,12 +33,24 @@ class OwnObjective:
 
 
 def win_rates(rewards: Tensor, opponent_logps: Tensor) -> Tensor:
-    """(X, S) E_{y'~μ} σ(r(y) − r(y')): `preference_rewards` of Bradley–Terry, without a table (X, S, S)."""
-    rows = []
-    for r, mass in zip(rewards, opponent_logps.exp(), strict=True):
-        parts = r.split(max(1, CHUNK // len(r)))
-        rows.append(torch.cat([(part[:, None] - r).sigmoid() @ mass for part in parts]))
-    return torch.stack(rows)
+    """(X, S) E_{y'~μ} σ(r(y) − r(y')), to rounding: `preference_rewards` of Bradley–Terry without its (X, S, S) table.
+
+    It is one function of r(y) for each prompt, and analytic within π of the real axis. Interpolated at m Chebyshev
+    points of the rewards' range, its error falls like ρ^−m, ρ = π/h + √((π/h)² + 1) for a range of 2h (Trefethen 2013,
+    "Approximation Theory and Approximation Practice", Th. 8.2).
+    """
+    low, high = rewards.amin(-1, keepdim=True), rewards.amax(-1, keepdim=True)
+    half = ((high - low) / 2).clamp(min=1e-6)
+    narrow = math.pi / float(half.max())
+    count = math.ceil(40 / math.log(narrow + math.sqrt(narrow**2 + 1)))
+    angles = torch.arange(count + 1, dtype=torch.float64) * math.pi / count
+    points = low + half * (1 + angles.cos())  # (X, m)
+    values = (points[:, :, None] - rewards[:, None, :]).sigmoid() @ opponent_logps.exp()[..., None]
+    signs = (-1.0) ** torch.arange(count + 1, dtype=torch.float64)
+    signs[[0, -1]] /= 2
+    gaps = rewards[:, :, None] - points[:, None, :]  # barycentric formula; a reward at a point takes its value
+    weights = torch.where(gaps == 0, 1e300, signs / gaps)
+    return (weights @ values)[..., 0] / weights.sum(-1)
 
 
 def _regularised(
