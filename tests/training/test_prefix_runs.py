@@ -38,7 +38,7 @@ def config(method, **more):
 
 @pytest.mark.parametrize(
     ("method", "more"),
-    [("rloo", {}), ("una-centred", {"online": True}), ("ppo", {"steps": 60}), ("ppo", {"critic": "head", "steps": 60})],
+    [("rloo", {}), ("una-centred", {"online": True}), ("ppo", {"steps": 100}), ("ppo", {"critic": "head", "steps": 100})],
     ids=str,
 )
 def test_online_methods_come_near_the_optimum(world, method, more):
@@ -73,7 +73,11 @@ def test_an_offline_run_on_exact_scores_comes_near_the_optimum(world):
 
 def test_rewards_are_looked_up_by_text(world):
     columns = {tokens: column for column, tokens in enumerate(tokens_of(world))}
-    answers = [Answer("1", "2 1", True, 0, {}, ""), Answer("0", "2 2 2", False, 1, {}, ""), Answer("0", "", True, 1, {}, "")]
+    answers = [
+        Answer("1", "2 1", True, 0, {}, ""),
+        Answer("0", "2 2 2", False, 1, {}, ""),
+        Answer("0", "", True, 1, {}, ""),
+    ]
     expected = [world.rewards[1, world.index((2, 1, 0))], world.rewards[0, world.index((2, 2, 2))], world.rewards[0, 0]]
     assert looked_up(world.rewards, columns)(answers) == [float(value) for value in expected]
 
@@ -107,9 +111,7 @@ def test_dpo_on_exact_data_reaches_the_optimum(world):
 
 def test_ipo_on_exact_data_reaches_its_own_optimum_and_not_that_of_rlhf(world):
     preferences = bradley_terry(world.rewards)
-    logps = minimised(
-        world, over_pairs(METHODS["ipo"].loss, preferences, world.ref_logps, world.ref_logps, beta=BETA)
-    )
+    logps = minimised(world, over_pairs(METHODS["ipo"].loss, preferences, world.ref_logps, world.ref_logps, beta=BETA))
     wins = preference_rewards(preferences, world.ref_logps)
     own = optimum.optimal_logps(world.ref_logps, wins, BETA)
     assert float(optimum.kl(logps, own).max()) < 1e-4

@@ -27,7 +27,6 @@ class Knobs:
         length_bias: added by the labeller to the score of a response of full length, in proportion for shorter ones.
         trap: added by the labeller to the score of a trapped response, and subtracted in the true score.
         positive_share: share of positive labels among the sampled responses, before noise; None: P(1) = σ(reward).
-        score_noise: sd of the normal noise that the labeller adds to each score, in reward units.
         writer: who wrote the responses, "reference" (π_ref itself) or "program" (right answers with mistakes).
     """
 
@@ -36,7 +35,6 @@ class Knobs:
     length_bias: float = 0.0
     trap: float = 0.0
     positive_share: float | None = None
-    score_noise: float = 0.0
     writer: str = "reference"
 
     def __post_init__(self) -> None:
@@ -52,8 +50,6 @@ class Knobs:
         for name in ("offset", "length_bias", "trap"):
             if not abs(getattr(self, name)) < float("inf"):
                 raise ValueError(f"knob {name}: expected a finite number, got {getattr(self, name)}")
-        if not 0 <= self.score_noise < float("inf"):
-            raise ValueError(f"knob score_noise: expected a finite number of at least 0, got {self.score_noise}")
 
 
 def labeller_generator(seed: int) -> torch.Generator:
@@ -153,16 +149,15 @@ class Labelled:
         """The labeller's feedback on sampled responses (n, 1 + k), from the reward r that the labeller perceives.
 
         kind
-            "scores": (n, k), r plus N(0, `Knobs.score_noise`²). "pairs": (n,) bool, whether the first beats the second,
-            Bradley–Terry (UNA Eq. 1) with P = σ(r₁ − r₂). "labels": (n, k) bool with P(1) = σ(r − c); c is 0 unless
-            `Knobs.positive_share` is set.
+            "scores": r, (n, k). "pairs": (n,) bool, whether the first beats the second, Bradley–Terry (UNA Eq. 1) with
+            P = σ(r₁ − r₂). "labels": (n, k) bool with P(1) = σ(r − c); c is 0 unless `Knobs.positive_share` is set.
         """
         generator = labeller_generator(seed)
         r = self.labeller[drawn[:, :1], drawn[:, 1:]]
         flips = torch.rand(r.shape, generator=generator) < self.knobs.label_noise
         uniform = torch.rand(r.shape, generator=generator, dtype=torch.float64)
         if kind == "scores":
-            return r + self.knobs.score_noise * torch.randn(r.shape, generator=generator, dtype=torch.float64)
+            return r
         if kind == "labels":
             return (uniform < (r - self._threshold(r, torch.mean)).sigmoid()) ^ flips
         if kind == "pairs" and r.shape[1] > 1:

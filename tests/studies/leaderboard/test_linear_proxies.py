@@ -37,7 +37,9 @@ def test_the_model_maximises_the_penalised_likelihood():
 def test_many_pairs_bring_the_model_to_the_true_reward():
     world = SequenceWorld.random(1, prompts=1, vocabulary=3, length=3)
     generator = torch.Generator().manual_seed(0)
-    drawn = torch.cat([torch.zeros(60_000, 1, dtype=torch.int64), torch.randint(15, (60_000, 2), generator=generator)], 1)
+    drawn = torch.cat(
+        [torch.zeros(60_000, 1, dtype=torch.int64), torch.randint(15, (60_000, 2), generator=generator)], 1
+    )
     r = world.rewards[0][drawn[:, 1:]]
     wins = torch.rand(60_000, generator=generator) < (r[:, 0] - r[:, 1]).sigmoid()
     gap = linear_proxy(world.tree, 1, drawn, wins) - world.rewards

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from functools import cached_property, lru_cache
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -21,14 +21,28 @@ from una_ref.policies.prefix_lm import PrefixLM
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.conditions import Conditions
 from una_ref.theory import optimum
-from una_ref.theory.labelling import labeller_generator
 from una_ref.theory.worlds import SequenceWorld
 from una_ref.training.prefix_runs import looked_up
 
 BASES = (0.5, 1.0, 1.5)
 """Scales of π_ref's logits, in turns by seed: a vague, a middle and a certain base policy."""
-SAMPLES, SWAPS, OTHER_BASE = 3_000_000_019, 4_000_000_007, 1_000_000
-"""Added to a seed for the responses, for scores of other responses, and for another world's base policy."""
+OTHER_BASE = 1_000_000
+"""Added to a seed for another world's base policy."""
+BLOCK = 1024
+"""Rows whose random numbers are drawn together."""
+STREAMS = ("responses", "outcomes", "flips", "noise", "calls")
+"""What random numbers are for; each has its own."""
+
+
+def random_rows(stream: str, seed: int, rows: int, columns: int, *, normal: bool = False) -> Tensor:
+    """(rows, columns) uniform or standard normal numbers in float64; more rows begin with the same."""
+    blocks = []
+    for block in range(-(-rows // BLOCK)):
+        place = (STREAMS.index(stream) * 1_000_003 + seed) * 1_000_003 + block
+        generator = torch.Generator().manual_seed(place)
+        made = torch.randn if normal else torch.rand
+        blocks.append(made(BLOCK, columns, generator=generator, dtype=torch.float64))
+    return torch.cat(blocks)[:rows]
 
 
 class BoardWorld:
@@ -58,7 +72,7 @@ class BoardWorld:
             self.whole.rewards[: size.prompts],
             size.beta,
             length=size.length,
-            knobs=conditions.knobs(size.score_noise),
+            knobs=conditions.knobs,
             seed=SequenceWorld.stream + seed,
         )
 
@@ -98,51 +112,51 @@ class BoardWorld:
             logps = logps.masked_fill((first >= 1) & (first <= c.unseen), -math.inf).log_softmax(-1)
         return logps
 
-    @lru_cache(maxsize=4)  # noqa: B019, a world lives as long as its process needs it
+    @cached_property
+    def _places(self) -> Tensor:
+        """(X, S) the sampler's distribution functions."""
+        places = self.sampler_logps.exp().cumsum(1)
+        return places / places[:, -1:]
+
     def drawn(self, rows: int) -> Tensor:
         """(rows, 3) a prompt and two responses in each row; prompts take turns, and more rows begin with the same."""
         size = self.size.prompts
-        each = -(-rows // size)
-        columns = []
-        for x, logps in enumerate(self.sampler_logps):
-            generator = torch.Generator().manual_seed(SAMPLES + self.seed * size + x)
-            places = logps.exp().cumsum(0)
-            uniform = torch.rand(2 * each, generator=generator, dtype=torch.float64) * places[-1]
-            columns.append(torch.searchsorted(places, uniform, right=True).clamp(max=len(logps) - 1).view(each, 2))
-        responses = torch.stack(columns, 1).flatten(0, 1)[:rows]
-        return torch.cat([(torch.arange(rows) % size)[:, None], responses], 1)
+        uniform = random_rows("responses", self.seed, rows, 2)
+        prompts = torch.arange(rows) % size
+        responses = torch.zeros(rows, 2, dtype=torch.int64)
+        for x, places in enumerate(self._places):
+            responses[x::size] = torch.searchsorted(places, uniform[x::size].contiguous(), right=True)
+        return torch.cat([prompts[:, None], responses.clamp(max=self._places.shape[1] - 1)], 1)
 
     # ---- feedback
 
     def first_wins(self, drawn: Tensor) -> Tensor:
         """(n,) bool, whether the first response of each row beats the second."""
         c = self.conditions
-        generator = labeller_generator(self.seed)
-        flips = torch.rand(len(drawn), generator=generator) < c.label_noise
-        uniform = torch.rand(len(drawn), generator=generator, dtype=torch.float64)
         r = self.world.labeller[drawn[:, :1], drawn[:, 1:]]
         gap = r[:, 0] - r[:, 1]
-        # Where the rewards are equal, the sign is 0 and the coin is fair.
         odds = gap.sign() * math.inf if math.isinf(c.sharpness) else c.sharpness * gap
-        odds = torch.where(gap == 0, 0.0, odds)
+        odds = torch.where(gap == 0, 0.0, odds)  # equal rewards toss a fair coin
         if c.cycle:
             classes = self.world.sequences[:, 0][drawn[:, 1:]] % 3
             turn = (classes[:, 1] - classes[:, 0]) % 3  # 1: the first response's class beats the second's
             odds = odds + c.cycle * ((turn == 1).double() - (turn == 2).double())
-        return (uniform < odds.sigmoid()) ^ flips
+        uniform = random_rows("outcomes", self.seed, len(drawn), 2)
+        return (uniform[:, 0] < odds.sigmoid()) ^ self._flips(drawn)[:, 0]
 
     def scores(self, drawn: Tensor) -> Tensor:
         """(n, 2) noisy scores of the responses; with `label_noise` some belong to the other response of the row."""
-        generator = torch.Generator().manual_seed(SWAPS + self.seed)
-        scores = self.world.verdicts(drawn, "scores", seed=self.seed)
-        swapped = torch.rand(scores.shape, generator=generator) < self.conditions.label_noise
-        return torch.where(swapped, scores.flip(1), scores)
+        noise = random_rows("noise", self.seed, len(drawn), 2, normal=True)
+        scores = self.world.labeller[drawn[:, :1], drawn[:, 1:]] + self.size.score_noise * noise
+        return torch.where(self._flips(drawn), scores.flip(1), scores)
 
     def labels(self, drawn: Tensor) -> Tensor:
         """(n, 2) bool labels of the responses."""
-        generator = torch.Generator().manual_seed(SWAPS + self.seed)
-        labels = self.world.verdicts(drawn, "labels", seed=self.seed)
-        return labels ^ (torch.rand(labels.shape, generator=generator) < self.conditions.label_noise)
+        p = self.world.label_probabilities(self.sampler_logps)[drawn[:, :1], drawn[:, 1:]]
+        return (random_rows("outcomes", self.seed, len(drawn), 2) < p) ^ self._flips(drawn)
+
+    def _flips(self, drawn: Tensor) -> Tensor:
+        return random_rows("flips", self.seed, len(drawn), 2) < self.conditions.label_noise
 
     def examples(self, feedback: str, budget: int, *, shuffle: bool = False) -> list[Example]:
         """The rows that a method learns from.
@@ -201,7 +215,7 @@ class BoardWorld:
         if rewards is not None:
             return looked_up(rewards, self.columns)
         exact = looked_up(self.world.labeller, self.columns)
-        generator = labeller_generator(self.seed)
+        generator = torch.Generator().manual_seed(STREAMS.index("calls") * 1_000_003 + self.seed)
         noise, swaps = self.size.score_noise, self.conditions.label_noise
 
         def reward(answers: Sequence[Answer]) -> list[float]:

@@ -44,14 +44,14 @@ class Conditions:
     proxy_pairs: int = 0
     hidden: int = 0
 
-    def knobs(self, score_noise: float) -> Knobs:
+    @property
+    def knobs(self) -> Knobs:
         """The part of the conditions that theory's labeller has."""
         return Knobs(
             offset=self.offset,
             length_bias=self.length_bias,
             trap=self.trap,
             positive_share=self.positive_share,
-            score_noise=score_noise,
         )
 
 

@@ -19,6 +19,7 @@ from una_ref.studies.leaderboard.board_entries import BoardEntry
 from una_ref.theory import optimum
 from una_ref.theory.worlds import SequenceWorld
 
+
 @dataclass(frozen=True)
 class OwnObjective:
     """What an entry aims at.

@@ -1,13 +1,13 @@
 """Put a loss of one's own on the leaderboard.
 
-    from una_ref.studies.leaderboard.placing import place
+from una_ref.studies.leaderboard.placing import place
 
-    def my_loss(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
-        margin = chosen_logps - ref_chosen_logps - rejected_logps + ref_rejected_logps
-        return torch.nn.functional.softplus(-beta * margin)
+def my_loss(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    margin = chosen_logps - ref_chosen_logps - rejected_logps + ref_rejected_logps
+    return torch.nn.functional.softplus(-beta * margin)
 
-    placed = place(my_loss, "pairs")
-    print(placed["rank"], "of", placed["of"], placed["row"]["regret"]["mean"])
+placed = place(my_loss, "pairs")
+print(placed["rank"], "of", placed["of"], placed["row"]["regret"]["mean"])
 """
 
 from __future__ import annotations
@@ -59,9 +59,12 @@ def entry_of(
             one number for each example out.
         kind: of feedback: demos, pairs, scored pairs, labels, scores, lists; or calls, for a loss on the scores of
             responses that the policy samples in each step.
-        name: of the row; title: in tables, by default the name.
+        name: of the row.
+        title: in tables, by default the name.
         strength: the hyper-parameter that is tuned beside the learning rate; empty: none; None: β if there is one.
-        unit, in_betas, inverse: its value at the factor 1 of the grid, see `BoardEntry`.
+        unit: its value at the factor 1 of the grid.
+        in_betas: whether `unit` is in units of the world's β.
+        inverse: whether the hyper-parameter is the inverse of that.
 
     Raises:
         InputError: no such kind, no such hyper-parameter, or a loss that cannot be called with what the kind has.
@@ -112,11 +115,13 @@ def place(
     process, so a loss that is defined in a notebook will do.
 
     Args:
-        loss, kind: see `entry_of`, as all of `about`.
+        loss: see `entry_of`.
+        kind: of feedback, see `entry_of`.
         board: the results of a board, or the path of its results.json; None: the quick board, which is computed in
             `output` where it is not finished there.
         output: the folder of the quick board.
         workers: processes for the quick board.
+        about: further arguments of `entry_of`, such as `name` and `strength`.
 
     Returns:
         name; rank, from 1, at the board's main budget, of how many; row and rows as in results.json, with the loss in
@@ -143,12 +148,12 @@ def place(
     runs = [BoardRun(entry.name, budget, seed, setting["lr"], setting["factor"]) for seed in settings.seeds]
     start = [reference_run(BoardRun("base", budget, seed), settings) for seed in settings.seeds]
     mine = row(entry.name, entry.title, budget, store.results(runs, "the board's worlds"), start)
-    rows = [dict(each) for each in results["rows"] if each["budget"] == budget] + [mine]
+    rows = [*(dict(each) for each in results["rows"] if each["budget"] == budget), mine]
     compared(rows)
     ranked = by_regret(rows)
     return {
         "name": entry.name,
-        "rank": 1 + ranked.index(mine),
+        "rank": 1 + [each["name"] for each in ranked].index(entry.name),
         "of": len(ranked),
         "row": mine,
         "rows": ranked,
