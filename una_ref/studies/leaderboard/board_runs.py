@@ -33,7 +33,7 @@ class BoardRun:
     """Train an entry and measure its policy; or measure a reference row.
 
     Attributes:
-        entry: its name. budget: labels, or calls of the reward. seed: of the world.
+        entry: its name. budget: labels, or calls of the reward; 0 for a reference that has none. seed: of the world.
         lr: peak learning rate. factor: of the tuned hyper-parameter, in its unit; of β for the optimum. None: it has
             none, or 1.
         axis, level: the condition that differs from the board's; empty: none.
@@ -59,13 +59,13 @@ class BoardRun:
         return CONDITIONS[self.axis].at(self.level) if self.axis else Conditions()
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def board_world(seed: int, settings: LeaderboardSettings, conditions: Conditions) -> BoardWorld:
     """A seed's world; the last ones are kept, since runs of one world follow each other."""
     return BoardWorld(seed, settings, conditions)
 
 
-@lru_cache(maxsize=16)
+@lru_cache(maxsize=64)
 def proxy_rewards(seed: int, settings: LeaderboardSettings, conditions: Conditions, budget: int) -> torch.Tensor:
     """(X, S) the rewards of the reward model that learned from the budget's pairs."""
     world = board_world(seed, settings, conditions)

@@ -118,8 +118,8 @@ def board_runs(settings: LeaderboardSettings, chosen: Chosen) -> dict[tuple[str,
 def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
     """Every row at every budget, the references, and what a reader needs to know of each."""
     s = settings
-    start = store.results([BoardRun("base", s.budgets[0], seed) for seed in s.seeds], "base")
-    optimum = store.results([BoardRun("optimum", s.budgets[0], seed) for seed in s.seeds], "optimum")
+    start = store.results([BoardRun("base", 0, seed) for seed in s.seeds], "base")
+    optimum = store.results([BoardRun("optimum", 0, seed) for seed in s.seeds], "optimum")
     runs = board_runs(s, chosen)
     store.results([*chain(*runs.values())], "board")
     rows = []
@@ -227,7 +227,7 @@ def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> l
     at = main_budget(settings)
     runs = {key: each for key, each in board_runs(settings, chosen).items() if key[1] == at}
     store.results([*chain(*runs.values())], "board")
-    start = store.results([BoardRun("base", settings.budgets[0], seed) for seed in settings.seeds], "base")
+    start = store.results([BoardRun("base", 0, seed) for seed in settings.seeds], "base")
     return leaders([row(n, "", b, store.results(each, ""), start) for (n, b), each in runs.items()], settings)
 
 
@@ -245,12 +245,12 @@ def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path,
                 BoardRun(name, s.axis_budget, seed, setting["lr"], factor * setting["factor"]) for seed in s.axis_seeds
             ]
     store.results([*chain(*runs.values())], "frontier")
-    start = store.results([BoardRun("base", s.budgets[0], seed) for seed in s.axis_seeds], "base")
+    start = store.results([BoardRun("base", 0, seed) for seed in s.axis_seeds], "base")
     rows = [
         row(name, ENTRIES[name].title, s.axis_budget, store.results(each, ""), start) | {"factor": factor}
         for (name, factor), each in runs.items()
     ]
-    best = {b: [BoardRun("optimum", s.budgets[0], seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
+    best = {b: [BoardRun("optimum", 0, seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
     optimal = [
         row("optimum", REFERENCES["optimum"], None, store.results(each, "optima"), start) | {"factor": factor}
         for factor, each in best.items()
@@ -281,8 +281,7 @@ def condition_results(
         for level in c.levels
     }
     bases = {
-        level: [BoardRun("base", s.budgets[0], seed, axis=c.name, level=level) for seed in s.axis_seeds]
-        for level in c.levels
+        level: [BoardRun("base", 0, seed, axis=c.name, level=level) for seed in s.axis_seeds] for level in c.levels
     }
     store.results([*chain(*at.values(), *bases.values())], c.name)
     start = {level: store.results(runs, "") for level, runs in bases.items()}

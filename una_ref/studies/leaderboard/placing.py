@@ -21,7 +21,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError, near
 from una_ref.methods import probe
-from una_ref.methods.arguments import hyperparameters
+from una_ref.methods.arguments import PAIRED, Need, argument, hyperparameters, names
 from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.leaderboard.board_entries import ENTRIES, BoardEntry, Loss, fed_as
 from una_ref.studies.leaderboard.board_runs import BoardRun, reference_run, trained
@@ -74,6 +74,10 @@ def entry_of(
     if name in ENTRIES:
         raise InputError(f"name: expected a name that no row of the leaderboard has, got {name!r}")
     fed = fed_as(kind)
+    if wrong := [own for own in sorted(names(loss)) if not _given(own, kind)]:
+        raise InputError(
+            f"loss {name}: expected arguments of {fed}, got {', '.join(wrong)}. Fix: see docs/arguments.md"
+        )
     try:
         known = hyperparameters(loss)
         values = probe.call(loss, fed, {})
@@ -98,6 +102,17 @@ def entry_of(
         inverse=inverse,
         loss=loss,
     )
+
+
+def _given(own: str, kind: str) -> bool:
+    """Whether a run on this kind of feedback has an argument; what is no argument is a hyper-parameter."""
+    entry = argument(own)
+    if entry is None or entry.kind == "batch":
+        return True
+    if kind != "calls" and entry.requires in (Need.ROLLOUT, Need.CRITIC):
+        return False
+    in_pairs = own in PAIRED or entry.kind == "pair"
+    return in_pairs == (fed_as(kind) == "pairs")
 
 
 def place(
