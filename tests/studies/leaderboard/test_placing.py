@@ -66,7 +66,7 @@ def test_every_kind_has_a_method_whose_run_it_takes_over():
         (my_loss, "pair", "kind: expected one of demos, pairs.*did you mean pairs"),
         (my_loss, "scores", "loss mine: expected arguments of scores, got chosen_logps"),
         (METHODS["dro"].loss, "pairs", "loss mine: expected arguments of pairs, got .*logps"),
-        (METHODS["grpo"].loss, "scores", "loss mine: expected arguments of scores, got advantages"),
+        (METHODS["grpo"].loss, "scores", "loss mine: expected arguments of scores, got old_token_logps"),
         (lambda *, chosen_logps: chosen_logps.mean(), "pairs", "one finite number for each of 2 examples"),
         (lambda *, chosen_logps: chosen_logps * torch.inf, "pairs", "one finite number"),
         (lambda *, chosen_logps, gamma: chosen_logps, "pairs", "hyper-parameter with a default, got 'gamma'"),

@@ -136,7 +136,7 @@ def _condition(fig: Figure, results: Mapping[str, Any]) -> None:
         axes.plot([levels.index(row["level"]) for row in own], [row["regret"]["mean"] for row in own], **look)
     base = [(levels.index(row["level"]), row["regret"]["mean"]) for row in results["base"]]
     axes.plot([x for x, _ in base], [y for _, y in base], color=figures.INK, lw=0.9, ls=":", label="π_ref")
-    axes.set_xticks(range(len(levels)), ["off" if level is None else f"{level}" for level in levels])
+    axes.set_xticks(range(len(levels)), results["labels"])
     axes.set_xlabel(results["title"])
     axes.set_ylabel("exact regret, reward units")
     axes.legend(fontsize=7.5)

@@ -15,12 +15,13 @@ board
     rows: rows of every entry and budget. references: the same for base, proxy (one a budget) and optimum; budget is
     null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command, lr,
     factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound}, see `labels_needed`.
-    leaders: names. exclusions: name -> reason. axes: name -> {title, levels}. measures: name -> what it is, with unit.
-    protocol: sentences. main_budget: the budget that tables are sorted by.
+    leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
+    with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
 frontier
     rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
 an axis of `CONDITIONS`
-    title, levels. rows: rows with `level`; a level may be null (off) or "inf". base: rows of π_ref with `level`.
+    title, levels, labels (what the levels are called). rows: rows with `level`; a level may be null (off) or "inf".
+    base: rows of π_ref with `level`.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.studies.engine import Axis, Candidates, Chosen, Study
 from una_ref.studies.leaderboard import board_figures as figures
@@ -40,7 +42,7 @@ from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFER
 from una_ref.studies.leaderboard.board_runs import BoardRun, measure_run
 from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
 from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
-from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level
+from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
 from una_ref.studies.leaderboard.own_objectives import NO_CLOSED_FORM, OWN
 from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
 from una_ref.studies.run_store import RunStore
@@ -103,6 +105,35 @@ def compared(rows: Sequence[dict[str, Any]]) -> None:
             each[key] = difference(each["regret"]["values"], other["regret"]["values"]) if both and other else None
 
 
+def rows_of(store: RunStore, runs: Mapping[Any, Sequence[BoardRun]], base: Measured) -> dict[Any, dict[str, Any]]:
+    """The row of every group of runs, by the group's key; without those that a store which computes nothing lacks."""
+    store.results([*chain(*runs.values())], "runs")
+    found = {}
+    for key, each in runs.items():
+        if all(run.key in store.finished for run in each):
+            first = each[0]
+            title = REFERENCES.get(first.entry) or ENTRIES[first.entry].title
+            found[key] = row(first.entry, title, first.budget or None, [store.finished[r.key] for r in each], base)
+    return found
+
+
+def references_of(store: RunStore, runs: Sequence[BoardRun]) -> Measured:
+    """The measures of a reference in some worlds.
+
+    Raises:
+        InputError: a report of runs that are not finished.
+    """
+    found = store.results(runs, runs[0].entry)
+    if len(found) < len(runs):
+        raise InputError("report: expected finished runs of the leaderboard, got none. Fix: leave --report out")
+    return found
+
+
+def tuned(settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
+    """The rows that have a setting; in a report, those whose grid is finished."""
+    return [name for name in settings.entries if (ENTRIES[name].tuned_as or name) in chosen]
+
+
 # ---- the board
 
 
@@ -110,54 +141,36 @@ def board_runs(settings: LeaderboardSettings, chosen: Chosen) -> dict[tuple[str,
     """The runs of each row: by entry and budget, one a world."""
     return {
         (name, budget): [run_of(name, chosen, budget, seed) for seed in settings.seeds]
-        for name in settings.entries
         for budget in settings.budgets
+        for name in tuned(settings, chosen)
     }
 
 
 def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
     """Every row at every budget, the references, and what a reader needs to know of each."""
     s = settings
-    start = store.results([BoardRun("base", 0, seed) for seed in s.seeds], "base")
-    optimum = store.results([BoardRun("optimum", 0, seed) for seed in s.seeds], "optimum")
-    runs = board_runs(s, chosen)
-    store.results([*chain(*runs.values())], "board")
-    rows = []
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in s.seeds])
+    known = {name: [BoardRun(name, 0, seed) for seed in s.seeds] for name in ("base", "optimum")}
+    proxies = {("proxy", budget): [BoardRun("proxy", budget, seed) for seed in s.seeds] for budget in s.budgets}
+    references = rows_of(store, {**known, **proxies}, start)
+    rows = [*rows_of(store, board_runs(s, chosen), start).values()]
     for budget in s.budgets:
-        level = [
-            row(n, ENTRIES[n].title, budget, store.results(each, ""), start)
-            for (n, b), each in runs.items()
-            if b == budget
-        ]
-        compared(level)
-        rows += level
-    proxies = [
-        row(
-            "proxy",
-            REFERENCES["proxy"],
-            budget,
-            store.results([BoardRun("proxy", budget, x) for x in s.seeds], "reward models"),
-            start,
-        )
-        for budget in s.budgets
-    ]
-    known = [
-        row("base", REFERENCES["base"], None, start, start),
-        row("optimum", REFERENCES["optimum"], None, optimum, start),
-    ]
+        compared([each for each in rows if each["budget"] == budget])
+    names = tuned(s, chosen)
+    shares = {
+        name: {r["budget"]: math.nan if r["share"] is None else r["share"] for r in rows if r["name"] == name}
+        for name in names
+    }
     return {
         "rows": rows,
-        "references": [known[0], *proxies, known[1]],
-        "about": {name: about(ENTRIES[name], s, chosen) for name in s.entries},
-        "efficiency": {
-            name: labels_needed(
-                {r["budget"]: math.nan if r["share"] is None else r["share"] for r in rows if r["name"] == name}
-            )
-            for name in s.entries
-        },
+        "references": [references[key] for key in ("base", *proxies, "optimum") if key in references],
+        "about": {name: about(ENTRIES[name], s, chosen) for name in names},
+        "efficiency": {name: labels_needed(own) for name, own in shares.items() if own},
         "leaders": leaders(rows, s),
         "exclusions": dict(EXCLUSIONS),
-        "axes": {name: {"title": c.title, "levels": [*map(plain, c.levels)]} for name, c in CONDITIONS.items()},
+        "axes": {
+            name: {"title": c.title, "levels": c.plain_levels, "labels": c.labels} for name, c in CONDITIONS.items()
+        },
         "measures": dict(ABOUT_MEASURES),
         "protocol": sentences(s),
         "main_budget": main_budget(s),
@@ -223,12 +236,10 @@ def leaders(rows: Sequence[Mapping[str, Any]], settings: LeaderboardSettings) ->
 
 
 def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
-    """The leaders of a board whose runs are finished; they are computed where they are missing."""
-    at = main_budget(settings)
-    runs = {key: each for key, each in board_runs(settings, chosen).items() if key[1] == at}
-    store.results([*chain(*runs.values())], "board")
-    start = store.results([BoardRun("base", 0, seed) for seed in settings.seeds], "base")
-    return leaders([row(n, "", b, store.results(each, ""), start) for (n, b), each in runs.items()], settings)
+    """The leaders of the board; runs of it that are missing are computed."""
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in settings.seeds])
+    at = {key: runs for key, runs in board_runs(settings, chosen).items() if key[1] == main_budget(settings)}
+    return leaders([*rows_of(store, at, start).values()], settings)
 
 
 # ---- the frontier
@@ -244,17 +255,12 @@ def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path,
             runs[name, factor] = [
                 BoardRun(name, s.axis_budget, seed, setting["lr"], factor * setting["factor"]) for seed in s.axis_seeds
             ]
-    store.results([*chain(*runs.values())], "frontier")
-    start = store.results([BoardRun("base", 0, seed) for seed in s.axis_seeds], "base")
-    rows = [
-        row(name, ENTRIES[name].title, s.axis_budget, store.results(each, ""), start) | {"factor": factor}
-        for (name, factor), each in runs.items()
-    ]
-    best = {b: [BoardRun("optimum", 0, seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
-    optimal = [
-        row("optimum", REFERENCES["optimum"], None, store.results(each, "optima"), start) | {"factor": factor}
-        for factor, each in best.items()
-    ]
+    best = {("optimum", b): [BoardRun("optimum", 0, seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in s.axis_seeds])
+    rows, optimal = (
+        [each | {"factor": factor} for (_, factor), each in rows_of(store, some, start).items()]
+        for some in (runs, best)
+    )
     return {"rows": rows, "optimal": optimal, "leaders": names}
 
 
@@ -271,39 +277,17 @@ def condition_results(
     """The leaders, or the axis's own entries, at each level of a condition that acts on their feedback."""
     s, c = settings, condition
     names = c.own_entries or leading(store, settings, chosen)
-    names = [name for name in names if name in s.entries and c.acts_on(ENTRIES[name].feedback)]
-    at = {
-        (name, level): [
-            run_of(name, chosen, s.axis_budget, seed, *((c.name, level) if level != c.levels[0] else ()))
-            for seed in s.axis_seeds
-        ]
-        for name in names
-        for level in c.levels
-    }
-    bases = {
-        level: [BoardRun("base", 0, seed, axis=c.name, level=level) for seed in s.axis_seeds] for level in c.levels
-    }
-    store.results([*chain(*at.values(), *bases.values())], c.name)
-    start = {level: store.results(runs, "") for level, runs in bases.items()}
-    rows = []
+    names = [name for name in names if name in tuned(s, chosen) and c.acts_on(ENTRIES[name].feedback)]
+    rows, base_rows = [], []
     for level in c.levels:
-        own = [
-            row(name, ENTRIES[name].title, s.axis_budget, store.results(runs, ""), start[level])
-            | {"level": plain(level)}
-            for (name, each), runs in at.items()
-            if each == level
-        ]
+        where = (c.name, level) if level != c.levels[0] else ("", None)
+        start = references_of(store, [BoardRun("base", 0, x, axis=where[0], level=where[1]) for x in s.axis_seeds])
+        runs = {name: [run_of(name, chosen, s.axis_budget, seed, *where) for seed in s.axis_seeds] for name in names}
+        own = [*rows_of(store, runs, start).values()]
         compared(own)
-        rows += own
-    base_rows = [
-        row("base", REFERENCES["base"], None, runs, runs) | {"level": plain(level)} for level, runs in start.items()
-    ]
-    return {"title": c.title, "levels": [*map(plain, c.levels)], "rows": rows, "base": base_rows}
-
-
-def plain(level: Level) -> float | str | None:
-    """A level as JSON has it."""
-    return "inf" if level is not None and math.isinf(level) else level
+        rows += [each | {"level": plain(level)} for each in own]
+        base_rows.append(row("base", REFERENCES["base"], None, start, start) | {"level": plain(level)})
+    return {"title": c.title, "levels": c.plain_levels, "labels": c.labels, "rows": rows, "base": base_rows}
 
 
 LEADERBOARD: Study[LeaderboardSettings] = Study(

@@ -58,7 +58,7 @@ def _cells(
         ["", "", ""]
         if about is None
         else [
-            needed(results["efficiency"][row["name"]]),
+            needed(results["efficiency"].get(row["name"])),
             f"{about['lr']:g}",
             "" if about["value"] is None else f"{about['value']:.3g}",
         ]
@@ -95,18 +95,17 @@ def frontier(results: Mapping[str, Any]) -> list[str]:
 
 def condition(results: Mapping[str, Any]) -> list[str]:
     """Regret along an axis: a row for each entry, a column for each level."""
-    levels = results["levels"]
-    names = dict.fromkeys(row["name"] for row in results["rows"])
-    at = {(row["name"], str(row["level"])): row for row in [*results["rows"], *results["base"]]}
-    titles = {row["name"]: row["title"] for row in [*results["rows"], *results["base"]]}
+    everything = [*results["base"], *results["rows"]]
+    at = {(row["name"], row["level"]): row["regret"] for row in everything}
+    titles = {row["name"]: row["title"] for row in everything}
     return [
         f"### {results['title'].capitalize()}",
         "",
         *cells.rows(
-            ["method", *("off" if level is None else f"{level}" for level in levels)],
+            ["method", *results["labels"]],
             (
-                [titles[name], *(interval(at[name, str(level)]["regret"]) for level in levels)]
-                for name in ["base", *names]
+                [title, *(interval(at.get((name, level))) for level in results["levels"])]
+                for name, title in titles.items()
             ),
         ),
     ]

@@ -55,6 +55,11 @@ class Conditions:
         )
 
 
+def plain(level: Level) -> float | str | None:
+    """A level as JSON has it."""
+    return "inf" if level is not None and math.isinf(level) else level
+
+
 @dataclass(frozen=True)
 class Condition:
     """An axis of the leaderboard.
@@ -65,6 +70,7 @@ class Condition:
         levels: from the board's own on.
         feedback: kinds of feedback that it acts on; empty: all.
         own_entries: entries of the axis in place of the leaders; empty: the leaders.
+        first: what the first level is called where its number does not say it.
     """
 
     name: str
@@ -72,6 +78,18 @@ class Condition:
     levels: tuple[Level, ...]
     feedback: tuple[str, ...] = ()
     own_entries: tuple[str, ...] = ()
+    first: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """What the levels are called in tables and figures."""
+        shown = ["∞" if level is not None and math.isinf(level) else f"{level:g}" for level in self.levels[1:] if level]
+        return [self.first or f"{self.levels[0]:g}", *shown]
+
+    @property
+    def plain_levels(self) -> list[float | str | None]:
+        """The levels as JSON has them."""
+        return [plain(level) for level in self.levels]
 
     def at(self, level: Level) -> Conditions:
         """The board's conditions but for this one."""
@@ -100,6 +118,7 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
                 (None, 0.1, 0.5, 0.9),
                 ("labels",),
                 ("una-binary-mse", "una-binary-bce", "una-centred.labels", "dro.labels", "kto", "bco"),
+                first="as σ(r) says",
             ),
             Condition("shift", "off-policy data: share of another policy", (0.0, 0.25, 0.5, 1.0), OFFLINE),
             Condition("unseen", "partial support: first tokens never sampled", (0, 1, 2, 3), OFFLINE),
@@ -111,8 +130,9 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
                 (0, 64, 256, 16384),
                 ("reward model",),
                 ("ppo.rm", "rloo.rm", "una-centred.rm"),
+                first="the budget",
             ),
-            Condition("hidden", "misspecified policy: width of the MLP", (0, 32, 8, 2)),
+            Condition("hidden", "misspecified policy: width of the MLP", (0, 32, 8, 2), first="the board's"),
         )
     }
 )

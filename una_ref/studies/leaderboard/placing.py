@@ -147,8 +147,8 @@ def place(
     """
     entry = entry_of(loss, kind, **about)
     results = _board(board, output, workers)
-    own = results["settings"]
-    settings = LeaderboardSettings(**{key: tuple(v) if isinstance(v, list) else v for key, v in own.items()})
+    own: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in results["settings"].items()}
+    settings = LeaderboardSettings(**own)
     budget = results["main_budget"]
     store = _Here(entry, settings)
     grid = [(lr, factor) for lr in settings.lrs for factor in (settings.factors if entry.strength else (None,))]
