@@ -3,6 +3,7 @@ import pytest
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, entry_named
+from una_ref.training.settings import resolve
 
 
 def test_every_method_is_on_the_board_or_excluded_with_a_reason():
@@ -23,6 +24,15 @@ def test_beta_is_in_units_of_the_world_s_beta():
 def test_every_tuned_hyper_parameter_belongs_to_the_method():
     for entry in ENTRIES.values():
         assert not entry.strength or entry.strength in METHODS[entry.method].hyperparameters
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_the_command_of_a_row_is_one_that_training_accepts(name):
+    entry = ENTRIES[name]
+    words = entry.command(entry.strength_at(1.0, 0.4), 1e-3).split()
+    config = resolve(words[2], words[3:])
+    assert (config.method, config.form, config.lr) == (entry.method, entry.form, 1e-3)
+    assert entry.online == config.on_policy
 
 
 @pytest.mark.parametrize(("name", "expected"), [("dpo", "una-pair"), ("rft", "best-of-k"), ("ppo.rm", "ppo.rm")])

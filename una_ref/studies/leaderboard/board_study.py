@@ -186,15 +186,7 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
     """What a reader needs to know of a row."""
     method, setting = METHODS[entry.method], chosen[entry.tuned_as or entry.name]
     strength = entry.strength_at(setting["factor"], settings.beta)
-    edges = (min(settings.factors), max(settings.factors))
-    edge = [
-        name
-        for name, ends in (("lr", (min(settings.lrs), max(settings.lrs))), ("factor", edges))
-        if setting[name] in ends
-    ]
-    config = " ".join(f"{key}={value}" for key, value in {**entry.config, **entry.loss_kwargs}.items())
-    form = "" if entry.form == "corrected" else f"form={entry.form}"
-    keys = " ".join(part for part in (form, config, *(f"{k}={v:g}" for k, v in strength.items())) if part)
+    regret = setting.get("tuning_regret")
     return {
         "title": entry.title,
         "method": entry.method,
@@ -202,13 +194,17 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
         "feedback": entry.feedback,
         "formula": method.formula,
         "equation": method.equation,
-        "command": f"una-ref train {entry.method} {keys}".strip(),
+        "command": entry.command(strength, setting["lr"]),
         "lr": setting["lr"],
         "factor": setting["factor"],
         "strength": entry.strength,
         "value": next(iter(strength.values()), None),
-        "at_edge": edge,
-        "tuning_regret": setting.get("tuning_regret"),
+        "at_edge": [
+            name
+            for name, grid in (("lr", settings.lrs), ("factor", settings.factors))
+            if len(grid) > 2 and setting[name] in (min(grid), max(grid))
+        ],
+        "tuning_regret": regret if regret is not None and math.isfinite(regret) else None,
         "own": OWN[entry.name].about if entry.name in OWN else NO_CLOSED_FORM,
     }
 
