@@ -66,7 +66,7 @@ def test_the_board_of_chosen_methods_is_printed_and_reported_again(tiny_study, c
     words = ["leaderboard", "--methods", "dpo,ipo", "--axis", "board", "--output", str(tmp_path), "--workers", "1"]
     assert main(words) == 0
     printed = capsys.readouterr().out
-    assert "identity preference optimisation" in printed and "numbers:" in printed
+    assert "| IPO |" in printed and "numbers:" in printed
     assert main([*words, "--report", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in again["board"]["rows"]] == ["una-pair", "ipo"]

@@ -94,6 +94,35 @@ EXCLUSIONS: Mapping[str, str] = MappingProxyType(
 BY_LENGTH = ("simpo", "sigmoid-norm", "alpha-po", "tpo-l")
 """Methods whose reward is divided by the length: the unit of their β is `MEAN_LENGTH` times larger."""
 MEAN_LENGTH = 4.0
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "sft": "SFT on the better response",
+        "una-pair": "DPO (= UNA on pairs)",
+        "una-binary-mse": "UNA on binary labels, MSE",
+        "una-binary-bce": "UNA on binary labels, BCE",
+        "una-score": "UNA on scores (Eq. 10)",
+        "una-centred": "centred UNA on scores",
+        "una-online": "online UNA (Eq. 10)",
+        "una-measure": "UNA on scores, Huber",
+        "iterative-dpo": "iterative DPO, best and worst of 8",
+        "best-of-k": "imitation of the best of 8",
+        **{
+            name: name.upper()
+            for name in ("ipo", "kto", "ppo", "rloo", "dro", "bco", "orpo", "cpo", "npo", "rso", "grpo")
+        },
+        **{name: name.upper() for name in ("rpo", "rebel", "odpo", "slic", "rrhf", "pro", "sppo", "dno", "tpo", "wpo")},
+        "cdpo": "cDPO",
+        "iupo": "IUPO, Jensen–Shannon",
+        "f-dpo": "f-DPO, reverse KL (= DPO)",
+        "r-dpo": "R-DPO",
+        "tr-dpo": "TR-DPO",
+        "simpo": "SimPO",
+        "lipo": "LiPO, λ-weights",
+        "reinforce": "REINFORCE",
+        "nash-md": "Nash-MD",
+    }
+)
+"""Short titles of rows; the others have the registry's."""
 PASSES = 4
 """Most passes over a rollout of a method that allows several."""
 REPLAYED = 16
@@ -129,7 +158,7 @@ def _of(method: Method) -> BoardEntry:
     config: dict[str, Any] = {"rejection_beta": 0.4} if method.keep == "rejection" else {}
     reuses = feedback == "calls" and method.reuse != "none" and method.name != "una-online"
     return BoardEntry(
-        *(method.name, method.title, method.name),
+        *(method.name, TITLES.get(method.name, method.title), method.name),
         config=config,
         feedback=feedback,
         passes=PASSES if reuses else 1,
