@@ -31,6 +31,7 @@ def prefix_job(
     prompts: int,
     length: int,
     losses: Losses | None = None,
+    reference: PrefixLM | None = None,
     value_start: float = 0.0,
 ) -> Job:
     """A run that starts from `model`, ready to `fit` or to `step`.
@@ -43,6 +44,8 @@ def prefix_job(
         prompts: numbers 0 … prompts − 1 are the prompts of an online run, and have a V(x) where one is learned.
         length: most tokens of a response, EOS included.
         losses: by kind of feedback, in place of those of the config's method.
+        reference: π_ref in the place of a copy of `model`: the same policy, with a smaller MLP that costs less. A
+            reference that moves is a copy all the same.
         value_start: start value of a learned V(x), in reward units.
     """
     losses = config.losses_by_kind if losses is None else losses
@@ -50,7 +53,8 @@ def prefix_job(
     critic = None
     if Need.CRITIC in asked:
         critic = Critic(model, copy_core(model) if config.critic == "separate" else None)
-    policy = Policy(model, has_reference=True, critic=critic, moves=bool(config.refresh))
+    second = None if config.refresh else reference
+    policy = Policy(model, has_reference=True, critic=critic, second=second, moves=bool(config.refresh))
     trainer = Trainer(policy, losses, config, prompts=prompts, value_start=value_start)
     if reward is None:
         return Job(config, trainer, examples, [], tokenizer=Numbers())

@@ -8,6 +8,7 @@ import pytest
 
 from una_ref.studies.leaderboard.board_entries import ENTRIES
 from una_ref.studies.leaderboard.board_runs import BoardRun, board_job, board_world, measure_run
+from una_ref.studies.leaderboard.board_worlds import BoardWorld
 
 
 def job_of(name, tiny, budget=32, **more):
@@ -75,6 +76,14 @@ def test_a_run_is_a_function_of_its_arguments(tiny):
         run = BoardRun(name, 32, 1, 1e-2, 1.0)
         first, again = (measure_run(run, tiny, Path()) for _ in range(2))
         assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+@pytest.mark.parametrize("name", ["una-pair", "nash-md", "ppo"])
+def test_the_small_reference_changes_no_number(name, tiny, monkeypatch):
+    run = BoardRun(name, 32, 1, 1e-2, 1.0)
+    small = measure_run(run, tiny, Path())
+    monkeypatch.setattr(BoardWorld, "reference", lambda world: None)
+    assert {**small, "seconds": 0} == {**measure_run(run, tiny, Path()), "seconds": 0}
 
 
 def test_a_run_that_a_value_stops_is_measured_as_it_stood(tiny):

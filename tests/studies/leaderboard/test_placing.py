@@ -39,6 +39,13 @@ def test_dpo_as_a_loss_of_one_s_own_has_the_place_of_dpo(board):
     assert abs(names.index("mine") - names.index("una-pair")) == 1
 
 
+def test_a_loss_that_is_not_tuned_takes_the_setting_of_a_known_method(board):
+    about = json.loads(board.read_text("utf-8"))["board"]["about"]["una-pair"]
+    placed = place(my_loss, "pairs", board=board, tune=False)
+    assert placed["setting"] == {"lr": about["lr"], "factor": about["factor"]}
+    assert placed["row"]["to_dpo"]["mean"] == pytest.approx(0.0, abs=1e-6)
+
+
 @pytest.mark.parametrize(
     ("kind", "loss"),
     [

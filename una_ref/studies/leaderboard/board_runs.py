@@ -168,6 +168,7 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
         prompts=s.prompts,
         length=s.length,
         losses=losses,
+        reference=world.reference(),
         value_start=first_value(losses, *_means(examples)),
     )
 

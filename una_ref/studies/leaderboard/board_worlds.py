@@ -85,6 +85,10 @@ class BoardWorld:
         """A fresh policy, at π_ref."""
         return PrefixLM(self.whole, self.hidden, seed=self.seed)
 
+    def reference(self) -> PrefixLM:
+        """π_ref with the smallest MLP: the same log-probabilities for less time."""
+        return PrefixLM(self.whole, 1)
+
     # ---- responses
 
     @cached_property

@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
@@ -29,16 +30,31 @@ from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, row
 from una_ref.studies.leaderboard.board_tables import by_regret
 
-STAND_INS: Mapping[str, str] = {
-    "demos": "sft",
-    "pairs": "una-pair",
-    "scored pairs": "rpo",
-    "labels": "una-binary-bce",
-    "scores": "una-centred",
-    "lists": "lipo",
-    "calls": "una-centred",
-}
+STAND_INS: Mapping[str, str] = MappingProxyType(
+    {
+        "demos": "sft",
+        "pairs": "una-pair",
+        "scored pairs": "rpo",
+        "labels": "una-binary-bce",
+        "scores": "una-centred",
+        "lists": "lipo",
+        "calls": "una-centred",
+    }
+)
 """By kind of feedback the method whose run a plain loss takes over: its data, sampling and reference."""
+
+SETTINGS_OF: Mapping[str, str] = MappingProxyType(
+    {
+        "demos": "sft",
+        "pairs": "una-pair",
+        "scored pairs": "una-pair",
+        "labels": "una-binary-bce",
+        "scores": "una-centred",
+        "lists": "una-pair",
+        "calls": "rloo",
+    }
+)
+"""By kind of feedback the row of the quick board whose setting a loss takes that is not tuned."""
 
 
 def entry_of(
@@ -122,6 +138,7 @@ def place(
     board: Mapping[str, Any] | str | Path | None = None,
     output: str | Path = "runs/leaderboard-quick",
     workers: int | None = None,
+    tune: bool = True,
     **about: Any,
 ) -> dict[str, Any]:
     """Train a loss of one's own by the leaderboard's protocol, and find its place on a board.
@@ -136,6 +153,8 @@ def place(
             `output` where it is not finished there.
         output: the folder of the quick board.
         workers: processes for the quick board.
+        tune: whether learning rate and strength are chosen for this loss. False: it takes those of a known method on
+            the same feedback (`SETTINGS_OF`), which needs three runs and not fifty.
         about: further arguments of `entry_of`, such as `name` and `strength`.
 
     Returns:
@@ -151,17 +170,9 @@ def place(
     settings = LeaderboardSettings(**own)
     budget = results["main_budget"]
     store = _Here(entry, settings)
-    grid = [(lr, factor) for lr in settings.lrs for factor in (settings.factors if entry.strength else (None,))]
-    options = [
-        (
-            {"lr": lr, "factor": factor},
-            [BoardRun(entry.name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
-        )
-        for lr, factor in grid
-    ]
-    setting = choose(store, {entry.name: options})[entry.name]  # type: ignore[arg-type]
-    runs = [BoardRun(entry.name, budget, seed, setting["lr"], setting["factor"]) for seed in settings.seeds]
     start = [reference_run(BoardRun("base", budget, seed), settings) for seed in settings.seeds]
+    setting = _tuned(entry, settings, store) if tune else _taken_over(entry, results)
+    runs = [BoardRun(entry.name, budget, seed, setting["lr"], setting["factor"]) for seed in settings.seeds]
     mine = row(entry.name, entry.title, budget, store.results(runs, "the board's worlds"), start)
     rows = [*(dict(each) for each in results["rows"] if each["budget"] == budget), mine]
     compared(rows)
@@ -174,6 +185,28 @@ def place(
         "rows": ranked,
         "setting": setting,
     }
+
+
+def _tuned(entry: BoardEntry, settings: LeaderboardSettings, store: _Here) -> dict[str, Any]:
+    """The best setting of the grid on the tuning worlds."""
+    grid = [(lr, factor) for lr in settings.lrs for factor in (settings.factors if entry.strength else (None,))]
+    options = [
+        (
+            {"lr": lr, "factor": factor},
+            [BoardRun(entry.name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
+        )
+        for lr, factor in grid
+    ]
+    return choose(store, {entry.name: options})[entry.name]  # type: ignore[arg-type]
+
+
+def _taken_over(entry: BoardEntry, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of a known method on the same feedback."""
+    name = SETTINGS_OF[entry.feedback]
+    if name not in results["about"]:
+        raise InputError(f"tune: expected a board with the row {name}, whose setting the loss takes. Fix: tune=True")
+    known = results["about"][name]
+    return {"lr": known["lr"], "factor": known["factor"] if entry.strength else None}
 
 
 def _board(board: Mapping[str, Any] | str | Path | None, output: str | Path, workers: int | None) -> Mapping[str, Any]:
