@@ -14,7 +14,8 @@ value is not finite. A *row* of measures is
 board
     rows: rows of every entry and budget. references: the same for base, proxy (one a budget) and optimum; budget is
     null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command, lr,
-    factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound}, see `labels_needed`.
+    factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound, half: {labels,
+    bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
 frontier
@@ -165,7 +166,7 @@ def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, ch
         "rows": rows,
         "references": [references[key] for key in ("base", *proxies, "optimum") if key in references],
         "about": {name: about(ENTRIES[name], s, chosen) for name in names},
-        "efficiency": {name: labels_needed(own) for name, own in shares.items() if own},
+        "efficiency": {n: labels_needed(own) | {"half": labels_needed(own, 0.5)} for n, own in shares.items() if own},
         "leaders": leaders(rows, s),
         "exclusions": dict(EXCLUSIONS),
         "axes": {

@@ -27,7 +27,7 @@ def by_regret(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
 
 def needed(efficiency: Mapping[str, Any] | None) -> str:
-    """Labels to 10 % of π_ref's regret."""
+    """Labels to a share of π_ref's regret; empty for no value."""
     if efficiency is None:
         return ""
     bound = {"<=": "≤ ", ">": "> ", "": ""}[efficiency["bound"]]
@@ -40,7 +40,7 @@ def board(results: Mapping[str, Any]) -> list[str]:
     others = [budget for budget in budgets if budget != at]
     regrets = {(row["name"], row["budget"]): row["regret"] for row in results["rows"]}
     head = ["method", "feedback", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse"]
-    head += ["− DPO", "KL", "true reward", "tax", "own gap", "labels to 10 %", "lr", "β"]
+    head += ["− DPO", "KL", "true reward", "tax", "own gap", "labels to 50 %", "to 10 %", "lr", "β"]
     shown = [row for row in results["references"] if row["budget"] in (None, at)]
     shown += [row for row in results["rows"] if row["budget"] == at]
     lines = ["### Exact regret", ""]
@@ -55,9 +55,10 @@ def _cells(
     about = results["about"].get(row["name"])
     median = row["regret"]["median"]
     setting = (
-        ["", "", ""]
+        ["", "", "", ""]
         if about is None
         else [
+            needed((results["efficiency"].get(row["name"]) or {}).get("half")),
             needed(results["efficiency"].get(row["name"])),
             f"{about['lr']:g}",
             "" if about["value"] is None else f"{about['value']:.3g}",

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
+from una_ref.studies.leaderboard.board_entries import MEAN_LENGTH, PASSES, REPLAYED
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BASES
 
@@ -47,12 +48,16 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         "A larger budget contains the smaller ones.",
         f"Offline runs take {s.steps} optimizer steps of {s.batch} labels.",
         f"Online runs take rollouts of {s.prompts} prompts with {s.draws} responses, and at most {s.steps} updates.",
+        f"Methods that may reuse samples take up to {PASSES} passes over a rollout; the replay row takes up to {REPLAYED}.",
         "Rows on a reward model sample as often as they like; their model learns from the budget's comparisons.",
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
         f"Its β, or what takes its place, is {', '.join(f'{f:g}' for f in s.factors)} times its unit, the world's β.",
+        f"Where a method divides its reward by the length, the unit is {MEAN_LENGTH:g} times the world's β.",
+        "A weight of imitation or of a penalty takes the same factors of its default.",
         f"Both are chosen by mean regret on {len(s.tuning_seeds)} other worlds at {s.tuning_budget:,} labels.",
         "They are then frozen for all budgets, worlds and axes.",
+        f"{s.second} more prompts have no data: the drift KL(π_ref ‖ π) there is the alignment tax.",
         "Intervals are 95 % bootstrap intervals over worlds, paired: all rows use the same resamples.",
         f"Axes and frontier have {s.leaders} rows, {len(s.axis_seeds)} worlds and {s.axis_budget:,} labels.",
     ]
