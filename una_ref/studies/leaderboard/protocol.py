@@ -48,7 +48,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         "A larger budget contains the smaller ones.",
         f"Offline runs take {s.steps} optimizer steps of {s.batch} labels.",
         f"Online runs take rollouts of {s.prompts} prompts with {s.draws} responses, and at most {s.steps} updates.",
-        f"Methods that may reuse samples take up to {PASSES} passes over a rollout; the replay row takes up to {REPLAYED}.",
+        f"Methods that may reuse samples take up to {PASSES} passes over a rollout, the replay row up to {REPLAYED}.",
         "Rows on a reward model sample as often as they like; their model learns from the budget's comparisons.",
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
