@@ -90,7 +90,8 @@ def help_of(*command: str) -> str:
 def commands() -> str:
     """Every command with its options."""
     parts = []
-    for name, about in re.findall(r"^ {4}([a-z]+) {2,}(\S.*)$", help_of(), flags=re.MULTILINE):
+    listed = r"^ {4}([a-z]+)(?: {2,}|\n +)(\S.*)$"  # a long name has its help below it
+    for name, about in re.findall(listed, help_of(), flags=re.MULTILINE):
         line = r"^ {2}(--[\w-]+(?: [A-Z_]+| \{\S+\})?)(?: {2,}|\n +)(\S.*)$"  # a long option has its help below it
         options = re.findall(line, help_of(name), flags=re.MULTILINE)
         parts += [f"### {name}", "", about[0].upper() + about[1:]]

@@ -19,6 +19,7 @@ from una_ref.commands.examine_command import examine, examine_arguments
 from una_ref.commands.explain_command import explain, explain_arguments
 from una_ref.commands.generation import generate, generate_arguments
 from una_ref.commands.inspect_command import inspect, inspect_arguments
+from una_ref.commands.leaderboard_command import leaderboard, leaderboard_arguments
 from una_ref.commands.listing import claims, methods
 from una_ref.commands.merge_and_score import merge, score
 from una_ref.commands.reporting import report
@@ -142,6 +143,9 @@ def _parsers(words: Sequence[str]) -> tuple[argparse.ArgumentParser, dict[str, a
     add("--base", help="folder of the base policy (default: ToySteer's, which ships with the package)")
     add("--workers", type=int, help="number of processes (default: one per core; one on a GPU)")
     add("--json", action="store_true", help="print results.json")
+
+    about = "Order all methods by exact regret on enumerable worlds. The same command again resumes."
+    leaderboard_arguments(command("leaderboard", leaderboard, about))
 
     add = command("report", report, "Print the papers' tables, our numbers beside the printed ones.").add_argument
     add("what", nargs="*", metavar="TABLE or FOLDER", help=_REPORT)

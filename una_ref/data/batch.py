@@ -79,8 +79,13 @@ class Example:
     @property
     def kind(self) -> str:
         """The kind of feedback: demos, pairs, labels, scores or lists. Scores beside pairs are not a kind."""
-        feedback = {"pairs": self.pairs, "labels": self.labels, "lists" if self.as_list else "scores": self.scores}
-        return next((name for name, value in feedback.items() if value is not None), "demos")
+        if self.pairs is not None:
+            return "pairs"
+        if self.labels is not None:
+            return "labels"
+        if self.scores is not None:
+            return "lists" if self.as_list else "scores"
+        return "demos"
 
     @property
     def count(self) -> int:
@@ -234,10 +239,12 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
     def reals(values: Any) -> torch.Tensor:
         return torch.tensor(values, dtype=torch.float64)
 
-    def of(kind: str) -> list[int]:
-        return [b for g, e in enumerate(examples) if e.kind == kind for b in range(first[g], first[g + 1])]
+    kinds = [e.kind for e in examples]
 
-    sampled = [e.experience for e in examples if e.kind != "demos"]
+    def of(kind: str) -> list[int]:
+        return [b for g, own in enumerate(kinds) if own == kind for b in range(first[g], first[g + 1])]
+
+    sampled = [e.experience for e, kind in zip(examples, kinds, strict=True) if kind != "demos"]
     known = sorted(set(sampled[0]).intersection(*sampled)) if sampled else []
     pairs = [
         (start + chosen, start + rejected)
@@ -259,7 +266,7 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
         scored=ints(of("scores")),
         listed=ints(of("lists")),
         labelled=ints(of("labels")),
-        labels=reals([v for e in examples if e.kind == "labels" for v in e.labels or ()]),
+        labels=reals([v for e, kind in zip(examples, kinds, strict=True) if kind == "labels" for v in e.labels or ()]),
         demos=ints(of("demos")),
         weights=reals([w for e in examples for w in e.weights or [1.0] * len(e.pairs or ())]),
         margins=reals([m for e in examples for m in e.margins or [math.nan] * len(e.pairs or ())]),
@@ -287,6 +294,9 @@ def microbatches(
 
     No example is split; an example of more tokens is a run of its own.
     """
+    if layout == "padded":  # the cells are a product, which needs no search for rows
+        yield from _padded_runs(examples, tokens, include_last_token)
+        return
     run: list[Example] = []
     sizes: list[int] = []
     for e in examples:
@@ -298,6 +308,20 @@ def microbatches(
             run, both = [], added
         run.append(e)
         sizes = both
+    if run:
+        yield run
+
+
+def _padded_runs(examples: Iterable[Example], tokens: int, include_last_token: bool) -> Iterator[list[Example]]:
+    run: list[Example] = []
+    rows = width = 0
+    for e in examples:
+        longest = len(e.prompt) + max(_sizes(e, include_last_token))
+        if run and (rows + len(e.responses)) * max(width, longest) > tokens:
+            yield run
+            run, rows, width = [], 0, 0
+        run.append(e)
+        rows, width = rows + len(e.responses), max(width, longest)
     if run:
         yield run
 

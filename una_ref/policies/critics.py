@@ -28,7 +28,7 @@ class Critic(nn.Module):
         super().__init__()
         trunk, _ = parts(model)
         weights = next(trunk.parameters())
-        width = trunk.config.hidden_size if hasattr(trunk, "config") else weights.shape[1]
+        width = getattr(getattr(trunk, "config", trunk), "hidden_size", weights.shape[1])
         dtype = weights.dtype if weights.dtype == torch.float64 else torch.float32
         self.core = core
         self.head = nn.Linear(width, 1, dtype=dtype)

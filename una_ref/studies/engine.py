@@ -130,7 +130,8 @@ class Study(Generic[S]):
         axes: by name.
         shipped: file of this package with the settings that the full study chose.
         criterion: from a run's line to what `choose` takes the lowest mean of.
-        start: the folder of the base policy that a name stands for; None is the default.
+        start: the folder of the base policy that a name stands for; None is the default. None in its place: the worlds
+            of the study have base policies of their own, and its functions get an empty path.
         base_option: of the command, which names the base policy.
     """
 
@@ -141,7 +142,7 @@ class Study(Generic[S]):
     axes: Mapping[str, Axis[S]]
     shipped: str
     criterion: Callable[[Mapping[str, Any]], float] = regret
-    start: Callable[[str | Path | None], Path] = base_folder
+    start: Callable[[str | Path | None], Path] | None = base_folder
     base_option: str = "--base"
 
     def store(self, folder: Path, settings: S, base: Path, *, workers: int = 1, compute: bool = True) -> RunStore:
@@ -152,9 +153,13 @@ class Study(Generic[S]):
         """
         every = asdict(settings)
         common = {name: every[name] for name in self.header}
-        header = {"settings": common, "base": base_name(base)}
+        header = {"settings": common, **self.named(base)}
         measure = partial(self.measure, settings=settings, base=base)
         return RunStore(folder, header, measure, workers=workers, compute=compute)
+
+    def named(self, base: Path, key: str = "base") -> dict[str, str]:
+        """The base policy by its name; nothing for a study without one."""
+        return {} if self.start is None else {key: base_name(base)}
 
     def chosen(self) -> dict[str, dict[str, Any]]:
         """The settings that the full study chose, as shipped with the package.
@@ -224,7 +229,9 @@ def carry_out(
         InputError: the folder holds another study or another version's results, the base is no policy for the study, or
             there is no such axis.
     """
-    folder, start = Path(output), study.start(base)
+    if study.start is None and base is not None:
+        raise InputError(f"base {base}: expected none, since the worlds of this study have base policies of their own")
+    folder, start = Path(output), study.start(base) if study.start else Path()
     if folder.exists() and not folder.is_dir():
         raise InputError(f"output {folder}: expected a folder, got a file. Fix: choose another output.")
     full = study.settings if settings is None else settings
@@ -251,7 +258,7 @@ def carry_out(
             found = {
                 "command": " ".join([study.command, *options, f"--output {output}"]),
                 "settings": asdict(own),
-                "base_policy": base_name(start),
+                **study.named(start, "base_policy"),
                 "chosen": chosen,
                 **axis.results(store, own, start, chosen),
                 **provenance(store, began),

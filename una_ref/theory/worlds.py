@@ -132,18 +132,20 @@ class SequenceWorld(TableWorld):
         length: int = 5,
         beta: float = 0.5,
         offset: float = 0.0,
+        ref_scale: float = 1.0,
         knobs: Knobs | None = None,
     ) -> SequenceWorld:
         """A world where π_ref and rewards depend on neighbouring tokens only, so that a network can learn them.
 
-        For each prompt and each pair of neighbouring tokens there are two numbers from N(0, 1): a logit of π_ref, and a
-        weight. A reward is the sum of a sequence's weights; each prompt's rewards have mean `offset` and sd 1.
+        For each prompt and each pair of neighbouring tokens there are two numbers from N(0, 1): a logit of π_ref, times
+        `ref_scale`, and a weight. A larger scale makes π_ref more certain. A reward is the sum of a sequence's weights;
+        each prompt's rewards have mean `offset` and sd 1.
         """
         generator = torch.Generator().manual_seed(seed)
         tree = PrefixTree.of(vocabulary, length)
         ref, weights = torch.randn(2, prompts, vocabulary, vocabulary, generator=generator, dtype=torch.float64)
         rewards = _standard(tree.sequence_logps(weights[:, tree.last])) + offset
-        ref_next = ref[:, tree.last].log_softmax(-1)
+        ref_next = (ref_scale * ref[:, tree.last]).log_softmax(-1)
         return cls(ref_next, rewards, beta, length=length, knobs=knobs, seed=cls.stream + seed)
 
     @cached_property

@@ -207,12 +207,22 @@ def room_for(max_response: int | None, max_length: int) -> int:
 
 
 def value_start(losses: Losses, examples: Examples[Any]) -> float:
+    """`first_value` of some examples."""
+    return first_value(losses, examples.mean("scores"), examples.mean("labels"))
+
+
+def first_value(losses: Losses, score: float | None, label: float | None) -> float:
     """Where a learned V(x) starts: the constant that fits the feedback while the policy is still its reference.
 
     For scores that is their mean. For labels of mean p it is log(p / (1 − p)) if the loss reads a label as a
     probability, and 2p − 1 if it reads it as a reward of ±1. The loss decides: its mean is lower at the right one.
+
+    Args:
+        losses: by kind of feedback.
+        score: the mean score; None: there are none.
+        label: the mean label; None: there are none.
     """
-    score, label, loss = examples.mean("scores"), examples.mean("labels"), losses.get("labels")
+    loss = losses.get("labels")
     if score is not None:
         return score
     if label is None or loss is None or Need.BASELINE not in needs([loss]):

@@ -245,7 +245,13 @@ class Trainer:
         """Seed torch by the run's seed, a place in the run and the process."""
         team = self.accelerator
         place += self.config.seed * 1_000_003
-        torch.manual_seed((place * team.num_processes + team.process_index) % 2**63)
+        seed = (place * team.num_processes + team.process_index) % 2**63
+        if (
+            team.device.type == "cpu"
+        ):  # torch.manual_seed also notes the call stack for a GPU, which takes a millisecond
+            torch.default_generator.manual_seed(seed)
+        else:
+            torch.manual_seed(seed)
 
     @torch.no_grad()
     def logps(self, examples: Sequence[Example]) -> Tensor:

@@ -1,0 +1,115 @@
+"""Runs: what a budget buys online and offline, the same numbers again, and what a failed run leaves."""
+
+import math
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from una_ref.studies.leaderboard.board_entries import ENTRIES
+from una_ref.studies.leaderboard.board_runs import BoardRun, board_job, board_world, measure_run
+from una_ref.studies.leaderboard.board_worlds import BoardWorld
+
+
+def job_of(name, tiny, budget=32, **more):
+    run = BoardRun(name, budget, 0, 1e-3, 1.0 if ENTRIES[name].strength else None, **more)
+    return board_job(ENTRIES[name], run, tiny, board_world(0, tiny, run.conditions))
+
+
+@pytest.mark.parametrize("name", sorted(ENTRIES))
+def test_every_row_trains_in_a_world(name, tiny):
+    run = BoardRun(name, 32, 0, 1e-3, 1.0 if ENTRIES[name].strength else None)
+    found = measure_run(run, tiny, Path())
+    assert found["failed"] == ""
+    assert math.isfinite(found["regret"]) and found["kl"] > 0 and found["tax"] > 0
+
+
+@pytest.mark.parametrize(
+    ("name", "rows"), [("una-pair", 8), ("una-score", 4), ("una-binary-bce", 4), ("rpo", 4), ("lipo", 2), ("sft", 8)]
+)
+def test_an_offline_step_has_as_many_labels_of_every_kind(name, rows, tiny):
+    config = job_of(name, tiny).config
+    assert (config.batch, config.steps) == (rows, tiny.steps)
+
+
+@pytest.mark.parametrize(
+    ("name", "rollouts", "passes"),
+    [
+        ("rloo", 4, 1),  # 32 calls are 4 rollouts of 2 prompts with 4 responses
+        ("nash-md", 2, 1),  # every response has a rival, which is scored as well
+        ("ppo", 4, 1),  # four rollouts with one pass are the four updates of an offline run
+        ("rloo.rm", 4, 1),  # a reward model answers as often as the updates allow
+    ],
+)
+def test_a_budget_buys_rollouts(name, rollouts, passes, tiny):
+    config = job_of(name, tiny).config
+    assert (config.steps, config.updates[0], config.batch, config.samples_per_prompt) == (rollouts, passes, 2, 4)
+
+
+def test_passes_fill_the_updates_up_to_those_of_the_entry(tiny):
+    longer = replace(tiny, steps=64)
+    assert job_of("ppo", longer).config.updates == (4, 1)
+    assert job_of("una-centred.replay", longer).config.updates == (16, 1)
+    assert job_of("una-centred.replay", replace(tiny, steps=8)).config.updates == (2, 1)
+
+
+def test_online_rewards_are_asked_as_often_as_the_budget_says(tiny, monkeypatch):
+    asked = []
+    for name in ("rloo", "nash-md", "sppo", "iterative-dpo"):
+        job = job_of(name, tiny)
+        source = job.rollouts.reward
+        counts = []
+
+        def counting(answers, source=source, counts=counts):
+            counts.append(len(answers))
+            return source(answers)
+
+        object.__setattr__(job.rollouts, "reward", counting)
+        for step in range(job.config.steps):
+            job.step(step, record=False)
+        asked.append(sum(counts))
+    assert asked == [32] * 4
+
+
+def test_a_run_is_a_function_of_its_arguments(tiny):
+    for name in ("una-pair", "ppo"):
+        run = BoardRun(name, 32, 1, 1e-2, 1.0)
+        first, again = (measure_run(run, tiny, Path()) for _ in range(2))
+        assert {**first, "seconds": 0} == {**again, "seconds": 0}
+
+
+@pytest.mark.parametrize("name", ["una-pair", "nash-md", "ppo"])
+def test_the_small_reference_changes_no_number(name, tiny, monkeypatch):
+    run = BoardRun(name, 32, 1, 1e-2, 1.0)
+    small = measure_run(run, tiny, Path())
+    monkeypatch.setattr(BoardWorld, "reference", lambda world: None)
+    assert {**small, "seconds": 0} == {**measure_run(run, tiny, Path()), "seconds": 0}
+
+
+def test_a_run_that_a_value_stops_is_measured_as_it_stood(tiny):
+    found = measure_run(BoardRun("una-score.printed", 32, 0, 1e12, 1.0), replace(tiny, steps=12), Path())
+    assert "step" in found["failed"] or "not finite" in found["failed"]
+
+
+def test_a_wrong_reward_model_costs_its_optimum_regret(tiny):
+    found = [measure_run(BoardRun("proxy", budget, 0), tiny, Path())["regret"] for budget in (32, 16384)]
+    assert found[0] > found[1] > 0
+    assert found[1] < 0.05
+
+
+@pytest.mark.parametrize(("name", "expected"), [("base", {"kl": 0.0, "tax": 0.0}), ("optimum", {"regret": 0.0})])
+def test_reference_rows_are_exact(name, expected, tiny):
+    found = measure_run(BoardRun(name, 16, 0), tiny, Path())
+    assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-12)
+
+
+def test_the_width_of_the_policy_is_a_condition(tiny):
+    model = job_of("una-pair", tiny, axis="hidden", level=2).trainer.policy.model
+    assert model.head.weight.shape[1] == 2
+
+
+def test_keys_tell_all_runs_apart():
+    runs = {BoardRun("dpo", b, s, lr, f, axis, level)
+            for b in (16, 32) for s in (0, 1) for lr in (1e-3, 1e-2) for f in (None, 1.0)
+            for axis, level in (("", None), ("offset", 1.0), ("offset", 2.0))}  # fmt: skip
+    assert len({run.key for run in runs}) == len(runs)

@@ -1,0 +1,171 @@
+"""The study: what is chosen, written, resumed, refused; the same rows whatever the number of processes."""
+
+import json
+import math
+from dataclasses import replace
+
+import pytest
+
+from una_ref.errors import InputError
+from una_ref.studies.engine import carry_out
+from una_ref.studies.leaderboard import board_tables
+from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
+from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, leaders
+from una_ref.studies.leaderboard.board_summaries import summed
+from una_ref.studies.leaderboard.conditions import CONDITIONS
+
+AXES = ("board", "frontier", "label_noise", "positive_share", "sharpness")
+
+
+@pytest.fixture(scope="module")
+def finished(tiny, tmp_path_factory):
+    """The folder and the results of a whole tiny leaderboard."""
+    folder = tmp_path_factory.mktemp("leaderboard")
+    return folder, carry_out(LEADERBOARD, folder, settings=tiny, workers=1, axes=AXES)
+
+
+def lines(folder):
+    """The runs in a folder by key, without their times."""
+    rows = [json.loads(line) for line in (folder / "runs.jsonl").read_text("utf-8").splitlines()[1:]]
+    return {row["key"]: {key: value for key, value in row.items() if key != "seconds"} for row in rows}
+
+
+def test_the_results_have_the_shape_of_the_docstring(finished, tiny):
+    _, results = finished
+    board = results["board"]
+    assert [(row["name"], row["budget"]) for row in board["rows"]] == [
+        (name, budget) for budget in tiny.budgets for name in tiny.entries
+    ]
+    assert [row["name"] for row in board["references"]] == ["base", "proxy", "proxy", "optimum"]
+    assert board["about"].keys() == board["efficiency"].keys() == {*tiny.entries}
+    assert board["axes"].keys() == CONDITIONS.keys()
+    for row in board["rows"]:
+        for name in board["measures"]:
+            assert row[name] is None or len(row[name]["values"]) == len(tiny.seeds)
+        assert row["to_dpo"]["mean"] == pytest.approx(row["regret"]["mean"] - dpo_at(board, row["budget"]))
+    optimum = board["references"][-1]
+    assert optimum["regret"]["mean"] == pytest.approx(0.0, abs=1e-12)
+    assert (optimum["kl_to_optimum"]["mean"], board["references"][0]["share"]) == (0.0, 1.0)
+
+
+def dpo_at(board, budget):
+    return next(r for r in board["rows"] if (r["name"], r["budget"]) == ("una-pair", budget))["regret"]["mean"]
+
+
+def test_results_are_json_that_a_browser_reads(finished):
+    folder, results = finished
+    text = (folder / "results.json").read_text("utf-8")
+    assert json.loads(text, parse_constant=lambda word: pytest.fail(f"{word} is no JSON")) == results
+
+
+def test_online_rows_have_a_best_checkpoint_and_others_do_not(finished):
+    rows = {row["name"]: row for row in finished[1]["board"]["rows"]}
+    assert rows["una-pair"]["best_regret"] is None
+    assert rows["rloo"]["best_regret"]["mean"] <= rows["rloo"]["regret"]["mean"]
+
+
+def test_table_and_figures_are_written_for_every_axis(finished):
+    folder, results = finished
+    assert {path.stem for path in folder.glob("*.svg")} == {*AXES}
+    table = (folder / "table.md").read_text("utf-8")
+    assert table == LEADERBOARD.table(results)
+    for heading in ("### Exact regret", "### Reward and KL by β", "### Label noise"):
+        assert heading in table
+
+
+def test_axes_have_the_rows_that_they_act_on(finished):
+    _, results = finished
+    assert {row["name"] for row in results["positive_share"]["rows"]} == {"una-binary-bce"}
+    assert {row["name"] for row in results["sharpness"]["rows"]} <= {"una-pair", "rloo.rm", "sft"}
+    assert results["sharpness"]["levels"] == [1.0, 2.0, 8.0, "inf"]
+    assert len(results["label_noise"]["base"]) == 4
+
+
+def test_the_first_level_of_an_axis_is_the_board(finished):
+    _, results = finished
+    for name in results["board"]["leaders"]:
+        on_axis = next(r for r in results["label_noise"]["rows"] if r["name"] == name and r["level"] == 0.0)
+        on_board = next(r for r in results["board"]["rows"] if r["name"] == name and r["budget"] == 32)
+        assert on_axis["regret"]["values"] == on_board["regret"]["values"][:1]
+
+
+def test_a_killed_study_resumes_to_the_same_rows(finished, tiny, tmp_path):
+    folder, results = finished
+    whole = (folder / "runs.jsonl").read_text("utf-8")
+    half = whole[: len(whole) // 2]  # the last line is cut in the middle, as a killed process leaves it
+    (tmp_path / "runs.jsonl").write_text(half)
+    again = carry_out(LEADERBOARD, tmp_path, settings=tiny, workers=1, axes=AXES)
+    assert lines(tmp_path) == lines(folder)
+    assert again["board"]["rows"] == results["board"]["rows"]
+
+
+def test_two_processes_compute_the_rows_of_one(finished, tiny, tmp_path):
+    folder, _ = finished
+    fewer = replace(tiny, entries=("una-pair", "rloo"), seeds=(0,), budgets=(32,))
+    carry_out(LEADERBOARD, tmp_path, settings=fewer, workers=2, axes=("board",))
+    known = lines(folder)
+    found = lines(tmp_path)
+    assert len(found) > 4 and found == {key: known[key] for key in found}
+
+
+# ---- leaders and differences
+
+
+def rows_of(tiny, **means):
+    made = [{"name": name, "budget": 32, "regret": summed([mean, mean + 0.5])} for name, mean in means.items()]
+    return made
+
+
+def test_leaders_are_the_known_ones_the_best_of_each_kind_and_the_best(tiny):
+    rows = rows_of(tiny, **{"una-pair": 0.9, "cdpo": 0.8, "ipo": 0.85, "kto": 0.95, "una-binary-bce": 0.7, "rloo": 0.1})
+    assert leaders(rows, replace(tiny, leaders=4)) == ["rloo", "una-binary-bce", "cdpo", "una-pair"]
+
+
+def test_methods_with_the_same_regret_everywhere_are_one_leader(tiny):
+    rows = rows_of(tiny, **{"una-pair": 0.9, "f-dpo": 0.9, "token-dpo": 0.9, "kto": 0.95})
+    assert leaders(rows, replace(tiny, leaders=3)) == ["una-pair", "kto"]
+
+
+def test_a_row_that_failed_is_compared_with_none(tiny):
+    rows = [*rows_of(tiny, **{"una-pair": 0.9}), {"name": "kto", "budget": 32, "regret": summed([math.nan, 0.1])}]
+    compared(rows)
+    assert rows[0]["to_dpo"]["mean"] == 0.0
+    assert rows[1]["to_best"] is rows[1]["to_dpo"] is None
+    assert [row["name"] for row in board_tables.by_regret(rows)] == ["una-pair", "kto"]
+
+
+# ---- what is refused
+
+
+@pytest.mark.parametrize("name", ["seeds", "lrs", "factors", "budgets", "entries", "tuning_seeds"])
+def test_an_empty_grid_is_refused(name):
+    with pytest.raises(InputError, match=f"leaderboard: {name}: expected at least one value, got none"):
+        replace(LeaderboardSettings(), **{name: ()})
+
+
+def test_a_budget_below_two_rollouts_is_refused():
+    with pytest.raises(InputError, match="budgets: expected at least 128, two rollouts, got 64"):
+        replace(LeaderboardSettings(), budgets=(64, 1024))
+
+
+def test_an_unknown_axis_is_refused_before_anything_runs(tiny, tmp_path):
+    with pytest.raises(InputError, match="axis noise: expected board, frontier, label_noise"):
+        carry_out(LEADERBOARD, tmp_path / "new", settings=tiny, axes=("noise",))
+    assert not (tmp_path / "new").exists()
+
+
+def test_a_base_policy_is_refused(tiny, tmp_path):
+    with pytest.raises(InputError, match="base toysteer: expected none"):
+        carry_out(LEADERBOARD, tmp_path / "new", settings=tiny, base="toysteer")
+
+
+def test_runs_of_another_protocol_are_refused(finished, tiny):
+    folder, _ = finished
+    with pytest.raises(InputError, match="expected runs of"):
+        carry_out(LEADERBOARD, folder, settings=replace(tiny, protocol=0), axes=("board",))
+
+
+def test_results_of_another_version_are_refused(tiny, tmp_path):
+    (tmp_path / "results.json").write_text('{"frontier": {"rows": [{"name": "old"}]}}')
+    with pytest.raises(InputError, match="expected results of this version"):
+        carry_out(LEADERBOARD, tmp_path, settings=tiny, axes=("board",))

@@ -1,0 +1,43 @@
+from una_ref.studies.leaderboard.board_summaries import summed
+from una_ref.studies.leaderboard.board_tables import by_regret, condition, interval, mean, needed
+
+
+def test_an_interval_is_printed_behind_its_mean():
+    assert interval({"mean": 0.3214, "low": 0.29, "high": 0.3551}) == "0.321 [0.290, 0.355]"
+    assert interval(summed([0.5])) == "0.500"
+    assert interval(summed([float("nan")])) == interval(None) == mean(None) == ""
+
+
+def test_a_mean_is_never_minus_zero():
+    assert mean(summed([-1e-9])) == "0.00"
+
+
+def test_labels_needed_say_which_side_they_are_on():
+    assert needed({"labels": 16384, "bound": ">"}) == "> 16,384"
+    assert needed({"labels": 256, "bound": "<="}) == "≤ 256"
+    assert needed({"labels": 2048, "bound": ""}) == "2,048"
+    assert needed(None) == ""
+
+
+def test_rows_without_a_mean_come_last():
+    rows = [{"name": name, "regret": summed([value])} for name, value in (("b", 0.5), ("n", float("nan")), ("a", 0.1))]
+    assert [row["name"] for row in by_regret(rows)] == ["a", "b", "n"]
+
+
+def test_an_axis_is_a_table_with_a_column_for_each_level():
+    def row(name, level, value):
+        return {"name": name, "title": name.upper(), "level": level, "regret": summed([value])}
+
+    results = {
+        "title": "noise",
+        "levels": [0.0, "inf"],
+        "labels": ["0", "∞"],
+        "base": [row("base", 0.0, 1.0), row("base", "inf", 1.0)],
+        "rows": [row("dpo", 0.0, 0.25), row("dpo", "inf", 0.5)],
+    }
+    assert condition(results)[2:] == [
+        "| method | 0 | ∞ |",
+        "| --- | --- | --- |",
+        "| BASE | 1.000 | 1.000 |",
+        "| DPO | 0.250 | 0.500 |",
+    ]

@@ -1,0 +1,241 @@
+"""The rows of the leaderboard: every method of the registry that can run there, in its corrected form, and variants.
+
+A method that cannot run stands in `EXCLUSIONS` with its reason, so that none vanishes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from una_ref.errors import InputError, near
+from una_ref.methods import METHODS, Method
+from una_ref.methods.arguments import names
+from una_ref.studies.engine import Entry
+
+Loss = Callable[..., Tensor]
+
+
+@dataclass(frozen=True)
+class BoardEntry(Entry):
+    """A row of the leaderboard.
+
+    Attributes:
+        feedback: what a budget buys: demos, pairs, pairs and demos, labels, scores, scored pairs, lists; online: calls
+            of the reward, or pairs of a reward model.
+        strength: the hyper-parameter that is tuned beside the learning rate; empty: none.
+        unit: its value at the factor 1 of the grid.
+        in_betas: whether `unit` is in units of the world's β.
+        inverse: whether the hyper-parameter is the inverse of that, as REBEL's η is.
+        passes: most passes over a rollout.
+        loss: a loss of the user's own, in place of the method's.
+    """
+
+    feedback: str = ""
+    strength: str = ""
+    unit: float = 1.0
+    in_betas: bool = True
+    inverse: bool = False
+    passes: int = 1
+    loss: Loss | None = None
+
+    @property
+    def online(self) -> bool:
+        """Whether it samples its responses."""
+        return self.feedback in ("calls", "reward model")
+
+    @property
+    def calls_a_response(self) -> int:
+        """Calls of the reward for each response: two where each has a rival of its own."""
+        return 2 if METHODS[self.method].rivals == "mixture" else 1
+
+    def command(self, loss_kwargs: Mapping[str, float], lr: float) -> str:
+        """What trains this row's method on data of one's own."""
+        kinds = METHODS[self.method].kinds
+        keys: dict[str, Any] = {} if self.form == "corrected" else {"form": self.form}
+        if not self.online and self.feedback in kinds[1:]:
+            keys["learn_from"] = self.feedback
+        keys |= {**self.config, **self.loss_kwargs, **loss_kwargs, "lr": lr}
+        written = (
+            str(v).lower() if isinstance(v, bool) else f"{v:g}" if isinstance(v, float) else v for v in keys.values()
+        )
+        return " ".join(["una-ref train", self.method, *(f"{k}={v}" for k, v in zip(keys, written, strict=True))])
+
+    def strength_at(self, factor: float | None, beta: float) -> dict[str, float]:
+        """The tuned hyper-parameter at a factor of the grid, in a world with this β."""
+        if factor is None or not self.strength:
+            return {}
+        value = factor * self.unit * (beta if self.in_betas else 1.0)
+        return {self.strength: 1 / value if self.inverse else value}
+
+
+def fed_as(feedback: str) -> str:
+    """The kind of feedback by which losses are chosen, from what a budget buys."""
+    return {"scored pairs": "pairs", "calls": "scores", "reward model": "scores"}.get(feedback, feedback)
+
+
+EXCLUSIONS: Mapping[str, str] = MappingProxyType(
+    {
+        "sdpo": "several stages; in one stage it is dpo",
+        "paft": "merges two adapters, and the policy here has none; its DPO half is dpo",
+        "d2o": "needs rejected responses of people beside samples of the model, and a second reference",
+        "self-rewarding": "the policy judges its own text, and here there is no text to judge",
+        "reward-model": "trains a scorer and no policy; the rows on a reward model have a linear one",
+        "reward-model-margin": "trains a scorer and no policy",
+        "soft-reward-model": "trains a scorer and no policy",
+    }
+)
+"""The methods without a row, each with its reason."""
+
+BY_LENGTH = ("simpo", "sigmoid-norm", "alpha-po", "tpo-l")
+"""Methods whose reward is divided by the length: the unit of their β is `MEAN_LENGTH` times larger."""
+MEAN_LENGTH = 4.0
+TITLES: Mapping[str, str] = MappingProxyType(
+    {
+        "sft": "SFT on the better response",
+        "una-pair": "DPO (= UNA on pairs)",
+        "una-binary-mse": "UNA on binary labels, MSE",
+        "una-binary-bce": "UNA on binary labels, BCE",
+        "una-score": "UNA on scores (Eq. 10)",
+        "una-centred": "centred UNA on scores",
+        "una-online": "online UNA (Eq. 10)",
+        "una-measure": "UNA on scores, Huber",
+        "iterative-dpo": "iterative DPO, best and worst of 8",
+        "best-of-k": "imitation of the best of 8",
+        **{
+            name: name.upper()
+            for name in ("ipo", "kto", "ppo", "rloo", "dro", "bco", "orpo", "cpo", "npo", "rso", "grpo")
+        },
+        **{name: name.upper() for name in ("rpo", "rebel", "odpo", "slic", "rrhf", "pro", "sppo", "dno", "tpo", "wpo")},
+        "cdpo": "cDPO",
+        "iupo": "IUPO, Jensen–Shannon",
+        "f-dpo": "f-DPO, reverse KL (= DPO)",
+        "r-dpo": "R-DPO",
+        "tr-dpo": "TR-DPO",
+        "simpo": "SimPO",
+        "lipo": "LiPO, λ-weights",
+        "reinforce": "REINFORCE",
+        "nash-md": "Nash-MD",
+    }
+)
+"""Short titles of rows; the others have the registry's."""
+PASSES = 4
+"""Most passes over a rollout of a method that allows several."""
+REPLAYED = 16
+"""Most passes of the entry that replays all its samples."""
+
+
+def _strength(method: Method) -> dict[str, Any]:
+    """What is tuned of a method beside the learning rate."""
+    known = method.hyperparameters
+    if "beta" in known:
+        return {"strength": "beta", "unit": MEAN_LENGTH if method.name in BY_LENGTH else 1.0}
+    if method.name == "rebel":
+        return {"strength": "eta", "inverse": True}
+    for name in ("lam", "alpha"):  # the weight of imitation, or of the penalty
+        if name in known:
+            return {"strength": name, "unit": float(known[name]), "in_betas": False}
+    return {}
+
+
+def _feedback(method: Method) -> str:
+    if method.source != "dataset":
+        return "calls"
+    if method.kinds[0] == "pairs":
+        if "margins" in names(method.loss):
+            return "scored pairs"
+        return "pairs and demos" if "demos" in method.kinds else "pairs"
+    return method.kinds[0]
+
+
+def _of(method: Method) -> BoardEntry:
+    """The row of a method in its corrected form."""
+    feedback = _feedback(method)
+    config: dict[str, Any] = {"rejection_beta": 0.4} if method.keep == "rejection" else {}
+    reuses = feedback == "calls" and method.reuse != "none" and method.name != "una-online"
+    return BoardEntry(
+        *(method.name, TITLES.get(method.name, method.title), method.name),
+        config=config,
+        feedback=feedback,
+        passes=PASSES if reuses else 1,
+        **_strength(method),
+    )
+
+
+def _variants() -> Iterator[BoardEntry]:
+    """Rows beside those of the methods' own: other forms, other feedback, reward models, controls."""
+    beta: dict[str, Any] = {"strength": "beta"}
+    for form in ("printed", "released"):
+        yield BoardEntry(
+            f"una-score.{form}",
+            {"printed": "UNA on scores, Eq. 10 as printed", "released": "UNA on scores, the authors' code"}[form],
+            *("una-score", form),
+            feedback="scores",
+            **beta,
+        )
+    yield BoardEntry(
+        *("una-score.shuffled", "UNA on shuffled scores (control)", "una-score"),
+        config={"shuffle": True},
+        tuned_as="una-score",
+        feedback="scores",
+        **beta,
+    )
+    yield BoardEntry(*("una-centred.labels", "centred UNA on binary labels", "una-centred"), feedback="labels", **beta)
+    yield BoardEntry(*("dro.labels", "DRO on binary labels", "dro"), feedback="labels", **beta)
+    yield BoardEntry(
+        *("f-dpo.js", "f-DPO, Jensen–Shannon", "f-dpo"), loss_kwargs={"divergence": "js"}, feedback="pairs", **beta
+    )
+    online: dict[str, Any] = {"online": True}
+    yield BoardEntry(
+        *("una-centred.online", "centred UNA, online", "una-centred"), config=online, feedback="calls", **beta
+    )
+    yield BoardEntry(
+        *("una-centred.replay", "centred UNA, online with replay", "una-centred"),
+        config={**online, "replay": 1024},
+        feedback="calls",
+        passes=REPLAYED,
+        **beta,
+    )
+    yield BoardEntry(
+        *("una-online.released", "online UNA, the authors' code", "una-online", "released"),
+        loss_kwargs={"beta": 1.0},
+        feedback="calls",
+        passes=PASSES,
+    )
+    for name, title, config in (
+        ("ppo", "PPO on a reward model", {}),
+        ("rloo", "RLOO on a reward model", {}),
+        ("una-centred", "centred UNA on a reward model", online),
+    ):
+        yield BoardEntry(f"{name}.rm", title, name, config=config, feedback="reward model", **beta)
+
+
+ENTRIES: Mapping[str, BoardEntry] = MappingProxyType(
+    {entry.name: entry for entry in (*(_of(METHODS[name]) for name in METHODS if name not in EXCLUSIONS), *_variants())}
+)
+"""Every row of the board, by name."""
+
+REFERENCES: Mapping[str, str] = MappingProxyType(
+    {"base": "π_ref, the base policy", "proxy": "π̂\\*, the reward model's optimum", "optimum": "π\\*, the optimum"}
+)
+"""Rows that are no methods, by name."""
+
+
+def entry_named(name: str) -> BoardEntry:
+    """The row of that name.
+
+    Raises:
+        InputError: there is none; the message has the reason, or the nearest name.
+    """
+    if name in ENTRIES:
+        return ENTRIES[name]
+    if name in METHODS and METHODS[name].name in ENTRIES:  # an alias, such as dpo
+        return ENTRIES[METHODS[name].name]
+    if name in EXCLUSIONS:
+        raise InputError(f"methods: expected a method of the leaderboard, got {name}, excluded: {EXCLUSIONS[name]}")
+    hint = near(name, [*ENTRIES, *EXCLUSIONS])
+    raise InputError(f"methods: expected a method of the leaderboard, got {name!r}{hint}. Fix: una-ref methods")

@@ -1,0 +1,148 @@
+"""The leaderboard's results as figures."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from una_ref import figures
+from una_ref.studies.leaderboard.board_tables import by_regret
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+COLOURS = {
+    "demos": "grey",
+    "pairs": "blue",
+    "pairs and demos": "blue",
+    "scored pairs": "sky",
+    "labels": "orange",
+    "scores": "vermilion",
+    "lists": "purple",
+    "calls": "green",
+    "reward model": "green",
+}
+"""By kind of feedback."""
+SHOWN = 24
+"""Rows of the board's figure: the best, with those that everybody asks for."""
+ASKED = (
+    "sft",
+    "una-pair",
+    "kto",
+    "ipo",
+    "una-score",
+    "una-score.shuffled",
+    "una-binary-bce",
+    "ppo",
+    "rloo",
+    "una-online",
+)
+
+
+def draw_board(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "board") -> Path:
+    """Regret at the main budget with intervals, and regret by budget for the leaders."""
+    return _saved(_board, results, folder, name)
+
+
+def draw_frontier(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "frontier") -> Path:
+    """True reward against KL along β."""
+    return _saved(_frontier, results, folder, name)
+
+
+def draw_condition(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "axis") -> Path:
+    """Regret along an axis."""
+    return _saved(_condition, results, folder, name)
+
+
+def _saved(
+    fill: Callable[[Figure, Mapping[str, Any]], None], results: Mapping[str, Any], folder: str | Path | None, name: str
+) -> Path:
+    from matplotlib.figure import Figure
+
+    with figures.style():
+        fig = Figure()
+        fill(fig, results)
+        return figures.save(fig, name, folder)
+
+
+def _board(fig: Figure, results: Mapping[str, Any]) -> None:
+    at, about = results["main_budget"], results["about"]
+    ranked = [row for row in by_regret(results["rows"]) if row["budget"] == at and row["regret"]["mean"] is not None]
+    kept = {row["name"] for row in ranked[:SHOWN]} | {row["name"] for row in ranked if row["name"] in ASKED}
+    rows = [row for row in ranked if row["name"] in kept][::-1]
+    base = next(row for row in results["references"] if row["name"] == "base")["regret"]["mean"]
+    fig.set_size_inches(11.0, 1.6 + 0.21 * len(rows))
+    left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
+    seen: set[str] = set()
+    for y, row in enumerate(rows):
+        feedback, regret = about[row["name"]]["feedback"], row["regret"]
+        colour = figures.PALETTE[COLOURS[feedback]]
+        label = None if COLOURS[feedback] in seen else _kind(feedback)
+        seen.add(COLOURS[feedback])
+        if regret["low"] is not None:
+            left.plot([regret["low"], regret["high"]], [y, y], color=colour, lw=1.6)
+        left.plot(regret["mean"], y, "o", color=colour, label=label)
+        left.plot(regret["median"], y, "|", color=figures.INK, ms=7)
+    left.axvline(base, color=figures.INK, lw=0.9, ls=":")
+    left.text(base, -0.45, " π_ref", fontsize=8, ha="left", va="center")
+    left.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=7.5)
+    left.set_xscale("log")
+    left.xaxis.set_major_formatter("{x:g}")
+    left.xaxis.set_minor_formatter("{x:g}")
+    left.tick_params(axis="x", which="minor", labelsize=7)
+    left.set_xlabel("exact regret, reward units")
+    left.set_title(f"{at:,} labels: mean with 95 % interval, median (bar)")
+    left.legend(fontsize=8, loc="upper right", title="learns from", title_fontsize=8)
+    budgets = results["settings"]["budgets"]
+    looks = figures.looks(about[name]["title"] for name in results["leaders"])
+    for name in results["leaders"]:
+        own = {row["budget"]: row["share"] for row in results["rows"] if row["name"] == name}
+        known = [budget for budget in budgets if own.get(budget)]
+        right.plot(known, [own[b] for b in known], **looks[about[name]["title"]])
+    right.axhline(0.1, color=figures.INK, lw=0.9, ls=":")
+    right.set_xscale("log", base=2)
+    right.set_yscale("log")
+    right.yaxis.set_major_formatter("{x:g}")
+    right.yaxis.set_minor_formatter("{x:g}")
+    right.tick_params(which="minor", labelsize=7)
+    right.set_xticks(budgets, [f"{budget:,}" for budget in budgets])
+    right.xaxis.minorticks_off()
+    right.set_xlabel("labels, or calls of the reward")
+    right.set_title("regret as a share of π_ref's: the leaders")
+    right.legend(fontsize=7.5)
+
+
+def _kind(feedback: str) -> str:
+    return {"calls": "online", "reward model": "online", "pairs and demos": "pairs"}.get(feedback, feedback)
+
+
+def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:
+    fig.set_size_inches(7.2, 4.6)
+    axes = fig.subplots()
+    best = results["optimal"]
+    axes.plot(
+        [row["kl"]["mean"] for row in best], [row["reward"]["mean"] for row in best], color=figures.INK, label="π* by β"
+    )
+    for title, look in figures.looks(row["title"] for row in results["rows"]).items():
+        own = [row for row in results["rows"] if row["title"] == title and row["kl"]["mean"] is not None]
+        axes.plot([row["kl"]["mean"] for row in own], [row["reward"]["mean"] for row in own], **look)
+    axes.set_xlabel("KL(π ‖ π_ref), nats")
+    axes.set_ylabel("true reward")
+    axes.set_title("reward and KL along β")
+    axes.legend(fontsize=7.5)
+
+
+def _condition(fig: Figure, results: Mapping[str, Any]) -> None:
+    fig.set_size_inches(7.2, 4.2)
+    axes = fig.subplots()
+    levels = results["levels"]
+    for title, look in figures.looks(row["title"] for row in results["rows"]).items():
+        own = [row for row in results["rows"] if row["title"] == title and row["regret"]["mean"] is not None]
+        axes.plot([levels.index(row["level"]) for row in own], [row["regret"]["mean"] for row in own], **look)
+    base = [(levels.index(row["level"]), row["regret"]["mean"]) for row in results["base"]]
+    axes.plot([x for x, _ in base], [y for _, y in base], color=figures.INK, lw=0.9, ls=":", label="π_ref")
+    axes.set_xticks(range(len(levels)), results["labels"])
+    axes.set_xlabel(results["title"])
+    axes.set_ylabel("exact regret, reward units")
+    axes.legend(fontsize=7.5)

@@ -1,0 +1,308 @@
+"""The study of the leaderboard on the engine: the board, the frontier over β, and the axes of `CONDITIONS`.
+
+results.json has one object for each of these axes: "board", "frontier", and a name of `CONDITIONS`. All of them hold
+the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A *summary*
+is {mean, low, high, median, values}: one value a world, and the 95 % bootstrap interval of the mean; all null where a
+value is not finite. A *row* of measures is
+
+    name, title, budget, failed (runs stopped by a non-finite value), worse_than_base {count, of, share},
+    regret, reward, kl, kl_to_optimum, entropy, labeller_reward, length, trapped, tax: summaries (see `MEASURES`),
+    own: summary of the gap to the optimum of the method's own objective, or null; best_regret: summary of the best
+    checkpoint of online rows, else null; share: regret as a share of π_ref's (of means);
+    to_best, to_dpo: summaries of the paired difference in regret.
+
+board
+    rows: rows of every entry and budget. references: the same for base, proxy (one a budget) and optimum; budget is
+    null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command, lr,
+    factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound, half: {labels,
+    bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
+    leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
+    with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
+frontier
+    rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
+an axis of `CONDITIONS`
+    title, levels, labels (what the levels are called). rows: rows with `level`; a level may be null (off) or "inf".
+    base: rows of π_ref with `level`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+from una_ref.errors import InputError
+from una_ref.methods import METHODS
+from una_ref.studies.engine import Axis, Candidates, Chosen, Study
+from una_ref.studies.leaderboard import board_figures as figures
+from una_ref.studies.leaderboard import board_tables as tables
+from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFERENCES, BoardEntry
+from una_ref.studies.leaderboard.board_runs import BoardRun, measure_run
+from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
+from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
+from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
+from una_ref.studies.leaderboard.own_objectives import NO_CLOSED_FORM, OWN
+from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
+from una_ref.studies.run_store import RunStore
+
+Measured = Sequence[Mapping[str, Any]]
+DPO = "una-pair"
+ALWAYS = (DPO, "una-centred", "ppo")
+"""Rows that the axes and the frontier have in any case."""
+KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "calls", "reward model")
+"""Kinds of feedback whose best row is a leader."""
+
+
+def candidates(settings: LeaderboardSettings) -> Candidates:
+    """The grid of every row, with the runs on the tuning worlds."""
+    return {
+        name: [
+            (
+                {"lr": lr, "factor": factor},
+                [BoardRun(name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
+            )
+            for lr in settings.lrs
+            for factor in (settings.factors if ENTRIES[name].strength else (None,))
+        ]
+        for name in dict.fromkeys(ENTRIES[name].tuned_as or name for name in settings.entries)
+    }
+
+
+def run_of(name: str, chosen: Chosen, budget: int, seed: int, axis: str = "", level: Level = None) -> BoardRun:
+    """A run of an entry at its chosen setting."""
+    setting = chosen[ENTRIES[name].tuned_as or name]
+    return BoardRun(name, budget, seed, setting["lr"], setting["factor"], axis, level)
+
+
+def row(name: str, title: str, budget: int | None, runs: Measured, base: Measured) -> dict[str, Any]:
+    """A row of measures, see the first lines of the module; without the differences to other rows."""
+    start = [run["regret"] for run in base]
+    measured = {measure: summed([run[measure] for run in runs]) for measure in (*ABOUT_MEASURES,) if measure in runs[0]}
+    mean = measured["regret"]["mean"]
+    return {
+        "name": name,
+        "title": title,
+        "budget": budget,
+        "failed": sum(bool(run["failed"]) for run in runs),
+        "worse_than_base": worse(runs, start),
+        "own": None,
+        "best_regret": None,
+        **measured,
+        "share": None if mean is None else mean / (sum(start) / len(start)),
+    }
+
+
+def compared(rows: Sequence[dict[str, Any]]) -> None:
+    """Put the paired differences to the best row and to DPO into the rows of one budget."""
+    known = [each for each in rows if each["regret"]["mean"] is not None]
+    best = min(known, key=lambda each: each["regret"]["mean"], default=None)
+    dpo = next((each for each in known if each["name"] == DPO), None)
+    for each in rows:
+        for key, other in (("to_best", best), ("to_dpo", dpo)):
+            both = other is not None and each["regret"]["mean"] is not None
+            each[key] = difference(each["regret"]["values"], other["regret"]["values"]) if both and other else None
+
+
+def rows_of(store: RunStore, runs: Mapping[Any, Sequence[BoardRun]], base: Measured) -> dict[Any, dict[str, Any]]:
+    """The row of every group of runs, by the group's key; without those that a store which computes nothing lacks."""
+    store.results([*chain(*runs.values())], "runs")
+    found = {}
+    for key, each in runs.items():
+        if all(run.key in store.finished for run in each):
+            first = each[0]
+            title = REFERENCES.get(first.entry) or ENTRIES[first.entry].title
+            found[key] = row(first.entry, title, first.budget or None, [store.finished[r.key] for r in each], base)
+    return found
+
+
+def references_of(store: RunStore, runs: Sequence[BoardRun]) -> Measured:
+    """The measures of a reference in some worlds.
+
+    Raises:
+        InputError: a report of runs that are not finished.
+    """
+    found = store.results(runs, runs[0].entry)
+    if len(found) < len(runs):
+        raise InputError("report: expected finished runs of the leaderboard, got none. Fix: leave --report out")
+    return found
+
+
+def tuned(settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
+    """The rows that have a setting; in a report, those whose grid is finished."""
+    return [name for name in settings.entries if (ENTRIES[name].tuned_as or name) in chosen]
+
+
+# ---- the board
+
+
+def board_runs(settings: LeaderboardSettings, chosen: Chosen) -> dict[tuple[str, int], list[BoardRun]]:
+    """The runs of each row: by entry and budget, one a world."""
+    return {
+        (name, budget): [run_of(name, chosen, budget, seed) for seed in settings.seeds]
+        for budget in settings.budgets
+        for name in tuned(settings, chosen)
+    }
+
+
+def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """Every row at every budget, the references, and what a reader needs to know of each."""
+    s = settings
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in s.seeds])
+    known = {name: [BoardRun(name, 0, seed) for seed in s.seeds] for name in ("base", "optimum")}
+    proxies = {("proxy", budget): [BoardRun("proxy", budget, seed) for seed in s.seeds] for budget in s.budgets}
+    references = rows_of(store, {**known, **proxies}, start)
+    rows = [*rows_of(store, board_runs(s, chosen), start).values()]
+    for budget in s.budgets:
+        compared([each for each in rows if each["budget"] == budget])
+    names = tuned(s, chosen)
+    shares = {
+        name: {r["budget"]: math.nan if r["share"] is None else r["share"] for r in rows if r["name"] == name}
+        for name in names
+    }
+    return {
+        "rows": rows,
+        "references": [references[key] for key in ("base", *proxies, "optimum") if key in references],
+        "about": {name: about(ENTRIES[name], s, chosen) for name in names},
+        "efficiency": {n: labels_needed(own) | {"half": labels_needed(own, 0.5)} for n, own in shares.items() if own},
+        "leaders": leaders(rows, s),
+        "exclusions": dict(EXCLUSIONS),
+        "axes": {
+            name: {"title": c.title, "levels": c.plain_levels, "labels": c.labels} for name, c in CONDITIONS.items()
+        },
+        "measures": dict(ABOUT_MEASURES),
+        "protocol": sentences(s),
+        "main_budget": main_budget(s),
+    }
+
+
+def main_budget(settings: LeaderboardSettings) -> int:
+    """The budget that tables are sorted by and leaders are chosen at."""
+    return settings.axis_budget if settings.axis_budget in settings.budgets else settings.budgets[-1]
+
+
+def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> dict[str, Any]:
+    """What a reader needs to know of a row."""
+    method, setting = METHODS[entry.method], chosen[entry.tuned_as or entry.name]
+    strength = entry.strength_at(setting["factor"], settings.beta)
+    regret = setting.get("tuning_regret")
+    return {
+        "title": entry.title,
+        "method": entry.method,
+        "form": entry.form,
+        "feedback": entry.feedback,
+        "formula": method.formula,
+        "equation": method.equation,
+        "command": entry.command(strength, setting["lr"]),
+        "lr": setting["lr"],
+        "factor": setting["factor"],
+        "strength": entry.strength,
+        "value": next(iter(strength.values()), None),
+        "at_edge": [
+            name
+            for name, grid in (("lr", settings.lrs), ("factor", settings.factors))
+            if len(grid) > 2 and setting[name] in (min(grid), max(grid))
+        ],
+        "tuning_regret": regret if regret is not None and math.isfinite(regret) else None,
+        "own": OWN[entry.name].about if entry.name in OWN else NO_CLOSED_FORM,
+    }
+
+
+def leaders(rows: Sequence[Mapping[str, Any]], settings: LeaderboardSettings) -> list[str]:
+    """The rows that axes and frontier have: DPO, centred UNA and PPO, the best of each kind of feedback, then the best.
+
+    A row whose regret is that of an earlier one in all worlds (to 1e-6) is left out: it is the same method here.
+    """
+    at = main_budget(settings)
+    ranked = sorted(
+        (r for r in rows if r["budget"] == at and r["regret"]["mean"] is not None), key=lambda r: r["regret"]["mean"]
+    )
+    order = [r for name in ALWAYS for r in ranked if r["name"] == name]
+    order += [r for kind in KINDS for r in [r for r in ranked if ENTRIES[r["name"]].feedback == kind][:1]]
+    kept: list[Mapping[str, Any]] = []
+    for r in (*order, *ranked):
+        known = any(
+            all(abs(a - b) < 1e-6 for a, b in zip(r["regret"]["values"], k["regret"]["values"], strict=True))
+            for k in kept
+        )
+        if not known and len(kept) < settings.leaders:
+            kept.append(r)
+    return [r["name"] for r in sorted(kept, key=lambda r: r["regret"]["mean"])]
+
+
+def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
+    """The leaders of the board; runs of it that are missing are computed."""
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in settings.seeds])
+    at = {key: runs for key, runs in board_runs(settings, chosen).items() if key[1] == main_budget(settings)}
+    return leaders([*rows_of(store, at, start).values()], settings)
+
+
+# ---- the frontier
+
+
+def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """Reward against KL: the leaders at several βs, in units of the chosen one."""
+    s, names = settings, leading(store, settings, chosen)
+    runs = {}
+    for name in (name for name in names if ENTRIES[name].strength):
+        setting = chosen[ENTRIES[name].tuned_as or name]
+        for factor in s.frontier:
+            runs[name, factor] = [
+                BoardRun(name, s.axis_budget, seed, setting["lr"], factor * setting["factor"]) for seed in s.axis_seeds
+            ]
+    best = {("optimum", b): [BoardRun("optimum", 0, seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
+    start = references_of(store, [BoardRun("base", 0, seed) for seed in s.axis_seeds])
+    rows, optimal = (
+        [each | {"factor": factor} for (_, factor), each in rows_of(store, some, start).items()]
+        for some in (runs, best)
+    )
+    return {"rows": rows, "optimal": optimal, "leaders": names}
+
+
+OPTIMAL = (8.0, 4.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.25)
+"""βs of the optima on the frontier, in units of the world's."""
+
+
+# ---- the axes
+
+
+def condition_results(
+    store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen, *, condition: Condition
+) -> dict[str, Any]:
+    """The leaders, or the axis's own entries, at each level of a condition that acts on their feedback."""
+    s, c = settings, condition
+    names = c.own_entries or leading(store, settings, chosen)
+    names = [name for name in names if name in tuned(s, chosen) and c.acts_on(ENTRIES[name].feedback)]
+    rows, base_rows = [], []
+    for level in c.levels:
+        where = (c.name, level) if level != c.levels[0] else ("", None)
+        start = references_of(store, [BoardRun("base", 0, x, axis=where[0], level=where[1]) for x in s.axis_seeds])
+        runs = {name: [run_of(name, chosen, s.axis_budget, seed, *where) for seed in s.axis_seeds] for name in names}
+        own = [*rows_of(store, runs, start).values()]
+        compared(own)
+        rows += [each | {"level": plain(level)} for each in own]
+        base_rows.append(row("base", REFERENCES["base"], None, start, start) | {"level": plain(level)})
+    return {"title": c.title, "levels": c.plain_levels, "labels": c.labels, "rows": rows, "base": base_rows}
+
+
+LEADERBOARD: Study[LeaderboardSettings] = Study(
+    command="una-ref leaderboard",
+    settings=LeaderboardSettings(),
+    header=HEADER,
+    measure=measure_run,
+    axes={
+        "board": Axis(candidates, board_results, tables.board, figures.draw_board),
+        "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier),
+        **{
+            name: Axis(
+                candidates, partial(condition_results, condition=condition), tables.condition, figures.draw_condition
+            )
+            for name, condition in CONDITIONS.items()
+        },
+    },
+    shipped="chosen_leaderboard.json",
+    start=None,
+)
+"""`una-ref leaderboard`."""

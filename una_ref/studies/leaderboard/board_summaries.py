@@ -1,0 +1,71 @@
+"""Numbers of several worlds, paired by world: means with bootstrap intervals, differences, and labels needed."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+from torch import Tensor
+
+RESAMPLES = 4000
+SEED = 20261130
+
+
+@cache
+def _resamples(worlds: int) -> Tensor:
+    """(RESAMPLES, worlds) which worlds each resample takes: the same for all rows, so that differences are paired."""
+    return torch.randint(worlds, (RESAMPLES, worlds), generator=torch.Generator().manual_seed(SEED))
+
+
+def summed(values: Sequence[float]) -> dict[str, Any]:
+    """One number a world: mean, low and high (its 95 % bootstrap interval over worlds), median, values.
+
+    A value that is not finite is None, and so are all numbers of its row. One world has no interval.
+    """
+    if not values or not all(map(math.isfinite, values)):
+        known = [value if math.isfinite(value) else None for value in values]
+        return {"mean": None, "low": None, "high": None, "median": None, "values": known}
+    low = high = None
+    if len(values) > 1:
+        means = torch.tensor(values, dtype=torch.float64)[_resamples(len(values))].mean(1)
+        low, high = torch.quantile(means, torch.tensor([0.025, 0.975], dtype=torch.float64)).tolist()
+    mean, median = statistics.fmean(values), statistics.median(values)
+    return {"mean": mean, "low": low, "high": high, "median": median, "values": [*values]}
+
+
+def difference(values: Sequence[float], others: Sequence[float]) -> dict[str, Any]:
+    """`summed` of the differences of two rows, world by world."""
+    return summed([value - other for value, other in zip(values, others, strict=True)])
+
+
+def worse(runs: Sequence[Mapping[str, Any]], base: Sequence[float]) -> dict[str, Any]:
+    """How many runs ended with more regret than π_ref in the same world, or failed: count, of, share."""
+    count = sum(bool(run["failed"]) or not run["regret"] <= start for run, start in zip(runs, base, strict=True))
+    return {"count": count, "of": len(runs), "share": count / len(runs)}
+
+
+def labels_needed(shares: Mapping[int, float], goal: float = 0.1) -> dict[str, Any]:
+    """The budget at which a row reaches a share of π_ref's regret, linear in the logarithm of the budget.
+
+    Args:
+        shares: by budget, the regret as a share of π_ref's; NaN where there is none.
+        goal: the share.
+
+    Returns:
+        labels: the budget, or None. bound: "" where it lies between two budgets, "<=" where the smallest budget is
+            enough, ">" where the largest is not.
+    """
+    points = sorted(shares.items())
+    before: tuple[int, float] | None = None
+    for budget, share in points:
+        if share <= goal:
+            if before is None:
+                return {"labels": budget, "bound": "<="}
+            at = (before[1] - goal) / (before[1] - share)
+            return {"labels": round(before[0] * (budget / before[0]) ** at), "bound": ""}
+        before = (budget, share) if math.isfinite(share) else before
+    return {"labels": points[-1][0], "bound": ">"}

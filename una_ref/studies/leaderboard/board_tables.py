@@ -1,0 +1,112 @@
+"""The leaderboard's results as Markdown."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from una_ref.studies import markdown_tables as cells
+
+
+def interval(summary: Mapping[str, Any] | None, digits: int = 3) -> str:
+    """Mean and interval, such as 0.321 [0.290, 0.355]; empty for no value."""
+    if summary is None or summary["mean"] is None:
+        return ""
+    mean = f"{summary['mean'] + 0.0:.{digits}f}"
+    return mean if summary["low"] is None else f"{mean} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+
+
+def mean(summary: Mapping[str, Any] | None, digits: int = 2) -> str:
+    """The mean alone; empty for no value."""
+    return "" if summary is None or summary["mean"] is None else f"{round(summary['mean'], digits) + 0.0:.{digits}f}"
+
+
+def by_regret(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Rows with the least mean regret first; those without one last."""
+    return sorted(rows, key=lambda row: (row["regret"]["mean"] is None, row["regret"]["mean"] or 0.0))
+
+
+def needed(efficiency: Mapping[str, Any] | None) -> str:
+    """Labels to a share of π_ref's regret; empty for no value."""
+    if efficiency is None:
+        return ""
+    bound = {"<=": "≤ ", ">": "> ", "": ""}[efficiency["bound"]]
+    return f"{bound}{efficiency['labels']:,}"
+
+
+def board(results: Mapping[str, Any]) -> list[str]:
+    """The board: a row for each entry at the main budget, its regret at the other budgets, and how to read it."""
+    at, budgets = results["main_budget"], results["settings"]["budgets"]
+    others = [budget for budget in budgets if budget != at]
+    regrets = {(row["name"], row["budget"]): row["regret"] for row in results["rows"]}
+    head = ["method", "feedback", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse"]
+    head += ["− DPO", "KL", "true reward", "tax", "own gap", "labels to 50 %", "to 10 %", "lr", "β"]
+    shown = [row for row in results["references"] if row["budget"] in (None, at)]
+    shown += [row for row in results["rows"] if row["budget"] == at]
+    lines = ["### Exact regret", ""]
+    lines += cells.rows(head, (_cells(row, results, regrets, others) for row in by_regret(shown)))
+    lines += ["", "Not on the board: " + "; ".join(f"{n} ({why})" for n, why in results["exclusions"].items()) + "."]
+    return [*lines, "", *results["protocol"]]
+
+
+def _cells(
+    row: Mapping[str, Any], results: Mapping[str, Any], regrets: Mapping[Any, Any], others: Sequence[int]
+) -> list[str]:
+    about = results["about"].get(row["name"])
+    median = row["regret"]["median"]
+    setting = (
+        ["", "", "", ""]
+        if about is None
+        else [
+            needed((results["efficiency"].get(row["name"]) or {}).get("half")),
+            needed(results["efficiency"].get(row["name"])),
+            f"{about['lr']:g}",
+            "" if about["value"] is None else f"{about['value']:.3g}",
+        ]
+    )
+    return [
+        row["title"],
+        "" if about is None else about["feedback"],
+        interval(row["regret"]),
+        *(mean(regrets.get((row["name"], budget)), 3) for budget in others),
+        "" if median is None else f"{median:.3f}",
+        "" if about is None else cells.count(row["worse_than_base"]),
+        mean(row.get("to_dpo"), 3),
+        *(mean(row[measure]) for measure in ("kl", "reward", "tax")),
+        mean(row["own"], 3),
+        *setting,
+    ]
+
+
+def frontier(results: Mapping[str, Any]) -> list[str]:
+    """Reward and KL of the leaders by β."""
+    rows = [*results["optimal"], *results["rows"]]
+    return [
+        "### Reward and KL by β",
+        "",
+        *cells.rows(
+            ["method", "factor of β", "KL", "true reward", "regret"],
+            (
+                [row["title"], f"{row['factor']:g}", *(mean(row[m]) for m in ("kl", "reward")), mean(row["regret"], 3)]
+                for row in rows
+            ),
+        ),
+    ]
+
+
+def condition(results: Mapping[str, Any]) -> list[str]:
+    """Regret along an axis: a row for each entry, a column for each level."""
+    everything = [*results["base"], *results["rows"]]
+    at = {(row["name"], row["level"]): row["regret"] for row in everything}
+    titles = {row["name"]: row["title"] for row in everything}
+    return [
+        f"### {results['title'].capitalize()}",
+        "",
+        *cells.rows(
+            ["method", *results["labels"]],
+            (
+                [title, *(interval(at.get((name, level))) for level in results["levels"])]
+                for name, title in titles.items()
+            ),
+        ),
+    ]

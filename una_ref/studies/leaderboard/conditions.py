@@ -1,0 +1,139 @@
+"""What can be wrong with data, labeller or policy, and the axes along which the leaderboard varies it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+from typing import Any
+
+from una_ref.theory.labelling import Knobs
+
+Level = float | None
+
+
+@dataclass(frozen=True)
+class Conditions:
+    """The conditions of a run. The defaults are those of the board.
+
+    Attributes:
+        label_noise: probability that a comparison or a binary label is flipped, and that a score belongs to another
+            response to the prompt.
+        offset: sd of the constant that is added to each prompt's rewards, in reward units.
+        sharpness: s in P(y ≻ y') = σ(s·(r − r')); infinite: the better response always wins.
+        cycle: log-odds that the classes 0 ≻ 1 ≻ 2 ≻ 0 of first tokens add to a comparison; intransitive.
+        positive_share: share of positive labels among binary labels; None: P(1) = σ(r).
+        shift: a in the sampler ∝ π_ref^(1−a)·ν^a of offline data, where ν is another base policy.
+        unseen: first tokens that the sampler of offline data never gives.
+        length_bias: what the labeller adds to the score of a response of full length, in reward units.
+        trap: what the labeller adds to the score of a response with the trap; the truth subtracts it.
+        proxy_pairs: pairs that a reward model learns from; 0: the budget.
+        hidden: width of the policy's MLP; 0: that of the settings.
+    """
+
+    label_noise: float = 0.0
+    offset: float = 0.0
+    sharpness: float = 1.0
+    cycle: float = 0.0
+    positive_share: float | None = None
+    shift: float = 0.0
+    unseen: int = 0
+    length_bias: float = 0.0
+    trap: float = 0.0
+    proxy_pairs: int = 0
+    hidden: int = 0
+
+    @property
+    def knobs(self) -> Knobs:
+        """The part of the conditions that theory's labeller has."""
+        return Knobs(
+            offset=self.offset,
+            length_bias=self.length_bias,
+            trap=self.trap,
+            positive_share=self.positive_share,
+        )
+
+
+def plain(level: Level) -> float | str | None:
+    """A level as JSON has it."""
+    return "inf" if level is not None and math.isinf(level) else level
+
+
+@dataclass(frozen=True)
+class Condition:
+    """An axis of the leaderboard.
+
+    Attributes:
+        name: the field of `Conditions` that it varies.
+        title: in tables and figures, with the unit.
+        levels: from the board's own on.
+        feedback: kinds of feedback that it acts on; empty: all.
+        own_entries: entries of the axis in place of the leaders; empty: the leaders.
+        first: what the first level is called where its number does not say it.
+    """
+
+    name: str
+    title: str
+    levels: tuple[Level, ...]
+    feedback: tuple[str, ...] = ()
+    own_entries: tuple[str, ...] = ()
+    first: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """What the levels are called in tables and figures."""
+        shown = ["∞" if level is not None and math.isinf(level) else f"{level:g}" for level in self.levels[1:] if level]
+        return [self.first or f"{self.levels[0]:g}", *shown]
+
+    @property
+    def plain_levels(self) -> list[float | str | None]:
+        """The levels as JSON has them."""
+        return [plain(level) for level in self.levels]
+
+    def at(self, level: Level) -> Conditions:
+        """The board's conditions but for this one."""
+        fields: dict[str, Any] = {self.name: level}
+        return replace(Conditions(), **fields)
+
+    def acts_on(self, feedback: str) -> bool:
+        """Whether runs with this kind of feedback differ along the axis."""
+        return not self.feedback or feedback in self.feedback
+
+
+COMPARED = ("demos", "pairs", "pairs and demos", "reward model")
+OFFLINE = (*COMPARED, "labels", "scores", "scored pairs", "lists")
+
+CONDITIONS: Mapping[str, Condition] = MappingProxyType(
+    {
+        condition.name: condition
+        for condition in (
+            Condition("label_noise", "label noise: share of flipped labels", (0.0, 0.1, 0.2, 0.3)),
+            Condition("offset", "offset: sd of a constant for each prompt, reward units", (0.0, 1.0, 2.0, 4.0)),
+            Condition("sharpness", "determinism: factor of the log-odds", (1.0, 2.0, 8.0, math.inf), COMPARED),
+            Condition("cycle", "intransitivity: log-odds of a cycle", (0.0, 1.0, 2.0, 4.0), COMPARED),
+            Condition(
+                "positive_share",
+                "share of positive labels",
+                (None, 0.1, 0.5, 0.9),
+                ("labels",),
+                ("una-binary-mse", "una-binary-bce", "una-centred.labels", "dro.labels", "kto", "bco"),
+                first="as σ(r) says",
+            ),
+            Condition("shift", "off-policy data: share of another policy", (0.0, 0.25, 0.5, 1.0), OFFLINE),
+            Condition("unseen", "partial support: first tokens never sampled", (0, 1, 2, 3), OFFLINE),
+            Condition("length_bias", "length bias of the labeller, reward units", (0.0, 1.0, 2.0, 4.0)),
+            Condition("trap", "trap: overrated and bad, reward units", (0.0, 0.5, 1.0, 2.0)),
+            Condition(
+                "proxy_pairs",
+                "proxy quality: pairs of the reward model",
+                (0, 64, 256, 16384),
+                ("reward model",),
+                ("ppo.rm", "rloo.rm", "una-centred.rm"),
+                first="the budget",
+            ),
+            Condition("hidden", "misspecified policy: width of the MLP", (0, 32, 8, 2), first="the board's"),
+        )
+    }
+)
+"""Every axis, by name. The first level is the board's. The volume of data is the board itself."""

@@ -1,0 +1,139 @@
+"""What methods aim at themselves, where theory knows its optimum in closed form, and how far a policy is from it.
+
+A method's own objective is J_own(π) = E_π g − β_own·D(π ‖ π_ref), with a reward g, a β and a divergence D of its own.
+The gap is the largest J_own minus that of the policy: 0 at what the method aims at, and in the unit of g.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+
+import torch
+from torch import Tensor
+
+from una_ref.methods import METHODS
+from una_ref.studies.leaderboard.board_entries import BoardEntry
+from una_ref.theory import optimum
+from una_ref.theory.worlds import SequenceWorld
+
+
+@dataclass(frozen=True)
+class OwnObjective:
+    """What an entry aims at.
+
+    Attributes:
+        about: in words.
+        gap: (world, log π (X, S), the entry's hyper-parameters) -> the gap, mean over prompts.
+    """
+
+    about: str
+    gap: Callable[[SequenceWorld, Tensor, Mapping[str, float]], Tensor]
+
+
+def win_rates(rewards: Tensor, opponent_logps: Tensor) -> Tensor:
+    """(X, S) E_{y'~μ} σ(r(y) − r(y')), to rounding: `preference_rewards` of Bradley–Terry without its (X, S, S) table.
+
+    It is one function of r(y) for each prompt, and analytic within π of the real axis. Interpolated at m Chebyshev
+    points of the rewards' range, its error falls like ρ^−m, ρ = π/h + √((π/h)² + 1) for a range of 2h (Trefethen 2013,
+    "Approximation Theory and Approximation Practice", Th. 8.2).
+    """
+    low, high = rewards.amin(-1, keepdim=True), rewards.amax(-1, keepdim=True)
+    half = ((high - low) / 2).clamp(min=1e-6)
+    narrow = math.pi / float(half.max())
+    count = math.ceil(40 / math.log(narrow + math.sqrt(narrow**2 + 1)))
+    angles = torch.arange(count + 1, dtype=torch.float64) * math.pi / count
+    points = low + half * (1 + angles.cos())  # (X, m)
+    values = (points[:, :, None] - rewards[:, None, :]).sigmoid() @ opponent_logps.exp()[..., None]
+    signs = (-1.0) ** torch.arange(count + 1, dtype=torch.float64)
+    signs[[0, -1]] /= 2
+    gaps = rewards[:, :, None] - points[:, None, :]  # barycentric formula; a reward at a point takes its value
+    weights = torch.where(gaps == 0, 1e300, signs / gaps)
+    return (weights @ values)[..., 0] / weights.sum(-1)
+
+
+def _regularised(
+    world: SequenceWorld, logps: Tensor, rewards: Tensor, beta: float, divergence: str = "reverse_kl"
+) -> Tensor:
+    return optimum.regret(logps, world.ref_logps, rewards, beta, divergence).mean()
+
+
+def _rlhf(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, world.rewards, known["beta"])
+
+
+def _rebel(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, world.rewards, 1 / known["eta"])
+
+
+def _r_dpo(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, world.rewards - known["alpha"] * world.lengths, known["beta"])
+
+
+def _rpo(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, known["eta"] * world.rewards, known["beta"])
+
+
+def _f_dpo(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, world.rewards, known["beta"], str(known["divergence"]))
+
+
+def _ipo(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, win_rates(world.rewards, world.ref_logps), known["beta"])
+
+
+def _iupo(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    rewards = win_rates(world.rewards, world.ref_logps)
+    return _regularised(world, logps, rewards, known["beta"], str(known["divergence"]))
+
+
+def _nash(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, win_rates(world.rewards, logps), known["beta"])
+
+
+def _unregularised_nash(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return (win_rates(world.rewards, logps).amax(-1) - 0.5).mean()
+
+
+def _imitation(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    better = (world.ref_logps + (2 * win_rates(world.rewards, world.ref_logps)).log()).log_softmax(-1)
+    return optimum.kl(better, logps).mean()
+
+
+RLHF = OwnObjective("the regret at the method's own β", _rlhf)
+OWN: Mapping[str, OwnObjective] = MappingProxyType(
+    {
+        **dict.fromkeys(
+            (
+                *("una-pair", "f-dpo", "token-dpo", "wpo", "robust-dpo", "una-centred", "una-centred.labels", "dro"),
+                *("dro.labels", "una-centred.online", "una-centred.replay", "una-online", "reinforce", "rloo", "ppo"),
+                *("ppo.rm", "rloo.rm", "una-centred.rm"),
+            ),
+            RLHF,
+        ),
+        "rebel": OwnObjective("the regret at β = 1/η", _rebel),
+        "r-dpo": OwnObjective("E(r − α·|y|) − β·KL, the survey's Eq. 44", _r_dpo),
+        "rpo": OwnObjective("E η·r − β·KL", _rpo),
+        "f-dpo.js": OwnObjective("E r − β·JS(π ‖ π_ref)", _f_dpo),
+        "ipo": OwnObjective("P(π ≻ π_ref) − β·KL, ΨPO with the identity", _ipo),
+        "iupo": OwnObjective("P(π ≻ π_ref) − β·JS", _iupo),
+        "nash-md": OwnObjective("exploitability of the game with β·KL to π_ref", _nash),
+        "sppo": OwnObjective("exploitability of the game without a reference", _unregularised_nash),
+        "dno": OwnObjective("exploitability of the game without a reference", _unregularised_nash),
+        "sft": OwnObjective("KL from the distribution of the better responses", _imitation),
+    }
+)
+"""By entry. Every other entry has no closed form here."""
+
+NO_CLOSED_FORM = "no closed form"
+
+
+def own_gap(entry: BoardEntry, factor: float | None, world: SequenceWorld, logps: Tensor, beta: float) -> float | None:
+    """An entry's gap to its own optimum; None where it has no closed form."""
+    if entry.loss is not None or entry.name not in OWN:
+        return None
+    defaults = METHODS[entry.method].hyperparameters
+    known = {**defaults, **entry.strength_at(factor, beta), **entry.loss_kwargs}
+    return float(OWN[entry.name].gap(world, logps, known))

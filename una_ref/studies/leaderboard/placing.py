@@ -1,0 +1,243 @@
+"""Put a loss of one's own on the leaderboard.
+
+from una_ref.studies.leaderboard.placing import place
+
+def my_loss(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    margin = chosen_logps - ref_chosen_logps - rejected_logps + ref_rejected_logps
+    return torch.nn.functional.softplus(-beta * margin)
+
+placed = place(my_loss, "pairs")
+print(placed["rank"], "of", placed["of"], placed["row"]["regret"]["mean"])
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from types import MappingProxyType
+from typing import Any
+
+from torch import Tensor
+
+from una_ref.errors import InputError, near
+from una_ref.methods import probe
+from una_ref.methods.arguments import PAIRED, Need, argument, hyperparameters, names
+from una_ref.studies.engine import carry_out, choose
+from una_ref.studies.leaderboard.board_entries import ENTRIES, BoardEntry, Loss, fed_as
+from una_ref.studies.leaderboard.board_runs import BoardRun, reference_run, trained
+from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
+from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, row
+from una_ref.studies.leaderboard.board_tables import by_regret
+
+STAND_INS: Mapping[str, str] = MappingProxyType(
+    {
+        "demos": "sft",
+        "pairs": "una-pair",
+        "scored pairs": "rpo",
+        "labels": "una-binary-bce",
+        "scores": "una-centred",
+        "lists": "lipo",
+        "calls": "una-centred",
+    }
+)
+"""By kind of feedback the method whose run a plain loss takes over: its data, sampling and reference."""
+
+SETTINGS_OF: Mapping[str, str] = MappingProxyType(
+    {
+        "demos": "sft",
+        "pairs": "una-pair",
+        "scored pairs": "una-pair",
+        "labels": "una-binary-bce",
+        "scores": "una-centred",
+        "lists": "una-pair",
+        "calls": "rloo",
+    }
+)
+"""By kind of feedback the row of the quick board whose setting a loss takes that is not tuned."""
+
+
+def entry_of(
+    loss: Loss,
+    kind: str,
+    *,
+    name: str = "mine",
+    title: str = "",
+    strength: str | None = None,
+    unit: float = 1.0,
+    in_betas: bool = True,
+    inverse: bool = False,
+) -> BoardEntry:
+    """A row of the leaderboard from a plain loss.
+
+    Args:
+        loss: keyword-only, with arguments out of `una_ref.methods.arguments` and hyper-parameters that have defaults;
+            one number for each example out.
+        kind: of feedback: demos, pairs, scored pairs, labels, scores, lists; or calls, for a loss on the scores of
+            responses that the policy samples in each step.
+        name: of the row.
+        title: in tables, by default the name.
+        strength: the hyper-parameter that is tuned beside the learning rate; empty: none; None: β if there is one.
+        unit: its value at the factor 1 of the grid.
+        in_betas: whether `unit` is in units of the world's β.
+        inverse: whether the hyper-parameter is the inverse of that.
+
+    Raises:
+        InputError: no such kind, no such hyper-parameter, or a loss that cannot be called with what the kind has.
+    """
+    if kind not in STAND_INS:
+        raise InputError(f"kind: expected one of {', '.join(STAND_INS)}, got {kind!r}{near(kind, STAND_INS)}")
+    if name in ENTRIES:
+        raise InputError(f"name: expected a name that no row of the leaderboard has, got {name!r}")
+    fed = fed_as(kind)
+    if wrong := [own for own in sorted(names(loss)) if not _given(own, kind)]:
+        raise InputError(
+            f"loss {name}: expected arguments of {fed}, got {', '.join(wrong)}. Fix: see docs/arguments.md"
+        )
+    try:
+        known = hyperparameters(loss)
+        values = probe.call(loss, fed, {})
+    except (TypeError, ValueError) as error:
+        raise InputError(f"loss {name}: expected a loss on {fed}, got one that refuses: {error}") from error
+    if not isinstance(values, Tensor) or values.shape != (2,) or not values.isfinite().all():
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"loss {name}: expected one finite number for each of 2 examples, shape (2,), got {got}. "
+            "Fix: return the losses without a mean"
+        )
+    strength = ("beta" if "beta" in known else "") if strength is None else strength
+    if strength and strength not in known:
+        raise InputError(f"strength: expected a hyper-parameter of the loss ({', '.join(known)}), got {strength!r}")
+    return BoardEntry(
+        *(name, title or name, STAND_INS[kind]),
+        config={"online": True} if kind == "calls" else {},
+        feedback=kind,
+        strength=strength,
+        unit=unit,
+        in_betas=in_betas,
+        inverse=inverse,
+        loss=loss,
+    )
+
+
+def _given(own: str, kind: str) -> bool:
+    """Whether a run on this kind of feedback has an argument; what is no argument is a hyper-parameter."""
+    entry = argument(own)
+    if entry is None or entry.kind == "batch":
+        return True
+    if kind != "calls" and entry.requires in (Need.ROLLOUT, Need.CRITIC):
+        return False
+    in_pairs = own in PAIRED or entry.kind == "pair"
+    return in_pairs == (fed_as(kind) == "pairs")
+
+
+def place(
+    loss: Loss,
+    kind: str,
+    *,
+    board: Mapping[str, Any] | str | Path | None = None,
+    output: str | Path = "runs/leaderboard-quick",
+    workers: int | None = None,
+    tune: bool = True,
+    **about: Any,
+) -> dict[str, Any]:
+    """Train a loss of one's own by the leaderboard's protocol, and find its place on a board.
+
+    Its learning rate and strength are chosen from the same grid on the same other worlds. Its runs are computed in this
+    process, so a loss that is defined in a notebook will do.
+
+    Args:
+        loss: see `entry_of`.
+        kind: of feedback, see `entry_of`.
+        board: the results of a board, or the path of its results.json; None: the quick board, which is computed in
+            `output` where it is not finished there.
+        output: the folder of the quick board.
+        workers: processes for the quick board.
+        tune: whether learning rate and strength are chosen for this loss. False: it takes those of a known method on
+            the same feedback (`SETTINGS_OF`), which needs three runs and not fifty.
+        about: further arguments of `entry_of`, such as `name` and `strength`.
+
+    Returns:
+        name; rank, from 1, at the board's main budget, of how many; row and rows as in results.json, with the loss in
+        its place; setting: its learning rate, factor and tuning regret.
+
+    Raises:
+        InputError: before anything is trained, see `entry_of`; or a board of another version.
+    """
+    entry = entry_of(loss, kind, **about)
+    results = _board(board, output, workers)
+    own: dict[str, Any] = {key: tuple(v) if isinstance(v, list) else v for key, v in results["settings"].items()}
+    settings = LeaderboardSettings(**own)
+    budget = results["main_budget"]
+    store = _Here(entry, settings)
+    start = [reference_run(BoardRun("base", budget, seed), settings) for seed in settings.seeds]
+    setting = _tuned(entry, settings, store) if tune else _taken_over(entry, results)
+    runs = [BoardRun(entry.name, budget, seed, setting["lr"], setting["factor"]) for seed in settings.seeds]
+    mine = row(entry.name, entry.title, budget, store.results(runs, "the board's worlds"), start)
+    rows = [*(dict(each) for each in results["rows"] if each["budget"] == budget), mine]
+    compared(rows)
+    ranked = by_regret(rows)
+    return {
+        "name": entry.name,
+        "rank": 1 + [each["name"] for each in ranked].index(entry.name),
+        "of": len(ranked),
+        "row": mine,
+        "rows": ranked,
+        "setting": setting,
+    }
+
+
+def _tuned(entry: BoardEntry, settings: LeaderboardSettings, store: _Here) -> dict[str, Any]:
+    """The best setting of the grid on the tuning worlds."""
+    grid = [(lr, factor) for lr in settings.lrs for factor in (settings.factors if entry.strength else (None,))]
+    options = [
+        (
+            {"lr": lr, "factor": factor},
+            [BoardRun(entry.name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
+        )
+        for lr, factor in grid
+    ]
+    return choose(store, {entry.name: options})[entry.name]  # type: ignore[arg-type]
+
+
+def _taken_over(entry: BoardEntry, results: Mapping[str, Any]) -> dict[str, Any]:
+    """The setting of a known method on the same feedback."""
+    name = SETTINGS_OF[entry.feedback]
+    if name not in results["about"]:
+        raise InputError(f"tune: expected a board with the row {name}, whose setting the loss takes. Fix: tune=True")
+    known = results["about"][name]
+    return {"lr": known["lr"], "factor": known["factor"] if entry.strength else None}
+
+
+def _board(board: Mapping[str, Any] | str | Path | None, output: str | Path, workers: int | None) -> Mapping[str, Any]:
+    if board is None:
+        board = carry_out(LEADERBOARD, output, axes=("board",), quick=True, workers=workers)
+    elif not isinstance(board, Mapping):
+        path = Path(board)
+        if not path.is_file():
+            raise InputError(f"board {path}: expected a results.json of una-ref leaderboard, got no such file")
+        board = json.loads(path.read_text("utf-8"))
+    results = board.get("board", board) if isinstance(board, Mapping) else {}
+    version = results.get("settings", {}).get("protocol") if isinstance(results.get("settings"), Mapping) else None
+    if version != LEADERBOARD.settings.protocol:
+        raise InputError(
+            f"board: expected results of protocol {LEADERBOARD.settings.protocol}, got {version}. "
+            "Fix: run una-ref leaderboard again"
+        )
+    return results
+
+
+class _Here:
+    """The runs of one entry, computed in this process: what `choose` asks of a store."""
+
+    def __init__(self, entry: BoardEntry, settings: LeaderboardSettings) -> None:
+        self.entry, self.settings = entry, settings
+        self.finished: dict[str, dict[str, Any]] = {}
+
+    def results(self, runs: list[BoardRun], title: str) -> list[dict[str, Any]]:
+        """The measures of runs, with a progress bar."""
+        from tqdm import tqdm
+
+        for run in tqdm(runs, desc=title, unit="run", disable=None):
+            self.finished[run.key] = trained(self.entry, run, self.settings)
+        return [self.finished[run.key] for run in runs]
