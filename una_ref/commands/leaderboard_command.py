@@ -14,6 +14,7 @@ AXES = (
     *("length_bias", "trap", "proxy_pairs", "hidden"),
 )
 """The axes by name, as the study has them; the study itself is loaded only when it runs."""
+PAGE = "board.html"
 
 
 def leaderboard_arguments(parser: argparse.ArgumentParser) -> None:
@@ -38,6 +39,7 @@ def leaderboard(arguments: argparse.Namespace) -> int:
         raise InputError(f"workers: expected at least 1, got {arguments.workers}")
     from una_ref.studies.engine import carry_out
     from una_ref.studies.leaderboard.board_entries import entry_named
+    from una_ref.studies.leaderboard.board_page import write_page
     from una_ref.studies.leaderboard.board_study import LEADERBOARD
 
     settings = LEADERBOARD.settings
@@ -54,9 +56,12 @@ def leaderboard(arguments: argparse.Namespace) -> int:
         settings=settings,
         report=arguments.report,
     )
+    if "board" in results:
+        write_page(results, Path(output, PAGE))
     if arguments.json:
         print(json.dumps(results, ensure_ascii=False))
     else:
         print(Path(output, "table.md").read_text("utf-8"))
-        print(f"table: {output}/table.md   figures: {output}/*.svg   numbers: {output}/results.json")
+        page = f"   page: {output}/{PAGE}" if "board" in results else ""
+        print(f"table: {output}/table.md{page}   figures: {output}/*.svg   numbers: {output}/results.json")
     return 0

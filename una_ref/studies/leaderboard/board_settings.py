@@ -52,7 +52,7 @@ class LeaderboardSettings:
     batch: int = 64
     draws: int = 8
     seeds: tuple[int, ...] = tuple(range(12))
-    tuning_seeds: tuple[int, ...] = (100, 101, 102)
+    tuning_seeds: tuple[int, ...] = (100, 101)
     tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
     lrs: tuple[float, ...] = (1e-3, 2.5e-3, 6.3e-3, 1.6e-2)
