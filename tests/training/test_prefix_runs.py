@@ -38,7 +38,12 @@ def config(method, **more):
 
 @pytest.mark.parametrize(
     ("method", "more"),
-    [("rloo", {}), ("una-centred", {"online": True}), ("ppo", {"steps": 100}), ("ppo", {"critic": "head", "steps": 100})],
+    [
+        ("rloo", {}),
+        ("una-centred", {"online": True}),
+        ("ppo", {"steps": 100}),
+        ("ppo", {"critic": "head", "steps": 100}),
+    ],
     ids=str,
 )
 def test_online_methods_come_near_the_optimum(world, method, more):
