@@ -42,7 +42,7 @@ def config(method, **more):
         ("rloo", {}),
         ("una-centred", {"online": True}),
         ("ppo", {"steps": 100}),
-        ("ppo", {"critic": "head", "steps": 100}),
+        ("ppo", {"critic": "head", "steps": 200}),
     ],
     ids=str,
 )

@@ -451,7 +451,7 @@ def test_dropout_depends_only_on_seed_step_and_update(make_trainer, examples, gr
 def test_no_two_steps_or_processes_share_their_random_numbers(make_trainer, examples):
     trainer, seeds = make_trainer("dpo", examples("pairs")), []
     for process, step in itertools.product(range(3), range(6)):
-        trainer.accelerator = SimpleNamespace(num_processes=3, process_index=process)
+        trainer.accelerator = SimpleNamespace(num_processes=3, process_index=process, device=torch.device("cpu"))
         trainer._seed(step)
         seeds.append(torch.initial_seed())
     assert len(set(seeds)) == 18

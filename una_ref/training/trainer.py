@@ -246,12 +246,9 @@ class Trainer:
         team = self.accelerator
         place += self.config.seed * 1_000_003
         seed = (place * team.num_processes + team.process_index) % 2**63
-        if (
-            team.device.type == "cpu"
-        ):  # torch.manual_seed also notes the call stack for a GPU, which takes a millisecond
-            torch.default_generator.manual_seed(seed)
-        else:
-            torch.manual_seed(seed)
+        # On a CPU this alone: torch.manual_seed also notes the call stack for GPUs, which takes a millisecond.
+        seeded = torch.default_generator.manual_seed if team.device.type == "cpu" else torch.manual_seed
+        seeded(seed)
 
     @torch.no_grad()
     def logps(self, examples: Sequence[Example]) -> Tensor:
