@@ -1,8 +1,11 @@
 """Fixtures shared by the tests of several layers."""
 
+import html
 import itertools
 import json
 import os
+import shutil
+import subprocess
 import threading
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -19,6 +22,22 @@ def toysteer_base():
     from una_ref.training import toysteer_base
 
     return toysteer_base.toysteer_base()
+
+
+@pytest.fixture
+def browsed(tmp_path):
+    """browsed(address): the text of a page after its scripts have run, in Chromium or Chrome without a window."""
+    found = filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome")))
+    browser = next(found, None)
+    if browser is None:
+        pytest.skip("no Chromium or Chrome on this machine")
+
+    def page(address):
+        flags = ["--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}/browser", "--dump-dom"]
+        run = subprocess.run([browser, *flags, address], capture_output=True, text=True, timeout=240, check=True)
+        return html.unescape(run.stdout)
+
+    return page
 
 
 @pytest.fixture

@@ -4,7 +4,11 @@ from dataclasses import replace
 
 import pytest
 
+from una_ref.studies.engine import carry_out
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
+from una_ref.studies.leaderboard.board_study import LEADERBOARD
+
+AXES = ("board", "frontier", "label_noise", "positive_share", "sharpness")
 
 
 @pytest.fixture(scope="session")
@@ -32,3 +36,10 @@ def tiny():
         axis_budget=32,
         frontier=(0.5, 1.0),
     )
+
+
+@pytest.fixture(scope="session")
+def finished(tiny, tmp_path_factory):
+    """The folder and the results of a whole tiny leaderboard."""
+    folder = tmp_path_factory.mktemp("leaderboard")
+    return folder, carry_out(LEADERBOARD, folder, settings=tiny, workers=1, axes=AXES)

@@ -14,15 +14,6 @@ from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, leade
 from una_ref.studies.leaderboard.board_summaries import summed
 from una_ref.studies.leaderboard.conditions import CONDITIONS
 
-AXES = ("board", "frontier", "label_noise", "positive_share", "sharpness")
-
-
-@pytest.fixture(scope="module")
-def finished(tiny, tmp_path_factory):
-    """The folder and the results of a whole tiny leaderboard."""
-    folder = tmp_path_factory.mktemp("leaderboard")
-    return folder, carry_out(LEADERBOARD, folder, settings=tiny, workers=1, axes=AXES)
-
 
 def lines(folder):
     """The runs in a folder by key, without their times."""
@@ -66,7 +57,7 @@ def test_online_rows_have_a_best_checkpoint_and_others_do_not(finished):
 
 def test_table_and_figures_are_written_for_every_axis(finished):
     folder, results = finished
-    assert {path.stem for path in folder.glob("*.svg")} == {*AXES}
+    assert {path.stem for path in folder.glob("*.svg")} == {*finished[1]}
     table = (folder / "table.md").read_text("utf-8")
     assert table == LEADERBOARD.table(results)
     for heading in ("### Exact regret", "### Reward and KL by β", "### Label noise"):
@@ -94,7 +85,7 @@ def test_a_killed_study_resumes_to_the_same_rows(finished, tiny, tmp_path):
     whole = (folder / "runs.jsonl").read_text("utf-8")
     half = whole[: len(whole) // 2]  # the last line is cut in the middle, as a killed process leaves it
     (tmp_path / "runs.jsonl").write_text(half)
-    again = carry_out(LEADERBOARD, tmp_path, settings=tiny, workers=1, axes=AXES)
+    again = carry_out(LEADERBOARD, tmp_path, settings=tiny, workers=1, axes=tuple(finished[1]))
     assert lines(tmp_path) == lines(folder)
     assert again["board"]["rows"] == results["board"]["rows"]
 

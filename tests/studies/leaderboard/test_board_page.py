@@ -1,0 +1,87 @@
+"""The leaderboard's page, looked at in a browser: it shows the study's numbers, sorts, filters and loads nothing."""
+
+import json
+import re
+
+import pytest
+
+from una_ref.studies.leaderboard.board_page import write_page
+
+
+@pytest.fixture(scope="module")
+def page(finished, tmp_path_factory):
+    return write_page(finished[1], tmp_path_factory.mktemp("page") / "board.html")
+
+
+def table(text):
+    """The rows of methods: name -> the texts of its cells."""
+    text = re.sub(r"<script.*?</script>", "", text, flags=re.DOTALL)
+    rows = re.findall(r'<tr class="method[^>]*data-row="([^"]+)"[^>]*>(.*?)</tr>', text, re.DOTALL)
+    return {
+        name: [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)] for name, row in rows
+    }
+
+
+def means(results, budget):
+    """Mean regret by row at a budget, the least first."""
+    rows = [row for row in results["board"]["rows"] if row["budget"] == budget and row["regret"]["mean"] is not None]
+    return {row["name"]: row["regret"]["mean"] for row in sorted(rows, key=lambda row: row["regret"]["mean"])}
+
+
+def shown(value):
+    """A number as the page writes it."""
+    return f"{value:.3f}".replace("-", "−")
+
+
+def test_rows_are_sorted_by_regret_and_show_the_numbers_of_the_study(page, browsed, finished):
+    results = finished[1]
+    budget = results["board"]["main_budget"]
+    rows, expected = table(browsed(page.as_uri())), means(results, budget)
+    assert list(rows) == list(expected)
+    for rank, (name, cells) in enumerate(rows.items(), 1):
+        assert cells[0] == str(rank) and cells[3] == shown(expected[name])
+
+
+def test_a_link_opens_a_view(page, browsed, finished):
+    results = finished[1]
+    other = min(row["budget"] for row in results["board"]["rows"])
+    text = browsed(f"{page.as_uri()}#budget={other}&sort=kl&down=true&open=una-pair")
+    kl = {row["name"]: row["kl"]["mean"] for row in results["board"]["rows"] if row["budget"] == other}
+    assert list(table(text)) == sorted(kl, key=lambda name: -kl[name])
+    assert results["board"]["about"]["una-pair"]["command"] in text.split('class="detail"')[1].split("</tr>")[0]
+
+
+def test_a_filter_leaves_the_rows_of_one_kind_and_their_ranks(page, browsed, finished):
+    about, ranks = finished[1]["board"]["about"], list(means(finished[1], finished[1]["board"]["main_budget"]))
+    rows = table(browsed(f"{page.as_uri()}#feedback=pairs"))
+    assert set(rows) == {name for name in about if about[name]["feedback"] == "pairs"} != set(about)
+    assert [cells[0] for cells in rows.values()] == [str(1 + ranks.index(name)) for name in rows]
+    assert set(table(browsed(f"{page.as_uri()}#search=una-p"))) == {"una-pair"}
+
+
+def test_every_leader_has_a_curve_and_every_axis_can_be_chosen(page, browsed, finished):
+    results, text = finished[1], browsed(page.as_uri())
+    curves = re.search(r'<svg id="labels".*?</svg>', text, re.DOTALL)[0]
+    assert curves.count('class="line"') == len(results["board"]["leaders"])
+    axes = set(re.findall(r'<option value="(\w+)"', text))
+    assert axes == {*results} - {"board", "frontier"}
+    assert 'class="line"' in re.search(r'<svg id="axisplot".*?</svg>', text, re.DOTALL)[0]
+
+
+def test_the_board_alone_is_a_page_too(finished, browsed, tmp_path):
+    text = browsed(write_page({"board": finished[1]["board"]}, tmp_path / "board.html").as_uri())
+    assert table(text) and '<div id="axes" hidden' in text
+
+
+def test_the_page_holds_its_numbers_and_loads_nothing(page, finished):
+    text = page.read_text("utf-8")
+    assert re.findall(r'(?:src|href)="[^"#]|@import|url\(|https?://', text) == []
+    data = json.loads(re.search(r'<script type="application/json" id="data">(.*?)</script>', text, re.DOTALL)[1])
+    row, slim = finished[1]["board"]["rows"][0], data["board"]["rows"][0]
+    assert slim["regret"] == pytest.approx([row["regret"][key] for key in ("mean", "low", "high", "median")], rel=1e-4)
+    assert slim["values"] == pytest.approx(row["regret"]["values"], rel=1e-4)
+
+
+def test_text_of_the_data_cannot_end_the_script(finished, tmp_path):
+    board = finished[1]["board"] | {"protocol": ["</script><b>"]}
+    assert "</script><b>" not in write_page({"board": board}, tmp_path / "board.html").read_text("utf-8")
