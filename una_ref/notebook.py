@@ -91,7 +91,7 @@ _folded: list[str] = []
 
 def _fold(line: str) -> None:
     """Keep a line for the end of the cell; outside of a notebook, print it."""
-    shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
+    shell: Any = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     if not hasattr(shell, "kernel"):
         print(line)
         return
@@ -105,7 +105,8 @@ def _show_folded(_: Any) -> None:
     from IPython.core.getipython import get_ipython
     from IPython.display import display
 
-    get_ipython().events.unregister("post_run_cell", _show_folded)
+    shell: Any = get_ipython()
+    shell.events.unregister("post_run_cell", _show_folded)
     passed = f"{len(_folded)} check{'s' * (len(_folded) > 1)} passed"
     lines = html.escape("\n".join(_folded), quote=False)
     _folded.clear()
