@@ -241,7 +241,18 @@ def test_commands_and_their_options_exist(page):
 
 def test_every_option_of_every_command_is_listed():
     text = (ROOT / "docs" / "cli.md").read_text(encoding="utf-8")
-    for name in ("methods", "claims", "train", "evaluate", "merge", "score", "generate", "compare", "examine", "leaderboard"):
+    for name in (
+        "methods",
+        "claims",
+        "train",
+        "evaluate",
+        "merge",
+        "score",
+        "generate",
+        "compare",
+        "examine",
+        "leaderboard",
+    ):
         [section] = re.findall(rf"^### {name}\n(.*?)^(?:###|<!--)", text, flags=re.MULTILINE | re.DOTALL)
         listed = set(re.findall(r"^\| `(--[\w-]+)", section, flags=re.MULTILINE))
         assert listed == set(re.findall(r"^  (--[\w-]+)", help_of(name), flags=re.MULTILINE))
