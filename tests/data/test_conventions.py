@@ -486,3 +486,47 @@ def test_a_table_has_numbers_truth_values_and_json(tmp_path):
 def test_one_limit_counts_rows_and_the_columns_are_said_all_the_same():
     rows, said = noted([{"prompt": "p", "completion": "a", "x": i} for i in range(5)], limit=2)
     assert len(rows) == 2 and said == ["data (completion): columns used: prompt, completion; not used: x"]
+
+
+CALL = {"type": "function", "function": {"name": "w", "arguments": {"city": "Paris"}}}
+TOOL = {"type": "function", "function": {"name": "w", "parameters": {"properties": {"city": {"type": "string"}}}}}
+OTHER_CALL = {"type": "function", "function": {"name": "t", "arguments": {"zone": "CET"}}}
+OTHER_TOOL = {"type": "function", "function": {"name": "t", "parameters": {"properties": {"zone": {"type": "string"}}}}}
+DIFFERENT_KEYS = (
+    [
+        {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}], "tools": [TOOL]},
+        {"messages": [USER, {"role": "assistant", "tool_calls": [OTHER_CALL]}], "tools": [OTHER_TOOL]},
+    ],
+    [
+        {"prompt": [USER], "chosen": [USER, says("a")], "rejected": [USER, says("b")]},
+        {"prompt": [USER], "chosen": [USER, {**says("a"), "name": "z"}], "rejected": [USER, says("b")]},
+    ],
+    [
+        {"chosen": [USER, says("x"), USER, says("a")], "rejected": [USER, says("x"), USER, says("b")]},
+        {"chosen": [USER, says("x"), USER, {**says("a"), "name": "z"}], "rejected": [USER, says("x"), USER, says("b")]},
+    ],
+)
+
+
+@pytest.mark.parametrize("rows", DIFFERENT_KEYS)
+def test_rows_with_different_keys_are_the_same_in_parquet(tmp_path, rows):
+    from dataclasses import replace
+
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
+
+    write_table(Table.from_pylist(rows), tmp_path / "a.parquet")
+    made, expected = ([replace(row, source="") for row in read(data)] for data in (tmp_path / "a.parquet", rows))
+    assert made == expected and "None" not in repr([row.template_arguments for row in made])
+
+
+def test_null_in_a_message_is_no_field_and_in_json_text_it_is_one():
+    null = {**says("x"), "name": None}
+    row = one({"prompt": [USER], "chosen": [{**USER, "name": None}, says("a")], "rejected": [USER, says("b")]})
+    assert (row.prompt, row.responses) == ((USER,), ("a", "b"))
+    row = one({"chosen": [USER, null, USER, says("a")], "rejected": [USER, says("x"), USER, says("b")]})
+    assert row.prompt == (USER, says("x"), USER)
+    row = one({"prompt": "q", "completion": "a", "tools": [{"name": "w", "default": None, "enum": [None]}]})
+    assert row.template_arguments == {"tools": [{"name": "w", "enum": [None]}]}
+    row = one({"prompt": "q", "completion": "a", "tools": '[{"name": "w", "default": null}]'})
+    assert row.template_arguments == {"tools": [{"name": "w", "default": None}]}

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+from una_ref.data.messages import plain_message, without_nulls
 from una_ref.data.rows import (
     Row,
     checked_label,
@@ -182,12 +183,14 @@ class Record:
         return [dict(message) for message in checked_messages(messages, self.source, place)]
 
     def _message(self, message: Any, place: str) -> Any:
-        if not isinstance(message, Mapping) or "role" in message or not {"from", "value"} <= {*message}:
+        if not isinstance(message, Mapping):
             return message
+        if message.get("role") is not None or not {"from", "value"} <= {*message}:
+            return plain_message(message)
         if message["from"] not in _ROLES:
             raise refusal(self.source, f"{place}.from", "one of " + ", ".join(_ROLES), shown(message["from"]))
-        rest = {k: v for k, v in message.items() if k not in ("from", "value")}
-        return {"role": _ROLES[message["from"]], "content": message["value"], **rest}
+        rest = {k: v for k, v in message.items() if k not in ("from", "value", "role", "content")}
+        return plain_message({"role": _ROLES[message["from"]], "content": message["value"], **rest})
 
     def prompt(self, column: str = "prompt") -> Any:
         """The prompt: text or messages."""
@@ -347,15 +350,15 @@ class Record:
             if taken:
                 expected = "arguments of the template alone"
                 raise self.refusal("chat_template_kwargs", expected, taken[0], f"leave {taken[0]} out")
-            arguments |= {name: value for name, value in given.items() if value is not None}
+            arguments |= given
         return arguments
 
     def _json(self, column: str, kind: type) -> Any:
-        """A list or an object, also as JSON text, as tables hold them."""
-        value = self.get(column)
+        """A list or an object without nulls, also as JSON text, as tables hold them."""
+        value = without_nulls(self.get(column))
         if isinstance(value, str):
             with suppress(ValueError):
-                value = json.loads(value) if value.strip() else kind()
+                value = json.loads(value) if value.strip() else kind()  # with its nulls, which no table has filled in
         if not isinstance(value, kind):
             what = "a list of tools" if kind is list else "an object"
             raise self.refusal(column, f"{what}, or its JSON", shown(value))
