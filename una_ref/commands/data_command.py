@@ -145,7 +145,7 @@ def text(
     yield ""
     for finding in measured.findings:
         yield f"  {finding.count:>8,}  {finding.what} (the first: {finding.first})"
-    if not measured.findings:
+    if not measured.findings and not (cut and any("dropped" in what for what, _ in cut.said)):
         yield "  nothing unusual found"
     yield ""
 
