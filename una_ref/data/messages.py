@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from typing import Any
 
@@ -22,3 +23,27 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
     A missing content is null as well, since tables cannot tell one from the other.
     """
     return {**without_nulls(message), **({} if message.get("content") is not None else {"content": None})}
+
+
+def with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
+    """A message whose tool arguments are objects; OpenAI writes an object as JSON text. Other text stays."""
+    message = dict(message)
+    if isinstance(message.get("tool_calls"), list | tuple):
+        message["tool_calls"] = [_call(call, "function") for call in message["tool_calls"]]
+    return _call(message, "function_call") if message.get("function_call") else message
+
+
+def _call(call: Any, name: str) -> Any:
+    """A call, or a message, whose function has an object as its arguments."""
+    function = call.get(name, call) if isinstance(call, Mapping) else None
+    text = function.get("arguments") if isinstance(function, Mapping) else None
+    if not isinstance(text, str):
+        return call
+    try:
+        parsed = json.loads(text)
+    except ValueError:
+        return call
+    if not isinstance(parsed, dict):
+        return call
+    made = {**function, "arguments": parsed}
+    return {**call, name: made} if name in call else made
