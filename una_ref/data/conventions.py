@@ -78,8 +78,8 @@ def _prompt(record: Record) -> Row:
 
 def _turns(record: Record) -> Row:
     """The first turn. Later turns depend on an answer, which is not in the data."""
-    turns = record.get("turns")
-    if not isinstance(turns, list | tuple) or not turns:
+    turns = record.sequence("turns", "a list of turns")
+    if not turns:
         raise record.refusal("turns", "a list of turns", shown(turns))
     return record.row(checked_text(turns[0], record.source, f"{record.name('turns')}[0]"))
 
@@ -270,6 +270,9 @@ CONVENTIONS = (
     Convention("answers", ("prompt", "completions"), (), _answers, {**_FRUIT, "completions": ["Apple.", "Pear."]}),
 )
 """Tried in this order."""
+
+EMPTY = ("input", "history")
+"""Optional columns in which a missing value is an empty one, as in Alpaca's files."""
 
 PROMPTS = (
     Convention("prompt", ("prompt",), (), _prompt, _FRUIT),

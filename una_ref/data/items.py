@@ -223,6 +223,7 @@ def _json_list(path: Path) -> Iterator[Item]:
 
 def _table(path: Path) -> Iterator[Item]:
     """The rows of a CSV or TSV file with a header. An empty cell is a missing value."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses a text of 131,072 characters
     tab = path.name.removesuffix(".gz").endswith(".tsv")
     try:
         with _unpacked(path) as handle:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
@@ -58,6 +59,11 @@ class Cell(str):
     __slots__ = ()
 
 
+_MESSAGES = re.compile(r"""\s*(?:\[\s*)?\{\s*['"](?:role|content|from|value)['"]\s*:""")
+_ROLE = re.compile(r"""[{,]\s*['"](?:role|from)['"]\s*:""")
+"""What a cell with messages begins with, and what is in it. Any other JSON is text where text is expected."""
+
+
 class Options(NamedTuple):
     """How records are read; see `una_ref.data.sources.read`."""
 
@@ -106,7 +112,7 @@ class Record:
         name = self.name(column)
         self.read.add(name)
         value = self.value(name)
-        if isinstance(value, Cell) and value.lstrip()[:2] in ("[{", "{'", '{"', "[["):
+        if isinstance(value, Cell) and _MESSAGES.match(value) and _ROLE.search(value):
             return self._parsed(name, value)
         return value
 
@@ -136,6 +142,8 @@ class Record:
     def sequence(self, column: str, what: str = "a list") -> Sequence[Any]:
         """A column's value, which has to be a list."""
         value = self.get(column)
+        if isinstance(value, Cell) and value.lstrip().startswith("["):
+            value = self._parsed(self.name(column), value)
         if not isinstance(value, list | tuple):
             raise self.refusal(column, what, shown(value))
         return value
@@ -271,7 +279,7 @@ class Record:
         try:
             return json.loads(value)
         except ValueError:
-            expected = "JSON, since the text begins as a list or an object"
+            expected = "JSON, since the text begins as a list or a message"
             raise refusal(self.source, name, expected, f"{value!r:.40}", "write the column as JSON") from None
 
     # ---- rows

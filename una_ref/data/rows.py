@@ -29,7 +29,7 @@ def refusal(source: str, field: str, expected: str, got: str, fix: str = "") -> 
 
 def shown(value: object) -> str:
     """A value as messages print it: at most 40 characters, with its type."""
-    return f"{value!r:.40} ({type(value).__name__})"
+    return f"{value!r:.40} ({'str' if isinstance(value, str) else type(value).__name__})"
 
 
 PER_PAIR = ("weights", "margins")

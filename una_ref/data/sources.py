@@ -14,7 +14,7 @@ from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import chain, islice
 
-from una_ref.data.conventions import COLUMNS, CONVENTIONS, PROMPTS, Convention
+from una_ref.data.conventions import COLUMNS, CONVENTIONS, EMPTY, PROMPTS, Convention
 from una_ref.data.items import Item, items
 from una_ref.data.records import Options, Record
 from una_ref.data.rows import Row, refusal, shown
@@ -206,7 +206,7 @@ class _Reader:
 
     def _alike(self, record: Record, convention: Convention) -> None:
         """Refuse a record without the layout's columns, or with other optional columns than the first one."""
-        has = {column: record.has(column) for column in convention.columns}
+        has = {column: record.has(column) for column in convention.columns if column not in EMPTY}
         self.held, self.origin = self.held or has, self.origin or record.source
         for column, present in has.items():
             if present != self.held[column]:
