@@ -52,6 +52,14 @@ def files(name: str) -> list[str]:
     return found
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern that matches a file, such as ``split=train/*.jsonl``."""
+    try:
+        return files(name) != [name]
+    except InputError:
+        return False
+
+
 def items(data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = "") -> Iterator[Item]:
     """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
