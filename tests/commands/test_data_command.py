@@ -81,7 +81,7 @@ def test_a_file_may_have_an_equals_sign_in_its_name_and_not_a_comma(tmp_path, mo
     (tmp_path / "a=b.jsonl").rename(tmp_path / "split=train" / "a.jsonl")
     capsys.readouterr()
     assert main(["data", "split=train/*.jsonl"]) == 0
-    assert capsys.readouterr().out.startswith("split=train/*.jsonl: 2 rows")
+    assert capsys.readouterr().out.startswith("split=train/*.jsonl: 4 rows")
     assert main(["data", "split=test/*.jsonl"]) == 2
     assert "expected a name without a comma, which separates names, got 'a,b.jsonl'" in capsys.readouterr().out
     assert main(["data", ""]) == 2

@@ -357,7 +357,7 @@ def test_a_turn_that_is_not_to_be_trained_on_is_refused_unless_it_is_in_the_prom
     talk = [USER, {**says("x"), **field}, {"role": "user", "content": "q"}, {**says("a"), "weight": 1}]
     ((name, value),) = field.items()
     refused({"messages": talk}, f"expected turns of the assistant that are trained on, got one with {name}={value}")
-    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: turns=last")
+    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: leave the row out")
     assert one({"messages": talk}, turns="last").responses == ("a",)
     asked = [{**USER, **field}, says("x"), {"role": "user", "content": "q", **field}, says("a")]
     assert one({"messages": asked}).responses == ("a",), "turns of a user are never trained on"
@@ -530,3 +530,19 @@ def test_null_in_a_message_is_no_field_and_in_json_text_it_is_one():
     assert row.template_arguments == {"tools": [{"name": "w", "enum": [None]}]}
     row = one({"prompt": "q", "completion": "a", "tools": '[{"name": "w", "default": null}]'})
     assert row.template_arguments == {"tools": [{"name": "w", "default": None}]}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"weight": "0"}, {"weight": "0.0"}, {"train": "false"}, {"loss": False}, {"loss": "False"}, {"masked": True}],
+)
+def test_a_turn_that_is_not_to_be_trained_on_says_so_in_texts_too(field):
+    ((name, value),) = field.items()
+    bad = {"messages": [USER, {**says("x"), **field}]}
+    refused(bad, f"one with {name}={value!r}. Fix: leave the row out")
+    (row,) = read([bad], prompts=True)
+    assert row.prompt == (USER,)
+    other = {"weight": "1", "train": "true", "loss": True, "masked": False}
+    assert one({"messages": [USER, {**says("x"), **other}]}).responses == ("x",)
+    refused({"messages": [USER, {**says("x"), **field}, USER, says("a")]}, "Fix: turns=last, end")
+    refused({"messages": [USER, says("a"), USER, {**says("x"), **field}]}, "Fix: end the conversation")

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from typing import Any
+
+_NO = ("false", "no")
+_TRAINED = {"weight": _NO, "train": _NO, "training": _NO, "loss": _NO, "masked": ("true", "yes")}
+"""Field of a message -> texts, beside 0 (of `masked`, 1), by which it is not trained on."""
 
 
 def without_nulls(value: Any) -> Any:
@@ -23,6 +28,20 @@ def plain_message(message: Mapping[str, Any]) -> dict[str, Any]:
     A missing content is null as well, since tables cannot tell one from the other.
     """
     return {**without_nulls(message), **({} if message.get("content") is not None else {"content": None})}
+
+
+def untrained(message: Mapping[str, Any]) -> str:
+    """The field by which a message says that it is not trained on; empty if it says no such thing.
+
+    OpenAI has ``weight: 0``, axolotl ``train: false``, ms-swift ``loss: false``; files hold them as texts as well.
+    """
+    for name, no in _TRAINED.items():
+        value = message.get(name)
+        with suppress(TypeError, ValueError):
+            value = float(value) if value is not None else None
+        if (str(value).strip().lower() in no) if isinstance(value, str) else value == float(name == "masked"):
+            return name
+    return ""
 
 
 def with_objects(message: Mapping[str, Any]) -> dict[str, Any]:

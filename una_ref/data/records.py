@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
-from una_ref.data.messages import plain_message, without_nulls
+from una_ref.data.messages import plain_message, untrained, without_nulls
 from una_ref.data.rows import (
     Row,
     checked_label,
@@ -320,12 +320,14 @@ class Record:
     def _check_trained(
         self, fields: Sequence[Mapping[str, Any]], earlier: Sequence[Sequence[Mapping[str, Any]]]
     ) -> None:
-        """Refuse a turn of the assistant that says of itself that it is not trained on, as OpenAI's weight 0 does."""
+        """Refuse a turn of the assistant that says of itself that it is not trained on, such as OpenAI's weight 0."""
         for message in chain(fields, *earlier):
-            name = next((name for name in ("weight", "train") if name in message and not message[name]), None)
-            if name and message[name] is not None and message.get("role") in (None, "assistant"):
+            name = untrained(message) if message.get("role") in (None, "assistant") else ""
+            if name and not self.options.prompts:  # with prompts, responses are sampled
                 expected = "turns of the assistant that are trained on"
-                fix = "turns=last, end the conversation before that turn, or take the field out"
+                last = any(earlier) and not any(map(untrained, fields))
+                short = "end the conversation before that turn" if any(earlier) else "leave the row out"
+                fix = f"{'turns=last, ' if last else ''}{short}, or take the field out"
                 raise refusal(self.source, "responses", expected, f"one with {name}={message[name]!r}", fix)
 
     def judged(self, prompt: Any, response: Response) -> Row:
