@@ -86,18 +86,39 @@ def read(
     return reader.rows(found, limit, note)
 
 
+HEAD = 64
+"""Number of rows, from the first one, most of which decide whether an optional column has values."""
+
+
+def _peeked(found: Iterator[Item]) -> tuple[list[Item], Iterator[Item]]:
+    """The first items, and all of them as they were; an error is raised where it stands."""
+    head: list[Item] = []
+    try:
+        head.extend(islice(found, HEAD))
+    except InputError as error:
+        return head, chain(head, _raised(error))
+    return head, chain(head, found)
+
+
+def _raised(error: InputError) -> Iterator[Item]:
+    raise error
+    yield
+
+
 class _Reader:
     """Reads the items of one file or data set, and counts what it leaves out."""
 
     def __init__(self, options: Options, conventions: tuple[Convention, ...]) -> None:
         self.options, self.conventions = options, conventions
         self.convention: Convention | None = None
-        self.origin, self.held = "", dict[str, bool]()
+        self.head: list[Item] = []
+        self.held: dict[str, dict[str, tuple[bool, str]]] = {}
         self.columns, self.used = dict[str, None](), set[str]()
         self.dropped: Counter[str] = Counter()
         self.first_error: InputError | None = None
 
     def rows(self, found: Iterator[Item], limit: int | None, note: Callable[[str], None] | None) -> Iterator[Row]:
+        self.head, found = _peeked(found)
         made = self._made(found)
         first = next(made, None)
         if first is None or self.convention is None:
@@ -205,16 +226,28 @@ class _Reader:
         return refusal(record.source, "columns", expected, _listed(found) + like, fix)
 
     def _alike(self, record: Record, convention: Convention) -> None:
-        """Refuse a record without the layout's columns, or with other optional columns than the first one."""
-        has = {column: record.has(column) for column in convention.columns if column not in EMPTY}
-        self.held, self.origin = self.held or has, self.origin or record.source
-        for column, present in has.items():
-            if present != self.held[column]:
-                expected = f"{'a value' if self.held[column] else 'no value'}, as in {self.origin} ({convention.name})"
+        """Refuse a record without the layout's columns, or with other optional columns than most of the first ones."""
+        for column, (held, origin) in self._held(record, convention).items():
+            present = record.has(column)
+            if present != held:
+                expected = f"{'a value' if held else 'no value'}, as in {origin} ({convention.name})"
                 missing = "null" if record.name(column) in record.values else "no such column"
                 got = shown(record.get(column)) if present else missing
                 fix = "" if self.options.bad_rows == "drop" else "correct the row, or bad_rows=drop"
                 raise record.refusal(column, f"{expected}", f"{got} in a row of {_listed(record.columns())}", fix)
+
+    def _held(self, record: Record, convention: Convention) -> dict[str, tuple[bool, str]]:
+        """Column of the layout -> whether it has values, and the first row that is like that."""
+        if convention.name not in self.held:
+            records = [Record(source, item, self.options) for source, item in self.head if isinstance(item, Mapping)]
+            records = [each for each in records if all(map(each.has, convention.required))] or [record]
+            held = self.held[convention.name] = {}
+            for column in convention.columns:
+                having = [each.has(column) for each in records]
+                most = Counter(having).most_common(1)[0][0]  # of as many, the first row decides
+                if column not in EMPTY:
+                    held[column] = most, records[having.index(most)].source
+        return self.held[convention.name]
 
     def _check_feedback(self, record: Record, row: Row, convention: Convention) -> None:
         """Refuse a row without feedback where a column looks as if it held some: the row would be imitated."""
