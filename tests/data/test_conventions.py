@@ -291,7 +291,7 @@ def test_webgpt_answers_have_their_scores_and_the_rest_of_the_question_is_said()
     assert (row.prompt, row.responses, row.scores) == ("p", ("a", "b"), (-0.25, 0.25))
     used = "question.full_text, answer_0, answer_1, score_0, score_1"
     assert said == f"data (WebGPT comparisons): columns used: {used}; not used: question.id, tokens_0"
-    refused({**WEBGPT, "score_1": None, "question": "p"}, "columns: expected the columns of a layout")
+    refused({**WEBGPT, "score_1": None, "question": "p"}, "columns: expected a value in score_1, as WebGPT")
     refused({**WEBGPT, "score_1": "x"}, "score_1: expected a finite number")
 
 
@@ -546,3 +546,64 @@ def test_a_turn_that_is_not_to_be_trained_on_says_so_in_texts_too(field):
     assert one({"messages": [USER, {**says("x"), **other}]}).responses == ("x",)
     refused({"messages": [USER, {**says("x"), **field}, USER, says("a")]}, "Fix: turns=last, end")
     refused({"messages": [USER, says("a"), USER, {**says("x"), **field}]}, "Fix: end the conversation")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {**PAIR, "chosen-rating": None, "rejected-rating": 2.0},
+            "chosen-rating: expected a score on both sides, or on",
+        ),
+        (
+            {"instruction": "i", "output_1": "a", "output_2": "b", "preference": 1.2},
+            "the better of output_1 and output_2",
+        ),
+        (
+            {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "a"},
+            "the better of response_a and response_b",
+        ),
+        (
+            {"question": "p", "response_j": "a", "response_k": "b"},
+            "if one column always has the better one, columns.ch",
+        ),
+        (
+            {"question": "p", "answers": [{"text": "a", "pm_score": 3}]},
+            "got one with text, pm_score. Fix: write columns",
+        ),
+        (
+            {"context": [USER], "response1": "a", "response2": "b", "overall_preference": None},
+            "columns: expected a value in overall_preference, as HelpSteer3 has, got null. Fix: correct the row",
+        ),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "a value in chosen, as pair has, got null. Fix: correct"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, says("a")]},
+            "messages[0].content: expected text, got a list of parts. Fix: write the text itself",
+        ),
+    ],
+)
+def test_messages_name_the_column_that_is_there_and_what_to_write(row, said):
+    refused(row, said)
+
+
+def test_a_missing_score_is_named_as_in_the_data():
+    rated = {**PAIR, "score_chosen": 2.0, "score_rejected": 1.0}
+    with pytest.raises(InputError, match=r"dataset\[1\] score_chosen: expected a value, as in dataset\[0\]"):
+        list(read([rated, {**rated, "score_chosen": None}]))
+
+
+def test_rows_that_are_all_left_out_say_why(tmp_path):
+    rows = [{**PAIR, "rejected": ""}, {**PAIR, "rejected": []}]
+    with pytest.raises(
+        InputError, match=r"1 rows with an empty response, 1 bad rows \(the first: dataset\[1\] rejected: "
+    ):
+        list(read(rows, bad_rows="drop"))
+    path = tmp_path / "a.csv"
+    path.write_text("prompt;chosen;rejected\np;a;b\n")
+    with pytest.raises(
+        InputError, match=r"a.csv:1 line: expected columns between commas, got a header with ';' between"
+    ):
+        list(read(path))
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p')
+    with pytest.raises(InputError, match=r"\(Unterminated string starting at character 12\)"):
+        list(read(tmp_path / "a.jsonl"))

@@ -399,7 +399,9 @@ def test_bad_rows_are_named(tmp_path, like, change, parts):
 
 
 def test_a_pair_with_one_score_is_refused():
-    refused([GOOD["pair"] | {"chosen_score": 1}], "dataset[0] rejected_score", "a finite number", "None")
+    refused(
+        [GOOD["pair"] | {"chosen_score": 1}], "dataset[0] rejected_score", "a score on both sides", "none on this one"
+    )
 
 
 @pytest.mark.parametrize(

@@ -95,6 +95,10 @@ def _alpaca_pair(record: Record) -> Row:
 def _compared(record: Record, prompt: Any, sides: tuple[Response, Response]) -> Row:
     feedback: dict[str, Any] = {"pairs": ((0, 1),)}
     if record.has("chosen_score") or record.has("rejected_score"):
+        for column in ("chosen_score", "rejected_score"):
+            if not record.has(column):
+                fix = "correct the row, or columns.chosen_score= columns.rejected_score= to leave both out"
+                raise record.refusal(column, "a score on both sides, or on none", "none on this one", fix)
         feedback["scores"] = (record.score("chosen_score"), record.score("rejected_score"))
     if record.has("weight"):
         feedback["weights"] = (record.weight("weight"),)

@@ -175,7 +175,7 @@ def _parsed(text: str, path: Path, number: int) -> object:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        got = f"broken JSON ({error.msg} at character {error.colno})"
+        got = f"broken JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
         raise refusal(f"{path}:{number + error.lineno - 1}", "line", "JSON", got) from None
     except _RepeatedError as error:
         raise refusal(f"{path}:{number}", "line", "each column once", f"{error} twice") from None
@@ -240,6 +240,11 @@ def _table(path: Path) -> Iterator[Item]:
             header = next(table, [])
             if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
                 raise refusal(f"{path}:1", "line", "each column once", f"{repeated[0]} twice")
+            other = next((mark for mark in ";\t|," if len(header) == 1 and mark in header[0]), "")
+            if other:
+                fix = "write the file with commas, or with tabs as .tsv"
+                expected = f"columns between {'tabs' if tab else 'commas'}"
+                raise refusal(f"{path}:1", "line", expected, f"a header with {other!r} between them", fix)
             empty = True
             for cells in table:
                 if not cells:  # a blank line

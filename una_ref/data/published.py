@@ -138,8 +138,10 @@ def nectar(record: Record) -> Row:
     answers, name = record.sequence("answers"), record.name("answers")
     responses, scores = [], []
     for i, answer in enumerate(answers):
-        if not isinstance(answer, Mapping):
-            raise refusal(record.source, f"{name}[{i}]", "an object with answer and rank", shown(answer))
+        if not isinstance(answer, Mapping) or "answer" not in answer:
+            got = f"one with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else shown(answer)
+            fix = "write columns prompt, completions (texts) and scores (numbers)"
+            raise refusal(record.source, f"{name}[{i}]", "an object with answer and rank", got, fix)
         responses.append(record.as_response(answer.get("answer"), f"{name}[{i}].answer"))
         rank = checked_score(answer.get("rank"), record.source, f"{name}[{i}].rank")
         if not 1 <= rank <= len(answers):

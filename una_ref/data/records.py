@@ -98,7 +98,8 @@ class Record:
         if column in self.options.names:
             return self.options.names[column]
         names = (column, *ALIASES.get(column, ()))
-        return next((name for name in names if self.value(name) is not None), column)
+        there = (name for name in names if name in self.values)
+        return next((name for name in names if self.value(name) is not None), next(there, column))
 
     def value(self, name: str) -> Any:
         """The value of a name in this record, or of a field "column.field" of an object; None if there is none."""

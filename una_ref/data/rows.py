@@ -269,6 +269,9 @@ def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Ma
         checked_text(message.get("role"), source, f"{field}[{i}].role")
         if message.get("content") is None and any(map(message.get, IN_PLACE_OF_CONTENT)):
             continue
+        if isinstance(message.get("content"), list):
+            fix = "write the text itself as content; only text is trained on"
+            raise refusal(source, f"{field}[{i}].content", "text", "a list of parts", fix)
         checked_text(message.get("content"), source, f"{field}[{i}].content")
     return messages
 

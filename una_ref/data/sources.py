@@ -8,6 +8,7 @@ and which columns were used, is reported at the end.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
@@ -128,7 +129,8 @@ class _Reader:
             count += 1
             yield row
         if not count:
-            left_out = ", ".join(f"{number} {what}" for what, number in self.dropped.items())
+            reasons = {_BAD: f" (the first: {self.first_error})"}
+            left_out = ", ".join(f"{number} {what}{reasons.get(what, '')}" for what, number in self.dropped.items())
             raise refusal(first.source, "rows", "at least one row", f"none, after leaving out {left_out}")
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
@@ -202,6 +204,12 @@ class _Reader:
     def _unknown(self, record: Record) -> InputError:
         """The error for a record of no layout: the nearest one, and what to write."""
         found = record.columns()
+        expected = "the columns of a layout in docs/data.md"
+        for convention in self.conventions:
+            null = [record.name(column) for column in convention.required if not record.has(column)]
+            if {*map(record.name, convention.required)} <= record.values.keys():
+                value = f"a value in {' and '.join(null)}, as {convention.name} has"
+                return refusal(record.source, "columns", value, "null", "correct the row, or bad_rows=drop")
 
         def likeness(convention: Convention) -> float:
             names = [record.name(column) for column in convention.required]
@@ -216,13 +224,18 @@ class _Reader:
         missing = [record.name(column) for column in nearest.required if not record.has(column)]
         absent = missing[0] if missing else "prompt"
         like = near(absent, [column for column in found if column not in nearest.columns])
+        if (sides := _sides(found)) and not {*sides} <= {*nearest.columns}:
+            fix = (
+                f"write the better of {' and '.join(sides)} as chosen and the other as rejected; if one column always "
+            )
+            fix += "has the better one, columns.chosen=NAME columns.rejected=NAME"
+            return refusal(record.source, "columns", expected, _listed(found), fix)
         fix = f"for {nearest.name}, the nearest, add {', '.join(missing)}, or name it: columns.{absent}=NAME"
         lists = [name for name, v in record.values.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
         if lists and len(found) == len(record.values) and nearest.required[0] not in found:
             fix += f"; if {lists[0]} has the rows, write that list alone"
         if any(all(map(record.has, convention.required)) for convention in PROMPTS):
             fix += "; prompts alone are for online runs"
-        expected = "the columns of a layout in docs/data.md"
         return refusal(record.source, "columns", expected, _listed(found) + like, fix)
 
     def _alike(self, record: Record, convention: Convention) -> None:
@@ -269,6 +282,16 @@ class _Reader:
 
 
 _BAD, _EMPTY = "bad rows", "rows with an empty response"
+
+
+_SIDE = re.compile(r"(response|output|answer|completion|summary)_?(?:[0-9]|[a-z])")
+
+
+def _sides(columns: list[str]) -> list[str]:
+    """Two columns that hold responses to compare, such as response_a and response_b; empty if there are none."""
+    sides = [(match[1], name) for name in columns if (match := _SIDE.fullmatch(name))]
+    names = [name for stem, name in sides if stem == sides[0][0]]
+    return names if len(names) == 2 else []
 
 
 def _listed(columns: list[str]) -> str:
