@@ -607,3 +607,18 @@ def test_rows_that_are_all_left_out_say_why(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"prompt": "p')
     with pytest.raises(InputError, match=r"\(Unterminated string starting at character 12\)"):
         list(read(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("kto_tag", True, "label"), ("is_safe", False, "label"), ("reward", 0.1, "score"), ("rating", 4, "score")],
+)
+def test_a_judgment_under_another_name_is_refused_with_what_to_write(name, value, kind):
+    for row in ({"prompt": "p", "response": "a"}, {"messages": [USER, says("a")]}, {"instruction": "p", "output": "a"}):
+        judged = {**row, name: value}
+        refused(judged, f"got {name}. Fix: columns.{kind}={name}, or columns.{kind}= to leave it out")
+        assert one(judged, columns={kind: name}).kinds == (f"{kind}s",)
+        assert one(judged, columns={kind: ""}).kinds == ("demos",)
+        assert one({**row, name: {"a": 1}}).kinds == ("demos",), "an object is no judgment"
+        assert one(judged, prompts=True).kinds == ("demos",), "nothing is imitated"
+        assert one({**judged, kind: 1}).kinds == (f"{kind}s",)

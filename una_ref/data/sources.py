@@ -23,6 +23,8 @@ from una_ref.errors import InputError, near
 
 FEEDBACK = ("label", "score")
 """Columns of feedback, which a row without feedback may not have under a similar name."""
+JUDGMENTS = {"kto_tag": "label", "is_safe": "label", "reward": "score", "rating": "score"}
+"""Names in public data sets of a judgment on the response of a row -> the column that would hold it."""
 _log = logging.getLogger(__name__)
 
 
@@ -264,17 +266,19 @@ class _Reader:
 
     def _check_feedback(self, record: Record, row: Row, convention: Convention) -> None:
         """Refuse a row without feedback where a column looks as if it held some: the row would be imitated."""
-        if row.kinds != ("demos",):
+        if row.kinds != ("demos",) or self.options.prompts:  # with prompts, responses are sampled
             return
         for name in (column for column in record.columns() if column not in record.read):
             kind = next((kind for kind in FEEDBACK if _is_slip(name, kind)), None)
+            if kind is None and isinstance(record.value(name), bool | int | float | str):
+                kind = JUDGMENTS.get(name.lower())
             if kind is None:
                 continue
             column = kind if kind in convention.optional else f"{kind}s"
             taken = column in convention.columns or f"{kind}s" == column == "scores"
             if self.options.names.get(column) == "":
                 continue
-            like = f"; did you mean {column}?" if column != name else ""
+            like = f"; did you mean {column}?" if column != name and name.lower() not in JUDGMENTS else ""
             expected = f"{column} or no such column, since {convention.name} would be imitated without feedback"
             use = f"columns.{column}={name}" if taken else f"write a row for each response, with its {kind}"
             fix = f"{use}, or columns.{column}= to leave it out"
