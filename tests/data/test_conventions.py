@@ -622,3 +622,15 @@ def test_a_judgment_under_another_name_is_refused_with_what_to_write(name, value
         assert one({**row, name: {"a": 1}}).kinds == ("demos",), "an object is no judgment"
         assert one(judged, prompts=True).kinds == ("demos",), "nothing is imitated"
         assert one({**judged, kind: 1}).kinds == (f"{kind}s",)
+
+
+def test_fields_of_objects_in_a_list_that_are_not_used_are_named():
+    answers = [{"answer": "a", "rank": 1, "model": "m"}, {"answer": "b", "rank": 2, "n": 1, "model": "m"}]
+    (row,), notes = noted([{"prompt": "p", "answers": answers, "id": 3}], others=True)
+    assert (
+        "columns used: prompt, answers; given to the reward function: id; not used: answers[].model, answers[].n"
+        in notes[0]
+    )
+    assert row.columns == {"id": 3}
+    (_,), notes = noted([{"instruction": "i", "completions": [{"response": "a", "overall_score": 1, "critique": "c"}]}])
+    assert notes == ["data (UltraFeedback): columns used: instruction, completions; not used: completions[].critique"]

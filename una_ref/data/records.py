@@ -123,10 +123,14 @@ class Record:
 
     def others(self) -> dict[str, Any]:
         """The columns with a value that no layout has read."""
-        return {name: self.value(name) for name in self.columns() if name not in self.read}
+        return {name: self.value(name) for name in self.columns() if name not in self.read and "[]." not in name}
 
     def columns(self) -> list[str]:
-        """The names of the columns with a value; of an object that was read in part, the names of its fields."""
+        """The names of the columns with a value; of an object that was read in part, the names of its fields.
+
+        Of objects in a list, the fields that were not read, such as "answers[].model".
+        """
+        listed = {name.partition("[].")[0] for name in self.read if "[]." in name}
         parts = {name.partition(".")[0] for name in self.read - self.values.keys()}
         names: list[str] = []
         for column, value in self.values.items():
@@ -134,11 +138,19 @@ class Record:
                 names += [f"{column}.{field}" for field, part in value.items() if part is not None]
             elif value is not None:
                 names.append(str(column))
+            if column in listed and isinstance(value, list | tuple):
+                keys = chain.from_iterable(item for item in value if isinstance(item, Mapping))
+                names += [name for key in dict.fromkeys(keys) if (name := f"{column}[].{key}") not in self.read]
         return names
 
     def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
         """The error for a bad value of a column."""
         return refusal(self.source, self.name(column), expected, got, fix)
+
+    def objects(self, column: str, *fields: str) -> Sequence[Any]:
+        """A column's value, which has to be a list, of objects of which these fields are read."""
+        self.read.update(f"{self.name(column)}[].{field}" for field in fields)
+        return self.sequence(column)
 
     def sequence(self, column: str, what: str = "a list") -> Sequence[Any]:
         """A column's value, which has to be a list."""

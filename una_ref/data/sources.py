@@ -137,8 +137,11 @@ class _Reader:
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
-        if self.options.others and unused:
-            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(unused)}"
+        given = [column for column in unused if "[]." not in column] if self.options.others else []
+        if given:
+            left = ", ".join(column for column in unused if column not in given)
+            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(given)}"
+            columns += f"; not used: {left}" if left else ""
         (note or _log.info)(f"data ({self.convention.name}): {columns}")
         for what, number in self.dropped.items():
             reason = f" (the first: {self.first_error})" if what == _BAD else ""
