@@ -55,8 +55,7 @@ def with_objects(message: Mapping[str, Any]) -> dict[str, Any]:
 def _call(call: Any, name: str) -> Any:
     """A call, or a message, whose function has an object as its arguments."""
     function = call.get(name, call) if isinstance(call, Mapping) else None
-    text = function.get("arguments") if isinstance(function, Mapping) else None
-    if not isinstance(text, str):
+    if not isinstance(function, Mapping) or not isinstance(text := function.get("arguments"), str):
         return call
     try:
         parsed = json.loads(text)

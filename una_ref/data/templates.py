@@ -127,7 +127,8 @@ class ChatTemplate:
     def _call(self, arguments: Mapping[str, Any]) -> str:
         """A call of a tool as text; empty where the template refuses it."""
         call = {"id": "abcdef123", "type": "function", "function": {"name": "f", **arguments}}
-        turns = [{"role": "user", "content": _ASKED}, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        asked: Mapping[str, Any] = {"role": "user", "content": _ASKED}
+        turns = [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
         try:
             return self.render(turns, opened=False)
         except InputError:
