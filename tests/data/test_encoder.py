@@ -219,7 +219,7 @@ def message(role, content, **more):
     return {"role": role, "content": content, **more}
 
 
-CALL = ({"type": "function", "function": {"name": "f", "arguments": "{}"}},)
+CALL = ({"type": "function", "function": {"name": "f", "arguments": {}}},)
 WITH_CALLS = CHATML.replace(
     "{{ m['content'] }}", "{{ m['content'] }}{{ m.tool_calls | tojson if m.tool_calls else '' }}"
 )

@@ -23,7 +23,7 @@ class Convention:
     Attributes:
         name: in messages and in the documentation.
         required: columns that every row must have.
-        optional: columns that either all rows of a file have, or none.
+        optional: columns that either most rows of a file have, or few; the others are bad rows.
         make: the row of a record.
         example: one row, as in the documentation. Of HelpSteer2, one of the two rows of a prompt.
         finish: what is done to the rows of a file in their order.
