@@ -80,6 +80,11 @@ def test_a_file_may_have_an_equals_sign_in_its_name_and_not_a_comma(tmp_path, mo
     assert "expected a name without a comma, which separates names, got 'a,b.jsonl'" in capsys.readouterr().out
     assert main(["data", ""]) == 2
     assert "data: expected the name of a file, a folder or a data set, got an empty name" in capsys.readouterr().err
+    (tmp_path / "split=train").mkdir()
+    (tmp_path / "a=b.jsonl").rename(tmp_path / "split=train" / "a.jsonl")
+    assert main(["data", "split=train/*.jsonl"]) == 0
+    assert capsys.readouterr().out.startswith("split=train/*.jsonl: 4 rows")
+    assert main(["data", "split=test/*.jsonl"]) == 2
 
 
 def test_a_template_is_checked_without_a_model(file, capsys):

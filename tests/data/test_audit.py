@@ -139,3 +139,11 @@ def test_tokens_that_limits_cut_are_those_that_the_encoder_cuts():
     assert measured.cut == encoder.counts["responses cut (they end without EOS)"] == 1
     longest = {one.what: one.longest for one in measured.lengths}
     assert longest["responses"] == 11 and longest["prompts"] > 30
+
+
+@pytest.mark.parametrize("bad_rows", ["error", "drop"])
+def test_rows_that_the_encoder_refuses_are_counted_with_the_first_place(bad_rows):
+    bad = Row(({"role": "user", "content": "q", "tool_calls": [{"x": 1}]},), ("a",), source="a.jsonl:2")
+    measured = tokens([CLEAN[0], bad, bad], Encoder(byte_pair_tokenizer([], 0), bad_rows=bad_rows))
+    ((what, number),) = measured.said
+    assert number == 2 and what.startswith("rows dropped: the template does not take them (the first: a.jsonl:2 ")

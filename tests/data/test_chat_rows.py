@@ -5,6 +5,7 @@ from collections import Counter
 import pytest
 
 from una_ref.data.chat_rows import MARKS, as_chat
+from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
 from una_ref.data.templates import ChatTemplate
 from una_ref.errors import InputError
@@ -115,3 +116,39 @@ def test_earlier_turns_of_a_response_are_looked_at_too(chatml):
     }
     with pytest.raises(InputError, match="r.jsonl:7 response: expected plain text"):
         as_chat(row("<|im_start|>assistant\n2?", "Yes."), chatml, Counter())
+
+
+CALLS = (
+    "{% for m in messages %}<{{ m['role'] }}>{{ m['content'] or '' }}"
+    "{% for c in m['tool_calls'] or [] %}{{ ARGUMENTS }}{% endfor %}{{ eos_token }}{% endfor %}"
+    "{% if add_generation_prompt %}<assistant>{% endif %}"
+)
+AS_JSON, JOINED, EITHER = (
+    "c['function']['arguments'] | tojson",
+    "c['function']['name'] + c['function']['arguments']",
+    "(c['function']['arguments'] if c['function']['arguments'] is string else c['function']['arguments'] | tojson)",
+)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parsed"), [(AS_JSON, True), (JOINED, False), (EITHER, True), ("c['function'] | tojson", True)]
+)
+def test_tool_arguments_as_json_text_are_written_once(arguments, parsed):
+    tokenizer = byte_pair_tokenizer([], 0)
+    tokenizer.chat_template = CALLS.replace("ARGUMENTS", arguments)
+    encoder = Encoder(tokenizer)
+
+    def ids(given):
+        fields = {"tool_calls": [{"id": "1", "type": "function", "function": {"name": "w", "arguments": given}}]}
+        talk = ({"role": "user", "content": "q"}, {"role": "assistant", "content": None, **fields})
+        last = {"role": "user", "content": "r"}
+        return encoder(Row((*talk, last), ("",), response_fields=(fields,), source="f:1"))
+
+    made = ids('{"c": 1}')
+    for part in (made.prompt, made.responses[0]):
+        text = tokenizer.decode(part)
+        assert '{"c": 1}' in text and "\\" not in text
+    note = "rows with tool arguments as JSON text, which the template is given as objects"
+    assert encoder.counts[note] == parsed
+    if parsed:
+        assert made.responses == ids({"c": 1}).responses and encoder.counts[note] == 1

@@ -291,7 +291,7 @@ def test_webgpt_answers_have_their_scores_and_the_rest_of_the_question_is_said()
     assert (row.prompt, row.responses, row.scores) == ("p", ("a", "b"), (-0.25, 0.25))
     used = "question.full_text, answer_0, answer_1, score_0, score_1"
     assert said == f"data (WebGPT comparisons): columns used: {used}; not used: question.id, tokens_0"
-    refused({**WEBGPT, "score_1": None, "question": "p"}, "columns: expected the columns of a layout")
+    refused({**WEBGPT, "score_1": None, "question": "p"}, "columns: expected a value in score_1, as WebGPT")
     refused({**WEBGPT, "score_1": "x"}, "score_1: expected a finite number")
 
 
@@ -357,7 +357,7 @@ def test_a_turn_that_is_not_to_be_trained_on_is_refused_unless_it_is_in_the_prom
     talk = [USER, {**says("x"), **field}, {"role": "user", "content": "q"}, {**says("a"), "weight": 1}]
     ((name, value),) = field.items()
     refused({"messages": talk}, f"expected turns of the assistant that are trained on, got one with {name}={value}")
-    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: turns=last")
+    refused({"messages": talk[:2]}, f"got one with {name}={value}. Fix: leave the row out")
     assert one({"messages": talk}, turns="last").responses == ("a",)
     asked = [{**USER, **field}, says("x"), {"role": "user", "content": "q", **field}, says("a")]
     assert one({"messages": asked}).responses == ("a",), "turns of a user are never trained on"
@@ -486,3 +486,151 @@ def test_a_table_has_numbers_truth_values_and_json(tmp_path):
 def test_one_limit_counts_rows_and_the_columns_are_said_all_the_same():
     rows, said = noted([{"prompt": "p", "completion": "a", "x": i} for i in range(5)], limit=2)
     assert len(rows) == 2 and said == ["data (completion): columns used: prompt, completion; not used: x"]
+
+
+CALL = {"type": "function", "function": {"name": "w", "arguments": {"city": "Paris"}}}
+TOOL = {"type": "function", "function": {"name": "w", "parameters": {"properties": {"city": {"type": "string"}}}}}
+OTHER_CALL = {"type": "function", "function": {"name": "t", "arguments": {"zone": "CET"}}}
+OTHER_TOOL = {"type": "function", "function": {"name": "t", "parameters": {"properties": {"zone": {"type": "string"}}}}}
+DIFFERENT_KEYS = (
+    [
+        {"messages": [USER, {"role": "assistant", "content": None, "tool_calls": [CALL]}], "tools": [TOOL]},
+        {"messages": [USER, {"role": "assistant", "tool_calls": [OTHER_CALL]}], "tools": [OTHER_TOOL]},
+    ],
+    [
+        {"prompt": [USER], "chosen": [USER, says("a")], "rejected": [USER, says("b")]},
+        {"prompt": [USER], "chosen": [USER, {**says("a"), "name": "z"}], "rejected": [USER, says("b")]},
+    ],
+    [
+        {"chosen": [USER, says("x"), USER, says("a")], "rejected": [USER, says("x"), USER, says("b")]},
+        {"chosen": [USER, says("x"), USER, {**says("a"), "name": "z"}], "rejected": [USER, says("x"), USER, says("b")]},
+    ],
+)
+
+
+@pytest.mark.parametrize("rows", DIFFERENT_KEYS)
+def test_rows_with_different_keys_are_the_same_in_parquet(tmp_path, rows):
+    from dataclasses import replace
+
+    from pyarrow import Table
+    from pyarrow.parquet import write_table
+
+    write_table(Table.from_pylist(rows), tmp_path / "a.parquet")
+    made, expected = ([replace(row, source="") for row in read(data)] for data in (tmp_path / "a.parquet", rows))
+    assert made == expected and "None" not in repr([row.template_arguments for row in made])
+
+
+def test_null_in_a_message_is_no_field_and_in_json_text_it_is_one():
+    null = {**says("x"), "name": None}
+    row = one({"prompt": [USER], "chosen": [{**USER, "name": None}, says("a")], "rejected": [USER, says("b")]})
+    assert (row.prompt, row.responses) == ((USER,), ("a", "b"))
+    row = one({"chosen": [USER, null, USER, says("a")], "rejected": [USER, says("x"), USER, says("b")]})
+    assert row.prompt == (USER, says("x"), USER)
+    row = one({"prompt": "q", "completion": "a", "tools": [{"name": "w", "default": None, "enum": [None]}]})
+    assert row.template_arguments == {"tools": [{"name": "w", "enum": [None]}]}
+    row = one({"prompt": "q", "completion": "a", "tools": '[{"name": "w", "default": null}]'})
+    assert row.template_arguments == {"tools": [{"name": "w", "default": None}]}
+
+
+@pytest.mark.parametrize(
+    "field",
+    [{"weight": "0"}, {"weight": "0.0"}, {"train": "false"}, {"loss": False}, {"loss": "False"}, {"masked": True}],
+)
+def test_a_turn_that_is_not_to_be_trained_on_says_so_in_texts_too(field):
+    ((name, value),) = field.items()
+    bad = {"messages": [USER, {**says("x"), **field}]}
+    refused(bad, f"one with {name}={value!r}. Fix: leave the row out")
+    (row,) = read([bad], prompts=True)
+    assert row.prompt == (USER,)
+    other = {"weight": "1", "train": "true", "loss": True, "masked": False}
+    assert one({"messages": [USER, {**says("x"), **other}]}).responses == ("x",)
+    refused({"messages": [USER, {**says("x"), **field}, USER, says("a")]}, "Fix: turns=last, end")
+    refused({"messages": [USER, says("a"), USER, {**says("x"), **field}]}, "Fix: end the conversation")
+
+
+@pytest.mark.parametrize(
+    ("row", "said"),
+    [
+        (
+            {**PAIR, "chosen-rating": None, "rejected-rating": 2.0},
+            "chosen-rating: expected a score on both sides, or on",
+        ),
+        (
+            {"instruction": "i", "output_1": "a", "output_2": "b", "preference": 1.2},
+            "the better of output_1 and output_2",
+        ),
+        (
+            {"prompt": "p", "response_a": "a", "response_b": "b", "winner": "a"},
+            "the better of response_a and response_b",
+        ),
+        (
+            {"question": "p", "response_j": "a", "response_k": "b"},
+            "if one column always has the better one, columns.ch",
+        ),
+        (
+            {"question": "p", "answers": [{"text": "a", "pm_score": 3}]},
+            "got one with text, pm_score. Fix: write columns",
+        ),
+        (
+            {"context": [USER], "response1": "a", "response2": "b", "overall_preference": None},
+            "columns: expected a value in overall_preference, as HelpSteer3 has, got null. Fix: correct the row",
+        ),
+        ({"prompt": "p", "chosen": None, "rejected": "b"}, "a value in chosen, as pair has, got null. Fix: correct"),
+        (
+            {"messages": [{"role": "user", "content": [{"type": "text", "text": "q"}]}, says("a")]},
+            "messages[0].content: expected text, got a list of parts. Fix: write the text itself",
+        ),
+    ],
+)
+def test_messages_name_the_column_that_is_there_and_what_to_write(row, said):
+    refused(row, said)
+
+
+def test_a_missing_score_is_named_as_in_the_data():
+    rated = {**PAIR, "score_chosen": 2.0, "score_rejected": 1.0}
+    with pytest.raises(InputError, match=r"dataset\[1\] score_chosen: expected a value, as in dataset\[0\]"):
+        list(read([rated, {**rated, "score_chosen": None}]))
+
+
+def test_rows_that_are_all_left_out_say_why(tmp_path):
+    rows = [{**PAIR, "rejected": ""}, {**PAIR, "rejected": []}]
+    with pytest.raises(
+        InputError, match=r"1 rows with an empty response, 1 bad rows \(the first: dataset\[1\] rejected: "
+    ):
+        list(read(rows, bad_rows="drop"))
+    path = tmp_path / "a.csv"
+    path.write_text("prompt;chosen;rejected\np;a;b\n")
+    with pytest.raises(
+        InputError, match=r"a.csv:1 line: expected columns between commas, got a header with ';' between"
+    ):
+        list(read(path))
+    (tmp_path / "a.jsonl").write_text('{"prompt": "p')
+    with pytest.raises(InputError, match=r"\(Unterminated string starting at character 12\)"):
+        list(read(tmp_path / "a.jsonl"))
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "kind"),
+    [("kto_tag", True, "label"), ("is_safe", False, "label"), ("reward", 0.1, "score"), ("rating", 4, "score")],
+)
+def test_a_judgment_under_another_name_is_refused_with_what_to_write(name, value, kind):
+    for row in ({"prompt": "p", "response": "a"}, {"messages": [USER, says("a")]}, {"instruction": "p", "output": "a"}):
+        judged = {**row, name: value}
+        refused(judged, f"got {name}. Fix: columns.{kind}={name}, or columns.{kind}= to leave it out")
+        assert one(judged, columns={kind: name}).kinds == (f"{kind}s",)
+        assert one(judged, columns={kind: ""}).kinds == ("demos",)
+        assert one({**row, name: {"a": 1}}).kinds == ("demos",), "an object is no judgment"
+        assert one(judged, prompts=True).kinds == ("demos",), "nothing is imitated"
+        assert one({**judged, kind: 1}).kinds == (f"{kind}s",)
+
+
+def test_fields_of_objects_in_a_list_that_are_not_used_are_named():
+    answers = [{"answer": "a", "rank": 1, "model": "m"}, {"answer": "b", "rank": 2, "n": 1, "model": "m"}]
+    (row,), notes = noted([{"prompt": "p", "answers": answers, "id": 3}], others=True)
+    assert (
+        "columns used: prompt, answers; given to the reward function: id; not used: answers[].model, answers[].n"
+        in notes[0]
+    )
+    assert row.columns == {"id": 3}
+    (_,), notes = noted([{"instruction": "i", "completions": [{"response": "a", "overall_score": 1, "critique": "c"}]}])
+    assert notes == ["data (UltraFeedback): columns used: instruction, completions; not used: completions[].critique"]

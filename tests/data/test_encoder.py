@@ -219,7 +219,7 @@ def message(role, content, **more):
     return {"role": role, "content": content, **more}
 
 
-CALL = ({"type": "function", "function": {"name": "f", "arguments": "{}"}},)
+CALL = ({"type": "function", "function": {"name": "f", "arguments": {}}},)
 WITH_CALLS = CHATML.replace(
     "{{ m['content'] }}", "{{ m['content'] }}{{ m.tool_calls | tojson if m.tool_calls else '' }}"
 )
@@ -375,3 +375,29 @@ def test_turns_of_the_assistant_in_a_prompt_are_said_to_be_context():
     _, encoder, row = talk(CHATML, TALKS["two turns"])
     encoder(Row((*row.prompt, *row.earlier[0]), row.responses))
     assert encoder.counts["prompts with turns of the assistant, which are context and not trained on"] == 1
+
+
+def refuses(text):
+    return (
+        CHATML
+        + "{% for m in messages %}{% if '"
+        + text
+        + "' in m['content'] %}{{ raise_exception('no') }}{% endif %}{% endfor %}"
+    )
+
+
+def test_a_bad_response_is_dropped_alone_and_counted_by_itself():
+    encoder = Encoder(chat(refuses("bad")), bad_rows="drop")
+    demos = Row("q", ("good one", "bad", "bad too"), source="f:1 (+2 rows)")
+    scored = Row("q", ("bad", "fine"), scores=(1, 0.5), source="f:4 (+1 rows)")
+    pairs = {"pairs": ((0, 1), (2, 3)), "weights": (1.0, 2.0), "margins": (0.5, 0.25)}
+    paired = Row("r", ("fine", "bad", "a", "b"), source="f:6 (+1 rows)", **pairs)
+    ranked = Row("r", ("bad", "fine"), scores=(1, 0), as_list=True, source="f:8")
+    one, two, three = encoder.fitting([demos, scored, paired, ranked])
+    clean = Encoder(chat(refuses("bad")))
+    assert one.responses == clean(Row("q", ("good one",))).responses and two.scores == (0.5,)
+    assert three.responses == clean(Row("r", ("a", "b"))).responses
+    assert (three.pairs, three.weights, three.margins) == (((0, 1),), (2.0,), (0.25,))
+    dropped = {what.partition(" dropped")[0]: n for what, n in encoder.counts.items() if "dropped" in what}
+    assert dropped == {"responses": 3, "pairs": 1, "rows": 1} and encoder.counts["rows"] == 3
+    assert any("(the first: f:1 (+2 rows) " in what for what in encoder.counts)

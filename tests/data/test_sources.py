@@ -399,7 +399,9 @@ def test_bad_rows_are_named(tmp_path, like, change, parts):
 
 
 def test_a_pair_with_one_score_is_refused():
-    refused([GOOD["pair"] | {"chosen_score": 1}], "dataset[0] rejected_score", "a finite number", "None")
+    refused(
+        [GOOD["pair"] | {"chosen_score": 1}], "dataset[0] rejected_score", "a score on both sides", "none on this one"
+    )
 
 
 @pytest.mark.parametrize(
@@ -542,3 +544,23 @@ def test_hh_harmless_file_has_pairs():
             line["rejected"],
         ]
         assert good, row.source  # the text itself is not for printing
+
+
+def test_most_of_the_first_rows_decide_on_an_optional_column(tmp_path, caplog):
+    rows = [{"prompt": str(i), "completion": "a", "label": True} for i in range(4)]
+    odd = [{**rows[0], "label": None}, *rows[1:]]
+    refused(
+        write(tmp_path / "a.jsonl", odd), "a.jsonl:1 label", "expected a value, as in", "a.jsonl:2 (completion)", "null"
+    )
+    with caplog.at_level(logging.WARNING):
+        kept = list(read(odd, bad_rows="drop"))
+    assert [row.prompt for row in kept] == ["1", "2", "3"] and "left out 1 bad rows" in caplog.text
+    none = [{**row, "label": None} for row in rows]
+    refused([rows[0], *none[1:]], "dataset[0] label", "expected no value, as in dataset[1]", "True")
+    refused([rows[0], none[1]], "dataset[1] label", "expected a value, as in dataset[0]")
+    assert len(list(read([rows[0], rows[1], none[2], *rows[3:]], bad_rows="drop"))) == 3
+
+
+def test_the_first_row_of_another_layout_may_be_dropped():
+    rows = [{"prompt": "p", "completion": "a", "label": 7}, *[{"chosen": "a", "rejected": "b", "prompt": "p"}] * 2]
+    assert [row.kinds for row in read(rows, bad_rows="drop")] == [("pairs",)] * 2

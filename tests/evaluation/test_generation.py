@@ -203,6 +203,17 @@ def test_command_prints_the_answer_to_a_typed_line_and_says_that_it_was_cut(tiny
     assert ("1 of 1 answers cut at 5 tokens" in printed.err) is not response.ended
 
 
+def test_command_writes_the_answer_to_a_typed_line(tiny_folder, tiny_subject, tmp_path, capsys):
+    output = tmp_path / "answer.jsonl"
+    command = ["generate", str(tiny_folder), "Rain", "--max-new", "5", "--output", str(output)]
+    assert cli.main(command) == 0
+    assert capsys.readouterr().out.startswith(f"1 answers to 1 prompts: {output}\n")
+    ((_, (response,)),) = respond(tiny_subject, [Row("Rain", ())], Decoding(max_new=5))
+    (line,) = map(json.loads, output.read_text().splitlines())
+    assert line == {"prompt": "Rain", "response": response.text, "ended": response.ended, "tokens": response.tokens}
+    assert cli.main(command) == 2
+
+
 def test_template_replaces_the_tokenizers_own(tiny_folder, tmp_path, capsys):
     template = tmp_path / "template.jinja"
     template.write_text("{% for m in messages %}How many legs has {{ m['content'] }}{% endfor %}")

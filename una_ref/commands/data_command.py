@@ -30,10 +30,11 @@ def data_arguments(parser: argparse.ArgumentParser) -> None:
 def data(arguments: argparse.Namespace) -> int:
     """Measure the rows, and say whether a run would start."""
     from una_ref.data.audit import audit, tokens
+    from una_ref.data.items import is_pattern
     from una_ref.data.specials import special_names
     from una_ref.training.refusals import refusal, run_encoder, stand_in
 
-    files = [word for word in arguments.words if "=" not in word or os.path.exists(word)]
+    files = [word for word in arguments.words if "=" not in word or is_pattern(word) or os.path.exists(word)]
     settings = ["held_out=0", *(word for word in arguments.words if word not in files)]
     _check_files(files)
     config, rows, refused = _read(arguments, ",".join(files), settings)
@@ -145,7 +146,7 @@ def text(
     yield ""
     for finding in measured.findings:
         yield f"  {finding.count:>8,}  {finding.what} (the first: {finding.first})"
-    if not measured.findings:
+    if not measured.findings and not (cut and any("dropped" in what for what, _ in cut.said)):
         yield "  nothing unusual found"
     yield ""
 

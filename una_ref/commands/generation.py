@@ -19,7 +19,7 @@ def generate_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `generate`."""
     add = parser.add_argument
     add("model", metavar="MODEL", help="folder of a run, an adapter or a model; hub name; GGUF file; smollm2; toysteer")
-    add("prompt", nargs="?", help="a line to answer, which is printed")
+    add("prompt", nargs="?", help="a line to answer, which is printed without --output")
     add("--data", metavar="FILE", help="prompts: any data that train reads, or a column prompt")
     add("--output", metavar="FILE", help="the JSONL file to write: prompt, response, ended, tokens")
     add("--max-new", type=int, default=256, help="most tokens of an answer (default: 256)")
@@ -50,7 +50,7 @@ def generate(arguments: argparse.Namespace) -> int:
     else:
         rows = list(read(arguments.data, limit=arguments.limit, split=arguments.split, empty="keep", prompts=True))
     model = subject(arguments.model, dtype=arguments.dtype, template=template_in(arguments.template))
-    if arguments.prompt is not None:
+    if not arguments.output:
         every = [response for _, responses in respond(model, rows, decoding) for response in responses]
         for response in every:
             print(response.text)
@@ -92,12 +92,9 @@ def _check(arguments: argparse.Namespace) -> None:
     if (arguments.prompt is None) == (arguments.data is None):
         got = "neither" if arguments.data is None else "both"
         raise InputError(f"generate: expected a line to answer or --data FILE, got {got}")
-    if arguments.data is None:
-        return
-    if not arguments.output:
+    if arguments.data is not None and not arguments.output:
         raise InputError("generate: expected --output FILE for the answers, got none")
-    output = Path(arguments.output)
-    if output.exists():
+    if arguments.output and (output := Path(arguments.output)).exists():
         raise InputError(f"output {output}: expected a new file, got one that exists")
 
 

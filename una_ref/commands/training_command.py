@@ -15,8 +15,8 @@ if TYPE_CHECKING:
 
 
 _DATA = (
-    "file (JSON Lines, also .gz; Parquet), quoted pattern such as 'data/*.jsonl', - (standard input), folder or hub "
-    "name; repeat it to mix (default: ToySteer)"
+    "file (JSON Lines, JSON, CSV or TSV, also .gz; Parquet), quoted pattern such as 'data/*.jsonl', - (standard "
+    "input), folder or hub name; repeat it to mix (default: ToySteer)"
 )
 _MODEL = "folder or hub name (default: ToySteer's base, or with other data a small Mistral made from them)"
 

@@ -19,7 +19,6 @@ import numpy as np
 from una_ref.data.dialogues import holds_turn
 from una_ref.data.encoder import Encoder
 from una_ref.data.rows import Row
-from una_ref.errors import InputError
 
 NEAR = 0.95
 """Two responses are nearly equal where they share this part of their words (Dice, with repetitions)."""
@@ -309,18 +308,13 @@ class Tokens:
 def tokens(rows: Iterable[Row], encoder: Encoder) -> Tokens:
     """Encode rows without a limit on their length, and compare with the limits of the encoder.
 
-    A row that the encoder refuses is left out.
+    A row that the encoder refuses is left out and counted, whatever a run would do.
     """
     whole = encoder.unlimited()
+    whole.bad_rows = "drop"
     sizes = {what: array("L") for what in ("prompts", "responses", "prompt and response")}
     dropped = cut = lost = 0
-    for row in rows:
-        try:
-            example = whole(row)
-        except InputError:
-            continue
-        if example is None:
-            continue
+    for example in whole.fitting(rows):
         room = encoder.room(len(example.prompt))
         dropped += room == 0
         sizes["prompts"].append(len(example.prompt))

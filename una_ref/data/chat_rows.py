@@ -6,8 +6,10 @@ import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import replace
+from typing import Any
 
 from una_ref.data import dialogues
+from una_ref.data.messages import with_objects
 from una_ref.data.rows import Row
 from una_ref.data.specials import special_names
 from una_ref.data.templates import ChatTemplate
@@ -37,6 +39,8 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
     if template.own and (messages := _turns(row.prompt)):
         counts["dialogues (Human: …, Assistant: …) that became messages"] += 1
         return replace(row, prompt=messages, responses=tuple(text.lstrip() for text in row.responses))
+    if template.own and not template.wants_text:
+        row = _with_objects(row, counts)
     names = special_names(template.tokenizer)
     if template.own:
         if isinstance(row.prompt, str):
@@ -53,6 +57,18 @@ def as_chat(row: Row, template: ChatTemplate, counts: Counter[str]) -> Row:
         if mark not in names and mark not in template.source and any(mark in text for text in _texts(row)):
             counts[f"rows with {mark}, a mark of another chat template, which is text here"] += 1
     return row
+
+
+def _with_objects(row: Row, counts: Counter[str]) -> Row:
+    """The row with tool arguments as objects, which templates write as JSON."""
+    prompt = row.prompt if isinstance(row.prompt, str) else tuple(map(with_objects, row.prompt))
+    fields = tuple(map(with_objects, row.fields_of_responses))
+    earlier = tuple(tuple(map(with_objects, turns)) for turns in row.earlier)
+    if (prompt, fields, earlier) == (row.prompt, row.fields_of_responses, row.earlier):
+        return row
+    counts["rows with tool arguments as JSON text, which the template is given as objects"] += 1
+    more: dict[str, Any] = {"response_fields": fields} if row.response_fields else {}
+    return replace(row, prompt=prompt, **more, earlier_turns=earlier if row.earlier_turns else None)
 
 
 def _turns(prompt: str | tuple[dict, ...]) -> tuple[dict, ...] | None:

@@ -23,7 +23,7 @@ class Convention:
     Attributes:
         name: in messages and in the documentation.
         required: columns that every row must have.
-        optional: columns that either all rows of a file have, or none.
+        optional: columns that either most rows of a file have, or few; the others are bad rows.
         make: the row of a record.
         example: one row, as in the documentation. Of HelpSteer2, one of the two rows of a prompt.
         finish: what is done to the rows of a file in their order.
@@ -78,8 +78,8 @@ def _prompt(record: Record) -> Row:
 
 def _turns(record: Record) -> Row:
     """The first turn. Later turns depend on an answer, which is not in the data."""
-    turns = record.get("turns")
-    if not isinstance(turns, list | tuple) or not turns:
+    turns = record.sequence("turns", "a list of turns")
+    if not turns:
         raise record.refusal("turns", "a list of turns", shown(turns))
     return record.row(checked_text(turns[0], record.source, f"{record.name('turns')}[0]"))
 
@@ -95,6 +95,10 @@ def _alpaca_pair(record: Record) -> Row:
 def _compared(record: Record, prompt: Any, sides: tuple[Response, Response]) -> Row:
     feedback: dict[str, Any] = {"pairs": ((0, 1),)}
     if record.has("chosen_score") or record.has("rejected_score"):
+        for column in ("chosen_score", "rejected_score"):
+            if not record.has(column):
+                fix = "correct the row, or columns.chosen_score= columns.rejected_score= to leave both out"
+                raise record.refusal(column, "a score on both sides, or on none", "none on this one", fix)
         feedback["scores"] = (record.score("chosen_score"), record.score("rejected_score"))
     if record.has("weight"):
         feedback["weights"] = (record.weight("weight"),)
@@ -270,6 +274,9 @@ CONVENTIONS = (
     Convention("answers", ("prompt", "completions"), (), _answers, {**_FRUIT, "completions": ["Apple.", "Pear."]}),
 )
 """Tried in this order."""
+
+EMPTY = ("input", "history")
+"""Optional columns in which a missing value is an empty one, as in Alpaca's files."""
 
 PROMPTS = (
     Convention("prompt", ("prompt",), (), _prompt, _FRUIT),

@@ -84,7 +84,7 @@ class Encoder:
         self.chat_template = ChatTemplate(tokenizer)
         self.chat_template.check()
         self.counts: Counter[str] = Counter()
-        self._dropped = ""  # the sentence of dropped rows, with the first error
+        self._dropped: dict[str, str] = {}  # what was dropped -> its sentence, with the first error
         self._prompts: dict[int, int] = {}  # hash -> index; the prompts themselves would take most of the memory
         self._recent = lru_cache(maxsize=4)(self._tokenised)  # a prompt is tokenised alone and with each response
 
@@ -241,7 +241,7 @@ class Encoder:
         """The same encoder with counts of its own, which cuts and drops nothing."""
         other = copy(self)
         other.max_length, other.max_response, other.max_prompt = sys.maxsize, None, None
-        other.counts, other._prompts, other._dropped = Counter(), {}, ""
+        other.counts, other._prompts, other._dropped = Counter(), {}, {}
         return other
 
     def prompt(self, row: Row, room: int) -> Prompt | None:
@@ -356,15 +356,44 @@ class Encoder:
         return Examples(item for item in encoded if item is not None)
 
     def _encoded(self, row: Row, room: int | None) -> Any:
-        """The row or its prompt encoded; None, and counted, if it does not fit or is a bad row to drop."""
+        """The row or its prompt encoded; None, and counted, if it does not fit or is a bad row to drop.
+
+        A row may hold the responses of several rows. Only those that cannot be encoded are dropped then.
+        """
         before = self.counts.copy()
         try:
             return self(row) if room is None else self.prompt(row, room)
         except InputError as error:
             if self.bad_rows == "error":
                 raise
-            self._dropped = self._dropped or f"rows dropped: the template does not take them (the first: {error})"
-            self.counts.clear()  # what was counted of the row until there
-            self.counts.update(before)
-            self.counts[self._dropped] += 1
-            return None
+            self._restore(before)
+            good = [] if room is not None else [i for i in range(len(row.responses)) if self._takes(row, i)]
+            left = row.cut_to(good)
+            lost = _size(row) - (_size(left) if left else 0)
+            if not left or lost:
+                what = "rows" if _size(row) == 1 else "pairs" if row.pairs else "responses"
+                begun = f"{what} dropped: the template does not take them"
+                self._dropped.setdefault(begun, f"{begun} (the first: {error})")
+                self.counts[self._dropped[begun]] += lost
+            return self(left) if left else None
+
+    def _takes(self, row: Row, place: int) -> bool:
+        """Whether a response of the row can be encoded; nothing is counted."""
+        before = self.counts.copy()
+        try:
+            self(row.picked([place]))
+        except InputError:
+            return False
+        finally:
+            self._restore(before)
+        return True
+
+    def _restore(self, counts: Counter[str]) -> None:
+        """Forget what was counted since."""
+        self.counts.clear()
+        self.counts.update(counts)
+
+
+def _size(row: Row) -> int:
+    """Of how many rows of a file, at least, a row was made: its pairs, its responses, or one list or prompt."""
+    return len(row.pairs) if row.pairs else 1 if row.as_list or not row.responses else len(row.responses)

@@ -52,6 +52,14 @@ def files(name: str) -> list[str]:
     return found
 
 
+def is_pattern(name: str) -> bool:
+    """Whether a name is a pattern that matches a file, such as ``split=train/*.jsonl``."""
+    try:
+        return files(name) != [name]
+    except InputError:
+        return False
+
+
 def items(data: object, split: str, name: str = "dataset", *, subset: str = "", revision: str = "") -> Iterator[Item]:
     """Everything in `data`, see `sources.read`. What is missing is refused at once."""
     if isinstance(data, str | Path):
@@ -167,7 +175,7 @@ def _parsed(text: str, path: Path, number: int) -> object:
     try:
         return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        got = f"broken JSON ({error.msg} at character {error.colno})"
+        got = f"broken JSON ({error.msg.removesuffix(' at')} at character {error.colno})"
         raise refusal(f"{path}:{number + error.lineno - 1}", "line", "JSON", got) from None
     except _RepeatedError as error:
         raise refusal(f"{path}:{number}", "line", "each column once", f"{error} twice") from None
@@ -223,6 +231,7 @@ def _json_list(path: Path) -> Iterator[Item]:
 
 def _table(path: Path) -> Iterator[Item]:
     """The rows of a CSV or TSV file with a header. An empty cell is a missing value."""
+    csv.field_size_limit(2**31 - 1)  # the default refuses a text of 131,072 characters
     tab = path.name.removesuffix(".gz").endswith(".tsv")
     try:
         with _unpacked(path) as handle:
@@ -231,6 +240,11 @@ def _table(path: Path) -> Iterator[Item]:
             header = next(table, [])
             if repeated := [name for i, name in enumerate(header) if name in header[:i]]:
                 raise refusal(f"{path}:1", "line", "each column once", f"{repeated[0]} twice")
+            other = next((mark for mark in ";\t|," if len(header) == 1 and mark in header[0]), "")
+            if other:
+                fix = "write the file with commas, or with tabs as .tsv"
+                expected = f"columns between {'tabs' if tab else 'commas'}"
+                raise refusal(f"{path}:1", "line", expected, f"a header with {other!r} between them", fix)
             empty = True
             for cells in table:
                 if not cells:  # a blank line

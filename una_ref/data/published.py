@@ -72,7 +72,7 @@ def two_by_two(rows: Iterator[Row], refuse: Refuse) -> Iterator[Row]:
 
 def ultrafeedback(record: Record) -> Row:
     """Responses of several models with GPT-4's overall score, 1 to 10, from which the binarized form is made."""
-    completions, name = record.sequence("completions"), record.name("completions")
+    completions, name = record.objects("completions", "response", "overall_score"), record.name("completions")
     if not completions and record.options.empty == "drop":
         return record.row(record.prompt("instruction"), (Response("", {}),))
     responses, scores = [], []
@@ -135,11 +135,13 @@ def nectar(record: Record) -> Row:
 
     Zhu et al. (2023), https://huggingface.co/datasets/berkeley-nest/Nectar
     """
-    answers, name = record.sequence("answers"), record.name("answers")
+    answers, name = record.objects("answers", "answer", "rank"), record.name("answers")
     responses, scores = [], []
     for i, answer in enumerate(answers):
-        if not isinstance(answer, Mapping):
-            raise refusal(record.source, f"{name}[{i}]", "an object with answer and rank", shown(answer))
+        if not isinstance(answer, Mapping) or "answer" not in answer:
+            got = f"one with {', '.join(map(str, answer))}" if isinstance(answer, Mapping) else shown(answer)
+            fix = "write columns prompt, completions (texts) and scores (numbers)"
+            raise refusal(record.source, f"{name}[{i}]", "an object with answer and rank", got, fix)
         responses.append(record.as_response(answer.get("answer"), f"{name}[{i}].answer"))
         rank = checked_score(answer.get("rank"), record.source, f"{name}[{i}].rank")
         if not 1 <= rank <= len(answers):

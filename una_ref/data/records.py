@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from typing import Any, NamedTuple
 
+from una_ref.data.messages import plain_message, untrained, without_nulls
 from una_ref.data.rows import (
     Row,
     checked_label,
@@ -57,6 +59,11 @@ class Cell(str):
     __slots__ = ()
 
 
+_MESSAGES = re.compile(r"""\s*(?:\[\s*)?\{\s*['"](?:role|content|from|value)['"]\s*:""")
+_ROLE = re.compile(r"""[{,]\s*['"](?:role|from)['"]\s*:""")
+"""What a cell with messages begins with, and what is in it. Any other JSON is text where text is expected."""
+
+
 class Options(NamedTuple):
     """How records are read; see `una_ref.data.sources.read`."""
 
@@ -91,7 +98,8 @@ class Record:
         if column in self.options.names:
             return self.options.names[column]
         names = (column, *ALIASES.get(column, ()))
-        return next((name for name in names if self.value(name) is not None), column)
+        there = (name for name in names if name in self.values)
+        return next((name for name in names if self.value(name) is not None), next(there, column))
 
     def value(self, name: str) -> Any:
         """The value of a name in this record, or of a field "column.field" of an object; None if there is none."""
@@ -105,7 +113,7 @@ class Record:
         name = self.name(column)
         self.read.add(name)
         value = self.value(name)
-        if isinstance(value, Cell) and value.lstrip()[:2] in ("[{", "{'", '{"', "[["):
+        if isinstance(value, Cell) and _MESSAGES.match(value) and _ROLE.search(value):
             return self._parsed(name, value)
         return value
 
@@ -115,10 +123,14 @@ class Record:
 
     def others(self) -> dict[str, Any]:
         """The columns with a value that no layout has read."""
-        return {name: self.value(name) for name in self.columns() if name not in self.read}
+        return {name: self.value(name) for name in self.columns() if name not in self.read and "[]." not in name}
 
     def columns(self) -> list[str]:
-        """The names of the columns with a value; of an object that was read in part, the names of its fields."""
+        """The names of the columns with a value; of an object that was read in part, the names of its fields.
+
+        Of objects in a list, the fields that were not read, such as "answers[].model".
+        """
+        listed = {name.partition("[].")[0] for name in self.read if "[]." in name}
         parts = {name.partition(".")[0] for name in self.read - self.values.keys()}
         names: list[str] = []
         for column, value in self.values.items():
@@ -126,15 +138,25 @@ class Record:
                 names += [f"{column}.{field}" for field, part in value.items() if part is not None]
             elif value is not None:
                 names.append(str(column))
+            if column in listed and isinstance(value, list | tuple):
+                keys = chain.from_iterable(item for item in value if isinstance(item, Mapping))
+                names += [name for key in dict.fromkeys(keys) if (name := f"{column}[].{key}") not in self.read]
         return names
 
     def refusal(self, column: str, expected: str, got: str, fix: str = "") -> InputError:
         """The error for a bad value of a column."""
         return refusal(self.source, self.name(column), expected, got, fix)
 
+    def objects(self, column: str, *fields: str) -> Sequence[Any]:
+        """A column's value, which has to be a list, of objects of which these fields are read."""
+        self.read.update(f"{self.name(column)}[].{field}" for field in fields)
+        return self.sequence(column)
+
     def sequence(self, column: str, what: str = "a list") -> Sequence[Any]:
         """A column's value, which has to be a list."""
         value = self.get(column)
+        if isinstance(value, Cell) and value.lstrip().startswith("["):
+            value = self._parsed(self.name(column), value)
         if not isinstance(value, list | tuple):
             raise self.refusal(column, what, shown(value))
         return value
@@ -182,12 +204,14 @@ class Record:
         return [dict(message) for message in checked_messages(messages, self.source, place)]
 
     def _message(self, message: Any, place: str) -> Any:
-        if not isinstance(message, Mapping) or "role" in message or not {"from", "value"} <= {*message}:
+        if not isinstance(message, Mapping):
             return message
+        if message.get("role") is not None or not {"from", "value"} <= {*message}:
+            return plain_message(message)
         if message["from"] not in _ROLES:
             raise refusal(self.source, f"{place}.from", "one of " + ", ".join(_ROLES), shown(message["from"]))
-        rest = {k: v for k, v in message.items() if k not in ("from", "value")}
-        return {"role": _ROLES[message["from"]], "content": message["value"], **rest}
+        rest = {k: v for k, v in message.items() if k not in ("from", "value", "role", "content")}
+        return plain_message({"role": _ROLES[message["from"]], "content": message["value"], **rest})
 
     def prompt(self, column: str = "prompt") -> Any:
         """The prompt: text or messages."""
@@ -268,7 +292,7 @@ class Record:
         try:
             return json.loads(value)
         except ValueError:
-            expected = "JSON, since the text begins as a list or an object"
+            expected = "JSON, since the text begins as a list or a message"
             raise refusal(self.source, name, expected, f"{value!r:.40}", "write the column as JSON") from None
 
     # ---- rows
@@ -309,12 +333,14 @@ class Record:
     def _check_trained(
         self, fields: Sequence[Mapping[str, Any]], earlier: Sequence[Sequence[Mapping[str, Any]]]
     ) -> None:
-        """Refuse a turn of the assistant that says of itself that it is not trained on, as OpenAI's weight 0 does."""
+        """Refuse a turn of the assistant that says of itself that it is not trained on, such as OpenAI's weight 0."""
         for message in chain(fields, *earlier):
-            name = next((name for name in ("weight", "train") if name in message and not message[name]), None)
-            if name and message[name] is not None and message.get("role") in (None, "assistant"):
+            name = untrained(message) if message.get("role") in (None, "assistant") else ""
+            if name and not self.options.prompts:  # with prompts, responses are sampled
                 expected = "turns of the assistant that are trained on"
-                fix = "turns=last, end the conversation before that turn, or take the field out"
+                last = any(earlier) and not any(map(untrained, fields))
+                short = "end the conversation before that turn" if any(earlier) else "leave the row out"
+                fix = f"{'turns=last, ' if last else ''}{short}, or take the field out"
                 raise refusal(self.source, "responses", expected, f"one with {name}={message[name]!r}", fix)
 
     def judged(self, prompt: Any, response: Response) -> Row:
@@ -347,15 +373,15 @@ class Record:
             if taken:
                 expected = "arguments of the template alone"
                 raise self.refusal("chat_template_kwargs", expected, taken[0], f"leave {taken[0]} out")
-            arguments |= {name: value for name, value in given.items() if value is not None}
+            arguments |= given
         return arguments
 
     def _json(self, column: str, kind: type) -> Any:
-        """A list or an object, also as JSON text, as tables hold them."""
-        value = self.get(column)
+        """A list or an object without nulls, also as JSON text, as tables hold them."""
+        value = without_nulls(self.get(column))
         if isinstance(value, str):
             with suppress(ValueError):
-                value = json.loads(value) if value.strip() else kind()
+                value = json.loads(value) if value.strip() else kind()  # with its nulls, which no table has filled in
         if not isinstance(value, kind):
             what = "a list of tools" if kind is list else "an object"
             raise self.refusal(column, f"{what}, or its JSON", shown(value))

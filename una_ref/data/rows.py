@@ -29,7 +29,7 @@ def refusal(source: str, field: str, expected: str, got: str, fix: str = "") -> 
 
 def shown(value: object) -> str:
     """A value as messages print it: at most 40 characters, with its type."""
-    return f"{value!r:.40} ({type(value).__name__})"
+    return f"{value!r:.40} ({'str' if isinstance(value, str) else type(value).__name__})"
 
 
 PER_PAIR = ("weights", "margins")
@@ -151,6 +151,23 @@ class Row:
             more[name] = values and tuple(values[i] for i in kept)
         return Row(self.prompt, tuple(self.responses[i] for i in kept), source=self.source, **more, **feedback)
 
+    def cut_to(self, places: Iterable[int]) -> Row | None:
+        """The row with these responses and the feedback about them; None where nothing is left to learn from.
+
+        A pair needs both of its responses, and a list two.
+        """
+        kept = list(places)
+        feedback: dict[str, Any] = {"as_list": self.as_list}
+        if self.pairs is not None:
+            whole = [k for k, pair in enumerate(self.pairs) if {*pair} <= {*kept}]
+            kept = sorted({i for k in whole for i in self.pairs[k]})
+            feedback["pairs"] = tuple((kept.index(self.pairs[k][0]), kept.index(self.pairs[k][1])) for k in whole)
+            feedback |= {n: tuple(v[k] for k in whole) for n in PER_PAIR if (v := getattr(self, n)) is not None}
+        if len(kept) < (2 if self.as_list else 1):
+            return None
+        feedback |= {n: tuple(v[i] for i in kept) for n in ("scores", "labels") if (v := getattr(self, n)) is not None}
+        return self.picked(kept, **feedback)
+
     def _feedback(self) -> tuple[str, ...]:
         scores = () if self.scores is None else ("lists" if self.as_list else "scores",)
         labels = () if self.labels is None else ("labels",)
@@ -252,6 +269,9 @@ def checked_messages(messages: Sequence, source: str, field: str) -> Sequence[Ma
         checked_text(message.get("role"), source, f"{field}[{i}].role")
         if message.get("content") is None and any(map(message.get, IN_PLACE_OF_CONTENT)):
             continue
+        if isinstance(message.get("content"), list):
+            fix = "write the text itself as content; only text is trained on"
+            raise refusal(source, f"{field}[{i}].content", "text", "a list of parts", fix)
         checked_text(message.get("content"), source, f"{field}[{i}].content")
     return messages
 

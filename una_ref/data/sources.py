@@ -8,13 +8,14 @@ and which columns were used, is reported at the end.
 from __future__ import annotations
 
 import logging
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from difflib import SequenceMatcher
 from itertools import chain, islice
 
-from una_ref.data.conventions import COLUMNS, CONVENTIONS, PROMPTS, Convention
+from una_ref.data.conventions import COLUMNS, CONVENTIONS, EMPTY, PROMPTS, Convention
 from una_ref.data.items import Item, items
 from una_ref.data.records import Options, Record
 from una_ref.data.rows import Row, refusal, shown
@@ -22,6 +23,8 @@ from una_ref.errors import InputError, near
 
 FEEDBACK = ("label", "score")
 """Columns of feedback, which a row without feedback may not have under a similar name."""
+JUDGMENTS = {"kto_tag": "label", "is_safe": "label", "reward": "score", "rating": "score"}
+"""Names in public data sets of a judgment on the response of a row -> the column that would hold it."""
 _log = logging.getLogger(__name__)
 
 
@@ -86,18 +89,39 @@ def read(
     return reader.rows(found, limit, note)
 
 
+HEAD = 64
+"""Number of rows, from the first one, most of which decide whether an optional column has values."""
+
+
+def _peeked(found: Iterator[Item]) -> tuple[list[Item], Iterator[Item]]:
+    """The first items, and all of them as they were; an error is raised where it stands."""
+    head: list[Item] = []
+    try:
+        head.extend(islice(found, HEAD))
+    except InputError as error:
+        return head, chain(head, _raised(error))
+    return head, chain(head, found)
+
+
+def _raised(error: InputError) -> Iterator[Item]:
+    raise error
+    yield
+
+
 class _Reader:
     """Reads the items of one file or data set, and counts what it leaves out."""
 
     def __init__(self, options: Options, conventions: tuple[Convention, ...]) -> None:
         self.options, self.conventions = options, conventions
         self.convention: Convention | None = None
-        self.origin, self.held = "", dict[str, bool]()
+        self.head: list[Item] = []
+        self.held: dict[str, dict[str, tuple[bool, str]]] = {}
         self.columns, self.used = dict[str, None](), set[str]()
         self.dropped: Counter[str] = Counter()
         self.first_error: InputError | None = None
 
     def rows(self, found: Iterator[Item], limit: int | None, note: Callable[[str], None] | None) -> Iterator[Row]:
+        self.head, found = _peeked(found)
         made = self._made(found)
         first = next(made, None)
         if first is None or self.convention is None:
@@ -107,13 +131,17 @@ class _Reader:
             count += 1
             yield row
         if not count:
-            left_out = ", ".join(f"{number} {what}" for what, number in self.dropped.items())
+            reasons = {_BAD: f" (the first: {self.first_error})"}
+            left_out = ", ".join(f"{number} {what}{reasons.get(what, '')}" for what, number in self.dropped.items())
             raise refusal(first.source, "rows", "at least one row", f"none, after leaving out {left_out}")
         used = [column for column in self.columns if column in self.used]
         unused = [column for column in self.columns if column not in self.used]
         columns = f"columns used: {', '.join(used)}; not used: {', '.join(unused) or 'none'}"
-        if self.options.others and unused:
-            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(unused)}"
+        given = [column for column in unused if "[]." not in column] if self.options.others else []
+        if given:
+            left = ", ".join(column for column in unused if column not in given)
+            columns = f"columns used: {', '.join(used)}; given to the reward function: {', '.join(given)}"
+            columns += f"; not used: {left}" if left else ""
         (note or _log.info)(f"data ({self.convention.name}): {columns}")
         for what, number in self.dropped.items():
             reason = f" (the first: {self.first_error})" if what == _BAD else ""
@@ -181,6 +209,12 @@ class _Reader:
     def _unknown(self, record: Record) -> InputError:
         """The error for a record of no layout: the nearest one, and what to write."""
         found = record.columns()
+        expected = "the columns of a layout in docs/data.md"
+        for convention in self.conventions:
+            null = [record.name(column) for column in convention.required if not record.has(column)]
+            if {*map(record.name, convention.required)} <= record.values.keys():
+                value = f"a value in {' and '.join(null)}, as {convention.name} has"
+                return refusal(record.source, "columns", value, "null", "correct the row, or bad_rows=drop")
 
         def likeness(convention: Convention) -> float:
             names = [record.name(column) for column in convention.required]
@@ -195,40 +229,59 @@ class _Reader:
         missing = [record.name(column) for column in nearest.required if not record.has(column)]
         absent = missing[0] if missing else "prompt"
         like = near(absent, [column for column in found if column not in nearest.columns])
+        if (sides := _sides(found)) and not {*sides} <= {*nearest.columns}:
+            fix = (
+                f"write the better of {' and '.join(sides)} as chosen and the other as rejected; if one column always "
+            )
+            fix += "has the better one, columns.chosen=NAME columns.rejected=NAME"
+            return refusal(record.source, "columns", expected, _listed(found), fix)
         fix = f"for {nearest.name}, the nearest, add {', '.join(missing)}, or name it: columns.{absent}=NAME"
         lists = [name for name, v in record.values.items() if isinstance(v, list) and v and isinstance(v[0], Mapping)]
         if lists and len(found) == len(record.values) and nearest.required[0] not in found:
             fix += f"; if {lists[0]} has the rows, write that list alone"
         if any(all(map(record.has, convention.required)) for convention in PROMPTS):
             fix += "; prompts alone are for online runs"
-        expected = "the columns of a layout in docs/data.md"
         return refusal(record.source, "columns", expected, _listed(found) + like, fix)
 
     def _alike(self, record: Record, convention: Convention) -> None:
-        """Refuse a record without the layout's columns, or with other optional columns than the first one."""
-        has = {column: record.has(column) for column in convention.columns}
-        self.held, self.origin = self.held or has, self.origin or record.source
-        for column, present in has.items():
-            if present != self.held[column]:
-                expected = f"{'a value' if self.held[column] else 'no value'}, as in {self.origin} ({convention.name})"
+        """Refuse a record without the layout's columns, or with other optional columns than most of the first ones."""
+        for column, (held, origin) in self._held(record, convention).items():
+            present = record.has(column)
+            if present != held:
+                expected = f"{'a value' if held else 'no value'}, as in {origin} ({convention.name})"
                 missing = "null" if record.name(column) in record.values else "no such column"
                 got = shown(record.get(column)) if present else missing
                 fix = "" if self.options.bad_rows == "drop" else "correct the row, or bad_rows=drop"
                 raise record.refusal(column, f"{expected}", f"{got} in a row of {_listed(record.columns())}", fix)
 
+    def _held(self, record: Record, convention: Convention) -> dict[str, tuple[bool, str]]:
+        """Column of the layout -> whether it has values, and the first row that is like that."""
+        if convention.name not in self.held:
+            records = [Record(source, item, self.options) for source, item in self.head if isinstance(item, Mapping)]
+            records = [each for each in records if all(map(each.has, convention.required))] or [record]
+            held = self.held[convention.name] = {}
+            for column in convention.columns:
+                having = [each.has(column) for each in records]
+                most = Counter(having).most_common(1)[0][0]  # of as many, the first row decides
+                if column not in EMPTY:
+                    held[column] = most, records[having.index(most)].source
+        return self.held[convention.name]
+
     def _check_feedback(self, record: Record, row: Row, convention: Convention) -> None:
         """Refuse a row without feedback where a column looks as if it held some: the row would be imitated."""
-        if row.kinds != ("demos",):
+        if row.kinds != ("demos",) or self.options.prompts:  # with prompts, responses are sampled
             return
         for name in (column for column in record.columns() if column not in record.read):
             kind = next((kind for kind in FEEDBACK if _is_slip(name, kind)), None)
+            if kind is None and isinstance(record.value(name), bool | int | float | str):
+                kind = JUDGMENTS.get(name.lower())
             if kind is None:
                 continue
             column = kind if kind in convention.optional else f"{kind}s"
             taken = column in convention.columns or f"{kind}s" == column == "scores"
             if self.options.names.get(column) == "":
                 continue
-            like = f"; did you mean {column}?" if column != name else ""
+            like = f"; did you mean {column}?" if column != name and name.lower() not in JUDGMENTS else ""
             expected = f"{column} or no such column, since {convention.name} would be imitated without feedback"
             use = f"columns.{column}={name}" if taken else f"write a row for each response, with its {kind}"
             fix = f"{use}, or columns.{column}= to leave it out"
@@ -236,6 +289,16 @@ class _Reader:
 
 
 _BAD, _EMPTY = "bad rows", "rows with an empty response"
+
+
+_SIDE = re.compile(r"(response|output|answer|completion|summary)_?(?:[0-9]|[a-z])")
+
+
+def _sides(columns: list[str]) -> list[str]:
+    """Two columns that hold responses to compare, such as response_a and response_b; empty if there are none."""
+    sides = [(match[1], name) for name in columns if (match := _SIDE.fullmatch(name))]
+    names = [name for stem, name in sides if stem == sides[0][0]]
+    return names if len(names) == 2 else []
 
 
 def _listed(columns: list[str]) -> str:

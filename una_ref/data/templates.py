@@ -115,6 +115,25 @@ class ChatTemplate:
         """What stands behind the assistant's text."""
         return self._probe[1].rpartition(_SAID)[2]
 
+    @cached_property
+    def wants_text(self) -> bool:
+        """Whether tool arguments have to be JSON text: the template writes a text as it is, and cannot write an object.
+
+        The convention of transformers is an object. DeepSeek's templates join texts.
+        """
+        as_text, as_object = (self._call({"arguments": given}) for given in ('{"a": "b"}', {"a": "b"}))
+        return '{"a": "b"}' in as_text and '"b"' not in as_object
+
+    def _call(self, arguments: Mapping[str, Any]) -> str:
+        """A call of a tool as text; empty where the template refuses it."""
+        call = {"id": "abcdef123", "type": "function", "function": {"name": "f", **arguments}}
+        asked: Mapping[str, Any] = {"role": "user", "content": _ASKED}
+        turns = [asked, {"role": "assistant", "content": None, "tool_calls": [call]}]
+        try:
+            return self.render(turns, opened=False)
+        except InputError:
+            return ""
+
     def check(self) -> None:
         """Refuse a template whose rendering lacks the prompt's or a response's text.
 
