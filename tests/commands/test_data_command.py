@@ -90,3 +90,10 @@ def test_a_file_may_have_an_equals_sign_in_its_name_and_not_a_comma(tmp_path, mo
 def test_a_template_is_checked_without_a_model(file, capsys):
     assert main(["data", file(PAIRS), "template=nope"]) == 2
     assert "template: expected a file, Jinja text or none, got 'nope'" in capsys.readouterr().err
+
+
+def test_a_text_as_long_as_a_book_is_audited(file, capsys):
+    """No attention over its bytes is computed: that would take 25 GB."""
+    rows = [{"prompt": "Go on.", "chosen": "word " * 32_000, "rejected": "no"}, *PAIRS]
+    assert main(["data", file(rows)]) == 0
+    assert capsys.readouterr().out.endswith("a run of dpo would start\n")

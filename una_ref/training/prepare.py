@@ -54,6 +54,7 @@ def prepare(
     tokenizer: Any = None,
     reward: RewardSource | None = None,
     references: Path | None = None,
+    forward: bool = True,
 ) -> Job:
     """Everything up to the first step.
 
@@ -65,6 +66,8 @@ def prepare(
         tokenizer: of the model.
         reward: replaces the one that the config names; online only.
         references: folder for the log-probs of ``reference=cache``; None keeps them for this job alone.
+        forward: whether the reference is compared with the policy on the first batch. A model that only stands in for
+            another needs no such pass.
 
     Raises:
         InputError: data, model or config cannot be trained with. Nothing has been trained then.
@@ -149,7 +152,7 @@ def prepare(
         callbacks=callbacks,
         best=best,
     )
-    _check_start(job, notes, encoder, references)
+    _check_start(job, notes, encoder, references, forward)
     return job
 
 
@@ -269,7 +272,7 @@ def _rollouts(
     )
 
 
-def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None) -> None:
+def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path | None, forward: bool) -> None:
     """Sample the first batch and compute its reference; refuse what a later step could not train on."""
     config, trainer = job.config, job.trainer
     engine = job.rollouts.engine if job.rollouts else None
@@ -286,7 +289,7 @@ def _check_start(job: Job, notes: list[str], encoder: Encoder, references: Path 
             notes += [f"no sampled response ended: all were cut at {job.rollouts.max_new} tokens, before any of {ends}"]
         job.seconds.clear()
         _check_batches(trainer, Examples(first), Examples())
-    if first:  # online there is no pair if all scores of each prompt are equal
+    if first and forward:  # online there is no pair if all scores of each prompt are equal
         notes += _reference_notes(trainer, encoder, first, references)
     if isinstance(engine, HuggingFace):
         notes += [engine.merging.why]

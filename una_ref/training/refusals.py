@@ -82,13 +82,14 @@ def refusal(config: Config, rows: Sequence[Row], model: Any, tokenizer: Any) -> 
 
     Of an online run, the prompts are checked. Its reward is not asked.
     """
+    named = bool(config.model)
     config = replace(_unlimited(config), output="", dtype="float32", load_in_4bit=False, optimizer="adamw")
     try:
         if config.on_policy:
             encoder = encoder_for(config, model, tokenizer)
             encoder.encode(rows, room=room_for(encoder.max_response, encoder.max_length))
         else:
-            prepare(config, rows=rows, model=model, tokenizer=tokenizer)
+            prepare(config, rows=rows, model=model, tokenizer=tokenizer, forward=named)  # texts may be whole books
     except InputError as error:
         return str(error)
     return ""
