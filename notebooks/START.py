@@ -14,9 +14,9 @@
 #
 # **Question.** A policy that is trained on feedback: where does it end, and is that where it should?
 #
-# **The idea.** Every policy is the best one for some reward. That reward is $\beta \log \frac{\pi}{\pi_\text{ref}}$, up
-# to one number for each prompt. DPO, KTO and UNA all train this *implicit reward*. They differ in what they do about
-# the one number, and it decides where they end.
+# **The idea.** Every policy that gives each response some probability is the best one for some reward. That reward is
+# $\beta \log \frac{\pi}{\pi_\text{ref}}$, up to one number for each prompt. DPO and UNA train this *implicit reward*.
+# They differ in what they do about the one number, and it decides where they end.
 #
 # **Needs.** Softmax, gradients, and what a KL divergence is. **Time.** 30 minutes to read, 10 seconds to run.
 # The code is plain torch. Nothing of this package is imported, so that nothing has to be believed.
@@ -176,7 +176,7 @@ for (name, line), style in zip(ends.items(), ("-", "--", ":"), strict=True):
     ax.plot(offsets, line, style, linewidth=2.5, label=name)
 ax.axhline(regret(ref), color="grey", linewidth=1)
 ax.text(4, float(regret(ref)) - 0.01, "π_ref: nothing learned", ha="right", va="top", color="grey")
-ax.set(xlabel="number added to all scores", ylabel="regret: distance from π*", title="Where training ends")
+ax.set(xlabel="number added to all scores", ylabel="regret: β·KL(π ‖ π*)", title="Where training ends")
 ax.legend(loc="center left")
 plt.show()
 
@@ -210,7 +210,8 @@ print(f"largest regret: Eq. 10 {ends['Eq. 10'].max():.3f}; DPO and Eq. 10 with V
 #
 # - The best policy is $\pi_\text{ref}\, e^{r / \beta} / Z$, and regret is $\beta\, \text{KL}(\pi \,\|\, \pi^*)$.
 # - A policy contains a reward: $\beta \log \frac{\pi}{\pi_\text{ref}}$, up to one number for each prompt.
-# - Pairs cancel the number. Scores do not. Eq. 10 ends at $\pi^*$ only if the scores happen to have the right offset.
+# - Differences of two responses cancel the number; a single score does not. Eq. 10 ends at $\pi^*$ only if the scores
+#   happen to have the right offset.
 # - One learned number $V(x)$ for each prompt repairs this: scores then end at $\pi^*$ at every offset, as pairs do.
 #
 # ## Limits
@@ -268,6 +269,7 @@ if mine is not ...:
 # F.logsigmoid(-implicit(pi) - v))).sum()` with `F = torch.nn.functional`. Without `v` it is UNA's loss on binary
 # labels.
 #
-# **3.** [Notebook 11](11_offline_alignment.ipynb) does it with 1,024 rows and nine methods.
+# **3.** There is no one answer: it depends on the draws. [Notebook 11](11_offline_alignment.ipynb) asks the question
+# with 1,024 rows and nine methods.
 #
 # </details>

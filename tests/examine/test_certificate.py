@@ -63,11 +63,14 @@ def test_a_loss_that_is_refused_is_refused_before_anything_is_measured(own, monk
             examine(loss)
 
 
-def test_a_board_that_is_not_there_is_refused_at_once(monkeypatch):
-    from una_ref.examine import board_place
+def test_a_board_that_has_not_been_carried_out_is_refused_at_once(monkeypatch):
+    from una_ref.studies.engine import Study
 
-    monkeypatch.setattr(board_place, "BOARD", "una_ref.studies.no_such_board")
-    with pytest.raises(InputError, match="--board: expected a version with una_ref.studies.no_such_board"):
+    def refused(study):
+        raise InputError("quick: expected a study whose full size has been carried out")
+
+    monkeypatch.setattr(Study, "chosen", refused)
+    with pytest.raises(InputError, match="quick: expected a study whose full size"):
         examine("dpo", board=True, progress=lambda heading: pytest.fail(heading))
 
 

@@ -1,14 +1,10 @@
-"""The place of a loss on the quick leaderboard, where this version has one."""
+"""The place of a loss on the quick leaderboard."""
 
 from __future__ import annotations
 
-import importlib.util
 from dataclasses import dataclass
 
-from una_ref.errors import InputError
 from una_ref.examine.signature import Examinee
-
-BOARD = "una_ref.studies.leaderboard"
 
 
 @dataclass(frozen=True)
@@ -43,21 +39,31 @@ def check_board(examinee: Examinee) -> None:
     """Refuse what cannot be placed, before anything long starts.
 
     Raises:
-        InputError: this version has no leaderboard.
+        InputError: the settings of the quick board have not been chosen yet, or the board has no data for the loss.
     """
-    if importlib.util.find_spec(BOARD) is None:
-        raise InputError(f"--board: expected a version with {BOARD}, to place {examinee.name}. Fix: omit --board")
+    from una_ref.studies.leaderboard.board_study import LEADERBOARD
+    from una_ref.studies.leaderboard.placing import entry_of
+
+    entry_of(examinee.loss, board_kind(examinee), name=_row_name(examinee))
+    LEADERBOARD.chosen()
 
 
 def on_board(examinee: Examinee) -> Place:
-    """Train a loss on the worlds of the quick board, which takes minutes. Finished runs are kept and used again."""
+    """Train a loss on the worlds of the quick board, which takes minutes. Finished runs are kept and used again.
+
+    It gets a row of its own, tuned like every other, also where it is a registered loss.
+    """
     from una_ref.studies.leaderboard.placing import place
 
-    placed = place(examinee.loss, board_kind(examinee), name=examinee.name.replace(":", "."), title=examinee.name)
+    placed = place(examinee.loss, board_kind(examinee), name=_row_name(examinee), title=examinee.name)
     regret = placed["row"]["regret"]
     return Place(
         placed["rank"], placed["of"], regret["mean"], regret["low"], regret["high"], int(placed["row"]["failed"])
     )
+
+
+def _row_name(examinee: Examinee) -> str:
+    return f"{examinee.name.replace(':', '.')}.examined"
 
 
 def board_kind(examinee: Examinee) -> str:

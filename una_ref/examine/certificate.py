@@ -52,7 +52,7 @@ class Certificate:
         """Heading -> findings, one a sentence."""
         learned = self.optima.sentences()
         if self.closed_form:
-            learned.append(f"In closed form: {self.closed_form}.")
+            learned.append(f"Its record says, of the method's own data: {self.closed_form}.")
         found = {
             "What it asks for": self.signature.sentences(),
             "Numbers": self.soundness.sentences(),

@@ -113,7 +113,7 @@ class Optima:
             found.append(
                 "What it learns depends on who wrote the data."
                 if self.depends_on_sampler
-                else "What it learns does not depend on who wrote the data."
+                else "What it learns is the same for all samplers here, each of which gives every response."
             )
         if self.with_values is not None:
             found.append(self.with_values.sentence())

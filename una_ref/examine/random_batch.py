@@ -22,6 +22,9 @@ class RandomBatch:
         wanted: names of its arguments.
         seed: of the random numbers.
         spread: standard deviation of the policy's logits, in nats.
+
+    Attributes:
+        reach: largest |log π/π_ref| of a response, in nats.
     """
 
     def __init__(self, examinee: Examinee, wanted: frozenset[str], seed: int, spread: float) -> None:
@@ -30,6 +33,7 @@ class RandomBatch:
         shape = world.rewards.shape
         tables = spread * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
         self.logits = tables[0].requires_grad_()
+        self.reach = float((tables[0].log_softmax(-1) - world.ref_logps).detach().abs().max())
         feedback = Feedback.of(world.rewards)
         # Two responses of a prompt where any loss of the kind compares them.
         union = replace(examinee, loss=_naming(wanted), settings={})

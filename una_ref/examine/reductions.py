@@ -83,11 +83,13 @@ class Reductions:
         equal: registered losses with the same gradient up to a factor, the one with the fewest settings first.
         nearest: the three nearest others.
         compared: number of registered losses of its kind, with their forms.
+        reach: largest log-ratio at which gradients were compared, in nats. Beyond it two losses may differ.
     """
 
     equal: tuple[Relation, ...]
     nearest: tuple[Relation, ...]
     compared: int
+    reach: float = 0.0
 
     def sentences(self) -> list[str]:
         """The findings, one a sentence."""
@@ -99,6 +101,7 @@ class Reductions:
             others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
             factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
             found.append(f"Its gradient is {factor}that of {first.words}{others}.")
+            found.append(f"This was compared at log-ratios of up to {self.reach:.0f} nats.")
             if more:
                 rest = f"; and {len(more) - 3} more" if len(more) > 3 else ""
                 found.append(f"It is also {'; '.join(relation.words for relation in more[:3])}{rest}.")
@@ -172,7 +175,7 @@ def reductions(examinee: Examinee) -> Reductions:
     nearest: dict[str, Relation] = {}
     for relation in rest:
         nearest.setdefault(relation.method, relation)
-    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others))
+    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others), second.reach)
 
 
 def _once(equal: list[Relation]) -> tuple[Relation, ...]:

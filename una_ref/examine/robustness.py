@@ -40,7 +40,7 @@ class Robustness:
             found.append(self.noisy.sentence())
             if self.noise_moves is not None:
                 found.append(
-                    "It is consistent: this noise does not change what it learns."
+                    "This noise does not change what it learns."
                     if self.consistent
                     else f"This noise moves a probability by {self.noise_moves:.3g}."
                 )

@@ -50,7 +50,9 @@ class Soundness:
 
     def sentences(self) -> list[str]:
         """The findings, one a sentence."""
-        found = ["It returns one finite number per example, changes no argument and keeps no state."]
+        found = [
+            "It returns one finite number per example, changes no argument, and gives the same numbers in three calls."
+        ]
         wrong = {dtype: result for dtype, result in self.dtypes.items() if result != "kept"}
         kept = [dtype for dtype in self.dtypes if dtype not in wrong]
         if kept:

@@ -107,14 +107,29 @@ def rows_of(tiny, **means):
     return made
 
 
-def test_leaders_are_the_known_ones_the_best_of_each_kind_and_the_best(tiny):
-    rows = rows_of(tiny, **{"una-pair": 0.9, "cdpo": 0.8, "ipo": 0.85, "kto": 0.95, "una-binary-bce": 0.7, "rloo": 0.1})
-    assert leaders(rows, replace(tiny, leaders=4)) == ["rloo", "una-binary-bce", "cdpo", "una-pair"]
+def chosen_of(**regrets):
+    return {name: {"lr": 1e-3, "factor": 1.0, "tuning_regret": regret} for name, regret in regrets.items()}
 
 
-def test_methods_with_the_same_regret_everywhere_are_one_leader(tiny):
-    rows = rows_of(tiny, **{"una-pair": 0.9, "f-dpo": 0.9, "token-dpo": 0.9, "kto": 0.95})
-    assert leaders(rows, replace(tiny, leaders=3)) == ["una-pair", "kto"]
+def led(tiny, leaders_, **regrets):
+    return leaders(chosen_of(**regrets), replace(tiny, leaders=leaders_, entries=tuple(regrets)))
+
+
+def test_leaders_are_the_best_row_the_known_ones_and_the_best_of_each_kind(tiny):
+    regrets = {"una-pair": 0.9, "cdpo": 0.8, "ipo": 0.85, "kto": 0.95, "una-binary-bce": 0.7, "rloo": 0.1, "dro": 0.3}
+    assert led(tiny, 8, **regrets) == ["rloo", "dro", "una-binary-bce", "cdpo", "ipo", "una-pair", "kto"]
+    assert led(tiny, 5, **regrets) == ["rloo", "dro", "una-binary-bce", "cdpo", "una-pair"]
+    assert led(tiny, 3, **regrets) == ["rloo", "dro", "una-pair"]
+
+
+def test_the_best_row_leads_whatever_its_kind(tiny):
+    """With all kinds of feedback there are more best rows than places."""
+    known = {"una-pair": 0.5, "una-centred": 0.51, "ppo": 0.52, "kto": 0.53, "una-score": 0.54, "rebel": 0.55}
+    assert led(tiny, 4, **known, **{"lipo": 0.56, "rloo.rm": 0.1})[0] == "rloo.rm"
+
+
+def test_methods_with_the_same_regret_are_one_leader(tiny):
+    assert led(tiny, 3, **{"una-pair": 0.9, "f-dpo": 0.9, "token-dpo": 0.9, "kto": 0.95}) == ["una-pair", "kto"]
 
 
 def test_a_row_that_failed_is_compared_with_none(tiny):

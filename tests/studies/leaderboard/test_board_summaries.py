@@ -44,6 +44,8 @@ def test_failed_runs_and_more_regret_count_as_worse_than_the_base():
         # Half of the way from 0.15 to 0.05: the geometric mean of the budgets.
         ({256: 0.3, 1024: 0.15, 4096: 0.05}, (2048, "")),
         ({256: math.nan, 1024: math.nan}, (1024, ">")),
+        ({256: math.nan, 1024: 0.05}, (1024, "")),  # where it failed it did not reach the goal
+        ({256: 0.05, 1024: 0.2, 4096: 0.05}, (2580, "")),  # a goal that is lost again does not count
     ],
 )
 def test_labels_needed_are_interpolated_in_the_logarithm(shares, expected):

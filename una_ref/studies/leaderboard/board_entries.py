@@ -53,13 +53,13 @@ class BoardEntry(Entry):
         """Calls of the reward for each response: two where each has a rival of its own."""
         return 2 if METHODS[self.method].rivals == "mixture" else 1
 
-    def command(self, loss_kwargs: Mapping[str, float], lr: float) -> str:
-        """What trains this row's method on data of one's own."""
+    def command(self, loss_kwargs: Mapping[str, float]) -> str:
+        """What trains this row's method on data of one's own; without the learning rate, which is a small MLP's."""
         kinds = METHODS[self.method].kinds
         keys: dict[str, Any] = {} if self.form == "corrected" else {"form": self.form}
         if not self.online and self.feedback in kinds[1:]:
             keys["learn_from"] = self.feedback
-        keys |= {**self.config, **self.loss_kwargs, **loss_kwargs, "lr": lr}
+        keys |= {**self.config, **self.loss_kwargs, **loss_kwargs}
         written = (
             str(v).lower() if isinstance(v, bool) else f"{v:g}" if isinstance(v, float) else v for v in keys.values()
         )

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from una_ref.data.batch import Example
+from una_ref.methods import METHODS
 from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry, fed_as
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
@@ -141,7 +142,8 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
             reward = world.calls()
         passes = max(1, min(entry.passes, s.steps // rollouts))
         online = {"steps": rollouts, "batch": s.prompts, "samples": s.draws}
-        online |= {"passes": passes} if passes > 1 or entry.passes > 1 else {}
+        if METHODS[entry.method].reuse != "none":  # also where it is 1: PPO's own default is four
+            online |= {"passes": passes}
     else:
         examples = world.examples(entry.feedback, run.budget, shuffle=bool(entry.config.get("shuffle")))
     strength = entry.strength_at(run.factor, s.beta)
@@ -149,7 +151,7 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
         {} if entry.loss else strength,
         **{
             "steps": s.steps,
-            "batch": s.batch // ROWS.get(entry.feedback, 1),
+            "batch": int(s.batch * ROWS.get(entry.feedback, 1)),
             "lr": run.lr,
             "seed": run.seed,
             "layout": "padded",
@@ -173,8 +175,8 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
     )
 
 
-ROWS = {"labels": 2, "scores": 2, "scored pairs": 2, "lists": 4}
-"""Labels in a row of each kind; a step has as many labels for all kinds."""
+ROWS = {"labels": 0.5, "scores": 0.5, "scored pairs": 0.5, "lists": 0.25, "pairs and demos": 2}
+"""Rows for a label of each kind; a step has as many labels for all kinds. A pair has a demonstration beside it."""
 
 
 def _means(examples: list[Example]) -> tuple[float | None, float | None]:

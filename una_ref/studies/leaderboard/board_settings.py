@@ -52,10 +52,10 @@ class LeaderboardSettings:
     batch: int = 64
     draws: int = 8
     seeds: tuple[int, ...] = tuple(range(12))
-    tuning_seeds: tuple[int, ...] = (100, 101)
+    tuning_seeds: tuple[int, ...] = (100, 101, 102)
     tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
-    lrs: tuple[float, ...] = (1e-3, 2.5e-3, 6.3e-3, 1.6e-2)
+    lrs: tuple[float, ...] = (2.5e-3, 6.3e-3, 1.6e-2, 4e-2)
     factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
     entries: tuple[str, ...] = tuple(ENTRIES)
     leaders: int = 8

@@ -167,7 +167,7 @@ def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, ch
         "references": [references[key] for key in ("base", *proxies, "optimum") if key in references],
         "about": {name: about(ENTRIES[name], s, chosen) for name in names},
         "efficiency": {n: labels_needed(own) | {"half": labels_needed(own, 0.5)} for n, own in shares.items() if own},
-        "leaders": leaders(rows, s),
+        "leaders": leaders(chosen, s),
         "exclusions": dict(EXCLUSIONS),
         "axes": {
             name: {"title": c.title, "levels": c.plain_levels, "labels": c.labels} for name, c in CONDITIONS.items()
@@ -195,7 +195,7 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
         "feedback": entry.feedback,
         "formula": method.formula,
         "equation": method.equation,
-        "command": entry.command(strength, setting["lr"]),
+        "command": entry.command(strength),
         "lr": setting["lr"],
         "factor": setting["factor"],
         "strength": entry.strength,
@@ -210,33 +210,22 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
     }
 
 
-def leaders(rows: Sequence[Mapping[str, Any]], settings: LeaderboardSettings) -> list[str]:
-    """The rows that axes and frontier have: DPO, centred UNA and PPO, the best of each kind of feedback, then the best.
+def leaders(chosen: Chosen, settings: LeaderboardSettings) -> list[str]:
+    """The rows that axes and frontier have: the best one, DPO, centred UNA and PPO, the best of each kind of feedback.
 
-    A row whose regret is that of an earlier one in all worlds (to 1e-6) is left out: it is the same method here.
+    The order is that of the regret on the tuning worlds, so that the worlds of the axes choose nothing. A row with the
+    regret of an earlier one (to 1e-9) is left out: it is the same method here.
     """
-    at = main_budget(settings)
-    ranked = sorted(
-        (r for r in rows if r["budget"] == at and r["regret"]["mean"] is not None), key=lambda r: r["regret"]["mean"]
-    )
-    order = [r for name in ALWAYS for r in ranked if r["name"] == name]
-    order += [r for kind in KINDS for r in [r for r in ranked if ENTRIES[r["name"]].feedback == kind][:1]]
-    kept: list[Mapping[str, Any]] = []
-    for r in (*order, *ranked):
-        known = any(
-            all(abs(a - b) < 1e-6 for a, b in zip(r["regret"]["values"], k["regret"]["values"], strict=True))
-            for k in kept
-        )
-        if not known and len(kept) < settings.leaders:
-            kept.append(r)
-    return [r["name"] for r in sorted(kept, key=lambda r: r["regret"]["mean"])]
-
-
-def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
-    """The leaders of the board; runs of it that are missing are computed."""
-    start = references_of(store, [BoardRun("base", 0, seed) for seed in settings.seeds])
-    at = {key: runs for key, runs in board_runs(settings, chosen).items() if key[1] == main_budget(settings)}
-    return leaders([*rows_of(store, at, start).values()], settings)
+    regrets = {name: chosen[name]["tuning_regret"] for name in tuned(settings, chosen) if not ENTRIES[name].tuned_as}
+    ranked = sorted((name for name in regrets if math.isfinite(regrets[name])), key=lambda name: regrets[name])
+    kinds = dict.fromkeys(ENTRIES[name].feedback for name in ranked if ENTRIES[name].feedback in KINDS)
+    best = [next(name for name in ranked if ENTRIES[name].feedback == kind) for kind in kinds]
+    kept: list[str] = []
+    for name in (*ranked[:1], *(name for name in ALWAYS if name in ranked), *best, *ranked):
+        same = any(abs(regrets[name] - regrets[other]) < 1e-9 for other in kept)
+        if not same and len(kept) < settings.leaders:
+            kept.append(name)
+    return sorted(kept, key=lambda name: regrets[name])
 
 
 # ---- the frontier
@@ -244,7 +233,7 @@ def leading(store: RunStore, settings: LeaderboardSettings, chosen: Chosen) -> l
 
 def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
     """Reward against KL: the leaders at several βs, in units of the chosen one."""
-    s, names = settings, leading(store, settings, chosen)
+    s, names = settings, leaders(chosen, settings)
     runs = {}
     for name in (name for name in names if ENTRIES[name].strength):
         setting = chosen[ENTRIES[name].tuned_as or name]
@@ -273,7 +262,7 @@ def condition_results(
 ) -> dict[str, Any]:
     """The leaders, or the axis's own entries, at each level of a condition that acts on their feedback."""
     s, c = settings, condition
-    names = c.own_entries or leading(store, settings, chosen)
+    names = c.own_entries or leaders(chosen, settings)
     names = [name for name in names if name in tuned(s, chosen) and c.acts_on(ENTRIES[name].feedback)]
     rows, base_rows = [], []
     for level in c.levels:

@@ -49,7 +49,7 @@ def worse(runs: Sequence[Mapping[str, Any]], base: Sequence[float]) -> dict[str,
 
 
 def labels_needed(shares: Mapping[int, float], goal: float = 0.1) -> dict[str, Any]:
-    """The budget at which a row reaches a share of π_ref's regret, linear in the logarithm of the budget.
+    """The budget from which on a row is within a share of π_ref's regret, linear in the logarithm of the budget.
 
     Args:
         shares: by budget, the regret as a share of π_ref's; NaN where there is none.
@@ -60,12 +60,11 @@ def labels_needed(shares: Mapping[int, float], goal: float = 0.1) -> dict[str, A
             enough, ">" where the largest is not.
     """
     points = sorted(shares.items())
-    before: tuple[int, float] | None = None
-    for budget, share in points:
-        if share <= goal:
-            if before is None:
-                return {"labels": budget, "bound": "<="}
-            at = (before[1] - goal) / (before[1] - share)
-            return {"labels": round(before[0] * (budget / before[0]) ** at), "bound": ""}
-        before = (budget, share) if math.isfinite(share) else before
+    short = [i for i, (_, share) in enumerate(points) if not share <= goal]  # NaN is short, too
+    if not short:
+        return {"labels": points[0][0], "bound": "<="}
+    if short[-1] < len(points) - 1:
+        (budget, share), (after, reached) = points[short[-1]], points[short[-1] + 1]
+        at = (share - goal) / (share - reached) if math.isfinite(share) else 1.0
+        return {"labels": round(budget * (after / budget) ** at), "bound": ""}
     return {"labels": points[-1][0], "bound": ">"}
