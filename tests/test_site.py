@@ -27,6 +27,11 @@ def docs():
     sys.path.remove(str(ROOT / "docs"))
 
 
+def test_every_page_of_the_documentation_stands_in_the_sidebar(docs):
+    pages = {path.stem for path in (ROOT / "docs").glob("*.md")} - {"README"}  # which is the index
+    assert pages - {page for section in docs["book"].SECTIONS.values() for page in section} == set()
+
+
 # ---- what a loss pushes
 
 
