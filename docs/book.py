@@ -34,7 +34,7 @@ OWN_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 SECTIONS = {
     "How to": ("data", "training", "online", "evaluation", "judging", "larger"),
     "Reference": ("cli", "keys", "recipes", "options", "methods", "arguments", "claims", "api"),
-    "Explanation": ("index", "map", "studies", "benchmarks", "papers", "survey", "paper_tables"),
+    "Explanation": ("index", "map", "leaderboard", "studies", "benchmarks", "papers", "survey", "paper_tables"),
 }
 """Heading of the sidebar -> its pages in docs/. Notebooks come before them, and `OWN_PAGES` last."""
 ENTRIES = {id.lower() for id in CLAIMS}
