@@ -7,7 +7,7 @@ as paths, so that a figure looks the same everywhere. Matplotlib is imported whe
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -136,3 +136,19 @@ def save(fig: Figure, name: str, folder: str | Path | None = None) -> Path:
         fig.savefig(unfinished, format="svg", metadata={"Date": None})
     os.replace(unfinished, target)
     return target
+
+
+def filled(
+    fill: Callable[[Figure, Any], None],
+    results: Any,
+    folder: str | Path | None,
+    name: str,
+    size: tuple[float, float] | None = None,
+) -> Path:
+    """A figure that `fill` draws from results, in the style of all figures; saved by `save`. `size` is in inches."""
+    from matplotlib.figure import Figure
+
+    with style():
+        fig = Figure(figsize=size)
+        fill(fig, results)
+        return save(fig, name, folder)

@@ -10,12 +10,12 @@ three, or, for a loss that names ``groups``, two responses of a prompt that are 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import permutations, product
-from typing import Any, cast
+from typing import cast
 
 import torch
 from torch import Tensor
@@ -245,7 +245,7 @@ class Enumeration:
             return (weights * (gap - mean) ** 2).sum().sqrt() if name == "running_gap_sd" else mean
 
 
-class _Tables(Mapping[str, Tensor]):
+class _Tables:
     """Tables (X, S, …) of single-response arguments at a policy, made when asked for."""
 
     def __init__(self, enumeration: Enumeration, logps: Tensor) -> None:
@@ -279,9 +279,3 @@ class _Tables(Mapping[str, Tensor]):
                 found.append(tables)
             self.tokens = {key: torch.stack([tables[key] for tables in found]) for key in found[0]}
         return self.tokens[name]
-
-    def __iter__(self) -> Any:  # pragma: no cover - a mapping by lookup only
-        raise NotImplementedError
-
-    def __len__(self) -> int:  # pragma: no cover
-        raise NotImplementedError

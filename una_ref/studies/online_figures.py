@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -32,28 +32,17 @@ def look(name: str) -> dict[str, Any]:
 
 def draw_methods(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "methods") -> Path:
     """Regret by both objectives; gradient noise; where a step's time goes. A row for each method."""
-    return _saved(_methods, results, folder, name)
+    return figures.filled(_methods, results, folder, name)
 
 
 def draw_offset(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "offset") -> Path:
     """Regret and gradient noise by the number added to every score."""
-    return _saved(_offset, results, folder, name)
+    return figures.filled(_offset, results, folder, name)
 
 
 def draw_proxy(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "proxy") -> Path:
     """What is gained along KL, truly and by the proxy, for each reward model."""
-    return _saved(_proxy, results, folder, name)
-
-
-def _saved(
-    fill: Callable[[Figure, Mapping[str, Any]], None], results: Mapping[str, Any], folder: str | Path | None, name: str
-) -> Path:
-    from matplotlib.figure import Figure
-
-    with figures.style():
-        fig = Figure()
-        fill(fig, results)
-        return figures.save(fig, name, folder)
+    return figures.filled(_proxy, results, folder, name)
 
 
 def _methods(fig: Figure, result: Mapping[str, Any]) -> None:

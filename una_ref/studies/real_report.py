@@ -149,12 +149,7 @@ def drawn(
     """What draws an axis as a figure of its own, from what draws its panels; see `Axis.draw`. The size is in inches."""
 
     def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_offline") -> Path:
-        from matplotlib.figure import Figure
-
-        with figures.style():
-            fig = Figure(figsize=size)
-            panels(fig, results)
-            return figures.save(fig, name, folder)
+        return figures.filled(panels, results, folder, name, size)
 
     return draw
 

@@ -46,6 +46,18 @@ def test_a_budget_buys_rollouts(name, rollouts, passes, tiny):
     assert (config.steps, config.updates[0], config.batch, config.samples_per_prompt) == (rollouts, passes, 2, 4)
 
 
+@pytest.mark.parametrize("name", [name for name, entry in ENTRIES.items() if entry.online])
+@pytest.mark.parametrize("budget", [16, 32])
+def test_no_row_has_more_updates_than_an_offline_run(name, budget, tiny):
+    config = job_of(name, tiny, budget=budget).config
+    passes, minibatches = config.updates
+    assert 1 <= config.steps * passes * minibatches <= tiny.steps
+
+
+def test_every_comparison_that_was_bought_is_seen_as_often_by_a_method_with_demonstrations(tiny):
+    assert job_of("tpo", tiny).config.batch == 2 * tiny.batch  # a row of pairs and one of demonstrations each
+
+
 def test_passes_fill_the_updates_up_to_those_of_the_entry(tiny):
     longer = replace(tiny, steps=64)
     assert job_of("ppo", longer).config.updates == (4, 1)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -42,28 +42,17 @@ ASKED = (
 
 def draw_board(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "board") -> Path:
     """Regret at the main budget with intervals, and regret by budget for the leaders."""
-    return _saved(_board, results, folder, name)
+    return figures.filled(_board, results, folder, name)
 
 
 def draw_frontier(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "frontier") -> Path:
     """True reward against KL along β."""
-    return _saved(_frontier, results, folder, name)
+    return figures.filled(_frontier, results, folder, name)
 
 
 def draw_condition(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "axis") -> Path:
     """Regret along an axis."""
-    return _saved(_condition, results, folder, name)
-
-
-def _saved(
-    fill: Callable[[Figure, Mapping[str, Any]], None], results: Mapping[str, Any], folder: str | Path | None, name: str
-) -> Path:
-    from matplotlib.figure import Figure
-
-    with figures.style():
-        fig = Figure()
-        fill(fig, results)
-        return figures.save(fig, name, folder)
+    return figures.filled(_condition, results, folder, name)
 
 
 def _board(fig: Figure, results: Mapping[str, Any]) -> None:
