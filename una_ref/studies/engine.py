@@ -65,6 +65,8 @@ class Entry:
 
 Candidates = Mapping[str, Sequence[tuple[Mapping[str, Any], Sequence[Run]]]]
 """By a row's name: the settings that it may have, each with its runs on the tuning worlds."""
+Means = Mapping[str, Sequence[tuple[Mapping[str, Any], float]]]
+"""By a row's name: the settings whose runs are finished, each with the mean of the criterion."""
 Chosen = Mapping[str, Mapping[str, Any]]
 """By a row's name: its setting, and as `tuning_regret` the mean regret that it was chosen by."""
 
@@ -100,6 +102,7 @@ class Axis(Generic[S]):
 
     Attributes:
         candidates: what each row's setting is chosen from.
+        further: more candidates in the light of the first ones' means; it is asked until it has none.
         results: computes the axis's runs and sums them up, ready for JSON; (store, settings, base, chosen).
         table: the results as lines of Markdown.
         draw: the results as a figure; (results, folder or None, name) -> path.
@@ -111,6 +114,7 @@ class Axis(Generic[S]):
     table: Callable[[Mapping[str, Any]], Sequence[str]]
     draw: Callable[[Mapping[str, Any], Path | None, str], Path]
     groundwork: Callable[[S], Sequence[Run]] = lambda settings: ()
+    further: Callable[[S, Means], Candidates] = lambda settings, means: {}
 
 
 def regret(line: Mapping[str, Any]) -> float:
@@ -184,21 +188,33 @@ class Study(Generic[S]):
 
 
 def choose(
-    store: RunStore, candidates: Candidates, criterion: Callable[[Mapping[str, Any]], float] = regret
+    store: RunStore,
+    candidates: Candidates,
+    criterion: Callable[[Mapping[str, Any]], float] = regret,
+    further: Callable[[Means], Candidates] = lambda means: {},
 ) -> dict[str, dict[str, Any]]:
     """For each row the setting with the lowest mean of the criterion on the tuning worlds; of equal ones the first.
 
-    A setting with a value that is not finite is chosen only if all are so. A row whose grid is not finished has no
-    setting; this happens only in a store that computes nothing.
+    A setting with a value that is not finite is chosen only if all are so. A row whose candidates are not finished has
+    no setting; this happens only in a store that computes nothing.
     """
-    store.results([run for options in candidates.values() for _, runs in options for run in runs], "tuning")
+    known: dict[str, list[tuple[Mapping[str, Any], float]]] = {name: [] for name in candidates}
+    added = candidates
+    while added:
+        store.results([run for options in added.values() for _, runs in options for run in runs], "tuning")
+        for name, options in added.items():
+            if any(run.key not in store.finished for _, runs in options for run in runs):
+                known.pop(name)
+                continue
+            known[name] += [
+                (setting, statistics.fmean(criterion(store.finished[run.key]) for run in runs))
+                for setting, runs in options
+            ]
+        added = {name: options for name, options in further(known).items() if options}
     chosen = {}
-    for name, options in candidates.items():
-        if any(run.key not in store.finished for _, runs in options for run in runs):
-            continue
-        means = [statistics.fmean(criterion(store.finished[run.key]) for run in runs) for _, runs in options]
-        best = min(range(len(options)), key=lambda i: means[i] if math.isfinite(means[i]) else math.inf)
-        chosen[name] = {**options[best][0], f"tuning_{criterion.__name__}": means[best]}
+    for name, means in known.items():
+        setting, mean = min(means, key=lambda each: each[1] if math.isfinite(each[1]) else math.inf)
+        chosen[name] = {**setting, f"tuning_{criterion.__name__}": mean}
     return chosen
 
 
@@ -251,7 +267,7 @@ def carry_out(
                 chosen = shipped
             else:
                 store.results(axis.groundwork(own), "groundwork")
-                chosen = choose(store, axis.candidates(own), study.criterion)
+                chosen = choose(store, axis.candidates(own), study.criterion, partial(axis.further, own))
             options = [f"--axis {name}"] if len(study.axes) > 1 else []
             options += ["--quick"] if quick else []
             options += [f"{study.base_option} {base}"] if base is not None else []

@@ -5,27 +5,40 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from una_ref.studies.leaderboard.board_entries import ENTRIES
-from una_ref.studies.leaderboard.board_runs import BoardRun, board_job, board_world, measure_run
+from una_ref.studies.leaderboard.board_runs import BoardRun, board_job, board_world, measure_run, rollout_sizes
+from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
+from una_ref.studies.leaderboard.conditions import Conditions
+from una_ref.theory import optimum
 
 
 def job_of(name, tiny, budget=32, **more):
-    run = BoardRun(name, budget, 0, 1e-3, 1.0 if ENTRIES[name].strength else None, **more)
+    run = BoardRun(name, budget, 0, 1e-3, (1.0,) * len(ENTRIES[name].tuned), **more)
     return board_job(ENTRIES[name], run, tiny, board_world(0, tiny, run.conditions))
 
 
 @pytest.mark.parametrize("name", sorted(ENTRIES))
 def test_every_row_trains_in_a_world(name, tiny):
-    run = BoardRun(name, 32, 0, 1e-3, 1.0 if ENTRIES[name].strength else None)
+    run = BoardRun(name, 32, 0, 1e-3, (1.0,) * len(ENTRIES[name].tuned))
     found = measure_run(run, tiny, Path())
     assert found["failed"] == ""
     assert math.isfinite(found["regret"]) and found["kl"] > 0 and found["tax"] > 0
 
 
 @pytest.mark.parametrize(
-    ("name", "rows"), [("una-pair", 8), ("una-score", 4), ("una-binary-bce", 4), ("rpo", 4), ("lipo", 2), ("sft", 8)]
+    ("name", "rows"),
+    [
+        ("una-pair", 8),
+        ("una-score", 4),
+        ("una-binary-bce", 4),
+        ("rpo", 4),
+        ("lipo", 2),
+        ("sft", 8),
+        ("una-centred.mixed", 5),
+    ],
 )
 def test_an_offline_step_has_as_many_labels_of_every_kind(name, rows, tiny):
     config = job_of(name, tiny).config
@@ -85,21 +98,21 @@ def test_online_rewards_are_asked_as_often_as_the_budget_says(tiny, monkeypatch)
 
 def test_a_run_is_a_function_of_its_arguments(tiny):
     for name in ("una-pair", "ppo"):
-        run = BoardRun(name, 32, 1, 1e-2, 1.0)
+        run = BoardRun(name, 32, 1, 1e-2, (1.0,))
         first, again = (measure_run(run, tiny, Path()) for _ in range(2))
         assert {**first, "seconds": 0} == {**again, "seconds": 0}
 
 
 @pytest.mark.parametrize("name", ["una-pair", "nash-md", "ppo"])
 def test_the_small_reference_changes_no_number(name, tiny, monkeypatch):
-    run = BoardRun(name, 32, 1, 1e-2, 1.0)
+    run = BoardRun(name, 32, 1, 1e-2, (1.0,))
     small = measure_run(run, tiny, Path())
     monkeypatch.setattr(BoardWorld, "reference", lambda world: None)
     assert {**small, "seconds": 0} == {**measure_run(run, tiny, Path()), "seconds": 0}
 
 
 def test_a_run_that_a_value_stops_is_measured_as_it_stood(tiny):
-    found = measure_run(BoardRun("una-score.printed", 32, 0, 1e12, 1.0), replace(tiny, steps=12), Path())
+    found = measure_run(BoardRun("una-score.printed", 32, 0, 1e12, (1.0,)), replace(tiny, steps=12), Path())
     assert "step" in found["failed"] or "not finite" in found["failed"]
 
 
@@ -115,6 +128,57 @@ def test_reference_rows_are_exact(name, expected, tiny):
     assert {key: found[key] for key in expected} == pytest.approx(expected, abs=1e-12)
 
 
+@pytest.mark.slow
+def test_the_exact_gradient_brings_the_board_s_mlp_to_the_optimum_of_a_world_of_the_board():
+    """What methods leave is due to data and updates, and not to the policy's class."""
+    full = LeaderboardSettings()
+    for seed in range(3):  # one for each base policy
+        world = board_world(seed, full, Conditions())
+        policy = world.policy().double()
+        optimizer = torch.optim.LBFGS(policy.parameters(), max_iter=400, history_size=20, line_search_fn="strong_wolfe")
+
+        def closure(world=world, policy=policy, optimizer=optimizer):
+            optimizer.zero_grad()
+            logps = world.task(policy.next_logps())
+            loss = optimum.regret(logps, world.world.ref_logps, world.world.rewards, full.beta).mean()
+            loss.backward()
+            return loss
+
+        optimizer.step(closure)
+        assert world.judged(policy.next_logps())["regret"] < 1e-4
+
+
+def test_exact_ascent_leaves_less_regret_the_more_updates_it_takes(tiny):
+    few, many = (
+        measure_run(BoardRun("ascent", 0, 0), replace(tiny, steps=steps), Path())["regret"] for steps in (4, 64)
+    )
+    assert measure_run(BoardRun("base", 0, 0), tiny, Path())["regret"] > few > many > 0
+
+
+@pytest.mark.parametrize(("budget", "expected"), [(256, (2, 16)), (1024, (2, 64)), (4096, (2, 256)), (16384, (8, 256))])
+def test_a_small_budget_has_small_rollouts(budget, expected):
+    assert rollout_sizes(ENTRIES["rloo"], budget, LeaderboardSettings()) == expected
+    prompts, rollouts = rollout_sizes(ENTRIES["nash-md"], budget, LeaderboardSettings())
+    assert 2 * 8 * prompts * rollouts == budget
+
+
+def test_the_updates_of_a_run_are_counted(tiny):
+    longer = replace(tiny, steps=64)
+    found = [
+        measure_run(BoardRun(name, 32, 0, 1e-3, (1.0,)), longer, Path())["updates"] for name in ("una-pair", "ppo")
+    ]
+    assert found == [64, 16]  # four rollouts, four passes
+
+
+def test_the_trap_raises_what_the_labeller_sees_and_lowers_the_truth(tiny):
+    found = [measure_run(BoardRun("optimum", 0, 0, axis="trap", level=level), tiny, Path()) for level in (0.0, 2.0)]
+    gaps = [each["labeller_reward"] - each["reward"] for each in found]
+    assert gaps[0] == pytest.approx(0.0, abs=1e-12) and found[1]["trapped"] < found[0]["trapped"]
+    world = board_world(0, tiny, Conditions(trap=2.0)).world
+    apart = (world.labeller - world.rewards) - (world.labeller - world.rewards)[:, :1]
+    assert apart.unique().numel() == 2  # with the trap or without
+
+
 def test_the_width_of_the_policy_is_a_condition(tiny):
     model = job_of("una-pair", tiny, axis="hidden", level=2).trainer.policy.model
     assert model.head.weight.shape[1] == 2
@@ -122,6 +186,6 @@ def test_the_width_of_the_policy_is_a_condition(tiny):
 
 def test_keys_tell_all_runs_apart():
     runs = {BoardRun("dpo", b, s, lr, f, axis, level)
-            for b in (16, 32) for s in (0, 1) for lr in (1e-3, 1e-2) for f in (None, 1.0)
+            for b in (16, 32) for s in (0, 1) for lr in (1e-3, 1e-2) for f in ((), (1.0,), (1.0, 2.0))
             for axis, level in (("", None), ("offset", 1.0), ("offset", 2.0))}  # fmt: skip
     assert len({run.key for run in runs}) == len(runs)

@@ -27,7 +27,7 @@ def test_the_results_have_the_shape_of_the_docstring(finished, tiny):
     assert [(row["name"], row["budget"]) for row in board["rows"]] == [
         (name, budget) for budget in tiny.budgets for name in tiny.entries
     ]
-    assert [row["name"] for row in board["references"]] == ["base", "proxy", "proxy", "optimum"]
+    assert [row["name"] for row in board["references"]] == ["base", "proxy", "proxy", "ascent", "optimum"]
     assert board["about"].keys() == board["efficiency"].keys() == {*tiny.entries}
     assert board["axes"].keys() == CONDITIONS.keys()
     for row in board["rows"]:
@@ -72,7 +72,7 @@ def test_axes_have_the_rows_that_they_act_on(finished):
     assert len(results["label_noise"]["base"]) == 4
 
 
-def test_the_first_level_of_an_axis_is_the_board(finished):
+def test_an_axis_has_the_rows_of_the_board_at_its_level(finished):
     _, results = finished
     for name in results["board"]["leaders"]:
         on_axis = next(r for r in results["label_noise"]["rows"] if r["name"] == name and r["level"] == 0.0)
@@ -108,7 +108,7 @@ def rows_of(tiny, **means):
 
 
 def chosen_of(**regrets):
-    return {name: {"lr": 1e-3, "factor": 1.0, "tuning_regret": regret} for name, regret in regrets.items()}
+    return {name: {"lr": 1e-3, "factors": [1.0], "tuning_regret": regret} for name, regret in regrets.items()}
 
 
 def led(tiny, leaders_, **regrets):

@@ -28,14 +28,15 @@ def test_equal_rewards_win_half_of_the_time(world):
     )
 
 
-def own_optimum(name, world, factor):
+def own_optimum(name, world, factors):
     """What an entry aims at, by theory."""
     entry = ENTRIES[name]
-    known = {**METHODS[entry.method].hyperparameters, **entry.strength_at(factor, BETA), **entry.loss_kwargs}
+    known = {**METHODS[entry.method].hyperparameters, **entry.tuned_to(factors, BETA), **entry.loss_kwargs}
     ref, r = world.ref_logps, world.rewards
     wins = preference_rewards(bradley_terry(r), ref)
     tables = {
         "una-pair": lambda: optimum.optimal_logps(ref, r, known["beta"]),
+        "dro.labels": lambda: optimum.optimal_logps(ref, r.sigmoid(), known["beta"]),
         "rebel": lambda: optimum.optimal_logps(ref, r, 1 / known["eta"]),
         "r-dpo": lambda: optimum.optimal_logps(ref, r - known["alpha"] * world.lengths, known["beta"]),
         "rpo": lambda: optimum.optimal_logps(ref, known["eta"] * r, known["beta"]),
@@ -49,20 +50,23 @@ def own_optimum(name, world, factor):
 
 
 @pytest.mark.parametrize("factor", [0.5, 2.0])
-@pytest.mark.parametrize("name", ["una-pair", "rebel", "r-dpo", "rpo", "f-dpo.js", "ipo", "iupo", "nash-md", "sft"])
+@pytest.mark.parametrize(
+    "name", ["una-pair", "dro.labels", "rebel", "r-dpo", "rpo", "f-dpo.js", "ipo", "iupo", "nash-md", "sft"]
+)
 def test_the_gap_is_zero_at_the_own_optimum_and_positive_elsewhere(world, name, factor):
     entry = ENTRIES[name]
-    aimed = own_optimum(name, world, factor)
-    assert own_gap(entry, factor, world, aimed, BETA) == pytest.approx(0.0, abs=1e-9)
+    factors = (factor, *[1.5] * len(entry.tuned))[: len(entry.tuned)]
+    aimed = own_optimum(name, world, factors)
+    assert own_gap(entry, factors, world, aimed, BETA) == pytest.approx(0.0, abs=1e-9)
     generator = torch.Generator().manual_seed(0)
     for _ in range(3):
         other = (aimed + torch.randn(aimed.shape, generator=generator, dtype=torch.float64)).log_softmax(-1)
-        assert own_gap(entry, factor, world, other, BETA) > 1e-3
+        assert own_gap(entry, factors, world, other, BETA) > 1e-4
 
 
 def test_an_entry_without_a_closed_form_has_no_gap(world):
     assert "kto" not in OWN
-    assert own_gap(ENTRIES["kto"], 1.0, world, world.ref_logps, BETA) is None
+    assert own_gap(ENTRIES["kto"], (1.0,), world, world.ref_logps, BETA) is None
 
 
 def test_every_own_objective_belongs_to_an_entry():

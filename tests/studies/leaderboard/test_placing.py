@@ -9,6 +9,7 @@ from torch.nn.functional import softplus
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.studies.engine import carry_out
+from una_ref.studies.leaderboard.board_entries import Tuned
 from una_ref.studies.leaderboard.board_study import LEADERBOARD
 from una_ref.studies.leaderboard.placing import STAND_INS, entry_of, place
 
@@ -42,7 +43,7 @@ def test_dpo_as_a_loss_of_one_s_own_has_the_place_of_dpo(board):
 def test_a_loss_that_is_not_tuned_takes_the_setting_of_a_known_method(board):
     about = json.loads(board.read_text("utf-8"))["board"]["about"]["una-pair"]
     placed = place(my_loss, "pairs", board=board, tune=False)
-    assert placed["setting"] == {"lr": about["lr"], "factor": about["factor"]}
+    assert placed["setting"] == {"lr": about["lr"], "factors": about["factors"]}
     assert placed["row"]["to_dpo"]["mean"] == pytest.approx(0.0, abs=1e-6)
 
 
@@ -58,8 +59,8 @@ def test_a_loss_that_is_not_tuned_takes_the_setting_of_a_known_method(board):
     ],
 )
 def test_a_loss_of_any_kind_is_placed(kind, loss, board):
-    strength = "eta" if kind == "scored pairs" else None
-    placed = place(loss, kind, board=board, name="own", strength=strength, inverse=bool(strength))
+    tuned = [Tuned("eta", inverse=True)] if kind == "scored pairs" else None
+    placed = place(loss, kind, board=board, name="own", tuned=tuned)
     assert placed["row"]["regret"]["mean"] > 0 and not placed["row"]["failed"]
 
 
@@ -85,11 +86,11 @@ def test_a_loss_that_cannot_be_trained_is_refused(loss, kind, said):
 
 
 def test_other_refusals():
-    with pytest.raises(InputError, match="strength: expected a hyper-parameter of the loss"):
-        entry_of(my_loss, "pairs", strength="tau")
+    with pytest.raises(InputError, match="tuned: expected hyper-parameters of the loss"):
+        entry_of(my_loss, "pairs", tuned=[Tuned("tau")])
     with pytest.raises(InputError, match="a name that no row of the leaderboard has, got 'ipo'"):
         entry_of(my_loss, "pairs", name="ipo")
     with pytest.raises(InputError, match="expected a results.json"):
         place(my_loss, "pairs", board="nowhere.json")
-    with pytest.raises(InputError, match="expected results of protocol 1, got 0"):
+    with pytest.raises(InputError, match="expected results of protocol 2, got 0"):
         place(my_loss, "pairs", board={"settings": {"protocol": 0}})

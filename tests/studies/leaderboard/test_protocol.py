@@ -17,4 +17,4 @@ def test_the_numbers_are_those_of_the_settings():
 
 
 def test_every_measure_of_a_run_is_explained():
-    assert {*MEASURES, "tax", "own", "best_regret"} == {*ABOUT_MEASURES}
+    assert {*MEASURES, "tax", "own", "best_regret", "updates"} == {*ABOUT_MEASURES}

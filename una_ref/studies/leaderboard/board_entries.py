@@ -5,7 +5,8 @@ A method that cannot run stands in `EXCLUSIONS` with its reason, so that none va
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
@@ -21,27 +22,48 @@ Loss = Callable[..., Tensor]
 
 
 @dataclass(frozen=True)
+class Tuned:
+    """A hyper-parameter that is chosen on the tuning worlds.
+
+    Attributes:
+        name: of the hyper-parameter.
+        unit: its value at the factor 1 of the grid.
+        in_betas: whether `unit` is in units of the world's β.
+        inverse: whether the hyper-parameter is the inverse of that, as REBEL's η is.
+        most: its largest value that has a meaning.
+    """
+
+    name: str
+    unit: float = 1.0
+    in_betas: bool = True
+    inverse: bool = False
+    most: float = math.inf
+
+    def value(self, factor: float, beta: float) -> float:
+        """The hyper-parameter at a factor of the grid, in a world with this β."""
+        value = factor * self.unit * (beta if self.in_betas else 1.0)
+        return 1 / value if self.inverse else value
+
+
+BETA = Tuned("beta")
+
+
+@dataclass(frozen=True)
 class BoardEntry(Entry):
     """A row of the leaderboard.
 
     Attributes:
-        feedback: what a budget buys: demos, pairs, pairs and demos, labels, scores, scored pairs, lists; online: calls
-            of the reward, or pairs of a reward model.
-        strength: the hyper-parameter that is tuned beside the learning rate; empty: none.
-        unit: its value at the factor 1 of the grid.
-        in_betas: whether `unit` is in units of the world's β.
-        inverse: whether the hyper-parameter is the inverse of that, as REBEL's η is.
+        feedback: what a budget buys: demos, pairs, pairs and demos, labels, scores, scored pairs, lists, or all of
+            pairs, labels and scores (mixed); online: calls of the reward, or pairs of a reward model.
+        tuned: the hyper-parameters that are chosen beside the learning rate; the first is β or what takes its place.
         passes: most passes over a rollout.
-        loss: a loss of the user's own, in place of the method's.
+        losses: of the row's own, by kind of feedback, in place of the method's.
     """
 
     feedback: str = ""
-    strength: str = ""
-    unit: float = 1.0
-    in_betas: bool = True
-    inverse: bool = False
+    tuned: tuple[Tuned, ...] = ()
     passes: int = 1
-    loss: Loss | None = None
+    losses: Mapping[str, Loss] | None = None
 
     @property
     def online(self) -> bool:
@@ -65,12 +87,9 @@ class BoardEntry(Entry):
         )
         return " ".join(["una-ref train", self.method, *(f"{k}={v}" for k, v in zip(keys, written, strict=True))])
 
-    def strength_at(self, factor: float | None, beta: float) -> dict[str, float]:
-        """The tuned hyper-parameter at a factor of the grid, in a world with this β."""
-        if factor is None or not self.strength:
-            return {}
-        value = factor * self.unit * (beta if self.in_betas else 1.0)
-        return {self.strength: 1 / value if self.inverse else value}
+    def tuned_to(self, factors: Sequence[float], beta: float) -> dict[str, float]:
+        """The tuned hyper-parameters at factors of the grid, in a world with this β."""
+        return {own.name: own.value(factor, beta) for own, factor in zip(self.tuned, factors, strict=True)}
 
 
 def fed_as(feedback: str) -> str:
@@ -129,17 +148,42 @@ REPLAYED = 16
 """Most passes of the entry that replays all its samples."""
 
 
-def _strength(method: Method) -> dict[str, Any]:
+WIN_RATES = ("ipo", "iupo", "nash-md")
+"""Methods whose reward is a win rate. Its slope in r is at most 1/4, so the unit of their β is a quarter."""
+WEIGHTS = ("lam", "alpha", "gamma", "eta", "delta", "label_smoothing", "width", "gold_weight")
+"""Hyper-parameters that are tuned beside β, in units of their default."""
+UNTUNED: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {
+        "f-dpo": ("alpha",),  # of the α-divergence, which this row does not use
+        "iupo": ("alpha",),
+        "alpha-po": ("alpha",),  # it makes the method
+        "ppo": ("lam", "gamma"),  # of GAE
+        "aot": ("label_smoothing",),  # 0
+        "aot-unpaired": ("label_smoothing",),
+        "exo-pair": ("label_smoothing",),  # 0.001: it only keeps a logarithm finite
+    }
+)
+"""Hyper-parameters of these names that keep their default, by method."""
+
+PAPERS_RECIPE = {"pairs": "una-pair", "labels": "una-binary-mse", "scores": "una-score"}
+"""UNA's losses for feedback of several kinds in one run (UNA §4), by kind."""
+
+
+def _tuned(method: Method) -> tuple[Tuned, ...]:
     """What is tuned of a method beside the learning rate."""
     known = method.hyperparameters
-    if "beta" in known:
-        return {"strength": "beta", "unit": MEAN_LENGTH if method.name in BY_LENGTH else 1.0}
     if method.name == "rebel":
-        return {"strength": "eta", "inverse": True}
-    for name in ("lam", "alpha"):  # the weight of imitation, or of the penalty
-        if name in known:
-            return {"strength": name, "unit": float(known[name]), "in_betas": False}
-    return {}
+        return (Tuned("eta", inverse=True),)
+    unit = MEAN_LENGTH if method.name in BY_LENGTH else 0.25 if method.name in WIN_RATES else 1.0
+    first = (Tuned("beta", unit),) if "beta" in known else ()
+    weights = (name for name in WEIGHTS if name in known and name not in UNTUNED.get(method.name, ()))
+    return first + tuple(Tuned(name, float(known[name]), False, most=_most(method, name)) for name in weights)
+
+
+def _most(method: Method, name: str) -> float:
+    if name == "label_smoothing":
+        return 0.4  # at half, nothing is left to learn from
+    return 1.0 if (method.name, name) == ("ld-dpo", "alpha") else math.inf  # a share of tokens
 
 
 def _feedback(method: Method) -> str:
@@ -162,13 +206,13 @@ def _of(method: Method) -> BoardEntry:
         config=config,
         feedback=feedback,
         passes=PASSES if reuses else 1,
-        **_strength(method),
+        tuned=_tuned(method),
     )
 
 
 def _variants() -> Iterator[BoardEntry]:
     """Rows beside those of the methods' own: other forms, other feedback, reward models, controls."""
-    beta: dict[str, Any] = {"strength": "beta"}
+    beta: dict[str, Any] = {"tuned": (BETA,)}
     for form in ("printed", "released"):
         yield BoardEntry(
             f"una-score.{form}",
@@ -202,9 +246,18 @@ def _variants() -> Iterator[BoardEntry]:
     )
     yield BoardEntry(
         *("una-online.released", "online UNA, the authors' code", "una-online", "released"),
-        loss_kwargs={"beta": 1.0},
         feedback="calls",
         passes=PASSES,
+        **beta,
+    )
+    yield BoardEntry(
+        *("una-centred.mixed", "centred UNA on pairs, labels and scores", "una-centred"), feedback="mixed", **beta
+    )
+    yield BoardEntry(
+        *("una-score.mixed", "UNA on pairs, labels and scores, the paper's recipe", "una-score"),
+        feedback="mixed",
+        losses={kind: METHODS[name].loss for kind, name in PAPERS_RECIPE.items()},
+        **beta,
     )
     for name, title, config in (
         ("ppo", "PPO on a reward model", {}),
@@ -220,7 +273,12 @@ ENTRIES: Mapping[str, BoardEntry] = MappingProxyType(
 """Every row of the board, by name."""
 
 REFERENCES: Mapping[str, str] = MappingProxyType(
-    {"base": "π_ref, the base policy", "proxy": "π̂\\*, the reward model's optimum", "optimum": "π\\*, the optimum"}
+    {
+        "base": "π_ref, the base policy",
+        "proxy": "π̂\\*, the reward model's optimum",
+        "ascent": "the same MLP on the exact ∇J, as many updates",
+        "optimum": "π\\*, the optimum",
+    }
 )
 """Rows that are no methods, by name."""
 

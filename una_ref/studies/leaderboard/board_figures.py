@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from una_ref import figures
-from una_ref.studies.leaderboard.board_tables import by_regret
+from una_ref.studies.leaderboard.board_tables import by_kind, by_regret
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -20,6 +20,7 @@ COLOURS = {
     "labels": "orange",
     "scores": "vermilion",
     "lists": "purple",
+    "mixed": "grey",
     "calls": "green",
     "reward model": "green",
 }
@@ -59,30 +60,32 @@ def _board(fig: Figure, results: Mapping[str, Any]) -> None:
     at, about = results["main_budget"], results["about"]
     ranked = [row for row in by_regret(results["rows"]) if row["budget"] == at and row["regret"]["mean"] is not None]
     kept = {row["name"] for row in ranked[:SHOWN]} | {row["name"] for row in ranked if row["name"] in ASKED}
-    rows = [row for row in ranked if row["name"] in kept][::-1]
+    kinds = by_kind([row for row in ranked if row["name"] in kept], about)
     base = next(row for row in results["references"] if row["name"] == "base")["regret"]["mean"]
-    fig.set_size_inches(11.0, 1.6 + 0.21 * len(rows))
+    lines: list[Any] = [line for kind, rows in kinds.items() for line in (_kind(kind), *rows)]
+    fig.set_size_inches(11.0, 1.6 + 0.2 * len(lines))
     left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
-    seen: set[str] = set()
-    for y, row in enumerate(rows):
-        feedback, regret = about[row["name"]]["feedback"], row["regret"]
-        colour = figures.PALETTE[COLOURS[feedback]]
-        label = None if COLOURS[feedback] in seen else _kind(feedback)
-        seen.add(COLOURS[feedback])
+    for y, line in enumerate(lines):
+        if isinstance(line, str):
+            continue
+        colour, regret = figures.PALETTE[COLOURS[about[line["name"]]["feedback"]]], line["regret"]
         if regret["low"] is not None:
             left.plot([regret["low"], regret["high"]], [y, y], color=colour, lw=1.6)
-        left.plot(regret["mean"], y, "o", color=colour, label=label)
+        left.plot(regret["mean"], y, "o", color=colour)
         left.plot(regret["median"], y, "|", color=figures.INK, ms=7)
+    left.set_ylim(len(lines) - 0.5, -0.5)
     left.axvline(base, color=figures.INK, lw=0.9, ls=":")
-    left.text(base, -0.45, " π_ref", fontsize=8, ha="left", va="center")
-    left.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=7.5)
+    left.text(base, 0, " π_ref", fontsize=8, ha="left", va="center")
+    titles = [line if isinstance(line, str) else line["title"] for line in lines]
+    left.set_yticks(range(len(lines)), titles, fontsize=7.5)
+    for text, line in zip(left.get_yticklabels(), lines, strict=True):
+        text.set_weight("bold" if isinstance(line, str) else "normal")
     left.set_xscale("log")
     left.xaxis.set_major_formatter("{x:g}")
     left.xaxis.set_minor_formatter("{x:g}")
     left.tick_params(axis="x", which="minor", labelsize=7)
     left.set_xlabel("exact regret, reward units")
     left.set_title(f"{at:,} labels: mean with 95 % interval, median (bar)")
-    left.legend(fontsize=8, loc="upper right", title="learns from", title_fontsize=8)
     budgets = results["settings"]["budgets"]
     looks = figures.looks(about[name]["title"] for name in results["leaders"])
     for name in results["leaders"]:
@@ -103,7 +106,7 @@ def _board(fig: Figure, results: Mapping[str, Any]) -> None:
 
 
 def _kind(feedback: str) -> str:
-    return {"calls": "online", "reward model": "online", "pairs and demos": "pairs"}.get(feedback, feedback)
+    return {"calls": "reward calls, online", "reward model": "a reward model, online"}.get(feedback, feedback)
 
 
 def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ import torch
 
 from una_ref.data.batch import Example
 from una_ref.methods import METHODS
-from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry, fed_as
+from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Conditions, Level
@@ -21,7 +21,9 @@ from una_ref.studies.leaderboard.linear_proxies import linear_proxy
 from una_ref.studies.leaderboard.own_objectives import own_gap
 from una_ref.studies.toysteer_policies import failure
 from una_ref.theory import optimum
+from una_ref.training.config import Config
 from una_ref.training.job import Job
+from una_ref.training.optimizer import optimizer_of, rate
 from una_ref.training.prefix_runs import prefix_job
 from una_ref.training.prepare import first_value
 
@@ -35,8 +37,7 @@ class BoardRun:
 
     Attributes:
         entry: its name. budget: labels, or calls of the reward; 0 for a reference that has none. seed: of the world.
-        lr: peak learning rate. factor: of the tuned hyper-parameter, in its unit; of β for the optimum. None: it has
-            none, or 1.
+        lr: peak learning rate. factors: of the tuned hyper-parameters, in their units; of β for the optimum.
         axis, level: the condition that differs from the board's; empty: none.
     """
 
@@ -44,7 +45,7 @@ class BoardRun:
     budget: int
     seed: int
     lr: float = 0.0
-    factor: float | None = None
+    factors: tuple[float, ...] = ()
     axis: str = ""
     level: Level = None
 
@@ -52,7 +53,8 @@ class BoardRun:
     def key(self) -> str:
         """Its name in runs.jsonl."""
         where = f"/{self.axis}={self.level}" if self.axis else ""
-        return f"{self.entry}/n={self.budget}/lr={self.lr:g}/beta={self.factor}{where}/seed={self.seed}"
+        factors = ",".join(f"{factor:g}" for factor in self.factors)
+        return f"{self.entry}/n={self.budget}/lr={self.lr:g}/factors={factors}{where}/seed={self.seed}"
 
     @property
     def conditions(self) -> Conditions:
@@ -71,7 +73,9 @@ def proxy_rewards(seed: int, settings: LeaderboardSettings, conditions: Conditio
     """(X, S) the rewards of the reward model that learned from the budget's pairs."""
     world = board_world(seed, settings, conditions)
     drawn = world.drawn(conditions.proxy_pairs or budget)
-    return linear_proxy(world.world.tree, settings.prompts, drawn, world.first_wins(drawn))
+    return linear_proxy(
+        world.world.tree, settings.prompts, drawn, world.first_wins(drawn), tokens=conditions.proxy_tokens
+    )
 
 
 def measure_run(run: BoardRun, settings: LeaderboardSettings, base: Path) -> dict[str, Any]:
@@ -90,10 +94,34 @@ def reference_run(run: BoardRun, settings: LeaderboardSettings) -> dict[str, Any
         rewards = proxy_rewards(run.seed, settings, run.conditions, run.budget)
         logps = optimum.optimal_logps(exact.ref_logps, rewards, exact.beta)
     elif run.entry == "optimum":
-        logps = optimum.optimal_logps(exact.ref_logps, exact.rewards, exact.beta * (run.factor or 1.0))
+        logps = optimum.optimal_logps(exact.ref_logps, exact.rewards, exact.beta * math.prod(run.factors))
+    elif run.entry == "ascent":
+        return exact_ascent(world, settings) | {"failed": ""}
     else:
         logps = exact.ref_logps
     return world.measures(logps) | {"tax": 0.0, "failed": ""}
+
+
+def exact_ascent(world: BoardWorld, settings: LeaderboardSettings) -> dict[str, float]:
+    """The measures of the board's MLP after as many updates on the exact ∇J, at the best learning rate of the grid.
+
+    What it leaves of the regret is due to the number of updates and to no data.
+    """
+    found = []
+    for lr in settings.lrs:
+        policy = world.policy()
+        config = Config(method="sft", lr=lr, steps=settings.steps)
+        optimizer = optimizer_of(config, dict(policy.named_parameters()))
+        for step in range(settings.steps):
+            logps = world.task(policy.next_logps())
+            optimum.regret(logps, world.world.ref_logps, world.world.rewards, settings.beta).mean().backward()
+            torch.nn.utils.clip_grad_norm_(policy.parameters(), config.max_grad_norm or math.inf)
+            for group in optimizer.param_groups:
+                group["lr"] = group["peak"] * rate(config, step)
+            optimizer.step()
+            optimizer.zero_grad()
+        found.append(world.judged(policy.next_logps()))
+    return min(found, key=lambda measured: measured["regret"])
 
 
 def trained(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings) -> dict[str, Any]:
@@ -116,10 +144,10 @@ def trained(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings) -> 
     measured: dict[str, Any] = world.judged(table)
     if not math.isfinite(measured["regret"]):
         failed = failed or "the policy is not finite"
-    elif (gap := own_gap(entry, run.factor, world.world, world.task(table), settings.beta)) is not None:
+    elif (gap := own_gap(entry, run.factors, world.world, world.task(table), settings.beta)) is not None:
         measured["own"] = gap
     best = {"best_regret": min([*curve, measured["regret"]])} if entry.online else {}
-    return measured | best | {"failed": failed}
+    return measured | best | {"updates": steps * math.prod(job.config.updates), "failed": failed}
 
 
 def _table(job: Job) -> torch.Tensor:
@@ -135,20 +163,20 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
     reward = None
     if entry.online:
         if entry.feedback == "reward model":
-            rollouts = s.steps
+            prompts, rollouts = s.prompts, s.steps
             reward = world.calls(proxy_rewards(run.seed, s, run.conditions, run.budget))
         else:
-            rollouts = max(1, run.budget // (s.prompts * s.draws * entry.calls_a_response))
+            prompts, rollouts = rollout_sizes(entry, run.budget, s)
             reward = world.calls()
         passes = max(1, min(entry.passes, s.steps // rollouts))
-        online = {"steps": rollouts, "batch": s.prompts, "samples": s.draws}
+        online = {"steps": rollouts, "batch": prompts, "samples": s.draws}
         if METHODS[entry.method].reuse != "none":  # also where it is 1: PPO's own default is four
             online |= {"passes": passes}
     else:
         examples = world.examples(entry.feedback, run.budget, shuffle=bool(entry.config.get("shuffle")))
-    strength = entry.strength_at(run.factor, s.beta)
+    tuned = entry.tuned_to(run.factors, s.beta)
     config = entry.run_config(
-        {} if entry.loss else strength,
+        {} if entry.losses else tuned,
         **{
             "steps": s.steps,
             "batch": int(s.batch * ROWS.get(entry.feedback, 1)),
@@ -161,7 +189,8 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
         }
         | online,
     )
-    losses = {fed_as(entry.feedback): partial(entry.loss, **strength)} if entry.loss else config.losses_by_kind
+    own = {kind: partial(loss, **tuned) for kind, loss in (entry.losses or {}).items()}
+    losses = own or config.losses_by_kind
     return prefix_job(
         world.policy(),
         config,
@@ -175,7 +204,18 @@ def board_job(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings, w
     )
 
 
-ROWS = {"labels": 0.5, "scores": 0.5, "scored pairs": 0.5, "lists": 0.25, "pairs and demos": 2}
+def rollout_sizes(entry: BoardEntry, budget: int, settings: LeaderboardSettings) -> tuple[int, int]:
+    """The prompts of a rollout, and the rollouts that a budget of calls pays for.
+
+    A small budget has small rollouts, so that it has many: at least two prompts, and as many updates as an offline run
+    as soon as the budget allows.
+    """
+    calls = settings.draws * entry.calls_a_response
+    prompts = min(settings.prompts, max(2, budget // (settings.steps * calls)))
+    return prompts, min(settings.steps, budget // (prompts * calls))
+
+
+ROWS = {"labels": 1 / 2, "scores": 1 / 2, "scored pairs": 1 / 2, "lists": 1 / 4, "pairs and demos": 2, "mixed": 2 / 3}
 """Rows for a label of each kind; a step has as many labels for all kinds. A pair has a demonstration beside it."""
 
 

@@ -13,7 +13,7 @@ QUICK = (
 )
 """The rows of the quick board."""
 
-PROTOCOL = 1
+PROTOCOL = 2
 """Of the runs: worlds, feedback, training, measures. Raise it when a run means something else."""
 
 
@@ -30,10 +30,10 @@ class LeaderboardSettings:
         hidden: width of the policy's MLP.
         steps: optimizer steps of an offline run, and most updates of an online run.
         batch: labels in a step. draws: responses to each prompt of a rollout.
-        seeds: worlds of the board. tuning_seeds: worlds on which settings are chosen, at `tuning_budget`. An online run
-            takes from 4 to 256 updates on the board, and 64 there; one that tunes at an end would be at a loss.
+        seeds: worlds of the board. tuning_seeds: worlds on which settings are chosen, at `tuning_budget`.
         budgets: labels, or calls of the reward.
-        lrs, factors: the grid of every method; factors of its own hyper-parameter, see `BoardEntry`.
+        lrs, factors: the values that a learning rate, and each factor of a hyper-parameter, may take; in order. The
+            search starts in the middle, see `board_search`.
         entries: rows of the board.
         leaders: number of rows that the axes and the frontier have. axis_seeds: their worlds.
         axis_budget: of the axes and the frontier, by which the leaders are chosen as well.
@@ -55,8 +55,8 @@ class LeaderboardSettings:
     tuning_seeds: tuple[int, ...] = (100, 101, 102)
     tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
-    lrs: tuple[float, ...] = (2.5e-3, 6.3e-3, 1.6e-2, 4e-2)
-    factors: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0)
+    lrs: tuple[float, ...] = (2.6e-3, 6.4e-3, 1.6e-2, 4e-2, 0.1)
+    factors: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
     entries: tuple[str, ...] = tuple(ENTRIES)
     leaders: int = 8
     axis_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)

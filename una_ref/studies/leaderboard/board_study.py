@@ -2,7 +2,7 @@
 
 results.json has one object for each of these axes: "board", "frontier", and a name of `CONDITIONS`. All of them hold
 the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A *summary*
-is {mean, low, high, median, values}: one value a world, and the 95 % bootstrap interval of the mean; all null where a
+is {mean, low, high, median, values}: one value a world, and the 95 % t interval of the mean; all null where a
 value is not finite. A *row* of measures is
 
     name, title, budget, failed (runs stopped by a non-finite value), worse_than_base {count, of, share},
@@ -12,16 +12,17 @@ value is not finite. A *row* of measures is
     to_best, to_dpo: summaries of the paired difference in regret.
 
 board
-    rows: rows of every entry and budget. references: the same for base, proxy (one a budget) and optimum; budget is
-    null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command, lr,
-    factor, strength, value, at_edge, tuning_regret, own}. efficiency: by entry {labels, bound, half: {labels,
-    bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
+    rows: rows of every entry and budget. references: the same for base, proxy (one a budget), ascent and optimum;
+    budget is null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command,
+    lr, factors, values (name -> hyper-parameter), at_edge, tuning_regret, own}. efficiency: by entry {labels, bound,
+    half: {labels, bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
 frontier
     rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
 an axis of `CONDITIONS`
-    title, levels, labels (what the levels are called). rows: rows with `level`; a level may be null (off) or "inf".
+    title, levels, labels (what the levels are called), board (the board's level). rows: rows with `level`; a level may
+    be null (off) or "inf".
     base: rows of π_ref with `level`.
 """
 
@@ -36,11 +37,12 @@ from typing import Any
 
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.studies.engine import Axis, Candidates, Chosen, Study
+from una_ref.studies.engine import Axis, Candidates, Chosen, Means, Study
 from una_ref.studies.leaderboard import board_figures as figures
 from una_ref.studies.leaderboard import board_tables as tables
 from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFERENCES, BoardEntry
 from una_ref.studies.leaderboard.board_runs import BoardRun, measure_run
+from una_ref.studies.leaderboard.board_search import grids_of, next_settings
 from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
 from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
@@ -52,29 +54,35 @@ Measured = Sequence[Mapping[str, Any]]
 DPO = "una-pair"
 ALWAYS = (DPO, "una-centred", "ppo")
 """Rows that the axes and the frontier have in any case."""
-KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "calls", "reward model")
+KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "mixed", "calls", "reward model")
 """Kinds of feedback whose best row is a leader."""
 
 
 def candidates(settings: LeaderboardSettings) -> Candidates:
-    """The grid of every row, with the runs on the tuning worlds."""
+    """The settings that the search of every row starts with, and their runs on the tuning worlds."""
+    return further(settings, {ENTRIES[name].tuned_as or name: () for name in settings.entries})
+
+
+def further(settings: LeaderboardSettings, means: Means) -> Candidates:
+    """The settings that the search of every row goes on with."""
     return {
         name: [
-            (
-                {"lr": lr, "factor": factor},
-                [BoardRun(name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
-            )
-            for lr in settings.lrs
-            for factor in (settings.factors if ENTRIES[name].strength else (None,))
+            (setting, tuning_runs(name, setting, settings)) for setting in next_settings(ENTRIES[name], settings, known)
         ]
-        for name in dict.fromkeys(ENTRIES[name].tuned_as or name for name in settings.entries)
+        for name, known in means.items()
     }
+
+
+def tuning_runs(name: str, setting: Mapping[str, Any], settings: LeaderboardSettings) -> list[BoardRun]:
+    """A setting's runs on the tuning worlds."""
+    lr, factors = setting["lr"], tuple(setting["factors"])
+    return [BoardRun(name, settings.tuning_budget, seed, lr, factors) for seed in settings.tuning_seeds]
 
 
 def run_of(name: str, chosen: Chosen, budget: int, seed: int, axis: str = "", level: Level = None) -> BoardRun:
     """A run of an entry at its chosen setting."""
     setting = chosen[ENTRIES[name].tuned_as or name]
-    return BoardRun(name, budget, seed, setting["lr"], setting["factor"], axis, level)
+    return BoardRun(name, budget, seed, setting["lr"], tuple(setting["factors"]), axis, level)
 
 
 def row(name: str, title: str, budget: int | None, runs: Measured, base: Measured) -> dict[str, Any]:
@@ -151,7 +159,7 @@ def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, ch
     """Every row at every budget, the references, and what a reader needs to know of each."""
     s = settings
     start = references_of(store, [BoardRun("base", 0, seed) for seed in s.seeds])
-    known = {name: [BoardRun(name, 0, seed) for seed in s.seeds] for name in ("base", "optimum")}
+    known = {name: [BoardRun(name, 0, seed) for seed in s.seeds] for name in ("base", "ascent", "optimum")}
     proxies = {("proxy", budget): [BoardRun("proxy", budget, seed) for seed in s.seeds] for budget in s.budgets}
     references = rows_of(store, {**known, **proxies}, start)
     rows = [*rows_of(store, board_runs(s, chosen), start).values()]
@@ -164,7 +172,7 @@ def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, ch
     }
     return {
         "rows": rows,
-        "references": [references[key] for key in ("base", *proxies, "optimum") if key in references],
+        "references": [references[key] for key in ("base", *proxies, "ascent", "optimum") if key in references],
         "about": {name: about(ENTRIES[name], s, chosen) for name in names},
         "efficiency": {n: labels_needed(own) | {"half": labels_needed(own, 0.5)} for n, own in shares.items() if own},
         "leaders": leaders(chosen, s),
@@ -186,7 +194,8 @@ def main_budget(settings: LeaderboardSettings) -> int:
 def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> dict[str, Any]:
     """What a reader needs to know of a row."""
     method, setting = METHODS[entry.method], chosen[entry.tuned_as or entry.name]
-    strength = entry.strength_at(setting["factor"], settings.beta)
+    values = entry.tuned_to(setting["factors"], settings.beta)
+    placed = zip(("lr", *values), grids_of(entry, settings), (setting["lr"], *setting["factors"]), strict=True)
     regret = setting.get("tuning_regret")
     return {
         "title": entry.title,
@@ -195,16 +204,11 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
         "feedback": entry.feedback,
         "formula": method.formula,
         "equation": method.equation,
-        "command": entry.command(strength),
+        "command": entry.command(values),
         "lr": setting["lr"],
-        "factor": setting["factor"],
-        "strength": entry.strength,
-        "value": next(iter(strength.values()), None),
-        "at_edge": [
-            name
-            for name, grid in (("lr", settings.lrs), ("factor", settings.factors))
-            if len(grid) > 2 and setting[name] in (min(grid), max(grid))
-        ],
+        "factors": list(setting["factors"]),
+        "values": values,
+        "at_edge": [name for name, grid, value in placed if len(grid) > 2 and value in (grid[0], grid[-1])],
         "tuning_regret": regret if regret is not None and math.isfinite(regret) else None,
         "own": OWN[entry.name].about if entry.name in OWN else NO_CLOSED_FORM,
     }
@@ -235,13 +239,14 @@ def frontier_results(store: RunStore, settings: LeaderboardSettings, base: Path,
     """Reward against KL: the leaders at several βs, in units of the chosen one."""
     s, names = settings, leaders(chosen, settings)
     runs = {}
-    for name in (name for name in names if ENTRIES[name].strength):
+    for name in (name for name in names if ENTRIES[name].tuned):
         setting = chosen[ENTRIES[name].tuned_as or name]
+        first, *others = setting["factors"]
         for factor in s.frontier:
             runs[name, factor] = [
-                BoardRun(name, s.axis_budget, seed, setting["lr"], factor * setting["factor"]) for seed in s.axis_seeds
+                BoardRun(name, s.axis_budget, seed, setting["lr"], (factor * first, *others)) for seed in s.axis_seeds
             ]
-    best = {("optimum", b): [BoardRun("optimum", 0, seed, factor=b) for seed in s.axis_seeds] for b in OPTIMAL}
+    best = {("optimum", b): [BoardRun("optimum", 0, seed, factors=(b,)) for seed in s.axis_seeds] for b in OPTIMAL}
     start = references_of(store, [BoardRun("base", 0, seed) for seed in s.axis_seeds])
     rows, optimal = (
         [each | {"factor": factor} for (_, factor), each in rows_of(store, some, start).items()]
@@ -266,14 +271,21 @@ def condition_results(
     names = [name for name in names if name in tuned(s, chosen) and c.acts_on(ENTRIES[name].feedback)]
     rows, base_rows = [], []
     for level in c.levels:
-        where = (c.name, level) if level != c.levels[0] else ("", None)
+        where = (c.name, level) if level != c.board else ("", None)
         start = references_of(store, [BoardRun("base", 0, x, axis=where[0], level=where[1]) for x in s.axis_seeds])
         runs = {name: [run_of(name, chosen, s.axis_budget, seed, *where) for seed in s.axis_seeds] for name in names}
         own = [*rows_of(store, runs, start).values()]
         compared(own)
         rows += [each | {"level": plain(level)} for each in own]
         base_rows.append(row("base", REFERENCES["base"], None, start, start) | {"level": plain(level)})
-    return {"title": c.title, "levels": c.plain_levels, "labels": c.labels, "rows": rows, "base": base_rows}
+    return {
+        "title": c.title,
+        "levels": c.plain_levels,
+        "labels": c.labels,
+        "board": plain(c.board),
+        "rows": rows,
+        "base": base_rows,
+    }
 
 
 LEADERBOARD: Study[LeaderboardSettings] = Study(
@@ -282,11 +294,15 @@ LEADERBOARD: Study[LeaderboardSettings] = Study(
     header=HEADER,
     measure=measure_run,
     axes={
-        "board": Axis(candidates, board_results, tables.board, figures.draw_board),
-        "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier),
+        "board": Axis(candidates, board_results, tables.board, figures.draw_board, further=further),
+        "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier, further=further),
         **{
             name: Axis(
-                candidates, partial(condition_results, condition=condition), tables.condition, figures.draw_condition
+                candidates,
+                partial(condition_results, condition=condition),
+                tables.condition,
+                figures.draw_condition,
+                further=further,
             )
             for name, condition in CONDITIONS.items()
         },

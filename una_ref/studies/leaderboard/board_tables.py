@@ -34,17 +34,37 @@ def needed(efficiency: Mapping[str, Any] | None) -> str:
     return f"{bound}{efficiency['labels']:,}"
 
 
+def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
+    """Rows by their kind of feedback, ordered by regret; the kind with the best row first."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for row in by_regret(rows):
+        kinds.setdefault(about[row["name"]]["feedback"], []).append(row)
+    return kinds
+
+
 def board(results: Mapping[str, Any]) -> list[str]:
-    """The board: a row for each entry at the main budget, its regret at the other budgets, and how to read it."""
+    """The board: a table for each kind of feedback, with a row for each entry, and how to read it."""
     at, budgets = results["main_budget"], results["settings"]["budgets"]
     others = [budget for budget in budgets if budget != at]
     regrets = {(row["name"], row["budget"]): row["regret"] for row in results["rows"]}
-    head = ["method", "feedback", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse"]
-    head += ["− DPO", "KL", "true reward", "tax", "own gap", "labels to 50 %", "to 10 %", "lr", "β"]
-    shown = [row for row in results["references"] if row["budget"] in (None, at)]
-    shown += [row for row in results["rows"] if row["budget"] == at]
-    lines = ["### Exact regret", ""]
-    lines += cells.rows(head, (_cells(row, results, regrets, others) for row in by_regret(shown)))
+    head = ["method", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse than π_ref"]
+    head += [
+        "minus DPO's",
+        "KL",
+        "true reward",
+        "tax",
+        "own gap",
+        "updates",
+        "labels to 50 %",
+        "to 10 %",
+        "lr",
+        "tuned",
+    ]
+    references = [row for row in results["references"] if row["budget"] in (None, at)]
+    rows = [row for row in results["rows"] if row["budget"] == at]
+    lines = ["### Exact regret"]
+    for kind, own in {"references": by_regret(references), **by_kind(rows, results["about"])}.items():
+        lines += ["", f"**{kind}**", "", *cells.rows(head, (_cells(row, results, regrets, others) for row in own))]
     lines += ["", "Not on the board: " + "; ".join(f"{n} ({why})" for n, why in results["exclusions"].items()) + "."]
     return [*lines, "", *results["protocol"]]
 
@@ -61,19 +81,19 @@ def _cells(
             needed((results["efficiency"].get(row["name"]) or {}).get("half")),
             needed(results["efficiency"].get(row["name"])),
             f"{about['lr']:g}",
-            "" if about["value"] is None else f"{about['value']:.3g}",
+            ", ".join(f"{name} {value:.3g}" for name, value in about["values"].items()),
         ]
     )
     return [
         row["title"],
-        "" if about is None else about["feedback"],
         interval(row["regret"]),
         *(mean(regrets.get((row["name"], budget)), 3) for budget in others),
         "" if median is None else f"{median:.3f}",
         "" if about is None else cells.count(row["worse_than_base"]),
-        mean(row.get("to_dpo"), 3),
+        interval(row.get("to_dpo")),
         *(mean(row[measure]) for measure in ("kl", "reward", "tax")),
         mean(row["own"], 3),
+        mean(row.get("updates"), 0),
         *setting,
     ]
 
@@ -82,10 +102,10 @@ def frontier(results: Mapping[str, Any]) -> list[str]:
     """Reward and KL of the leaders by β."""
     rows = [*results["optimal"], *results["rows"]]
     return [
-        "### Reward and KL by β",
+        "### Reward and KL by β, in units of the chosen one",
         "",
         *cells.rows(
-            ["method", "factor of β", "KL", "true reward", "regret"],
+            ["method", "factor", "KL", "true reward", "regret"],
             (
                 [row["title"], f"{row['factor']:g}", *(mean(row[m]) for m in ("kl", "reward")), mean(row["regret"], 3)]
                 for row in rows

@@ -45,6 +45,15 @@ def random_rows(stream: str, seed: int, rows: int, columns: int, *, normal: bool
     return torch.cat(blocks)[:rows]
 
 
+def following(prompts: Sequence[str]) -> list[int]:
+    """For each answer the place of the next one to the same prompt; for a prompt's last answer that of its first."""
+    places: dict[str, list[int]] = {}
+    for i, prompt in enumerate(prompts):
+        places.setdefault(prompt, []).append(i)
+    after = {own[i - 1]: own[i] for own in places.values() for i in range(len(own))}
+    return [after[i] for i in range(len(prompts))]
+
+
 class BoardWorld:
     """A seed's world under some conditions.
 
@@ -134,6 +143,11 @@ class BoardWorld:
 
     # ---- feedback
 
+    @property
+    def score_sd(self) -> float:
+        """The sd of the noise of a score, in reward units."""
+        return self.size.score_noise * self.conditions.score_noise
+
     def first_wins(self, drawn: Tensor) -> Tensor:
         """(n,) bool, whether the first response of each row beats the second."""
         c = self.conditions
@@ -151,7 +165,7 @@ class BoardWorld:
     def scores(self, drawn: Tensor) -> Tensor:
         """(n, 2) noisy scores of the responses; with `label_noise` some belong to the other response of the row."""
         noise = random_rows("noise", self.seed, len(drawn), 2, normal=True)
-        scores = self.world.labeller[drawn[:, :1], drawn[:, 1:]] + self.size.score_noise * noise
+        scores = self.conditions.scale * self.world.labeller[drawn[:, :1], drawn[:, 1:]] + self.score_sd * noise
         return torch.where(self._flips(drawn), scores.flip(1), scores)
 
     def labels(self, drawn: Tensor) -> Tensor:
@@ -165,14 +179,17 @@ class BoardWorld:
     def examples(self, feedback: str, budget: int, *, shuffle: bool = False) -> list[Example]:
         """The rows that a method learns from.
 
-        A budget of n buys n comparisons, the better responses of n comparisons (demos), n binary labels, or n scores.
-        Labels and scores come two to a prompt, lists four: the rows are n/2, n/2 and n/4.
+        A budget of n buys n comparisons, the better responses of n comparisons (demos), n binary labels, n scores, or a
+        third of each of the three (mixed). Labels and scores come two to a prompt, lists four: the rows are n/2, n/2
+        and n/4. Of mixed feedback two rows in four are pairs.
 
         Args:
-            feedback: demos, pairs, pairs and demos, labels, scores, scored pairs or lists.
+            feedback: demos, pairs, pairs and demos, labels, scores, scored pairs, lists or mixed.
             budget: n.
             shuffle: permute the scores over the rows, for a control.
         """
+        if feedback == "mixed":
+            return self._mixed(budget)
         in_pairs = feedback in ("demos", "pairs", "pairs and demos")
         drawn = self.drawn(budget if in_pairs else budget // 2)
         rows = [(x, (self.tokens[a], self.tokens[b])) for x, a, b in drawn.tolist()]
@@ -203,6 +220,14 @@ class BoardWorld:
             return self._lists(rows, values)
         return [Example((x,), both, scores=own, prompt_index=x) for (x, both), own in zip(rows, values, strict=True)]
 
+    def _mixed(self, budget: int) -> list[Example]:
+        """A third of the budget each for comparisons, labels and scores; the kinds take turns for all prompts."""
+        count = budget * 2 // 3
+        parts = {"pairs": self.examples("pairs", count)}
+        parts |= {kind: self.examples(kind, 2 * count) for kind in ("labels", "scores")}
+        turns = ("pairs", "labels", "pairs", "scores")
+        return [parts[turns[row // self.size.prompts % len(turns)]][row] for row in range(count)]
+
     def _lists(self, rows: Sequence[tuple], values: Sequence[tuple]) -> list[Example]:
         """Two rows of a prompt are one list."""
         size = self.size.prompts
@@ -215,19 +240,22 @@ class BoardWorld:
         return lists
 
     def calls(self, rewards: Tensor | None = None) -> RewardSource:
-        """What scores the samples of an online run: the labeller with its noise, or a given table without noise."""
+        """What scores the samples of an online run: the labeller with its noise, or a given table without noise.
+
+        With `label_noise` a score belongs to the prompt's next response, as for `scores`.
+        """
         if rewards is not None:
             return looked_up(rewards, self.columns)
         exact = looked_up(self.world.labeller, self.columns)
         generator = torch.Generator().manual_seed(STREAMS.index("calls") * 1_000_003 + self.seed)
-        noise, swaps = self.size.score_noise, self.conditions.label_noise
+        scale, swaps = self.conditions.scale, self.conditions.label_noise
 
         def reward(answers: Sequence[Answer]) -> list[float]:
-            scores = torch.tensor(exact(answers), dtype=torch.float64)
-            scores = scores + noise * torch.randn(len(scores), generator=generator, dtype=torch.float64)
-            if swaps:  # the next answer is to the same prompt, but for the last of each prompt
+            scores = scale * torch.tensor(exact(answers), dtype=torch.float64)
+            scores = scores + self.score_sd * torch.randn(len(scores), generator=generator, dtype=torch.float64)
+            if swaps:
                 swapped = torch.rand(len(scores), generator=generator) < swaps
-                scores = torch.where(swapped, scores.roll(-1), scores)
+                scores = torch.where(swapped, scores[following([str(answer.prompt) for answer in answers])], scores)
             return scores.tolist()
 
         return reward

@@ -9,7 +9,9 @@ from torch.nn.functional import softplus
 from una_ref.theory.prefix_tree import PrefixTree
 
 
-def linear_proxy(tree: PrefixTree, prompts: int, drawn: Tensor, first_wins: Tensor, *, prior: float = 1.0) -> Tensor:
+def linear_proxy(
+    tree: PrefixTree, prompts: int, drawn: Tensor, first_wins: Tensor, *, prior: float = 1.0, tokens: int = 2
+) -> Tensor:
     """(X, S) the rewards of a model fitted to comparisons; each prompt has weights of its own.
 
     The reward of a sequence is the sum of a weight for each pair of neighbouring tokens. It maximises the Bradley–Terry
@@ -23,8 +25,12 @@ def linear_proxy(tree: PrefixTree, prompts: int, drawn: Tensor, first_wins: Tens
         drawn: (n, 3) the prompt and two responses of each comparison.
         first_wins: (n,) bool.
         prior: sd of the weights, in reward units.
+        tokens: 2: a weight for each pair of neighbouring tokens. 1: one for each token; this class does not contain the
+            true reward.
     """
     features = bigrams(tree)
+    if tokens == 1:  # the sum over what stands before
+        features = features.view(len(features), tree.vocabulary, tree.vocabulary).sum(1)
     signs = torch.where(first_wins, 1.0, -1.0).double()
     gaps = (features[drawn[:, 1]] - features[drawn[:, 2]]) * signs[:, None]
     weights = torch.stack([_logistic(gaps[drawn[:, 0] == x], prior) for x in range(prompts)])

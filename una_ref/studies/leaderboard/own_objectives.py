@@ -7,7 +7,7 @@ The gap is the largest J_own minus that of the policy: 0 at what the method aims
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 
@@ -64,6 +64,10 @@ def _rlhf(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Te
     return _regularised(world, logps, world.rewards, known["beta"])
 
 
+def _dro_labels(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
+    return _regularised(world, logps, world.rewards.sigmoid(), known["beta"])
+
+
 def _rebel(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
     return _regularised(world, logps, world.rewards, 1 / known["eta"])
 
@@ -107,12 +111,21 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
     {
         **dict.fromkeys(
             (
-                *("una-pair", "f-dpo", "token-dpo", "wpo", "robust-dpo", "una-centred", "una-centred.labels", "dro"),
-                *("dro.labels", "una-centred.online", "una-centred.replay", "una-online", "reinforce", "rloo", "ppo"),
+                *("una-pair", "f-dpo", "token-dpo", "wpo", "una-centred", "una-centred.labels", "dro"),
+                *(
+                    "una-centred.mixed",
+                    "una-centred.online",
+                    "una-centred.replay",
+                    "una-online",
+                    "reinforce",
+                    "rloo",
+                    "ppo",
+                ),
                 *("ppo.rm", "rloo.rm", "una-centred.rm"),
             ),
             RLHF,
         ),
+        "dro.labels": OwnObjective("E σ(r) − β·KL: the label is the reward that it regresses on", _dro_labels),
         "rebel": OwnObjective("the regret at β = 1/η", _rebel),
         "r-dpo": OwnObjective("E(r − α·|y|) − β·KL, the survey's Eq. 44", _r_dpo),
         "rpo": OwnObjective("E η·r − β·KL", _rpo),
@@ -130,10 +143,12 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
 NO_CLOSED_FORM = "no closed form"
 
 
-def own_gap(entry: BoardEntry, factor: float | None, world: SequenceWorld, logps: Tensor, beta: float) -> float | None:
+def own_gap(
+    entry: BoardEntry, factors: Sequence[float], world: SequenceWorld, logps: Tensor, beta: float
+) -> float | None:
     """An entry's gap to its own optimum; None where it has no closed form."""
-    if entry.loss is not None or entry.name not in OWN:
+    if entry.losses is not None or entry.name not in OWN:
         return None
     defaults = METHODS[entry.method].hyperparameters
-    known = {**defaults, **entry.strength_at(factor, beta), **entry.loss_kwargs}
+    known = {**defaults, **entry.tuned_to(factors, beta), **entry.loss_kwargs}
     return float(OWN[entry.name].gap(world, logps, known))

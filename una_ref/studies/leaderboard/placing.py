@@ -13,7 +13,7 @@ print(placed["rank"], "of", placed["of"], placed["row"]["regret"]["mean"])
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -23,11 +23,12 @@ from torch import Tensor
 from una_ref.errors import InputError, near
 from una_ref.methods import probe
 from una_ref.methods.arguments import PAIRED, Need, argument, hyperparameters, names
-from una_ref.studies.engine import carry_out, choose
-from una_ref.studies.leaderboard.board_entries import ENTRIES, BoardEntry, Loss, fed_as
+from una_ref.studies.engine import Candidates, Means, carry_out, choose
+from una_ref.studies.leaderboard.board_entries import BETA, ENTRIES, BoardEntry, Loss, Tuned, fed_as
 from una_ref.studies.leaderboard.board_runs import BoardRun, reference_run, trained
+from una_ref.studies.leaderboard.board_search import next_settings
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
-from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, row
+from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, row, tuning_runs
 from una_ref.studies.leaderboard.board_tables import by_regret
 
 STAND_INS: Mapping[str, str] = MappingProxyType(
@@ -63,10 +64,7 @@ def entry_of(
     *,
     name: str = "mine",
     title: str = "",
-    strength: str | None = None,
-    unit: float = 1.0,
-    in_betas: bool = True,
-    inverse: bool = False,
+    tuned: Sequence[Tuned] | None = None,
 ) -> BoardEntry:
     """A row of the leaderboard from a plain loss.
 
@@ -77,10 +75,7 @@ def entry_of(
             responses that the policy samples in each step.
         name: of the row.
         title: in tables, by default the name.
-        strength: the hyper-parameter that is tuned beside the learning rate; empty: none; None: β if there is one.
-        unit: its value at the factor 1 of the grid.
-        in_betas: whether `unit` is in units of the world's β.
-        inverse: whether the hyper-parameter is the inverse of that.
+        tuned: the hyper-parameters that are chosen beside the learning rate; None: β if there is one.
 
     Raises:
         InputError: no such kind, no such hyper-parameter, or a loss that cannot be called with what the kind has.
@@ -105,18 +100,17 @@ def entry_of(
             f"loss {name}: expected one finite number for each of 2 examples, shape (2,), got {got}. "
             "Fix: return the losses without a mean"
         )
-    strength = ("beta" if "beta" in known else "") if strength is None else strength
-    if strength and strength not in known:
-        raise InputError(f"strength: expected a hyper-parameter of the loss ({', '.join(known)}), got {strength!r}")
+    if tuned is None:
+        tuned = (BETA,) if "beta" in known else ()
+    for own in tuned:
+        if own.name not in known:
+            raise InputError(f"tuned: expected hyper-parameters of the loss ({', '.join(known)}), got {own.name!r}")
     return BoardEntry(
         *(name, title or name, STAND_INS[kind]),
         config={"online": True} if kind == "calls" else {},
         feedback=kind,
-        strength=strength,
-        unit=unit,
-        in_betas=in_betas,
-        inverse=inverse,
-        loss=loss,
+        tuned=tuple(tuned),
+        losses={fed: loss},
     )
 
 
@@ -143,8 +137,8 @@ def place(
 ) -> dict[str, Any]:
     """Train a loss of one's own by the leaderboard's protocol, and find its place on a board.
 
-    Its learning rate and strength are chosen from the same grid on the same other worlds. Its runs are computed in this
-    process, so a loss that is defined in a notebook will do.
+    Its learning rate and hyper-parameters are chosen by the same search on the same other worlds. Its runs are computed
+    in this process, so a loss that is defined in a notebook will do.
 
     Args:
         loss: see `entry_of`.
@@ -153,13 +147,13 @@ def place(
             `output` where it is not finished there.
         output: the folder of the quick board.
         workers: processes for the quick board.
-        tune: whether learning rate and strength are chosen for this loss. False: it takes those of a known method on
-            the same feedback (`SETTINGS_OF`), which needs three runs and not fifty.
-        about: further arguments of `entry_of`, such as `name` and `strength`.
+        tune: whether learning rate and hyper-parameters are chosen for this loss. False: it takes those of a known
+            method on the same feedback (`SETTINGS_OF`), which needs three runs and not some forty.
+        about: further arguments of `entry_of`, such as `name` and `tuned`.
 
     Returns:
         name; rank, from 1, at the board's main budget, of how many; row and rows as in results.json, with the loss in
-        its place; setting: its learning rate, factor and tuning regret.
+        its place; setting: its learning rate, factors and tuning regret.
 
     Raises:
         InputError: before anything is trained, see `entry_of`; or a board of another version.
@@ -172,7 +166,7 @@ def place(
     store = _Here(entry, settings)
     start = [reference_run(BoardRun("base", budget, seed), settings) for seed in settings.seeds]
     setting = _tuned(entry, settings, store) if tune else _taken_over(entry, results)
-    runs = [BoardRun(entry.name, budget, seed, setting["lr"], setting["factor"]) for seed in settings.seeds]
+    runs = [BoardRun(entry.name, budget, seed, setting["lr"], tuple(setting["factors"])) for seed in settings.seeds]
     mine = row(entry.name, entry.title, budget, store.results(runs, "the board's worlds"), start)
     rows = [*(dict(each) for each in results["rows"] if each["budget"] == budget), mine]
     compared(rows)
@@ -188,16 +182,13 @@ def place(
 
 
 def _tuned(entry: BoardEntry, settings: LeaderboardSettings, store: _Here) -> dict[str, Any]:
-    """The best setting of the grid on the tuning worlds."""
-    grid = [(lr, factor) for lr in settings.lrs for factor in (settings.factors if entry.strength else (None,))]
-    options = [
-        (
-            {"lr": lr, "factor": factor},
-            [BoardRun(entry.name, settings.tuning_budget, seed, lr, factor) for seed in settings.tuning_seeds],
-        )
-        for lr, factor in grid
-    ]
-    return choose(store, {entry.name: options})[entry.name]  # type: ignore[arg-type]
+    """The setting that the search finds on the tuning worlds."""
+
+    def options(means: Means) -> Candidates:
+        found = next_settings(entry, settings, means[entry.name])
+        return {entry.name: [(setting, tuning_runs(entry.name, setting, settings)) for setting in found]}
+
+    return choose(store, options({entry.name: ()}), further=options)[entry.name]  # type: ignore[arg-type]
 
 
 def _taken_over(entry: BoardEntry, results: Mapping[str, Any]) -> dict[str, Any]:
@@ -206,7 +197,7 @@ def _taken_over(entry: BoardEntry, results: Mapping[str, Any]) -> dict[str, Any]
     if name not in results["about"]:
         raise InputError(f"tune: expected a board with the row {name}, whose setting the loss takes. Fix: tune=True")
     known = results["about"][name]
-    return {"lr": known["lr"], "factor": known["factor"] if entry.strength else None}
+    return {"lr": known["lr"], "factors": [*known["factors"], *[1.0] * len(entry.tuned)][: len(entry.tuned)]}
 
 
 def _board(board: Mapping[str, Any] | str | Path | None, output: str | Path, workers: int | None) -> Mapping[str, Any]:

@@ -1,0 +1,67 @@
+"""How the leaderboard chooses learning rate and hyper-parameters: one search for every row.
+
+The search starts in the middle of the grids. It measures the best setting so far with its neighbours on each grid, one
+value changed at a time, and goes on until no neighbour is better. A choice therefore lies inside its grid, or at an end
+that nobody is known to need to pass. It is Hooke and Jeeves' pattern search (1961,
+https://doi.org/10.1145/321062.321069) on a fixed lattice.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from una_ref.studies.leaderboard.board_entries import BoardEntry
+from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
+
+Setting = Mapping[str, Any]
+"""{lr, factors: one for each tuned hyper-parameter}."""
+
+
+def next_settings(
+    entry: BoardEntry, settings: LeaderboardSettings, known: Sequence[tuple[Setting, float]] = ()
+) -> list[Setting]:
+    """The settings to measure next; none where the best one has no neighbour that is not known.
+
+    Args:
+        entry: the row.
+        settings: hold the grids.
+        known: settings with their mean regret; one that is not finite is the worst.
+    """
+    grids = grids_of(entry, settings)
+    if not known:
+        middle = [len(settings.lrs) // 2, *(_middle(grid) for grid in grids[1:])]
+        return _settings(grids, [middle, *_neighbours(grids, middle)])
+    best, _ = min(known, key=lambda each: each[1] if math.isfinite(each[1]) else math.inf)
+    place = [grid.index(value) for grid, value in zip(grids, (best["lr"], *best["factors"]), strict=True)]
+    measured = [setting for setting, _ in known]
+    return [setting for setting in _settings(grids, _neighbours(grids, place)) if setting not in measured]
+
+
+def grids_of(entry: BoardEntry, settings: LeaderboardSettings) -> list[tuple[float, ...]]:
+    """What the learning rate may be, and the factor of each tuned hyper-parameter."""
+    return [
+        settings.lrs,
+        *(tuple(factor for factor in settings.factors if factor * own.unit <= own.most) for own in entry.tuned),
+    ]
+
+
+def _middle(grid: Sequence[float]) -> int:
+    """The place of the factor nearest to 1."""
+    return min(range(len(grid)), key=lambda i: abs(math.log(grid[i])))
+
+
+def _neighbours(grids: Sequence[Sequence[float]], place: Sequence[int]) -> list[list[int]]:
+    moved = (
+        [*place[:axis], place[axis] + step, *place[axis + 1 :]]
+        for axis, grid in enumerate(grids)
+        for step in (-1, 1)
+        if 0 <= place[axis] + step < len(grid)
+    )
+    return list(moved)
+
+
+def _settings(grids: Sequence[Sequence[float]], places: Sequence[Sequence[int]]) -> list[Setting]:
+    values = ([grid[i] for grid, i in zip(grids, place, strict=True)] for place in places)
+    return [{"lr": lr, "factors": factors} for lr, *factors in values]
