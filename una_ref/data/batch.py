@@ -19,14 +19,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, replace
-from itertools import compress
-from typing import Any
+from itertools import accumulate, chain, compress, repeat
+from typing import Any, Literal
 
 import torch
 
 from una_ref.data import packing
-from una_ref.data.packing import Layout
 from una_ref.errors import InputError
+
+Layout = Literal["packed", "padded"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,16 +195,65 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
     first = [0]
     for e in examples:
         first.append(first[-1] + len(e.responses))
+    lay_out = _packed if layout == "packed" else _padded
+    tokens, positions, until, predictor = lay_out(examples, include_last_token)
+
+    def ints(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.int64)
+
+    def reals(values: Any) -> torch.Tensor:
+        return torch.tensor(values, dtype=torch.float64)
+
+    kinds = [e.kind for e in examples]
+
+    def of(kind: str) -> list[int]:
+        return [b for g, own in enumerate(kinds) if own == kind for b in range(first[g], first[g + 1])]
+
+    sampled = [e.experience for e, kind in zip(examples, kinds, strict=True) if kind != "demos"]
+    known = sorted(set(sampled[0]).intersection(*sampled)) if sampled else []
+    pairs = [
+        (start + chosen, start + rejected)
+        for start, e in zip(first, examples, strict=False)
+        for chosen, rejected in e.pairs or ()
+    ]
+    return Batch(
+        tokens=tokens,
+        positions=positions,
+        until=until,
+        predictor=predictor,
+        target=ints([t for _, r in responses for t in r]),
+        response=ints([b for b, (_, r) in enumerate(responses) for _ in r]),
+        groups=ints([g for g, _ in responses]),
+        lengths=ints([len(r) for _, r in responses]),
+        prompts=ints([e.prompt_index for e in examples]),
+        pairs=ints(pairs).view(-1, 2),
+        scores=reals([s for e in examples for s in e.scores or [math.nan] * len(e.responses)]),
+        scored=ints(of("scores")),
+        listed=ints(of("lists")),
+        labelled=ints(of("labels")),
+        labels=reals([v for e, kind in zip(examples, kinds, strict=True) if kind == "labels" for v in e.labels or ()]),
+        demos=ints(of("demos")),
+        weights=reals([w for e in examples for w in e.weights or [1.0] * len(e.pairs or ())]),
+        margins=reals([m for e in examples for m in e.margins or [math.nan] * len(e.pairs or ())]),
+        experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
+        sources=tuple(e.source for e in examples),
+        layout=layout,
+        include_last_token=include_last_token,
+    )
+
+
+def _packed(examples: Sequence[Example], include_last_token: bool) -> tuple[torch.Tensor, ...]:
+    """tokens, positions and until (R, L), and predictor (N,), with blocks of a prompt and its responses in each row."""
     blocks = [
         (g, span, size)
         for g, e in enumerate(examples)
-        for span, size in packing.blocks(len(e.prompt), _sizes(e, include_last_token), layout)
+        for span, size in packing.blocks(len(e.prompt), _sizes(e, include_last_token))
     ]
-    rows = packing.rows([size for _, _, size in blocks], layout)
+    rows = packing.rows([size for _, _, size in blocks])
     width = max(sum(blocks[i][2] for i in row) for row in rows)
-
+    first = list(accumulate((len(e.responses) for e in examples), initial=0))
     tokens, positions, until = [], [], []  # type: list[list[int]], list[list[int]], list[list[int]]
-    predictor: list[list[int]] = [[] for _ in responses]
+    predictor: list[list[int]] = [[] for _ in range(first[-1])]
     for r, row in enumerate(rows):
         row_tokens: list[int] = []
         row_positions: list[int] = []
@@ -232,48 +282,30 @@ def collate(examples: Sequence[Example], layout: Layout = "packed", *, include_l
         tokens.append(row_tokens)
         positions.append(row_positions)
         until.append(row_until)
+    return tuple(
+        torch.tensor(values, dtype=torch.int64) for values in (tokens, positions, until, list(chain(*predictor)))
+    )
 
-    def ints(values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.int64)
 
-    def reals(values: Any) -> torch.Tensor:
-        return torch.tensor(values, dtype=torch.float64)
-
-    kinds = [e.kind for e in examples]
-
-    def of(kind: str) -> list[int]:
-        return [b for g, own in enumerate(kinds) if own == kind for b in range(first[g], first[g + 1])]
-
-    sampled = [e.experience for e, kind in zip(examples, kinds, strict=True) if kind != "demos"]
-    known = sorted(set(sampled[0]).intersection(*sampled)) if sampled else []
-    pairs = [
-        (start + chosen, start + rejected)
-        for start, e in zip(first, examples, strict=False)
-        for chosen, rejected in e.pairs or ()
-    ]
-    return Batch(
-        tokens=ints(tokens),
-        positions=ints(positions),
-        until=ints(until),
-        predictor=ints([p for ps in predictor for p in ps]),
-        target=ints([t for _, r in responses for t in r]),
-        response=ints([b for b, (_, r) in enumerate(responses) for _ in r]),
-        groups=ints([g for g, _ in responses]),
-        lengths=ints([len(r) for _, r in responses]),
-        prompts=ints([e.prompt_index for e in examples]),
-        pairs=ints(pairs).view(-1, 2),
-        scores=reals([s for e in examples for s in e.scores or [math.nan] * len(e.responses)]),
-        scored=ints(of("scores")),
-        listed=ints(of("lists")),
-        labelled=ints(of("labels")),
-        labels=reals([v for e, kind in zip(examples, kinds, strict=True) if kind == "labels" for v in e.labels or ()]),
-        demos=ints(of("demos")),
-        weights=reals([w for e in examples for w in e.weights or [1.0] * len(e.pairs or ())]),
-        margins=reals([m for e in examples for m in e.margins or [math.nan] * len(e.pairs or ())]),
-        experience={name: reals([v for e in examples for line in _past(e, name) for v in line]) for name in known},
-        sources=tuple(e.source for e in examples),
-        layout=layout,
-        include_last_token=include_last_token,
+def _padded(examples: Sequence[Example], include_last_token: bool) -> tuple[torch.Tensor, ...]:
+    """The same with one response in each row, padded on the right."""
+    lines = [(e.prompt, *line) for e in examples for line in zip(e.responses, e.trained or repeat(None), strict=False)]
+    cut = None if include_last_token else -1
+    rows = [[*prompt, *response[:cut]] for prompt, response, _ in lines]
+    sizes = torch.tensor([len(row) for row in rows])[:, None]
+    width = int(sizes.max())
+    here = torch.arange(width)
+    predictor: list[int] = []
+    for r, (prompt, response, mask) in enumerate(lines):
+        # Predicted from the last token of the prompt on, or read from its own first token on.
+        start = r * width + len(prompt) - (not include_last_token)
+        before = range(start, start + len(response))
+        predictor += before if mask is None else compress(before, mask)
+    return (
+        torch.tensor([row + [0] * (width - len(row)) for row in rows], dtype=torch.int64),
+        torch.where(here < sizes, here, 0),
+        torch.where(here < sizes, sizes, here + 1),
+        torch.tensor(predictor, dtype=torch.int64),
     )
 
 
@@ -300,10 +332,10 @@ def microbatches(
     run: list[Example] = []
     sizes: list[int] = []
     for e in examples:
-        blocks = packing.blocks(len(e.prompt), _sizes(e, include_last_token), layout)
+        blocks = packing.blocks(len(e.prompt), _sizes(e, include_last_token))
         added = [size for _, size in blocks]
         both = sizes + added
-        if run and packing.cells(both, packing.rows(both, layout)) > tokens:
+        if run and packing.cells(both, packing.rows(both)) > tokens:
             yield run
             run, both = [], added
         run.append(e)

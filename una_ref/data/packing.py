@@ -9,9 +9,6 @@ from __future__ import annotations
 import heapq
 import math
 from collections.abc import Sequence
-from typing import Literal
-
-Layout = Literal["packed", "padded"]
 
 ROOM = 1024
 """Most tokens of responses after a prompt in a packed row. For a longer prompt it is the length of the prompt, so that
@@ -22,18 +19,17 @@ LINEAR = 2048
 for a large model, whose rows are long anyway."""
 
 
-def blocks(prompt: int, responses: Sequence[int], layout: Layout) -> list[tuple[range, int]]:
-    """The responses that follow each copy of a prompt, and the tokens of the block.
+def blocks(prompt: int, responses: Sequence[int]) -> list[tuple[range, int]]:
+    """The responses that follow each copy of a prompt, up to `ROOM` tokens of them, and the tokens of the block.
 
     Args:
         prompt: its tokens.
         responses: tokens that are laid out of each.
-        layout: "packed": up to `ROOM` tokens of responses; "padded": one response.
     """
     room = max(ROOM, prompt)
     spans, start, used = [], 0, 0
     for k, size in enumerate(responses):
-        if k > start and (layout == "padded" or used + size > room):
+        if k > start and used + size > room:
             spans.append(range(start, k))
             start, used = k, 0
         used += size
@@ -41,14 +37,12 @@ def blocks(prompt: int, responses: Sequence[int], layout: Layout) -> list[tuple[
     return [(span, prompt + sum(responses[k] for k in span)) for span in spans]
 
 
-def rows(sizes: Sequence[int], layout: Layout) -> list[list[int]]:
+def rows(sizes: Sequence[int]) -> list[list[int]]:
     """Which blocks share a row.
 
-    Padded: none. Packed: first-fit decreasing into rows as long as the longest block. Where that leaves much padding,
-    the cheapest of this and of even rows of up to four such blocks.
+    First-fit decreasing into rows as long as the longest block. Where that leaves much padding, the cheapest of this
+    and of even rows of up to four such blocks.
     """
-    if layout == "padded":
-        return [[i] for i in range(len(sizes))]
     order = sorted(range(len(sizes)), key=lambda i: -sizes[i])
     fitted = _first_fit(sizes, order)
     total, longest = sum(sizes), sizes[order[0]]
