@@ -8,7 +8,7 @@ from una_ref.studies.engine import carry_out
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_study import LEADERBOARD
 
-AXES = ("board", "frontier", "label_noise", "positive_share", "sharpness")
+AXES = ("board", "alarms", "frontier", "label_noise", "positive_share", "sharpness")
 
 
 @pytest.fixture(scope="session")
@@ -31,6 +31,7 @@ def tiny():
         lrs=(1e-3, 1e-2),
         factors=(1.0,),
         entries=("sft", "una-pair", "una-centred", "una-binary-bce", "rloo", "rloo.rm"),
+        alarm_seeds=(200,),
         leaders=4,
         axis_seeds=(0,),
         axis_budget=32,

@@ -155,7 +155,7 @@ def test_a_budget_below_two_rollouts_is_refused():
 
 
 def test_an_unknown_axis_is_refused_before_anything_runs(tiny, tmp_path):
-    with pytest.raises(InputError, match="axis noise: expected board, frontier, label_noise"):
+    with pytest.raises(InputError, match="axis noise: expected board, alarms, frontier, label_noise"):
         carry_out(LEADERBOARD, tmp_path / "new", settings=tiny, axes=("noise",))
     assert not (tmp_path / "new").exists()
 

@@ -56,6 +56,11 @@ def draw_condition(results: Mapping[str, Any], folder: str | Path | None = None,
     return figures.filled(_condition, results, folder, name)
 
 
+def draw_alarms(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "alarms") -> Path:
+    """What is kept of the true gain by stopping at each alarm."""
+    return figures.filled(_alarms, results, folder, name)
+
+
 def _board(fig: Figure, results: Mapping[str, Any]) -> None:
     at, about = results["main_budget"], results["about"]
     ranked = [row for row in by_regret(results["rows"]) if row["budget"] == at and row["regret"]["mean"] is not None]
@@ -123,6 +128,28 @@ def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:
     axes.set_ylabel("true reward")
     axes.set_title("reward and KL along β")
     axes.legend(fontsize=7.5)
+
+
+def _alarms(fig: Figure, results: Mapping[str, Any]) -> None:
+    scenarios = results["scenarios"]
+    fig.set_size_inches(11.0, 3.4)
+    for axes, scenario in zip(
+        fig.subplots(1, max(1, len(scenarios)), sharey=True, squeeze=False)[0], scenarios, strict=False
+    ):
+        rules = scenario["rules"]
+        for y, rule in enumerate(rules):
+            colour = figures.PALETTE["blue" if rule["name"] in results["monitors"] else "grey"]
+            if rule["kept"]["low"] is not None:
+                axes.plot([rule["kept"]["low"], rule["kept"]["high"]], [y, y], color=colour, lw=1.6)
+            if rule["kept"]["mean"] is not None:
+                axes.plot(rule["kept"]["mean"], y, "o", color=colour)
+        if rules[0]["kept"]["mean"] is not None:
+            axes.axvline(rules[0]["kept"]["mean"], color=figures.INK, lw=0.9, ls=":")
+        names = [rule["name"] if rule["name"] in results["monitors"] else rule["title"] for rule in rules]
+        axes.set_yticks(range(len(rules)), [n.partition(" at ")[0] if n.startswith("stop") else n for n in names])
+        axes.set_ylim(len(rules) - 0.5, -0.5)
+        axes.set_title(scenario["title"], fontsize=9)
+        axes.set_xlabel("share of the true gain kept", fontsize=9)
 
 
 def _condition(fig: Figure, results: Mapping[str, Any]) -> None:

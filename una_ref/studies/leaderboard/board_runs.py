@@ -13,11 +13,13 @@ import torch
 
 from una_ref.data.batch import Example
 from una_ref.methods import METHODS
+from una_ref.studies.leaderboard import alarms
 from una_ref.studies.leaderboard.board_entries import ENTRIES, REFERENCES, BoardEntry
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Conditions, Level
 from una_ref.studies.leaderboard.linear_proxies import linear_proxy
+from una_ref.studies.leaderboard.monitors import Watch
 from una_ref.studies.leaderboard.own_objectives import own_gap
 from una_ref.studies.toysteer_policies import failure
 from una_ref.theory import optimum
@@ -39,6 +41,7 @@ class BoardRun:
         entry: its name. budget: labels, or calls of the reward; 0 for a reference that has none. seed: of the world.
         lr: peak learning rate. factors: of the tuned hyper-parameters, in their units; of β for the optimum.
         axis, level: the condition that differs from the board's; empty: none.
+        watched: whether monitors are measured along the run, see `alarms`.
     """
 
     entry: str
@@ -48,11 +51,12 @@ class BoardRun:
     factors: tuple[float, ...] = ()
     axis: str = ""
     level: Level = None
+    watched: bool = False
 
     @property
     def key(self) -> str:
         """Its name in runs.jsonl."""
-        where = f"/{self.axis}={self.level}" if self.axis else ""
+        where = (f"/{self.axis}={self.level}" if self.axis else "") + "/watched" * self.watched
         factors = ",".join(f"{factor:g}" for factor in self.factors)
         return f"{self.entry}/n={self.budget}/lr={self.lr:g}/factors={factors}{where}/seed={self.seed}"
 
@@ -133,13 +137,17 @@ def trained(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings) -> 
     job = board_job(entry, run, settings, world)
     steps = job.config.steps
     marks = {round(steps * i / CHECKPOINTS) for i in range(1, CHECKPOINTS)} if entry.online else set()
-    curve, failed = [], ""
+    watch = Watch(world, run.conditions.proxy_pairs or run.budget) if run.watched else None
+    watched_at = {round(steps * i / alarms.CHECKPOINTS) for i in range(1, alarms.CHECKPOINTS + 1)}
+    curve, seen, failed = [], [], ""
     for step in range(steps):
         if reason := failure(partial(job.step, step, record=False)):
             failed = f"step {step + 1}: {reason}"
             break
         if step + 1 in marks:
             curve.append(world.judged(_table(job))["regret"])
+        if watch and step + 1 in watched_at:
+            seen.append(watch(world.task(_table(job))))
     table = _table(job)
     measured: dict[str, Any] = world.judged(table)
     if not math.isfinite(measured["regret"]):
@@ -147,6 +155,8 @@ def trained(entry: BoardEntry, run: BoardRun, settings: LeaderboardSettings) -> 
     elif (gap := own_gap(entry, run.factors, world.world, world.task(table), settings.beta)) is not None:
         measured["own"] = gap
     best = {"best_regret": min([*curve, measured["regret"]])} if entry.online else {}
+    if watch:
+        measured["seen"] = seen
     return measured | best | {"updates": steps * math.prod(job.config.updates), "failed": failed}
 
 

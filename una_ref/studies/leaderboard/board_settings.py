@@ -38,6 +38,7 @@ class LeaderboardSettings:
         leaders: number of rows that the axes and the frontier have. axis_seeds: their worlds.
         axis_budget: of the axes and the frontier, by which the leaders are chosen as well.
         frontier: factors of β, in units of the chosen one.
+        alarm_seeds: worlds on which the thresholds of alarms are chosen; they are reported on those of the board.
     """
 
     protocol: int = PROTOCOL
@@ -62,6 +63,7 @@ class LeaderboardSettings:
     axis_seeds: tuple[int, ...] = (0, 1, 2, 3, 4)
     axis_budget: int = 4096
     frontier: tuple[float, ...] = (0.25, 0.5, 1.0, 2.0, 4.0)
+    alarm_seeds: tuple[int, ...] = tuple(range(200, 212))
 
     def __post_init__(self) -> None:
         """Refuse an empty grid and unknown rows.

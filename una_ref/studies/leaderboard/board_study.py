@@ -1,7 +1,8 @@
-"""The study of the leaderboard on the engine: the board, the frontier over β, and the axes of `CONDITIONS`.
+"""The study of the leaderboard on the engine: the board, the frontier over β, alarms, and the axes of `CONDITIONS`.
 
-results.json has one object for each of these axes: "board", "frontier", and a name of `CONDITIONS`. All of them hold
-the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A *summary*
+results.json has one object for each of these axes: "board", "alarms", "frontier", and a name of `CONDITIONS`. All of
+them hold the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A
+*summary*
 is {mean, low, high, median, values}: one value a world, and the 95 % t interval of the mean; all null where a
 value is not finite. A *row* of measures is
 
@@ -20,6 +21,9 @@ board
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
 frontier
     rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
+alarms
+    scenarios: list of {title, rules: see `alarms.rules`}. monitors: name -> what it is. rows: names of the rows that
+    are watched. weak: their β, in units of the chosen one. fall: share of the gain that is lost at a hacked checkpoint.
 an axis of `CONDITIONS`
     title, levels, labels (what the levels are called), board (the board's level). rows: rows with `level`; a level may
     be null (off) or "inf".
@@ -30,6 +34,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
@@ -38,6 +43,7 @@ from typing import Any
 from una_ref.errors import InputError
 from una_ref.methods import METHODS
 from una_ref.studies.engine import Axis, Candidates, Chosen, Means, Study
+from una_ref.studies.leaderboard import alarms
 from una_ref.studies.leaderboard import board_figures as figures
 from una_ref.studies.leaderboard import board_tables as tables
 from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFERENCES, BoardEntry
@@ -46,6 +52,7 @@ from una_ref.studies.leaderboard.board_search import grids_of, next_settings
 from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
 from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
+from una_ref.studies.leaderboard.monitors import MONITORS
 from una_ref.studies.leaderboard.own_objectives import NO_CLOSED_FORM, OWN
 from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
 from una_ref.studies.run_store import RunStore
@@ -259,6 +266,36 @@ OPTIMAL = (8.0, 4.0, 2.0, 1.5, 1.0, 0.7, 0.5, 0.25)
 """βs of the optima on the frontier, in units of the world's."""
 
 
+# ---- alarms
+
+
+def alarm_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """The monitors' ROC and lead, and what is kept by stopping at their alarm, for each scenario."""
+    s = settings
+    names = [name for name in alarms.ROWS if name in tuned(s, chosen)]
+
+    def runs(scenario: str, seed: int) -> list[BoardRun]:
+        found = [run_of(name, chosen, s.axis_budget, seed, *alarms.SCENARIOS[scenario]) for name in names]
+        return [replace(run, factors=(alarms.WEAK * run.factors[0], *run.factors[1:]), watched=True) for run in found]
+
+    everything = {(name, seed): runs(name, seed) for name in alarms.SCENARIOS for seed in (*s.alarm_seeds, *s.seeds)}
+    store.results([*chain(*everything.values())], "alarms")
+
+    def curves(scenario: str, seeds: Sequence[int]) -> dict[int, list[alarms.Curve]]:
+        found = {
+            seed: [store.finished[run.key]["seen"] for run in everything[scenario, seed] if run.key in store.finished]
+            for seed in seeds
+        }
+        return {seed: own for seed, own in found.items() if own}
+
+    scenarios = []
+    for name in alarms.SCENARIOS:
+        tuning, own = curves(name, s.alarm_seeds), curves(name, s.seeds)
+        if tuning and own:
+            scenarios.append({"title": name, "rules": alarms.rules(tuning, own)})
+    return {"scenarios": scenarios, "monitors": dict(MONITORS), "rows": names, "weak": alarms.WEAK, "fall": alarms.FALL}
+
+
 # ---- the axes
 
 
@@ -295,6 +332,7 @@ LEADERBOARD: Study[LeaderboardSettings] = Study(
     measure=measure_run,
     axes={
         "board": Axis(candidates, board_results, tables.board, figures.draw_board, further=further),
+        "alarms": Axis(candidates, alarm_results, tables.alarms, figures.draw_alarms, further=further),
         "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier, further=further),
         **{
             name: Axis(

@@ -114,6 +114,34 @@ def frontier(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def alarms(results: Mapping[str, Any]) -> list[str]:
+    """What each monitor notices and what a run keeps that stops at its alarm, a table for each scenario."""
+    lines = ["### Alarms"]
+    for scenario in results["scenarios"]:
+        hacked = scenario["rules"][0]["hacked_runs"]
+        lines += ["", f"**{scenario['title']}**: hacked in {hacked['count']} of {hacked['of']} runs", ""]
+        lines += cells.rows(
+            ["stop where this is too large", "area under the ROC", "share of the gain kept", "minus no stop", "lead"],
+            (
+                [
+                    rule["title"],
+                    interval(rule["auroc"], 2),
+                    interval(rule["kept"], 2),
+                    interval(rule["to_never"], 2) if rule["name"] != "never" else "",
+                    "" if rule["lead"] is None else f"{rule['lead']:.0%}",
+                ]
+                for rule in scenario["rules"]
+            ),
+        )
+    about = (
+        f"The β of {' and '.join(results['rows'])} is {results['weak']:g} times the chosen one. A checkpoint is hacked "
+    )
+    about += f"where the true gain is {results['fall']:.0%} below its largest value before. The lead is the share of a "
+    about += "hacked run between the alarm and the first hacked checkpoint, a median; below 0 the alarm is late. "
+    about += "Thresholds are chosen on other worlds."
+    return [*lines, "", about]
+
+
 def condition(results: Mapping[str, Any]) -> list[str]:
     """Regret along an axis: a row for each entry, a column for each level."""
     everything = [*results["base"], *results["rows"]]
