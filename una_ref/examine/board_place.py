@@ -12,12 +12,14 @@ class Place:
     """Where a loss stands among the methods of the quick board.
 
     Attributes:
-        rank, of: its rank by mean regret, from 1, and the number of entries.
+        kind: of feedback.
+        rank, of: its rank by mean regret, from 1, and the number of rows, both with this kind of feedback.
         regret: its mean regret over the worlds, in reward units; None where a run failed.
         low, high: the ends of its 95 % interval.
         failed: runs that ended without a finite policy.
     """
 
+    kind: str
     rank: int
     of: int
     regret: float | None
@@ -30,7 +32,7 @@ class Place:
         if self.regret is None or self.low is None or self.high is None:
             return [f"{self.failed} of its runs ended without a finite policy."]
         return [
-            f"It is number {self.rank} of {self.of} by mean regret: {self.regret:.3f} "
+            f"It is number {self.rank} of {self.of} on {self.kind} by mean regret: {self.regret:.3f} "
             f"(95 % interval {self.low:.3f} to {self.high:.3f})."
         ]
 
@@ -55,10 +57,12 @@ def on_board(examinee: Examinee) -> Place:
     """
     from una_ref.studies.leaderboard.placing import place
 
-    placed = place(examinee.loss, board_kind(examinee), name=_row_name(examinee), title=examinee.name)
+    kind = board_kind(examinee)
+    placed = place(examinee.loss, kind, name=_row_name(examinee), title=examinee.name)
     regret = placed["row"]["regret"]
     return Place(
-        placed["rank"], placed["of"], regret["mean"], regret["low"], regret["high"], int(placed["row"]["failed"])
+        *(kind, placed["rank"], placed["of"]),
+        *(regret["mean"], regret["low"], regret["high"], int(placed["row"]["failed"])),
     )
 
 

@@ -152,8 +152,9 @@ def place(
         about: further arguments of `entry_of`, such as `name` and `tuned`.
 
     Returns:
-        name; rank, from 1, at the board's main budget, of how many; row and rows as in results.json, with the loss in
-        its place; setting: its learning rate, factors and tuning regret.
+        name; rank, from 1, of how many rows with the same kind of feedback, at the board's main budget; row: the loss's
+        own, and rows: those of its kind of feedback, as in results.json, with the loss in its place; setting: its
+        learning rate, factors and tuning regret.
 
     Raises:
         InputError: before anything is trained, see `entry_of`; or a board of another version.
@@ -170,7 +171,8 @@ def place(
     mine = row(entry.name, entry.title, budget, store.results(runs, "the board's worlds"), start)
     rows = [*(dict(each) for each in results["rows"] if each["budget"] == budget), mine]
     compared(rows)
-    ranked = by_regret(rows)
+    kinds = {name: about["feedback"] for name, about in results["about"].items()} | {entry.name: entry.feedback}
+    ranked = by_regret([each for each in rows if kinds[each["name"]] == entry.feedback])
     return {
         "name": entry.name,
         "rank": 1 + [each["name"] for each in ranked].index(entry.name),
