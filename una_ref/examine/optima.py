@@ -17,7 +17,7 @@ from una_ref.examine.enumeration import (
     standard_setting,
 )
 from una_ref.examine.known_policies import SAME, Identity, identity, kept
-from una_ref.examine.settling import End, learns_values, settled
+from una_ref.examine.settling import RUNS_OFF, End, learns_values, settled
 from una_ref.examine.signature import Examinee
 from una_ref.theory import SequenceWorld
 
@@ -33,7 +33,7 @@ class Learned:
 
     Attributes:
         setting: what the data are.
-        outcome: "settles", "runs off", "stays" or "unsettled"; see `settling.Outcome`.
+        outcome: "settles", "runs off", "stays", "flat" or "unsettled"; see `settling.Outcome`.
         regret: J(π*) − J(π), in reward units; of the last policy where it does not settle.
         kl_to_reference, kl_to_optimum: in nats.
         largest: the largest |log π/π_ref|, in nats.
@@ -64,20 +64,26 @@ class Learned:
         if self.policy.same:
             return f"{self.setting}: it learns {self.policy.name}, with a regret of {self.regret:.3g}."
         return (
-            f"{self.setting}: it learns a policy with a regret of {self.regret:.3g}, nearest to {self.policy.name} "
-            f"(KL {self.policy.kl:.2g} nats)."
+            f"{self.setting}: it learns a policy with a regret of {self.regret:.3g}; the nearest known policy is "
+            f"{self.policy.name} (KL {self.policy.kl:.2g} nats)."
         )
 
 
 def _no_end(learned: Learned) -> str:
     if learned.outcome == "runs off":
-        left = f"; only {learned.kept} keep{'s' if ' response ' in f' {learned.kept} ' else ''} probability"
-        return (
-            f"it has no finite minimiser, and log-ratios pass {learned.largest:.0f} nats{left if learned.kept else ''}"
-        )
+        found = f"no finite minimum was found; log-ratios were still growing at {learned.largest:.0f} nats"
+        return f"{found}, with nearly all probability on {learned.kept}" if learned.kept else found
     if learned.outcome == "stays":
         return "it stays at π_ref, where its expected gradient is 0"
-    return f"no point without gradient was found, as at a kink (last regret {learned.regret:.3g})"
+    if learned.outcome == "flat":
+        return (
+            "it stops on a plateau with log-ratios of up to "
+            f"{learned.largest:.3g} nats; the loss is constant there, so it has many minima"
+        )
+    return (
+        "descent found no point with gradient 0, as happens at a kink; its last policy has a regret of "
+        f"{learned.regret:.3g}"
+    )
 
 
 @dataclass(frozen=True)
@@ -106,8 +112,15 @@ class Optima:
         """The findings, one a sentence."""
         if self.missing:
             return [self.missing]
-        own = "the loss is examined at that β" if self.beta is not None else "the loss names no β"
-        found = [f"The world has two prompts with five responses; π* is that of β = {BETA:g}, and {own}."]
+        own = (
+            "the loss is examined at that β"
+            if self.beta is not None
+            else "the loss names no beta and is examined at its defaults"
+        )
+        found = [
+            f"The world has two prompts with five responses; π* is that of β = {BETA:g}, and {own}.",
+            "Data are unlimited, and training is the descent from π_ref; another start may end elsewhere.",
+        ]
         found += [learned.sentence() for learned in self.learned]
         if self.depends_on_sampler is not None:
             found.append(
@@ -124,6 +137,8 @@ class Optima:
                     f"Adding {OFFSETS[0]:+g} and {OFFSETS[1]:+g} to the rewards of the two prompts "
                     f"{'changes' if self.offset_moves else 'does not change'} what it learns."
                 )
+        if any(one is not None and one.outcome == "runs off" for one in (*self.learned, self.with_values, self.with_offset)):
+            found += RUNS_OFF
         return found
 
 

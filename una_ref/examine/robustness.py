@@ -42,7 +42,7 @@ class Robustness:
                 found.append(
                     "This noise does not change what it learns."
                     if self.consistent
-                    else f"This noise moves a probability by {self.noise_moves:.3g}."
+                    else f"This noise changes a probability by up to {self.noise_moves:.3g}."
                 )
         return found
 
@@ -50,8 +50,8 @@ class Robustness:
 def _certain(learned: Learned) -> str:
     if learned.outcome == "settles":
         return (
-            f"{learned.setting}: margins stay finite, with log-ratios of at most {learned.largest:.3g} nats "
-            f"(regret {learned.regret:.3g})."
+            f"{learned.setting}: log-ratios stay finite, at most {learned.largest:.3g} nats, with a regret of "
+            f"{learned.regret:.3g}."
         )
     return learned.sentence()
 
