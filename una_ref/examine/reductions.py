@@ -111,7 +111,8 @@ class Reductions:
             first, *more = self.equal
             others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
             factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
-            found.append(f"Its gradient is {factor}that of {first.words}{others}.")
+            near = f"Where log-ratios are at most {self.reach:.0f} nats, its" if first.differs_at else "Its"
+            found.append(f"{near} gradient is {factor}that of {first.words}{others}.")
             if first.factor < 0:
                 found.append("The sign is the opposite: it rewards what that loss punishes.")
             found += self._reach(first)
@@ -134,7 +135,7 @@ class Reductions:
     def _reach(self, first: Relation) -> list[str]:
         """Where the gradients were compared, and where they differ."""
         moves = "margins" if self.kind in ("pairs", "lists") else "log-ratios"
-        found = [f"The two agree to {EQUAL:g} on random examples with log-ratios of up to {self.reach:.0f} nats."]
+        found = [f"The two agree to a relative {EQUAL:g} on random examples with log-ratios of up to {self.reach:.0f} nats."]
         same = [nats for nats in self.moved if nats not in first.differs_at]
         if same:
             found.append(f"They also agree where {moves} are moved by {_signed(same)} nats.")
