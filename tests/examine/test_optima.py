@@ -1,6 +1,5 @@
-"""What each method learns on a small world is what its record says; and the ends that are known by hand."""
+"""What losses learn on a small world, where the end is known by hand; `test_optima_of_records` has every method."""
 
-import pytest
 import torch
 
 from una_ref.examine.enumeration import Enumeration, at_examined_beta, standard_setting
@@ -8,7 +7,6 @@ from una_ref.examine.optima import FROM_OTHER, FROM_POLICY, FROM_REFERENCE, opti
 from una_ref.examine.robustness import robustness
 from una_ref.examine.settling import settled
 from una_ref.examine.signature import examinee
-from una_ref.methods import METHODS
 
 
 def learned(loss, **settings):

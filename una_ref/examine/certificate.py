@@ -33,7 +33,7 @@ class Certificate:
         reductions: the registered losses that it equals, or is near to.
         optima: what it learns from unlimited data, by who wrote them.
         robustness: what it learns from certain and from noisy feedback.
-        closed_form: the `optimum` on this feedback that the record of `closed_form_of` states; empty where there is none.
+        closed_form: the `optimum` on this feedback in the record of `closed_form_of`; empty where there is none.
         closed_form_of: the loss itself, if it is registered, or else the first method that it equals at every margin.
         board: its place on the quick leaderboard; None unless it was asked for.
     """
@@ -128,7 +128,7 @@ def examine(
 
 
 def _closed_form(subject: Examinee, reduced: Reductions) -> tuple[str, str]:
-    """(method, the optimum in its record): of the loss, or of the simplest method that it equals at a positive factor."""
+    """(method, the optimum in its record): of the loss itself, or of the simplest method with the same gradient."""
     record = subject.record
     if record is None or subject.loss not in record.losses.values():
         same = [r.method for r in reduced.equal if r.factor > 0 and not r.reversed and not r.differs_at]

@@ -110,9 +110,7 @@ def _kl(end: Tensor, policy: Tensor) -> float:
     return float(kl(end.log_softmax(-1), policy).mean())
 
 
-def _other_beta(
-    end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str
-) -> Identity | None:
+def _other_beta(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str) -> Identity | None:
     """A policy ∝ base·exp(a·r), with one number a for all prompts, or with a second one times the length."""
     rewards, lengths = world.rewards, world.lengths.to(torch.float64).expand(world.rewards.shape)
     tries: list[tuple[str, Tensor, tuple[Tensor, ...]]] = [

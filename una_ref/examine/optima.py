@@ -137,7 +137,9 @@ class Optima:
                     f"Adding {OFFSETS[0]:+g} and {OFFSETS[1]:+g} to the rewards of the two prompts "
                     f"{'changes' if self.offset_moves else 'does not change'} what it learns."
                 )
-        if any(one is not None and one.outcome == "runs off" for one in (*self.learned, self.with_values, self.with_offset)):
+        if any(
+            one is not None and one.outcome == "runs off" for one in (*self.learned, self.with_values, self.with_offset)
+        ):
             found += RUNS_OFF
         return found
 

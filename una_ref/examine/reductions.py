@@ -135,7 +135,9 @@ class Reductions:
     def _reach(self, first: Relation) -> list[str]:
         """Where the gradients were compared, and where they differ."""
         moves = "margins" if self.kind in ("pairs", "lists") else "log-ratios"
-        found = [f"The two agree to a relative {EQUAL:g} on random examples with log-ratios of up to {self.reach:.0f} nats."]
+        found = [
+            f"The two agree to a relative {EQUAL:g} on random examples with log-ratios of up to {self.reach:.0f} nats."
+        ]
         same = [nats for nats in self.moved if nats not in first.differs_at]
         if same:
             found.append(f"They also agree where {moves} are moved by {_signed(same)} nats.")
@@ -145,7 +147,7 @@ class Reductions:
 
 
 def _signed(nats: Iterable[float]) -> str:
-    """"±30 and +100" for −30, 30 and 100."""
+    """Numbers of one size and both signs as one: ±30 and +100 for −30, 30 and 100."""
     sizes = {abs(n): {x for x in nats if abs(x) == abs(n)} for n in sorted(nats, key=abs)}
     return " and ".join(f"±{size:g}" if len(signs) > 1 else f"{min(signs):+g}" for size, signs in sizes.items())
 

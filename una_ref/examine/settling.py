@@ -36,8 +36,8 @@ PLATEAU = 1e-18
 """A gradient below this, here and nearby, is exactly 0 up to rounding: the loss is constant there."""
 
 Outcome = Literal["settles", "runs off", "stays", "flat", "unsettled"]
-"""A finite end; log-ratios that were still growing (see `RUNS_OFF`); no gradient at the start; a plateau, where the loss
-is constant; or no point without gradient, as with a kink at the minimum."""
+"""A finite end; log-ratios that were still growing (see `RUNS_OFF`); no gradient at the start; a plateau, where the
+loss is constant; or no point without gradient, as with a kink at the minimum."""
 RUNS_OFF = (
     f"“Still growing” means that a log-ratio to π_ref passed {FAR:g} nats, or that the gradient was not finite.",
     f"It also means that steps of more than {MOVING:g} nats went on, at a falling gradient or at one of rounding.",
@@ -223,7 +223,7 @@ def _grows(seen: list[tuple[float, float]]) -> bool:
 
 
 def _is_plateau(field: Callable[[Tensor], Tensor], logits: Tensor, width: float = 0.01) -> bool:
-    """Whether the gradient stays 0 where every logit moves a little: a tail that falls for ever has one, if a tiny one."""
+    """Whether the gradient stays 0 where every logit moves a little. A tail that falls for ever has a tiny gradient."""
     nearby = torch.randn(logits.shape, generator=torch.Generator().manual_seed(6), dtype=logits.dtype)
     return float(field(logits + width * nearby).abs().max()) < PLATEAU
 

@@ -134,9 +134,7 @@ BETA_DPO = Method(
     errata=("ES6",),
     reductions="alpha = 0 and filtering = 0: dpo",
     composes=False,
-    optimum={
-        "pairs": "π* of β′ = β_batch − 2·filtering·M₀/σ², where β_batch, M₀ and σ are those of the policy that is learned"
-    },
+    optimum={"pairs": "π* of β′ = β_batch − 2·filtering·M₀/σ², with β_batch, M₀ and σ of the policy that is learned"},
     meanings={
         "alpha": "how far β follows the batch's mean gap of log-ratios, per nat; 0: DPO's β",
         "filtering": "exponent of a pair's weight exp(−(gap − M₀)²/2σ²); 0: all pairs count alike",
