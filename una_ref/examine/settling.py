@@ -24,7 +24,7 @@ FAR = 40.0
 """A log-ratio to the start, in nats, from which a policy is said to run off."""
 MOVING = 0.05
 """A last step of more nats than this is one of a policy that still moves, however small its gradient."""
-MOST = 250
+MOST = 100
 """Evaluations of the mean loss before the search for a smooth minimum is given up."""
 NOTHING = 1e-13
 """An expected gradient below this is rounding."""
@@ -94,7 +94,9 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
         (curvature,) = torch.autograd.grad(slope.sum(), values, retain_graph=True)
         return values, slope, curvature
 
-    if not learns_values(enumeration.examinee):
+    if enumeration.learns is None:
+        enumeration.learns = learns_values(enumeration.examinee)
+    if not enumeration.learns:
         return values
     for _ in range(20):
         values, slope, curvature = slopes(fixed, values)
@@ -142,7 +144,7 @@ def settled(enumeration: Enumeration) -> End:
             return End(logps, outcome, _largest(logps, start))
         except (NotConverged, RuntimeError):
             pass  # the flow says where it runs; an ill-conditioned Hessian is one of a loss that runs off
-    return _flow(field, start, coupled=enumeration.coupled)
+    return _flow(field, start, coupled=_coupled(field, start))
 
 
 def _newton_step(population: Callable[[Tensor], Tensor], logps: Tensor) -> float:
@@ -172,6 +174,15 @@ def _conservative(enumeration: Enumeration, logps: Tensor, width: float = 1e-5) 
     difference = float(value(logps + width * direction) - value(logps - width * direction)) / (2 * width)
     slopes = expected_gradient(enumeration)(logps) * direction
     return abs(difference - float(slopes.sum())) <= 1e-6 * max(float(slopes.abs().sum()), 1e-12)
+
+
+def _coupled(field: Callable[[Tensor], Tensor], start: Tensor) -> bool:
+    """Whether the gradient of one prompt depends on the policy of another, through a number of the whole batch."""
+    moves = torch.randn(start.shape, generator=torch.Generator().manual_seed(7), dtype=start.dtype)
+    first, second = start + moves, start + moves
+    second[0] -= 2 * moves[0]
+    others, again = field(first)[1:], field(second)[1:]
+    return not torch.allclose(others, again, rtol=1e-9, atol=1e-12 * float(others.abs().max()))
 
 
 def _largest(logps: Tensor, start: Tensor) -> float:
