@@ -427,7 +427,7 @@ def test_a_method_learns_the_policy_that_its_record_states(name):
 def test_certificate_says_the_optimum_exactly_where_the_record_states_no_other_condition(name):
     method, _, kind = name.partition(":")
     text = METHODS[method].optimum[kind or METHODS[method].kinds[0]]
-    found, _ = learned_from(parts(name), WORLD, FEEDBACK, OTHER, FROM_OTHER)
+    found = learned_from(parts(name), WORLD, FEEDBACK, OTHER, FROM_OTHER)
     if re.match(r"π\*($|[,;:])", text):  # no condition stands before it
         assert found.is_optimum
     if found.is_optimum:

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from una_ref.examine.board_place import Place, check_board, on_board
 from una_ref.examine.invariances import Invariances, invariances
-from una_ref.examine.optima import Optima, optima
+from una_ref.examine.optima import FROM_OTHER, SAMPLERS, Optima, optima
 from una_ref.examine.reductions import Reductions, reductions
 from una_ref.examine.robustness import Robustness, robustness
 from una_ref.examine.signature import KIND_NAMES, Examinee, Signature, examinee, read
@@ -119,7 +119,8 @@ def examine(
     progress("What it learns")
     learned = optima(subject, independent=numbers.independent)
     progress("Certain and noisy feedback")
-    robust = robustness(subject, independent=numbers.independent)
+    from_other = dict(zip(SAMPLERS, learned.learned, strict=False)).get(FROM_OTHER)
+    robust = robustness(subject, independent=numbers.independent, clean=from_other)
     place = on_board(subject) if board else None
     closed_form_of, closed_form = _closed_form(subject, reduced)
     return Certificate(

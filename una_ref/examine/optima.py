@@ -17,12 +17,13 @@ from una_ref.examine.enumeration import (
     standard_setting,
 )
 from una_ref.examine.known_policies import SAME, Identity, identity, kept
-from una_ref.examine.settling import RUNS_OFF, End, learns_values, settled
+from una_ref.examine.settling import RUNS_OFF, learns_values, settled
 from una_ref.examine.signature import Examinee
 from una_ref.theory import SequenceWorld
 
 FROM_REFERENCE, FROM_OTHER, FROM_POLICY = "π_ref", "another policy", "the policy itself"
-"""Who wrote the responses."""
+SAMPLERS = (FROM_REFERENCE, FROM_OTHER, FROM_POLICY)
+"""Who wrote the responses, in the order of `Optima.learned`."""
 OFFSETS = (2.0, -1.0)
 """What is added to the rewards of the two prompts."""
 
@@ -39,6 +40,7 @@ class Learned:
         largest: the largest |log π/π_ref|, in nats.
         policy: which known policy it is, or the nearest; None unless it settles.
         kept: which responses keep probability, where it runs off.
+        probabilities: π, a row for each prompt; of the last policy where it does not settle.
     """
 
     setting: str
@@ -49,6 +51,12 @@ class Learned:
     largest: float
     policy: Identity | None
     kept: str
+    probabilities: tuple[tuple[float, ...], ...]
+
+    @property
+    def settles(self) -> bool:
+        """Whether training has a finite end."""
+        return self.outcome == "settles"
 
     @property
     def is_optimum(self) -> bool:
@@ -155,16 +163,30 @@ def not_computed(examinee: Examinee, independent: bool) -> str:
 
 def learned_from(
     examinee: Examinee, world: SequenceWorld, feedback: Feedback, sampler: Sampler, setting: str
-) -> tuple[Learned, End]:
+) -> Learned:
     """What a loss learns from some feedback. The known policies are those of the same feedback."""
     end = settled(Enumeration(examinee, world, feedback, sampler))
     metrics = world.metrics(end.logps)
     policy = identity(end.logps, world, feedback, sampler, examinee.kind) if end.settles else None
     left = kept(end.logps, world.ref_logps, world, feedback, sampler) if end.outcome == "runs off" else ""
-    learned = Learned(
-        setting, end.outcome, metrics["regret"], metrics["kl"], metrics["kl_to_optimum"], end.largest, policy, left
+    return Learned(
+        setting=setting,
+        outcome=end.outcome,
+        regret=metrics["regret"],
+        kl_to_reference=metrics["kl"],
+        kl_to_optimum=metrics["kl_to_optimum"],
+        largest=end.largest,
+        policy=policy,
+        kept=left,
+        probabilities=tuple(map(tuple, end.logps.exp().tolist())),
     )
-    return learned, end
+
+
+def moved_by(first: Learned, second: Learned) -> float | None:
+    """The largest difference of a probability between what is learned in two settings; None unless both settle."""
+    if not (first.settles and second.settles):
+        return None
+    return float((torch.tensor(first.probabilities) - torch.tensor(second.probabilities)).abs().max())
 
 
 def optima(examinee: Examinee, *, independent: bool) -> Optima:
@@ -182,33 +204,32 @@ def optima(examinee: Examinee, *, independent: bool) -> Optima:
     if "baseline" in examinee.arguments and not {"baseline", "groups"} & {*examinee.given}:
         asking = replace(examined, forced=("baseline",))
         words = f"With a learned V(x), from samples of {FROM_OTHER}"
-        values = learned_from(asking, world, feedback, other, words)[0] if learns_values(asking) else None
-    with_offset, moves = _with_offset(examined, found[FROM_OTHER][1], world, other)
+        values = learned_from(asking, world, feedback, other, words) if learns_values(asking) else None
+    with_offset, moves = _with_offset(examined, found[FROM_OTHER], world, other)
     return Optima(
         beta=examined.beta,
-        learned=tuple(learned for learned, _ in found.values()),
-        depends_on_sampler=_differ(found[FROM_REFERENCE][1], found[FROM_OTHER][1]),
+        learned=tuple(found.values()),
+        depends_on_sampler=_differ(found[FROM_REFERENCE], found[FROM_OTHER]),
         with_values=values,
         with_offset=with_offset,
         offset_moves=moves,
     )
 
 
-def _differ(first: End, second: End) -> bool | None:
-    if not (first.settles and second.settles):
-        return None
-    return not bool(torch.allclose(first.logps.exp(), second.logps.exp(), rtol=0, atol=SAME))
+def _differ(first: Learned, second: Learned) -> bool | None:
+    moved = moved_by(first, second)
+    return None if moved is None else moved > SAME
 
 
 def _with_offset(
-    examinee: Examinee, without: End, world: SequenceWorld, sampler: Tensor
+    examinee: Examinee, without: Learned, world: SequenceWorld, sampler: Tensor
 ) -> tuple[Learned | None, bool | None]:
     """What it learns when each prompt's rewards have an offset: pairs and rankings do not show one."""
     if examinee.kind not in ("scores", "labels"):
         return None, None
     rewards = world.rewards + torch.tensor(OFFSETS, dtype=torch.float64)[:, None]
     shifted = SequenceWorld(world.ref_next_logps, rewards, world.beta, length=world.tree.length)
-    learned, end = learned_from(
+    learned = learned_from(
         examinee, shifted, Feedback.of(rewards), sampler, f"With an offset per prompt, from samples of {FROM_OTHER}"
     )
-    return learned, _differ(without, end)
+    return learned, _differ(without, learned)

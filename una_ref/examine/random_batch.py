@@ -36,6 +36,7 @@ class RandomBatch:
         shape = world.rewards.shape
         tables = spread * torch.randn(2, *shape, generator=generator, dtype=torch.float64)
         self.logits = tables[0].requires_grad_()
+        self.jacobians: dict[int, Tensor] = {}
         self.reach = float((tables[0].log_softmax(-1) - world.ref_logps).detach().abs().max())
         feedback = Feedback.of(world.rewards)
         # Two responses of a prompt where any loss of the kind compares them.
@@ -79,6 +80,7 @@ class RandomBatch:
         moved = copy(self)
         moved.arguments = {name: self._moved(name, x, nats) for name, x in self.arguments.items()}
         moved.__dict__.pop("turned", None)
+        moved.jacobians = {}
         same = all(moved.arguments[name] is x for name, x in self.arguments.items())
         return None if same else moved
 
@@ -121,12 +123,20 @@ class RandomBatch:
         except (ValueError, RuntimeError):
             return None
         slopes = torch.autograd.grad(values.sum(), list(leaves.values()), allow_unused=True)
-        used = [(arguments[n], slope) for n, slope in zip(leaves, slopes, strict=True) if slope is not None]
+        used = [(name, slope) for name, slope in zip(leaves, slopes, strict=True) if slope is not None]
         if not used:
             return None
-        outputs, weights = zip(*used, strict=True)
-        (gradient,) = torch.autograd.grad(outputs, self.logits, weights, retain_graph=True)
-        return gradient.flatten() if gradient.isfinite().all() else None
+        parts = [slope.flatten() @ self._jacobian(tables[name]) for name, slope in used]
+        gradient = torch.stack(parts).sum(0)
+        return gradient if gradient.isfinite().all() else None
+
+    def _jacobian(self, argument: Tensor) -> Tensor:
+        """The derivative of one argument in the logits, a row for each of its numbers; the same at every loss."""
+        if id(argument) not in self.jacobians:
+            rows = torch.eye(argument.numel(), dtype=torch.float64).view(-1, *argument.shape)
+            (found,) = torch.autograd.grad(argument, self.logits, rows, retain_graph=True, is_grads_batched=True)
+            self.jacobians[id(argument)] = found.flatten(1)
+        return self.jacobians[id(argument)]
 
 
 def _naming(wanted: frozenset[str]) -> Callable[..., Tensor]:
