@@ -49,7 +49,7 @@ def test_a_margin_that_grows_for_ever_runs_off_however_small_its_gradient():
 
 def test_a_plateau_is_no_run_off():
     def capped(*, chosen_logps, rejected_logps):
-        return (2 - chosen_logps + rejected_logps).relu() ** 2
+        return -(chosen_logps - rejected_logps).clamp(max=2)
 
     world, other, feedback = standard_setting()
     end = settled(Enumeration(examinee(capped), world, feedback.certain(), other))

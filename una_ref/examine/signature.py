@@ -241,8 +241,8 @@ def _check_parameters(function: Loss | Any, name: str) -> None:
                 )
             hint = near(parameter.name, [*ARGUMENTS, *PAIRED])
             raise InputError(
-                f"{name}: expected a name of docs/arguments.md, such as {_EXAMPLES}, got {parameter.name!r}{hint or '.'} "
-                "Fix: rename it, or, if it is a hyper-parameter, give it a default"
+                f"{name}: expected a name of docs/arguments.md, such as {_EXAMPLES}, got "
+                f"{parameter.name!r}{hint or '.'} Fix: rename it, or, if it is a hyper-parameter, give it a default"
             )
 
 
