@@ -23,7 +23,9 @@ def test_dpo_written_again_is_una_pair_at_its_beta(own):
     assert first.method == "una-pair" and first.settings == pytest.approx({"beta": 0.07}, abs=1e-6)
     assert first.factor == pytest.approx(1, abs=1e-6) and "sdpo" in first.others and first.gap < EQUAL
     assert named(found, "dpop").settings["lam"] == pytest.approx(0, abs=1e-6)
-    assert found.sentences()[0].startswith("Its gradient is that of una-pair at beta = 0.07 (the function of tr-dpo")
+    assert found.sentences()[0].startswith(
+        "Its gradient is that of una-pair at beta = 0.07 (the same function as tr-dpo"
+    )
 
 
 def test_a_clamped_margin_differs_beyond_the_clamp(own):

@@ -109,7 +109,7 @@ class Reductions:
         found = []
         if self.equal:
             first, *more = self.equal
-            others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
+            others = f" (the same function as {', '.join(first.others)})" if first.others else ""
             factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
             near = f"Where log-ratios are at most {self.reach:.0f} nats, its" if first.differs_at else "Its"
             found.append(f"{near} gradient is {factor}that of {first.words}{others}.")
