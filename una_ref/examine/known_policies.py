@@ -22,6 +22,7 @@ from una_ref.theory import (
 
 SAME = 1e-6
 """Largest difference of a probability below which two policies are the same."""
+PER_TOKEN = "of a reward per token"
 IPO_WITH, REWARD_WITH = "the optimum of IPO with the divergence ", "the optimum of E r − β·D with the divergence "
 OPTIMUM = "π*"
 """How the optimum of E r − β·KL(π ‖ π_ref) is called."""
@@ -55,8 +56,8 @@ def known_policies(world: SequenceWorld, feedback: Feedback, sampler: Sampler, k
     found["the policy ∝ exp(r/β), which is π* of a uniform reference"] = (rewards / beta).log_softmax(-1)
     found["the policy ∝ exp(r), the reward up to a number per prompt"] = rewards.log_softmax(-1)
     if kind == "pairs":
-        found["the policy ∝ π_ref·exp(|y|·(r − λ)/β) of a reward per token"] = per_token_optimum(world, ref)
-        found["the policy ∝ exp(|y|·(r − λ)/β) of a reward per token"] = per_token_optimum(world, torch.zeros_like(ref))
+        found[f"the policy ∝ π_ref·exp(|y|·(r − λ)/β) {PER_TOKEN}"] = per_token_optimum(world, ref)
+        found[f"the policy ∝ exp(|y|·(r − λ)/β) {PER_TOKEN}"] = per_token_optimum(world, torch.zeros_like(ref))
     if sampler is not None:
         wins = preference_rewards(feedback.preferences, sampler)
         others = 1 - torch.eye(sampler.shape[-1], dtype=torch.float64)  # without the response itself
@@ -95,14 +96,14 @@ def per_token_optimum(world: SequenceWorld, base: Tensor) -> Tensor:
 
 
 def identity(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str) -> Identity:
-    """The known policy that an end is, or the nearest one by the KL; optima of other divergences are not nearest."""
+    """The known policy that an end is, or the nearest one by the KL; those of other divergences or per token never are."""
     known = known_policies(world, feedback, sampler, kind)
     found = [
         Identity(name, float((end.exp() - policy.exp()).abs().max()), _kl(end, policy))
         for name, policy in known.items()
     ]
     exact = next((one for one in found if one.same), None)
-    near = [one for one in found if not one.name.startswith((IPO_WITH, REWARD_WITH))]
+    near = [one for one in found if not one.name.startswith((IPO_WITH, REWARD_WITH)) and PER_TOKEN not in one.name]
     return exact or _other_beta(end, world, feedback, sampler, kind) or min(near, key=lambda one: one.kl)
 
 
