@@ -96,7 +96,7 @@ def per_token_optimum(world: SequenceWorld, base: Tensor) -> Tensor:
 
 
 def identity(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str) -> Identity:
-    """The known policy that an end is, or the nearest one by the KL, of other divergences and per token only if exact."""
+    """The known policy that an end is, or the nearest by the KL; per-token and other-divergence ones only if exact."""
     known = known_policies(world, feedback, sampler, kind)
     found = [
         Identity(name, float((end.exp() - policy.exp()).abs().max()), _kl(end, policy))
