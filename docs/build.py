@@ -273,7 +273,7 @@ def method_details() -> str:
             "Equation": method.equation,
             "Errata": errata(method.errata),
             "Reduces to": method.reductions,
-            "Optimum": method.optimum,
+            "Optimum": method.optimum_words,
             "In TRL": method.trl,
             "Hyper-parameters": code(*found["hyper-parameters"]),
             **{f"Arguments, {form}": code(*names) for form, names in found["arguments"].items()},

@@ -116,7 +116,7 @@ def idea(method: Method) -> str:
         "comparison": method.comparison,
         "shape": method.shape,
         "regulariser": "" if method.regulariser == "none" else method.regulariser,
-        "optimum": method.optimum,
+        "optimum": method.optimum_words,
         "responses come from": method.samples,
         "unchanged by r → r + g(x)": method.invariance,
         "needs a reference": "yes" if method.needs_reference else "no",

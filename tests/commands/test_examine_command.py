@@ -91,7 +91,7 @@ def test_json_has_the_typed_fields(folder, capsys):
     ("words", "part"),
     [
         (["own_losses:mean"], "own_losses:mean: expected the shape (6,), got (). Fix: return one number per example"),
-        (["own_losses:unknown"], "unknown argument 'weights'"),
+        (["own_losses:unknown"], "expected a name of docs/arguments.md, such as chosen_logps"),
         (["own_losses:hnge"], "expected module:function"),
         (["no_such_module:loss"], "expected module:function"),
         (["dpoo"], "did you mean dpo?"),

@@ -34,6 +34,15 @@ def per_token_dpo(
     return -logsigmoid(beta * (chosen - (rejected_logps - ref_rejected_logps) / rejected_lengths))
 
 
+def clamped_dpo(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    inside = margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps).clamp(-1000, 80)
+    return -logsigmoid(beta * inside)
+
+
+def tightly_clamped_dpo(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
+    return -logsigmoid(beta * margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps).clamp(-5, 5))
+
+
 def hinge(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):
     """SLiC's hinge with a reference, and a fixed β of 0.2."""
     return (1 - 0.2 * margin(chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps)).relu()
@@ -67,6 +76,8 @@ def own():
         flipped_dpo,
         forgotten_reference,
         per_token_dpo,
+        clamped_dpo,
+        tightly_clamped_dpo,
         hinge,
         squared_without_values,
         squared_with_values,

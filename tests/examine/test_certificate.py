@@ -51,8 +51,28 @@ def test_sections_are_announced_in_order(own):
     ]
 
 
-def test_closed_form_is_that_of_the_record():
-    assert examine("cpo").closed_form.startswith("not π*: with lam = 0")
+def learned(certificate):
+    return " ".join(certificate.sections["What it learns"])
+
+
+def test_certificate_prints_the_optimum_of_the_record_on_the_feedback_that_is_examined():
+    scores, labels = examine("dro"), examine("dro", "labels")
+    assert "The record of dro states the optimum on scores: π*, with V(x) = β·log Z(x)." in learned(scores)
+    assert "The record of dro states the optimum on binary labels: π ∝ π_ref·exp(2·σ(r)/β)" in learned(labels)
+    assert "it learns the policy ∝ π_ref·exp(P(y = 1)/0.25)" in learned(labels)  # at β = 0.5, where 2/β = 1/0.25
+
+
+def test_a_loss_of_ones_own_gets_the_optimum_of_the_method_that_it_equals_at_every_margin(own):
+    assert examine(own.rewritten_dpo).closed_form_of == "una-pair"
+    clamped = examine(own.clamped_dpo)
+    assert clamped.reductions.equal[0].method == "una-pair" and clamped.closed_form == ""
+
+
+def test_a_policy_that_runs_off_is_said_with_how_that_was_tested():
+    said = learned(examine("kto"))
+    assert "no finite minimum was found; log-ratios were still growing at" in said
+    assert "“Still growing” means that a log-ratio to π_ref passed 40 nats" in said
+    assert "no finite minimiser" not in said
 
 
 def test_a_loss_that_is_refused_is_refused_before_anything_is_measured(own, monkeypatch):

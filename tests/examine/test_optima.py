@@ -1,6 +1,5 @@
-"""What each method learns on a small world is what its record says; and the ends that are known by hand."""
+"""What losses learn on a small world, where the end is known by hand; `test_optima_of_records` has every method."""
 
-import pytest
 import torch
 
 from una_ref.examine.enumeration import Enumeration, at_examined_beta, standard_setting
@@ -8,7 +7,6 @@ from una_ref.examine.optima import FROM_OTHER, FROM_POLICY, FROM_REFERENCE, opti
 from una_ref.examine.robustness import robustness
 from una_ref.examine.settling import settled
 from una_ref.examine.signature import examinee
-from una_ref.methods import METHODS
 
 
 def learned(loss, **settings):
@@ -88,115 +86,3 @@ def test_what_a_run_makes_by_rule_or_a_whole_batch_has_no_population():
     assert "a run makes advantages" in optima(examinee("ppo"), independent=True).sentences()[0]
     assert "compares all examples" in optima(examinee("aot"), independent=False).sentences()[0]
     assert robustness(examinee("ppo"), independent=True).sentences() == []
-
-
-# ---- the records
-
-
-def where(name, kind=None, **settings):
-    subject = examinee(name, kind).at(**settings)
-    found = optima(subject, independent=True)
-    return dict(zip((FROM_REFERENCE, FROM_OTHER, FROM_POLICY), found.learned, strict=True)), subject
-
-
-def is_optimum(name, *samplers, **settings):
-    found, _ = where(name, **settings)
-    return all(found[sampler].is_optimum for sampler in samplers or (FROM_REFERENCE, FROM_OTHER))
-
-
-def is_called(name, text, sampler=FROM_OTHER, **settings):
-    found, _ = where(name, **settings)
-    policy = found[sampler].policy
-    return policy is not None and policy.same and policy.name.startswith(text)
-
-
-def runs_off(name, sampler=FROM_OTHER, **settings):
-    found, _ = where(name, **settings)
-    return found[sampler].outcome == "runs off"
-
-
-def is_other(name, sampler=FROM_OTHER, **settings):
-    found, _ = where(name, **settings)
-    return not found[sampler].is_optimum and found[sampler].regret > 1e-6
-
-
-CLAIMS = {
-    "una-pair": lambda: is_optimum("una-pair"),
-    "una-centred": lambda: is_optimum("una-centred") and is_optimum("una-centred", kind="labels"),
-    "una-online": lambda: is_optimum("una-online", FROM_POLICY),
-    "reinforce": lambda: is_optimum("reinforce", FROM_POLICY),
-    "rloo": lambda: is_optimum("rloo", FROM_POLICY),
-    "dpop": lambda: is_other("dpop") and is_optimum("dpop", lam=0.0),
-    "beta-dpo": lambda: is_called("beta-dpo", "π* of β = ", filtering=0.0) or is_optimum("beta-dpo", filtering=0.0),
-    "gpo": lambda: (
-        is_optimum("gpo")
-        and is_optimum("gpo", function="savage")
-        and is_called("gpo", "π* of β = 1", function="exponential")
-        and is_called("gpo", "the optimum of IPO at β = 0.25", function="squared")
-    ),
-    "r-dpo": lambda: is_called("r-dpo", "π* for the reward r -0.3·|y|, at β = 0.5", alpha=0.3),
-    "cpo": lambda: is_other("cpo") and is_called("cpo", "the policy ∝ exp(r/β)", lam=0.0),
-    "tpo": lambda: is_called("tpo", "the policy ∝ exp(r/β)"),
-    "rpo": lambda: is_optimum("rpo") and is_called("rpo", "π* of β = 0.25", eta=2.0),
-    "rebel": lambda: is_called("rebel", "π* of β = 0.5", eta=2.0) or is_optimum("rebel", eta=2.0),
-    "odpo": lambda: is_called("odpo", "π* of β = 0.25"),  # scores are rewards here: r + s = 2r
-    "exo-pair": lambda: is_other("exo-pair"),
-    "robust-dpo": lambda: robustness(examinee("robust-dpo"), independent=True).noisy.is_optimum,
-    "discopop": lambda: is_other("discopop"),
-    "orpo": lambda: is_other("orpo"),
-    "slic": lambda: is_other("slic"),
-    "apo-zero": lambda: runs_off("apo-zero") and runs_off("apo-zero", FROM_REFERENCE),
-    "apo-zero-unpaired": lambda: runs_off("apo-zero-unpaired"),
-    "apo-down": lambda: runs_off("apo-down"),
-    "kto": lambda: where("kto")[0][FROM_OTHER].kept == "the responses with P(positive) above ½",
-    "dro": lambda: is_optimum("dro"),
-    "una-measure": lambda: optima(examinee("una-measure").at(measure="mse"), independent=True).with_values.is_optimum,
-    "gradient-ascent": lambda: runs_off("gradient-ascent"),
-    "npo": lambda: runs_off("npo", FROM_REFERENCE),
-    "lipo": lambda: is_optimum("lipo", ranking="pair_logistic") and is_optimum("lipo", ranking="list_mle"),
-    "token-dpo": lambda: is_optimum("token-dpo"),
-    "tdpo": lambda: is_other("tdpo"),
-    "ld-dpo": lambda: is_other("ld-dpo") and is_optimum("ld-dpo", alpha=1.0),
-    "wpo": lambda: is_optimum("wpo"),
-    "nash-md": lambda: is_other("nash-md", FROM_REFERENCE),
-    "sppo": lambda: is_other("sppo", FROM_REFERENCE),
-    "dno": lambda: is_optimum("dno", FROM_REFERENCE) and is_other("dno"),
-    "reward-model": lambda: is_called("reward-model", "the policy ∝ exp(r), the reward up to a number"),
-    "soft-reward-model": lambda: is_called("soft-reward-model", "the policy ∝ exp(r), the reward up to a number"),
-    "reward-model-margin": lambda: is_other("reward-model-margin"),
-    "iterative-dpo": lambda: robustness(examinee("iterative-dpo"), independent=True).certain.outcome == "runs off",
-    "self-rewarding": lambda: robustness(examinee("self-rewarding"), independent=True).certain.outcome == "runs off",
-    "bco": lambda: is_other("bco"),
-    "rso": lambda: is_optimum("rso", function="sigmoid_norm"),
-    "sigmoid-norm": lambda: is_other("sigmoid-norm"),
-    "nca-pair": lambda: is_other("nca-pair"),
-    "sppo-hard": lambda: is_other("sppo-hard"),
-}
-"""Method -> whether what it learns is as its record says, as far as a name or an outcome shows it."""
-NOT_OF_ONE_TABLE = {
-    "aot": "compares a whole batch",
-    "aot-unpaired": "compares a whole batch",
-    "tr-dpo": "its stages move the reference",
-    "sdpo": "its stages move the reference",
-    "best-of-k": "its sampler keeps the best of K",
-    "grpo": "its optimum is stated for one-token responses",
-    "tdpo2": "no loss has its gradient",
-    "cringe": "its optimum at alpha = 0 is that of weighted samples",
-    "rrhf": "its optimum is stated where no ranking is inverted",
-    "d2o": "its optimum is stated for K = 1 and samples of a reference",
-    "alpha-po": "its optimum is stated at gamma = 0, in an implicit form",
-    "tpo-l": "its optimum is that of simpo",
-}
-"""Methods whose `optimum` is about something else than one table of samples; tests of their own modules check it."""
-
-
-def test_every_record_with_an_optimum_is_checked_or_has_a_reason():
-    stated = {method.name for method in METHODS.values() if method.optimum}
-    assert stated <= {*CLAIMS, *NOT_OF_ONE_TABLE}
-    assert not {*CLAIMS} & {*NOT_OF_ONE_TABLE}
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("name", CLAIMS)
-def test_what_a_method_learns_is_what_its_record_says(name):
-    assert CLAIMS[name]()

@@ -1,5 +1,7 @@
 """The registered losses that a loss equals, with their hyper-parameters, and the nearest ones."""
 
+import inspect
+
 import pytest
 
 from una_ref.examine.reductions import EQUAL, candidates, reductions
@@ -21,7 +23,37 @@ def test_dpo_written_again_is_una_pair_at_its_beta(own):
     assert first.method == "una-pair" and first.settings == pytest.approx({"beta": 0.07}, abs=1e-6)
     assert first.factor == pytest.approx(1, abs=1e-6) and "sdpo" in first.others and first.gap < EQUAL
     assert named(found, "dpop").settings["lam"] == pytest.approx(0, abs=1e-6)
-    assert found.sentences()[0].startswith("Its gradient is that of una-pair at beta = 0.07 (the function of tr-dpo")
+    assert found.sentences()[0].startswith(
+        "Its gradient is that of una-pair at beta = 0.07 (the same function as tr-dpo"
+    )
+
+
+def test_a_clamped_margin_differs_beyond_the_clamp(own):
+    found = of(own.clamped_dpo)
+    assert found.equal[0].method == "una-pair" and found.equal[0].differs_at == (100.0,)
+    said = found.sentences()
+    assert said[0].startswith("Where log-ratios are at most 40 nats, its gradient is that of una-pair at beta = 0.1")
+    assert "They also agree where margins are moved by ±30 and -100 nats." in said
+    assert "They differ where margins are moved by +100 nats." in said
+    assert of(own.rewritten_dpo).equal[0].differs_at == ()
+
+
+def test_a_clamped_log_ratio_of_single_responses_differs_beyond_the_clamp():
+    def mine(*, logps, ref_logps, scores, beta=0.1):
+        return (beta * (logps - ref_logps).clamp(min=-90) - scores) ** 2
+
+    found = named(of(mine), "una-score")
+    assert found.differs_at == (-100.0,) and "log-ratios are moved by -100 nats" in " ".join(of(mine).sentences())
+
+
+def test_a_loss_that_rewards_what_another_punishes_is_said(own):
+    def wrong(**given):
+        return -own.rewritten_dpo(**given)
+
+    wrong.__signature__ = inspect.signature(own.rewritten_dpo)
+    found = of(wrong)
+    assert found.equal[0].factor == pytest.approx(-1, abs=1e-6)
+    assert "The sign is the opposite: it rewards what that loss punishes." in found.sentences()
 
 
 def test_beta_is_found_without_the_same_name_and_with_a_factor():

@@ -47,6 +47,22 @@ def test_a_margin_that_grows_for_ever_runs_off_however_small_its_gradient():
     assert end.outcome == "runs off" and end.largest > 20
 
 
+def test_a_plateau_is_no_run_off():
+    def capped(*, chosen_logps, rejected_logps):
+        return -(chosen_logps - rejected_logps).clamp(max=2)
+
+    world, other, feedback = standard_setting()
+    end = settled(Enumeration(examinee(capped), world, feedback.certain(), other))
+    assert end.outcome == "flat" and end.largest < 40
+
+
+def test_a_descent_around_a_kink_does_not_run_off(own):
+    world, other, feedback = standard_setting()
+    subject = at_examined_beta(examinee(own.tightly_clamped_dpo))
+    end = settled(Enumeration(subject, world, feedback.certain(), other))
+    assert end.outcome == "unsettled"
+
+
 def test_a_finite_end_far_away_settles():
     world, other, feedback = standard_setting()
     end = settled(Enumeration(examinee("rebel"), world, feedback, other))  # η = 10: log-ratios of 30 nats

@@ -56,8 +56,9 @@ def refuse(loss, *parts, kind=None):
 
 
 def test_unknown_arguments_are_refused_with_the_nearest_name():
-    refuse(lambda *, chosen_logp, rejected_logps: 0, "unknown argument 'chosen_logp'", "did you mean chosen_logps?")
-    refuse(lambda *, logps, zzz: 0, "unknown argument 'zzz'", "expected one of logps")
+    refuse(lambda *, chosen_logp, rejected_logps: 0, "got 'chosen_logp'; did you mean chosen_logps? Fix:")
+    refuse(lambda *, logps, zzz: 0, "expected a name of docs/arguments.md", "got 'zzz'. Fix: rename it")
+    refuse(lambda *, logps, beta: 0, "expected a default for the hyper-parameter beta", "write beta=NUMBER")
 
 
 def test_arguments_without_names_are_refused():

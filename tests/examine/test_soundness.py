@@ -82,7 +82,22 @@ def test_an_exception_of_the_loss_is_refused_with_its_words():
     def loss(*, logps, lengths):
         return logps @ lengths[None, :, None]
 
-    refuse(loss, "expected a loss of {'logps': (6,)", "RuntimeError")
+    refuse(loss, "expected a loss of logps (6,), lengths (6,)", "RuntimeError", "--kind names another")
+
+
+def test_a_loss_that_takes_float32_only_is_refused_with_the_dtype_as_the_reason():
+    def loss(*, logps, labels):
+        return -torch.stack([logps, labels], 1) @ torch.tensor([1.0, 0.5])
+
+    refuse(loss, "expected a loss that takes float64", "it works in float32", "logps.new_tensor(0.5)")
+
+
+def test_a_loss_that_computes_in_float32_is_not_called_one_with_a_constant_part():
+    def loss(*, chosen_logps, rejected_logps):
+        return -logsigmoid((chosen_logps - rejected_logps).float())
+
+    said = " ".join(sound(examinee(loss)).gradient_sentences())
+    assert "computes in float32" in said and "held constant" not in said
 
 
 def test_no_registered_loss_is_refused_but_one_that_overflows_at_its_default_beta(registered):

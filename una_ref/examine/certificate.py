@@ -11,10 +11,10 @@ from torch import Tensor
 
 from una_ref.examine.board_place import Place, check_board, on_board
 from una_ref.examine.invariances import Invariances, invariances
-from una_ref.examine.optima import Optima, optima
+from una_ref.examine.optima import FROM_OTHER, SAMPLERS, Optima, optima
 from una_ref.examine.reductions import Reductions, reductions
 from una_ref.examine.robustness import Robustness, robustness
-from una_ref.examine.signature import Examinee, Signature, examinee, read
+from una_ref.examine.signature import KIND_NAMES, Examinee, Signature, examinee, read
 from una_ref.examine.soundness import Soundness, checked, sound
 from una_ref.methods import METHODS, Method
 
@@ -33,7 +33,8 @@ class Certificate:
         reductions: the registered losses that it equals, or is near to.
         optima: what it learns from unlimited data, by who wrote them.
         robustness: what it learns from certain and from noisy feedback.
-        closed_form: the `optimum` of the first registered method that it equals; empty where no record has one.
+        closed_form: the `optimum` on this feedback in the record of `closed_form_of`; empty where there is none.
+        closed_form_of: the loss itself, if it is registered, or else the first method that it equals at every margin.
         board: its place on the quick leaderboard; None unless it was asked for.
     """
 
@@ -45,6 +46,7 @@ class Certificate:
     optima: Optima
     robustness: Robustness
     closed_form: str
+    closed_form_of: str
     board: Place | None = None
 
     @property
@@ -52,7 +54,8 @@ class Certificate:
         """Heading -> findings, one a sentence."""
         learned = self.optima.sentences()
         if self.closed_form:
-            learned.append(f"Its record says, of the method's own data: {self.closed_form}.")
+            kind = KIND_NAMES[self.signature.kind]
+            learned.append(f"The record of {self.closed_form_of} states the optimum on {kind}: {self.closed_form}.")
         found = {
             "What it asks for": self.signature.sentences(),
             "Numbers": self.soundness.sentences(),
@@ -116,16 +119,20 @@ def examine(
     progress("What it learns")
     learned = optima(subject, independent=numbers.independent)
     progress("Certain and noisy feedback")
-    robust = robustness(subject, independent=numbers.independent)
+    from_other = dict(zip(SAMPLERS, learned.learned, strict=False)).get(FROM_OTHER)
+    robust = robustness(subject, independent=numbers.independent, clean=from_other)
     place = on_board(subject) if board else None
+    closed_form_of, closed_form = _closed_form(subject, reduced)
     return Certificate(
-        subject.name, signature, numbers, ignored, reduced, learned, robust, _closed_form(subject, reduced), place
+        subject.name, signature, numbers, ignored, reduced, learned, robust, closed_form, closed_form_of, place
     )
 
 
-def _closed_form(subject: Examinee, reduced: Reductions) -> str:
-    """The optimum in the record of the loss, or of the simplest method that it equals at a positive factor."""
-    if subject.record is not None and subject.loss in subject.record.losses.values():
-        return subject.record.optimum
-    first = next((relation for relation in reduced.equal if relation.factor > 0 and not relation.reversed), None)
-    return METHODS[first.method].optimum if first is not None and first.method in METHODS else ""
+def _closed_form(subject: Examinee, reduced: Reductions) -> tuple[str, str]:
+    """(method, the optimum in its record): of the loss itself, or of the simplest method with the same gradient."""
+    record = subject.record
+    if record is None or subject.loss not in record.losses.values():
+        same = [r.method for r in reduced.equal if r.factor > 0 and not r.reversed and not r.differs_at]
+        record = next((METHODS[name] for name in same if name in METHODS), None)
+    stated = "" if record is None else record.optimum.get(subject.kind, "")
+    return (record.name, stated) if record is not None and stated else ("", "")

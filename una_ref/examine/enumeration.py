@@ -13,7 +13,7 @@ import math
 from collections.abc import Iterable
 from copy import copy
 from dataclasses import dataclass, replace
-from functools import cache
+from functools import cache, cached_property
 from itertools import permutations, product
 from typing import cast
 
@@ -149,11 +149,7 @@ class Enumeration:
         self.outcome = torch.tensor([o for _, _, o in rows], dtype=torch.float64)
         self.odds = self._odds()
         self.last_values = torch.zeros(len(world.rewards), dtype=torch.float64)  # where the search for V(x) begins
-
-    @property
-    def coupled(self) -> bool:
-        """Whether the loss takes a number of the whole batch, so that prompts are not independent."""
-        return any(cast(Argument, argument(name)).kind == "batch" for name in self.examinee.given)
+        self.learns: bool | None = None  # whether it learns a V(x), once that is known
 
     def _odds(self) -> Tensor:
         """(E,) probability of the feedback on an example, given its responses."""
@@ -168,6 +164,18 @@ class Enumeration:
             rest = strengths.flip(-1).logcumsumexp(-1).flip(-1)
             return math.factorial(LIST) * (strengths - rest).sum(-1).exp()
         return torch.full((len(x),), 0.5**self.group if known.spread else 1.0, dtype=torch.float64)
+
+    @cached_property
+    def constant_tokens(self) -> dict[str, Tensor]:
+        """Tables (X, S, T, …) of tokens that do not depend on the policy: the sampler's and the reference's."""
+        world = self.world
+        old = token_policy(world.tree, world.ref_logps if self.sampler is None else self.sampler.detach())
+        found = []
+        for old_next, ref_next in zip(old, world.ref_next_logps, strict=True):
+            tables = sequence_arguments(world.tree, old_next, ref_next)
+            tables["old_token_logps"] = tables.pop("token_logps")
+            found.append(tables)
+        return {name: torch.stack([tables[name] for tables in found]) for name in found[0]}
 
     def weights(self, logps: Tensor) -> Tensor:
         """(E,) probability of each example under the sampler, a mean over prompts; no gradient."""
@@ -269,13 +277,13 @@ class _Tables:
         return known[name] if name in known else self._of_tokens(name)
 
     def _of_tokens(self, name: str) -> Tensor:
+        of, tree = self.of, self.of.world.tree
         if not self.tokens:
-            world, tree = self.of.world, self.of.world.tree
-            old = token_policy(tree, self["old_logps"])
-            found = []
-            for x, next_logps in enumerate(token_policy(tree, self.logps)):
-                tables = sequence_arguments(tree, next_logps, world.ref_next_logps[x])
-                tables["old_token_logps"] = sequence_arguments(tree, old[x], old[x])["token_logps"].detach()
-                found.append(tables)
-            self.tokens = {key: torch.stack([tables[key] for tables in found]) for key in found[0]}
+            mask, rows = of.constant_tokens["mask"][0], tree.steps.clamp(min=0)
+            logits = token_policy(tree, self.logps)[:, rows]  # (X, S, T, V)
+            ids = of.constant_tokens["token_ids"][..., None]
+            token_logps = logits.gather(-1, ids)[..., 0].masked_fill(~mask, 0)
+            self.tokens = {**of.constant_tokens, "logits": logits, "token_logps": token_logps}
+            if of.sampler is None:
+                self.tokens["old_token_logps"] = token_logps.detach()
         return self.tokens[name]

@@ -83,6 +83,8 @@ class Invariances:
             )
         if self.raises_margin is not None:
             found.append(f"A step favours the better response in {self.raises_margin:.0%} of random examples.")
+            if not self.raises_margin:
+                found.append("It always favours the worse response, so its sign or its sides may be exchanged.")
         if self.one_margin is not None:
             found.append(
                 "The two log-probs of a pair have opposite gradients."
@@ -97,7 +99,7 @@ class Invariances:
 _SWAPS = {
     "ignored": "Exchanging chosen and rejected changes nothing: it does not read who won.",
     "a line in the margin": "Exchanging chosen and rejected adds a multiple of the margin, as in the logistic loss.",
-    "other": "Exchanging chosen and rejected changes the loss by no multiple of the margin.",
+    "other": "Exchanging chosen and rejected changes the loss by something else than a multiple of the margin.",
 }
 
 

@@ -22,6 +22,7 @@ from una_ref.theory import (
 
 SAME = 1e-6
 """Largest difference of a probability below which two policies are the same."""
+PER_TOKEN = "of a reward per token"
 IPO_WITH, REWARD_WITH = "the optimum of IPO with the divergence ", "the optimum of E r − β·D with the divergence "
 OPTIMUM = "π*"
 """How the optimum of E r − β·KL(π ‖ π_ref) is called."""
@@ -54,6 +55,9 @@ def known_policies(world: SequenceWorld, feedback: Feedback, sampler: Sampler, k
     found = {OPTIMUM: world.optimum, "π_ref": ref}
     found["the policy ∝ exp(r/β), which is π* of a uniform reference"] = (rewards / beta).log_softmax(-1)
     found["the policy ∝ exp(r), the reward up to a number per prompt"] = rewards.log_softmax(-1)
+    if kind == "pairs":
+        found[f"the policy ∝ π_ref·exp(|y|·(r − λ)/β) {PER_TOKEN}"] = per_token_optimum(world, ref)
+        found[f"the policy ∝ exp(|y|·(r − λ)/β) {PER_TOKEN}"] = per_token_optimum(world, torch.zeros_like(ref))
     if sampler is not None:
         wins = preference_rewards(feedback.preferences, sampler)
         others = 1 - torch.eye(sampler.shape[-1], dtype=torch.float64)  # without the response itself
@@ -77,23 +81,37 @@ def known_policies(world: SequenceWorld, feedback: Feedback, sampler: Sampler, k
     return found
 
 
+def per_token_optimum(world: SequenceWorld, base: Tensor) -> Tensor:
+    """log π (X, S) = base + |y|·(r − λ(x))/β, where λ(x) makes the probabilities sum to 1. λ is found by bisection.
+
+    It is the optimum of a logistic loss whose reward of a response is β·(log π − base)/|y|, as with `sigmoid_norm`.
+    """
+    lengths = world.lengths.to(torch.float64)
+    low, high = world.rewards.amin(-1, keepdim=True) - 50, world.rewards.amax(-1, keepdim=True) + 50
+    for _ in range(100):
+        middle = (low + high) / 2
+        above = (base + lengths * (world.rewards - middle) / world.beta).logsumexp(-1, keepdim=True) > 0
+        low, high = torch.where(above, middle, low), torch.where(above, high, middle)
+    return (base + lengths * (world.rewards - (low + high) / 2) / world.beta).log_softmax(-1)
+
+
 def identity(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str) -> Identity:
-    """The known policy that an end is, or the nearest one by the KL; optima of other divergences are not nearest."""
+    """The known policy that an end is, or the nearest by the KL; per-token and other-divergence ones only if exact."""
     known = known_policies(world, feedback, sampler, kind)
     found = [
         Identity(name, float((end.exp() - policy.exp()).abs().max()), _kl(end, policy))
         for name, policy in known.items()
     ]
     exact = next((one for one in found if one.same), None)
-    near = [one for one in found if not one.name.startswith((IPO_WITH, REWARD_WITH))]
-    return exact or _other_beta(end, world, feedback, sampler) or min(near, key=lambda one: one.kl)
+    near = [one for one in found if not one.name.startswith((IPO_WITH, REWARD_WITH)) and PER_TOKEN not in one.name]
+    return exact or _other_beta(end, world, feedback, sampler, kind) or min(near, key=lambda one: one.kl)
 
 
 def _kl(end: Tensor, policy: Tensor) -> float:
     return float(kl(end.log_softmax(-1), policy).mean())
 
 
-def _other_beta(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler) -> Identity | None:
+def _other_beta(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: Sampler, kind: str) -> Identity | None:
     """A policy ∝ base·exp(a·r), with one number a for all prompts, or with a second one times the length."""
     rewards, lengths = world.rewards, world.lengths.to(torch.float64).expand(world.rewards.shape)
     tries: list[tuple[str, Tensor, tuple[Tensor, ...]]] = [
@@ -105,6 +123,8 @@ def _other_beta(end: Tensor, world: SequenceWorld, feedback: Feedback, sampler: 
         wins = preference_rewards(feedback.preferences, sampler)
         tries.insert(1, ("the optimum of IPO at β = {1:.4g}", world.ref_logps, (wins,)))
         tries.append(("the sampler times exp(r/{1:.4g})", sampler, (rewards,)))
+    if kind == "labels":
+        tries.insert(1, ("the policy ∝ π_ref·exp(P(y = 1)/{1:.4g})", world.ref_logps, (feedback.positive,)))
     for words, base, features in tries:
         log_ratio = _centred(end - base).flatten()
         columns = torch.stack([_centred(f).flatten() for f in features], 1)

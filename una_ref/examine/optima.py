@@ -17,12 +17,13 @@ from una_ref.examine.enumeration import (
     standard_setting,
 )
 from una_ref.examine.known_policies import SAME, Identity, identity, kept
-from una_ref.examine.settling import End, learns_values, settled
+from una_ref.examine.settling import RUNS_OFF, learns_values, settled
 from una_ref.examine.signature import Examinee
 from una_ref.theory import SequenceWorld
 
 FROM_REFERENCE, FROM_OTHER, FROM_POLICY = "π_ref", "another policy", "the policy itself"
-"""Who wrote the responses."""
+SAMPLERS = (FROM_REFERENCE, FROM_OTHER, FROM_POLICY)
+"""Who wrote the responses, in the order of `Optima.learned`."""
 OFFSETS = (2.0, -1.0)
 """What is added to the rewards of the two prompts."""
 
@@ -33,12 +34,13 @@ class Learned:
 
     Attributes:
         setting: what the data are.
-        outcome: "settles", "runs off", "stays" or "unsettled"; see `settling.Outcome`.
+        outcome: "settles", "runs off", "stays", "flat" or "unsettled"; see `settling.Outcome`.
         regret: J(π*) − J(π), in reward units; of the last policy where it does not settle.
         kl_to_reference, kl_to_optimum: in nats.
         largest: the largest |log π/π_ref|, in nats.
         policy: which known policy it is, or the nearest; None unless it settles.
         kept: which responses keep probability, where it runs off.
+        probabilities: π, a row for each prompt; of the last policy where it does not settle.
     """
 
     setting: str
@@ -49,6 +51,12 @@ class Learned:
     largest: float
     policy: Identity | None
     kept: str
+    probabilities: tuple[tuple[float, ...], ...]
+
+    @property
+    def settles(self) -> bool:
+        """Whether training has a finite end."""
+        return self.outcome == "settles"
 
     @property
     def is_optimum(self) -> bool:
@@ -64,20 +72,26 @@ class Learned:
         if self.policy.same:
             return f"{self.setting}: it learns {self.policy.name}, with a regret of {self.regret:.3g}."
         return (
-            f"{self.setting}: it learns a policy with a regret of {self.regret:.3g}, nearest to {self.policy.name} "
-            f"(KL {self.policy.kl:.2g} nats)."
+            f"{self.setting}: it learns a policy with a regret of {self.regret:.3g}; the nearest known policy is "
+            f"{self.policy.name} (KL {self.policy.kl:.2g} nats)."
         )
 
 
 def _no_end(learned: Learned) -> str:
     if learned.outcome == "runs off":
-        left = f"; only {learned.kept} keep{'s' if ' response ' in f' {learned.kept} ' else ''} probability"
-        return (
-            f"it has no finite minimiser, and log-ratios pass {learned.largest:.0f} nats{left if learned.kept else ''}"
-        )
+        found = f"no finite minimum was found; log-ratios were still growing at {learned.largest:.0f} nats"
+        return f"{found}, with nearly all probability on {learned.kept}" if learned.kept else found
     if learned.outcome == "stays":
         return "it stays at π_ref, where its expected gradient is 0"
-    return f"no point without gradient was found, as at a kink (last regret {learned.regret:.3g})"
+    if learned.outcome == "flat":
+        return (
+            "it stops on a plateau with log-ratios of up to "
+            f"{learned.largest:.3g} nats; the loss is constant there, so it has many minima"
+        )
+    return (
+        "descent found no point with gradient 0, as happens at a kink; its last policy has a regret of "
+        f"{learned.regret:.3g}"
+    )
 
 
 @dataclass(frozen=True)
@@ -106,8 +120,15 @@ class Optima:
         """The findings, one a sentence."""
         if self.missing:
             return [self.missing]
-        own = "the loss is examined at that β" if self.beta is not None else "the loss names no β"
-        found = [f"The world has two prompts with five responses; π* is that of β = {BETA:g}, and {own}."]
+        own = (
+            "the loss is examined at that β"
+            if self.beta is not None
+            else "the loss names no beta and is examined at its defaults"
+        )
+        found = [
+            f"The world has two prompts with five responses; π* is that of β = {BETA:g}, and {own}.",
+            "Data are unlimited, and training is the descent from π_ref; another start may end elsewhere.",
+        ]
         found += [learned.sentence() for learned in self.learned]
         if self.depends_on_sampler is not None:
             found.append(
@@ -124,6 +145,10 @@ class Optima:
                     f"Adding {OFFSETS[0]:+g} and {OFFSETS[1]:+g} to the rewards of the two prompts "
                     f"{'changes' if self.offset_moves else 'does not change'} what it learns."
                 )
+        if any(
+            one is not None and one.outcome == "runs off" for one in (*self.learned, self.with_values, self.with_offset)
+        ):
+            found += RUNS_OFF
         return found
 
 
@@ -138,16 +163,30 @@ def not_computed(examinee: Examinee, independent: bool) -> str:
 
 def learned_from(
     examinee: Examinee, world: SequenceWorld, feedback: Feedback, sampler: Sampler, setting: str
-) -> tuple[Learned, End]:
+) -> Learned:
     """What a loss learns from some feedback. The known policies are those of the same feedback."""
     end = settled(Enumeration(examinee, world, feedback, sampler))
     metrics = world.metrics(end.logps)
     policy = identity(end.logps, world, feedback, sampler, examinee.kind) if end.settles else None
     left = kept(end.logps, world.ref_logps, world, feedback, sampler) if end.outcome == "runs off" else ""
-    learned = Learned(
-        setting, end.outcome, metrics["regret"], metrics["kl"], metrics["kl_to_optimum"], end.largest, policy, left
+    return Learned(
+        setting=setting,
+        outcome=end.outcome,
+        regret=metrics["regret"],
+        kl_to_reference=metrics["kl"],
+        kl_to_optimum=metrics["kl_to_optimum"],
+        largest=end.largest,
+        policy=policy,
+        kept=left,
+        probabilities=tuple(map(tuple, end.logps.exp().tolist())),
     )
-    return learned, end
+
+
+def moved_by(first: Learned, second: Learned) -> float | None:
+    """The largest difference of a probability between what is learned in two settings; None unless both settle."""
+    if not (first.settles and second.settles):
+        return None
+    return float((torch.tensor(first.probabilities) - torch.tensor(second.probabilities)).abs().max())
 
 
 def optima(examinee: Examinee, *, independent: bool) -> Optima:
@@ -165,33 +204,32 @@ def optima(examinee: Examinee, *, independent: bool) -> Optima:
     if "baseline" in examinee.arguments and not {"baseline", "groups"} & {*examinee.given}:
         asking = replace(examined, forced=("baseline",))
         words = f"With a learned V(x), from samples of {FROM_OTHER}"
-        values = learned_from(asking, world, feedback, other, words)[0] if learns_values(asking) else None
-    with_offset, moves = _with_offset(examined, found[FROM_OTHER][1], world, other)
+        values = learned_from(asking, world, feedback, other, words) if learns_values(asking) else None
+    with_offset, moves = _with_offset(examined, found[FROM_OTHER], world, other)
     return Optima(
         beta=examined.beta,
-        learned=tuple(learned for learned, _ in found.values()),
-        depends_on_sampler=_differ(found[FROM_REFERENCE][1], found[FROM_OTHER][1]),
+        learned=tuple(found.values()),
+        depends_on_sampler=_differ(found[FROM_REFERENCE], found[FROM_OTHER]),
         with_values=values,
         with_offset=with_offset,
         offset_moves=moves,
     )
 
 
-def _differ(first: End, second: End) -> bool | None:
-    if not (first.settles and second.settles):
-        return None
-    return not bool(torch.allclose(first.logps.exp(), second.logps.exp(), rtol=0, atol=SAME))
+def _differ(first: Learned, second: Learned) -> bool | None:
+    moved = moved_by(first, second)
+    return None if moved is None else moved > SAME
 
 
 def _with_offset(
-    examinee: Examinee, without: End, world: SequenceWorld, sampler: Tensor
+    examinee: Examinee, without: Learned, world: SequenceWorld, sampler: Tensor
 ) -> tuple[Learned | None, bool | None]:
     """What it learns when each prompt's rewards have an offset: pairs and rankings do not show one."""
     if examinee.kind not in ("scores", "labels"):
         return None, None
     rewards = world.rewards + torch.tensor(OFFSETS, dtype=torch.float64)[:, None]
     shifted = SequenceWorld(world.ref_next_logps, rewards, world.beta, length=world.tree.length)
-    learned, end = learned_from(
+    learned = learned_from(
         examinee, shifted, Feedback.of(rewards), sampler, f"With an offset per prompt, from samples of {FROM_OTHER}"
     )
-    return learned, _differ(without, end)
+    return learned, _differ(without, learned)

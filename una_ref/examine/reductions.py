@@ -7,7 +7,7 @@ hyper-parameters of every registered loss of the same kind are fitted to the gra
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from itertools import product
 from typing import Any
@@ -30,6 +30,10 @@ EQUAL = 1e-6
 SPREADS = (3.0, 9.0)
 """Standard deviations of log-probs, in nats, of the batch where losses are fitted and of that where they are compared
 again. In the second one a loss that is a straight line near 0 shows where it bends."""
+FAR = (-100.0, -30.0, 30.0, 100.0)
+"""By how many nats margins are moved, to compare the gradients of losses that are the same on random batches."""
+NO_GRADIENT = 1e-12
+"""Gradients at moved margins that are smaller than this, relative to those of the batch, are not compared."""
 LEAST_BETA, MOST_BETA = 1e-4, 1e4
 """The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
 FITTED = 24
@@ -57,6 +61,7 @@ class Relation:
         gap: size of what is left of the examined gradient, relative to it.
         reversed: whether its feedback was reversed: chosen and rejected, or positive and negative, exchanged.
         others: other names of the same function.
+        differs_at: the moves of `FAR`, in nats, at which the two gradients differ nevertheless.
     """
 
     method: str
@@ -66,6 +71,7 @@ class Relation:
     gap: float
     reversed: bool = False
     others: tuple[str, ...] = ()
+    differs_at: tuple[float, ...] = ()
 
     @property
     def words(self) -> str:
@@ -80,16 +86,21 @@ class Reductions:
     """What a loss reduces to.
 
     Attributes:
-        equal: registered losses with the same gradient up to a factor, the one with the fewest settings first.
+        equal: registered losses with the same gradient up to a factor: first those that are the same at moved margins,
+            too, then those with the fewest settings.
         nearest: the three nearest others.
         compared: number of registered losses of its kind, with their forms.
-        reach: largest log-ratio at which gradients were compared, in nats. Beyond it two losses may differ.
+        reach: largest log-ratio of the random examples at which gradients were compared, in nats.
+        moved: by how many nats their margins were moved for a second comparison. Beyond them two losses may differ.
+        kind: of feedback.
     """
 
     equal: tuple[Relation, ...]
     nearest: tuple[Relation, ...]
     compared: int
     reach: float = 0.0
+    moved: tuple[float, ...] = ()
+    kind: str = "pairs"
 
     def sentences(self) -> list[str]:
         """The findings, one a sentence."""
@@ -98,19 +109,47 @@ class Reductions:
         found = []
         if self.equal:
             first, *more = self.equal
-            others = f" (the function of {', '.join(first.others)}, too)" if first.others else ""
+            others = f" (the same function as {', '.join(first.others)})" if first.others else ""
             factor = "" if abs(first.factor - 1) < 1e-6 else f"{_short(first.factor)} times "
-            found.append(f"Its gradient is {factor}that of {first.words}{others}.")
-            found.append(f"This was compared at log-ratios of up to {self.reach:.0f} nats.")
-            if more:
-                rest = f"; and {len(more) - 3} more" if len(more) > 3 else ""
-                found.append(f"It is also {'; '.join(relation.words for relation in more[:3])}{rest}.")
+            near = f"Where log-ratios are at most {self.reach:.0f} nats, its" if first.differs_at else "Its"
+            found.append(f"{near} gradient is {factor}that of {first.words}{others}.")
+            if first.factor < 0:
+                found.append("The sign is the opposite: it rewards what that loss punishes.")
+            found += self._reach(first)
+            same = [one for one in more if one.differs_at == first.differs_at]
+            if same:
+                rest = f"; and {len(same) - 3} more" if len(same) > 3 else ""
+                found.append(
+                    f"{'The gradient of' if len(same) == 1 else 'Gradients of'} these "
+                    f"{'is a multiple of it' if len(same) == 1 else 'are multiples of it'}, too: "
+                    f"{'; '.join(relation.words for relation in same[:3])}{rest}."
+                )
         else:
             found.append(f"It is none of {self.compared} registered losses of its kind.")
         if self.nearest and not self.equal:
             near = "; ".join(f"{r.words} (gap {r.gap:.2g}, cosine {r.cosine:.4f})" for r in self.nearest)
-            found.append(f"The nearest are {near}.")
+            found.append(f"The nearest gradients are those of {near}.")
+            found.append("The gap is the part of the gradient that no multiple explains: 0 is equal, 1 unrelated.")
         return found
+
+    def _reach(self, first: Relation) -> list[str]:
+        """Where the gradients were compared, and where they differ."""
+        moves = "margins" if self.kind in ("pairs", "lists") else "log-ratios"
+        found = [
+            f"The two agree to a relative {EQUAL:g} on random examples with log-ratios of up to {self.reach:.0f} nats."
+        ]
+        same = [nats for nats in self.moved if nats not in first.differs_at]
+        if same:
+            found.append(f"They also agree where {moves} are moved by {_signed(same)} nats.")
+        if first.differs_at:
+            found.append(f"They differ where {moves} are moved by {_signed(first.differs_at)} nats.")
+        return found
+
+
+def _signed(nats: Iterable[float]) -> str:
+    """Numbers of one size and both signs as one: ±30 and +100 for −30, 30 and 100."""
+    sizes = {abs(n): {x for x in nats if abs(x) == abs(n)} for n in sorted(nats, key=abs)}
+    return " and ".join(f"±{size:g}" if len(signs) > 1 else f"{min(signs):+g}" for size, signs in sizes.items())
 
 
 def _short(value: object) -> str:
@@ -168,14 +207,17 @@ def reductions(examinee: Examinee) -> Reductions:
         equal = [relation for relation in more if relation.gap < EQUAL and relation.factor > 0]
         most = min((relation.gap for relation in confirmed if relation.factor > 0), default=math.inf) / 2
         confirmed += [relation for relation in more if relation.factor > 0 and relation.gap < most]
+    known = {candidate.name: candidate for candidate in others}
+    far = {nats: batch for nats in FAR if equal and (batch := first.moved(nats)) is not None}
+    equal = [replace(r, differs_at=_differs_at(r, known[r.method], examinee, far, target)) for r in equal]
     order = {name: number for number, name in enumerate(METHODS)}
-    equal.sort(key=lambda r: (len(r.settings), order.get(r.method.split(".")[0], 0)))
+    equal.sort(key=lambda r: (len(r.differs_at), len(r.settings), order.get(r.method.split(".")[0], 0)))
     names_of_equal = {relation.method for relation in equal}
     rest = sorted((r for r in confirmed if r.method not in names_of_equal and r.factor > 0), key=lambda r: r.gap)
     nearest: dict[str, Relation] = {}
     for relation in rest:
         nearest.setdefault(relation.method, relation)
-    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others), second.reach)
+    return Reductions(_once(equal), tuple(nearest.values())[:3], len(others), second.reach, tuple(far), examinee.kind)
 
 
 def _once(equal: list[Relation]) -> tuple[Relation, ...]:
@@ -254,6 +296,26 @@ def _confirmed(
     gap = float((target - relation.factor * gradient).norm() / target.norm())
     cosine = float(target @ gradient / (target.norm() * gradient.norm()).clamp(min=1e-300))
     return replace(relation, gap=max(gap, relation.gap), cosine=cosine)
+
+
+def _differs_at(
+    relation: Relation, candidate: _Candidate, subject: Examinee, far: Mapping[float, RandomBatch], ordinary: Tensor
+) -> tuple[float, ...]:
+    """The moves at which the two gradients differ, or one of them is not finite."""
+    at = replace(candidate.loss, settings=relation.settings)
+    found = []
+    for nats, batch in far.items():
+        own = batch.gradient(subject, frozenset(subject.given))
+        other = batch.gradient(at, _given(candidate.loss, subject), turned=relation.reversed)
+        if own is None or other is None:
+            if (own is None) != (other is None):
+                found.append(nats)
+            continue
+        other = relation.factor * other
+        size = max(float(own.norm()), float(other.norm()))
+        if size > NO_GRADIENT * float(ordinary.norm()) and float((own - other).norm()) > EQUAL * size:
+            found.append(nats)
+    return tuple(found)
 
 
 def _fitted(

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import torch
-
 from una_ref.examine.enumeration import SCORE_NOISE, at_examined_beta, standard_setting
 from una_ref.examine.known_policies import SAME
-from una_ref.examine.optima import FROM_OTHER, Learned, learned_from, not_computed
+from una_ref.examine.optima import FROM_OTHER, Learned, learned_from, moved_by, not_computed
 from una_ref.examine.signature import Examinee
 
 FLIPPED = 0.1
@@ -42,7 +40,7 @@ class Robustness:
                 found.append(
                     "This noise does not change what it learns."
                     if self.consistent
-                    else f"This noise moves a probability by {self.noise_moves:.3g}."
+                    else f"This noise changes a probability by up to {self.noise_moves:.3g}."
                 )
         return found
 
@@ -50,23 +48,29 @@ class Robustness:
 def _certain(learned: Learned) -> str:
     if learned.outcome == "settles":
         return (
-            f"{learned.setting}: margins stay finite, with log-ratios of at most {learned.largest:.3g} nats "
-            f"(regret {learned.regret:.3g})."
+            f"{learned.setting}: log-ratios stay finite, at most {learned.largest:.3g} nats, with a regret of "
+            f"{learned.regret:.3g}."
         )
     return learned.sentence()
 
 
-def robustness(examinee: Examinee, *, independent: bool) -> Robustness:
-    """Compute them, from samples of another policy than π_ref."""
+def robustness(examinee: Examinee, *, independent: bool, clean: Learned | None = None) -> Robustness:
+    """Compute them, from samples of another policy than π_ref.
+
+    Args:
+        examinee: the loss.
+        independent: whether examples stand alone, see `Soundness`.
+        clean: what it learns there from feedback without noise, if that is known.
+    """
     if examinee.kind == "demos" or not_computed(examinee, independent):
         return Robustness(None, None, None, None)
     world, sampler, feedback = standard_setting()
     examined = at_examined_beta(examinee)
-    _, clean = learned_from(examined, world, feedback, sampler, FROM_OTHER)
+    clean = clean or learned_from(examined, world, feedback, sampler, FROM_OTHER)
     certain = None
     if examinee.kind != "scores":
         words = {"labels": "labels", "lists": "rankings"}.get(examinee.kind, "preferences")
-        certain, _ = learned_from(examined, world, feedback.certain(), sampler, f"With certain {words}")
+        certain = learned_from(examined, world, feedback.certain(), sampler, f"With certain {words}")
     if examinee.kind == "lists":
         return Robustness(certain, None, None, None)
     wrong = (
@@ -74,8 +78,6 @@ def robustness(examinee: Examinee, *, independent: bool) -> Robustness:
         if examinee.kind == "scores"
         else f"With {FLIPPED:.0%} of the {'labels' if examinee.kind == 'labels' else 'preferences'} flipped"
     )
-    noisy, end = learned_from(examined, world, feedback.noisy(FLIPPED), sampler, wrong)
-    moves = None
-    if clean.settles and end.settles:
-        moves = float((clean.logps.exp() - end.logps.exp()).abs().max().to(torch.float64))
+    noisy = learned_from(examined, world, feedback.noisy(FLIPPED), sampler, wrong)
+    moves = moved_by(clean, noisy)
     return Robustness(certain, noisy, moves, None if moves is None else moves < SAME)

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import pairwise
 from typing import Literal, cast
 
 import torch
@@ -23,14 +24,25 @@ FAR = 40.0
 """A log-ratio to the start, in nats, from which a policy is said to run off."""
 MOVING = 0.05
 """A last step of more nats than this is one of a policy that still moves, however small its gradient."""
-MOST = 250
+MOST = 100
 """Evaluations of the mean loss before the search for a smooth minimum is given up."""
 NOTHING = 1e-13
 """An expected gradient below this is rounding."""
+STEPS = 40
+"""Steps of the descent before it is given up."""
+LATE = 10
+"""The last steps, in each of which a policy that runs off moves further away at a smaller gradient."""
+PLATEAU = 1e-18
+"""A gradient below this, here and nearby, is exactly 0 up to rounding: the loss is constant there."""
 
-Outcome = Literal["settles", "runs off", "stays", "unsettled"]
-"""A finite end; log-ratios that grow without bound; no gradient at the start; or no point without gradient, as with a
-kink at the minimum."""
+Outcome = Literal["settles", "runs off", "stays", "flat", "unsettled"]
+"""A finite end; log-ratios that were still growing (see `RUNS_OFF`); no gradient at the start; a plateau, where the
+loss is constant; or no point without gradient, as with a kink at the minimum."""
+RUNS_OFF = (
+    f"“Still growing” means that a log-ratio to π_ref passed {FAR:g} nats, or that the gradient was not finite.",
+    f"It also means that steps of more than {MOVING:g} nats went on, at a falling gradient or at one of rounding.",
+)
+"""How "runs off" is tested, as sentences."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +94,9 @@ def best_values(enumeration: Enumeration, logps: Tensor) -> Tensor | None:
         (curvature,) = torch.autograd.grad(slope.sum(), values, retain_graph=True)
         return values, slope, curvature
 
-    if not learns_values(enumeration.examinee):
+    if enumeration.learns is None:
+        enumeration.learns = learns_values(enumeration.examinee)
+    if not enumeration.learns:
         return values
     for _ in range(20):
         values, slope, curvature = slopes(fixed, values)
@@ -130,7 +144,7 @@ def settled(enumeration: Enumeration) -> End:
             return End(logps, outcome, _largest(logps, start))
         except (NotConverged, RuntimeError):
             pass  # the flow says where it runs; an ill-conditioned Hessian is one of a loss that runs off
-    return _flow(field, start, coupled=enumeration.coupled)
+    return _flow(field, start, coupled=_coupled(field, start))
 
 
 def _newton_step(population: Callable[[Tensor], Tensor], logps: Tensor) -> float:
@@ -162,17 +176,30 @@ def _conservative(enumeration: Enumeration, logps: Tensor, width: float = 1e-5) 
     return abs(difference - float(slopes.sum())) <= 1e-6 * max(float(slopes.abs().sum()), 1e-12)
 
 
+def _coupled(field: Callable[[Tensor], Tensor], start: Tensor) -> bool:
+    """Whether the gradient of one prompt depends on the policy of another, through a number of the whole batch."""
+    moves = torch.randn(start.shape, generator=torch.Generator().manual_seed(7), dtype=start.dtype)
+    first, second = start + moves, start + moves
+    second[0] -= 2 * moves[0]
+    others, again = field(first)[1:], field(second)[1:]
+    return not torch.allclose(others, again, rtol=1e-9, atol=1e-12 * float(others.abs().max()))
+
+
 def _largest(logps: Tensor, start: Tensor) -> float:
     return float((logps - start).abs().max())
 
 
-def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, steps: int = 40) -> End:
+def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool) -> End:
     """Implicit descent steps that grow: (1/τ + J)·step = −gradient. It follows the descent, and ends like Newton."""
     logits, gradient = start.clone(), field(start)
     curvature = _jacobian(field, logits, gradient, coupled)
     rate, last, outcome = 1.0 / float(gradient.abs().max().clamp(min=1e-30)), 0.0, "unsettled"
-    for _ in range(steps):
+    seen: list[tuple[float, float]] = []  # (−largest gradient, largest log-ratio) of each step
+    for _ in range(STEPS):
         largest = float(gradient.abs().max())
+        if largest < PLATEAU and _is_plateau(field, logits):
+            outcome = "flat"
+            break
         if largest < 1e-12:
             outcome = "runs off" if last > MOVING else "settles"
             break
@@ -186,18 +213,30 @@ def _flow(field: Callable[[Tensor], Tensor], start: Tensor, *, coupled: bool, st
             break
         rate = min(1e12, max(1e-3, rate * min(4.0, largest / max(1e-300, float(following.abs().max())))))
         logits, gradient, last = moved, following, float(step.abs().max())
-        if _largest(logits.log_softmax(-1), start) > FAR:
+        seen.append((-float(gradient.abs().max()), _largest(logits.log_softmax(-1), start)))
+        if seen[-1][1] > FAR:
             outcome = "runs off"
             break
         curvature = _jacobian(field, logits, gradient, coupled)
     logps = logits.log_softmax(-1)
-    if outcome == "unsettled" and last > MOVING and _largest(logps, start) > FAR / 4:
+    if outcome == "unsettled" and last > MOVING and _grows(seen[-LATE:]):
         outcome = "runs off"
     if outcome == "settles":
         curvatures = torch.linalg.eigvals(curvature).real
         upwards = int((curvatures > 1e-7 * curvatures.abs().max()).sum())
         outcome = "settles" if upwards >= start.numel() - len(start) else "unsettled"
     return End(logps, cast(Outcome, outcome), _largest(logps, start))
+
+
+def _grows(seen: list[tuple[float, float]]) -> bool:
+    """Whether gradients fell and log-ratios grew in every step; around a kink they go up and down."""
+    return all(one < two and near < far for (one, near), (two, far) in pairwise(seen))
+
+
+def _is_plateau(field: Callable[[Tensor], Tensor], logits: Tensor, width: float = 0.01) -> bool:
+    """Whether the gradient stays 0 where every logit moves a little. A tail that falls for ever has a tiny gradient."""
+    nearby = torch.randn(logits.shape, generator=torch.Generator().manual_seed(6), dtype=logits.dtype)
+    return float(field(logits + width * nearby).abs().max()) < PLATEAU
 
 
 def _jacobian(

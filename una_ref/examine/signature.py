@@ -12,6 +12,7 @@ from torch import Tensor
 from una_ref.errors import InputError, near
 from una_ref.methods import KINDS, METHODS, Method
 from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names, needs, sided
+from una_ref.methods.method import HYPERPARAMETERS
 from una_ref.named_function import named_function
 
 Loss = Callable[..., Tensor]
@@ -233,11 +234,19 @@ def _check_parameters(function: Loss | Any, name: str) -> None:
                 "def loss(*, chosen_logps, rejected_logps, beta=0.1)"
             )
         if argument(parameter.name) is None and parameter.default is parameter.empty:
-            hint = near(parameter.name, [*ARGUMENTS, *PAIRED]) or f"; expected one of {', '.join(ARGUMENTS)}"
+            if parameter.name in HYPERPARAMETERS:
+                raise InputError(
+                    f"{name}: expected a default for the hyper-parameter {parameter.name}, got none. "
+                    f"Fix: write {parameter.name}=NUMBER in the signature"
+                )
+            hint = near(parameter.name, [*ARGUMENTS, *PAIRED])
             raise InputError(
-                f"{name}: unknown argument {parameter.name!r}{hint} Fix: take a name of docs/arguments.md, "
-                "or give a hyper-parameter its default"
+                f"{name}: expected a name of docs/arguments.md, such as {_EXAMPLES}, got "
+                f"{parameter.name!r}{hint or '.'} Fix: rename it, or, if it is a hyper-parameter, give it a default"
             )
+
+
+_EXAMPLES = "chosen_logps, ref_chosen_logps, logps, scores or labels"
 
 
 def _inferred(function: Any, name: str) -> str:

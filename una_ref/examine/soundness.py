@@ -61,8 +61,12 @@ class Soundness:
         if self.infinite_at:
             found.append(f"A value or a gradient is not finite at {'; '.join(self.infinite_at)}.")
         else:
-            found.append("Values and gradients are finite at log-probs and margins of ±1,000.")
-        found.append(f"It compares {self.comparing}." if self.comparing != ALONE else "Each example stands alone.")
+            found.append("Values and gradients are finite at log-probs of -1,000 and at log-ratios of ±1,000.")
+        found.append(
+            f"It compares {self.comparing}."
+            if self.comparing != ALONE
+            else "The loss of an example depends on no other example."
+        )
         if self.padding_ignored is not None:
             found.append(f"Values behind the mask {'change nothing' if self.padding_ignored else 'change the loss'}.")
         return found
@@ -70,10 +74,15 @@ class Soundness:
     def gradient_sentences(self) -> list[str]:
         """The finding of the gradient check."""
         if self.conservative:
-            return [f"Its gradient is the derivative of its value, up to {self.gradient_gap:.1g}."]
+            return [f"Its gradient is the derivative of its value, to a relative {self.gradient_gap:.1g}."]
+        if self.dtypes.get("float64") == "float32":
+            return [
+                f"Its gradient and differences of its value agree to {self.gradient_gap:.1g} only; it computes in "
+                "float32, so findings below have that precision."
+            ]
         return [
-            f"Its gradient is not the derivative of its value (relative gap {self.gradient_gap:.2g}): "
-            "a part of the loss is held constant."
+            f"Its gradient is not the derivative of its value (relative gap {self.gradient_gap:.2g}).",
+            "This is so where a part of the loss is held constant, as by .detach().",
         ]
 
 
@@ -126,11 +135,25 @@ def _called(examinee: Examinee, given: Mapping[str, Any]) -> Tensor:
     except InputError:
         raise
     except Exception as error:  # whatever a user's function raises
-        shapes = {key: tuple(value.shape) for key, value in given.items()}
+        found = f"{type(error).__name__}: {str(error).rstrip('.')}"
+        if _works_in_float32(examinee, given):
+            raise InputError(
+                f"{examinee.name}: expected a loss that takes float64, which is examined, got {found}; it works in "
+                "float32. Fix: give constants the dtype of the arguments, such as logps.new_tensor(0.5)"
+            ) from error
+        shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in given.items())
         raise InputError(
-            f"{examinee.name}: expected a loss of {shapes}, got {type(error).__name__}: {error}. "
+            f"{examinee.name}: expected a loss of {shapes}, got {found}. "
             "Fix: call it with tensors of these shapes; --kind names another feedback"
         ) from error
+
+
+def _works_in_float32(examinee: Examinee, given: Mapping[str, Any]) -> bool:
+    try:
+        examinee({key: x.to(torch.float32) if x.is_floating_point() else x for key, x in given.items()})
+    except Exception:  # whatever a user's function raises
+        return False
+    return True
 
 
 def _check_result(name: str, values: object, size: int) -> None:

@@ -111,7 +111,10 @@ class Method:
         composes: whether the loss is shape(comparison(reward)) + regulariser.
         notebook: the notebook that derives it, or None.
         trl: what TRL calls it, as trainer and setting: ``DPOTrainer, loss_type=hinge``; empty where it has no name.
-        optimum: what minimises its loss on an exact world, as one sentence that a test confirms.
+        optimum: kind of feedback -> what minimises its loss on an exact world, as a sentence that a test confirms. A
+            condition stands before its result: "lam = 0: π*; …". Without one it holds for every fixed sampler that
+            gives all responses, where feedback follows the rewards r: Bradley–Terry preferences, labels with
+            P(y = 1) = σ(r), scores r, Plackett–Luce rankings. A kind that is not there has no known optimum.
         refresh: steps after which the reference moves to the policy, by default; 0: never.
         samples_per_prompt: responses that a run samples for each prompt in a step, by default.
         recipe: the recipe of several steps that ``una-ref train NAME`` runs; empty where it is one run.
@@ -148,7 +151,7 @@ class Method:
     notebook: str | None = None
     aliases: tuple[str, ...] = ()
     trl: str = ""
-    optimum: str = ""
+    optimum: Mapping[str, str] = field(default_factory=dict)
     refresh: int = 0
     samples_per_prompt: int = 4
     recipe: str = ""
@@ -160,6 +163,7 @@ class Method:
     def __post_init__(self) -> None:
         object.__setattr__(self, "losses", MappingProxyType(dict(self.losses)))
         object.__setattr__(self, "meanings", MappingProxyType(dict(self.meanings)))
+        object.__setattr__(self, "optimum", MappingProxyType(dict(self.optimum)))
 
     @property
     def loss(self) -> Loss:
@@ -195,6 +199,13 @@ class Method:
     def formula(self) -> str:
         """The reward with what is added to it, as tables print it."""
         return self.reward.formula + {"none": "", "constant": " + c", "prompt": " + V(x)"}[self.baseline]
+
+    @property
+    def optimum_words(self) -> str:
+        """The optimum of each kind of feedback, as tables print it."""
+        if len({*self.optimum.values()}) == 1 and {*self.optimum} == {*self.kinds}:
+            return next(iter(self.optimum.values()))
+        return ". ".join(f"On {kind}: {text}" for kind, text in self.optimum.items())
 
     @property
     def paper(self) -> str:

@@ -87,7 +87,7 @@ def describe(method: Method) -> dict[str, Any]:
         "defaults of a run": defaults(method),
         "note": method.note,
         "reductions": method.reductions,
-        "optimum": method.optimum,
+        "optimum": method.optimum_words,
         "in TRL": method.trl,
         "notebook": method.notebook or "",
         "in the survey's Table 1": [f"{system.name}: {system.where}" for system in systems_of(method.name)],

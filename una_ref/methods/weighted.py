@@ -116,7 +116,7 @@ def _combined(name: str, text: str) -> Method:
         invariant_in_expectation=expected and not unmoved,
         reductions="",
         trl="",
-        optimum="",
+        optimum={},
         whole_batch=any(term.whole_batch for _, term, _ in summed),
         note="; ".join(dict.fromkeys(term.note for _, term, _ in summed if term.note)),
         meanings={name: meaning for _, term, _ in summed[::-1] for name, meaning in term.meanings.items()},

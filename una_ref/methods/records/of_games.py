@@ -23,7 +23,10 @@ NASH_MD = Method(
     reductions="reinforce with win rates as scores and the baseline ½",
     printed=games.nash_md_printed,
     meanings={"beta": "price of a nat of KL(π ‖ π_ref), in win rate"},
-    optimum="π ∝ π_ref·exp(P(y ≻ mixture)/β): the Nash policy of β where the mixture is π alone",
+    optimum={
+        "scores": "on fresh samples of π: π ∝ π_ref·exp(P(y ≻ mixture)/β), the Nash policy of β where the mixture "
+        "is π alone"
+    },
     notebook="10_tokens_games_and_merging",
 )
 
@@ -47,7 +50,9 @@ SPPO = Method(
     meanings={"beta": "1/η: the inverse of the learning rate of one round; π_ref plays no part"},
     note="sppo: the loss is divided by β², so it starts at (win rate − ½)²/β²: up to 250,000 at the paper's β = 0.001. "
     "max_grad_norm limits the step; follow eval_reward, and not the loss",
-    optimum="near π_t·exp(P(y ≻ π_t)/β), a step of multiplicative weights; exactly that where its log Z is 1/(2β)",
+    optimum={
+        "scores": "near π_t·exp(P(y ≻ π_t)/β), a step of multiplicative weights; exactly that where its log Z is 1/(2β)"
+    },
     notebook="10_tokens_games_and_merging",
 )
 
@@ -67,8 +72,10 @@ DNO = Method(
     equation="survey Eq. 62",
     reductions="in the first rollout of a run, whose π_t is π_ref: iterative-dpo",
     meanings={"beta": "inverse size of one round's step; π_ref plays no part"},
-    optimum="π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite where one order decides "
-    "all pairs",
+    optimum={
+        "pairs": "π_t·exp(r/β) for winners sampled from P, r its best Bradley–Terry fit; not finite where one "
+        "order decides all pairs"
+    },
     notebook="10_tokens_games_and_merging",
 )
 

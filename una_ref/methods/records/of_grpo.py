@@ -37,10 +37,10 @@ GRPO = Method(
         "importance_sampling_level is ratio, use_bias_correction_kl is kl_estimate, epsilon_high of cispo is "
         "1 + ratio_clip_high"
     ),
-    optimum=(
-        "without the standard deviation, on fresh one-token responses: π* at β·K/(K − 1); with "
-        "kl_estimate=plain that of the other KL, KL(π_ref ‖ π)"
-    ),
+    optimum={
+        "scores": "without the standard deviation, on fresh one-token responses: π* at β·K/(K − 1); with "
+        "kl_estimate=plain: that of the other KL, KL(π_ref ‖ π)"
+    },
     meanings={
         "variant": "surrogate and divisor of the sum over tokens: grpo, dr_grpo, dapo, bnpo, cispo or sapo",
         "ratio": "probability ratio of each token, or of the response as the geometric mean (sequence: GSPO)",

@@ -17,7 +17,10 @@ LIPO = Method(
     equation="survey Eq. 49",
     errata=("ES25", "ES26", "ES38"),
     reductions="K = 2, pair_logistic or list_mle: dpo; K = 2, lambda: dpo times Δ; point_mse: una-score",
-    optimum="π* with pair_logistic and list_mle on Plackett–Luce rankings, and with softmax on scores",
+    optimum={
+        "lists": "pair_logistic and list_mle on Plackett–Luce rankings, and softmax on scores: π*; lambda: "
+        "another policy"
+    },
     printed=lists.lipo_printed,
     composes=False,
     meanings={
@@ -41,7 +44,7 @@ RRHF = Method(
     equation="survey Eq. 50",
     errata=("ES27", "ES39"),
     reductions="alpha = 0: sft on the best response of each list",
-    optimum="where no ranking is inverted, the distribution of the best responses, as SFT",
+    optimum={"lists": "where no ranking is inverted: the distribution of the best responses, as SFT"},
     composes=False,
     meanings={"alpha": "weight of the ranking term beside SFT on the best response"},
     notebook="09_single_responses_and_lists",
@@ -80,7 +83,9 @@ D2O = Method(
     equation="survey Eq. 53 with π_ref⁻ in its first ratio",
     errata=("ES29",),
     reductions="K = 1, alpha = 1, one reference: dpo with the sample as chosen response",
-    optimum="K = 1, one reference: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses",
+    optimum={
+        "lists": "K = 1 and one reference: π ∝ π_ref·(π_ref/ν)^{1/β}, where ν is the distribution of rejected responses"
+    },
     composes=False,
     recipe="d2o",
     meanings={"alpha": "weight of the rejected response beside the mean of the samples"},

@@ -21,6 +21,9 @@ IPO = Method(
     errata=("ES8", "ES9"),
     reductions="una-centred's pairwise form at any β' with scores that differ by β'/(2β), over β'²",
     printed=pairs.ipo_printed,
+    optimum={
+        "pairs": "π ∝ π_ref·exp(P(y ≻ μ)/β), where μ is the sampler; on samples of π itself: the Nash policy of β"
+    },
     notebook="06_upo_and_iupo",
     trl="DPOTrainer, loss_type=ipo, of the mean over tokens",
 )
@@ -37,6 +40,10 @@ CDPO = Method(
     equation="survey Eq. 12",
     errata=("ES4", "ES38"),
     reductions="label_smoothing = 0: dpo",
+    optimum={
+        "pairs": "on two responses: the log-odds of (1 − ε)·p + ε·(1 − p) as the margin, p the probability to "
+        "win; not π*"
+    },
     notebook="06_upo_and_iupo",
 )
 
@@ -52,6 +59,7 @@ F_DPO = Method(
     equation="UPO Eq. 5 and 21; survey Eq. 67",
     errata=("EP2", "EP3", "EP4", "EP10", "ES36", "ES37"),
     reductions="reverse_kl: dpo; alpha → 0: dpo; alpha → 1: forward_kl; jsd: js at half the β",
+    optimum={"pairs": "the optimum of E r − β·D with its divergence D, if that has no zeros; reverse_kl: π*"},
     notebook="05_f_divergences",
     trl="DPOTrainer, f_divergence_type=forward_kl, js_divergence or alpha_divergence; alpha is 1 minus "
     "f_alpha_divergence_coef",
@@ -70,6 +78,7 @@ IUPO = Method(
     errata=("EP1", "EP2", "EP6", "EP7", "EP8", "EP9", "EP10"),
     reductions="reverse_kl: ipo, as corrected and as printed (Proposition 4.1)",
     printed=pairs.iupo_printed,
+    optimum={"pairs": "the optimum of E P(y ≻ μ) − β·D with its divergence D, if that has no zeros; μ is the sampler"},
     notebook="06_upo_and_iupo",
 )
 
@@ -87,7 +96,10 @@ TR_DPO = replace(
     trl="DPOTrainer, sync_ref_model=True",
     # The paper's best number is 512 of its long runs. A run here has 200 steps by default.
     refresh=50,
-    optimum="none: if each stage between two refreshes converges, the n-th ends at π_ref·exp(n·r/β)/Z(x)",
+    optimum={
+        "pairs": "one reference: π*; a reference that moves: no final one, the n-th stage that converges ends at "
+        "π_ref·exp(n·r/β)/Z(x)"
+    },
 )
 
 DPOP = Method(
@@ -104,7 +116,7 @@ DPOP = Method(
     reductions="lam = 0: dpo",
     printed=pair_penalties.dpop_printed,
     composes=False,
-    optimum="not π*: a policy between π_ref and π*, the nearer to π_ref the larger lam is",
+    optimum={"pairs": "lam = 0: π*; lam above 0: a policy between π_ref and π*, the nearer to π_ref the larger lam is"},
     meanings={"lam": "weight of the penalty where the chosen response is less likely than under π_ref; 0: DPO"},
     notebook="08_pairs",
 )
@@ -122,7 +134,7 @@ BETA_DPO = Method(
     errata=("ES6",),
     reductions="alpha = 0 and filtering = 0: dpo",
     composes=False,
-    optimum="π* of the β that the batch has; with filtering and M₀ ≠ 0, another policy",
+    optimum={"pairs": "π* of β′ = β_batch − 2·filtering·M₀/σ², with β_batch, M₀ and σ of the policy that is learned"},
     meanings={
         "alpha": "how far β follows the batch's mean gap of log-ratios, per nat; 0: DPO's β",
         "filtering": "exponent of a pair's weight exp(−(gap − M₀)²/2σ²); 0: all pairs count alike",
@@ -142,7 +154,7 @@ GPO = Method(
     equation="survey Eq. 18; its Taylor terms: Eq. 19",
     errata=("ES10",),
     reductions="logistic: dpo; hinge: rso; squared: β² times ipo at β/2",
-    optimum="logistic and savage: π*; exponential: π* of 2β; squared: the policy of ipo at β/2",
+    optimum={"pairs": "logistic and savage: π*; exponential: π* of 2β; squared: the policy of ipo at β/2"},
     meanings={"function": f"of the margin: {', '.join(gpo.MARGIN_SHAPES)}"},
     notebook="08_pairs",
 )
@@ -160,7 +172,7 @@ R_DPO = Method(
     errata=("ES22", "ES23"),
     reductions="alpha = 0: dpo",
     printed=pair_penalties.r_dpo_printed,
-    optimum="π ∝ π_ref·exp((r − α·|y|)/β), which maximises Eq. 44",
+    optimum={"pairs": "π ∝ π_ref·exp((r − α·|y|)/β), which maximises Eq. 44"},
     meanings={"alpha": "reward that a token costs; 0: DPO"},
     notebook="08_pairs",
 )
@@ -176,7 +188,7 @@ SDPO = replace(
     reductions="one stage: dpo",
     printed=None,
     trl="",
-    optimum="after k stages over all responses, π_ref·exp(k·r/β)/Z: the optimum at β/k, since each stage tilts again",
+    optimum={"pairs": "one stage: π*; k stages over all responses: π_ref·exp(k·r/β)/Z(x), the optimum at β/k"},
     notebook="08_pairs",
     recipe="sdpo",
 )
@@ -192,7 +204,7 @@ PAFT = replace(
     reductions="weights 1 and 0: dpo; weights 0 and 1: sft",
     printed=None,
     trl="",
-    optimum="",
+    optimum={},
     notebook="10_tokens_games_and_merging",
     recipe="paft",
 )

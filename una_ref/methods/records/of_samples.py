@@ -24,6 +24,7 @@ REINFORCE = Method(
     equation="survey Eq. 48 without its baseline",
     errata=("ES24", "EU13"),
     reductions="times 2β: una-online",
+    optimum={"scores": "on fresh samples of π: π*"},
     notebook="04_una_losses",
 )
 
@@ -42,6 +43,7 @@ RLOO = Method(
     equation="survey Eq. 48",
     errata=("ES24",),
     reductions="times 2β: una-centred sampled from π",
+    optimum={"scores": "on fresh samples of π: π*"},
     notebook="04_una_losses",
     trl="RLOOTrainer, which puts a k1 estimate of KL into the reward",
 )
@@ -77,7 +79,7 @@ ITERATIVE_DPO = replace(
     equation="survey Sec. 3.1.3 with Eq. 10",
     errata=(),
     reductions="dpo on its own rollouts; `replay` keeps earlier stages",
-    optimum="none is finite: the greater score wins every pair, so that margins grow without bound",
+    optimum={"pairs": "the greater score wins every pair: no finite one; Bradley–Terry winners: π*"},
     printed=None,
     notebook="13_online_alignment",
     trl="OnlineDPOTrainer, loss_type=sigmoid, on two samples",
@@ -92,7 +94,10 @@ SELF_REWARDING = replace(
     equation="survey Sec. 3.5.1 with Eq. 10",
     reductions="iterative-dpo with reward=self, or self:GOOD/BAD for the log-odds of a verdict",
     recipe="self-rewarding",
-    optimum="none is finite: the greater score wins every pair, and the judge changes with the policy",
+    optimum={
+        "pairs": "the greater score wins every pair: no finite one, and the judge changes with the policy; "
+        "Bradley–Terry winners: π*"
+    },
     notebook="10_tokens_games_and_merging",
 )
 
@@ -106,7 +111,7 @@ BEST_OF_K = replace(
     papers=(papers.RFT,),
     equation="−log π(y|x) at the sample of the greatest score",
     reductions="sft on its own best samples",
-    optimum="the distribution of the best of K samples of the sampler π_t",
+    optimum={"demos": "the distribution of its data, which are the best of K samples of the sampler π_t"},
     notebook=None,
 )
 
@@ -126,8 +131,10 @@ RSO = Method(
     errata=("ES3",),
     reductions="sigmoid_norm: dpo on pairs of responses that are accepted as samples of π*; hinge_norm: gpo's hinge",
     trl="DPOTrainer, loss_type=hinge (hinge_norm) or sigmoid (sigmoid_norm)",
-    optimum="the greater score wins every pair: hinge_norm any π with margins of 1 or more, sigmoid_norm none that is "
-    "finite (π* where Bradley–Terry draws the winners)",
+    optimum={
+        "pairs": "Bradley–Terry winners and sigmoid_norm: π*; the greater score wins every pair: any π with "
+        "margins of 1 or more (hinge_norm), no finite one (sigmoid_norm)"
+    },
     meanings={"function": "hinge_norm, or sigmoid_norm, which is DPO"},
     notebook="08_pairs",
 )

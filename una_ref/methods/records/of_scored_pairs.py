@@ -16,7 +16,7 @@ RPO = Method(
     papers=(papers.RPO,),
     equation="Sun et al. 2025: D(β·Δu, η·Δs)",
     reductions="squared, eta = 1: una-centred on the differences of pairs, and rebel at η = 1/β",
-    optimum="π ∝ π_ref·exp(η·s/β) for every distance and sampler: π* at eta = 1",
+    optimum={"pairs": "π ∝ π_ref·exp(η·s/β) for every distance and sampler; eta = 1: π*"},
     meanings={
         "eta": "scale of the scores",
         "distance": f"of the margin of rewards from that of scores: {', '.join(scored_pairs.DISTANCES)}",
@@ -35,7 +35,10 @@ REBEL = Method(
     papers=(papers.REBEL,),
     equation="Gao et al. 2024, Algorithm 1, with π_ref for π_t",
     reductions="rpo's squared form, and una-centred on the differences of pairs, at β = 1/η",
-    optimum="π ∝ π_ref·exp(η·s): π* of β = 1/η; after T iterations, each around the last policy, π* of β = 1/(T·η)",
+    optimum={
+        "pairs": "π ∝ π_ref·exp(η·s), which is π* of β = 1/η; T iterations, each around the last policy: π* of β "
+        "= 1/(T·η)"
+    },
     meanings={"eta": "step size: 1/η is β"},
     notebook="08_pairs",
 )
@@ -51,7 +54,9 @@ ODPO = Method(
     papers=(papers.ODPO,),
     equation="Amini et al. 2024, with the offset η·Δs, or η times the column margin",
     reductions="margins of 0: una-pair; rewards of a scorer in the place of β·log(π/π_ref): reward-model-margin",
-    optimum="π ∝ π_ref·exp((r + η·s)/β) where margins are differences of scores s; positive margins exaggerate r",
+    optimum={
+        "pairs": "margins that are differences of scores s: π ∝ π_ref·exp((r + η·s)/β); positive margins: r exaggerated"
+    },
     meanings={"eta": "scale of the margins"},
 )
 

@@ -19,7 +19,10 @@ REWARD_MODEL = Method(
     errata=("ES1",),
     reductions="with β·log(π/π_ref) in the head's place: una-pair; lists of 2: pairs",
     trl="RewardTrainer",
-    optimum="the reward on the responses that were compared, up to a number for each prompt",
+    optimum={
+        "pairs": "the reward on the responses that were compared, up to a number for each prompt",
+        "lists": "the reward on the responses that were compared, up to a number for each prompt",
+    },
     notebook="08_pairs",
 )
 
@@ -37,7 +40,7 @@ REWARD_MODEL_MARGIN = Method(
     equation="Llama 2, Eq. 2",
     reductions="margins of 0 and centring = 0: reward-model",
     trl="RewardTrainer with a column margin; center_rewards_coefficient",
-    optimum="not the reward: positive margins exaggerate its differences",
+    optimum={"pairs": "margins that are differences of scores s: r + s; positive margins: r exaggerated"},
     meanings={"centring": "weight of the squared sum of a pair's rewards; 0: none"},
     notebook="08_pairs",
 )
@@ -54,7 +57,7 @@ SOFT_REWARD_MODEL = Method(
     papers=(papers.RLAIF, papers.BRADLEY_TERRY),
     equation="Lee et al. 2023, Sec. 2.2",
     reductions="scores that differ by +∞: reward-model",
-    optimum="rewards that differ by the log-odds of the preference, whatever the pairs that were compared",
+    optimum={"pairs": "rewards that differ by the log-odds of the preference, whatever the pairs that were compared"},
     composes=False,
     notebook="08_pairs",
 )

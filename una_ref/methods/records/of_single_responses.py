@@ -18,7 +18,10 @@ KTO = Method(
     errata=("ES16", "ES17", "EU15"),
     reductions="kl = 0: apo-zero-unpaired",
     trl="KTOTrainer, loss_type=kto",
-    optimum="on the boundary, for β up to 1: only responses with P(y = 1) above ½ keep probability, and they share it",
+    optimum={
+        "labels": "β up to 1: on the boundary, where only responses with P(y = 1) above ½ keep probability, and "
+        "share it"
+    },
     notebook="09_single_responses_and_lists",
 )
 
@@ -35,7 +38,10 @@ DRO = Method(
     equation="survey Eq. 37; its gradients: Eq. 38 and 39",
     errata=("ES18", "ES19"),
     reductions="twice it: una-centred with a learned V(x), at the same β",
-    optimum="π*, with V(x) = β·log Z(x), if the data have every response",
+    optimum={
+        "scores": "π*, with V(x) = β·log Z(x)",
+        "labels": "π ∝ π_ref·exp(2·σ(r)/β), since a positive label is the reward 1 and a negative one −1",
+    },
     printed=singles.dro_printed,
     notebook="09_single_responses_and_lists",
 )
@@ -52,7 +58,7 @@ APO_ZERO_UNPAIRED = Method(
     equation="APO Eq. 7 on single responses",
     reductions="kto at kl = 0; at equal weights the squares of its terms are una-binary-mse",
     trl="KTOTrainer, loss_type=apo_zero_unpaired",
-    optimum="none inside: its loss falls as responses with P(y = 1) above ½ become likely, and those below ½ unlikely",
+    optimum={"labels": "on the boundary: responses with P(y = 1) above ½ become likely, and those below ½ unlikely"},
     notebook="09_single_responses_and_lists",
 )
 
@@ -69,7 +75,10 @@ UNA_MEASURE = Method(
     equation="UNA Eq. 7 with the measures of its Sec. 7.4",
     errata=("EU11", "EU14"),
     reductions="measure=mse: una-score; huber at a large width: una-score",
-    optimum="with the baseline β·log Z(x), π* of the mean (mse) or of the median (l1) of a response's scores",
+    optimum={
+        "scores": "with the baseline β·log Z(x): π* of the mean (mse) or median (l1) of a response's scores; "
+        "without it: another policy"
+    },
     meanings={
         "measure": "mse, huber, l1, hinge or kl: how the distance of reward and score is measured",
         "width": "distance at which huber becomes linear, and up to which hinge is 0, in reward units",
@@ -89,8 +98,10 @@ NPO = Method(
     equation="NPO Eq. 3; survey Sec. 3.10.2",
     errata=("ES30",),
     reductions="β → 0: gradient-ascent, up to a constant",
-    optimum="for rejected samples of π_ref: all probability on one response up to β = 1, most of it on one for "
-    "β < 2, where π_ref is a maximum",
+    optimum={
+        "labels": "rejected samples of π_ref: all probability on one response up to β = 1, most of it on one for "
+        "β < 2, where π_ref is a maximum"
+    },
     notebook="09_single_responses_and_lists",
 )
 
@@ -105,7 +116,7 @@ GRADIENT_ASCENT = Method(
     papers=(papers.NPO, papers.SURVEY),
     equation="NPO Sec. 2; survey Sec. 3.10.2",
     reductions="minus sft on the negative labels; npo as its β → 0",
-    optimum="none: the loss falls without bound as a rejected response loses its probability",
+    optimum={"labels": "no finite one: the loss falls without bound as a rejected response loses its probability"},
     notebook="09_single_responses_and_lists",
 )
 

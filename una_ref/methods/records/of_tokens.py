@@ -17,7 +17,7 @@ TOKEN_DPO = Method(
     equation="survey Eq. 24 with Eq. 20–23",
     errata=("ES11",),
     reductions="dpo, in value and gradient",
-    optimum="π* under Bradley–Terry preferences; a token's reward is then V(s_{t+1}) − V(s_t) plus its true reward",
+    optimum={"pairs": "π*; a token's reward is then V(s_{t+1}) − V(s_t) plus its true reward"},
     notebook="10_tokens_games_and_merging",
 )
 
@@ -33,7 +33,7 @@ TDPO = Method(
     equation="survey Eq. 28 with Eq. 25–27",
     errata=("ES12",),
     reductions="responses of one token: dpo, since both have the same KL",
-    optimum="under Bradley–Terry preferences π_ref·exp(Q/β) token by token, with π_ref's own Q; not π*",
+    optimum={"pairs": "π_ref·exp(Q/β) token by token, with π_ref's own Q; not π*"},
     notebook="10_tokens_games_and_merging",
 )
 
@@ -52,7 +52,9 @@ TDPO2 = Method(
     printed=tokens.tdpo2_printed,
     composes=False,  # one of its two rewards is held constant in part
     meanings={"alpha": "weight of the sequential KL divergences; 0: none"},
-    optimum="no loss has its gradient; where its rewards fit the preferences, it still lowers both responses' KL",
+    optimum={
+        "pairs": "no loss has its gradient; where its rewards fit the preferences, it still lowers both responses' KL"
+    },
     notebook="10_tokens_games_and_merging",
 )
 
@@ -75,7 +77,9 @@ CRINGE = Method(
         "margin": "gap of log-probabilities at which the gate of a pair is half open, in nats",
         "tau": "width of the gate of a pair, in nats",
     },
-    optimum="alpha = 0: samples weighted by P(good); a larger alpha makes bad responses less likely still",
+    optimum={
+        "labels": "alpha = 0: samples weighted by P(good); a larger alpha: bad responses are less likely still",
+    },
     notebook="10_tokens_games_and_merging",
 )
 
@@ -93,7 +97,7 @@ LD_DPO = Method(
     composes=False,  # a response's reward depends on the length of the other
     meanings={"alpha": "weight of tokens beyond the length of the shorter response of the pair, from 0 to 1"},
     trl="DPOTrainer, ld_alpha",
-    optimum="π* if all responses have one length; otherwise not",
+    optimum={"pairs": "responses of one length, or alpha = 1: π*; otherwise another policy"},
     notebook="10_tokens_games_and_merging",
 )
 
@@ -110,7 +114,7 @@ WPO = Method(
     reductions="all weights 1: dpo",
     composes=False,  # the weights are of whole distributions
     trl="DPOTrainer, use_weighting=True",
-    optimum="π* under Bradley–Terry preferences: the weights only say which pairs count more",
+    optimum={"pairs": "π*: the weights only say which pairs count more"},
     notebook="10_tokens_games_and_merging",
 )
 

@@ -17,7 +17,7 @@ EXO_PAIR = Method(
     equation="EXO Eq. 16 with two responses",
     reductions="the KL the other way round, plus a constant: cdpo",
     trl="DPOTrainer, loss_type=exo_pair",
-    optimum="on two responses the margin (2p − 1)·log((1 − ε)/ε), p the probability to win: not π*",
+    optimum={"pairs": "on two responses: the margin (2p − 1)·log((1 − ε)/ε), p the probability to win; not π*"},
     meanings={"label_smoothing": "ε of the label (1 − ε, ε) that the policy is compared with; above 0, below 0.5"},
     notebook="08_pairs",
 )
@@ -34,7 +34,10 @@ ROBUST_DPO = Method(
     equation="−log σ(m) − ε·m/(1 − 2ε)",
     reductions="label_smoothing = 0: dpo; its mean over labels of which a share ε is flipped: dpo on the right ones",
     trl="DPOTrainer, loss_type=robust",
-    optimum="π*, if a share ε of the Bradley–Terry labels is flipped; unbounded below if a pair always has one label",
+    optimum={
+        "pairs": "if a share ε of the labels is flipped: π*; without flips: larger margins, and no finite one "
+        "where P to win is above 1 − ε"
+    },
     notebook="08_pairs",
 )
 
@@ -50,7 +53,10 @@ DISCOPOP = Method(
     equation="DiscoPOP Eq. 5",
     reductions="far below 0: dpo; far above 0: the exponential loss of gpo",
     trl="DPOTrainer, loss_type=discopop",
-    optimum="not π*: for tau below 0.4 two responses that win equally often are driven apart: m = 0 is a maximum there",
+    optimum={
+        "pairs": "tau below 0.4: not π*, since two responses that win equally often are driven apart (m = 0 is a "
+        "maximum)"
+    },
     meanings={"tau": "width of the change from logistic to exponential, in units of the margin; above 0, at most 1"},
     notebook="08_pairs",
 )
@@ -69,7 +75,7 @@ SIGMOID_NORM = Method(
     equation="−log σ(β·u(y_w)/|y_w| − β·u(y_l)/|y_l|)",
     reductions="responses of one length L: dpo at β/L; a uniform reference and γ = 0: simpo",
     trl="DPOTrainer, loss_type=sigmoid_norm",
-    optimum="π ∝ π_ref·exp(|y|·(r − λ)/β), where λ(x) makes the probabilities sum to 1",
+    optimum={"pairs": "π ∝ π_ref·exp(|y|·(r − λ)/β), where λ(x) makes the probabilities sum to 1"},
     notebook="08_pairs",
 )
 
@@ -85,7 +91,7 @@ NCA_PAIR = Method(
     equation="−log σ(r_w) − ½·log σ(−r_w) − ½·log σ(−r_l)",
     composes=False,
     trl="DPOTrainer, loss_type=nca_pair",
-    optimum="at β = 1 with samples from π_ref: π = 2·π_ref·P(y beats another sample)",
+    optimum={"pairs": "β = 1 and samples of π_ref: π = 2·π_ref·P(y beats another sample); otherwise another policy"},
     notebook="08_pairs",
 )
 
@@ -102,7 +108,7 @@ SPPO_HARD = Method(
     composes=False,
     reductions="2/β² times una-score on the scores P(y beats another sample) − ½, in expectation",
     trl="DPOTrainer, loss_type=sppo_hard",
-    optimum="that of una-score on the scores P(y beats another sample) − ½, without a baseline; not IPO's",
+    optimum={"pairs": "that of una-score on the scores P(y beats another sample) − ½, without a baseline; not IPO's"},
     notebook="08_pairs",
 )
 
@@ -119,7 +125,7 @@ APO_ZERO = Method(
     composes=False,
     reductions="kto on both responses at kl = 0",
     trl="DPOTrainer, loss_type=apo_zero",
-    optimum="on the boundary: responses that win less than half of their comparisons lose all their mass",
+    optimum={"pairs": "on the boundary: responses that win less than half of their comparisons lose all their mass"},
     notebook="08_pairs",
 )
 
@@ -135,7 +141,7 @@ APO_DOWN = Method(
     equation="APO Eq. 8",
     composes=False,
     trl="DPOTrainer, loss_type=apo_down",
-    optimum="on the boundary: all mass moves to responses that are in no pair, if there are any",
+    optimum={"pairs": "on the boundary: all mass moves to responses that are in no pair, if there are any"},
     notebook="08_pairs",
 )
 
@@ -150,7 +156,11 @@ BCO = Method(
     papers=(papers.BCO,),
     equation="cross-entropy of σ(r_θ − δ), δ the moving average of r_θ",
     reductions="δ = 0: una-binary-bce, and TRL's bco_pair on pairs; −δ = β·log Z(x): its unbiased form",
-    optimum="with one prompt: π* if the rewards have mean 0 over the data, and another policy if not",
+    optimum={
+        "labels": "one prompt with rewards of mean 0 over the data: π*; otherwise another policy",
+        "pairs": "one prompt: π_ref·exp(s/β)/Z(x), if s, the log-odds of P(y beats another sample), has mean 0 "
+        "over the data",
+    },
     notebook="09_single_responses_and_lists",
 )
 
@@ -168,7 +178,7 @@ AOT = Method(
     whole_batch=True,
     reductions="one pair: cdpo",
     trl="DPOTrainer, loss_type=aot",
-    optimum="on two responses π*, if π_ref ranks them as most labels do; another policy if it does not",
+    optimum={"pairs": "on two responses: π*, if π_ref ranks them as most labels do; another policy, if it does not"},
     notebook="08_pairs",
 )
 
@@ -186,7 +196,7 @@ AOT_UNPAIRED = Method(
     whole_batch=True,
     reductions="one pair: cdpo",
     trl="DPOTrainer, loss_type=aot_unpaired",
-    optimum="on two responses no finite one: any P > ½ drives the margin to infinity",
+    optimum={"pairs": "on two responses: no finite one, since any P > ½ drives the margin to infinity"},
     notebook="08_pairs",
 )
 
@@ -204,7 +214,10 @@ ALPHA_PO = Method(
     equation="−log σ(r(y_w) − r(y_l) − γ)",
     reductions="alpha = 0: simpo",
     trl="CPOTrainer, loss_type=alphapo; its simpo_gamma is gamma",
-    optimum="at γ = 0: p = (1 − α·(r − λ)/β)^(−1/α) with p = π^(1/|y|), where λ(x) makes the probabilities sum to 1",
+    optimum={
+        "pairs": "γ = 0: p = (1 − α·(r − λ)/β)^(−1/α) with p = π^(1/|y|), where λ(x) makes the probabilities sum "
+        "to 1; γ above 0: another policy"
+    },
     meanings={
         "alpha": "power of the reward: 0 is the logarithm of SimPO, above 0 improbable responses count more",
         "gamma": "target margin between the rewards of a pair",
@@ -224,7 +237,10 @@ TPO = Method(
     equation="−log σ(β·log π(y_w) − β·log π(y_l)), and −log π of the gold response",
     reductions="the gold response is the chosen one: cpo",
     trl="TPOTrainer, loss_type=sigmoid; it takes the mean over the tokens of gold responses",
-    optimum="of the pairs alone π ∝ exp(r/β); gold responses pull it towards their own distribution",
+    optimum={
+        "pairs": "π ∝ exp(r/β), which is π* of a uniform π_ref; with gold responses, too: nearer to their distribution",
+        "demos": "the distribution of the gold responses; with pairs, too: between the two",
+    },
     meanings={"gold_weight": "weight of a gold response beside a pair"},
     notebook="08_pairs",
 )
@@ -241,7 +257,10 @@ TPO_L = Method(
     equation="simpo's loss on the pair, and −log π of the gold response",
     reductions="without gold responses: simpo",
     trl="TPOTrainer, loss_type=tpo-l; its tpo_l_gamma is gamma",
-    optimum="of the pairs alone that of simpo; gold responses pull it towards their own distribution",
+    optimum={
+        "pairs": "that of simpo; with gold responses, too: nearer to their distribution",
+        "demos": "the distribution of the gold responses; with pairs, too: between the two",
+    },
     meanings={"gold_weight": "weight of a gold response beside a pair"},
     notebook="08_pairs",
 )

@@ -17,6 +17,9 @@ SIMPO = Method(
     equation="survey Eq. 47",
     errata=("ES39",),
     trl="CPOTrainer, loss_type=simpo",
+    optimum={
+        "pairs": "γ = 0: π ∝ exp(|y|·(r − λ)/β), where λ(x) makes the probabilities sum to 1; γ above 0: another policy"
+    },
     notebook="08_pairs",
 )
 
@@ -34,7 +37,7 @@ SLIC = Method(
     errata=("ES17",),
     reductions="lam = 0: gpo's hinge at δ = 1 with a uniform reference and β = 1",
     trl="CPOTrainer, loss_type=hinge, which divides the imitation by the batch's tokens",
-    optimum="not π*: between two responses a margin of ±δ while lam is small, and imitation as it grows",
+    optimum={"pairs": "on two responses: a margin of ±δ while lam is small, and imitation as it grows; not π*"},
     meanings={
         "delta": "target margin of the log-probabilities, in nats",
         "lam": "weight of imitating the chosen response",
@@ -57,7 +60,10 @@ ORPO = Method(
     reductions="lam = 0: sft on the chosen responses, by tokens",
     printed=without_reference.orpo_printed,
     trl="ORPOTrainer, whose imitation includes the prompt",
-    optimum="not π*: it does not depend on π_ref; for lam = 0 the distribution of the chosen responses",
+    optimum={
+        "pairs": "lam = 0: the distribution of the chosen responses over their lengths, π ∝ μ·P(y wins)/|y|; "
+        "lam above 0: another policy"
+    },
     meanings={"lam": "weight of the odds ratio beside imitation"},
     notebook="08_pairs",
 )
@@ -77,7 +83,9 @@ CPO = Method(
     reductions="lam = 0: dpo with a uniform reference, and simpo at gamma = 0 with lengths of 1",
     printed=without_reference.cpo_printed,
     trl="CPOTrainer, loss_type=sigmoid, which divides the imitation by the batch's tokens",
-    optimum="not π*: with lam = 0 it is π ∝ exp(r/β), π* for a uniform π_ref alone",
+    optimum={
+        "pairs": "lam = 0: π ∝ exp(r/β), which is π* of a uniform π_ref; lam above 0: nearer to the chosen responses"
+    },
     meanings={"lam": "weight of imitating the chosen response"},
     notebook="08_pairs",
 )

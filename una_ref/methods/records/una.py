@@ -18,6 +18,7 @@ SFT = Method(
     papers=(papers.INSTRUCT_GPT,),
     equation="−log π(y|x)",
     reductions="una-score while r_θ ≈ 0, if all scores are equal and positive",
+    optimum={"demos": "the distribution of the demonstrations"},
     notebook="07_gradients",
     trl="SFTTrainer, loss_type=nll; DPOTrainer, loss_type=sft; both take the mean over all tokens",
 )
@@ -36,6 +37,7 @@ UNA_PAIR = Method(
     errata=("EU7", "EU8"),
     reductions="DPO",
     printed=pairs.una_pair_printed,
+    optimum={"pairs": "π*"},
     notebook="04_una_losses",
     trl="DPOTrainer, loss_type=sigmoid",
 )
@@ -54,6 +56,9 @@ UNA_BINARY_MSE = Method(
     errata=("EU9", "EU10", "EU11"),
     reductions="una-score.released with the labels as scores",
     printed=singles.una_binary_mse_printed,
+    optimum={
+        "labels": "with a learned V(x): π*; with one c for all prompts: another policy, which depends on the sampler"
+    },
     notebook="04_una_losses",
 )
 
@@ -71,6 +76,9 @@ UNA_BINARY_BCE = Method(
     errata=("EU9", "EU10", "EU11", "EU17"),
     reductions="summed over a pair, labels 1 and 0: TRL's bco_pair",
     printed=singles.una_binary_bce_printed,
+    optimum={
+        "labels": "with a learned V(x): π*; with one c for all prompts: another policy, which depends on the sampler"
+    },
     notebook="04_una_losses",
     trl="DPOTrainer, loss_type=bco_pair, on a pair as labels 1 and 0",
 )
@@ -90,6 +98,10 @@ UNA_SCORE = Method(
     reductions="sampled from π without its gradient: REINFORCE on J without a baseline, times −2β",
     printed=singles.una_score_printed,
     released=singles.una_score_released,
+    optimum={
+        "scores": "with a learned V(x), or on samples of π itself: π*; otherwise another policy, which depends on "
+        "the sampler"
+    },
     notebook="04_una_losses",
 )
 
@@ -111,6 +123,7 @@ UNA_CENTRED = Method(
     equation="this project's own: UNA Eq. 10 with the f(x) + c of its Eq. 23 read as V(x)",
     errata=("EU3", "EU5", "EU14"),
     reductions="sampled from π, leave-one-out: RLOO; K = 2: regression of differences; V(x) learned: DRO",
+    optimum={"scores": "π*", "labels": "π*", "pairs": "π*"},
     notebook="04_una_losses",
     trl="A2POTrainer, whose V(x) is β·log of the mean of exp(s/β) over samples of π_ref",
 )
@@ -124,6 +137,7 @@ UNA_ONLINE = replace(
     equation="UNA Eq. 7 with g the MSE, Eq. 10",
     reductions="its gradient is reinforce's times 2β, sample by sample",
     released=singles.una_online_released,
+    optimum={"scores": "on fresh samples of π: π*"},
     notebook="13_online_alignment",
 )
 
