@@ -36,7 +36,7 @@ def own_optimum(name, world, factors):
     wins = preference_rewards(bradley_terry(r), ref)
     tables = {
         "una-pair": lambda: optimum.optimal_logps(ref, r, known["beta"]),
-        "dro.labels": lambda: optimum.optimal_logps(ref, r.sigmoid(), known["beta"]),
+        "dro.labels": lambda: optimum.optimal_logps(ref, 2 * r.sigmoid(), known["beta"]),
         "rebel": lambda: optimum.optimal_logps(ref, r, 1 / known["eta"]),
         "r-dpo": lambda: optimum.optimal_logps(ref, r - known["alpha"] * world.lengths, known["beta"]),
         "rpo": lambda: optimum.optimal_logps(ref, known["eta"] * r, known["beta"]),

@@ -65,7 +65,7 @@ def _rlhf(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Te
 
 
 def _dro_labels(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
-    return _regularised(world, logps, world.rewards.sigmoid(), known["beta"])
+    return _regularised(world, logps, 2 * world.rewards.sigmoid(), known["beta"])
 
 
 def _rebel(world: SequenceWorld, logps: Tensor, known: Mapping[str, float]) -> Tensor:
@@ -125,7 +125,7 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
             ),
             RLHF,
         ),
-        "dro.labels": OwnObjective("E σ(r) − β·KL: the label is the reward that it regresses on", _dro_labels),
+        "dro.labels": OwnObjective("E 2σ(r) − β·KL: labels are the rewards ±1 that it regresses on", _dro_labels),
         "rebel": OwnObjective("the regret at β = 1/η", _rebel),
         "r-dpo": OwnObjective("E(r − α·|y|) − β·KL, the survey's Eq. 44", _r_dpo),
         "rpo": OwnObjective("E η·r − β·KL", _rpo),
