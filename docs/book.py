@@ -33,7 +33,7 @@ OWN_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages outside docs/."""
 SECTIONS = {
     "How to": ("data", "training", "online", "evaluation", "judging", "larger"),
-    "Reference": ("cli", "keys", "recipes", "options", "methods", "arguments", "claims", "api"),
+    "Reference": ("cli", "keys", "recipes", "options", "methods", "arguments", "claims", "errata", "api"),
     "Explanation": ("index", "map", "leaderboard", "studies", "benchmarks", "papers", "survey", "paper_tables"),
 }
 """Heading of the sidebar -> its pages in docs/. Notebooks come before them, and `OWN_PAGES` last."""
