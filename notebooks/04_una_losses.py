@@ -23,7 +23,7 @@
 # choice between pairs and scores, and to mixtures.
 #
 # **Needs.** [Notebooks 02](02_partition_function.ipynb) and 03: $\pi^*$, $Z(x)$, and regret
-# $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$.
+# $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$. In Colab or Kaggle: `%pip install una_ref` first.
 #
 # **Time.** About 40 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
 
@@ -775,13 +775,13 @@ Markdown(markdown(HERE))
 #   on its size in units of the rewards' spread and of $\beta$.
 # - KTO's end is measured after 3,000 steps. It has no finite minimiser, and its regret still moves in the second
 #   digit. Its order relative to UNA at 40 % and 90 % good labels does not depend on that.
-# - Section 5 is about the loss in the released code at its published $\beta$, not about a trained 7B model.
+# - Section 5 is about the released loss at its published $\beta$, not about a trained 7B model.
 # - A mixture has its minimum at $\pi^*$ only with feedback on one reward scale. This package's own conversions are not
 #   (section 8, *hard conversions*).
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. Hints and answers are folded below.
+# Replace `...` and run the cell, which checks it. Hints and answers are folded below.
 #
 # **1.** (Code.) Which offset of all rewards makes Eq. 10 exact for prompt 0, so that its minimiser is $\pi^*$ without
 # any baseline?
