@@ -929,7 +929,7 @@ if mine is not ...:
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** About 3, and `3.0` passes. The remaining rewards then have mean 0 in each prompt, up to the weights of
+# **1.** `3.0`, or about that. The remaining rewards then have mean 0 in each prompt, up to the weights of
 # $\pi_\text{ref}$. It is the whitening of PPO's first rollout, not a number per prompt.
 #
 # **2.** `((0, 1.2), (0.8, float("inf")))`: a response that has already moved the right way by more than ε gets no push.
