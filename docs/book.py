@@ -3,19 +3,21 @@
     python docs/book.py [FOLDER]        FOLDER/html is the site; by default build/site/html
 
 Sphinx reads a copy, FOLDER/source, laid out as the repository. So every relative link of a page works on GitHub and on
-the site alike, and the checkout stays as it is. Three things differ from the committed pages: README.md is the front
-page of its folder, the sections of docs/methods.md and the rows of docs/claims.md are pages of their own, and links
-lead to those.
+the site alike, and the checkout stays as it is. Four things differ from the committed pages: README.md is the front
+page of its folder, the sections of docs/methods.md and the rows of docs/claims.md are pages of their own, links lead
+to those, and notebooks name where they can be opened.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import os
 import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -33,7 +35,7 @@ OWN_PAGES = ("README.md", "CHANGELOG.md", "CONTRIBUTING.md", "SECURITY.md")
 """Pages outside docs/."""
 SECTIONS = {
     "How to": ("data", "training", "online", "evaluation", "judging", "larger"),
-    "Reference": ("cli", "keys", "recipes", "options", "methods", "arguments", "claims", "api"),
+    "Reference": ("cli", "keys", "recipes", "options", "methods", "arguments", "claims", "errata", "api"),
     "Explanation": ("index", "map", "leaderboard", "studies", "benchmarks", "papers", "survey", "paper_tables"),
 }
 """Heading of the sidebar -> its pages in docs/. Notebooks come before them, and `OWN_PAGES` last."""
@@ -109,9 +111,32 @@ REWRITTEN: dict[str, Callable[[str], str]] = {
 }
 
 
+HOSTED = ("START", "00_one_row_to_one_step", "04_una_losses", "11_offline_alignment")
+"""Notebooks that run in Colab and Kaggle with one line of pip."""
+
+
+def repository() -> str | None:
+    """Where the project lies: the URL "Repository" of pyproject.toml, or the repository whose workflow is running."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    here = os.environ.get("GITHUB_REPOSITORY")
+    return project["urls"].get("Repository") or (f"https://github.com/{here}" if here else None)
+
+
+def hosts(stem: str, url: str | None) -> str:
+    """A line that opens a notebook in Colab and Kaggle; empty for a notebook or a repository that they cannot open."""
+    if stem not in HOSTED or not url or not url.startswith("https://github.com/"):
+        return ""
+    file = f"{url.removesuffix('/').removesuffix('.git')}/blob/main/notebooks/{stem}.ipynb"
+    colab = "https://colab.research.google.com/github/" + file.removeprefix("https://github.com/")
+    return f"Open in [Colab]({colab}) or [Kaggle](https://kaggle.com/kernels/welcome?src={file})."
+
+
 def notebook_page(path: Path) -> str:
-    """A twin, its links as the site has them."""
+    """A twin, its links as the site has them, and where it can be opened."""
     twin = json.loads(path.read_text("utf-8"))
+    if line := hosts(path.stem, repository()):
+        first = twin["cells"][0]
+        first["source"] = re.sub(r"(?m)^(# .+)$", rf"\1\n\n{line}", "".join(first["source"]), count=1)
     for cell in twin["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = linked("".join(cell["source"]), path)

@@ -427,6 +427,20 @@ def claims() -> str:
     return "\n".join(parts).rstrip()
 
 
+def misprints() -> str:
+    """Errata that no trained policy depends on: printed and correct form, a table for each paper."""
+    from una_ref.claims import CLAIMS
+
+    parts = []
+    for prefix, title in LEDGER.items():
+        entries = [entry for id, entry in CLAIMS.items() if id.startswith(prefix) and entry.misprint]
+        rows = [(f"[{e.id}](claims.md#{e.id.lower()})", e.place, e.says, e.instead, e.number) for e in entries]
+        if rows:
+            header = ("id", "where", "printed", "correct", "in numbers")
+            parts += [f"## {title.removeprefix('Errata of ')}", "", table(header, rows), ""]
+    return "\n".join(parts).rstrip()
+
+
 def _notebook(name: str | None) -> str:
     return f"[{name.split('_')[0]}](../notebooks/{name}.ipynb)" if name else ""
 
@@ -480,6 +494,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "survey-without-a-row": survey_without_a_row,
     "claims": claims,
     "claim-counts": claim_counts,
+    "misprints": misprints,
     "mutation": mutation,
     **measured.BLOCKS,
 }

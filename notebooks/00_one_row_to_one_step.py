@@ -32,7 +32,8 @@
 # and 4). It maximises expected score minus $\beta$ times the KL to $\pi_\text{ref}$. UNA Eq. 10 omits the
 # per-prompt number $V(x)$. Without it the steps end at another policy.
 #
-# **Needs.** PyTorch, and the idea of RLHF: raise a reward, stay close to a reference policy.
+# **Needs.** PyTorch, and the idea of RLHF: raise a reward, stay close to a reference policy. In Colab or
+# Kaggle: `%pip install una_ref` first.
 #
 # **Time.** About 35 minutes to read, without the exercises. Next: [notebook 01](01_log_sum_inequality.ipynb).
 
@@ -346,7 +347,7 @@ for name, policy in policies.items():
 # \end{aligned}
 # $$
 #
-# The paper prints Eq. 9 and 10 with the opposite sign, which would push the policy away from its feedback. Centred
+# (Equations stand here without the papers' [misprints](../docs/errata.md).) Centred
 # UNA computes $V(x)$ for each response: the mean of $s - r$ over the *other* responses of the prompt, without
 # gradient.
 
@@ -400,6 +401,8 @@ for where, shift in (("at step 0", [0.0, 0.0]), ("elsewhere", [-0.7, 0.4])):
 # \frac{\partial}{\partial \log \pi(y)} (r - s)^2 = 2\beta\,(r - s), \qquad
 # \frac{\partial}{\partial \log \pi(y)} (r + V - s)^2 = 2\beta\,(r + V - s).
 # $$
+#
+# > **Guess first:** both scores are positive. Which of the four methods raise the *worse* response in the first step?
 
 # %%
 for method in by_library(packed, packed):
@@ -786,10 +789,10 @@ check.true("too much mass on unseen responses", mass["una-centred"] > mass["π*"
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Put your answer in place of `...` and run the cell; it checks it. Hints and answers are folded below.
 #
-# **1.** Three responses have 4, 2 and 3 tokens, EOS included. They stand behind a prompt of 5 tokens. Write down
-# `until`.
+# **1.** (Pencil.) Three responses have 4, 2 and 3 tokens, EOS included. They stand behind a prompt of 5 tokens. Write
+# down `until`.
 
 # %%
 mine = ...  # a list
@@ -799,7 +802,7 @@ if mine is not ...:
     check.close("exercise 1", mine, truth)
 
 # %% [markdown]
-# **2.** Subtract a number $c$ from both scores of our row, so that `una-score` at step 0 has the direction of
+# **2.** (Pencil.) Subtract a number $c$ from both scores of our row, so that `una-score` at step 0 has the direction of
 # `una-centred`. Which $c$? By which factor do the two gradients then differ?
 
 # %%
@@ -811,8 +814,8 @@ if mine is not ...:
     check.close("exercise 2", mine[1] * raw, centred, tol=1e-6)
 
 # %% [markdown]
-# **3.** For which $\beta$ does $\pi^*$ give the correct answer to our prompt a probability of 99 % in the table? Find
-# it to three digits.
+# **3.** (Code.) For which $\beta$ does $\pi^*$ give the correct answer to our prompt a probability of 99 % in the
+# table? Find it to three digits.
 
 # %%
 mine = ...  # β
@@ -821,6 +824,17 @@ if mine is not ...:
     check.close("exercise 3", optimum(table_world.ref_logps, table_world.rewards, mine)[0][0, 0].exp(), 0.99, tol=1e-4)
 
 # %% [markdown]
+# **4.** (Open.) Your file has one scored response per prompt. Which of the four methods can learn which of two
+# responses to a prompt is better, and what would you collect next?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** Which tokens does a prompt token have to be seen by? **2.** What is $s - \bar s$ for two scores? **3.** Does
+# the probability rise or fall with $\beta$?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -838,5 +852,8 @@ if mine is not ...:
 #     enough = optimum(table_world.ref_logps, table_world.rewards, mine)[0][0, 0].exp() > 0.99
 #     low, high = (mine, high) if enough else (low, mine)
 # ```
+#
+# **4.** DPO and `una-centred` need two responses of a prompt. `una-score` and the labels learn from one, and mix up
+# easy prompts with good responses. A second scored response per prompt is worth more than a new prompt.
 #
 # </details>

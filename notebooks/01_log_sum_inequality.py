@@ -48,7 +48,9 @@ plt = figures.pyplot()
 # ## The statement in numbers
 #
 # UNA Eq. 11 compares a sum of logarithms with the logarithm of the sums. Here is a pair of lists. Beside it is a
-# second list $a$ with the same sum and equal ratios:
+# second list $a$ with the same sum and equal ratios.
+#
+# > **Guess first:** for which of the two lists are both sides equal?
 
 # %%
 a = torch.tensor([2.0, 3.0, 5.0, 1.0])
@@ -378,10 +380,10 @@ Markdown(markdown([CLAIMS["EU3"]]))
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Put your answer in place of `...` and run the cell; it checks it. Hints and answers are folded below.
 #
-# **1.** Which number $c$, subtracted from all rewards of the second prompt, gives both prompts the same $\lambda$?
-# (UNA's App. C calls this number $f(x)$.)
+# **1.** (Code.) Which number $c$, subtracted from all rewards of the second prompt, gives both prompts the same
+# $\lambda$? (UNA's App. C calls this number $f(x)$.)
 
 # %%
 mine = ...  # a number
@@ -392,7 +394,7 @@ if mine is not ...:
     check.close("exercise 1", log_z[1], log_z[0])
 
 # %% [markdown]
-# **2.** The gap of Eq. 11 is $a$ times a KL divergence, for any two lists. Between which two distributions?
+# **2.** (Pencil.) The gap of Eq. 11 is $a$ times a KL divergence, for any two lists. Between which two distributions?
 
 # %%
 first, second = torch.tensor([2.0, 3.0, 5.0, 1.0]), torch.tensor([1.0, 4.0, 2.0, 3.0])
@@ -403,7 +405,8 @@ if mine is not ...:
     check.close("exercise 2", first.sum() * kl(mine[0].log()[None], mine[1].log()[None])[0], left - right)
 
 # %% [markdown]
-# **3.** Among all lists $b$ with sum 10, which one minimises the left side of Eq. 11 for `first`? How small is it?
+# **3.** (Pencil.) Among all lists $b$ with sum 10, which one minimises the left side of Eq. 11 for `first`? How small
+# is it?
 
 # %%
 mine = ...  # (b, the smallest left side)
@@ -416,6 +419,17 @@ if mine is not ...:
     check.true("exercise 3: no other list is below", (lefts >= mine[1]).all())
 
 # %% [markdown]
+# **4.** (Open.) Where in the argument is it used that $\pi$ and $\pi_\text{ref}$ are distributions, and where only
+# that they are non-negative?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** What does $e^{-c/\beta}$ do to $Z$? **2.** Divide each list by its sum. **3.** What in the right side depends
+# on $b$?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -426,5 +440,8 @@ if mine is not ...:
 #
 # **3.** `(10 * first / first.sum(), first.sum() * (first.sum() / 10).log())`. The right side of Eq. 11 depends on $b$
 # only through its sum. Equal ratios reach it.
+#
+# **4.** The inequality needs non-negative numbers alone. That $\pi$ sums to one fixes $\lambda = Z(x)$. That
+# $\pi_\text{ref}$ sums to one is never used: without it $Z$ changes, and $\pi^*$ does not.
 #
 # </details>

@@ -466,6 +466,8 @@ check.true("the dots differ: no constant fits all prompts", spread > 0.5, f"by {
 # - $b = c$: one constant, fitted to minimise the same loss (Sec. 7 proposes a moving average for $c$);
 # - $b = f(x) > \max r$: App. C;
 # - $b = \beta \log Z(x)$, or any $V(x)$ that is learned for each prompt.
+#
+# > **Guess first:** which of them leaves no regret? Is the fitted constant better than $b = 0$?
 
 # %%
 ways = {
@@ -564,10 +566,10 @@ Markdown(markdown([CLAIMS[id] for id in ("EU2", "EU4", "EU5", "EU6", "CU1", "CU2
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Put your answer in place of `...` and run the cell; it checks it. Hints and answers are folded below.
 #
-# **1.** You know $\pi^*$, $\pi_\text{ref}$, $\beta$, and that the second response of the mixed prompt is rated 0.9.
-# What are its other ratings?
+# **1.** (Code.) You know $\pi^*$, $\pi_\text{ref}$, $\beta$, and that the second response of the mixed prompt is rated
+# 0.9. What are its other ratings?
 
 # %%
 mine = ...  # a tensor (5,), from world.optimum, world.ref_logps, BETA and 0.9
@@ -576,8 +578,8 @@ if mine is not ...:
     check.close("exercise 1", mine, ratings[1])
 
 # %% [markdown]
-# **2.** One constant $c$ for all prompts makes the bound of Eq. 16, $\mathbb{E}_x\, \beta \log Z(x)$, equal to 0 for
-# the rewards $r - c$. Which? Is $\lambda = 1$ then, and the special case right?
+# **2.** (Code.) One constant $c$ for all prompts makes the bound of Eq. 16, $\mathbb{E}_x\, \beta \log Z(x)$, equal to
+# 0 for the rewards $r - c$. Which? Is $\lambda = 1$ then, and the special case right?
 
 # %%
 mine = ...  # (c, whether λ(x) is 1 for every prompt)
@@ -588,8 +590,8 @@ if mine is not ...:
     check.true("exercise 2, λ", mine[1] == bool((log_z_c.abs() < 1e-9).all()))
 
 # %% [markdown]
-# **3.** Binary labels (thumbs): a response is rated 1 or $b$, and $\pi_\text{ref}$ gives a good one with probability
-# $p$. For which $b$ is $Z(x) = 1$?
+# **3.** (Pencil.) Binary labels (thumbs): a response is rated 1 or $b$, and $\pi_\text{ref}$ gives a good one with
+# probability $p$. For which $b$ is $Z(x) = 1$?
 
 # %%
 mine = ...  # a function of (p, beta); it may be nan where there is no such b
@@ -600,6 +602,17 @@ if mine is not ...:
         check.close("exercise 3", log_partition(torch.tensor([[p_, 1 - p_]]).log(), labels, 0.3), 0.0)
 
 # %% [markdown]
+# **4.** (Open.) A paper reports the implicit reward of its trained policy as "the learned reward". Which comparisons
+# of that number are meaningful, and which are not?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** What differs between ratings and implicit rewards? **2.** Which numbers does $c$ shift? **3.** Write $Z = p\,
+# e^{1/\beta} + (1 - p)\, e^{b/\beta}$.
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -611,5 +624,8 @@ if mine is not ...:
 # **3.** `lambda p, beta: beta * math.log((1 - p * math.exp(1 / beta)) / (1 - p))`. It exists only for
 # $p < e^{-1 / \beta}$, which is 3.6 % at $\beta = 0.3$, and is negative. If $\pi_\text{ref}$ gives good responses
 # more often than that, no second rating, however low, makes $Z(x) = 1$.
+#
+# **4.** Differences between responses to one prompt are. Differences between prompts, and the mean over prompts,
+# contain a free number per prompt.
 #
 # </details>

@@ -11,59 +11,42 @@
 #
 # [Notebook 03](03_implicit_reward.ipynb) ended with $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + V(x)$. At the
 # optimum the implicit reward is the explicit one minus a number per prompt, $V(x) = \beta \log Z(x)$. UNA omits this
-# number and fits the rest. Pairs, binary labels (thumbs) and scores become three losses. Each compares
-# $r_\theta = \beta \log \frac{\pi_\theta}{\pi_\text{ref}}$ with feedback.
+# number and fits the rest: $r_\theta = \beta \log \frac{\pi_\theta}{\pi_\text{ref}}$ is compared with pairs, binary
+# labels (thumbs) or scores.
 #
 # **Claim** (UNA Eq. 7–10). Minimising the difference of implicit and explicit reward solves the RLHF problem, online
 # and offline, for pairs, labels and scores; "it transforms the original unstable RL problem into a stable supervised
 # learning problem" (Sec. 2.3.2).
 #
-# The notebook takes four steps. It corrects the signs of the losses. It asks when the regression *is* policy
-# gradient. It asks where the regression ends otherwise. It adds one number per prompt, which gives **centred UNA**.
-# Sections 5 to 8 apply this to the released code, to binary labels, to the choice between pairs and scores, and to
-# mixtures.
+# Sections 1 to 4 ask when the regression *is* policy gradient, where it ends otherwise, and what one number per
+# prompt adds. This gives **centred UNA**. Sections 5 to 8 apply it to the released code, to binary labels, to the
+# choice between pairs and scores, and to mixtures.
 #
 # **Needs.** [Notebooks 02](02_partition_function.ipynb) and 03: $\pi^*$, $Z(x)$, and regret
-# $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$.
+# $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$. In Colab or Kaggle: `%pip install una_ref` first.
 #
-# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
 
 # %%
 import sympy as sp
 import torch
-from IPython.display import Markdown
+from IPython.display import SVG, Markdown
 
-from una_ref import METHODS, figures
-from una_ref.claims import (  # the ledger, functions of its checks
-    CLAIMS,
-    example_worlds,
-    information,
-    markdown,
-    sampling,
-)
+from una_ref import METHODS
+from una_ref.claims import CLAIMS, example_worlds, information, markdown, sampling  # the ledger and its checks
 from una_ref.claims.floors import label_floors, offset_for
 from una_ref.claims.ledger import committed
-from una_ref.claims.pair_loss import pair_at
 from una_ref.claims.released import released_world
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check
-from una_ref.theory import (
-    TableWorld,
-    bradley_terry,
-    fixed_point,
-    kl,
-    objective,
-    una_end,
-    una_fixed_point,
-    una_minima,
-    una_regression,
-)
+from una_ref.studies.lesson_figures import draw_regret_by_offset
+from una_ref.theory import TableWorld, bradley_terry, kl, objective
+from una_ref.theory.fixed_points import fixed_point, una_end, una_fixed_point, una_minima, una_regression
 from una_ref.theory.populations import binary_labels, pairs, singles  # a loss in expectation
 
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.set_printoptions(precision=4, sci_mode=False)
-plt = figures.pyplot()
 
 BETA = 0.5
 WORLD = TableWorld.random(0, prompts=4, responses=5, beta=BETA)  # rewards: mean 0, sd 1 in each prompt
@@ -87,8 +70,9 @@ for x in range(2):
 #
 # $$L(\pi_\theta) = \mathbb{E}_x\, \mathbb{E}_{y \sim \pi_\theta}\; g\big(r_\phi(x, y),\, r_\theta(x, y)\big)$$
 #
-# Offline the responses come from data instead. A table world needs no sampling. A loss in expectation is a sum over
-# responses, weighted by their probability under the sampler. "Population loss" below means this sum.
+# Offline the responses come from data instead. A table world needs no sampling: a loss in expectation is a sum over
+# responses, weighted by their probability under the sampler. Losses are written without the papers' misprints;
+# [one page](../docs/errata.md) lists those.
 
 
 # %%
@@ -113,14 +97,12 @@ check.close("= una_regression", mine(WORLD.optimum), len(mu) * closed(WORLD.opti
 #
 # $$L_\text{UNA-pair} = -\mathbb{E}\,\big(r_\theta(x, y_w) - r_\theta(x, y_l)\big),$$
 #
-# which has no minimum: descent on it never slows down. The line below it adds $\log$ but loses $\sigma$. A pair in
-# the wrong order then asks for the logarithm of a negative number. With $-\log \sigma$ it is DPO, and only DPO (EU7,
-# EU8, CU10).
+# which has no minimum: descent on it never slows down. With $-\log \sigma$ it is DPO, and only DPO (EU7, CU10).
 
 # %%
 pair, preferences = METHODS["una-pair"], bradley_terry(WORLD.rewards)
 printed, dpo = (pairs(loss, WORLD, mu, preferences) for loss in (pair.printed, pair.loss))
-for name, population in (("Eq. 8 as printed", printed), ("with -log σ", dpo)):
+for name, population in (("Eq. 8", printed), ("with -log σ", dpo)):
     logits, seen = WORLD.ref_logps, []
     for step in range(400):
         if step in (0, 100, 200, 399):
@@ -129,9 +111,6 @@ for name, population in (("Eq. 8 as printed", printed), ("with -log σ", dpo)):
     print(f"{name:<18} loss after 0, 100, 200, 399 steps: {' '.join(seen)}")
 
 # %% tags=["check"]
-gaps = torch.tensor([0.5, -1.0])
-check.true("line below Eq. 8: no loss for a wrong order", (-gaps.log())[1].isnan(), f"{-gaps.log()}")
-check.close("with σ: 0.4741 and 1.3133", pair.loss(**pair_at(gaps), beta=1.0), [0.4741, 1.3133], tol=1e-4)
 check.close("−log σ ends at π*", fixed_point(dpo, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
 moved = pairs(pair.loss, plus(7.0), mu, bradley_terry(plus(7.0).rewards))
 check.close("−log σ ends at π* at offset 7", fixed_point(moved, WORLD.ref_logps).exp(), WORLD.optimum.exp(), tol=1e-8)
@@ -140,46 +119,29 @@ check.differs("Eq. 8 as printed: the slope does not vanish", slope_late, 0 * slo
 check.close("Eq. 8 as printed: the slope is that at the start", slope_late, slope_early)
 
 # %% [markdown]
-# **Binary labels.** UNA Eq. 9 gives a good response the reward 1 and a bad one 0:
-#
-# $$L_\text{UNA-binary} = -\mathbb{E}[g]
-# = -\big[\mathbb{E}_{y_w}(g(r_\theta, 1))^2 + \mathbb{E}_{y_l}(g(r_\theta, 0))^2\big]$$
-#
-# This line has three errors. $g$ is an error already, so the minus maximises it. The second line squares it once
-# more. And it adds two class means, which is not the mean over the data. The corrected loss is $+\mathbb{E}[g]$ (EU9,
-# EU10, CU11):
+# **Binary labels.** UNA Eq. 9 gives a good response the reward 1 and a bad one 0, and minimises $\mathbb{E}[g]$. $g$
+# is the squared error of $\sigma(r_\theta)$ (MSE) or the cross-entropy (BCE). The paper's second line adds the means
+# of the two classes. That is not the mean over the data: the rarer label counts for more (EU10, CU11).
 
 # %% tags=["check"]
 learned, labels = torch.tensor([0.9, 0.8, 0.7, 0.6]), torch.tensor([1.0, 1.0, 1.0, 0.0])
 g = METHODS["una-binary-mse"].loss(logps=learned.logit(), ref_logps=0 * learned, labels=labels, beta=1.0)
 up = labels == 1
 print(f"σ(r) {learned.numpy()}, labels {labels.numpy()}, g {g.numpy().round(3)}")
-print(f"E g {g.mean():.4f}   line 1 as printed {-g.mean():.4f}")
-print(f"line 2 as printed {-(g[up] ** 2).mean() - (g[~up] ** 2).mean():.4f}")
-print(f"E_w g + E_l g {g[up].mean() + g[~up].mean():.4f}")
+print(f"E g {g.mean():.4f}   E_w g + E_l g {g[up].mean() + g[~up].mean():.4f}")
 check.close("g is the squared error", g, (learned - labels) ** 2)
 check.close("class means with shares: E g", 0.75 * g[up].mean() + 0.25 * g[~up].mean(), g.mean())
 check.differs("class means without shares: not E g", g[up].mean() + g[~up].mean(), g.mean(), by=0.2)
 
 # %% [markdown]
-# **Scores.** UNA Eq. 10 is least squares, again with the sign of a loss to be maximised:
+# **Scores.** UNA Eq. 10 is least squares:
 #
-# $$L_\text{UNA-score} = -\mathbb{E}\,\big(r_\theta(x, y) - r_\phi(x, y)\big)^2$$
+# $$L_\text{UNA-score} = \mathbb{E}\,\big(r_\theta(x, y) - r_\phi(x, y)\big)^2$$
 #
-# With $r_\theta = 0.2$ and a score of 0.9, descent on it lowers $r_\theta$ further (EU12). From here on all signs are
-# corrected; the authors' code has them right.
-#
-# Two more statements of the paper fail. Below Eq. 9 it says that scores exclude BCE. But BCE with a label $s$ in
-# $[0, 1]$ has its minimum at $\sigma(r_\theta) = s$ (EU17). And the weighted ratings of Sec. 4.1 lie in $[0, 1.9]$,
-# not $[0, 1]$: the weights sum to 1.9 (EU16).
+# Below Eq. 9 the paper says that scores exclude BCE. But BCE with a label $s$ in $[0, 1]$ has its minimum at
+# $\sigma(r_\theta) = s$ (EU17).
 
 # %% tags=["check"]
-logps = torch.tensor([0.2], requires_grad=True)
-row = {"logps": logps, "ref_logps": torch.zeros(1), "scores": torch.tensor([0.9]), "beta": 1.0}
-for name, loss, slope in (("printed", score.printed, 1.4), ("corrected", score.loss, -1.4)):
-    (found,) = torch.autograd.grad(loss(**row).sum(), logps)
-    check.close(f"Eq. 10 {name}: the slope is {slope}", found, slope)
-
 z, p = sp.symbols("z p", real=True)
 sigma = 1 / (1 + sp.exp(-z))
 bce = -p * sp.log(sigma) - (1 - p) * sp.log(1 - sigma)
@@ -190,8 +152,8 @@ check.true("d MSE / dz = 2(σ − p)·σ'", sp.simplify(sp.diff(mse, z) - 2 * (s
 # %% [markdown]
 # ## 2. Online: the regression is policy gradient
 #
-# In UNA Eq. 7 the responses come from $\pi_\theta$, the policy in training. Is the sampling differentiated? The paper
-# does not say. "Supervised learning" implies no: sample, then regress. Write
+# In UNA Eq. 7 the responses come from $\pi_\theta$, the policy in training. The paper does not say whether the sampling
+# is differentiated. "Supervised learning" implies no: sample, then regress. Write
 # $e = r - \beta \log \frac{\pi}{\pi_\text{ref}}$, so that $J = \mathbb{E}_\pi\, e$ is the RLHF objective (UNA Eq. 3).
 # The regression's gradient is
 #
@@ -276,8 +238,7 @@ check.close("two responses by hand: the loss curves by −2", torch.linalg.eigva
 # $\sum_y \pi = 1$ and $u = \log \frac{\pi}{\pi_\text{ref}}$. The minimiser satisfies
 #
 # $$\mu\,(\beta u - r) + \nu\, \pi_\text{ref}\, e^u = 0 .$$
-
-# %% [markdown]
+#
 # Divide by $\beta\mu$. Lambert's $W$, which solves $W e^W = z$, gives each $u$ in closed form (CU5a):
 #
 # $$\log \frac{\pi}{\pi_\text{ref}} = \frac{r}{\beta} - W\big(\kappa\, e^{r/\beta}\big), \qquad
@@ -318,10 +279,9 @@ told = una_fixed_point(high.ref_logps, high.rewards, BETA, baseline=just_below)
 check.close("β·log Z(x) given: the minimiser is π*", told.exp(), WORLD.optimum.exp(), tol=1e-8)
 
 # %% [markdown]
-# What does a constant in the scores change? It does not change $\pi^*$, and it changes this minimiser a lot. Is 7 of
-# 10 a good score? That depends on the other scores of the prompt, which a loss on one response cannot know. **Large
-# positive** scores ask for a large $r_\theta$ everywhere. No policy has that. The closest policy is the sampler
-# itself:
+# Is 7 of 10 a good score? That depends on the other scores of the prompt, which a loss on one response cannot know.
+#
+# > **Guess first:** add 128 to all scores, which does not change $\pi^*$. Where does this minimiser go?
 
 # %%
 # una_end: the minimum that gradient descent from π_ref ends at
@@ -337,6 +297,9 @@ check.close("large offset: the sampler is learned", far.exp(), uniform, tol=1e-4
 check.differs("large offset: the uniform sampler is not π_ref", far.exp(), mu, by=0.1)
 
 # %% [markdown]
+# **Large positive** scores ask for a large $r_\theta$ everywhere. No policy has that; the closest is the sampler
+# itself.
+#
 # **Large negative** scores ask for $\pi < \pi_\text{ref}$ everywhere, and some response has to take the mass that all
 # the others lose. The loss is no longer convex. $\nu < 0$, and $W$ has two branches there. At a minimum, at most one
 # response has $W$ below $-1$; it takes the mass. The reason is the second-order condition:
@@ -348,9 +311,9 @@ check.differs("large offset: the uniform sampler is not π_ref", far.exp(), mu, 
 #    to first order.
 # 3. So two responses with $W < -1$ would leave a direction in which the loss falls. That is no minimum.
 #
-# So a minimum is named by its one response with $W < -1$, or has none. How many there are depends on the offset. For
-# prompt 0 it is one at $-1$, two at $-1.5$, four at $-2$, and from $-3$ on five, one for each response. The global
-# minimum is usually at the *rarest* response, since errors are weighted by the sampler's probabilities (CU5b).
+# How many minima there are depends on the offset. For prompt 0 it is one at $-1$, two at $-1.5$, four at $-2$, and
+# from $-3$ on five, one for each response. The global minimum is usually at the *rarest* response, since errors are
+# weighted by the sampler's probabilities (CU5b).
 
 # %%
 low = plus(-8.0)
@@ -387,17 +350,16 @@ check.true("40 prompts: worse than no training", ratio > 2, f"regret {ratio:.2f}
 # The paper proposes to estimate a constant $c$ "in advance or … through exponential moving average" (Discussion 3). A
 # constant in $r_\theta$ is a constant in the scores with the opposite sign. So $c$ can only undo an offset that all
 # prompts share. The best $c$ in hindsight moves to the lowest point of the curve below. That point is not 0, because
-# prompts differ in $\beta \log Z(x)$ (CU7). (A $c$ that is fitted along with the policy minimises the loss, not the
-# regret. [Notebook 03](03_implicit_reward.ipynb) has a case where it does harm.)
+# prompts differ in $\beta \log Z(x)$ (CU7). (A $c$ fitted along with the policy can do harm:
+# [notebook 03](03_implicit_reward.ipynb).)
 #
 # **Centred UNA** takes one number per prompt,
 #
 # $$L = \mathbb{E}\,\big(r_\theta + V(x) - r\big)^2,$$
 #
-# $V(x)$ is learned, or it is the mean of $r - r_\theta$ over the *other* responses of the prompt. Both learn the
-# same: fitted or leave-one-out, the expected gradient is that of a variance.
-#
-# In the next cell $V(x)$ is fitted beside the policy, at every offset. It starts at 0 and knows nothing of $Z(x)$.
+# $V(x)$ is fitted, or it is the mean of $r - r_\theta$ over the *other* responses of the prompt. Either way the
+# expected gradient is that of a variance. In the next cell $V(x)$ is fitted beside the policy, at every offset. It
+# starts at 0 and knows nothing of $Z(x)$.
 
 
 # %%
@@ -423,7 +385,7 @@ OFFSETS = [-8, -6.5, -5, -4, -3.25, -2.5, -2, -1.5, -1.25, -1, -0.75, -0.5, -0.2
 OFFSETS += [3, 4, 5, 6, 8, 10, 13, 16]
 raw = [example_worlds.raw_regret(big, o + own) for o in OFFSETS]
 lowest_regret = [example_worlds.raw_regret(big, o + own, which="global") for o in OFFSETS if o <= 2]
-with_c = min(raw)  # a constant c moves the curve sideways, so the best c reaches its lowest point
+with_c = min(raw)  # a constant c moves the curve sideways
 big_mu = big.ref_logps.exp()
 with_v = []
 for o in OFFSETS:
@@ -444,60 +406,19 @@ alone = [example_worlds.raw_regret(big, o) for o in (-8.0, -2.0, 0.0)]
 stated = [committed()["CU5"][name] for name in ("m8", "m2", "p0")]
 check.close("without the prompts' own offsets: the numbers of CU5", alone, stated, tol=1e-6)
 check.differs("with them: other numbers", [raw[OFFSETS.index(o)] for o in (-8, -2, 0)], stated, by=0.01)
-check.true(
-    "best c: regret is left", 0.05 * at_ref < with_c < 0.5 * at_ref, f"{with_c:.3f}, {with_c / at_ref:.0%} of π_ref's"
-)
+left = with_c / at_ref
+check.true("best c: regret is left", 0.05 < left < 0.5, f"{with_c:.3f}, {left:.0%} of π_ref's")
 check.true("offset 16: almost nothing learned", raw[-1] > 0.9 * at_ref, f"{raw[-1]:.3f} of {at_ref:.3f}")
 
 # %%
-blue, orange, red, grey = (figures.PALETTE[name] for name in ("blue", "orange", "vermilion", "grey"))
-fig, ax = plt.subplots(figsize=(9.0, 4.7))
-ax.axhspan(at_ref, 1.0, color=figures.FAINT, alpha=0.45, linewidth=0)
-ax.axhline(at_ref, color=grey, linestyle="--", linewidth=1.3)
-ax.axhline(with_c, color=orange, linewidth=2.4)
-apart = [o for o in OFFSETS if o <= -0.5]
-ax.plot(apart, lowest_regret[: len(apart)], color=blue, linestyle=(0, (1.2, 1.6)), linewidth=1.8)
-ax.plot(OFFSETS, raw, color=blue, linewidth=3, solid_capstyle="round", solid_joinstyle="round")
-ax.plot(OFFSETS, with_v, color=red, linewidth=3.6, clip_on=False, zorder=5)
-at_best = OFFSETS[raw.index(with_c)]
-ax.plot(
-    [at_best], [with_c], "o", color=orange, markersize=9, zorder=6, markeredgecolor=figures.CARD, markeredgewidth=1.5
-)
-ax.set(xlim=(-8, 16), ylim=(0, 1.0), xticks=range(-8, 17, 4))
-ax.set_xlabel("constant added to all scores  (1 = the standard deviation of a prompt's scores)")
-ax.set_ylabel("exact regret of the learned policy")
-label, right = {"va": "center", "fontsize": 11}, {"va": "center", "fontsize": 11, "ha": "right"}
-small = {"va": "center", "fontsize": 10, "color": blue, "linespacing": 1.45}
-ax.text(15.8, at_ref + 0.036, r"$\pi_\mathrm{ref}$: no training at all", color=grey, **right)
-ax.text(15.8, 0.955, "worse than no training", color=grey, style="italic", **right)
-ax.text(4.2, 0.455, "UNA Eq. 10", color=blue, weight="bold", **label)
-ax.text(4.2, 0.37, "high scores say “raise everything”:\nthe end is near $\\pi_\\mathrm{ref}$ again", **small)
-ax.text(-7.8, 0.47, "low scores say\n“lower everything”:\nsome response has to\ntake the mass", **small)
-ax.text(
-    -1.75,
-    0.875,
-    f"global minimum: one response alone,\nmostly the rarest (regret up to {max(lowest_regret):.1f})",
-    **small,
-)
-ax.text(15.8, with_c + 0.036, "with the best constant $c$: the curve's lowest point", color="#9A6800", **right)
-ax.text(
-    15.8,
-    0.036,
-    "with a $V(x)$ fitted for each prompt: the optimum",
-    color=red,
-    weight="bold",
-    **right,
-)
-ax.set_title("A constant in the scores decides what UNA learns, until each prompt has its own $V(x)$", fontsize=12)
-figures.save(fig, "04_una_losses")
-plt.show()
+curves = {"offsets": OFFSETS, "descent": raw, "lowest": lowest_regret, "fitted": with_v, "reference": at_ref}
+SVG(draw_regret_by_offset(curves))
 
 # %% [markdown]
 # The figure has 40 prompts of 8 responses and $\beta = \frac12$. The mean score differs between prompts, with a
-# standard deviation (sd) of ½. The ledger's CU5 uses the same prompts without that difference, so its numbers are
-# others: at offset $-2$ it has 0.31, and this figure 0.35. The solid line is the end of gradient descent from
-# $\pi_\text{ref}$ with unlimited data. The dotted line is the global minimum of the same loss. $\pi^*$ is the same
-# policy at every offset.
+# standard deviation (sd) of ½. (Without it, as in CU5, offset $-2$ has 0.31 and not 0.35.) The solid line is the end of
+# gradient descent from $\pi_\text{ref}$ with unlimited data, the dotted line the global minimum of the same loss.
+# $\pi^*$ is the same policy at every offset.
 #
 # Three identities say what $V(x)$ does to the loss. The first was in section 2: *online, Eq. 10 is REINFORCE without
 # a baseline*. The second: the leave-one-out form is the **log-variance loss**. For $K$ responses of a prompt,
@@ -513,10 +434,8 @@ plt.show()
 #    $\frac{2}{K - 1} \sum_k (e_k - \bar e) \nabla (e_k - \bar e)$, in which $\nabla \bar e$ drops out because
 #    $\sum_k (e_k - \bar e) = 0$. Both are $\frac{2}{K - 1} \sum_k (e_k - \bar e) \nabla e_k$.
 #
-# Two responses with $e = (1.3, 0.4)$: the residuals are $0.4 - 1.3 = -0.9$ and $0.9$, and
-# $-\frac{2}{1} (e_k - 0.85) = \mp 0.9$.
-
-# %% [markdown]
+# Two responses with $e = (1.3, 0.4)$: the residuals are $0.4 - 1.3 = -0.9$ and $0.9$, which is $-2\,(e_k - 0.85)$.
+#
 # The third: for samples of the policy, its gradient is $-2\beta$ times that of **RLOO**,
 #
 # $$\nabla L = -2\beta\, \frac{1}{K} \sum_k \Big(e_k - \frac{1}{K - 1} \sum_{j \ne k} e_j\Big) \nabla \log \pi(y_k) .$$
@@ -565,22 +484,19 @@ check.differs("V as the mean of s alone, without −r_θ: another gradient", of_
 # %% [markdown]
 # Offline the same loss has $\pi^*$ as its minimiser, for every offset and every sampler that gives each response a
 # positive probability. $\text{Var}_\mu(e) = 0$ says that $e$ is one number per prompt, and that *is* $\pi^*$ (UNA
-# Eq. 4). The checks below fit $V(x)$ at the offsets $-8$ and $+8$, for three samplers. Two responses of a prompt are
+# Eq. 4). Two responses of a prompt are
 # enough; more only lower the noise (CU8). This holds as long as some policy of the class has zero variance.
 #
 # A policy class with shared parameters may not contain $\pi^*$. Then offline regression (centred or not) and DPO
-# weight errors by $\mu$. They end at another member of the class than RL does. Only samples from $\pi$ itself give
-# the gradient of $J$ (CU9). They end where $\nabla J = 0$, which need not be the largest $J$ of the class (notebook
-# 13, section 6).
+# weight errors by $\mu$, and end at another member of the class than RL does. Only samples from $\pi$ itself give
+# the gradient of $J$ (CU9; [notebook 13](13_online_alignment.ipynb), section 6).
 
 # %% tags=["check"]
 for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WORLD.optimum.flip(-1).exp())):
     for offset in (-8.0, 8.0):
         moved = plus(offset)
-        centred_loss = una_regression(
-            moved.ref_logps, moved.rewards, BETA, sampler_logps=sampler.log(), baseline="prompt"
-        )
-        end = fixed_point(centred_loss, moved.ref_logps)
+        how = {"sampler_logps": sampler.log(), "baseline": "prompt"}
+        end = fixed_point(una_regression(moved.ref_logps, moved.rewards, BETA, **how), moved.ref_logps)
         check.close(f"centred, y ~ {name}, offset {offset:+.0f}: π*", end.exp(), WORLD.optimum.exp(), tol=1e-7)
 
 # %% [markdown]
@@ -590,8 +506,7 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 # Eq. 9 and 10, EU11). They use $\beta = 0.01$ and $0.03$. For a score $s$ they then ask for the log-ratio
 #
 # $$u = \frac{1}{\beta} \log \frac{s}{1 - s} .$$
-
-# %% [markdown]
+#
 # At $\beta = 0.03$ a score of 0.767 asks for 40 nats: $\pi = e^{40}\, \pi_\text{ref}$. No distribution allows that,
 # so the policy stays where $|\beta u|$ is small. There the squared error is linear in $u$ up to a constant:
 #
@@ -633,8 +548,8 @@ check.close("three responses by hand: (0.8, 0.2, 0), at β = 0.01", end.exp(), [
 # of the squared weight says "lower every response" (CU15, from `figures/runs/score_weights.json`).
 #
 # **The shuffled control also gains.** Shuffle the scores over all responses, so that they carry no information. Let
-# the data be better than $\pi_\text{ref}$, as training data often are. What remains is SFT on the data. (Here without
-# sampling; the study of [notebook 11](11_offline_alignment.ipynb) has such a control.)
+# the data be better than $\pi_\text{ref}$, as training data often are. What remains is SFT on the data.
+# ([Notebook 11](11_offline_alignment.ipynb) has such a control with sampling.)
 
 # %%
 world = released_world(0.03)
@@ -701,12 +616,12 @@ end = fixed_point(binary_labels(METHODS["una-binary-bce"].loss, WORLD, mu, ups),
 check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.exp(), by=0.05)
 
 # %% [markdown]
-# Whether "UNA consistently outperforms KTO" thus depends on the share of good labels (CU13, CU20, CU21).
+# "UNA consistently outperforms KTO" thus depends on the share of good labels (CU13, CU20, CU21).
 #
 # ## 7. When do scores beat labels beat pairs?
 #
-# The paper says that scores win because "more information is provided". Fisher information measures how much. With
-# $n$ labels and maximum likelihood, the regret left is
+# The paper says that scores win because "more information is provided". With $n$ labels and maximum likelihood, the
+# regret left is
 #
 # $$\mathbb{E}[\text{regret}] \approx \frac{1}{2 \beta n}\, \text{tr}\big(\text{Cov}_{\pi^*}\, I^{-1}\big).$$
 #
@@ -716,8 +631,7 @@ check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.e
 #    logits. The KL has the second derivative $\text{Cov}_{\pi^*}$, so regret is
 #    $\beta \cdot \frac12\, (\delta / \beta)^\top \text{Cov}_{\pi^*}\, (\delta / \beta)$.
 # 3. Its mean over $\delta$ is the trace above.
-
-# %% [markdown]
+#
 # $I$ is singular for pairs. A number added to all rewards of a prompt changes no preference, so no pair tells it. It
 # does not change $\pi^*$ either: $\text{Cov}_{\pi^*}$ is zero in that direction, and the pseudo-inverse loses
 # nothing. For scores and labels that direction is $V(x)$, which is fitted too. Two equally likely responses with $r =
@@ -737,14 +651,8 @@ check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.e
 rated = information.RATED  # one prompt, eight equally likely responses, sd of rewards 1
 goal = 0.05 * rated.metrics(rated.ref_logps)["regret"]
 print("labels until 5 % of π_ref's regret is left")
-for name, kind, noise in (
-    ("scores, noise 0.5", "score", 0.5),
-    ("scores, noise 1", "score", 1.0),
-    ("scores, noise 2", "score", 2.0),
-    ("scores, noise 4", "score", 4.0),
-    ("pairs", "pair", 1.0),
-    ("labels, V(x) fitted", "label", 1.0),
-):
+kinds = [(f"scores, noise {noise:g}", "score", noise) for noise in (0.5, 1.0, 2.0, 4.0)]
+for name, kind, noise in [*kinds, ("pairs", "pair", 1.0), ("labels, V(x) fitted", "label", 1.0)]:
     print(f"    {name:<20} {information.regret_per_label(rated, kind, noise) / goal:7.0f}")
 exact, formula = information.break_even(rated, "pair"), information.break_even_by_formula(rated)
 label = information.break_even(rated, "label")
@@ -779,10 +687,9 @@ check.true("noise 0.5: scores; noise 4: pairs", few < pairs_say < many, f"{few:.
 # it.
 #
 # "On one scale" is a condition. Let the labels and pairs be made from the scores instead: a response is good above
-# the median of its prompt, and a pair is always won by the higher score. Then the losses have different minima. A
-# hard pair asks for $r_w - r_l = \infty$, while the scores ask for their difference. The mixture ends at a
-# compromise, $V(x)$ or not. The cell shows it on the world above and on the mixed prompt of
-# [notebook 03](03_implicit_reward.ipynb).
+# the median of its prompt, and a pair is always won by the higher score. A hard pair asks for $r_w - r_l = \infty$,
+# while the scores ask for their difference. The mixture ends at a compromise, $V(x)$ or not. The cell shows it on the
+# world above and on the mixed prompt of [notebook 03](03_implicit_reward.ipynb).
 
 
 # %%
@@ -819,9 +726,7 @@ for name, given in (("this world", world), ("mixed prompt", mixed)):
         ends[name, how] = policy, V
         left[name, how] = (given.regret(policy).mean() / given.regret(given.ref_logps).mean()).item()
         far = apart(policy, given).max()
-        print(
-            f"{name:<13} {how:<13} total variation to π* {far:.3f}, {abs(left[name, how]):.0%} of π_ref's regret left"
-        )
+        print(f"{name:<13} {how:<13} total variation to π* {far:.3f}, {abs(left[name, how]):.0%} of the regret left")
 
 # %% tags=["check"]
 policy, V = ends["this world", "on one scale"]
@@ -839,8 +744,8 @@ check.true("mixed without V(x): not π*", share > 0.05, f"{share:.0%} of π_ref'
 # %% [markdown]
 # ## What we learned
 #
-# - The losses of Eq. 8–10 need corrected signs. Eq. 8 needs its $\log \sigma$, and Eq. 9 one square fewer: *Eq. 8 as
-#   printed: the slope does not vanish*, *class means without shares: not E g*, *Eq. 10 printed*.
+# - Eq. 8 needs its $\log \sigma$: *Eq. 8 as printed: the slope does not vanish*. Eq. 9 needs the shares of its labels:
+#   *class means without shares: not E g*.
 # - Online, if the sampler is not differentiated, UNA is REINFORCE without a baseline: *symbolically: E ∇e² + 2β∇J =
 #   0*. If it is, $\pi^*$ is a maximum of the loss where $\log Z > 1$: *curvature at …*, *π\* is a maximum there*.
 # - Offline, without a baseline, an offset in the scores decides. A large positive offset teaches the sampler (*large
@@ -853,36 +758,33 @@ check.true("mixed without V(x): not π*", share > 0.05, f"{share:.0%} of π_ref'
 # - The order of UNA and KTO depends on the share of good labels: *40 % good labels*, *90 % good labels*. The order of
 #   scores and pairs depends on the scores' noise: *noise 0.5: scores; noise 4: pairs*.
 #
-# The ledger's entries, computed by the same functions:
+# The ledger's entries, without [misprints](../docs/errata.md):
 
 # %%
-HERE = [entry for entry in CLAIMS.values() if entry.notebook == "04_una_losses"]
+HERE = [entry for entry in CLAIMS.values() if entry.notebook == "04_una_losses" and not entry.misprint]
 Markdown(markdown(HERE))
 
 # %% [markdown]
 # ## Limits
 #
-# - Everything here, except section 7, is at the end of training with unlimited feedback. How fast a method gets
-#   there, with how much noise, and the effect of early stopping are other questions.
-#   [Notebook 11](11_offline_alignment.ipynb) asks them offline.
-# - "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
-#   Where the loss has several minima another optimiser may end at another one. The global minimum does not depend on
-#   it.
+# - Everything here, except section 7, is at the end of training with unlimited feedback. Speed, noise and early
+#   stopping are other questions; [notebook 11](11_offline_alignment.ipynb) asks them offline.
+# "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
+#   Where the loss has several minima another optimiser may end at another one.
 # - The worlds are random, with rewards of sd 1, $\beta = 0.5$ and 5 to 8 responses. The effect of an offset depends
-#   on its size in units of the rewards' spread and of $\beta$. Elsewhere the same curve is wider or narrower.
+#   on its size in units of the rewards' spread and of $\beta$.
 # - KTO's end is measured after 3,000 steps. It has no finite minimiser, and its regret still moves in the second
 #   digit. Its order relative to UNA at 40 % and 90 % good labels does not depend on that.
-# - Section 5 is about the loss in the released code at its published $\beta$, not about a trained 7B model.
-# - A mixture has its minimum at $\pi^*$ only if scores, labels and pairs are on one reward scale, with one $V(x)$.
-#   With this package's own conversions (labels split at the median, pairs won by the higher score) it ends elsewhere,
-#   even with $V(x)$ fitted: *hard conversions* in section 8.
+# - Section 5 is about the released loss at its published $\beta$, not about a trained 7B model.
+# - A mixture has its minimum at $\pi^*$ only with feedback on one reward scale. This package's own conversions are not
+#   (section 8, *hard conversions*).
 #
 # ## Exercises
 #
-# Put your answer in place of `...` and run the cell; it checks it. The answers are folded below.
+# Replace `...` and run the cell, which checks it. Hints and answers are folded below.
 #
-# **1.** Which offset of all rewards makes Eq. 10 exact for prompt 0, so that its minimiser is $\pi^*$ without any
-# baseline?
+# **1.** (Code.) Which offset of all rewards makes Eq. 10 exact for prompt 0, so that its minimiser is $\pi^*$ without
+# any baseline?
 
 # %%
 mine = ...  # a number
@@ -892,7 +794,7 @@ if mine is not ...:
     check.close("exercise 1", end.exp(), WORLD.optimum[:1].exp(), tol=1e-6)
 
 # %% [markdown]
-# **2.** For $K = 2$ the gradient of centred UNA, summed over both responses, is that of a loss on the pair
+# **2.** (Pencil.) For $K = 2$ the gradient of centred UNA, summed over both responses, is that of a loss on the pair
 # $(y_1, y_2)$ without $V$. Write its value for $e_1 = 1.3$ and $e_2 = 0.4$.
 
 # %%
@@ -902,8 +804,8 @@ if mine is not ...:
     check.close("exercise 2", mine, 2 * torch.tensor([1.3, 0.4]).var())
 
 # %% [markdown]
-# **3.** All scores of a data set are 0.9. What does the released loss learn from it at $\beta = 0.01$, and what
-# centred UNA? Give the two policies for data from `uniform`, each (4, 5).
+# **3.** (Pencil.) All scores of a data set are 0.9. What does the released loss learn from it at $\beta = 0.01$, and
+# what centred UNA? Give the two policies for data from `uniform`, each (4, 5).
 
 # %%
 mine = ...  # (released, centred)
@@ -916,6 +818,17 @@ if mine is not ...:
     check.close("exercise 3, centred", mine[1], fixed_point(population, WORLD.ref_logps).exp(), tol=1e-6)
 
 # %% [markdown]
+# **4.** (Open.) Your scores come from a judge that is strict on some prompts and mild on others, with one response a
+# prompt. What could you measure before training to know whether Eq. 10 will fail?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** What is $\beta \log Z$ after the offset? **2.** Write both residuals with $V_{-k}$. **3.** At this $\beta$ no
+# log-ratio moves $\sigma$ much. **4.** Which part of a score's variance is shared by all responses of a prompt?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -926,5 +839,8 @@ if mine is not ...:
 #
 # **3.** `(uniform, mu)`: the released loss imitates the data, since every weight is $+0.4$. Centred UNA learns that
 # no response is better than another, and stays at $\pi_\text{ref}$.
+#
+# **4.** Sample a few more responses of some prompts and have them judged. If the means of prompts differ by more than
+# the scores within a prompt, one response a prompt cannot tell a good response from an easy prompt.
 #
 # </details>

@@ -479,6 +479,8 @@ check.close("una-centred: as SFT weighted by s − V", begin["una-centred"], 2 *
 # and the rest depends on the score:
 #
 # $$\mathbb E\,w^2 = \bar w^2 + \operatorname{Var} w$$
+#
+# > **Guess first:** for `una-score`, which share of $\mathbb E\,w^2$ is $\bar w^2$?
 
 # %%
 world = toysteer.ToySteer(seed=0, knobs=toysteer.Knobs(writer="program"))
@@ -740,8 +742,8 @@ plt.show()
 #   SFT weighted by score minus ½: *released: as SFT weighted by s − ½*.
 # - On good responses most of that is plain SFT: *una-score: nearly all of it is SFT*. Shuffled scores teach it as well:
 #   *shuffled weights*. A number per prompt removes that share: *una-centred: nothing of it is SFT*.
-# - Three equations as printed push the wrong way (UNA Eq. 9 and 10, survey Eq. 17): *a positive label pushes down
-#   everywhere*, *una-score as printed: it runs away*, *ipo as printed*.
+# - Three equations as printed ([misprints](../docs/errata.md)) push the wrong way (UNA Eq. 9 and 10, survey Eq. 17):
+#   *a positive label pushes down everywhere*, *una-score as printed: it runs away*, *ipo as printed*.
 # - One equation pushes forever (UNA Eq. 8): *una-pair as printed*. One lacks the factor $\beta$ (survey Eq. 38): *dro
 #   as printed*.
 #
@@ -759,9 +761,9 @@ plt.show()
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell, which checks it. The answers are folded below.
+# Replace `...` by your answer and run the cell, which checks it. Hints and answers are folded below.
 #
-# **1.** *Robust* DPO divides out the label noise instead of smoothing:
+# **1.** (Pencil.) *Robust* DPO divides out the label noise instead of smoothing:
 #
 # $$L = \frac{-(1 - \epsilon)\log\sigma(m) + \epsilon\log\sigma(-m)}{1 - 2\epsilon}$$
 #
@@ -780,9 +782,9 @@ if mine is not ...:
     check.close("exercise 1", mine(margins), -BETA * torch.autograd.grad(robust(margins).sum(), margins)[0])
 
 # %% [markdown]
-# **2.** Which scalar baseline $c$ makes the mean push of UNA-score's first step zero on the 4,000 scores above? Which
-# share of the squared weight is then still the same for all responses *of a prompt*? For `una-centred` this share is
-# zero.
+# **2.** (Code.) Which scalar baseline $c$ makes the mean push of UNA-score's first step zero on the 4,000 scores
+# above? Which share of the squared weight is then still the same for all responses *of a prompt*? For `una-centred`
+# this share is zero.
 
 # %%
 mine = ...  # (c, the share)
@@ -794,8 +796,8 @@ if mine is not ...:
     check.close("exercise 2: what is left per prompt", (common**2).mean() / (w**2).mean(), mine[1], tol=1e-4)
 
 # %% [markdown]
-# **3.** At which implicit reward $r$ does the squared error push a positive label hardest? How hard, in units of
-# $\beta$?
+# **3.** (Pencil.) At which implicit reward $r$ does the squared error push a positive label hardest? How hard, in
+# units of $\beta$?
 
 # %%
 mine = ...  # (r, the push)
@@ -806,6 +808,17 @@ if mine is not ...:
     check.close("exercise 3", torch.tensor([fine[p.argmax()], p.max()]), torch.tensor(mine), tol=1e-3)
 
 # %% [markdown]
+# **4.** (Open.) Your loss curve falls, and the log-probabilities of chosen *and* rejected responses fall with it.
+# Which rows of the table can do that, and is it a fault?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** Differentiate both terms in $m$; the chain rule gives $\beta$. **2.** What is the push at $r = 0$? **3.**
+# Write the push in $q = \sigma(r)$.
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -825,5 +838,8 @@ if mine is not ...:
 #
 # **3.** `(-math.log(2), 8 / 27)`. With $q = \sigma(r)$ the push is $2\beta q(1 - q)^2$, whose derivative is zero at
 # $q = 1/3$.
+#
+# **4.** Every method on pairs that sees only the difference: its pushes say "apart", not "up". It is a fault only if
+# mass goes to responses outside the data.
 #
 # </details>

@@ -26,7 +26,7 @@
 # [07](07_gradients.ipynb) (the push of an example). $u = \log\frac{\pi}{\pi_\text{ref}}$ is in nats, $r_\theta = \beta
 # u$ is the implicit reward, and $r$ without index is the true reward.
 #
-# **Time.** About 50 minutes to read, without the exercises. Next: [notebook 10](10_tokens_games_and_merging.ipynb).
+# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 10](10_tokens_games_and_merging.ipynb).
 
 # %%
 import functools
@@ -35,14 +35,16 @@ import itertools
 import math
 
 import torch
+from IPython.display import SVG
 from scipy.optimize import brentq
 
-from una_ref import METHODS, figures
+from una_ref import METHODS
 from una_ref.methods.lists import RANKINGS
 from una_ref.methods.measures import MEASURES
 from una_ref.methods.reference_points import ESTIMATORS
 from una_ref.methods.shapes import prospect
 from una_ref.notebook import check
+from una_ref.studies.survey_figures import draw_list_pushes, draw_single_responses
 from una_ref.theory import TableWorld, fixed_point, kl
 from una_ref.theory.populations import binary_labels, singles
 
@@ -50,7 +52,6 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
 torch.manual_seed(0)
-plt = figures.pyplot()
 sigma = torch.sigmoid
 
 BETA = 0.5
@@ -90,7 +91,7 @@ print("V(x), easy to hard:", V.flatten())
 # Online, the other samples of the prompt can give that number. [`rloo`](../docs/methods.md#rloo) weights
 # $\nabla\log\pi(y_i)$ by $r_i - \frac{1}{K-1}\sum_{j \ne i} r_j$ (survey Eq. 48),
 # [`reinforce`](../docs/methods.md#reinforce) by $r_i$. Notebook [04](04_una_losses.ipynb) derives both from the
-# regression. The survey prints Eq. 48 as an objective; it is a gradient ([ES24](../docs/claims.md#es24)).
+# regression. (Equations stand here without the survey's [misprints](../docs/errata.md).)
 
 # %% tags=["check"]
 rewards = torch.tensor([1.0, 0.0, 0.0, 0.5])
@@ -106,8 +107,8 @@ check.close("survey Eq. 48: K/(K − 1) times the centred reward", advantages, 4
 # $$L(\pi, V) = \tfrac12\, \mathbb E\big[(r - V(x) - r_\theta)^2\big]$$
 #
 # Write $\rho = r - V - r_\theta$ for the residual. The gradients are $-\rho\,\beta\nabla\log\pi$ in the policy (survey
-# Eq. 38) and $-\rho\,\nabla V$ in the value (survey Eq. 39). The survey prints the first without $\beta$
-# ([ES18](../docs/claims.md#es18)). Twice this loss is [`una-centred`](../docs/methods.md#una-centred).
+# Eq. 38) and $-\rho\,\nabla V$ in the value (survey Eq. 39). Twice this loss is
+# [`una-centred`](../docs/methods.md#una-centred).
 
 # %% tags=["check"]
 logps = (ref + torch.randn(8, 4)).log_softmax(-1)
@@ -117,9 +118,8 @@ losses = METHODS["dro"].loss(**flat, baseline=value)
 residual = (flat["scores"] - value - BETA * (flat["logps"] - flat["ref_logps"])).detach()
 of_logps, of_value = torch.autograd.grad(losses.sum(), [flat["logps"], value])
 check.close("survey Eq. 37", losses, residual**2 / 2)
-check.close("survey Eq. 38, times β: the gradient in log π", of_logps, -BETA * residual)
+check.close("survey Eq. 38: the gradient in log π", of_logps, -BETA * residual)
 check.close("survey Eq. 39: the gradient in V", of_value, -residual)
-check.differs("survey Eq. 38 as printed: not the gradient", -residual, of_logps, by=0.5)
 
 # %% [markdown]
 # $V$ can be kept in three ways, which are settings of the trainer. It can be a number per prompt that gradients move
@@ -287,6 +287,8 @@ for ratio in (1.0, 4 / 3):
 # ([CS9](../docs/claims.md#cs9)). The response to another prompt is less likely under $\pi$ than under
 # $\pi_\text{ref}$, so the mean is negative, and the maximum turns it into 0. We measure it on 64 prompts with 8
 # responses, where $\pi$ is the optimum and writes the responses itself.
+#
+# > **Guess first:** does a larger batch bring the estimate closer to the KL?
 
 # %%
 wide = TableWorld.random(0, prompts=64, responses=8, beta=0.85)
@@ -496,33 +498,7 @@ for beta in (0.1, 1e-6):
 check.close("β → 0: gradient ascent", push, -1.0, tol=2e-5)
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.0))
-shown = {"own response": "green", "next response": "blue", "every other response": "purple"}
-for name, colour in shown.items():
-    left.plot(sizes, estimated[name], "o-", color=figures.PALETTE[colour])
-left.axhline(exact, color=figures.INK, linewidth=1, linestyle="--")
-left.text(10.5, exact - 0.02, "exact KL", fontsize=9, ha="center", va="top")
-left.text(2.4, 0.59, "each prompt's own response", color=figures.PALETTE["green"], fontsize=9)
-left.text(4.3, 0.085, "next response (what KTO runs do)", color=figures.PALETTE["blue"], fontsize=9)
-left.text(4.3, -0.065, "every other response", color=figures.PALETTE["purple"], fontsize=9)
-left.set_xscale("log", base=2)
-left.set_xticks(sizes, sizes)
-left.set_ylim(-0.1, 0.75)
-left.set_xlabel("batch size m")
-left.set_ylabel(r"mean estimate of $z_0/\beta$, nats")
-left.set_title("KTO's reference point is 0 in a large batch")
-for (label, path), colour in zip(paths.items(), ("vermilion", "blue", "sky"), strict=True):
-    right.plot(path, color=figures.PALETTE[colour])
-    right.text(
-        2030, path[-1], label.replace("gradient-", "gradient\n"), color=figures.PALETTE[colour], fontsize=9, va="center"
-    )
-right.set_xlim(0, 2750)
-right.set_xticks((0, 1000, 2000))
-right.set_xlabel("steps")
-right.set_ylabel(r"fall of $\log\pi(y_l)$, nats")
-right.set_title("Gradient ascent collapses, NPO slows down")
-figures.save(fig, "09_single_responses")
-plt.show()
+SVG(draw_single_responses({"sizes": sizes, "estimated": estimated, "exact": exact, "paths": paths}))
 
 # %% [markdown]
 # NPO's fall of 50.5 nats against 799 is the ledger's entry too ([CS16](../docs/claims.md#cs16)). Slow is not safe:
@@ -609,8 +585,7 @@ print(f"{eq1.item():.5f}; divided by 6 once more {eq1.item() / 6:.5f}")
 # \tau_j)}\right|$$
 #
 # $\tau_i$ is the rank that the policy gives ([ES26](../docs/claims.md#es26)). The weight is what a swap of the two
-# changes in the discounted cumulative gain: errors at the top count most. The survey prints a minus in front; then the
-# inverted ranking has the lower loss ([ES25](../docs/claims.md#es25)).
+# changes in the discounted cumulative gain: errors at the top count most.
 #
 # Six losses are borrowed:
 #
@@ -639,8 +614,6 @@ two, right_way, wrong_way = torch.tensor([1.0, 0.0]), torch.tensor([3.0, 0.0]), 
 swap = 1 / math.log(2) - 1 / math.log(3)  # Δ of the two: one unit of gain, ranks 1 and 2
 check.close("survey Eq. 49 by hand", pushes(lipo.loss, right_way, two)[1], swap * math.log1p(math.exp(-3)))
 print(f"right order {pushes(lipo.loss, right_way, two)[1]:.5f}, inverted {pushes(lipo.loss, wrong_way, two)[1]:.5f}")
-printed = [pushes(lipo.printed, order, two)[1] for order in (right_way, wrong_way)]
-check.true("as printed the inverted ranking wins", printed[1] < printed[0], f"{printed[1]:.5f} < {printed[0]:.5f}")
 dpo = math.log1p(math.exp(-3))
 for ranking, factor in (("pair_logistic", 1), ("list_mle", 1), ("lambda", swap)):
     check.close(f"K = 2, {ranking}", pushes(lipo.loss, right_way, two, ranking=ranking)[1], factor * dpo)
@@ -651,7 +624,7 @@ for ranking, factor in (("pair_logistic", 1), ("list_mle", 1), ("lambda", swap))
 #
 # $$L = \sum_{\psi_i < \psi_j} \max(0, p_i - p_j) - \log\pi(y_\text{best})$$
 #
-# $\psi$ are the labels; the survey's text swaps the two roles ([ES27](../docs/claims.md#es27)). A list in the right
+# $\psi$ are the labels. A list in the right
 # order gets no push from the ranking, however small the margins.
 #
 # [`pro`](../docs/methods.md#pro) has no reference either. Its first form is the Plackett–Luce likelihood of a ranking:
@@ -706,28 +679,8 @@ free = {name for name, push in bars.items() if abs(push.sum()) < 1e-12}
 on_differences = {f"lipo {name}" for name in ("lambda", "list_mle", "pair_logistic", "pair_hinge", "softmax")} | {"d2o"}
 check.true("V(x) cancels in the losses on differences, and in no other", free == on_differences, f"{len(free)} losses")
 
-fig, axes = plt.subplots(3, 4, figsize=(10.4, 6.6), sharex=True, sharey=True)
-for ax, (name, push) in zip(axes.flat, bars.items(), strict=False):
-    relative = push / push.abs().max()
-    colours = [figures.PALETTE["blue" if value > 0 else "vermilion"] for value in relative]
-    ax.bar(range(1, 5), relative, 0.7, color=colours)
-    ax.axhline(0, color=figures.INK, linewidth=0.8)
-    total = push.sum().item()
-    ax.set_title(name, fontsize=10)
-    shown_sum = "0" if abs(total) < 1e-9 else f"{total:.2f}".replace("-", "−")
-    ax.text(4.45, 1.02, f"sum {shown_sum}", ha="right", fontsize=9,
-            color=figures.INK if abs(total) < 1e-9 else figures.PALETTE["vermilion"])  # fmt: skip
-    ax.set_ylim(-1.12, 1.3)
-    ax.grid(False)
-    ax.set_xticks(range(1, 5))
-for ax in axes[:, 0]:
-    ax.set_ylabel("push, relative")
-axes[2, 3].axis("off")
-note = "labels 1, 0.7, 0.3, 0\npolicy's order: 2, 1, 4, 3\n\nblue: raised\norange: lowered\n\nsum 0: V(x) cancels"
-axes[2, 3].text(0.05, 0.5, note, transform=axes[2, 3].transAxes, va="center", fontsize=9.5)
-fig.supxlabel("response, best label first", fontsize=10)
-figures.save(fig, "09_lists")
-plt.show()
+# %%
+SVG(draw_list_pushes(bars))
 
 # %% [markdown]
 # - A number per prompt cancels in LiPO's losses on pairs and rankings, in its softmax and in D2O. It does not cancel
@@ -953,8 +906,7 @@ for name, far in (("at π*", best), ("10 nats beyond", best + 10 * (2 * kept - 1
 #
 # - **One response needs one number per prompt.** With it a regression finds $\pi^*$: *V(x) in three ways*. No constant
 #   does: *one number for all prompts: not π\**, *bco: eight prompts*, *una-score, c moving average*.
-# - DRO's gradient in the survey lacks $\beta$ ([ES18](../docs/claims.md#es18)): *survey Eq. 38 as printed*. On binary
-#   labels DRO learns a bounded reward: *dro on labels: π\* of tanh(r/2)*.
+# - On binary labels DRO learns a bounded reward: *dro on labels: π\* of tanh(r/2)*.
 # - **KTO learns which responses are mostly good**, not how good. Its weights set the line: *up above q*. In a batch
 #   of 32 its $z_0$ is 0 where the KL is 0.48 ([ES16](../docs/claims.md#es16), [CS9](../docs/claims.md#cs9)): *the
 #   next response is no estimate of the KL*.
@@ -965,9 +917,8 @@ for name, far in (("at π*", best), ("10 nats beyond", best + 10 * (2 * kept - 1
 #   ([ES29](../docs/claims.md#es29)), do not lead to $\pi^*$.
 # - **A list brings its own $V(x)$**: *V(x) cancels in the losses on differences, and in no other*. A ranking of four
 #   is worth 3.83 comparisons: *list_mle: 2·(K − H_K)*.
-# - Of LiPO's seven losses three find $\pi^*$: *π\* is found by these, …*. With the printed sign the inverted one wins
-#   ([ES25](../docs/claims.md#es25), [ES26](../docs/claims.md#es26)): *as printed the inverted ranking wins*.
-# - RRHF and PRO do not know $\pi_\text{ref}$ ([ES27](../docs/claims.md#es27), [ES28](../docs/claims.md#es28)): *pro,
+# - Of LiPO's seven losses three find $\pi^*$: *π\* is found by these, …*.
+# - RRHF and PRO do not know $\pi_\text{ref}$ ([ES28](../docs/claims.md#es28)): *pro,
 #   Eq. 51: softmax(r)*, *rrhf: no ranking loss at the uniform policy*.
 # - BCE and DRO keep the order of responses under flipped labels. Symmetric flips do not move KTO, one-sided ones move
 #   its line: *BCE and DRO keep the order of the responses*, *apo-zero-unpaired ends as without flips*,
@@ -990,7 +941,7 @@ for name, far in (("at π*", best), ("10 nats beyond", best + 10 * (2 * kept - 1
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell, which checks it. The answers are folded below.
+# Replace `...` by your answer and run the cell, which checks it. Hints and answers are folded below.
 #
 # **1.** (Pencil.) KTO shall raise only responses that at least 80 % of the people like. Which
 # $\frac{\lambda_U}{\lambda_D}$ does that?
@@ -1025,13 +976,28 @@ if mine is not ...:
     check.close("exercise 3", mine.exp(), (ref + median / BETA).softmax(-1), tol=2e-3)
 
 # %% [markdown]
+# **4.** (Open.) A product collects thumbs, at most one a prompt. What would you measure to choose between KTO and UNA's
+# cross-entropy?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** The line is where the two pushes cancel. **2.** Sum $\frac{m-1}{m}$ from 2 to 8, and double it. **3.** What is
+# the median of a score that is usually the lowest one? **4.** What decides the order in [notebook
+# 04](04_una_losses.ipynb), section 6?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** 4. The line is at $q = \frac{\lambda_U}{\lambda_D + \lambda_U}$.
+# **1.** `4`. The line is at $q = \frac{\lambda_U}{\lambda_D + \lambda_U}$.
 #
-# **2.** $2\,(8 - H_8) = 10.564$, about 38 % of 28.
+# **2.** `10.564`, which is $2\,(8 - H_8)$, about 38 % of 28.
 #
 # **3.** `ref`. The median of every response is the lowest score of its prompt, the same for all: nothing is learned.
+#
+# **4.** The share of good labels, and how much it differs between prompts. KTO needs the line between good and bad to
+# be the same everywhere; the cross-entropy needs a number per prompt, which one response cannot give.
 #
 # </details>

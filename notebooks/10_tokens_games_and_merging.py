@@ -25,10 +25,9 @@
 #
 # **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb) (implicit reward, $\beta$) and
 # [notebook 06](06_upo_and_iupo.ipynb), section 3 (preferences, opponents). The survey uses $\alpha$ for five different
-# weights. Here it always belongs to the method of its section. Divergences other than the reverse KL (Sec. 3.12 of the
-# survey) are in [notebook 05](05_f_divergences.ipynb) and [notebook 06](06_upo_and_iupo.ipynb).
+# weights. Here it always belongs to the method of its section.
 #
-# **Time.** About 55 minutes to read, without the exercises. Next: [notebook 11](11_offline_alignment.ipynb).
+# **Time.** About 50 minutes to read, without the exercises. Next: [notebook 11](11_offline_alignment.ipynb).
 
 # %%
 import itertools
@@ -36,24 +35,13 @@ import math
 import warnings
 
 import torch
+from IPython.display import SVG
 
-from una_ref import METHODS, figures
+from una_ref import METHODS
 from una_ref.notebook import check
 from una_ref.policies.combining import slerp_weights, sparse
-from una_ref.theory import (
-    PrefixTree,
-    SequenceWorld,
-    TableWorld,
-    bradley_terry,
-    entropy,
-    expected_reward,
-    fixed_point,
-    kl,
-    nash_logps,
-    objective,
-    optimal_logps,
-    preference_rewards,
-)
+from una_ref.studies.survey_figures import draw_games, draw_merging, draw_tokens
+from una_ref.theory import bradley_terry, entropy, expected_reward, fixed_point, kl, nash_logps, objective
 from una_ref.theory.beam_search import beam_search
 from una_ref.theory.games import (
     dno_step,
@@ -65,7 +53,9 @@ from una_ref.theory.games import (
     play,
     sppo_step,
 )
+from una_ref.theory.optimum import optimal_logps
 from una_ref.theory.populations import over_pairs
+from una_ref.theory.preferences import preference_rewards
 from una_ref.theory.token_mdp import (
     credits,
     following,
@@ -76,6 +66,7 @@ from una_ref.theory.token_mdp import (
     soft_values,
 )
 from una_ref.theory.token_populations import over_sequence_pairs
+from una_ref.theory.worlds import PrefixTree, SequenceWorld, TableWorld
 from una_ref.training.stopping import Patience
 
 warnings.filterwarnings("ignore", message="IProgress not found")  # of a progress bar that nobody asked for
@@ -83,8 +74,6 @@ torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
 torch.manual_seed(0)
-plt = figures.pyplot()
-colour = figures.PALETTE
 
 
 def total_variation(a, b):
@@ -97,14 +86,13 @@ def total_variation(a, b):
 # ### Soft values
 #
 # A state is a prefix, and an action is its next token. The objective of the survey's token-level view is (survey
-# Eq. 20, with $\arg\max$ for the printed $\max$ [[ES2](../docs/claims.md#es2)])
+# Eq. 20; equations stand here without the survey's [misprints](../docs/errata.md))
 #
 # $$\pi^* = \arg\max_\pi\; \mathbb{E}_\pi \sum_{t=0}^{T-1} \big[ r(s_t, a_t) + \beta \log \pi_\text{ref}(a_t|s_t)
 # \big] + \beta H(\pi).$$
 #
-# The sum ends at $T - 1$, the last token. The survey prints $T$ here and $T - 1$ in Eq. 23
-# [[ES11](../docs/claims.md#es11)]. The solution goes backwards from the longest prefixes (survey Eq. 21 and survey
-# Eq. 22):
+# The sum ends at $T - 1$, the last token. The solution goes backwards from the longest prefixes (survey Eq. 21 and
+# survey Eq. 22):
 #
 # $$Q(s, a) = r(s, a) + \beta \log \pi_\text{ref}(a|s) + V(s'), \qquad V(s) = \beta \log \sum_a e^{Q(s, a)/\beta},
 # \qquad Q(s, a) - V(s) = \beta \log \pi^*(a|s)$$
@@ -151,8 +139,6 @@ check.close("a credit is r + V(s') − V(s)", credit, rewards + following(tree, 
 check.close("survey Eq. 23: credits + V(s_0) = the reward", total + soft.v[:, :1], world.rewards)
 check.close("survey Eq. 24: P(y_w ≻ y_l)", torch.sigmoid(total[0, 3] - total[0, 9]),
             torch.sigmoid(world.rewards[0, 3] - world.rewards[0, 9]))  # fmt: skip
-after_the_end = total + soft.v[:, :1] - (world.rewards + 1)
-check.differs("ES11: with one more reward, after the end, Eq. 23 fails", after_the_end, 0.0, by=0.99)
 
 preferences = bradley_terry(world.rewards)
 sampler = world.ref_logps.exp()
@@ -190,8 +176,8 @@ check.close("the mean reward of π_ref's own samples is −β·KL(π_ref ‖ π*
 print(f"E_ref of DPO's reward: {(sampler * total).sum():.4f}. It falls below 0 as training goes on.")
 
 # %% [markdown]
-# The last check is the paper's observation that implicit rewards *fall* when the SFT policy is the reference. It is no
-# failure of the training. It follows from the sign of a KL.
+# The last check is the paper's observation that implicit rewards *fall* when the SFT policy is the reference. It
+# follows from the sign of a KL.
 #
 # **An example.** A response is a chain of up to four steps, each right (✓) or wrong (✗), or an early stop. It earns 1
 # if all four steps are right, and the verdict comes at the end. $\pi_\text{ref}$ makes a right step with probability
@@ -221,7 +207,7 @@ check.close("the wrong step costs the gains so far and V(s_0)", along((1, 1, 2, 
 #
 # The paper searches for the sequence with the largest sum of credits, with a beam of some width. The credits of a
 # prefix sum to $V(s_t) - V(s_0)$, so the search follows the values of prefixes. A wider beam finds better responses.
-# With log-probabilities as the guide it does not: a wider beam finds likelier responses, not better ones.
+# With log-probabilities as the guide it does not: it finds likelier responses, not better ones.
 
 # %% tags=["check"]
 many = SequenceWorld.random(0, prompts=100, vocabulary=4, length=4)
@@ -307,9 +293,8 @@ check.close("TDPO's identity holds for one step, DPO's for π*",
             torch.tensor([spread(improved, True), spread(soft.next_logps, False)]), 0.0)  # fmt: skip
 check.true("each fails for the other", min(spread(improved, False), spread(soft.next_logps, True)) > 0.3)
 learned = fixed_point(population("tdpo"), world.ref_logps)
-check.close(
-    "survey Eq. 28: TDPO's minimiser is the one-step improvement", learned, world.sequence_logps(improved), tol=1e-8
-)
+one_step = world.sequence_logps(improved)
+check.close("survey Eq. 28: TDPO's minimiser is the one-step improvement", learned, one_step, tol=1e-8)
 check.differs("it is not π*", learned.exp(), world.optimum.exp(), by=0.03)
 
 # %% [markdown]
@@ -327,30 +312,9 @@ for own, length in itertools.product(BETAS, LENGTHS):
     regrets = [longer.regret(logps).mean() for logps in (longer.sequence_logps(target), longer.ref_logps)]
     cost[own].append(float(regrets[0] / regrets[1]))
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(10.2, 3.7), width_ratios=(1.25, 1))
 examples = [(1, 1, 1, 1), (1, 1, 2, 1), (1, 2, 1, 1), (2, 1, 1, 1), (1, 1, 1, 0)]
 table = torch.stack([along(tokens) for tokens in examples])
-left.imshow(table, cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
-for i, tokens in enumerate(examples):
-    for t, token in enumerate(tokens):
-        value = float(table[i, t])
-        shown = f"{'■✓✗'[token]}  {value + 0.0 if abs(value) > 5e-4 else 0.0:+.2f}".replace("+0.00", "0")
-        left.text(t, i, shown, ha="center", va="center", color=figures.INK if abs(value) < 0.7 else "white")
-left.set_xticks(range(4), [f"step {t}" for t in range(1, 5)])
-left.set_yticks(range(5), ["all right", "third wrong", "second wrong", "first wrong", "stops early"])
-left.grid(False)
-left.set_title("DPO's credit of each step (reward at the end only)")
-for own, look in zip(BETAS, ("vermilion", "orange", "green", "blue"), strict=True):
-    right.plot(LENGTHS, cost[own], "o-", color=colour[look])
-    right.annotate(f"β = {own:g}", (6.15, cost[own][-1]), color=colour[look], va="center", fontsize=9)
-right.set_xlim(0.8, 7.3)
-right.set_xticks(list(LENGTHS))
-right.set_xlabel("tokens of the longest response")
-right.set_yticks([0, 0.05, 0.1, 0.15, 0.2], ["0", "5 %", "10 %", "15 %", "20 %"])
-right.set_ylabel("regret, share of that of π_ref")
-right.set_title("What TDPO's target loses against π*")
-figures.save(fig, "10_tokens")
-plt.show()
+SVG(draw_tokens({"examples": examples, "credits": table, "lengths": LENGTHS, "cost": cost}))
 
 # %% tags=["check"]
 check.close("with one token TDPO is DPO", torch.tensor([cost[own][0] for own in BETAS]), 0.0)
@@ -385,9 +349,8 @@ for own in BETAS:
 check.true("TDPO's target is less diverse than DPO's at every β", all(one < dpo for dpo, one in entropies.values()))
 
 # %% [markdown]
-# The first observation holds for both targets. So TDPO does not remove it. TDPO's target has less entropy *and* less
-# reward. What the paper measures on text may come from the way there, such as the extra pull of the KL terms during
-# training.
+# The first observation holds for both targets, so TDPO does not remove it. TDPO's target has less entropy *and* less
+# reward. What the paper measures on text may come from the way there.
 #
 # ### [tdpo2](../docs/methods.md#tdpo2): the stopped gradient
 #
@@ -531,9 +494,8 @@ unscaled = expected_gradient(grpo, some, scale_rewards="none", kl_estimate="none
 check.close("without sd: (K − 1)/K of rloo", unscaled, 0.5 * expected_gradient(rloo, some, beta=1e-12), tol=1e-9)
 nash = nash_logps(higher, arena.ref_logps, 0.4 / math.sqrt(2))[0]
 print("the Nash policy", nash.exp(), "\nπ*             ", arena.optimum[0].exp())
-check.close(
-    "with sd: at rest at the Nash policy of 'more wins'", expected_gradient(grpo, nash, beta=0.4), 0.0, tol=1e-4
-)
+at_nash = expected_gradient(grpo, nash, beta=0.4)
+check.close("with sd: at rest at the Nash policy of 'more wins'", at_nash, 0.0, tol=1e-4)
 check.differs("with sd: not at rest at π*", expected_gradient(grpo, arena.optimum[0], beta=0.4), 0.0, by=0.05)
 
 # %% [markdown]
@@ -575,9 +537,8 @@ def win_rate(logps, other):  # survey Eq. 55
 grid = [(i / 40, j / 40, 1 - (i + j) / 40) for i in range(1, 40) for j in range(1, 40 - i)]
 worst = [float((torch.tensor(p) @ P[0]).min()) for p in grid]  # the opponents' best reply is a single response
 check.close("survey Eq. 56: every response wins ½ against it", preference_rewards(P, free), 0.5)
-check.true(
-    "all policies of a grid have a worse opponent", max(worst) < 0.5, f"the best of {len(grid)}: {max(worst):.4f}"
-)
+shown = f"the best of {len(grid)}: {max(worst):.4f}"
+check.true("all policies of a grid have a worse opponent", max(worst) < 0.5, shown)
 
 game_beta = 0.2
 nash = nash_logps(P, pi_ref, game_beta)
@@ -616,9 +577,8 @@ check.close("survey Eq. 59", nash_md_step(nash, P, pi_ref, game_beta, 0.3),
             (mix + 0.3 * preference_rewards(P, mix)).log_softmax(-1))  # fmt: skip
 logits = nash.clone().requires_grad_()
 policy = logits.log_softmax(-1)[0]
-losses = METHODS["nash-md"].loss(
-    logps=policy, ref_logps=pi_ref[0], scores=preference_rewards(P, nash)[0], beta=game_beta
-)
+rated = {"ref_logps": pi_ref[0], "scores": preference_rewards(P, nash)[0], "beta": game_beta}
+losses = METHODS["nash-md"].loss(logps=policy, **rated)
 slope = torch.autograd.grad((nash.exp()[0] * losses).sum(), logits)[0]
 check.close("the library's loss, a policy gradient, rests at Nash if the opponent is π", slope, 0.0)
 twice = nash_logps(P, pi_ref, 2 * game_beta)
@@ -654,9 +614,8 @@ rates, after = preference_rewards(P, pi_ref), sppo_step(pi_ref, P, sppo_beta)
 log_z = torch.logsumexp(pi_ref + rates / sppo_beta, -1)
 check.close("survey Eq. 60", after, pi_ref + rates / sppo_beta - log_z[:, None])
 residual = METHODS["sppo"].loss(logps=after[0], old_logps=pi_ref[0], scores=rates[0], beta=sppo_beta).sqrt()
-check.close(
-    "survey Eq. 61 at Eq. 60: only log Z − 1/(2β) is left", residual, (log_z - 1 / (2 * sppo_beta)).abs().item()
-)
+left = (log_z - 1 / (2 * sppo_beta)).abs().item()
+check.close("survey Eq. 61 at Eq. 60: only log Z − 1/(2β) is left", residual, left)
 samples = torch.tensor([0.65, 0.45, 0.55, 0.35])  # win rates of four responses against four samples
 z_hat = (samples / 0.5).exp().mean()
 check.differs("ES33: as printed the win rates are no probabilities", 4 * samples, 1.0, by=1.0)
@@ -749,6 +708,8 @@ circle = plays(P, pi_ref)
 curves = table_of(circle, 3)
 
 # %% [markdown]
+# > **Guess first:** with eight responses, which last policies still settle?
+#
 # "Never" means not within 300 rounds. On its way a last policy may pass near the equilibrium. So a gap counts only if
 # it stays below the target to the end, for 50 rounds at least. The same on ten games of eight responses with random
 # preferences, as the mean gap over games. A round asks 28 questions there.
@@ -779,58 +740,26 @@ check.true("SPPO's and DNO's last policies never get there",
 settled = [curves[key][-1] for key in (("SPPO", "average"), ("DNO", "average"), ("optimistic", "last"))]
 check.true("their averages do, and the optimistic last policy does", max(settled) < 0.01)
 
+
 # %%
-CORNERS = torch.tensor([[0.0, 0.0], [0.5, 0.866], [1.0, 0.0]])
-
-
-def path(step, start, rounds, average=False):
-    """(rounds, 2) the policies of a self-play as points of the triangle."""
-    points = [start]
+def way(step, rounds, average=False):
+    """(rounds + 1, 3) the policies of a self-play from π_ref."""
+    points = [pi_ref]
     for _ in range(rounds):
         points.append(step(points[-1]))
     table = torch.stack(points)[:, 0].exp()
-    return (table.cumsum(0) / torch.arange(1, rounds + 2)[:, None] if average else table) @ CORNERS
+    return table.cumsum(0) / torch.arange(1, rounds + 2)[:, None] if average else table
 
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.3), width_ratios=(1, 1.2))
-outline = CORNERS[[0, 1, 2, 0]]
-left.plot(*outline.T, color=figures.INK, linewidth=0.9)
-for label, where in {"A": (-0.05, -0.04), "B": (0.5, 0.9), "C": (1.05, -0.04)}.items():
-    left.annotate(label, where, ha="center", fontsize=11)
-by_sppo = lambda p: sppo_step(p, P, 1.0)  # noqa: E731
-left.plot(*path(by_sppo, pi_ref, 200).T, "-", color=colour["blue"], linewidth=0.8, label="SPPO, last")
-left.plot(*path(by_sppo, pi_ref, 400, average=True).T, "-", color=colour["sky"], label="SPPO, average")
-for step, look, label in ((nash_md_step, "vermilion", "Nash-MD, β = 0.2"),
-                          (nash_md_step_printed, "orange", "Nash-MD as printed")):  # fmt: skip
-    line = path(lambda p, step=step: step(p, P, pi_ref, game_beta, 0.3), pi_ref, 200)
-    left.plot(*line.T, "-", color=colour[look], label=label)
-marks = {"Nash, no reference": (free, "*", (-70, 10)), "Nash of β": (nash, "o", (9, -2)),
-         "Nash of 2β": (twice, "s", (9, -2)), "π_ref": (pi_ref, "X", (8, 3))}  # fmt: skip
-for label, (policy, marker, offset) in marks.items():
-    x, y = (policy.exp()[0] @ CORNERS).tolist()
-    left.plot(x, y, marker, color=figures.INK, markersize=9 if marker == "*" else 6, zorder=5)
-    left.annotate(label, (x, y), offset, textcoords="offset points", fontsize=8.5)
-left.legend(loc="upper right", bbox_to_anchor=(1.16, 1.02), fontsize=8.5)
-left.set_xlim(-0.1, 1.15)
-left.set_ylim(-0.08, 0.98)
-left.set_aspect("equal")
-left.axis("off")
-left.set_title("Where the policies go")
-LOOKS = {("SPPO", "last"): ("blue", ":"), ("SPPO", "average"): ("sky", "-"), ("DNO", "last"): ("green", ":"),
-         ("DNO", "average"): ("green", "-"), ("Nash-MD, β = 0.02", "last"): ("vermilion", "-"),
-         ("optimistic", "last"): ("purple", "-")}  # fmt: skip
-for key, (look, dash) in LOOKS.items():
-    calls = 3 * torch.arange(1, len(curves[key]))
-    right.plot(calls, torch.tensor(curves[key][1:]).clamp(min=1e-4), dash, color=colour[look], label=", ".join(key))
-right.set_xscale("log")
-right.set_yscale("log")
-right.set_ylim(4e-4, 0.7)
-right.set_xlabel("oracle calls")
-right.set_ylabel("what the best opponent wins beyond ½")
-right.set_title("How many questions to an equilibrium?")
-right.legend(fontsize=8.5, loc="lower left")
-figures.save(fig, "10_games")
-plt.show()
+def by_sppo(logps):
+    return sppo_step(logps, P, 1.0)
+
+
+ways = {"SPPO, last": way(by_sppo, 200), "SPPO, average": way(by_sppo, 400, average=True)}
+for name, step in (("Nash-MD, β = 0.2", nash_md_step), ("Nash-MD as printed", nash_md_step_printed)):
+    ways[name] = way(lambda p, step=step: step(p, P, pi_ref, game_beta, 0.3), 200)
+marks = {"Nash, no reference": free, "Nash of β": nash, "Nash of 2β": twice, "π_ref": pi_ref}
+SVG(draw_games({"ways": ways, "marks": {name: p.exp()[0] for name, p in marks.items()}, "curves": curves}))
 
 # %% [markdown]
 # - Left: SPPO's last policy moves outwards along the edges, and its average comes in. Nash-MD stops at the Nash policy
@@ -896,9 +825,8 @@ def dpo_loss(reference):
 
 
 parallel = {"SFT": fixed_point(sft_loss, pre), "DPO": fixed_point(dpo_loss(pre), pre)}
-check.close(
-    "SFT ends at q, DPO at π*", torch.stack([*parallel.values()]), torch.stack([demos, table_world.optimum]), 1e-7
-)
+for name, end in {"SFT": demos, "DPO": table_world.optimum}.items():
+    check.close(f"{name} ends where it should: SFT at q, DPO at π*", parallel[name], end, 1e-7)
 merged = (pre + (parallel["DPO"] - pre) + (parallel["SFT"] - pre)).log_softmax(-1)
 sequential = fixed_point(dpo_loss(parallel["SFT"]), parallel["SFT"])
 check.close("survey Eq. 43, weights 1 and 1: the merge is SFT, then DPO", merged, sequential, tol=1e-7)
@@ -1150,41 +1078,8 @@ second_round = optimal_logps(first_round, own_verdict, table_beta)
 check.close("a self-judged round is DPO at β/2", second_round, optimal_logps(pre, reward, table_beta / 2))
 
 # %%
-fig, (left, right) = plt.subplots(1, 2, figsize=(10.4, 4.2))
-STYLES = {"frontier (survey Eq. 2)": ("grey", "-"), "PAFT, linear": ("vermilion", "-"), "PAFT, slerp": ("orange", "-"),
-          "dpo + sft": ("blue", "-"), "SFT, then DPO": ("green", "-"), "orpo": ("purple", "-")}  # fmt: skip
-for name, (look, dash) in STYLES.items():
-    x, y = torch.tensor(curves_of[name]).T
-    left.plot(x, y, dash, color=colour[look], label=name, linewidth=3.5 if look == "grey" else 1.6, zorder=2)
-PLACES = {"π_pre": (6, 2), "SFT, also after DPO": (8, -2), "DPO": (-10, 7), "SFT, then DPO, same β": (7, -2),
-          "dpo:0.8,sft:0.2": (7, 5), "TIES, 20 %": (7, 3), "TIES, 50 %": (-12, 9), "DARE, 50 %": (7, 3)}  # fmt: skip
-for name, (x, y) in points.items():
-    left.plot(x, y, "o", color=figures.INK, markersize=4.5, zorder=4)
-    left.annotate(name, (x, y), PLACES[name], textcoords="offset points", fontsize=8)
-left.margins(x=0.09, y=0.06)
-left.set_xlabel("what SFT has left: KL(q ‖ π), nats")
-left.set_ylabel("what alignment has left: regret")
-left.set_title("SFT and alignment: one step, two, or a merge")
-left.legend(fontsize=8.5, loc="upper right")
-LINES = {"proxy": ("grey", "-"), "truth": ("vermilion", "-"), "held-out proxy": ("blue", "--"),
-         "held-out proxy, same trap": ("grey", ":")}  # fmt: skip
-for name, (look, dash) in LINES.items():
-    right.plot(t_range, values_of[name], dash, color=colour[look], label=name)
-for t in t_range:
-    estimate, error = estimates[t]
-    mark = "^" if estimate > 2 * error else "v" if estimate < -2 * error else "o"
-    right.plot(t, -0.35, mark, color=colour["green"], markersize=6)
-key = "covariance of 200 fresh pairs: ▲ positive, ● unclear, ▼ negative"
-right.text(0, -0.27, key, fontsize=8.5, color=colour["green"])
-right.plot([best_round, best_round], [-0.15, 0.87], color=figures.INK, linewidth=0.8)
-right.annotate("best round", (best_round, 0.1), (5, 0), textcoords="offset points", fontsize=8.5)
-right.set_ylim(-0.5, 2.6)
-right.set_xlabel("rounds of DPO, each from the last policy")
-right.set_ylabel("mean reward")
-right.set_title("When does iterating hurt?")
-right.legend(fontsize=8.5, loc="upper left")
-figures.save(fig, "10_merging")
-plt.show()
+stopping = {"rounds": t_range, "values": values_of, "estimates": estimates, "best_round": best_round}
+SVG(draw_merging({"curves": curves_of, "points": points, **stopping}))
 
 # %% [markdown]
 # - Left: the grey frontier is survey Eq. 2. The linear merge runs closest to it.
@@ -1195,7 +1090,7 @@ plt.show()
 #
 # - **Tokens.** DPO's token rewards are $r + V(s') - V(s)$ for soft values $V$: *a credit is r + V(s') − V(s)*. They
 #   find the token that decides, and steer a beam search: *the full beam on credits*. They do not recover who was paid
-#   where: *and the credits are the same* ([ES11](../docs/claims.md#es11) on the last token).
+#   where: *and the credits are the same*.
 # - TDPO learns one step of improvement over $\pi_\text{ref}$, not $\pi^*$ ([ES12](../docs/claims.md#es12),
 #   [CS4](../docs/claims.md#cs4)): *TDPO's minimiser is the one-step improvement*. Its regret grows with the length. Its
 #   target is not the more diverse one. TDPO2 as described in the survey raises no chosen response
@@ -1219,8 +1114,7 @@ plt.show()
 # - Tables and unlimited data. A network shares parameters between responses, and merged weights are not merged logits
 #   there. The equality of parallel and sequential training is then lost.
 # - The games have three and eight responses. An oracle call here is an exact probability. A person gives one answer of
-#   it, and the number of calls rises by the number of answers per probability. Whoever can list all responses asks each
-#   pair once and computes the Nash policy.
+#   it, and the number of calls rises by the number of answers per probability.
 # - The order of the recipes in section 3 is that of one world, with demonstrations that know nothing of the reward.
 # - The trap was put there. Where a real proxy is wrong is not known in advance, which is why the rule asks for fresh
 #   labels.
@@ -1228,7 +1122,7 @@ plt.show()
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. Hints and answers are folded below.
 #
 # **1.** (Pencil.) $\pi_\text{ref}$ takes each of $n$ first tokens with probability $1/n$. One of them earns 1, whatever
 # follows. What is its credit, as a function of $\beta$ and $n$? What does it tend to for $\beta \to 0$?
@@ -1267,6 +1161,17 @@ if mine is not ...:
     check.close("exercise 3", merge, optimal_logps(demos, reward, 2 * table_beta), tol=1e-7)
 
 # %% [markdown]
+# **4.** (Open.) A team wants to run five rounds of DPO with one reward model. Which data would you hold back, and when
+# would you stop?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** $V(s_0) = \beta \log Z$. **2.** What is the mixture when $\alpha\beta = 1$? **3.** Compare the exponents of
+# $q$ and of $e^{r/\beta}$. **4.** What does the stopping rule need from each round?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
@@ -1277,5 +1182,8 @@ if mine is not ...:
 # $\pi_\text{ref}\, e^{P(y \succ \pi_\text{ref})/\beta}$ is the optimum of [notebook 06](06_upo_and_iupo.ipynb).
 #
 # **3.** `(0.5, 1.0)`: half of $r/\beta$, and all of $q$.
+#
+# **4.** Labels by people for some samples of each round's policy. Stop when their covariance with the reward model is
+# no longer positive.
 #
 # </details>

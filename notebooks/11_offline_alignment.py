@@ -19,19 +19,17 @@
 # J(\pi) = \mathbb E_{y\sim\pi}\,r(x, y) - \beta\,\mathrm{KL}(\pi \,\|\, \pi_\text{ref}). \tag{UNA Eq. 3}$$
 #
 # **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb). The tables come from committed runs, and two of these runs are
-# repeated live.
+# repeated live. In Colab or Kaggle: `%pip install una_ref` first.
 #
 # **Time.** About 20 minutes to read, without the exercises. Next: [notebook 12](12_iupo_on_text.ipynb).
 
 # %%
 import json
-from pathlib import Path
 
 import torch
 from IPython.display import Markdown
 
-import una_ref
-from una_ref import METHODS
+from una_ref import METHODS, figures
 from una_ref.data import toysteer
 from una_ref.notebook import check
 from una_ref.studies.offline_report import PANELS, draw
@@ -46,7 +44,7 @@ from una_ref.training.toysteer_base import toysteer_base
 
 torch.set_num_threads(1)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
-committed = Path(una_ref.__file__).parents[1] / "figures" / "runs" / "compare"
+committed = figures.records("compare")
 study = json.loads((committed / "results.json").read_text())
 runs = [json.loads(line) for line in (committed / "runs.jsonl").read_text().splitlines()[1:]]
 settings, base = OFFLINE.settings, toysteer_base()
@@ -104,6 +102,8 @@ for name in ("dpo", "kto", "una-centred"):
 
 # %% [markdown]
 # ## The result
+#
+# > **Guess first:** which method comes closest to $\pi^*$? Does the shuffled control gain anything?
 
 # %%
 Markdown(OFFLINE.table(study))
@@ -317,7 +317,7 @@ for key, value in paper.to_dict().items():
 # values of β are those of an earlier study. `una-ref compare --base FOLDER` runs the whole study on another base.
 
 # %%
-other = json.loads((committed.parent / "another_base" / "results.json").read_text())
+other = json.loads((figures.records("another_base") / "results.json").read_text())
 earlier = {r["name"]: torch.tensor(r["regret"]["values"]) for r in other["rows"]}
 earlier |= {f"una-centred, β {r['beta']}": torch.tensor(r["regret"]["values"]) for r in other["centred"]}
 present = {r["name"]: torch.tensor(r["regret"]["values"]) for r in study["rows"] if r["panel"] == "ratings"}
@@ -397,9 +397,9 @@ check.close("centred UNA chose the β that theory names", chosen, theory)
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. Hints and answers are folded below.
 #
-# **1.** By how much must all scores of the small world be lowered so that UNA-score needs no baseline at all?
+# **1.** (Code.) By how much must all scores of the small world be lowered so that UNA-score needs no baseline at all?
 
 # %%
 shift = ...  # a number
@@ -408,8 +408,8 @@ if shift is not ...:
     check.close("exercise 1", float(small.regret(learned("from π_ref", shift, centred=False))), 0.0, tol=1e-8)
 
 # %% [markdown]
-# **2.** DPO's target is the difference of two implicit rewards. Write the loss of *una-centred* for two scored
-# responses as a function of differences only.
+# **2.** (Pencil.) DPO's target is the difference of two implicit rewards. Write the loss of *una-centred* for two
+# scored responses as a function of differences only.
 
 # %%
 du, ds = (
@@ -434,11 +434,24 @@ if mine is not ...:
     check.close("exercise 2", mine, truth, tol=1e-7)
 
 # %% [markdown]
+# **3.** (Open.) Which result of the table would you expect to change first on a real model with one response per
+# prompt, and why?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** What does an offset do to $\log Z$? **2.** The mean over the *other* response is that response.
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
 # **1.** `-float(BETA * small.log_partition)`: then $\log Z(x) = 0$, and Eq. 10 is true of π\*.
 #
 # **2.** `(du - ds) ** 2`. With two responses it has the gradient of the leave-one-out form.
+#
+# **3.** That of `una-centred`: without a second response of the prompt its $V(x)$ has to be fitted or shared, so an
+# offset between prompts comes back.
 #
 # </details>

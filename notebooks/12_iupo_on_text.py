@@ -67,6 +67,8 @@ for beta in BETAS:
 
 # %% [markdown]
 # ## The four curves
+#
+# > **Guess first:** which form has the lowest held-out loss? Does it also have the best accuracy?
 
 # %%
 COLOURS = dict(zip(LOSSES, ("blue", "vermilion", "green"), strict=True))
@@ -215,10 +217,10 @@ check.close("h = 0: the two losses are equal", ipo[1], printed[1], tol=1e-6)
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell. The answers are folded below.
+# Replace `...` by your answer and run the cell. Hints and answers are folded below.
 #
-# **1.** By how many nats does IPO want every pair apart at $\beta = 0.1$? How far did it get in the mean, on held-out
-# pairs? (Two numbers.)
+# **1.** (Code.) By how many nats does IPO want every pair apart at $\beta = 0.1$? How far did it get in the mean, on
+# held-out pairs? (Two numbers.)
 
 # %%
 wanted, reached = ..., ...
@@ -227,8 +229,8 @@ if wanted is not ...:
     check.close("exercise 1", [wanted, reached], [5.0, last(IPO, 0.1, "margin")[0]], tol=5e-3)
 
 # %% [markdown]
-# **2.** The reference gives both responses of a pair the same probability. Above which $\beta$ could the printed
-# JS-IUPO reach its target? Its gap stays below $\log 2$.
+# **2.** (Pencil.) The reference gives both responses of a pair the same probability. Above which $\beta$ could the
+# printed JS-IUPO reach its target? Its gap stays below $\log 2$.
 
 # %%
 smallest = ...  # a number
@@ -237,11 +239,23 @@ if smallest is not ...:
     check.close("exercise 2", smallest, 0.7213, tol=1e-3)
 
 # %% [markdown]
+# **3.** (Open.) Which plot would show a reader which of two methods is better, if their losses cannot?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** Where is the square zero? **2.** Set $\frac{1}{2\beta} = \log 2$.
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
 # **1.** `5.0, last(IPO, 0.1, "margin")[0]`: the target is $1/(2\beta)$. On new pairs it gets less than a tenth of it.
 #
 # **2.** `1 / (2 * math.log(2))`, from $1/(2\beta) < \log 2$ (with `import math`). The paper's largest is 0.5.
+#
+# **3.** A quantity with one definition for both: accuracy or margin on held-out pairs with intervals over seeds, or
+# regret where it can be computed.
 #
 # </details>

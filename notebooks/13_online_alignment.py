@@ -24,7 +24,7 @@
 # the implicit reward, $J = \mathbb{E}_\pi[s - r_\theta]$ what RLHF maximises (UNA Eq. 3), and regret is
 # $J(\pi^*) - J(\pi)$.
 #
-# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 20](20_mistral_offline.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 20](20_mistral_offline.ipynb).
 
 # %%
 import json
@@ -34,7 +34,7 @@ import torch
 from IPython.display import SVG, Markdown
 
 import una_ref
-from una_ref import METHODS, figures
+from una_ref import METHODS
 from una_ref.claims import CLAIMS, example_worlds, markdown, online_learning, online_noise, released_online
 from una_ref.claims.example_worlds import shifted
 from una_ref.claims.sampling import on_policy as sampled_step
@@ -42,6 +42,7 @@ from una_ref.evaluation.printed import printed
 from una_ref.methods import policy_gradient
 from una_ref.methods.rewards import leave_one_out
 from una_ref.notebook import check, scale
+from una_ref.studies.lesson_figures import draw_noise_and_training, draw_way
 from una_ref.studies.online_figures import draw_methods, draw_offset
 from una_ref.studies.online_study import ONLINE
 from una_ref.studies.summaries import interval
@@ -52,7 +53,6 @@ from una_ref.training.table_runs import table_job
 torch.set_num_threads(1)
 torch.set_default_dtype(torch.float64)
 torch.set_printoptions(precision=4, sci_mode=False, linewidth=110)
-plt = figures.pyplot()
 
 BETA = 0.5
 WORLD = TableWorld.random(0, prompts=4, responses=5, beta=BETA)  # rewards: mean 0, sd 1 in each prompt
@@ -66,7 +66,7 @@ def plus(offset):
 # %% [markdown]
 # ## 1. The step of online UNA is a policy gradient
 #
-# Take UNA Eq. 7 with the squared error of Eq. 10, its sign corrected, and responses sampled from the policy itself:
+# Take UNA Eq. 7 with the squared error of Eq. 10, and responses sampled from the policy itself:
 #
 # $$L = \mathbb{E}_x\,\mathbb{E}_{y\sim\pi_\theta}\,\big(r_\theta(x, y) - s(x, y)\big)^2$$
 #
@@ -75,9 +75,8 @@ def plus(offset):
 # $$\mathbb{E}_{y\sim\pi}\,\nabla (r_\theta - s)^2 = 2\beta\,\mathbb{E}_\pi[(r_\theta - s)\,\nabla\log\pi]
 # = -2\beta\,\nabla J .$$
 #
-# So the supervised problem and the RL problem have the same expected gradient. The cell below computes the library's
-# loss on every response of every prompt, weighted by $\pi$ without gradient. It compares the gradient with autograd's
-# derivative of $J$.
+# So the supervised problem and the RL problem have the same expected gradient. The cell computes the library's loss on
+# every response of every prompt, weighted by $\pi$ without gradient, and compares with autograd's derivative of $J$.
 
 
 # %%
@@ -109,14 +108,12 @@ for offset in (0.0, 4.0, -4.0):
 at = policies["another"]
 through = sampled_step(plus(4.0), at, through_sampler=True)
 check.close("at π* the expected step is 0", expected_step(plus(4.0), WORLD.optimum), 0.0)
-check.differs(
-    "differentiated through the sampler it is another problem (CU6)", through, expected_step(plus(4.0), at), 1.0
-)
+held = expected_step(plus(4.0), at)
+check.differs("differentiated through the sampler it is another problem (CU6)", through, held, 1.0)
 
 # %% [markdown]
-# The training loop of the package does the same with samples. One step of `una-ref train una-online` runs on this
-# table. The responses are sampled, scored, and laid out as a batch. The gradient that reaches the table is that of the
-# loss on these rows.
+# The training loop of the package does the same with samples. Here is one step of `una-ref train una-online` on this
+# table. The gradient that reaches the table is that of the loss on the sampled rows.
 
 # %% tags=["check"]
 job = table_job(WORLD, Config(method="una-online", batch=4, samples=3, lora_r=0, loss_kwargs={"beta": BETA}))
@@ -137,14 +134,14 @@ check.close("the loop's gradient is that of Eq. 10 on its rows", table.grad, by_
 # ## 2. With a baseline it is RLOO
 #
 # In Eq. 10 the factor of $\nabla\log\pi$ is the whole reward $s - r_\theta$, including its offset. Any number $V(x)$
-# may be subtracted without changing the mean. One available number is the mean of $s - r_\theta$ over the prompt's
-# *other* responses. This is `una-centred`, and its step is RLOO's,
+# may be subtracted without changing the mean. With the mean of $s - r_\theta$ over the prompt's *other* responses this
+# is `una-centred`. Its step is RLOO's ([notebook 04](04_una_losses.ipynb), section 4, derives it),
 #
 # $$\nabla\,\frac1K\sum_k \big(r_\theta + V_{-k} - s\big)^2
 # = -2\beta\,\frac1K\sum_k \Big(R_k - \frac{1}{K-1}\sum_{j\neq k} R_j\Big)\nabla\log\pi(y_k), \qquad R = s - r_\theta.$$
 #
-# The two agree sample by sample, not only in the mean. The cell below takes all 125 ways to sample three of five
-# responses.
+# sample by sample, not only in the mean. Here the library's losses are compared on all 125 ways to sample three of
+# five responses.
 
 
 # %%
@@ -161,9 +158,8 @@ group = torch.arange(125).repeat_interleave(3)
 given = {"ref_logps": WORLD.ref_logps[0, drawn].flatten(), "scores": WORLD.rewards[0, drawn].flatten()}
 centred, rloo = (of_triples(METHODS[name].loss, groups=group) for name in ("una-centred", "rloo"))
 raw, reinforce = (of_triples(METHODS[name].loss) for name in ("una-online", "reinforce"))
-print("sampled    centred UNA                                2β·RLOO")
-for n in (1, 37, 99):
-    print(f"{drawn[n].tolist()}  {centred[n].numpy().round(4)}  {(2 * BETA * rloo[n]).numpy().round(4)}")
+print(f"{drawn[37].tolist()} sampled: centred UNA {centred[37].numpy().round(4)}")
+print(f"                   2β·RLOO     {(2 * BETA * rloo[37]).numpy().round(4)}")
 
 # %% tags=["check"]
 check.close("125 triples: una-centred = 2β·rloo", centred, 2 * BETA * rloo)
@@ -190,8 +186,7 @@ check.differs("a baseline of s alone, without −r_θ, is not RLOO", of_s_alone,
 # = -\frac{k}{2}\,\nabla\,\mathbb{E}_\pi\,\sigma(s) .$$
 #
 # This is REINFORCE on the squashed score with the baseline ½, and it has no KL. $k$ is a factor in front, so it acts as
-# a step size. In later passes a log-ratio of a few $1/k$ saturates the $\sigma$, which bounds the step. No term limits
-# the total distance from $\pi_\text{ref}$.
+# a step size. In later passes a log-ratio of a few $1/k$ saturates the $\sigma$, which bounds the step.
 
 # %% tags=["check"]
 at = WORLD.optimum.flip(-1)
@@ -200,19 +195,18 @@ by_hand = -BETA / 2 * at.exp() * (squashed - (at.exp() * squashed).sum(-1, keepd
 each = online_noise.response_gradients(METHODS["una-online"].released, WORLD, at, old_logps=at, scores=WORLD.rewards)
 check.close("the first pass: −k/2·∇E σ(s)", (at.exp()[..., None] * each).sum(1), by_hand)
 other_ref = TableWorld(WORLD.optimum, WORLD.rewards, BETA)
-again = online_noise.response_gradients(
-    METHODS["una-online"].released, other_ref, at, old_logps=at, scores=WORLD.rewards
-)
+script = METHODS["una-online"].released
+again = online_noise.response_gradients(script, other_ref, at, old_logps=at, scores=WORLD.rewards)
 check.close("with another π_ref the step is the same", again, each)
 small, large = (released_online.released_descent(WORLD, 30, 4.0, beta=k)[-1] for k in (1.0, 30.0))
 check.close("k = 1 and k = 30, each with its own rate: the same policy", small, large)
-check.differs(
-    "Eq. 10: another π_ref gives another step", expected_step(other_ref, at), expected_step(WORLD, at), by=0.1
-)
+here, there = expected_step(WORLD, at), expected_step(other_ref, at)
+check.differs("Eq. 10: another π_ref gives another step", there, here, by=0.1)
 
 # %% [markdown]
-# With unlimited samples only the losses differ. Both move towards good responses at first. Eq. 10 stops at $\pi^*$. The
-# script continues, to a single response.
+# With unlimited samples only the losses differ, and both move towards good responses at first.
+#
+# > **Guess first:** no term of the script's loss limits the total distance from $\pi_\text{ref}$. Where does each end?
 
 # %%
 world = online_learning.world_of(0)  # 8 prompts × 6 responses
@@ -226,45 +220,24 @@ kls = {name: [kl(policy, world.ref_logps).mean().item() for policy in path] for 
 regret = {name: [world.regret(policy).mean().item() for policy in path] for name, path in paths.items()}
 best_kl = kl(world.optimum, world.ref_logps).mean().item()
 
-fig, (left, right) = plt.subplots(1, 2, figsize=(9.6, 3.6))
-for name, look in figures.looks(paths).items():
-    look = look | {"marker": ""}
-    left.plot(range(1, 401), kls[name][1:], **look)
-    right.plot(range(1, 401), regret[name][1:], **look)
-left.axhline(best_kl, color=figures.PALETTE["grey"], linestyle="--", linewidth=1.2)
-left.text(1.2, best_kl + 0.04, r"$\pi^*$", color=figures.PALETTE["grey"])
-right.axhline(regret["UNA Eq. 10"][0], color=figures.PALETTE["grey"], linestyle="--", linewidth=1.2)
-right.text(1.2, regret["UNA Eq. 10"][0] + 0.015, r"$\pi_\mathrm{ref}$", color=figures.PALETTE["grey"])
-left.set(xscale="log", xlabel="rollouts", ylabel=r"KL$(\pi\,\|\,\pi_\mathrm{ref})$, nats", title="Distance from π_ref")
-right.set(xscale="log", xlabel="rollouts", ylabel="exact regret", title="Regret on the way", ylim=(0, None))
-right.legend()
-plt.show()
+SVG(draw_way({"kl": kls, "regret": regret, "best_kl": best_kl}))
 
 # %% tags=["check"]
 end, went, cost = script[-1], kls["the authors' script"], regret["the authors' script"]
 check.true("the script: KL past π*'s", went[-1] > 1.5 * best_kl, f"{went[-1]:.2f} nats, π* has {best_kl:.2f}")
-check.true(
-    "the script ends at a single response",
-    end.exp().amax(-1).mean() > 0.98,
-    f"{end.exp().amax(-1).mean():.3f} of the mass",
-)
+mass = end.exp().amax(-1).mean()
+check.true("the script ends at a single response", mass > 0.98, f"{mass:.3f} of the mass")
 likely = (end.argmax(-1) != world.rewards.argmax(-1)).sum()
-check.true(
-    "the script: not always the best response", likely > 0, f"another in {likely} of 8 prompts, likelier under π_ref"
-)
-check.true(
-    "the script: its best policy was on the way",
-    min(cost) < 0.5 * cost[-1],
-    f"regret {min(cost):.3f}, then {cost[-1]:.3f}",
-)
+check.true("the script: not always the best response", likely > 0, f"in {likely} of 8 prompts one likelier under π_ref")
+shown = f"regret {min(cost):.3f}, then {cost[-1]:.3f}"
+check.true("the script: its best policy was on the way", min(cost) < 0.5 * cost[-1], shown)
 check.close("Eq. 10 ends at π*", eq10[-1].exp(), world.optimum.exp(), tol=1e-2)
 
 # %% [markdown]
 # ## 4. PPO, part by part
 #
 # PPO has the same objective and five parts around it: the KL in the reward, a critic, generalised advantages, whitening
-# and clipping. Each part is shown in a few lines. The world is the smallest one that has tokens: two words, two
-# positions and four responses, all of them listed.
+# and clipping. The world is the smallest one that has tokens: two words, two positions and four responses, all listed.
 
 # %%
 g = torch.Generator().manual_seed(3)
@@ -296,8 +269,8 @@ print("responses 00 01 10 11, π:", chance.numpy().round(3), " s:", scores.numpy
 
 # %% [markdown]
 # **The KL is part of the reward.** Each token is charged $-\beta\log\frac{\pi}{\pi_\text{ref}}$, the last one also
-# receives the score, and the sum is $s - r_\theta$. Why not add an estimate of the KL to the loss, on the same samples?
-# The gradient of an estimate is not an estimate of the gradient. For the two usual estimates, with
+# receives the score, and the sum is $s - r_\theta$. Why not add an estimate of the KL to the loss? The gradient of an
+# estimate is not an estimate of the gradient. For the two usual estimates, with
 # $u = \log\frac{\pi}{\pi_\text{ref}}$:
 #
 # $$k_1 = u:\quad \mathbb{E}_\pi\nabla k_1 = 0, \qquad\qquad
@@ -351,9 +324,8 @@ ratio = now - of_ref
 held = now.detach().exp()
 by_k3 = torch.autograd.grad((held * ((-ratio).exp() - 1 + ratio)).sum(), z, retain_graph=True)[0][0]
 by_kl = torch.autograd.grad((now.exp() * ratio).sum(), z)[0][0]
-check.close(
-    "two responses by hand: k3 gives −0.3, the KL −¼·log 4", [by_k3, by_kl], [-0.3, -torch.tensor(4.0).log() / 4]
-)
+by_hand = [-0.3, -torch.tensor(4.0).log() / 4]
+check.close("two responses by hand: k3 gives −0.3, the KL −¼·log 4", [by_k3, by_kl], by_hand)
 check.close("k1 in the loss: no gradient", k1, 0.0)
 check.close("k3 in the loss: the other KL", k3, forward)
 check.differs("k3's gradient is not that of the KL", k3, grad_kl, by=0.05)
@@ -397,11 +369,8 @@ def gae(rewards, values, lam):
 def updates(advantages):
     """(4, 6) PPO's gradient on each response alone, at ratio 1."""
     held = {"values": 0 * old, "old_values": 0 * old, "returns": 0 * old, "mask": mask, "value_weight": 0.0}
-    own = [
-        METHODS["ppo"].loss(token_logps=token_logps(), old_token_logps=old, advantages=advantages, **held)[k]
-        for k in range(4)
-    ]
-    return torch.stack([slope(loss) for loss in own])
+    held |= {"old_token_logps": old, "advantages": advantages}
+    return torch.stack([slope(METHODS["ppo"].loss(token_logps=token_logps(), **held)[k]) for k in range(4)])
 
 
 total = rewards.sum(1)
@@ -438,9 +407,8 @@ check.true("the right critic: less noise", found["the right one", 1.0][1] < foun
 # \rho = \frac{\pi}{\pi_\text{old}}.$$
 #
 # It matters when a rollout is used more than once. The cell below has 200 small rollouts, with four responses of each
-# of the four prompts. Each rollout is used up to 200 times, without a critic. Without clipping a few uses help. With
-# more uses the policy overfits the four sampled responses and moves to the best of them. Clipping does not find the
-# best number of uses. It makes further uses harmless here.
+# of the four prompts. Each rollout is used up to 200 times, without a critic. Without clipping a few uses help; with
+# more, the policy moves to the best of the four sampled responses. Clipping makes further uses harmless here.
 
 # %%
 g = torch.Generator().manual_seed(0)
@@ -480,12 +448,9 @@ for a in (2.0, -2.0):
     check.close(f"the clipped ratio, A = {a:+.0f}", METHODS["ppo"].loss(**one, **none), mine)
 still = [reused["clipped at 0.2", use] for use in (20, 200)]
 spoilt = [reused["not clipped", use] for use in (20, 200)]
-check.true(
-    "clipped: more uses change little", abs(still[0] - still[1]) < 0.03, f"regret {still[0]:.3f}, then {still[1]:.3f}"
-)
-check.true(
-    "not clipped: the rollout is overfitted", spoilt[1] > 1.3 * spoilt[0], f"{spoilt[0]:.3f}, then {spoilt[1]:.3f}"
-)
+shown = [f"regret {a:.3f}, then {b:.3f}" for a, b in (still, spoilt)]
+check.true("clipped: more uses change little", abs(still[0] - still[1]) < 0.03, shown[0])
+check.true("not clipped: the rollout is overfitted", spoilt[1] > 1.3 * spoilt[0], shown[1])
 check.true("not clipped: ratios ten times as large", far["not clipped"] > 10 * far["clipped at 0.2"])
 
 # %% [markdown]
@@ -542,19 +507,15 @@ for how, values in library.items():
     check.close(f"{how}: the noise by hand = the ledger's", mine, 1.0, tol=1e-9)
 straight = -slope_of_j(wide, wide.ref_logps)
 for offset in (0.0, 8.0):
-    cosines = {
-        how: torch.cosine_similarity(mean_and_ratio(how, offset)[0].flatten(), straight.flatten(), 0) for how in HOW
-    }
+    means = {how: mean_and_ratio(how, offset)[0].flatten() for how in HOW}
+    cosines = {how: torch.cosine_similarity(mean, straight.flatten(), 0) for how, mean in means.items()}
     for how in ("eq10", "whitened", "v"):
         check.close(f"offset {offset:.0f}, {how}: the mean step is along ∇J", cosines[how], 1.0)
     check.true(f"offset {offset:.0f}, the script: its mean step is not along ∇J", cosines["released"] < 0.999,
                f"cosine {cosines['released']:.3f}")  # fmt: skip
 at0, at4, at8 = (noise["eq10"][OFFSETS.index(o)] for o in (0, 4, 8))
-check.true(
-    "Eq. 10: noise grows with the square of the offset",
-    2.5 < (at8 - at4) / (at4 - at0) < 3.5,
-    f"{at0:.1f}, {at4:.0f}, {at8:.0f}",
-)
+growth = (at8 - at4) / (at4 - at0)  # (8² − 4²)/4² = 3
+check.true("Eq. 10: noise grows with the square of the offset", 2.5 < growth < 3.5, f"{at0:.1f}, {at4:.0f}, {at8:.0f}")
 script4, script8 = (noise["released"][OFFSETS.index(o)] for o in (4, 8))
 check.true("the script: noise grows with its exponential", script8 > 1000 * script4, f"{script4:.0f}, {script8:.1e}")
 check.close("with V(x): no change", noise["v"], noise["v"][0], tol=1e-9)
@@ -609,9 +570,8 @@ for more in ({"offset": 4.0}, {"spread": 4.0}):
 best = {(n, c): min(grid[n, c, rate] for rate in RATES) for n in NAMES for c in CONDITIONS}
 for condition in ("all + 4", "each prompt its own"):
     (una, una_ci), (ppo, ppo_ci) = best["eq10", condition], best["ppo", condition]
-    check.true(
-        f"{condition}: at its best rate Eq. 10 is behind PPO", una - una_ci > ppo + ppo_ci, f"{una:.3f}, {ppo:.3f}"
-    )
+    behind = una - una_ci > ppo + ppo_ci
+    check.true(f"{condition}: at its best rate Eq. 10 is behind PPO", behind, f"{una:.3f}, {ppo:.3f}")
 usable = {(n, c): sum(grid[n, c, rate][0] < 0.1 for rate in RATES) for n in NAMES for c in CONDITIONS}
 for name, title in NAMES.items():
     print(f"{title:<26} rates of 4 with a regret below 0.1: {[usable[name, c] for c in CONDITIONS]}")
@@ -620,33 +580,9 @@ rest = [usable[n, "all + 4"] for n in ("ppo", "centred")]
 check.true("all + 4: two rates or more work for PPO and centred UNA", min(rest) >= 2, f"{rest} of 4")
 
 # %%
-fig, axes = plt.subplots(1, 3, figsize=(12.6, 4.2), gridspec_kw={"width_ratios": [1.25, 1, 1]})
-looks = dict(zip(["eq10", "released", "ppo", "centred"], figures.looks(NAMES.values()).values(), strict=True))
-noise_ax = axes[0]
-for how, key in (("eq10", "eq10"), ("released", "released"), ("v", "centred")):
-    noise_ax.plot(OFFSETS, noise[how], color=looks[key]["color"], linewidth=2.4)
-noise_ax.set(yscale="log", ylim=(1, 1e7), xlabel="constant added to all rewards (1 = their sd in a prompt)")
-noise_ax.set_ylabel("noise / signal of one response's gradient")
-noise_ax.set_title("A constant in the rewards adds noise")
-text = {"fontsize": 10, "ha": "center"}
-noise_ax.text(0, 3e4, "the authors' script", color=looks["released"]["color"], **text)
-noise_ax.text(-6.3, 70, "UNA Eq. 10", color=looks["eq10"]["color"], **text)
-noise_ax.text(0, 1.7, "with V(x): centred UNA, PPO's critic", color=looks["centred"]["color"], **text)
-for ax, condition in zip(axes[1:], ("around 0", "all + 4"), strict=True):
-    for name in NAMES:
-        means, halves = zip(*(grid[name, condition, rate] for rate in RATES), strict=True)
-        low = [min(half, 0.7 * mean) for mean, half in zip(means, halves, strict=True)]
-        at = [rate * 1.05 ** (list(NAMES).index(name) - 1.5) for rate in RATES]  # side by side, to be seen
-        ax.errorbar(at, means, yerr=[low, halves], **looks[name])
-    ax.axhline(at_ref, color=figures.PALETTE["grey"], linestyle="--", linewidth=1.2)
-    ax.text(0.32, at_ref * 1.12, r"$\pi_\mathrm{ref}$", color=figures.PALETTE["grey"])
-    ax.set(xscale="log", yscale="log", ylim=(8e-4, 3), xlabel="learning rate", title=f"Training, rewards {condition}")
-    ax.set_xticks(RATES, [f"{rate:g}" for rate in RATES])
-    ax.minorticks_off()
-axes[1].set_ylabel(f"exact regret after {STEPS} steps")
-axes[2].legend(loc="lower right", fontsize=8)
-figures.save(fig, "13_online_alignment")
-plt.show()
+trained_at = {c: {name: [grid[name, c, rate] for rate in RATES] for name in NAMES} for c in ("around 0", "all + 4")}
+curves = {"offsets": OFFSETS, "noise": noise | {"centred": noise["v"]}, "names": NAMES, "rates": RATES}
+SVG(draw_noise_and_training(curves | {"regret": trained_at, "reference": at_ref, "steps": STEPS}))
 
 # %% [markdown]
 # ## 6. Replay
@@ -665,11 +601,9 @@ for name in ("replay", "eq10 replay"):
         print(f"{name:<12} offset {offset:.0f}: regret {replay[name, offset][0]:.3f} ± {replay[name, offset][1]:.3f}")
 
 # %% tags=["check"]
-check.close(
-    "centred UNA with replay: the offset has no effect", replay["replay", 0.0][0], replay["replay", 4.0][0], tol=1e-9
-)
-check.true("Eq. 10 with replay: the offset decides", replay["eq10 replay", 4.0][0] > 4 * replay["replay", 4.0][0],
-           f"{replay['eq10 replay', 4.0][0]:.3f}, centred {replay['replay', 4.0][0]:.3f}")  # fmt: skip
+at0, at4, raw4 = replay["replay", 0.0][0], replay["replay", 4.0][0], replay["eq10 replay", 4.0][0]
+check.close("centred UNA with replay: the offset has no effect", at0, at4, tol=1e-9)
+check.true("Eq. 10 with replay: the offset decides", raw4 > 4 * at4, f"{raw4:.3f}, centred {at4:.3f}")
 
 # %% [markdown]
 # This needs a class of policies that contains $\pi^*$. Take a class with three parameters for eight prompts, which
@@ -756,20 +690,13 @@ check.close("one parameter: ∇J = 0 at all three points", [one[2] for one in st
 check.true("one parameter: on-policy ends at a smaller J from the left", stops[-0.5][1] < stops[0.5][1] - 1)
 nearby = [on_policy_end(near, 0)[1] for near in (-0.1, 0.1)]
 check.true("one parameter: θ = 0 is a minimum of J", min(nearby) > abs(stops[0.0][1]))
-check.true(
-    "on-policy: the end is not π*",
-    narrow.regret(member(on_policy)).mean() > 0.3,
-    f"regret {narrow.regret(member(on_policy)).mean():.3f}",
-)
+far = narrow.regret(member(on_policy)).mean()
+check.true("on-policy: the end is not π*", far > 0.3, f"regret {far:.3f}")
 check.close("a buffer that forgets: the same J as on-policy", behind["the last 20 rollouts"][-1], 0.0, tol=1e-7)
 check.true("a buffer that forgets: later", behind["the last 20 rollouts"][0] > 3 * behind["on-policy"][0])
 check.differs("offline: another member", behind["all rows from π_ref (offline)"][-1], 0.0, by=0.01)
-check.differs(
-    "half of the rows from π_ref: not the on-policy end",
-    behind["half of the rows always from π_ref"][-1],
-    0.0,
-    by=0.001,
-)
+kept = behind["half of the rows always from π_ref"][-1]
+check.differs("half of the rows from π_ref: not the on-policy end", kept, 0.0, by=0.001)
 
 # %% [markdown]
 # ## 7. Which models are held
@@ -791,10 +718,8 @@ for title, asked in {
     print(f"{title:<26} {of['policy']:>6} {of['reference']:>10} {of['reward']:>7} {of['value']:>6} {of['trained']:>8}")
 
 # %% tags=["check"]
-check.true("PPO with its own critic: one model more", held["PPO, its own critic"]["value"] == 1)
-check.true(
-    "with a head: as many as UNA", held["PPO, a value head"]["value"] == held["online UNA (Eq. 10)"]["value"] == 0
-)
+values = [of["value"] for of in held.values()]
+check.true("PPO with its own critic: one model more; with a head: as many as UNA", values == [1, 0, 0, 0])
 check.true("centred UNA needs no more than Eq. 10", held["centred UNA = RLOO"] == held["online UNA (Eq. 10)"])
 
 # %% [markdown]
@@ -860,11 +785,8 @@ for name in ("rloo", "una-centred"):
     same = [abs(by[name, offset] - by[name, 0.0]) for offset in offsets]
     check.true(f"{name}: no offset changes the regret", max(same) < 1e-3, f"by {max(same):.1g} at most")
 spread = [by["una-online", offset] for offset in (-4.0, 0.0, 4.0)]
-check.true(
-    "Eq. 10: an offset of 4 raises the regret",
-    min(spread[0], spread[2]) > 1.3 * spread[1],
-    f"{[round(x, 3) for x in spread]}",
-)
+shown = f"{[round(x, 3) for x in spread]}"
+check.true("Eq. 10: an offset of 4 raises the regret", min(spread[0], spread[2]) > 1.3 * spread[1], shown)
 twins = {"una-centred", "rloo"}
 check.true("no statement compares centred UNA with RLOO", all(set(pair) != twins for pair in STATEMENTS.values()))
 rates = [of[name]["lr"] for name in ("una-centred", "rloo")]
@@ -889,7 +811,7 @@ check.true("the record: the authors' code is behind PPO", theirs > 1.5 * mine, f
 #   of reward calls, the table of section 8 gives the regrets. The verdicts below it say which differences exceed their
 #   interval. The paper's 8 hours against 6.5 are one run each.
 # - **Smaller: by the value model**, if that is a separate model: three models instead of four. RLOO saves as much, and
-#   so does a value head on the policy. The authors' script still loads the value model and runs it.
+#   so does a value head on the policy.
 #
 # The fifth word is "outperforms". The paper's Tables 4 and 5 have 12 tasks, 6 wins and 2 ties. With Table 6 the paper
 # counts 8 wins of 14 (CU26). The script behind these tables trains another loss (section 3).
@@ -928,10 +850,12 @@ check.true("with Table 6: 8 wins of 14", (sum(wins.values()), sum(tasks.values()
 #   $J$ of the class: *one parameter*.
 # - UNA saves the value model, and so does every method without a critic: *with a head: as many as UNA*.
 #
-# The ledger's entries:
+# The ledger's entries, without [misprints](../docs/errata.md):
 
 # %%
-Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_online_alignment"]))
+Markdown(
+    markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_online_alignment" and not entry.misprint])
+)
 
 # %% [markdown]
 # ## Limits
@@ -942,18 +866,16 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "13_o
 #   on two others.
 # - Rewards have sd 1 in each prompt, and β is ½. The size of an offset counts in these units. With a reward model whose
 #   outputs have mean 0 per prompt, Eq. 10 and the centred form would differ less.
-# - There are few worlds at the scale of this page, so the intervals in section 5 are wide. `UNA_REF_SCALE=full` takes
-#   ten worlds.
+# - There are few worlds at the scale of this page; `UNA_REF_SCALE=full` takes ten.
 # - PPO runs in section 5 with one pass, so that all methods have equally many updates.
-# - The authors' script is represented by its loss, not by its run. Its other parts are not included, such as its length
-#   penalty and the token ids that it gives to a reward model of another vocabulary.
+# - The authors' script is represented by its loss. Its other parts, such as its length penalty, are not included.
 #
 # ## Exercises
 #
-# Replace `...` by your answer and run the cell, which checks it. The answers are folded below.
+# Replace `...` by your answer and run the cell, which checks it. Hints and answers are folded below.
 #
-# **1.** Take `example_worlds.WORLD` with all rewards 3 higher. Which constant $c$, subtracted from all rewards, makes
-# Eq. 10's noise over signal at $\pi_\text{ref}$ smallest? (One number; the check computes the noise.)
+# **1.** (Code.) Take `example_worlds.WORLD` with all rewards 3 higher. Which constant $c$, subtracted from all
+# rewards, makes Eq. 10's noise over signal at $\pi_\text{ref}$ smallest? (One number; the check computes the noise.)
 
 # %%
 mine = ...  # a number
@@ -963,8 +885,8 @@ if mine is not ...:
     check.true("exercise 1", around[1] == min(around), f"{around[1]:.4f}")
 
 # %% [markdown]
-# **2.** PPO's clipped ratio with $A > 0$: between which two values of $\rho$ does the response still get a push? And
-# with $A < 0$? Write both intervals for $\epsilon = 0.2$, with `float("inf")` or 0 for an open end.
+# **2.** (Pencil.) PPO's clipped ratio with $A > 0$: between which two values of $\rho$ does the response still get a
+# push? And with $A < 0$? Write both intervals for $\epsilon = 0.2$, with `float("inf")` or 0 for an open end.
 
 # %%
 mine = ...  # ((low, high) for A > 0, (low, high) for A < 0)
@@ -979,8 +901,8 @@ if mine is not ...:
         check.true(f"exercise 2, A = {a:+.0f}", torch.equal(pushed, (rho > low) & (rho < high)))
 
 # %% [markdown]
-# **3.** Take a baseline that includes the response's own term: the mean of a group of $K$ responses. By which factor is
-# the expected step then too small? Give it as a function of $K$.
+# **3.** (Pencil.) Take a baseline that includes the response's own term: the mean of a group of $K$ responses. By
+# which factor is the expected step then too small? Give it as a function of $K$.
 
 # %%
 mine = ...  # a function of K
@@ -993,15 +915,29 @@ if mine is not ...:
     check.close("exercise 3", (p * grads).sum(0), mine(3) * (p * (-centred / (2 * BETA))).sum(0))
 
 # %% [markdown]
+# **4.** (Open.) A reward model's scores drift upwards while the policy trains. Which of the methods here would you
+# trust, and which number would you plot to see the drift?
+#
+# <details>
+# <summary>Hints</summary>
+#
+# **1.** Which part of the reward is noise at every response? **2.** Draw both arguments of the minimum over $\rho$.
+# **3.** How much of a group's mean is the response itself? **4.** Which methods subtract what drifts?
+#
+# </details>
+#
 # <details>
 # <summary>Answers</summary>
 #
-# **1.** About 3, and `3.0` passes. The remaining rewards then have mean 0 in each prompt, up to the weights of
+# **1.** `3.0`, or about that. The remaining rewards then have mean 0 in each prompt, up to the weights of
 # $\pi_\text{ref}$. It is the whitening of PPO's first rollout, not a number per prompt.
 #
 # **2.** `((0, 1.2), (0.8, float("inf")))`: a response that has already moved the right way by more than ε gets no push.
 # One that moved the wrong way still does.
 #
 # **3.** `lambda k: (k - 1) / k`: the mean contains a $K$-th of the response's own term.
+#
+# **4.** Those with a baseline from the same rollout: RLOO, centred UNA, PPO's whitening. Plot the mean score of fixed
+# responses, for instance of $\pi_\text{ref}$.
 #
 # </details>

@@ -47,7 +47,7 @@ print(f"J of always the best response, almost = {J(torch.tensor([1e-9, 1e-9, 1 -
 # The objective $J(\pi) = \mathbb{E}_\pi\, r - \beta\, \text{KL}(\pi \,\|\, \pi_\text{ref})$ is that of RLHF. The weight
 # $\beta$ is the price of moving away.
 #
-# > **A guess first.** Is "always the best response" the best policy? If not, how likely should the worst response stay?
+# > **Guess first:** Is "always the best response" the best policy? If not, how likely should the worst response stay?
 #
 # ## 2. The best policy, in one line
 #
@@ -115,7 +115,7 @@ print("difference              ", (r - implicit(best)).numpy().round(4), "= β·
 # The loss is $-\log \sigma$ of the *difference* of two implicit rewards. In a difference between two responses to one
 # prompt, $\beta \log Z$ is gone.
 #
-# > **A guess first.** Add 5 to all rewards of the prompt. What happens to $\pi^*$? What happens to DPO?
+# > **Guess first:** Add 5 to all rewards of the prompt. What happens to $\pi^*$? What happens to DPO?
 
 
 # %%
@@ -144,7 +144,7 @@ assert regret(learned) < 1e-8
 # \mathbb{E}_{y \sim \pi_\text{ref}} \Big(\beta \log \frac{\pi(y \mid x)}{\pi_\text{ref}(y \mid x)}
 # - s(x, y)\Big)^2.$$
 #
-# > **A guess first.** Scores are the true rewards, and the data is unlimited. Does Eq. 10 end at $\pi^*$?
+# > **Guess first:** Scores are the true rewards, and the data is unlimited. Does Eq. 10 end at $\pi^*$?
 
 
 # %%

@@ -176,13 +176,6 @@ def test_citation_cff_has_what_the_format_requires():
         assert {"type", "title", "authors", "year"} <= paper.keys()
 
 
-def test_citation_cff_has_the_version_of_the_package():
-    import una_ref
-
-    citation = yaml.safe_load((ROOT / "CITATION.cff").read_text(encoding="utf-8"))
-    assert citation["version"] == una_ref.__version__
-
-
 # ---- links
 
 

@@ -42,6 +42,12 @@ def test_the_folder_is_the_checkouts_unless_the_environment_variable_is_set(monk
     assert figures.home() == Path(figures.__file__).parents[1] / "figures"
 
 
+def test_records_are_those_of_the_checkout_and_an_unknown_study_is_named():
+    assert figures.records("compare") == Path(figures.__file__).parents[1] / "figures" / "runs" / "compare"
+    with pytest.raises(FileNotFoundError, match="'elsewhere'"):
+        figures.records("elsewhere")
+
+
 @pytest.mark.parametrize("name", ["a/b", "../b", "b.svg", "b.png"])
 def test_a_name_with_a_folder_or_a_suffix_is_refused(name, tmp_path):
     with pytest.raises(ValueError, match=re.escape(repr(name))):

@@ -1,10 +1,12 @@
 """The site: its pages, their links and anchors, and what they load."""
 
 import importlib
+import json
 import os
 import re
 import subprocess
 import sys
+import tomllib
 from html.parser import HTMLParser
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
@@ -87,6 +89,46 @@ def test_claims_of_a_method_are_its_errata_and_the_checks_that_call_its_loss(doc
     known = docs["pages"].known_claims("una-score")
     assert set(METHODS["una-score"].errata) & CLAIMS.keys() <= set(known)
     assert "CU11" in known and "CU11" not in METHODS["una-score"].errata  # its check names "una-score"
+
+
+# ---- where notebooks run
+
+
+def test_notebook_is_opened_in_colab_and_kaggle_from_the_repository(docs):
+    line = docs["book"].hosts("04_una_losses", "https://github.com/someone/una_ref")
+    assert "(https://colab.research.google.com/github/someone/una_ref/blob/main/notebooks/04_una_losses.ipynb)" in line
+    assert "?src=https://github.com/someone/una_ref/blob/main/notebooks/04_una_losses.ipynb)" in line
+    assert docs["book"].hosts("04_una_losses", None) == docs["book"].hosts("05_f_divergences", "https://github.com/a/b")
+    assert docs["book"].hosts("04_una_losses", "https://example.org/una_ref") == ""
+
+
+def test_repository_is_that_of_pyproject_before_that_of_the_workflow(docs, monkeypatch):
+    monkeypatch.setenv("GITHUB_REPOSITORY", "someone/una_ref")
+    named = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]["urls"].get("Repository")
+    assert docs["book"].repository() == (named or "https://github.com/someone/una_ref")
+
+
+def test_page_of_a_hosted_notebook_has_the_line_below_its_heading(docs, monkeypatch):
+    monkeypatch.setattr(docs["book"], "repository", lambda: "https://github.com/someone/una_ref")
+    cells = json.loads(docs["book"].notebook_page(ROOT / "notebooks" / "START.ipynb"))["cells"]
+    heading, empty, line, *_ = cells[0]["source"].splitlines()
+    assert heading.startswith("# ") and not empty and line.startswith("Open in [Colab](")
+
+
+@pytest.mark.parametrize("stem", ["START", "00_one_row_to_one_step", "04_una_losses", "11_offline_alignment"])
+def test_hosted_notebook_needs_what_colab_has_and_one_line_of_pip(docs, stem):
+    assert stem in docs["book"].HOSTED
+    text = (ROOT / "notebooks" / f"{stem}.py").read_text("utf-8")
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    needed = (
+        set(re.findall(r"^(?:import|from) (\w+)", text, flags=re.MULTILINE)) - sys.stdlib_module_names - {"IPython"}
+    )
+    if stem == "START":  # Colab and Kaggle have both
+        assert needed <= {"torch", "matplotlib"} and "pip install" not in text
+    else:
+        ours = {re.split(r"\W", name.replace("-", "_"))[0] for name in project["dependencies"]}
+        assert needed <= ours | {"una_ref", "sympy"}  # sympy comes with torch
+        assert text.count(f"`%pip install {project['name']}`") == 1
 
 
 # ---- the built site

@@ -62,7 +62,8 @@ def test_wheel_has_the_package_and_nothing_else(built):
         for path in (ROOT / "una_ref").rglob("*")
         if path.is_file() and "__pycache__" not in path.parts
     }
-    assert files == {name for name in names if name.startswith("una_ref/")}
+    kept = {"compare/results.json", "compare/runs.jsonl", "another_base/results.json"}  # notebook 11 reads them
+    assert files | {f"una_ref/runs/{name}" for name in kept} == {name for name in names if name.startswith("una_ref/")}
     assert "una_ref/py.typed" in names
 
 
@@ -73,6 +74,8 @@ def test_sdist_has_what_its_tests_and_pages_need(built):
     assert {
         "una_ref/py.typed",
         "tests/test_wheel.py",
+        "hatch_build.py",
+        "figures/runs/compare/runs.jsonl",
         "docs/book.py",
         "docs/_static/site.css",
         "constraints.txt",
@@ -84,6 +87,14 @@ def test_installed_package_is_that_of_the_wheel(installed, tmp_path):
         installed / "python", "-c", "import una_ref; print(una_ref.__file__)", cwd=tmp_path, env=environment()
     )
     assert Path(printed.strip()).is_relative_to(installed.parent)
+
+
+def test_records_of_notebook_11_come_with_the_wheel(installed, tmp_path):
+    code = "from una_ref import figures; print(*[figures.records(name) for name in ('compare', 'another_base')])"
+    for folder in run(installed / "python", "-c", code, cwd=tmp_path, env=environment()).split():
+        assert Path(folder).is_relative_to(installed.parent)
+        committed = ROOT / "figures" / "runs" / Path(folder).name
+        assert (Path(folder) / "results.json").read_bytes() == (committed / "results.json").read_bytes()
 
 
 def test_commands_work_from_the_wheel_without_a_checkout(installed, tmp_path):

@@ -5,5 +5,5 @@
 
 from una_ref.methods import METHODS
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 __all__ = ["METHODS", "__version__"]

@@ -121,6 +121,19 @@ def home() -> Path:
     return (root if (root / "pyproject.toml").is_file() else Path.cwd()) / "figures"
 
 
+def records(study: str) -> Path:
+    """The folder of a study's committed records: the checkout's ``figures/runs/STUDY``, else the copy in the wheel.
+
+    The wheel has the records that notebook 11 reads. Raises FileNotFoundError for a study that is in neither.
+    """
+    package = Path(__file__).resolve().parent
+    folders = [package.parent / "figures" / "runs" / study, package / "runs" / study]
+    for folder in folders:
+        if (folder / "results.json").is_file():
+            return folder
+    raise FileNotFoundError(f"study {study!r}: no results.json in {folders[0]} or {folders[1]}")
+
+
 def save(fig: Figure, name: str, folder: str | Path | None = None) -> Path:
     """Write ``fig`` to ``<name>.svg`` in ``folder`` (default: `home`) and return the path.
 

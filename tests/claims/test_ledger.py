@@ -3,6 +3,7 @@
 import dataclasses
 import json
 import math
+import re
 import string
 import subprocess
 import sys
@@ -50,6 +51,20 @@ def test_every_claim_that_does_not_simply_hold_has_a_correct_statement():
     for entry in CLAIMS.values():
         assert entry.verdict == HOLDS or entry.instead, entry.id
         assert entry.says and entry.place
+
+
+def test_a_misprint_is_an_erratum_that_fails_as_printed():
+    for id in ("CU5", "EU14"):  # a claim, and an erratum that holds under a condition
+        with pytest.raises(ValueError, match="misprint"):
+            dataclasses.replace(CLAIMS[id], misprint=True)
+    assert CLAIMS["EU12"].misprint and not CLAIMS["EU7"].misprint
+
+
+def test_the_page_of_misprints_lists_exactly_the_misprints():
+    page = notebook.folder().parent / "docs" / "errata.md"
+    listed = re.findall(r"^\| \[(\w+)\]\(claims\.md#(\w+)\)", page.read_text("utf-8"), flags=re.MULTILINE)
+    assert [id for id, _ in listed] == [id for id, entry in CLAIMS.items() if entry.misprint]
+    assert all(anchor == id.lower() for id, anchor in listed)
 
 
 def test_the_notebooks_of_the_claims_exist():

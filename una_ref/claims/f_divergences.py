@@ -38,6 +38,7 @@ STRICT = [name for name, divergence in DIVERGENCES.items() if not divergence.all
     shows="β·f′ + λ = ({first:.4f}, {second:.4f}, {third:.4f}) = g(y); the printed left side is {printed:.4f} for "
     "each y",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _ep1() -> Evidence:
     best, level = optimal_logps(REF, G, 0.5, "js"), multiplier(REF, G, 0.5, "js")
@@ -88,6 +89,7 @@ def _ep2() -> Evidence:
     shows="π = (0.7, 0.3), π_ref = (0.5, 0.5): D_f = {right:.4f}, printed {printed:.4f}; for r = (1, 0) the maximum "
     "is at π(y1) = {best:.4f}, that of the printed form at {literal:.4f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _ep3() -> Evidence:
     even, tilted = policy(0.5, 0.5), policy(0.7, 0.3)
@@ -154,6 +156,7 @@ def _ep4() -> Evidence:
     instead="π(y|x) = 0 or η(y) = 0; ∀x Σ_y π(y|x) = 1 (typing errors; no formula depends on them)",
     shows="π* = ({first:.3f}, {second:.3f}, {third:.3f}), η = ({eta_first:.3f}, {eta_second:.3f}, {eta_third:.3f})",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _ep5() -> Evidence:
     ref, g = policy(0.2, 0.3, 0.5), torch.tensor([[1.0, 0.0, 0.5]], dtype=F64)

@@ -98,6 +98,7 @@ def _ep7() -> Evidence:
     shows="IPO on one pair, error |h − 1/(2β)| after a step relative to before: {growth:.1f} with lr = 1, "
     "{shrinks:.1f} with lr = 0.1",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _ep11() -> Evidence:
     def factor(lr: float) -> float:

@@ -34,6 +34,7 @@ def _four(loss: Callable[..., Tensor]) -> Tensor:
     instead="+E[g]: g is a squared error already; the minus sign maximises it, and g² squares it twice",
     shows="four labels: E g = {right:.4f}, E g² = {squared:.4f}, the printed loss {printed:.4f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _eu9() -> Evidence:
     method = METHODS["una-binary-mse"]

@@ -67,6 +67,9 @@ class Claim:
         The notebook that derives it, or None.
     check
         Computes the evidence.
+    misprint
+        An erratum that no trained policy depends on: notation, a reference, or a loss that has no minimum as printed.
+        Its correct form is in the paper's own derivation, its source or the authors' code.
     """
 
     id: str
@@ -78,8 +81,11 @@ class Claim:
     shows: str
     notebook: str | None
     check: Callable[[], Evidence]
+    misprint: bool = False
 
     def __post_init__(self) -> None:
+        if self.misprint and not (self.id.startswith("E") and self.verdict == FAILS):
+            raise ValueError(f"{self.id}: expected a misprint to be an erratum that {FAILS}, got {self.verdict!r}")
         if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith("holds if "):
             raise ValueError(
                 f"{self.id}: expected a verdict of {HOLDS!r}, {FAILS!r} or 'holds if …', got {self.verdict!r}"
@@ -118,13 +124,14 @@ def claim(
     instead: str = "",
     shows: str,
     notebook: str | None,
+    misprint: bool = False,
 ) -> Callable[[Callable[[], Evidence]], Callable[[], Evidence]]:
     """Enter the decorated check into the ledger. Raises ValueError for an id that is taken."""
 
     def enter(check: Callable[[], Evidence]) -> Callable[[], Evidence]:
         if id in CLAIMS:
             raise ValueError(f"claim {id}: this id is in the ledger already")
-        CLAIMS[id] = Claim(id, paper, place, says, verdict, instead, shows, notebook, check)
+        CLAIMS[id] = Claim(id, paper, place, says, verdict, instead, shows, notebook, check, misprint)
         return check
 
     return enter

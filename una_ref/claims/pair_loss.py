@@ -75,6 +75,7 @@ def _eu7() -> Evidence:
     shows="difference 0.5: printed {printed:.4f}, correct {right:.4f}; difference −1: printed undefined (the log of a "
     "negative number), correct {wrong_order:.4f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _eu8() -> Evidence:
     gaps = torch.tensor([0.5, -1.0], dtype=F64)

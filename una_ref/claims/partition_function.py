@@ -21,6 +21,7 @@ from una_ref.theory import TableWorld, expected_reward, kl, log_partition, objec
     instead="π* = arg max_π J(π); the printed equation sets a policy equal to a number",
     shows="max J = {best:.4f}, arg max J = ({first:.4f}, {second:.4f})",
     notebook="02_partition_function",
+    misprint=True,
 )
 def _eu1() -> Evidence:
     best, optimum = float(TINY.log_partition), TINY.optimum.exp()[0]
@@ -67,6 +68,7 @@ def _eu15() -> Evidence:
     "12–16, which are Eq. 20–24 with f = 0; Sec. 4.1 means Eq. 6",
     shows="Eq. 5: the first line as printed is {printed:.4f} for every policy, the second line at π_ref {right:.4f}",
     notebook="02_partition_function",
+    misprint=True,
 )
 def _eu18() -> Evidence:
     def line(margin: Tensor) -> float:

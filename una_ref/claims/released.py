@@ -65,6 +65,7 @@ def _eu11() -> Evidence:
     instead="the weights sum to 1.9, so the score is in [0, 1.9] unless it is divided by 1.9",
     shows="with all ratings 4 of 4 the score is {largest:.2f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _eu16() -> Evidence:
     weights = torch.tensor([0.65, 0.8, 0.45], dtype=F64)

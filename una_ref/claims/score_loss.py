@@ -26,6 +26,7 @@ NOTEBOOK = "04_una_losses"
     shows="r_θ = 0.2, score 0.9: the printed loss is {printed:.2f} with slope {printed_slope:+.1f}, the corrected "
     "slope {corrected_slope:+.1f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _eu12() -> Evidence:
     method = METHODS["una-score"]

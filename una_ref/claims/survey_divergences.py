@@ -64,6 +64,7 @@ def _es34() -> Evidence:
     instead="they stand outside, one λ(x) for each prompt; α(y) is not the α of the divergence",
     shows="π_ref = (½, ½), r = (1, 0) and (2, 0), β = 1: λ(x) = {one:.4f} and {two:.4f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es35() -> Evidence:
     values = multiplier(TWO_PROMPTS.ref_logps, TWO_PROMPTS.rewards, 1.0)

@@ -91,6 +91,7 @@ def _es21() -> Evidence:
     shows="log π = (−1, −9), β = 0.1: right {right:.4f}, printed {printed:.4f}; with log π(y_w) = −30 {far:.1f} and "
     "{far_printed:.1f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es31() -> Evidence:
     def both(chosen: float) -> tuple[float, float]:

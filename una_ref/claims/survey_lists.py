@@ -37,6 +37,7 @@ def lambda_loss(scores: Tensor, labels: Tensor, base: float = math.e) -> float:
     shows="labels 1, 0: correct order, s = (3, 0): {right:.5f}; inverted, s = (0, 3): {inverted:.5f}; printed the "
     "signs are turned",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es25() -> Evidence:
     labels = numbers(1, 0)
@@ -82,6 +83,7 @@ def ranking_term(values: Tensor, order: Tensor) -> Tensor:
     shows="p = (−1, −2, −0.5), ψ = (3, 2, 1), log π of the best −4: {rank:.0f} + {sft:.0f}; with the roles of the text "
     "the first term is {swapped:.0f} and has no gradient",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es27() -> Evidence:
     policy, labels, best = numbers(-1, -2, -0.5).requires_grad_(), numbers(3, 2, 1), -4.0

@@ -34,6 +34,7 @@ NOTEBOOK = PAIRS_NOTEBOOK
     shows="ε = 0.1: as printed one probability is {one:.1f} and {other:.1f}; with the second for y_l ≻ y_w, Eq. 12 is "
     "the registry's cdpo to {gap:.0f}",
     notebook="06_upo_and_iupo",
+    misprint=True,
 )
 def _es4() -> Evidence:
     epsilon, margins = 0.1, numbers(-2, 0.5, 3)
@@ -135,6 +136,7 @@ def _es7() -> Evidence:
     instead="Ψ(q) = log(q/(1 − q)), a function of a probability; Eq. 15 then has the optimum of DPO",
     shows="Ψ(0.9) = {psi:.4f}; with it g and the rewards differ by one number for each prompt, to {spread:.0f}",
     notebook="06_upo_and_iupo",
+    misprint=True,
 )
 def _es8() -> Evidence:
     g = preference_rewards(bradley_terry(GENERIC.rewards), GENERIC.ref_logps, torch.logit)
@@ -155,6 +157,7 @@ def _es8() -> Evidence:
     instead="+E[h − 1/(2β)]²; with the minus it has no minimum",
     shows="h = 2, β = 0.1: correct {right:.0f}, printed {printed:.0f}; printed at h = 1000: {far:.0f}",
     notebook="06_upo_and_iupo",
+    misprint=True,
 )
 def _es9() -> Evidence:
     ipo = METHODS["ipo"]
@@ -242,6 +245,7 @@ def _es38() -> Evidence:
     instead="the scale is SimPO's β; Eq. 57 generalises the game of Eq. 56; y_i't is meant; the items are 1 and 2",
     shows="Eq. 47 with α = 2, γ = 0.5 is the registry's simpo with β = 2, γ = 0.5, to {gap:.0f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es39() -> Evidence:
     chosen, rejected, lengths = numbers(-4, -9), numbers(-6, -3), (numbers(2, 3), numbers(3, 1))

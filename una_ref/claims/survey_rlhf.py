@@ -54,6 +54,7 @@ def _es1() -> Evidence:
     instead="π* = arg max J: a policy, not a number",
     shows="two responses, r = (1, 0), β = 1: max J = {best:.4f}, arg max J = ({first:.4f}, {second:.4f})",
     notebook="02_partition_function",
+    misprint=True,
 )
 def _es2() -> Evidence:
     best = float(objective(TINY.optimum, TINY.ref_logps, TINY.rewards, 1.0))
@@ -122,6 +123,7 @@ def _advantages(rewards: Tensor) -> Tensor:
     shows="rewards 1, 0, 0, 0.5: advantages {a:.4f}, {b:.4f}, {b:.4f}, {c:.4f}; with the text's sign the first is "
     "{wrong:.4f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es24() -> Evidence:
     rewards = numbers(1, 0, 0, 0.5)

@@ -86,6 +86,7 @@ def _es17() -> Evidence:
     instead="β times that; the rescaling by 1/β that the survey lists afterwards is in it already",
     shows="β = 0.1, log-ratio 1, r = 1, V = 0.2: slope of Eq. 37 in log π {right:.2f}, printed {printed:.2f}",
     notebook="07_gradients",
+    misprint=True,
 )
 def _es18() -> Evidence:
     logps = numbers(1).requires_grad_()

@@ -38,6 +38,7 @@ def soft_optimum() -> tuple[Tensor, Tensor, Tensor, Tensor]:
     shows="two tokens: the sum of two rewards is V(s₀) + Σ β·log(π/π_ref) to {right:.0f}; a further token that earns 1 "
     "leaves {printed:.0f}",
     notebook=NOTEBOOK,
+    misprint=True,
 )
 def _es11() -> Evidence:
     first, second, v0, v1 = soft_optimum()
