@@ -49,7 +49,7 @@ def test_una_score_learns_its_fixed_point_and_the_optimum_with_a_learned_value(o
 def test_a_hinge_has_a_kink_and_no_point_without_gradient(own):
     found, section = learned(own.hinge)
     assert found[FROM_OTHER].outcome == "unsettled" and found[FROM_OTHER].policy is None
-    assert section.beta is None and "the loss names no β" in section.sentences()[0]
+    assert section.beta is None and "the loss names no beta" in section.sentences()[0]
 
 
 def test_a_fixed_beta_is_found_in_the_optimum():
