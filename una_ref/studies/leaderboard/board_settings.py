@@ -56,7 +56,7 @@ class LeaderboardSettings:
     tuning_seeds: tuple[int, ...] = (100, 101, 102)
     tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
-    lrs: tuple[float, ...] = (2.6e-3, 6.4e-3, 1.6e-2, 4e-2, 0.1)
+    lrs: tuple[float, ...] = (1e-3, 2.6e-3, 6.4e-3, 1.6e-2, 4e-2, 0.1)
     factors: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
     entries: tuple[str, ...] = tuple(ENTRIES)
     leaders: int = 8
