@@ -1,6 +1,6 @@
 """How the leaderboard chooses learning rate and hyper-parameters: one search for every row.
 
-The search starts in the middle of the grids. It measures the best setting so far with its neighbours on each grid, one
+The search starts at one learning rate, with every hyper-parameter at its unit. It measures the best setting so far with its neighbours on each grid, one
 value changed at a time, and goes on until no neighbour is better. A choice therefore lies inside its grid, or at an end
 that nobody is known to need to pass. It is Hooke and Jeeves' pattern search (1961,
 https://doi.org/10.1145/321062.321069) on a fixed lattice.
@@ -31,8 +31,8 @@ def next_settings(
     """
     grids = grids_of(entry, settings)
     if not known:
-        middle = [len(settings.lrs) // 2, *(_middle(grid) for grid in grids[1:])]
-        return _settings(grids, [middle, *_neighbours(grids, middle)])
+        start = [_nearest(settings.lrs, settings.first_lr), *(_nearest(grid, 1.0) for grid in grids[1:])]
+        return _settings(grids, [start, *_neighbours(grids, start)])
     best, _ = min(known, key=lambda each: each[1] if math.isfinite(each[1]) else math.inf)
     place = [grid.index(value) for grid, value in zip(grids, (best["lr"], *best["factors"]), strict=True)]
     measured = [setting for setting, _ in known]
@@ -47,9 +47,9 @@ def grids_of(entry: BoardEntry, settings: LeaderboardSettings) -> list[tuple[flo
     ]
 
 
-def _middle(grid: Sequence[float]) -> int:
-    """The place of the factor nearest to 1."""
-    return min(range(len(grid)), key=lambda i: abs(math.log(grid[i])))
+def _nearest(grid: Sequence[float], value: float) -> int:
+    """The place of a value in a grid, or of the nearest one by its logarithm."""
+    return min(range(len(grid)), key=lambda i: abs(math.log(grid[i] / value)))
 
 
 def _neighbours(grids: Sequence[Sequence[float]], place: Sequence[int]) -> list[list[int]]:

@@ -32,8 +32,8 @@ class LeaderboardSettings:
         batch: labels in a step. draws: responses to each prompt of a rollout.
         seeds: worlds of the board. tuning_seeds: worlds on which settings are chosen, at `tuning_budget`.
         budgets: labels, or calls of the reward.
-        lrs, factors: the values that a learning rate, and each factor of a hyper-parameter, may take; in order. The
-            search starts in the middle, see `board_search`.
+        lrs, factors: the values that a learning rate, and each factor of a hyper-parameter, may take; in order.
+        first_lr: where the search of a learning rate starts; that of a factor starts at 1. See `board_search`.
         entries: rows of the board.
         leaders: number of rows that the axes and the frontier have. axis_seeds: their worlds.
         axis_budget: of the axes and the frontier, by which the leaders are chosen as well.
@@ -56,7 +56,8 @@ class LeaderboardSettings:
     tuning_seeds: tuple[int, ...] = (100, 101, 102)
     tuning_budget: int = 4096
     budgets: tuple[int, ...] = (256, 1024, 4096, 16384)
-    lrs: tuple[float, ...] = (1e-3, 2.6e-3, 6.4e-3, 1.6e-2, 4e-2, 0.1)
+    lrs: tuple[float, ...] = (1.6e-4, 4e-4, 1e-3, 2.6e-3, 6.4e-3, 1.6e-2, 4e-2, 0.1)
+    first_lr: float = 1.6e-2
     factors: tuple[float, ...] = (1 / 16, 1 / 8, 1 / 4, 1 / 2, 1.0, 2.0, 4.0, 8.0, 16.0)
     entries: tuple[str, ...] = tuple(ENTRIES)
     leaders: int = 8

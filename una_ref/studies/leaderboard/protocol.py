@@ -61,7 +61,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"Where a method divides its reward by the length, the unit of β is {MEAN_LENGTH:g} times as large.",
         "Where its reward is a win rate, whose slope is at most 1/4, it is a quarter.",
         f"Settings are judged by mean regret on {len(s.tuning_seeds)} other worlds at {s.tuning_budget:,} labels.",
-        "The search starts in the middle and moves to the best neighbour, one value at a time, until none is better.",
+        f"The search starts at {s.first_lr:g} and the units. It moves to the best neighbour until none is better.",
         "They are then frozen for all budgets, worlds and axes.",
         f"{s.second} more prompts have no data: the drift KL(π_ref ‖ π) there is the alignment tax.",
         "Intervals are 95 % t intervals over worlds; those of differences are paired by world.",
