@@ -84,12 +84,12 @@ class Claim:
     misprint: bool = False
 
     def __post_init__(self) -> None:
-        if self.misprint and not (self.id.startswith("E") and self.verdict == FAILS):
-            raise ValueError(f"{self.id}: expected a misprint to be an erratum that {FAILS}, got {self.verdict!r}")
         if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith("holds if "):
             raise ValueError(
                 f"{self.id}: expected a verdict of {HOLDS!r}, {FAILS!r} or 'holds if …', got {self.verdict!r}"
             )
+        if self.misprint and not (self.id.startswith("E") and self.verdict == FAILS):
+            raise ValueError(f"{self.id}: expected a misprint to be an erratum that {FAILS}, got {self.verdict!r}")
 
     @property
     def number(self) -> str:
