@@ -70,3 +70,14 @@ def test_the_board_of_chosen_methods_is_printed_and_reported_again(tiny_study, c
     assert main([*words, "--report", "--json"]) == 0
     again = json.loads(capsys.readouterr().out)
     assert [row["name"] for row in again["board"]["rows"]] == ["una-pair", "ipo"]
+
+
+@pytest.mark.slow
+def test_the_quick_board_orders_fourteen_rows(capsys, tmp_path):
+    assert main(["leaderboard", "--quick", "--output", str(tmp_path), "--json"]) == 0
+    board = json.loads(capsys.readouterr().out)["board"]
+    regret = {row["name"]: row["regret"]["mean"] for row in board["rows"]}
+    base = next(row for row in board["references"] if row["name"] == "base")["regret"]["mean"]
+    assert len(regret) >= 12 and len(board["rows"][0]["regret"]["values"]) == 3
+    assert max(regret["una-pair"], regret["una-centred"], regret["rloo"]) < base < regret["una-score.shuffled"]
+    assert (tmp_path / "board.html").is_file()

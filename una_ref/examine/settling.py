@@ -178,6 +178,8 @@ def _conservative(enumeration: Enumeration, logps: Tensor, width: float = 1e-5) 
 
 def _coupled(field: Callable[[Tensor], Tensor], start: Tensor) -> bool:
     """Whether the gradient of one prompt depends on the policy of another, through a number of the whole batch."""
+    if len(start) < 2:
+        return False
     moves = torch.randn(start.shape, generator=torch.Generator().manual_seed(7), dtype=start.dtype)
     first, second = start + moves, start + moves
     second[0] -= 2 * moves[0]

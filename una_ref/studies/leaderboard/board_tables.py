@@ -12,13 +12,19 @@ def interval(summary: Mapping[str, Any] | None, digits: int = 3) -> str:
     """Mean and interval, such as 0.321 [0.290, 0.355]; empty for no value."""
     if summary is None or summary["mean"] is None:
         return ""
-    mean = f"{summary['mean'] + 0.0:.{digits}f}"
-    return mean if summary["low"] is None else f"{mean} [{summary['low']:.{digits}f}, {summary['high']:.{digits}f}]"
+    mean = _plain(summary["mean"], digits)
+    low, high = summary["low"], summary["high"]
+    return mean if low is None else f"{mean} [{_plain(low, digits)}, {_plain(high, digits)}]"
+
+
+def _plain(value: float, digits: int) -> str:
+    """A number without the sign of a zero."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
 
 
 def mean(summary: Mapping[str, Any] | None, digits: int = 2) -> str:
     """The mean alone; empty for no value."""
-    return "" if summary is None or summary["mean"] is None else f"{round(summary['mean'], digits) + 0.0:.{digits}f}"
+    return "" if summary is None or summary["mean"] is None else _plain(summary["mean"], digits)
 
 
 def by_regret(rows: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
