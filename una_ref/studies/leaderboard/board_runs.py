@@ -109,7 +109,8 @@ def reference_run(run: BoardRun, settings: LeaderboardSettings) -> dict[str, Any
 def exact_ascent(world: BoardWorld, settings: LeaderboardSettings) -> dict[str, float]:
     """The measures of the board's MLP after as many updates on the exact ∇J.
 
-    It has the best learning rate of the grid from `first_lr` on. What it leaves of the regret is due to the number of updates and to no data.
+    It has the best learning rate of the grid from `first_lr` on. What it leaves of the regret is due to the number of
+    updates and to no data.
     """
     found = []
     for lr in [lr for lr in settings.lrs if lr >= settings.first_lr] or settings.lrs:
