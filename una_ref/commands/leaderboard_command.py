@@ -10,18 +10,8 @@ from pathlib import Path
 from una_ref.errors import InputError, near
 
 AXES = (
-    *(
-        "board",
-        "alarms",
-        "frontier",
-        "label_noise",
-        "score_noise",
-        "scale",
-        "offset",
-        "sharpness",
-        "cycle",
-        "positive_share",
-    ),
+    *("board", "alarms", "frontier"),
+    *("label_noise", "score_noise", "scale", "offset", "sharpness", "cycle", "positive_share"),
     *("shift", "unseen", "length_bias", "trap", "proxy_pairs", "proxy_tokens", "hidden"),
 )
 """The axes by name, as the study has them; the study itself is loaded only when it runs."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from functools import partial
 from types import MappingProxyType
 from typing import Any
 
@@ -147,7 +148,7 @@ def rules(tuning: Mapping[Any, Sequence[Curve]], worlds: Mapping[Any, Sequence[C
         line("never", "no stop", None, lambda curve: len(curve) - 1),
         line("fixed", f"stop at checkpoint {fixed + 1} of {CHECKPOINTS}", None, lambda c: min(fixed, len(c) - 1)),
         *(
-            line(name, title, thresholds[name], lambda curve, name=name: stop_at(curve, name, thresholds[name]))  # type: ignore[misc]
+            line(name, title, thresholds[name], partial(stop_at, monitor=name, threshold=thresholds[name]))
             for name, title in MONITORS.items()
         ),
     ]

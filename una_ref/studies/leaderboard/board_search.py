@@ -1,8 +1,8 @@
 """How the leaderboard chooses learning rate and hyper-parameters: one search for every row.
 
 The search starts at one learning rate, with every hyper-parameter at its unit. It measures the best setting so far with
-its neighbours on each grid, one value changed at a time, and goes on until no neighbour is better. A choice therefore
-lies inside its grid, or at an end that nobody is known to need to pass. It is Hooke and Jeeves' pattern search (1961,
+its neighbours on each grid, one value changed at a time, and goes on until no neighbour is better. It can end in a
+local minimum, or at an end of a grid. It is Hooke and Jeeves' pattern search (1961,
 https://doi.org/10.1145/321062.321069) on a fixed lattice.
 """
 

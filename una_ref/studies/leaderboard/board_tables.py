@@ -40,6 +40,10 @@ def needed(efficiency: Mapping[str, Any] | None) -> str:
     return f"{bound}{efficiency['labels']:,}"
 
 
+MORE = ("labels to 50 %", "to 10 %", "lr", "tuned")
+"""The last columns of the board."""
+
+
 def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
     """Rows by their kind of feedback, ordered by regret; the kind with the best row first."""
     kinds: dict[str, list[Mapping[str, Any]]] = {}
@@ -54,18 +58,7 @@ def board(results: Mapping[str, Any]) -> list[str]:
     others = [budget for budget in budgets if budget != at]
     regrets = {(row["name"], row["budget"]): row["regret"] for row in results["rows"]}
     head = ["method", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse than π_ref"]
-    head += [
-        "minus DPO's",
-        "KL",
-        "true reward",
-        "tax",
-        "own gap",
-        "updates",
-        "labels to 50 %",
-        "to 10 %",
-        "lr",
-        "tuned",
-    ]
+    head += [*("minus DPO's", "KL", "true reward", "tax", "own gap", "updates"), *MORE]
     references = [row for row in results["references"] if row["budget"] in (None, at)]
     rows = [row for row in results["rows"] if row["budget"] == at]
     lines = ["### Exact regret"]

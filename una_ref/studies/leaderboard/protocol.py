@@ -57,6 +57,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
         f"Its β, margins and weights are {s.factors[0]:g} to {s.factors[-1]:g} times their unit, in factors of two.",
+        "PPO's and GRPO's clip ranges, GAE's λ, KTO's class weights and a few more keep their defaults.",
         "The unit of β is the world's β, that of the others the method's default.",
         f"Where a method divides its reward by the length, the unit of β is {MEAN_LENGTH:g} times as large.",
         "Where its reward is a win rate, whose slope is at most 1/4, it is a quarter.",
