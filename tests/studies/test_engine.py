@@ -126,6 +126,19 @@ def test_a_study_may_choose_by_another_criterion():
     assert choose(store, candidates, minus_regret) == {"row": {"lr": 2, "tuning_minus_regret": -0.2}}
 
 
+def test_a_search_is_asked_for_more_settings_until_it_has_none():
+    store, candidates = options({1: [0.5], 2: [0.4], 3: [0.1]})
+    first, *others = candidates["row"]
+    asked = []
+
+    def further(means):
+        asked.append([mean for _, mean in means["row"]])
+        return {"row": [others.pop(0)] if others else []}
+
+    assert choose(store, {"row": [first]}, further=further)["row"]["lr"] == 3
+    assert asked == [[0.5], [0.5, 0.4], [0.5, 0.4, 0.1]]
+
+
 def test_a_row_whose_grid_is_not_finished_has_no_setting():
     store, candidates = options({1: [0.5], 2: [0.1]})
     del store.finished["2/0"]

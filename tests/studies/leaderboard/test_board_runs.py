@@ -178,6 +178,14 @@ def test_the_trap_raises_what_the_labeller_sees_and_lowers_the_truth(tiny):
     assert apart.unique().numel() == 2  # with the trap or without
 
 
+def test_a_reward_model_of_single_tokens_is_wrong_however_many_pairs_it_has(tiny):
+    found = [
+        measure_run(BoardRun("proxy", 16384, 0, axis="proxy_tokens", level=level), tiny, Path())["regret"]
+        for level in (1, 2)
+    ]
+    assert found[0] > 3 * found[1]
+
+
 def test_the_width_of_the_policy_is_a_condition(tiny):
     model = job_of("una-pair", tiny, axis="hidden", level=2).trainer.policy.model
     assert model.head.weight.shape[1] == 2

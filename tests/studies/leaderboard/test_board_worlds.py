@@ -8,7 +8,7 @@ import torch
 
 from una_ref.policies.answers import Answer
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
-from una_ref.studies.leaderboard.board_worlds import BoardWorld
+from una_ref.studies.leaderboard.board_worlds import BoardWorld, following
 from una_ref.studies.leaderboard.conditions import Conditions
 
 COUNT = 40_000
@@ -190,6 +190,26 @@ def test_calls_of_the_reward_are_the_labeller_s_with_noise(small):
     exact = float(world.world.labeller[1, world.world.index((2, 1, 0))])
     assert float(scores.mean()) == pytest.approx(exact, abs=5 / 4000**0.5)
     assert exact != float(world.world.rewards[1, world.world.index((2, 1, 0))])
+
+
+def test_a_score_is_swapped_with_the_next_one_of_the_same_prompt():
+    assert following(["a", "a", "b", "a", "b"]) == [1, 3, 4, 0, 2]
+
+
+def test_the_scale_is_a_factor_of_scores_and_of_calls_and_of_no_comparison(small):
+    plain, scaled = (made(small, scale=scale, score_noise=0.0) for scale in (1.0, 3.0))
+    drawn = plain.drawn(60)
+    torch.testing.assert_close(scaled.scores(drawn), 3 * plain.scores(drawn))
+    assert torch.equal(scaled.first_wins(drawn), plain.first_wins(drawn))
+    answers = [Answer(str(x), " ".join(map(str, plain.tokens[5][:-1])), True, {}) for x in range(3)]
+    torch.testing.assert_close(torch.tensor(scaled.calls()(answers)), 3 * torch.tensor(plain.calls()(answers)))
+
+
+def test_mixed_feedback_has_as_many_labels_of_each_kind(small):
+    rows = made(small).examples("mixed", 72)
+    counts = {kind: sum(row.count for row in rows if row.kind == kind) for kind in ("pairs", "labels", "scores")}
+    assert counts == {"pairs": 24, "labels": 24, "scores": 24}
+    assert {(row.kind, row.prompt_index) for row in rows} == {(k, x) for k in counts for x in range(3)}
 
 
 def test_a_policy_that_is_not_finite_has_no_measures(small):

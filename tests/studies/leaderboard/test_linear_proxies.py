@@ -1,3 +1,4 @@
+import pytest
 import torch
 
 from una_ref.studies.leaderboard.linear_proxies import bigrams, linear_proxy
@@ -44,3 +45,19 @@ def test_many_pairs_bring_the_model_to_the_true_reward():
     wins = torch.rand(60_000, generator=generator) < (r[:, 0] - r[:, 1]).sigmoid()
     gap = linear_proxy(world.tree, 1, drawn, wins) - world.rewards
     assert float((gap - gap.mean()).abs().max()) < 0.1
+
+
+def test_a_model_of_single_tokens_gives_a_sequence_the_sum_of_its_tokens():
+    world = SequenceWorld.random(1, prompts=1, vocabulary=3, length=3)
+    generator = torch.Generator().manual_seed(0)
+    drawn = torch.cat([torch.zeros(500, 1, dtype=torch.int64), torch.randint(15, (500, 2), generator=generator)], 1)
+    wins = torch.rand(500, generator=generator) < 0.7
+    [rewards] = linear_proxy(world.tree, 1, drawn, wins, tokens=1)
+    # With a weight for each token, the order of the tokens does not matter; with one for each pair it does.
+    same = world.tree.index((1, 2, 0)), world.tree.index((2, 1, 0))
+    assert float(rewards[same[0]]) == pytest.approx(float(rewards[same[1]]), abs=1e-9)
+    [other] = linear_proxy(world.tree, 1, drawn, wins)
+    assert abs(float(other[same[0]] - other[same[1]])) > 1e-2
+    counts = torch.stack([(world.tree.sequences == token).sum(1) for token in range(3)], 1).double()
+    fitted = torch.linalg.lstsq(counts - counts.mean(0), rewards[:, None]).solution
+    torch.testing.assert_close((counts - counts.mean(0)) @ fitted, rewards[:, None], rtol=0, atol=1e-8)
