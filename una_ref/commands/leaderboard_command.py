@@ -10,7 +10,7 @@ from pathlib import Path
 from una_ref.errors import InputError, near
 
 AXES = (
-    *("board", "alarms", "frontier"),
+    *("board", "exact_scores", "alarms", "frontier"),
     *("label_noise", "score_noise", "scale", "offset", "sharpness", "cycle", "positive_share"),
     *("shift", "unseen", "length_bias", "trap", "proxy_pairs", "proxy_tokens", "hidden"),
 )

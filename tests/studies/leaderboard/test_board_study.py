@@ -72,6 +72,28 @@ def test_axes_have_the_rows_that_they_act_on(finished):
     assert len(results["label_noise"]["base"]) == 4
 
 
+def test_rows_with_exact_scores_are_tuned_and_measured_with_exact_scores(finished, tiny):
+    folder, results = finished
+    exact = results["exact_scores"]
+    assert {row["name"] for row in exact["rows"]} == {"una-pair", "una-centred", "rloo"}
+    found = [line for line in lines(folder).values() if line["axis"] == "score_noise"]
+    tuning = [line for line in found if line["seed"] in tiny.tuning_seeds]
+    assert {line["level"] for line in found} == {0.0} and {line["budget"] for line in tuning} == {1024}
+    for name, setting in exact["chosen"].items():
+        best = min((line for line in tuning if line["entry"] == name), key=lambda line: line["regret"])
+        assert (setting["lr"], setting["tuning_regret"]) == (best["lr"], best["regret"])
+
+
+def test_differences_to_replay_are_paired_by_world(tiny, tmp_path):
+    fewer = replace(tiny, entries=("una-centred.replay", "rloo"))
+    exact = carry_out(LEADERBOARD, tmp_path, settings=fewer, workers=1, axes=("exact_scores",))["exact_scores"]
+    of = {row["name"]: row["regret"]["values"] for row in exact["rows"]}
+    gaps = {row["name"]: row["to_replay"]["values"] for row in exact["rows"]}
+    replayed = of["una-centred.replay"]
+    assert gaps["una-centred.replay"] == [0.0, 0.0]
+    assert gaps["rloo"] == [of["rloo"][0] - replayed[0], of["rloo"][1] - replayed[1]] != [0.0, 0.0]
+
+
 def test_an_axis_has_the_rows_of_the_board_at_its_level(finished):
     _, results = finished
     for name in results["board"]["leaders"]:
@@ -155,7 +177,7 @@ def test_a_budget_below_two_rollouts_is_refused():
 
 
 def test_an_unknown_axis_is_refused_before_anything_runs(tiny, tmp_path):
-    with pytest.raises(InputError, match="axis noise: expected board, alarms, frontier, label_noise"):
+    with pytest.raises(InputError, match="axis noise: expected board, exact_scores, alarms, frontier, label_noise"):
         carry_out(LEADERBOARD, tmp_path / "new", settings=tiny, axes=("noise",))
     assert not (tmp_path / "new").exists()
 

@@ -46,6 +46,11 @@ def draw_board(results: Mapping[str, Any], folder: str | Path | None = None, nam
     return figures.filled(_board, results, folder, name)
 
 
+def draw_exact_scores(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "exact_scores") -> Path:
+    """Regret where a score is the reward itself, with intervals."""
+    return figures.filled(_exact_scores, results, folder, name)
+
+
 def draw_frontier(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "frontier") -> Path:
     """True reward against KL along β."""
     return figures.filled(_frontier, results, folder, name)
@@ -112,6 +117,22 @@ def _board(fig: Figure, results: Mapping[str, Any]) -> None:
 
 def _kind(feedback: str) -> str:
     return {"calls": "reward calls, online", "reward model": "a reward model, online"}.get(feedback, feedback)
+
+
+def _exact_scores(fig: Figure, results: Mapping[str, Any]) -> None:
+    rows = [row for row in by_regret(results["rows"]) if row["regret"]["mean"] is not None]
+    fig.set_size_inches(7.2, 1.4 + 0.26 * len(rows))
+    axes = fig.subplots()
+    for y, row in enumerate(rows):
+        colour, regret = figures.PALETTE["green" if row["best_regret"] else "vermilion"], row["regret"]
+        if regret["low"] is not None:
+            axes.plot([regret["low"], regret["high"]], [y, y], color=colour, lw=1.6)
+        axes.plot(regret["mean"], y, "o", color=colour)
+    axes.axvline(results["base"]["regret"]["mean"], color=figures.INK, lw=0.9, ls=":")
+    axes.set_yticks(range(len(rows)), [row["title"] for row in rows], fontsize=8)
+    axes.set_ylim(len(rows) - 0.5, -0.5)
+    axes.set_xlabel("exact regret, reward units; dotted: π_ref")
+    axes.set_title(f"exact scores, {results['budget']:,} labels: online (green) and offline")
 
 
 def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:

@@ -1,10 +1,9 @@
-"""The study of the leaderboard on the engine: the board, the frontier over β, alarms, and the axes of `CONDITIONS`.
+"""The study of the leaderboard on the engine: the board, exact scores, the frontier over β, alarms, and `CONDITIONS`.
 
-results.json has one object for each of these axes: "board", "alarms", "frontier", and a name of `CONDITIONS`. All of
-them hold the engine's keys (command, settings, chosen, versions, hardware, date, seconds_this_time, seconds_of_runs). A
-*summary*
-is {mean, low, high, median, values}: one value a world, and the 95 % t interval of the mean; all null where a
-value is not finite. A *row* of measures is
+results.json has one object for each of these axes: "board", "exact_scores", "alarms", "frontier", and a name of
+`CONDITIONS`. All of them hold the engine's keys (command, settings, chosen, versions, hardware, date,
+seconds_this_time, seconds_of_runs). A *summary* is {mean, low, high, median, values}: one value a world, and the 95 % t
+interval of the mean; all null where a value is not finite. A *row* of measures is
 
     name, title, budget, failed (runs stopped by a non-finite value), worse_than_base {count, of, share},
     regret, reward, kl, kl_to_optimum, entropy, labeller_reward, length, trapped, tax: summaries (see `MEASURES`),
@@ -19,6 +18,8 @@ board
     half: {labels, bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
+exact_scores
+    rows: rows of `EXACT_ROWS`, with `to_replay`, a summary as `to_best` is one. base: the row of π_ref. budget: labels.
 frontier
     rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
 alarms
@@ -38,6 +39,7 @@ from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 from una_ref.errors import InputError
@@ -65,25 +67,37 @@ KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "mixed", "calls",
 """Kinds of feedback whose best row is a leader."""
 
 
-def candidates(settings: LeaderboardSettings) -> Candidates:
-    """The settings that the search of every row starts with, and their runs on the tuning worlds."""
-    return further(settings, {ENTRIES[name].tuned_as or name: () for name in settings.entries})
+def candidates(settings: LeaderboardSettings, names: Sequence[str] = (), **where: Any) -> Candidates:
+    """The settings that the search of every row, or of those named, starts with, and their runs on the tuning worlds.
+
+    `where` is as in `tuning_runs`.
+    """
+    rows = [ENTRIES[name].tuned_as or name for name in names or settings.entries if name in settings.entries]
+    return further(settings, dict.fromkeys(rows, ()), **where)
 
 
-def further(settings: LeaderboardSettings, means: Means) -> Candidates:
+def further(settings: LeaderboardSettings, means: Means, **where: Any) -> Candidates:
     """The settings that the search of every row goes on with."""
     return {
         name: [
-            (setting, tuning_runs(name, setting, settings)) for setting in next_settings(ENTRIES[name], settings, known)
+            (setting, tuning_runs(name, setting, settings, **where))
+            for setting in next_settings(ENTRIES[name], settings, known)
         ]
         for name, known in means.items()
     }
 
 
-def tuning_runs(name: str, setting: Mapping[str, Any], settings: LeaderboardSettings) -> list[BoardRun]:
-    """A setting's runs on the tuning worlds."""
-    lr, factors = setting["lr"], tuple(setting["factors"])
-    return [BoardRun(name, settings.tuning_budget, seed, lr, factors) for seed in settings.tuning_seeds]
+def tuning_runs(
+    name: str,
+    setting: Mapping[str, Any],
+    settings: LeaderboardSettings,
+    budget: int | None = None,
+    axis: str = "",
+    level: Level = None,
+) -> list[BoardRun]:
+    """A setting's runs on the tuning worlds, by default at the tuning budget and under the board's conditions."""
+    n, lr, factors = budget or settings.tuning_budget, setting["lr"], tuple(setting["factors"])
+    return [BoardRun(name, n, seed, lr, factors, axis, level) for seed in settings.tuning_seeds]
 
 
 def run_of(name: str, chosen: Chosen, budget: int, seed: int, axis: str = "", level: Level = None) -> BoardRun:
@@ -239,6 +253,35 @@ def leaders(chosen: Chosen, settings: LeaderboardSettings) -> list[str]:
     return sorted(kept, key=lambda name: regrets[name])
 
 
+# ---- exact scores
+
+EXACT_ROWS = (
+    *("una-pair", "una-score", "una-centred", "una-online", "una-centred.online", "una-centred.replay"),
+    *("reinforce", "rloo", "grpo", "ppo"),
+)
+"""Rows that are tuned and compared where a score is the reward itself."""
+EXACT: Mapping[str, Any] = MappingProxyType({"budget": 1024, "axis": "score_noise", "level": 0.0})
+"""Where. Few labels, so that a method gains by using each of them more than once."""
+
+
+def exact_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
+    """Rows that are tuned for exact scores and few labels, as where a reward model is taken for the truth."""
+    where = EXACT["axis"], EXACT["level"]
+    start = references_of(store, [BoardRun("base", 0, x, axis=where[0], level=where[1]) for x in settings.seeds])
+    names = [name for name in EXACT_ROWS if name in tuned(settings, chosen)]
+    runs = {name: [run_of(name, chosen, EXACT["budget"], seed, *where) for seed in settings.seeds] for name in names}
+    found = rows_of(store, runs, start)
+    rows = [*found.values()]
+    compared(rows)
+    replay = found.get("una-centred.replay")
+    for each in rows:
+        known = replay is not None and None not in (each["regret"]["mean"], replay["regret"]["mean"])
+        each["to_replay"] = (
+            difference(each["regret"]["values"], replay["regret"]["values"]) if known and replay else None
+        )
+    return {"rows": rows, "base": row("base", REFERENCES["base"], None, start, start), "budget": EXACT["budget"]}
+
+
 # ---- the frontier
 
 
@@ -332,6 +375,13 @@ LEADERBOARD: Study[LeaderboardSettings] = Study(
     measure=measure_run,
     axes={
         "board": Axis(candidates, board_results, tables.board, figures.draw_board, further=further),
+        "exact_scores": Axis(
+            partial(candidates, names=EXACT_ROWS, **EXACT),
+            exact_results,
+            tables.exact_scores,
+            figures.draw_exact_scores,
+            further=partial(further, **EXACT),
+        ),
         "alarms": Axis(candidates, alarm_results, tables.alarms, figures.draw_alarms, further=further),
         "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier, further=further),
         **{

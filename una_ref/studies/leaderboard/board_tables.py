@@ -97,6 +97,29 @@ def _cells(
     ]
 
 
+def exact_scores(results: Mapping[str, Any]) -> list[str]:
+    """Rows that are tuned and measured where a score is the reward itself."""
+    return [
+        f"### Exact scores, {results['budget']:,} labels",
+        "",
+        *cells.rows(
+            ["method", "regret", "minus replay's", "minus DPO's", "worse than π_ref", "KL", "updates"],
+            (
+                [
+                    row["title"],
+                    interval(row["regret"]),
+                    interval(row.get("to_replay")),
+                    interval(row.get("to_dpo")),
+                    cells.count(row["worse_than_base"]),
+                    mean(row["kl"]),
+                    mean(row.get("updates"), 0),
+                ]
+                for row in [*by_regret(results["rows"]), results["base"]]
+            ),
+        ),
+    ]
+
+
 def frontier(results: Mapping[str, Any]) -> list[str]:
     """Reward and KL of the leaders by β."""
     rows = [*results["optimal"], *results["rows"]]
