@@ -34,6 +34,7 @@ LOWEST = {
     "passes": 1,
     "minibatches": 1,
     "replay": 0,
+    "replay_batch": 0,
     "temperature": 0.01,
     "missing_eos_penalty": 0,
     "kl_target": 0,

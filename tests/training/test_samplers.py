@@ -344,6 +344,14 @@ def test_replay_samples_recent_rollouts_uniformly_and_forgets_older_ones():
     assert seen == {7, 8, 9}
 
 
+def test_an_update_from_the_buffer_has_rows_of_its_own_number():
+    buffer = ReplayBuffer(5, 0, batch=3)
+    assert sorted(updates(buffer, rows(5, 6), 0, 1, 1)[0]) == [5, 6]  # there are no more
+    again = updates(buffer, rows(7, 8), 1, 50, 1)
+    assert {len(update) for update in again} == {3} and {token for update in again for token in update} == {5, 6, 7, 8}
+    assert all(len(set(update)) == 3 for update in again)
+
+
 def test_replay_buffer_state_survives_json():
     buffer = ReplayBuffer(2, 0)
     experience = {"old_token_logps": ((-1.5, -0.25),)}
@@ -483,6 +491,11 @@ def test_patience_counts_evaluations_without_improvement():
         ("reinforce", ["minibatches=2"], "minibatches: reinforce: expected 1"),
         ("rloo", ["replay=3"], "replay: rloo: expected 0"),
         ("ppo", ["replay=3"], "replay: ppo: expected 0"),
+        (
+            "una-centred",
+            ["online=true", "replay_batch=4"],
+            "replay_batch: expected replay of at least 1 beside it, got 4",
+        ),
         (
             "una-online",
             ["temperature=0.7"],

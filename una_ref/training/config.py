@@ -186,6 +186,8 @@ class Config:
     replay: CountOrZero = 0
     """Past rollouts that are kept and trained on again. Safe for losses with V(x) if the policy class contains π*;
     otherwise keep the buffer short. Eq. 10 (una-online) is wrong off policy, and so in later passes."""
+    replay_batch: CountOrZero = 0
+    """Rows in each update that samples from kept rollouts. 0: as many as an update without replay has."""
     critic: Literal["separate", "head"] = "separate"
     """Value model of methods that value tokens, and of baseline=network: a separate transformer, or a head on the
     policy's hidden states."""

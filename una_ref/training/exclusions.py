@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 ONLINE = (
     *("samples", "engine", "merge", "reward", "temperature", "missing_eos_penalty", "passes", "minibatches"),
-    *("replay", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
+    *("replay", "replay_batch", "critic", "kl_target", "kl_horizon", "sample_from", "mixture", "rejection_beta"),
 )
 """The keys that apply only to runs whose responses are sampled from the policy."""
 
@@ -218,6 +218,10 @@ def check_online(config: Config) -> None:
         }.get(name, True)
         if expected is not True:
             raise InputError(f"{name}: {config.method}: expected {expected}, got {getattr(config, name)!r}")
+    if config.replay_batch and not config.replay:
+        raise InputError(
+            f"replay_batch: expected replay of at least 1 beside it, got {config.replay_batch} and replay=0"
+        )
     responses = config.batch * config.samples_per_prompt
     if config.kl_target and responses >= 5 * config.kl_horizon:
         raise InputError(

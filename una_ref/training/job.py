@@ -64,7 +64,7 @@ class Job:
     seconds: dict[str, float] = field(default_factory=lambda: defaultdict(float))
 
     def __post_init__(self) -> None:
-        self.pool = ReplayBuffer(self.config.replay, self.config.seed)
+        self.pool = ReplayBuffer(self.config.replay, self.config.seed, batch=self.config.replay_batch)
         self.processes = [self.trainer.accelerator.num_processes]
         if self.rollouts is not None:
             self.rollouts = replace(self.rollouts, seconds=self.seconds)

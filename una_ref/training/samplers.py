@@ -262,17 +262,19 @@ class ReplayBuffer:
         keep: number of earlier rollouts that stay.
         seed: of the run.
         rollouts: kept rollouts, the latest last.
+        batch: rows in an update from kept rollouts; 0: as many as in one from fresh rows alone.
     """
 
     keep: int
     seed: int
     rollouts: list[list[Example]] = field(default_factory=list)
+    batch: int = 0
 
     def updates(self, fresh: Sequence[Example], step: int, passes: int, minibatches: int) -> Iterator[list[Example]]:
         """The rows of each optimizer step, for `passes` over the fresh rows; nothing if there are none.
 
         Without kept rollouts, a pass goes once over the fresh rows. Otherwise every optimizer step samples uniformly
-        from kept and fresh rows.
+        `batch` of kept and fresh rows, or all of them if there are fewer.
         """
         self.rollouts = [*self.rollouts, list(fresh)][-1 - self.keep :]
         rows = [row for rollout in self.rollouts for row in rollout]
@@ -281,7 +283,7 @@ class ReplayBuffer:
         for i in range(passes):
             shuffled = self._order(len(rows), step, i) if minibatches > 1 else list(range(len(rows)))
             for j, start in enumerate(starts):
-                kept = self._order(len(rows), step, i * len(starts) + j)[:size]
+                kept = self._order(len(rows), step, i * len(starts) + j)[: self.batch or size]
                 yield [rows[place] for place in (kept if self.keep else shuffled[start : start + size])]
 
     def _order(self, rows: int, step: int, draw: int) -> list[int]:

@@ -78,6 +78,22 @@ def test_passes_fill_the_updates_up_to_those_of_the_entry(tiny):
     assert job_of("una-centred.replay", replace(tiny, steps=8)).config.updates == (2, 1)
 
 
+@pytest.mark.parametrize(
+    ("name", "budget", "prompts", "updates"),
+    [
+        ("ppo", 4096, 8, 64 * 4),  # a rollout of 64 responses, four passes
+        ("ppo", 1024, 2, 64 * 4),
+        ("rloo", 4096, 2, 256),
+        ("una-centred.replay", 4096, 2, 256),  # its updates take older samples as well
+        ("una-centred.replay", 256, 2, 16 * 16),
+        ("ppo", 16384, 8, 256),
+    ],
+)
+def test_passes_buy_larger_rollouts_at_as_many_updates(name, budget, prompts, updates):
+    config = job_of(name, LeaderboardSettings(), budget=budget).config
+    assert (config.batch, config.steps * config.updates[0]) == (prompts, updates)
+
+
 def test_online_rewards_are_asked_as_often_as_the_budget_says(tiny, monkeypatch):
     asked = []
     for name in ("rloo", "nash-md", "sppo", "iterative-dpo"):

@@ -146,6 +146,8 @@ PASSES = 4
 """Most passes over a rollout of a method that allows several."""
 REPLAYED = 16
 """Most passes of the entry that replays all its samples."""
+REPLAY_BATCH = 32
+"""Prompts, with their responses, in each of its updates."""
 
 
 WIN_RATES = ("ipo", "iupo", "nash-md")
@@ -239,7 +241,7 @@ def _variants() -> Iterator[BoardEntry]:
     )
     yield BoardEntry(
         *("una-centred.replay", "centred UNA, online with replay", "una-centred"),
-        config={**online, "replay": 1024},
+        config={**online, "replay": 1024, "replay_batch": REPLAY_BATCH},
         feedback="calls",
         passes=REPLAYED,
         **beta,

@@ -219,10 +219,12 @@ def rollout_sizes(entry: BoardEntry, budget: int, settings: LeaderboardSettings)
     """The prompts of a rollout, and the rollouts that a budget of calls pays for.
 
     A small budget has small rollouts, so that it has many: at least two prompts, and as many updates as an offline run
-    as soon as the budget allows.
+    as soon as the budget allows. Passes over a rollout count as updates, but not where samples are replayed from all
+    rollouts.
     """
     calls = settings.draws * entry.calls_a_response
-    prompts = min(settings.prompts, max(2, budget // (settings.steps * calls)))
+    passes = 1 if entry.config.get("replay") else entry.passes
+    prompts = min(settings.prompts, max(2, budget * passes // (settings.steps * calls)))
     return prompts, min(settings.steps, budget // (prompts * calls))
 
 

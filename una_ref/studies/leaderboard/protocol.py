@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from types import MappingProxyType
 
-from una_ref.studies.leaderboard.board_entries import MEAN_LENGTH, PASSES, REPLAYED
+from una_ref.studies.leaderboard.board_entries import MEAN_LENGTH, PASSES, REPLAY_BATCH, REPLAYED
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BASES
 
@@ -52,7 +52,9 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"Offline runs take {s.steps} optimizer steps of {s.batch} labels.",
         f"A rollout has {s.draws} responses to each of 2 to {s.prompts} prompts: the smaller the budget, the fewer.",
         f"Online runs take at most {s.steps} updates; `updates` in results.json has the number.",
-        f"Methods that may reuse samples take up to {PASSES} passes over a rollout, the replay row up to {REPLAYED}.",
+        f"Methods that may reuse samples take up to {PASSES} passes over a rollout, and larger rollouts for it.",
+        f"An update of the replay row takes {REPLAY_BATCH} prompts with {s.draws} responses out of all samples so far.",
+        f"It may take up to {REPLAYED} updates after a rollout.",
         "Rows on a reward model sample as often as they like; their model learns from the budget's comparisons.",
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
