@@ -161,6 +161,29 @@ def reliability() -> str:
     return f"{table(('what', 'how often', 'result'), rows)}\n\n{made_by(made)}"
 
 
+def leaderboard() -> str:
+    """The best row for each kind of feedback, and what made the board."""
+    from una_ref.studies.leaderboard.board_tables import best_rows
+
+    board = record("leaderboard/results.json")["board"]
+    runs = (RUNS / "leaderboard" / "runs.jsonl").read_text(encoding="utf-8").splitlines()
+    return "\n".join([*best_rows(board), "", f"{len(runs) - 1:,} runs. {made_by(board)}"])
+
+
+def exact_scores() -> str:
+    """Rows that are tuned for exact scores and few labels."""
+    from una_ref.studies.leaderboard import board_tables
+
+    return "\n".join(board_tables.exact_scores(record("leaderboard/results.json")["exact_scores"])[2:])
+
+
+def alarms() -> str:
+    """What each monitor against reward hacking notices and keeps."""
+    from una_ref.studies.leaderboard import board_tables
+
+    return "\n".join(board_tables.alarms(record("leaderboard/results.json")["alarms"])[2:])
+
+
 BLOCKS: dict[str, Callable[[], str]] = {
     "paper-tables": paper_tables,
     "published-scores": published,
@@ -168,6 +191,9 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "online-study": study("compare_online"),
     "real-offline-study": study("real_offline"),
     "real-online-study": study("real_online"),
+    "leaderboard": leaderboard,
+    "exact-scores": exact_scores,
+    "alarms": alarms,
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

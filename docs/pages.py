@@ -27,6 +27,7 @@ from una_ref.claims.ledger import committed
 from una_ref.methods import METHODS, Method
 from una_ref.methods.axes import AXES
 from una_ref.methods.taxonomy import systems_of
+from una_ref.studies.leaderboard import board_tables as tables
 from una_ref.training.settings import STAGES, key_groups, loss_keys, recipe, recipes
 
 PACKAGES = ("theory", "methods", "policies", "training", "evaluation", "studies")
@@ -230,13 +231,19 @@ def survey_of(method: Method) -> str:
 
 
 def board_of(method: Method) -> str:
-    """The row of the method in the leaderboard's record, once there is one."""
-    path = RUNS / "leaderboard" / "results.json"
-    if not path.exists():
-        return ""
-    rows = [row for row in json.loads(path.read_text("utf-8"))["rows"] if row["name"] in (method.name, *method.aliases)]
-    numbers = [{key: value for key, value in row.items() if isinstance(value, int | float | str)} for row in rows]
-    return "\n\n".join(table(tuple(row), [tuple(row.values())]) for row in numbers)
+    """The method's rows on the committed leaderboard, or why it has none."""
+    board = json.loads((RUNS / "leaderboard" / "results.json").read_text("utf-8"))["board"]
+    if method.name in board["exclusions"]:
+        return f"Not on [the leaderboard](../leaderboard.md): {board['exclusions'][method.name]}."
+    rows = [row for row in board["rows"] if row["budget"] == board["main_budget"]]
+    found = [
+        (row["title"], kind, f"{place} of {len(own)}", tables.interval(row["regret"]), tables.interval(row["to_dpo"]))
+        for kind, own in tables.by_kind(rows, board["about"]).items()
+        for place, row in enumerate(own, 1)
+        if board["about"][row["name"]]["method"] == method.name
+    ]
+    head = ("row", "feedback", "place", f"exact regret at {board['main_budget']:,} labels", "minus DPO's")
+    return f"{table(head, found)}\n\nMeans with 95 % intervals over worlds: [the leaderboard](../leaderboard.md)."
 
 
 @cache

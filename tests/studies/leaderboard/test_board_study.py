@@ -144,6 +144,13 @@ def test_leaders_are_the_best_row_the_known_ones_and_the_best_of_each_kind(tiny)
     assert led(tiny, 3, **regrets) == ["rloo", "dro", "una-pair"]
 
 
+def test_a_control_is_no_leader(tiny):
+    assert led(tiny, 2, **{"una-centred.large": 0.1, "una-centred": 0.5, "una-pair": 0.6}) == [
+        "una-centred",
+        "una-pair",
+    ]
+
+
 def test_the_best_row_leads_whatever_its_kind(tiny):
     """With all kinds of feedback there are more best rows than places."""
     known = {"una-pair": 0.5, "una-centred": 0.51, "ppo": 0.52, "kto": 0.53, "una-score": 0.54, "rebel": 0.55}

@@ -1,5 +1,5 @@
 from una_ref.studies.leaderboard.board_summaries import summed
-from una_ref.studies.leaderboard.board_tables import by_regret, condition, interval, mean, needed
+from una_ref.studies.leaderboard.board_tables import best_rows, by_regret, condition, interval, mean, needed
 
 
 def test_an_interval_is_printed_behind_its_mean():
@@ -40,4 +40,23 @@ def test_an_axis_is_a_table_with_a_column_for_each_level():
         "| --- | --- | --- |",
         "| BASE | 1.000 | 1.000 |",
         "| DPO | 0.250 | 0.500 |",
+    ]
+
+
+def test_the_best_row_of_each_kind_stands_with_those_not_told_apart_from_it():
+    def row(name, *values):
+        regret = summed(values)
+        return {"name": name, "title": name.upper(), "budget": 64, "regret": regret, "to_dpo": None}
+
+    rows = [
+        row("b", 0.3, 0.35, 0.31),
+        row("a", 0.1, 0.2, 0.15),
+        row("c", 0.12, 0.19, 0.15),
+        row("alone", 0.5, 0.5, 0.6),
+    ]
+    about = {name: {"feedback": "pairs" if name in "abc" else "lists"} for name in ("a", "b", "c", "alone")}
+    table = best_rows({"rows": [*rows, {**row("a", 9.0), "budget": 16}], "main_budget": 64, "about": about})
+    assert table[2:] == [
+        "| pairs | A | 0.150 [0.026, 0.274] |  | `c` |",
+        "| lists | ALONE | 0.533 [0.390, 0.677] |  |  |",
     ]

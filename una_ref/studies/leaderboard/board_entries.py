@@ -58,12 +58,14 @@ class BoardEntry(Entry):
         tuned: the hyper-parameters that are chosen beside the learning rate; the first is β or what takes its place.
         passes: most passes over a rollout.
         losses: of the row's own, by kind of feedback, in place of the method's.
+        control: whether it is there to explain another row, and is no leader.
     """
 
     feedback: str = ""
     tuned: tuple[Tuned, ...] = ()
     passes: int = 1
     losses: Mapping[str, Loss] | None = None
+    control: bool = False
 
     @property
     def online(self) -> bool:
@@ -228,6 +230,7 @@ def _variants() -> Iterator[BoardEntry]:
         config={"shuffle": True},
         tuned_as="una-score",
         feedback="scores",
+        control=True,
         **beta,
     )
     yield BoardEntry(*("una-centred.labels", "centred UNA on binary labels", "una-centred"), feedback="labels", **beta)
@@ -244,6 +247,20 @@ def _variants() -> Iterator[BoardEntry]:
         config={**online, "replay": 1024, "replay_batch": REPLAY_BATCH},
         feedback="calls",
         passes=REPLAYED,
+        **beta,
+    )
+    yield BoardEntry(
+        *("una-centred.large", "centred UNA on scores, 256 labels a step", "una-centred"),
+        config={"batch": 128},  # rows of two scores each
+        feedback="scores",
+        control=True,
+        **beta,
+    )
+    yield BoardEntry(
+        *("una-pair.large", "DPO, 256 labels a step", "una-pair"),
+        config={"batch": 256},
+        feedback="pairs",
+        control=True,
         **beta,
     )
     yield BoardEntry(

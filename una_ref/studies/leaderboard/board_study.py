@@ -241,7 +241,7 @@ def leaders(chosen: Chosen, settings: LeaderboardSettings) -> list[str]:
     The order is that of the regret on the tuning worlds, so that the worlds of the axes choose nothing. A row with the
     regret of an earlier one (to 1e-9) is left out: it is the same method here.
     """
-    regrets = {name: chosen[name]["tuning_regret"] for name in tuned(settings, chosen) if not ENTRIES[name].tuned_as}
+    regrets = {name: chosen[name]["tuning_regret"] for name in tuned(settings, chosen) if not ENTRIES[name].control}
     ranked = sorted((name for name in regrets if math.isfinite(regrets[name])), key=lambda name: regrets[name])
     kinds = dict.fromkeys(ENTRIES[name].feedback for name in ranked if ENTRIES[name].feedback in KINDS)
     best = [next(name for name in ranked if ENTRIES[name].feedback == kind) for kind in kinds]
@@ -256,7 +256,16 @@ def leaders(chosen: Chosen, settings: LeaderboardSettings) -> list[str]:
 # ---- exact scores
 
 EXACT_ROWS = (
-    *("una-pair", "una-score", "una-centred", "una-online", "una-centred.online", "una-centred.replay"),
+    *(
+        "una-pair",
+        "una-pair.large",
+        "una-score",
+        "una-centred",
+        "una-centred.large",
+        "una-online",
+        "una-centred.online",
+        "una-centred.replay",
+    ),
     *("reinforce", "rloo", "grpo", "ppo"),
 )
 """Rows that are tuned and compared where a score is the reward itself."""

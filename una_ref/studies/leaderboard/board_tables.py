@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from una_ref.studies import markdown_tables as cells
+from una_ref.studies.leaderboard.board_summaries import difference
 
 
 def interval(summary: Mapping[str, Any] | None, digits: int = 3) -> str:
@@ -50,6 +51,18 @@ def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict
     for row in by_regret(rows):
         kinds.setdefault(about[row["name"]]["feedback"], []).append(row)
     return kinds
+
+
+def best_rows(results: Mapping[str, Any]) -> list[str]:
+    """For each kind of feedback the best row at the main budget, and the rows that are not told apart from it."""
+    rows = [row for row in results["rows"] if row["budget"] == results["main_budget"]]
+    lines = []
+    for kind, own in by_kind(rows, results["about"]).items():
+        best, *others = [row for row in own if row["regret"]["mean"] is not None]
+        gaps = {row["name"]: difference(row["regret"]["values"], best["regret"]["values"]) for row in others}
+        same = [f"`{name}`" for name, gap in gaps.items() if (gap["low"] or 0.0) <= 0]
+        lines.append([kind, best["title"], interval(best["regret"]), interval(best["to_dpo"]), ", ".join(same)])
+    return cells.rows(["feedback", "best row", "regret", "minus DPO's", "not told apart from it"], lines)
 
 
 def board(results: Mapping[str, Any]) -> list[str]:

@@ -116,6 +116,8 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
                     "una-centred.mixed",
                     "una-centred.online",
                     "una-centred.replay",
+                    "una-centred.large",
+                    "una-pair.large",
                     "una-online",
                     "reinforce",
                     "rloo",

@@ -55,6 +55,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"Methods that may reuse samples take up to {PASSES} passes over a rollout, and larger rollouts for it.",
         f"An update of the replay row takes {REPLAY_BATCH} prompts with {s.draws} responses out of all samples so far.",
         f"It may take up to {REPLAYED} updates after a rollout.",
+        "Two offline rows have steps as large, of 256 labels, to tell replay from the size of a step.",
         "Rows on a reward model sample as often as they like; their model learns from the budget's comparisons.",
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
