@@ -1,4 +1,4 @@
-"""A step of the build: the wheel gets the records of runs that notebook 11 reads, see `una_ref.figures.records`.
+"""A step of the build: the wheel gets the records of runs that notebooks 11 and 14 read, see `una_ref.figures.records`.
 
 An editable install reads them in the checkout, so it gets no copies.
 """
@@ -7,7 +7,10 @@ from typing import Any
 
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
-RECORDS = ("compare/results.json", "compare/runs.jsonl", "another_base/results.json")
+RECORDS = (
+    *("compare/results.json", "compare/runs.jsonl", "another_base/results.json"),
+    *("leaderboard/results.json",),
+)
 
 
 class Records(BuildHookInterface):

@@ -24,7 +24,7 @@
 # the implicit reward, $J = \mathbb{E}_\pi[s - r_\theta]$ what RLHF maximises (UNA Eq. 3), and regret is
 # $J(\pi^*) - J(\pi)$.
 #
-# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 20](20_mistral_offline.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 14](14_exact_leaderboard.ipynb).
 
 # %%
 import json

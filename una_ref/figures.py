@@ -124,7 +124,7 @@ def home() -> Path:
 def records(study: str) -> Path:
     """The folder of a study's committed records: the checkout's ``figures/runs/STUDY``, else the copy in the wheel.
 
-    The wheel has the records that notebook 11 reads. Raises FileNotFoundError for a study that is in neither.
+    The wheel has the records that notebooks 11 and 14 read. Raises FileNotFoundError for a study that is in neither.
     """
     package = Path(__file__).resolve().parent
     folders = [package.parent / "figures" / "runs" / study, package / "runs" / study]
