@@ -83,6 +83,7 @@ METHODS: Mapping[str, tuple[str, str, str, str]] = MappingProxyType(
         "iupo": ("IUPO", "vermilion", "X", "-."),
         "cdpo": ("cDPO", "orange", "D", ":"),
         "simpo": ("SimPO", "purple", "P", "-."),
+        "dro": ("DRO", "green", "v", ":"),
         "kto": ("KTO", "orange", "s", "-"),
         "ppo": ("PPO", "orange", "P", "--"),
         "rloo": ("RLOO", "sky", "^", "-"),
