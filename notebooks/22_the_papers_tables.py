@@ -96,8 +96,18 @@ check.close("Table 2: leave truthful-qa out, and a tenth of the lead is left", r
 
 # %%
 ITEMS = {  # of the test sets that the leaderboards use
-    "bbh": 5761, "gpqa": 1192, "mmlu-pro": 12032, "musr": 756, "ifeval": 541, "math-hard": 1324,
-    "gsm8k": 1319, "truthful-qa": 817, "winograde": 1267, "arc": 1172, "hellaswag": 10042, "mmlu": 14042,
+    "bbh": 5761,
+    "gpqa": 1192,
+    "mmlu-pro": 12032,
+    "musr": 756,
+    "ifeval": 541,
+    "math-hard": 1324,
+    "gsm8k": 1319,
+    "truthful-qa": 817,
+    "winograde": 1267,
+    "arc": 1172,
+    "hellaswag": 10042,
+    "mmlu": 14042,
 }
 
 

@@ -110,7 +110,7 @@ def _noise_and_training(fig: Figure, of: Mapping[str, Any]) -> None:
 
 def _way(fig: Figure, of: Mapping[str, Any]) -> None:
     left, right = fig.subplots(1, 2)
-    for name, row in zip(of["kl"], ("una-online", "una-online.released"), strict=True):
+    for name, row in zip(of["kl"], ("una-online", "una-online.released"), strict=False):
         line = {"color": figures.look(row)["color"], "label": name}
         rollouts: Sequence[int] = range(1, len(of["kl"][name]))
         left.plot(rollouts, of["kl"][name][1:], **line)

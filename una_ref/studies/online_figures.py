@@ -99,7 +99,8 @@ def _offset(fig: Figure, result: Mapping[str, Any]) -> None:
                 axes.errorbar(x, mean, yerr=half, **solid(name) | line, linewidth=1.4)
     base = result["base"]["regret"]["mean"]
     regret.axhline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
-    regret.annotate("π_ref", (0.62, base), (0, 6), xycoords=("axes fraction", "data"), **_beside, ha="center", fontsize=8)
+    over = {"xycoords": ("axes fraction", "data"), "ha": "center", "fontsize": 8}
+    regret.annotate("π_ref", (0.62, base), (0, 6), **_beside, **over)
     regret.set_title("regret (dotted: learning rate chosen at each offset)")
     regret.set_ylabel("J(π*) − J(π), exact, by the proxy")
     noise.set_title("gradient noise at π_ref")
