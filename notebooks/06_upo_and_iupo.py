@@ -617,13 +617,8 @@ for name in ("DPO", "JS-IUPO as printed"):
 check.true("the printed form is past IPO's end and still moving", path[-1, index["JS-IUPO as printed"]] > 5)
 
 # %%
-LOOK = {
-    "DPO": figures.PALETTE["grey"],
-    "cDPO": figures.PALETTE["sky"],
-    "JS-IUPO as printed": figures.PALETTE["vermilion"],
-    "JS-IUPO, corrected": figures.PALETTE["green"],
-    "IPO": figures.PALETTE["blue"],
-}
+OF = {"DPO": "dpo", "cDPO": "cdpo", "JS-IUPO as printed": "iupo", "JS-IUPO, corrected": "iupo", "IPO": "ipo"}
+LOOK = {name: figures.look(method)["color"] for name, method in OF.items()}
 fig, (seen, run) = plt.subplots(1, 2, figsize=(11.2, 4.5), width_ratios=(1, 1.05))
 h_axis = torch.linspace(0, 9, 361, dtype=F64)
 w_won, w_lost = (torch.nn.functional.logsigmoid(sign * h_axis) - math.log(0.5) for sign in (1, -1))
@@ -631,7 +626,7 @@ SEEN = {"IPO": h_axis, "JS-IUPO, corrected": slope(w_won) - slope(w_lost), "JS-I
 seen.axhline(TARGET, color=figures.INK, linewidth=1, linestyle="--")
 seen.text(0.12, TARGET + 0.12, r"the target:  $1/(2\beta) = 5$", fontsize=9.5, va="bottom")
 for name, values in SEEN.items():
-    seen.plot(h_axis, values, color=LOOK[name], linewidth=2.4 if "printed" in name else 1.9)
+    seen.plot(h_axis, values, "--" if "printed" in name else "-", color=LOOK[name], linewidth=1.9)
 for name in ("IPO", "JS-IUPO, corrected"):
     seen.plot(ENDS[name], TARGET, "o", color=LOOK[name], markersize=8, zorder=4, markeredgecolor=figures.CARD)
 seen.text(4.05, 4.35, "IPO", color=LOOK["IPO"], ha="right", fontsize=10)
@@ -656,9 +651,9 @@ seen.set_title("The quantity that each loss regresses")
 
 steps = torch.arange(1, STEPS + 1)
 for name, i in index.items():
-    run.plot(steps, path[1:, i], color=LOOK[name], linewidth=2.4 if "printed" in name else 1.9, zorder=3)
+    run.plot(steps, path[1:, i], "--" if "printed" in name else "-", color=LOOK[name], linewidth=1.9, zorder=3)
     if name in ENDS:
-        run.axhline(ENDS[name], color=LOOK[name], linewidth=1, linestyle="--", zorder=1)
+        run.axhline(ENDS[name], color=LOOK[name], linewidth=1, linestyle=":", zorder=1)
 run.set_xscale("log")
 run.set_xlim(8, STEPS)
 run.set_ylim(0, 13)

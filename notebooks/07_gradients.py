@@ -632,10 +632,12 @@ fig, axes = plt.subplots(2, 2, figsize=(10.4, 8.0))
 
 
 def draw(ax, x, y, name, at, *, style="-", rests=None, **text):
-    ax.plot(x, y, style, color=colour[name[1]], zorder=3)
-    ax.annotate(name[0], at, color=colour[name[1]], fontsize=9, **text)
+    label, method = name
+    tint = figures.look(method)["color"]
+    ax.plot(x, y, style, color=tint, zorder=3)
+    ax.annotate(label, at, color=tint, fontsize=9, **text)
     if rests is not None:
-        ax.plot(rests, 0, "o", color=colour[name[1]], markersize=7, markeredgecolor=figures.CARD, zorder=4)
+        ax.plot(rests, 0, "o", color=tint, markersize=7, markeredgecolor=figures.CARD, zorder=4)
 
 
 def against(ax, bottom, top):
@@ -649,11 +651,11 @@ def against(ax, bottom, top):
 x = torch.linspace(-25, 45, 141)
 rule = {key: RULES[key](x) for key in RULES if key[0] in ("una-pair", "cdpo", "ipo")}
 relative = {key: p / abs(RULES[key](torch.zeros(1)).item()) for key, p in rule.items()}
-draw(pair_ax, x, relative["una-pair", "pairs"], ("DPO", "blue"), (-24, 1.56))
-draw(pair_ax, x, relative["cdpo", "pairs"], ("cDPO, ε = 0.1", "green"), (25.5, -0.33), rests=rest.item())
-draw(pair_ax, x, relative["ipo", "pairs"], ("IPO", "purple"), (-7.4, 2.17), rests=5, ha="right")
-draw(pair_ax, x, relative["una-pair", "printed"], ("UNA Eq. 8", "blue"), (44, 1.06), style="--", ha="right")
-draw(pair_ax, x, relative["ipo", "printed"], ("survey Eq. 17", "purple"), (17.6, 2.17), style="--")
+draw(pair_ax, x, relative["una-pair", "pairs"], ("DPO", "una-pair"), (-24, 1.56))
+draw(pair_ax, x, relative["cdpo", "pairs"], ("cDPO, ε = 0.1", "cdpo"), (25.5, -0.33), rests=rest.item())
+draw(pair_ax, x, relative["ipo", "pairs"], ("IPO", "ipo"), (-7.4, 2.17), rests=5, ha="right")
+draw(pair_ax, x, relative["una-pair", "printed"], ("UNA Eq. 8", "una-pair"), (44, 1.06), style="--", ha="right")
+draw(pair_ax, x, relative["ipo", "printed"], ("survey Eq. 17", "ipo"), (17.6, 2.17), style="--")
 against(pair_ax, -1.3, 2.4)
 pair_ax.set_xlabel("gap of the pair, nats")
 pair_ax.set_ylabel("push on the chosen response\n(at the start: ±1)")
@@ -669,8 +671,8 @@ bell_curve = torch.exp(-((x / 20) ** 2) / 2)
 gate_ax.fill_between(x, 0.62 * bell_curve, color=colour["grey"], alpha=0.16, linewidth=0)
 right = x > math.log(99)
 gate_ax.fill_between(x[right], 0.62 * bell_curve[right], color=colour["orange"], alpha=0.38, linewidth=0)
-draw(gate_ax, x, BETA * first, ("UPO Eq. 26", "sky"), (-58, 1.03), style="--")
-draw(gate_ax, x, BETA * corrected, ("IUPO, corrected", "sky"), (-58, 0.53))
+draw(gate_ax, x, BETA * first, ("UPO Eq. 26", "iupo"), (-58, 1.03), style="--")
+draw(gate_ax, x, BETA * corrected, ("IUPO, corrected", "iupo"), (-58, 0.53))
 gate_ax.annotate(f"{100 * shares[20.0]:.0f} % of the pairs:\nalmost no push", (21, 0.2), (27, 0.66), fontsize=9,
                  arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
 gate_ax.text(-26, 0.1, "pairs, if gaps have\nsd 20 nats", color=GREY, fontsize=8.5, ha="center")
@@ -683,12 +685,12 @@ gate_ax.set_title("A pair with JS: which pairs get a push?")
 # A positive label
 x = torch.linspace(-8, 8, 161)
 labelled = {key: RULES[key](x / BETA) / BETA for key in RULES if key[1] in ("labels", "printed")}
-draw(label_ax, x, labelled["una-binary-bce", "labels"], ("BCE", "blue"), (-7.8, 1.04))
-draw(label_ax, x, labelled["una-binary-mse", "labels"], ("MSE of σ", "green"), (-3.5, 0.24), ha="right")
-draw(label_ax, x, labelled["kto", "labels"], ("KTO", "vermilion"), (1.75, 0.2))
-draw(label_ax, x, labelled["dro", "labels"], ("DRO", "purple"), (0.05, 1.33), rests=1)
+draw(label_ax, x, labelled["una-binary-bce", "labels"], ("BCE", "una-binary-bce"), (-7.8, 1.04))
+draw(label_ax, x, labelled["una-binary-mse", "labels"], ("MSE of σ", "una-binary-mse"), (-3.5, 0.24), ha="right")
+draw(label_ax, x, labelled["kto", "labels"], ("KTO", "kto"), (1.75, 0.2))
+draw(label_ax, x, labelled["dro", "labels"], ("DRO", "dro"), (0.05, 1.33), rests=1)
 eq9 = labelled["una-binary-bce", "printed"]
-draw(label_ax, x, eq9, ("UNA Eq. 9, BCE", "blue"), (-0.3, -0.62), style="--", ha="right")
+draw(label_ax, x, eq9, ("UNA Eq. 9, BCE", "una-binary-bce"), (-0.3, -0.62), style="--", ha="right")
 against(label_ax, -1.0, 1.5)
 label_ax.annotate("sure and wrong:\nalmost no push", (-6.3, 0.02), (-6.3, 0.42), ha="center", fontsize=9,
                   arrowprops={"arrowstyle": "-", "color": INK, "linewidth": 0.8})  # fmt: skip
@@ -702,10 +704,10 @@ mean = scores.mean().item()
 counts = torch.histc(scores, 20, 0, 1)
 score_ax.bar((torch.arange(20) + 0.5) / 20, counts / counts.max() * 0.8, 0.045, bottom=-1.1, color=GREY, alpha=0.3)
 score_ax.text(0.47, -0.93, "scores of 4,000 responses", color=GREY, fontsize=8.5, ha="center")
-draw(score_ax, x, x, ("UNA-score", "blue"), (0.3, 0.4), ha="right")
-draw(score_ax, x, (x - 0.5) / 4, ("as released", "green"), (0.6, 0.13), rests=0.5)
-draw(score_ax, x, x - mean, ("centred UNA", "vermilion"), (0.2, -0.78), rests=mean)
-draw(score_ax, x, -x, ("UNA Eq. 10", "blue"), (0.57, -0.52), style="--")
+draw(score_ax, x, x, ("UNA-score", "una-score"), (0.3, 0.4), ha="right")
+draw(score_ax, x, (x - 0.5) / 4, ("as released", "una-score.released"), (0.6, 0.13), rests=0.5)
+draw(score_ax, x, x - mean, ("centred UNA", "una-centred"), (0.2, -0.78), rests=mean)
+draw(score_ax, x, -x, ("UNA Eq. 10", "una-score"), (0.57, -0.52), style="--")
 score_ax.set_ylim(-1.1, 1.1)
 score_ax.axhline(0, color=INK, linewidth=0.8, zorder=1)
 score_ax.grid(False)

@@ -71,7 +71,7 @@ for beta in BETAS:
 # > **Guess first:** which form has the lowest held-out loss? Does it also have the best accuracy?
 
 # %%
-COLOURS = dict(zip(LOSSES, ("blue", "vermilion", "green"), strict=True))
+OF = {loss: "ipo" if loss == "IPO" else "iupo" for loss in LOSSES}
 CURVES = {
     "train_loss": "train loss",
     "loss": "held-out loss",
@@ -86,9 +86,9 @@ for row, beta in zip(axes, BETAS, strict=True):
         for loss in LOSSES:
             values = torch.tensor([run[what] for run in runs(loss, beta)], dtype=torch.float64)
             steps = runs(loss, beta)[0]["train_step" if what == "train_loss" else "step"]
-            colour = figures.PALETTE[COLOURS[loss]]
-            axis.plot(steps, values.T, color=colour, linewidth=0.8, alpha=0.35)
-            axis.plot(steps, values.mean(0), color=colour, label=loss)
+            drawn = {"color": figures.look(OF[loss])["color"], "linestyle": "--" if "printed" in loss else "-"}
+            axis.plot(steps, values.T, **drawn, linewidth=0.8, alpha=0.35)
+            axis.plot(steps, values.mean(0), **drawn, label=loss)
     row[0].set_ylabel(f"β = {beta:g}")
 for axis in axes[-1]:
     axis.set_xlabel("step")

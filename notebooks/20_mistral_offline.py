@@ -152,7 +152,7 @@ for part, colour in zip(PARTS, figures.PALETTE.values(), strict=False):
     ax.barh(list(plans), sizes, left=list(left.values()), label=part, color=colour)
     left = {way: left[way] + size for way, size in zip(plans, sizes, strict=True)}
 for memory_of in (24, 80):
-    ax.axvline(memory_of, color="black", linewidth=0.8, linestyle="--")
+    ax.axvline(memory_of, color=figures.INK, linewidth=0.8, linestyle="--")
     ax.annotate(f"{memory_of} GB GPU", (memory_of, -0.45), xytext=(4, 0), textcoords="offset points", fontsize=8)
 ax.invert_yaxis()
 ax.set_xlabel("memory of a run of Mistral-7B on one GPU, GB")

@@ -96,8 +96,18 @@ check.close("Table 2: leave truthful-qa out, and a tenth of the lead is left", r
 
 # %%
 ITEMS = {  # of the test sets that the leaderboards use
-    "bbh": 5761, "gpqa": 1192, "mmlu-pro": 12032, "musr": 756, "ifeval": 541, "math-hard": 1324,
-    "gsm8k": 1319, "truthful-qa": 817, "winograde": 1267, "arc": 1172, "hellaswag": 10042, "mmlu": 14042,
+    "bbh": 5761,
+    "gpqa": 1192,
+    "mmlu-pro": 12032,
+    "musr": 756,
+    "ifeval": 541,
+    "math-hard": 1324,
+    "gsm8k": 1319,
+    "truthful-qa": 817,
+    "winograde": 1267,
+    "arc": 1172,
+    "hellaswag": 10042,
+    "mmlu": 14042,
 }
 
 
@@ -136,22 +146,23 @@ check.true("8 wins and 4 losses are no evidence (sign test)", (wins, losses) == 
 # %%
 fig, axes = plt.subplots(1, 2, figsize=(10.4, 4.2))
 METHODS = list(numbers["1"])[1:]
-COLOURS = dict(zip(METHODS, ("blue", "sky", "green", "orange", "vermilion"), strict=True))
+ROWS = ("dpo", "kto", "una-binary-mse", "una-binary-bce", "una-score")
+named = zip(METHODS, ROWS, strict=True)
+LOOKS = {name: figures.look(row) | {"label": name, "linestyle": "none"} for name, row in named}
 for ax, (id, base) in zip(axes, (("1", "Mistral"), ("2", "Mistral")), strict=True):
     for y, task in enumerate(column.name for column in TABLES[id].columns):
         start = numbers[id][base][y]
-        ax.barh(y, 2 * bound(task, start, start), left=-bound(task, start, start), color="0.88", height=0.8)
+        ax.barh(y, 2 * bound(task, start, start), left=-bound(task, start, start), color=figures.FAINT, height=0.8)
         for k, name in enumerate(METHODS):
-            gained, colour = numbers[id][name][y] - start, figures.PALETTE[COLOURS[name]]
-            ax.plot(gained, y + 0.12 * (k - 2), "o", color=colour, markersize=5)
-    ax.axvline(0, color="black", linewidth=0.8)
+            ax.plot(numbers[id][name][y] - start, y + 0.12 * (k - 2), **LOOKS[name])
+    ax.axvline(0, color=figures.INK, linewidth=0.8)
     ax.set_yticks(range(6), [column.name for column in TABLES[id].columns])
     ax.set_xlim(-5.5, 15.5)
     ax.invert_yaxis()
     ax.set_title(f"UNA Table {id}: points over Mistral-7B")
 for name in METHODS:
-    axes[0].plot([], [], "o", color=figures.PALETTE[COLOURS[name]], label=name)
-axes[0].bar(0, 0, color="0.88", label="noise of the test set, 95 %")
+    axes[0].plot([], [], **LOOKS[name])
+axes[0].bar(0, 0, color=figures.FAINT, label="noise of the test set, 95 %")
 fig.legend(loc="outside lower center", ncols=3)
 figures.save(fig, "22_the_papers_tables")
 plt.show()

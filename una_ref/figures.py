@@ -1,15 +1,19 @@
 """The style of all figures, and saving them so that equal numbers give equal bytes.
 
-Figures have a solid light background: a transparent one could be read on a light or on a dark page only. Text is drawn
-as paths, so that a figure looks the same everywhere. Matplotlib is imported where it is used, not by this module.
+A saved figure has a solid background and follows its reader's light or dark mode: `save` adds one style sheet, which
+swaps each colour of `DARK` for its dark counterpart. A viewer without media queries shows the light figure.
+A method has one colour, marker and name in all figures: `looks` knows them. Text is drawn as paths, so that a figure
+looks the same everywhere. Matplotlib is imported where it is used, not by this module.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import AbstractContextManager
+from itertools import product
 from pathlib import Path
+from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -33,10 +37,66 @@ CARD = "#FBFBF8"
 INK = "#2B2F36"
 """Text and axes."""
 FAINT = "#DADCDD"
-"""The grid."""
+"""The grid and other faint areas."""
+TILE = "#FFFFFF"
+"""A tile on the background."""
+AMBER = "#9A6800"
+"""Text beside something orange: orange itself is too light for letters."""
+
+DARK: Mapping[str, str] = MappingProxyType(
+    {
+        CARD: "#17191D",
+        INK: "#E6E7E8",
+        FAINT: "#3A3E45",
+        TILE: "#22252B",
+        AMBER: "#F0B840",
+        PALETTE["blue"]: "#4C9FE8",
+        PALETTE["vermilion"]: "#FF7A3D",
+        PALETTE["green"]: "#2FCF9F",
+        PALETTE["purple"]: "#E58CC2",
+        PALETTE["orange"]: "#F0B840",
+        PALETTE["sky"]: "#A3DBFA",
+        PALETTE["grey"]: "#A8ADB5",
+    }
+)
+"""Every colour of a figure, and what it becomes in dark mode. Draw with no other colour: it would stay light."""
 
 _MARKERS = "osD^vPX"
 _DASHES = ("-", "--", ":", "-.")
+
+METHODS: Mapping[str, tuple[str, str, str, str]] = MappingProxyType(
+    {
+        "base": ("π_ref", "grey", "o", "--"),
+        "sft": ("SFT", "grey", "s", "-"),
+        "una-pair": ("DPO", "green", "o", "-"),
+        "iterative-dpo": ("iterative DPO", "green", "X", "--"),
+        "una-score": ("UNA-score", "blue", "o", "-"),
+        "una-score.released": ("UNA-score, authors' code", "purple", "^", "--"),
+        "una-score.shuffled": ("UNA-score, shuffled", "grey", "X", ":"),
+        "una-online": ("online UNA", "blue", "s", "--"),
+        "una-online.released": ("online UNA, authors' code", "purple", "v", ":"),
+        "una-binary-bce": ("UNA-binary, BCE", "blue", "^", ":"),
+        "una-binary-mse": ("UNA-binary, MSE", "sky", "v", "-."),
+        "una-centred": ("centred UNA", "vermilion", "D", "-"),
+        "una-centred.replay": ("centred UNA, replay", "vermilion", "v", "--"),
+        "ipo": ("IPO", "purple", "s", "-"),
+        "iupo": ("IUPO", "vermilion", "X", "-."),
+        "cdpo": ("cDPO", "orange", "D", ":"),
+        "simpo": ("SimPO", "purple", "P", "-."),
+        "dro": ("DRO", "green", "v", ":"),
+        "kto": ("KTO", "orange", "s", "-"),
+        "ppo": ("PPO", "orange", "P", "--"),
+        "rloo": ("RLOO", "sky", "^", "-"),
+        "grpo": ("GRPO", "sky", "s", "--"),
+        "reinforce": ("REINFORCE", "sky", "o", ":"),
+    }
+)
+"""The methods that many figures show, by name in the registry: name in figures, colour, marker, line style.
+
+A name after a dot is a form of the method. No two methods share both a colour and a line style.
+"""
+ALIASES: Mapping[str, str] = MappingProxyType({"dpo": "una-pair"})
+"""Names of rows that are another method of `METHODS`."""
 
 
 def _parameters() -> dict[str, Any]:
@@ -92,22 +152,40 @@ def pyplot() -> Any:
     return plt
 
 
-def looks(names: Iterable[str]) -> dict[str, dict[str, Any]]:
+def looks(names: Iterable[str] | Mapping[str, str]) -> dict[str, dict[str, Any]]:
     """Colour, marker, line style and label for each name, in order: ``ax.plot(x, y, **looks(names)[name])``.
 
-    After seven names the colours repeat with another line style and shifted markers: 28 names have distinct looks.
+    A name of `METHODS` has the same look in every figure. Another form of such a method, with a name after a dot, has
+    the method's colour with another line style, as far as there are line styles. The others take what is left, in
+    order: each colour with a solid line, then with the next line style. Looks of 28 names are distinct.
+
+    Args:
+        names: names of methods or of anything else; a mapping gives labels to names that `METHODS` does not know.
     """
-    colours = list(PALETTE.values())
+    labels = dict(names) if isinstance(names, Mapping) else {name: name for name in names}
+    fixed = {name: METHODS[ALIASES.get(name, name)] for name in labels if ALIASES.get(name, name) in METHODS}
+    taken = {(colour, dash) for _, colour, _, dash in fixed.values()}
+    every = [(colour, dash) for dash, colour in product(_DASHES, PALETTE)]
     chosen = {}
-    for i, name in enumerate(dict.fromkeys(names)):
-        turn, place = divmod(i, len(colours))
-        chosen[name] = {
-            "color": colours[place],
-            "marker": _MARKERS[(place + turn) % len(_MARKERS)],
-            "linestyle": _DASHES[turn % len(_DASHES)],
-            "label": name,
-        }
+    for name, label in labels.items():
+        if name in fixed:
+            label, colour, marker, dash = fixed[name]
+        else:
+            method = name.partition(".")[0]
+            _, wanted, *_ = METHODS.get(ALIASES.get(method, method), ("", ""))
+            if taken.issuperset(every):  # more names than looks: begin again
+                taken.clear()
+            free = [pair for pair in every if pair not in taken]
+            colour, dash = next((pair for pair in free if pair[0] == wanted), free[0])
+            taken.add((colour, dash))
+            marker = _MARKERS[(list(PALETTE).index(colour) + _DASHES.index(dash)) % len(_MARKERS)]
+        chosen[name] = {"color": PALETTE[colour], "marker": marker, "linestyle": dash, "label": label}
     return chosen
+
+
+def look(name: str) -> dict[str, Any]:
+    """The look of one method that `METHODS` knows, as `looks` has it; of any other name, the first free look."""
+    return looks([name])[name]
 
 
 def home() -> Path:
@@ -147,8 +225,25 @@ def save(fig: Figure, name: str, folder: str | Path | None = None) -> Path:
     unfinished = target.with_name(f".{name}.{os.getpid()}.svg")
     with style():
         fig.savefig(unfinished, format="svg", metadata={"Date": None})
+    unfinished.write_text(in_both_modes(unfinished.read_text("utf-8")), "utf-8", newline="\n")
     os.replace(unfinished, target)
     return target
+
+
+def in_both_modes(svg: str) -> str:
+    """The text of matplotlib's SVG with the style sheet of dark mode, after the rule that matplotlib writes.
+
+    An SVG in an ``<img>`` follows the ``color-scheme`` of that element. Raises ValueError for an SVG without a style.
+    """
+    before, end, after = svg.partition("</style>")
+    if not end:
+        raise ValueError("figure: expected an SVG by matplotlib, with a <style> element")
+    rules = [
+        f"[style*='{what}: {light.lower()}'] {{{what}: {dark.lower()} !important}}"
+        for light, dark in DARK.items()
+        for what in ("fill", "stroke")
+    ]
+    return "\n".join([before, "@media (prefers-color-scheme: dark) {", *rules, "}"]) + end + after
 
 
 def filled(

@@ -159,7 +159,7 @@ def _tile(axes: Any, x: float, y: float, method: Method, *, own: bool) -> None:
     colour, ink = figures.PALETTE[name], figures.INK
     height = TILE[1] + (OWN_LINE if own else 0.0)
     box = FancyBboxPatch(
-        (x, y), TILE[0], height, boxstyle="round,pad=0,rounding_size=0.08", facecolor="white", edgecolor=colour
+        (x, y), TILE[0], height, boxstyle="round,pad=0,rounding_size=0.08", facecolor=figures.TILE, edgecolor=colour
     )
     box.set_linestyle(line)
     axes.add_patch(box)

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 BLUE, ORANGE, RED, GREY = (figures.PALETTE[name] for name in ("blue", "orange", "vermilion", "grey"))
+ROWS = {"eq10": "una-online", "released": "una-online.released", "ppo": "ppo", "centred": "una-centred"}
+"""Gradient of notebook 13 -> the method whose look it has."""
 
 
 def draw_regret_by_offset(results: Mapping[str, Any], folder: str | Path | None = None) -> Path:
@@ -73,7 +75,7 @@ def _regret_by_offset(fig: Figure, of: Mapping[str, Any]) -> None:
     ax.text(-7.8, 0.47, "low scores say\n“lower everything”:\nsome response has to\ntake the mass", **small)
     alone = f"global minimum: one response alone,\nmostly the rarest (regret up to {max(lowest):.1f})"
     ax.text(-1.75, 0.875, alone, **small)
-    ax.text(15.8, best + 0.036, "with the best constant $c$: the curve's lowest point", color="#9A6800", **right)
+    ax.text(15.8, best + 0.036, "with the best constant $c$: the curve's lowest point", color=figures.AMBER, **right)
     fitted = "with a $V(x)$ fitted for each prompt: the optimum"
     ax.text(15.8, 0.036, fitted, color=RED, weight="bold", **right)
     ax.set_title("A constant in the scores decides what UNA learns, until each prompt has its own $V(x)$", fontsize=12)
@@ -82,7 +84,7 @@ def _regret_by_offset(fig: Figure, of: Mapping[str, Any]) -> None:
 def _noise_and_training(fig: Figure, of: Mapping[str, Any]) -> None:
     names, rates, reference = of["names"], of["rates"], of["reference"]
     noise, *training = fig.subplots(1, 1 + len(of["regret"]), gridspec_kw={"width_ratios": [1.25, 1, 1]})
-    looks = dict(zip(names, figures.looks(names.values()).values(), strict=True))
+    looks = {name: figures.look(ROWS[name]) | {"label": label} for name, label in names.items()}
     text: dict[str, Any] = {"fontsize": 10, "ha": "center"}
     places = {"eq10": (-6.3, 70, "UNA Eq. 10"), "released": (0, 3e4, "the authors' script")}
     places["centred"] = (0, 1.7, "with V(x): centred UNA, PPO's critic")
@@ -108,10 +110,11 @@ def _noise_and_training(fig: Figure, of: Mapping[str, Any]) -> None:
 
 def _way(fig: Figure, of: Mapping[str, Any]) -> None:
     left, right = fig.subplots(1, 2)
-    for name, look in figures.looks(of["kl"]).items():
+    for name, row in zip(of["kl"], ("una-online", "una-online.released"), strict=False):
+        line = {"color": figures.look(row)["color"], "label": name}
         rollouts: Sequence[int] = range(1, len(of["kl"][name]))
-        left.plot(rollouts, of["kl"][name][1:], **look | {"marker": ""})
-        right.plot(rollouts, of["regret"][name][1:], **look | {"marker": ""})
+        left.plot(rollouts, of["kl"][name][1:], **line)
+        right.plot(rollouts, of["regret"][name][1:], **line)
     start = next(iter(of["regret"].values()))[0]
     _reference(left, 1.2, of["best_kl"], of["best_kl"] + 0.04, r"$\pi^*$")
     _reference(right, 1.2, start, start + 0.015, r"$\pi_\mathrm{ref}$")

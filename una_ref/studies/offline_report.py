@@ -67,14 +67,14 @@ def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str
     with figures.style():
         fig = Figure(figsize=(9.6, 4.6))
         titles = {"ratings": "ratings (the papers' setting)", "model": "feedback sampled from the reward"}
+        looks = figures.looks({row["name"]: row["title"] for row in results["rows"]})
         for axes, panel in zip(fig.subplots(1, 2), PANELS, strict=True):
             rows = [row for row in results["rows"] if row["panel"] == panel and row["name"] != "optimum"]
             rows.sort(key=lambda row: -row["regret"]["mean"])
             base = next(row for row in rows if row["name"] == "base")["regret"]["mean"]
             axes.axvline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
             for y, row in enumerate(rows):
-                ours = row["name"].startswith("una-centred")
-                colour = figures.PALETTE["vermilion" if ours else "grey" if row["name"] == "base" else "blue"]
+                colour = looks[row["name"]]["color"]
                 axes.plot(
                     row["regret"]["values"],
                     [y] * len(row["regret"]["values"]),
@@ -85,7 +85,7 @@ def draw(results: Mapping[str, Any], folder: str | Path | None = None, name: str
                     markeredgewidth=0,
                 )
                 axes.errorbar(row["regret"]["mean"], y, xerr=row["regret"]["ci95"], fmt="D", color=colour, markersize=5)
-            axes.set_yticks(range(len(rows)), [row["name"] for row in rows])
+            axes.set_yticks(range(len(rows)), [looks[row["name"]]["label"] for row in rows])
             axes.set_xlim(left=0)
             axes.set_title(titles[panel])
             axes.set_xlabel("exact regret J(π*) − J(π)")

@@ -13,21 +13,10 @@ from una_ref.studies.online_tables import PHASES, reward_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "ppo": "purple",
-    "rloo": "green",
-    "una-online": "blue",
-    "una-online.released": "sky",
-    "una-centred": "orange",
-    "una-centred.replay": "vermilion",
-    "iterative-dpo": "grey",
-}
-MARKERS = dict(zip(COLOURS, "Ps^vodX", strict=True))
 
-
-def look(name: str) -> dict[str, Any]:
-    """Colour and marker of a method, the same in all figures of online studies."""
-    return {"color": figures.PALETTE[COLOURS[name]], "marker": MARKERS[name]}
+def solid(name: str) -> dict[str, Any]:
+    """The look of a method with a solid line: the line style says something else in figures of online studies."""
+    return figures.look(name) | {"linestyle": "-"}
 
 
 def draw_methods(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "methods") -> Path:
@@ -53,7 +42,7 @@ def _methods(fig: Figure, result: Mapping[str, Any]) -> None:
     regret, noise, time = fig.subplots(1, 3, sharey=True, width_ratios=(5, 3, 4))
     right = min(2.2 * base, 1.15 * max(max(r[m]["values"]) for r in rows for m in ("regret", "true_regret")))
     for y, r in zip(places, rows, strict=True):
-        colour = figures.PALETTE[COLOURS[r["name"]]]
+        colour = figures.look(r["name"])["color"]
         for measure, at, fill in (("regret", y + 0.15, colour), ("true_regret", y - 0.17, "none")):
             value = r[measure]
             regret.plot(value["values"], [at] * len(value["values"]), "o", color=colour, alpha=0.3, ms=3, mew=0)
@@ -77,7 +66,7 @@ def _methods(fig: Figure, result: Mapping[str, Any]) -> None:
         time.annotate(f"{r['updates']} updates" if r["updates"] > 1 else "", (end, y), (4, 0), **_beside, fontsize=8)
     regret.axvline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
     regret.annotate("π_ref", (base, len(rows) - 0.62), (3, 0), **_beside, fontsize=8, color=figures.PALETTE["grey"])
-    regret.set_yticks(places, [r["name"] for r in rows])
+    regret.set_yticks(places, [figures.look(r["name"])["label"] for r in rows])
     regret.set_ylim(-0.6, len(rows) - 0.4)
     regret.set_xlim(0, right)
     time.set_xlim(right=max(left) * 1.3)
@@ -103,14 +92,15 @@ def _offset(fig: Figure, result: Mapping[str, Any]) -> None:
         rows = [r for r in result["rows"] if (r["name"], r["retuned"]) == (name, retuned)]
         # Side by side, so that what is equal can be seen to be.
         x = [r["offset"] + 0.12 * (methods.index(name) - (len(methods) - 1) / 2) for r in rows]
-        line = {"linestyle": ":", "mfc": "none", "label": "_"} if retuned else {"label": name}
+        line = {"linestyle": ":", "mfc": "none", "label": "_"} if retuned else {}
         for axes, what in ((regret, "regret"), (noise, "noise")):
             if what == "regret" or not retuned:
                 mean, half = ([r[what][k] for r in rows] for k in ("mean", "ci95"))
-                axes.errorbar(x, mean, yerr=half, **look(name) | line, linewidth=1.4)
+                axes.errorbar(x, mean, yerr=half, **solid(name) | line, linewidth=1.4)
     base = result["base"]["regret"]["mean"]
     regret.axhline(base, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
-    regret.annotate("π_ref", (1, base), (-2, 6), xycoords=("axes fraction", "data"), **_beside, ha="right", fontsize=8)
+    over = {"xycoords": ("axes fraction", "data"), "ha": "center", "fontsize": 8}
+    regret.annotate("π_ref", (0.62, base), (0, 6), **_beside, **over)
     regret.set_title("regret (dotted: learning rate chosen at each offset)")
     regret.set_ylabel("J(π*) − J(π), exact, by the proxy")
     noise.set_title("gradient noise at π_ref")
@@ -141,9 +131,9 @@ def _proxy(fig: Figure, result: Mapping[str, Any]) -> None:
             x, y = ([0.0, *(point[k]["mean"] for point in about["frontier"])] for k in ("kl", what))
             axes.plot(x, y, dash, color=grey, linewidth=1)
             for r in (r for r in result["rows"] if r["reward"] == about["reward"]):
-                drawn_as = look(r["name"]) | ({"mfc": "none"} if dash == "--" else {})
+                drawn_as = solid(r["name"]) | {"linestyle": dash} | ({"mfc": "none"} if dash == "--" else {})
                 x, y = ([point[k]["mean"] for point in r["curve"]] for k in ("kl", what))
-                axes.plot(x, y, dash, **drawn_as, linewidth=1.4, markevery=[len(x) - 1])
+                axes.plot(x, y, **drawn_as, linewidth=1.4, markevery=[len(x) - 1])
         accuracy = 100 * about["test_accuracy"]["mean"]
         axes.set_title(f"{reward_name(about['reward'])}: right on {accuracy:.0f} %", fontsize=10)
         axes.axhline(0, color=ink, linewidth=0.6)
@@ -152,7 +142,7 @@ def _proxy(fig: Figure, result: Mapping[str, Any]) -> None:
     panels[0].set_ylim(min(0.0, *heights) - room, max(heights) + room)
     panels[0].set_ylabel("reward above π_ref's")
     names = list(dict.fromkeys(r["name"] for r in result["rows"]))
-    lines = [Line2D([], [], **look(name), label=name) for name in names]
+    lines = [Line2D([], [], **solid(name)) for name in names]
     lines += [
         Line2D([], [], color=ink, linestyle="-", label="true"),
         Line2D([], [], color=ink, linestyle="--", label="by the proxy"),

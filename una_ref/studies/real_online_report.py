@@ -13,7 +13,7 @@ from typing import Any
 from una_ref import figures
 from una_ref.studies import markdown_tables as cells
 from una_ref.studies import real_measures as measures
-from una_ref.studies.online_figures import look
+from una_ref.studies.online_figures import solid
 from una_ref.studies.online_tables import PHASES, held_models
 from una_ref.studies.real_report import over_items, retrained
 
@@ -237,7 +237,7 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
         left = [a + b for a, b in zip(left, width, strict=True)]
         peaks = [each["memory"].get(phase, 0.0) for each in costs]
         memory.barh([y + 0.25 * (1 - i) for y in places], peaks, 0.25, color=colour)
-    seconds.set_yticks(places, [each["name"] for each in costs])
+    seconds.set_yticks(places, [solid(each["name"])["label"] for each in costs])
     seconds.set_ylim(-0.6, max(len(costs), 1) - 0.4)
     seconds.set_title("an update, seconds of one core")
     memory.set_title("an update, peak MiB")
@@ -253,7 +253,7 @@ def _along_kl(fig: Any, done: Sequence[Mapping[str, Any]]) -> None:
             x = [0.0, *(point["kl"]["mean"] for point in points)]
             y = [0.0, *(point[model]["mean"] for point in points)]
             half = [0.0, *(point[model]["ci95"] for point in points)]
-            axes.errorbar(x, y, yerr=half, **look(each["name"]), label=each["name"], linewidth=1.4, elinewidth=0.7)
+            axes.errorbar(x, y, yerr=half, **solid(each["name"]), linewidth=1.4, elinewidth=0.7)
         axes.set_title(f"{name}: reward above the base's")
         axes.set_xlabel("KL(π ‖ π_ref), nats")
     if done:

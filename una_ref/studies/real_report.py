@@ -164,6 +164,7 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
     rows = [each for each in reversed(results["rows"]) if each["finished"]]
     middle = {"accuracy": 0.5, "win_rate": 0.5, "kl": 0.0}
     titles = {"accuracy": "held-out pair accuracy", "kl": "KL to π_ref, nats", "win_rate": "win rate against the base"}
+    looks = figures.looks({each["name"]: each["title"] for each in results["rows"]})
     every = fig.subplots(1, 3, sharey=True)
     done, of = sum(each["finished"] for each in rows), len(results["rows"]) * len(results["settings"]["seeds"])
     for axes, measure in zip(every, titles, strict=True):
@@ -171,13 +172,12 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
         for y, each in enumerate(rows):
             if not each.get(measure):
                 continue
-            name = each["name"]
-            colour = figures.PALETTE["grey" if "shuffled" in name else "vermilion" if name[:3] == "una" else "blue"]
+            colour = looks[each["name"]]["color"]
             seeds = each[measure]["seeds"]
             axes.plot(seeds, [y] * len(seeds), "o", color=colour, alpha=0.35, markersize=4, markeredgewidth=0)
             axes.errorbar(each[measure]["mean"], y, xerr=each[measure]["ci95"], fmt="D", color=colour, markersize=5)
         axes.set_title(titles[measure])
-    every[0].set_yticks(range(len(rows)), [each["name"] for each in rows])
+    every[0].set_yticks(range(len(rows)), [looks[each["name"]]["label"] for each in rows])
     every[0].set_ylim(-0.6, max(len(rows), 1) - 0.4)
     every[1].set_xlabel(f"{results['part']}: {done} of {of} runs; interval over items, a dot a seed")
 
@@ -226,7 +226,7 @@ def rates_table(results: Mapping[str, Any]) -> list[str]:
 
 def rates_panels(fig: Any, results: Mapping[str, Any]) -> None:
     """Log loss and accuracy by learning rate, a line a method."""
-    looks = figures.looks([row["title"] for row in results["rows"]])
+    looks = figures.looks({row["name"]: row["title"] for row in results["rows"]})
     titles = {"log_loss": "held-out log loss", "accuracy": "held-out pair accuracy"}
     for axes, (measure, title) in zip(fig.subplots(1, 2), titles.items(), strict=True):
         axes.axhline({"log_loss": math.log(2), "accuracy": 0.5}[measure], color=figures.PALETTE["grey"], linestyle="--")
@@ -234,7 +234,7 @@ def rates_panels(fig: Any, results: Mapping[str, Any]) -> None:
             known = [each for each in row["rates"] if each[measure]]
             if known:
                 means = [each[measure]["mean"] for each in known]
-                axes.plot([each["lr"] for each in known], means, **looks[row["title"]])
+                axes.plot([each["lr"] for each in known], means, **looks[row["name"]])
         axes.set_xscale("log")
         axes.set_title(title)
         axes.set_xlabel("learning rate, on the tuning rows")

@@ -156,13 +156,15 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
     """The paired differences from the base, a panel a task; in a figure or a part of one."""
     tasks = results["settings"]["tasks"]
     rows = [row for row in reversed(results["rows"]) if row["differences"]]
+    looks = figures.looks({row["name"]: row["title"] for row in results["rows"]})
     (every,) = fig.subplots(1, len(tasks), sharey=True, squeeze=False)
     for axes, task in zip(every, tasks, strict=True):
         axes.axvline(0, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
         for y, row in enumerate(rows):
             if difference := row["differences"].get(task):
-                axes.errorbar(difference["mean"], y, xerr=difference["ci95"], fmt="D", color=figures.PALETTE["blue"])
+                colour = looks[row["name"]]["color"]
+                axes.errorbar(difference["mean"], y, xerr=difference["ci95"], fmt="D", color=colour)
         axes.set_title(task)
-    every[0].set_yticks(range(len(rows)), [row["name"] for row in rows])
+    every[0].set_yticks(range(len(rows)), [looks[row["name"]]["label"] for row in rows])
     every[0].set_ylim(-0.6, max(len(rows), 1) - 0.4)
     every[len(tasks) // 2].set_xlabel("score minus the base's, on the same items; interval over items")

@@ -13,14 +13,14 @@ if TYPE_CHECKING:
 
 COLOUR = figures.PALETTE
 SHAPES: dict[str, tuple[str, str, tuple[float, float], tuple[float, float] | None]] = {
-    "DPO": ("blue", "-", (-5.9, 1.32), (4.1, 3.85)),
-    "Savage": ("blue", ":", (-5.9, 0.12), None),
+    "DPO": ("green", "-", (-5.9, 1.32), (4.1, 3.85)),
+    "Savage": ("green", ":", (-5.9, 0.12), None),
     "exponential": ("sky", "-", (-2.95, 2.35), (4.1, 1.62)),
     "hinge": ("vermilion", "-", (1.1, 0.6), (4.1, 0.92)),
     "IPO": ("purple", "-", (-0.5, 2.35), (4.1, 0.42)),
-    "cDPO": ("green", "-", (3.4, -0.3), (4.1, 1.95)),
-    "exo-pair": ("orange", "-", (-4.4, 0.42), (4.1, 2.28)),
-    "robust-dpo": ("green", "--", (3.4, 0.22), (0.1, 3.3)),
+    "cDPO": ("orange", "-", (3.4, -0.3), (4.1, 1.95)),
+    "exo-pair": ("blue", "-", (-4.4, 0.42), (4.1, 2.28)),
+    "robust-dpo": ("orange", "--", (3.4, 0.22), (0.1, 3.3)),
     "discopop": ("grey", "-", (0.15, -0.78), (-1.75, 0.5)),
 }
 """Shape -> colour, dashes, and where its name stands in the two panels."""
@@ -196,12 +196,14 @@ def _list_pushes(fig: Figure, of: Mapping[str, Any]) -> None:
 
 def _tokens(fig: Figure, of: Mapping[str, Any]) -> None:
     left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
-    left.imshow(of["credits"], cmap="PuOr", vmin=-1, vmax=1, aspect="auto")
+    left.set(xlim=(-0.5, 3.5), ylim=(4.5, -0.5))
     for i, tokens in enumerate(of["examples"]):
         for t, token in enumerate(tokens):
             value = float(of["credits"][i][t])
             shown = f"{'■✓✗'[token]}  {value + 0.0 if abs(value) > 5e-4 else 0.0:+.2f}".replace("+0.00", "0")
-            left.text(t, i, shown, ha="center", va="center", color=figures.INK if abs(value) < 0.7 else "white")
+            shade = {"color": COLOUR["blue" if value > 0 else "vermilion"], "alpha": 0.45 * min(abs(value), 1.0)}
+            left.bar(t, 1, 1, i - 0.5, linewidth=0, zorder=1, **shade)
+            left.text(t, i, shown, ha="center", va="center")
     left.set_xticks(range(4), [f"step {t}" for t in range(1, 5)])
     left.set_yticks(range(5), ["all right", "third wrong", "second wrong", "first wrong", "stops early"])
     left.grid(False)

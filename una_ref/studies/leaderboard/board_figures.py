@@ -12,19 +12,6 @@ from una_ref.studies.leaderboard.board_tables import by_kind, by_regret
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-COLOURS = {
-    "demos": "grey",
-    "pairs": "blue",
-    "pairs and demos": "blue",
-    "scored pairs": "sky",
-    "labels": "orange",
-    "scores": "vermilion",
-    "lists": "purple",
-    "mixed": "grey",
-    "calls": "green",
-    "reward model": "green",
-}
-"""By kind of feedback."""
 SHOWN = 24
 """Rows of the board's figure: the best, with those that everybody asks for."""
 ASKED = (
@@ -75,18 +62,20 @@ def _board(fig: Figure, results: Mapping[str, Any]) -> None:
     lines: list[Any] = [line for kind, rows in kinds.items() for line in (_kind(kind), *rows)]
     fig.set_size_inches(11.0, 1.6 + 0.2 * len(lines))
     left, right = fig.subplots(1, 2, width_ratios=(1.25, 1))
+    shown = dict.fromkeys([*results["leaders"], *(line["name"] for line in lines if not isinstance(line, str))])
+    looks = figures.looks({name: about[name]["title"] for name in shown})
     for y, line in enumerate(lines):
         if isinstance(line, str):
             continue
-        colour, regret = figures.PALETTE[COLOURS[about[line["name"]]["feedback"]]], line["regret"]
+        look, regret = looks[line["name"]], line["regret"]
         if regret["low"] is not None:
-            left.plot([regret["low"], regret["high"]], [y, y], color=colour, lw=1.6)
-        left.plot(regret["mean"], y, "o", color=colour)
+            left.plot([regret["low"], regret["high"]], [y, y], color=look["color"], lw=1.6)
+        left.plot(regret["mean"], y, marker=look["marker"], color=look["color"])
         left.plot(regret["median"], y, "|", color=figures.INK, ms=7)
     left.set_ylim(len(lines) - 0.5, -0.5)
     left.axvline(base, color=figures.INK, lw=0.9, ls=":")
     left.text(base, 0, " π_ref", fontsize=8, ha="left", va="center")
-    titles = [line if isinstance(line, str) else line["title"] for line in lines]
+    titles = [line if isinstance(line, str) else looks[line["name"]]["label"] for line in lines]
     left.set_yticks(range(len(lines)), titles, fontsize=7.5)
     for text, line in zip(left.get_yticklabels(), lines, strict=True):
         text.set_weight("bold" if isinstance(line, str) else "normal")
@@ -97,11 +86,10 @@ def _board(fig: Figure, results: Mapping[str, Any]) -> None:
     left.set_xlabel("exact regret, reward units")
     left.set_title(f"{at:,} labels: mean with 95 % interval, median (bar)")
     budgets = results["settings"]["budgets"]
-    looks = figures.looks(about[name]["title"] for name in results["leaders"])
     for name in results["leaders"]:
         own = {row["budget"]: row["share"] for row in results["rows"] if row["name"] == name}
         known = [budget for budget in budgets if own.get(budget)]
-        right.plot(known, [own[b] for b in known], **looks[about[name]["title"]])
+        right.plot(known, [own[b] for b in known], **looks[name])
     right.axhline(0.1, color=figures.INK, lw=0.9, ls=":")
     right.set_xscale("log", base=2)
     right.set_yscale("log")
@@ -142,8 +130,8 @@ def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:
     axes.plot(
         [row["kl"]["mean"] for row in best], [row["reward"]["mean"] for row in best], color=figures.INK, label="π* by β"
     )
-    for title, look in figures.looks(row["title"] for row in results["rows"]).items():
-        own = [row for row in results["rows"] if row["title"] == title and row["kl"]["mean"] is not None]
+    for name, look in figures.looks({row["name"]: row["title"] for row in results["rows"]}).items():
+        own = [row for row in results["rows"] if row["name"] == name and row["kl"]["mean"] is not None]
         axes.plot([row["kl"]["mean"] for row in own], [row["reward"]["mean"] for row in own], **look)
     axes.set_xlabel("KL(π ‖ π_ref), nats")
     axes.set_ylabel("true reward")
@@ -177,8 +165,8 @@ def _condition(fig: Figure, results: Mapping[str, Any]) -> None:
     fig.set_size_inches(7.2, 4.2)
     axes = fig.subplots()
     levels = results["levels"]
-    for title, look in figures.looks(row["title"] for row in results["rows"]).items():
-        own = [row for row in results["rows"] if row["title"] == title and row["regret"]["mean"] is not None]
+    for name, look in figures.looks({row["name"]: row["title"] for row in results["rows"]}).items():
+        own = [row for row in results["rows"] if row["name"] == name and row["regret"]["mean"] is not None]
         axes.plot([levels.index(row["level"]) for row in own], [row["regret"]["mean"] for row in own], **look)
     base = [(levels.index(row["level"]), row["regret"]["mean"]) for row in results["base"]]
     axes.plot([x for x, _ in base], [y for _, y in base], color=figures.INK, lw=0.9, ls=":", label="π_ref")
