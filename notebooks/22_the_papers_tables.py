@@ -154,7 +154,7 @@ for ax, (id, base) in zip(axes, (("1", "Mistral"), ("2", "Mistral")), strict=Tru
         start = numbers[id][base][y]
         ax.barh(y, 2 * bound(task, start, start), left=-bound(task, start, start), color=figures.FAINT, height=0.8)
         for k, name in enumerate(METHODS):
-            ax.plot(numbers[id][name][y] - start, y + 0.12 * (k - 2), **LOOKS[name])
+            ax.plot(numbers[id][name][y] - start, y + 0.12 * (k - 2), **LOOKS[name] | {"label": ""})
     ax.axvline(0, color=figures.INK, linewidth=0.8)
     ax.set_yticks(range(6), [column.name for column in TABLES[id].columns])
     ax.set_xlim(-5.5, 15.5)
