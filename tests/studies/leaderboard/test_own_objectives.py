@@ -4,7 +4,7 @@ import pytest
 import torch
 from scipy.optimize import minimize_scalar
 
-from una_ref.examine.enumeration import Enumeration, at_examined_beta, standard_setting
+from una_ref.examine.enumeration import Enumeration, Feedback, at_examined_beta, standard_setting
 from una_ref.examine.settling import expected_gradient
 from una_ref.examine.signature import examinee
 from una_ref.methods import METHODS
@@ -144,7 +144,7 @@ def minimised(loss, *, logps=None):
         return found
 
     search.step(closure)
-    return (logits.detach().log_softmax(-1) if logps is None else logps), c.detach(), float(value())
+    return (logits.detach().log_softmax(-1) if logps is None else logps), c.detach(), value().item()
 
 
 def lost_by_another_sampler(name):
@@ -309,7 +309,7 @@ def test_the_loss_falls_without_bound(name):
 
     away = torch.zeros_like(SMALL.ref_logps)
     away[:, 0] = 1.0
-    assert loss(-1e4 * away) < loss(-1e3 * away) - 100 < loss(0 * away) - 200
+    assert loss(-1e4 * away) < loss(-1e3 * away) - 20 < loss(0 * away) - 40
 
 
 def test_apo_down_is_smallest_where_all_probability_is_on_responses_in_no_pair():
@@ -321,7 +321,7 @@ def test_apo_down_is_smallest_where_all_probability_is_on_responses_in_no_pair()
     least = float(pairs.loss(away.log_softmax(-1)))
     tied = torch.minimum(FEEDBACK.preferences, FEEDBACK.preferences.mT)[pairs.x, pairs.y[:, 0], pairs.y[:, 1]]
     odds = pairs.weights(SMALL.ref_logps) / pairs.odds
-    assert least == pytest.approx(float((odds * tied * 2).sum()), rel=1e-6)
+    assert least == pytest.approx(float((odds * tied).sum()), rel=1e-6)
     for logps in [SMALL.ref_logps, SMALL.optimum, *policies()]:
         assert float(pairs.loss(logps)) > least + 1e-3
 
@@ -362,7 +362,10 @@ def test_sigmoid_norm_maximises_reward_minus_a_kl_in_which_responses_count_by_th
 
 def asymmetry(name, width=1e-5):
     """How far the derivative of the expected gradient is from symmetric: 0 where it is the gradient of a loss."""
-    field, start = expected_gradient(population(name)), policies(1)[0]
+    world = SequenceWorld.random(0, prompts=1, vocabulary=3, length=2, beta=BETA)  # three tokens: two rivals
+    generator = torch.Generator().manual_seed(3)
+    sampler, start = torch.randn(2, *world.rewards.shape, generator=generator, dtype=torch.float64).log_softmax(-1)
+    field = expected_gradient(Enumeration(at_examined_beta(examinee(name)), world, Feedback.of(world.rewards), sampler))
     columns = []
     for i in range(start.numel()):
         moved = torch.zeros(start.numel(), dtype=torch.float64)
