@@ -6,6 +6,7 @@ import re
 import pytest
 
 from una_ref.studies.leaderboard.board_page import write_page
+from una_ref.studies.leaderboard.own_objectives import ONE_NUMBER
 
 
 @pytest.fixture(scope="module")
@@ -37,9 +38,18 @@ def ranks(results):
     return found
 
 
-def shown(value):
+def shown(value, digits=3):
     """A number as the page writes it."""
-    return f"{value:.3f}".replace("-", "−")
+    value = float(f"{value:.5g}")  # the page's data have five digits
+    return f"{round(value, digits) + 0.0:.{digits}f}".replace("-", "−")
+
+
+def with_interval(summary):
+    """A mean with its interval, as the page writes it."""
+    if summary is None or summary["mean"] is None:
+        return ""
+    low, high = summary["low"], summary["high"]
+    return shown(summary["mean"], 2) + ("" if low is None else f" [{shown(low, 2)}, {shown(high, 2)}]")
 
 
 def test_rows_are_sorted_by_regret_and_show_the_numbers_of_the_study(page, browsed, finished):
@@ -77,9 +87,38 @@ def test_every_leader_has_a_curve_and_every_axis_can_be_chosen(page, browsed, fi
     assert 'class="line"' in re.search(r'<svg id="axisplot".*?</svg>', text, re.DOTALL)[0]
 
 
+def test_every_rule_of_an_alarm_is_shown_with_its_numbers(page, browsed, finished):
+    results, text = finished[1]["alarms"], browsed(page.as_uri())
+    tables = re.findall(
+        r"<h3>(.*?)</h3>(.*?)</table>", text.split('id="alarmtables"')[1].split("<script")[0], re.DOTALL
+    )
+    assert [title for title, _ in tables] == [scenario["title"] for scenario in results["scenarios"]] != []
+    for (_, found), scenario in zip(tables, results["scenarios"], strict=True):
+        hacked = scenario["rules"][0]["hacked_runs"]
+        assert f"{hacked['count']} of {hacked['of']} runs" in found
+        rows = re.findall(r'<tr data-rule="(\w+)">(.*?)</tr>', found, re.DOTALL)
+        assert [name for name, _ in rows] == [rule["name"] for rule in scenario["rules"]]
+        for (name, row), rule in zip(rows, scenario["rules"], strict=True):
+            cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", row)]
+            assert cells == [
+                rule["title"],
+                "" if rule["threshold"] is None else shown(rule["threshold"], 2),
+                with_interval(rule["auroc"]),
+                with_interval(rule["kept"]),
+                "" if name == "never" else with_interval(rule["to_never"]),
+                "" if None in (rule["lead"], rule["threshold"]) else f"{shown(100 * rule['lead'], 0)} %",
+            ]
+    assert f"more than {100 * results['fall']:g} % below" in text
+
+
+def test_a_row_without_a_gap_to_its_own_objective_says_why(page, browsed):
+    text = browsed(f"{page.as_uri()}#open=una-binary-bce").split('class="detail"')[1].split("</tr>")[0]
+    assert f"<dt>own objective</dt><dd>not measured. {ONE_NUMBER}</dd>" in text
+
+
 def test_the_board_alone_is_a_page_too(finished, browsed, tmp_path):
     text = browsed(write_page({"board": finished[1]["board"]}, tmp_path / "board.html").as_uri())
-    assert table(text) and '<div id="axes" hidden' in text
+    assert table(text) and '<div id="axes" hidden' in text and '<div id="alarms" hidden' in text
 
 
 def test_the_page_holds_its_numbers_and_loads_nothing(page, finished):

@@ -1,5 +1,5 @@
 from una_ref.studies.leaderboard.board_summaries import summed
-from una_ref.studies.leaderboard.board_tables import best_rows, by_regret, condition, interval, mean, needed
+from una_ref.studies.leaderboard.board_tables import alarms, best_rows, by_regret, condition, interval, mean, needed
 
 
 def test_an_interval_is_printed_behind_its_mean():
@@ -36,6 +36,8 @@ def test_an_axis_is_a_table_with_a_column_for_each_level():
         "rows": [row("dpo", 0.0, 0.25), row("dpo", "inf", 0.5)],
     }
     assert condition(results)[2:] == [
+        "Exact regret, in reward units.",
+        "",
         "| method | 0 | ∞ |",
         "| --- | --- | --- |",
         "| BASE | 1.000 | 1.000 |",
@@ -60,3 +62,14 @@ def test_the_best_row_of_each_kind_stands_with_those_not_told_apart_from_it():
         "| pairs | A | 0.150 [0.026, 0.274] |  | `c` |",
         "| lists | ALONE | 0.533 [0.390, 0.677] |  |  |",
     ]
+
+
+def test_a_monitor_whose_best_threshold_is_none_has_no_lead():
+    def rule(name, threshold):
+        measured = {"auroc": None, "kept": summed([0.5]), "to_never": summed([0.1]), "lead": -0.25}
+        runs = {"count": 1, "of": 2, "share": 0.5}
+        return {"name": name, "title": name, "threshold": threshold, "hacked_runs": runs, **measured}
+
+    scenarios = [{"title": "a trap", "rules": [rule("kl", 0.5), rule("length", None)]}]
+    rows = alarms({"scenarios": scenarios, "rows": ["rloo.rm"], "weak": 0.125, "fall": 0.05})
+    assert "| kl |  | 0.50 | 0.10 | -25% |" in rows and "| length |  | 0.50 | 0.10 |  |" in rows

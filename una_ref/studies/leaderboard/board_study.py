@@ -14,7 +14,8 @@ interval of the mean; all null where a value is not finite. A *row* of measures 
 board
     rows: rows of every entry and budget. references: the same for base, proxy (one a budget), ascent and optimum;
     budget is null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command,
-    lr, factors, values (name -> hyper-parameter), at_edge, tuning_regret, own}. efficiency: by entry {labels, bound,
+    lr, factors, values (name -> hyper-parameter), at_edge, tuning_regret, own: the method's own objective, or why its
+    gap is not measured}. efficiency: by entry {labels, bound,
     half: {labels, bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
@@ -55,7 +56,7 @@ from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettin
 from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
 from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
 from una_ref.studies.leaderboard.monitors import MONITORS
-from una_ref.studies.leaderboard.own_objectives import NO_CLOSED_FORM, OWN
+from una_ref.studies.leaderboard.own_objectives import OWN, WITHOUT_GAP
 from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
 from una_ref.studies.run_store import RunStore
 
@@ -231,7 +232,7 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
         "values": values,
         "at_edge": [name for name, grid, value in placed if len(grid) > 2 and value in (grid[0], grid[-1])],
         "tuning_regret": regret if regret is not None and math.isfinite(regret) else None,
-        "own": OWN[entry.name].about if entry.name in OWN else NO_CLOSED_FORM,
+        "own": OWN[entry.name].about if entry.name in OWN else f"not measured. {WITHOUT_GAP[entry.name]}",
     }
 
 

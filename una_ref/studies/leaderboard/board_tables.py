@@ -43,6 +43,13 @@ def needed(efficiency: Mapping[str, Any] | None) -> str:
 
 MORE = ("labels to 50 %", "to 10 %", "lr", "tuned")
 """The last columns of the board."""
+UNITS = (
+    "Regret, its median, the difference to DPO (paired by world) and true reward are in reward units.",
+    "KL and tax are in nats, and the own gap is in the unit of the method's own objective.",
+    "In brackets: 95 % intervals of means over worlds. Where they overlap, the order of two rows may be chance.",
+    "Worse than π_ref: how many worlds. Labels to 50 % and 10 %: until the mean regret is that share of π_ref's.",
+)
+"""How to read the columns of the board."""
 
 
 def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict[str, list[Mapping[str, Any]]]:
@@ -70,7 +77,13 @@ def board(results: Mapping[str, Any]) -> list[str]:
     at, budgets = results["main_budget"], results["settings"]["budgets"]
     others = [budget for budget in budgets if budget != at]
     regrets = {(row["name"], row["budget"]): row["regret"] for row in results["rows"]}
-    head = ["method", f"regret at {at:,}", *(f"at {budget:,}" for budget in others), "median", "worse than π_ref"]
+    head = [
+        "method",
+        f"regret at {at:,} labels",
+        *(f"at {budget:,}" for budget in others),
+        "median regret",
+        "worse than π_ref",
+    ]
     head += [*("minus DPO's", "KL", "true reward", "tax", "own gap", "updates"), *MORE]
     references = [row for row in results["references"] if row["budget"] in (None, at)]
     rows = [row for row in results["rows"] if row["budget"] == at]
@@ -78,7 +91,7 @@ def board(results: Mapping[str, Any]) -> list[str]:
     for kind, own in {"references": by_regret(references), **by_kind(rows, results["about"])}.items():
         lines += ["", f"**{kind}**", "", *cells.rows(head, (_cells(row, results, regrets, others) for row in own))]
     lines += ["", "Not on the board: " + "; ".join(f"{n} ({why})" for n, why in results["exclusions"].items()) + "."]
-    return [*lines, "", *results["protocol"]]
+    return [*lines, "", *UNITS, "", *results["protocol"]]
 
 
 def _cells(
@@ -140,7 +153,7 @@ def frontier(results: Mapping[str, Any]) -> list[str]:
         "### Reward and KL by β, in units of the chosen one",
         "",
         *cells.rows(
-            ["method", "factor", "KL", "true reward", "regret"],
+            ["method", "factor", "KL, nats", "true reward, reward units", "regret, reward units"],
             (
                 [row["title"], f"{row['factor']:g}", *(mean(row[m]) for m in ("kl", "reward")), mean(row["regret"], 3)]
                 for row in rows
@@ -163,7 +176,7 @@ def alarms(results: Mapping[str, Any]) -> list[str]:
                     interval(rule["auroc"], 2),
                     interval(rule["kept"], 2),
                     interval(rule["to_never"], 2) if rule["name"] != "never" else "",
-                    "" if rule["lead"] is None else f"{rule['lead']:.0%}",
+                    "" if rule["lead"] is None or rule["threshold"] is None else f"{rule['lead']:.0%}",
                 ]
                 for rule in scenario["rules"]
             ),
@@ -171,9 +184,17 @@ def alarms(results: Mapping[str, Any]) -> list[str]:
     about = (
         f"The β of {' and '.join(results['rows'])} is {results['weak']:g} times the chosen one. A checkpoint is hacked "
     )
-    about += f"where the true gain is {results['fall']:.0%} below its largest value before. The lead is the share of a "
-    about += "hacked run between the alarm and the first hacked checkpoint, a median; below 0 the alarm is late. "
-    about += "Thresholds are chosen on other worlds."
+    about += (
+        f"where the true gain is more than {results['fall']:.0%} below its largest value before. A rule stops a run "
+    )
+    about += (
+        "at the first checkpoint where its monitor exceeds the threshold. Thresholds are chosen on other worlds. The "
+    )
+    about += (
+        "gain kept is the true gain at the stop, as a share of the largest along the run. The lead is the share of a "
+    )
+    about += "hacked run between the alarm and the first hacked checkpoint, a median. Below 0 the alarm is late. Where "
+    about += "never stopping keeps most, there is no threshold and no lead."
     return [*lines, "", about]
 
 
@@ -184,6 +205,8 @@ def condition(results: Mapping[str, Any]) -> list[str]:
     titles = {row["name"]: row["title"] for row in everything}
     return [
         f"### {results['title'].capitalize()}",
+        "",
+        "Exact regret, in reward units.",
         "",
         *cells.rows(
             ["method", *results["labels"]],

@@ -20,9 +20,9 @@ MONITORS: Mapping[str, str] = MappingProxyType(
         "kl": "KL(π ‖ π_ref), nats",
         "entropy": "entropy lost against π_ref, nats",
         "length": "change of the mean length in either direction, tokens",
-        "spread": "spread lost: sd of the reward model's rewards under π_ref minus that under π",
-        "disagreement": "sd under π of the difference of two reward models, each from half of the pairs",
-        "judge": "gain by the reward model minus gain by a judge, a reward model from as many other pairs",
+        "spread": "spread lost: sd of the reward model's rewards under π_ref minus that under π, reward units",
+        "disagreement": "sd under π of the difference of two reward models, each from half of the pairs; reward units",
+        "judge": "gain by the reward model minus by a judge (a reward model from as many other pairs), reward units",
     }
 )
 """What each monitor measures, by name."""

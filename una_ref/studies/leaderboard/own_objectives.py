@@ -140,15 +140,78 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
         "sft": OwnObjective("KL from the distribution of the better responses", _imitation),
     }
 )
-"""By entry. Every other entry has no closed form here."""
+"""By entry; every other entry stands in `WITHOUT_GAP`."""
 
-NO_CLOSED_FORM = "no closed form"
+ONE_NUMBER = (
+    "One number stands for β·log Z(x) of all prompts. The optimum therefore depends on who wrote the responses."
+)
+ALONE = "It judges each response alone, without β·log Z(x). The optimum therefore depends on who wrote the responses."
+IMITATION = "It imitates responses and has no π_ref. The optimum therefore depends on who wrote the responses."
+MARGINS = (
+    "The margins that it asks for are no differences of rewards, so no policy has all of them. Who wrote the pairs "
+    "decides where they balance."
+)
+CONTROL = "Shuffled scores say nothing about a response, so nothing can be learned from them."
+SORTED = (
+    "It compares the sorted numbers of a whole batch. Its loss is no mean over pairs, and depends on the batch size."
+)
+WITHOUT_GAP: Mapping[str, str] = MappingProxyType(
+    {
+        **dict.fromkeys(("una-binary-mse", "una-binary-bce", "una-score", "una-measure", "bco"), ONE_NUMBER),
+        **dict.fromkeys(("sppo-hard", "nca-pair"), ALONE),
+        **dict.fromkeys(("slic", "orpo", "cpo", "tpo", "tpo-l", "rrhf", "pro"), IMITATION),
+        **dict.fromkeys(
+            ("cdpo", "exo-pair", "robust-dpo", "simpo", "alpha-po", "odpo", "rso", "ld-dpo", "discopop"),
+            MARGINS,
+        ),
+        "dpop": "Its penalty pulls the optimum from π* towards π_ref. No formula is known for how far.",
+        **dict.fromkeys(("aot", "aot-unpaired"), SORTED),
+        "una-score.shuffled": CONTROL,
+        "una-score.printed": "The printed sign makes the loss fall without bound, so it has no optimum.",
+        "una-score.released": "σ(r_θ + c) reaches no score outside (0, 1), and both sides have such scores. Some "
+        "responses therefore lose all probability, and no policy with full support is optimal.",
+        "una-score.mixed": "Its pairs aim at π*. Its labels and scores aim at policies that depend on who wrote the "
+        "responses.",
+        "una-online.released": "It compares π with the policy that sampled, never with π_ref. Its first step is the "
+        "policy gradient of E σ(s), which only all probability on the best response maximises.",
+        "kto": "Its reference point z₀ has no gradient, and for a fixed z₀ the expected loss is linear in σ(r_θ − z₀). "
+        "Responses with P(y = 1) below ½ are pushed to probability 0, so no policy with full support is optimal.",
+        "apo-zero-unpaired": "The expected loss is linear in σ(r_θ). Responses with P(y = 1) below ½ are pushed to "
+        "probability 0, so no policy with full support is optimal.",
+        "apo-zero": "The expected loss is linear in σ(r_θ). Responses that win less than half of their comparisons are "
+        "pushed to probability 0, so no policy with full support is optimal.",
+        "apo-down": "It lowers chosen responses as well. The loss is smallest where all probability is on responses "
+        "that are in no pair.",
+        "npo": "For β up to 1 the expected loss is concave in π. It is therefore smallest where one response has all "
+        "probability.",
+        "gradient-ascent": "The loss falls without bound as a rejected response loses its probability.",
+        "gpo": "With its default function the loss is DPO's. See the row of DPO for the gap.",
+        "tr-dpo": "Its reference moves to the policy. Every stage that converges adds r/β, so no optimum is the last.",
+        "beta-dpo": "Its β and its weights of pairs follow the policy that it trains. The optimum is π* of another β, "
+        "which who wrote the pairs decides.",
+        "sigmoid-norm": "The optimum is known: π ∝ π_ref·exp(|y|·(r − λ(x))/β). It maximises E r minus a KL in which "
+        "each response counts 1/|y|, which these runs did not measure.",
+        "tdpo": "The optimum is known: π_ref·exp(Q/β) token by token, with π_ref's own Q. These runs did not measure "
+        "the distance from it.",
+        "tdpo2": "One of its terms is held constant, and no loss has the gradient that is left.",
+        "cringe": "It contrasts a token with those that the policy prefers, with weights that are held constant. No "
+        "loss has the gradient that is left.",
+        "lipo": "Its weights follow the ranks that the policy gives, without a gradient. π* is no fixed point of it.",
+        "iterative-dpo": "The best of eight noisy scores always beats the worst, which is no Bradley–Terry preference. "
+        "The margins that it asks for are no differences of rewards.",
+        "best-of-k": "It imitates the best of its own samples again and again. Only a policy whose responses all have "
+        "the same reward stays as it is.",
+        "grpo": "It divides by the standard deviation of a group's scores. Rewards twice as large give the same step, "
+        "so that it maximises no E r − β·KL.",
+    }
+)
+"""By entry without a gap: why there is none, in one or two sentences. A test checks the mathematics on small worlds."""
 
 
 def own_gap(
     entry: BoardEntry, factors: Sequence[float], world: SequenceWorld, logps: Tensor, beta: float
 ) -> float | None:
-    """An entry's gap to its own optimum; None where it has no closed form."""
+    """An entry's gap to its own optimum; None where it has none, see `WITHOUT_GAP`."""
     if entry.losses is not None or entry.name not in OWN:
         return None
     defaults = METHODS[entry.method].hyperparameters
