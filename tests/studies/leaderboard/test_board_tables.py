@@ -56,7 +56,11 @@ def test_the_best_row_of_each_kind_stands_with_those_not_told_apart_from_it():
         row("c", 0.12, 0.19, 0.15),
         row("alone", 0.5, 0.5, 0.6),
     ]
-    about = {name: {"feedback": "pairs" if name in "abc" else "lists"} for name in ("a", "b", "c", "alone")}
+    rows.append(row("d", 0.01, 0.01, 0.01))
+    about = {
+        name: {"feedback": "pairs" if name in "abcd" else "lists", "control": name == "d"}
+        for name in ("a", "b", "c", "d", "alone")
+    }
     table = best_rows({"rows": [*rows, {**row("a", 9.0), "budget": 16}], "main_budget": 64, "about": about})
     assert table[2:] == [
         "| pairs | A | 0.150 [0.026, 0.274] |  | `c` |",

@@ -13,9 +13,9 @@ interval of the mean; all null where a value is not finite. A *row* of measures 
 
 board
     rows: rows of every entry and budget. references: the same for base, proxy (one a budget), ascent and optimum;
-    budget is null where it does not matter. about: by entry {title, method, form, feedback, formula, equation, command,
-    lr, factors, values (name -> hyper-parameter), at_edge, tuning_regret, own: the method's own objective, or why its
-    gap is not measured}. efficiency: by entry {labels, bound,
+    budget is null where it does not matter. about: by entry {title, method, form, feedback, control, formula, equation,
+    command, lr, factors, values (name -> hyper-parameter), at_edge, tuning_regret, own: the method's own objective, or
+    why its gap is not measured}. efficiency: by entry {labels, bound,
     half: {labels, bound}}, see `labels_needed`: labels to 10 % and to half of π_ref's regret.
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
@@ -224,6 +224,7 @@ def about(entry: BoardEntry, settings: LeaderboardSettings, chosen: Chosen) -> d
         "method": entry.method,
         "form": entry.form,
         "feedback": entry.feedback,
+        "control": entry.control,
         "formula": method.formula,
         "equation": method.equation,
         "command": entry.command(values),

@@ -61,8 +61,12 @@ def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict
 
 
 def best_rows(results: Mapping[str, Any]) -> list[str]:
-    """For each kind of feedback the best row at the main budget, and the rows that are not told apart from it."""
+    """For each kind of feedback the best row at the main budget, and the rows that are not told apart from it.
+
+    Rows that are controls are left out.
+    """
     rows = [row for row in results["rows"] if row["budget"] == results["main_budget"]]
+    rows = [row for row in rows if not results["about"][row["name"]]["control"]]
     lines = []
     for kind, own in by_kind(rows, results["about"]).items():
         best, *others = [row for row in own if row["regret"]["mean"] is not None]
