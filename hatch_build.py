@@ -9,7 +9,7 @@ from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 RECORDS = (
     *("compare/results.json", "compare/runs.jsonl", "another_base/results.json"),
-    *("leaderboard/results.json",),
+    "leaderboard/results.json",
 )
 
 

@@ -63,6 +63,7 @@ def test_wheel_has_the_package_and_nothing_else(built):
         if path.is_file() and "__pycache__" not in path.parts
     }
     kept = {"compare/results.json", "compare/runs.jsonl", "another_base/results.json"}  # notebook 11 reads them
+    kept |= {"leaderboard/results.json"}  # notebook 14
     assert files | {f"una_ref/runs/{name}" for name in kept} == {name for name in names if name.startswith("una_ref/")}
     assert "una_ref/py.typed" in names
 
@@ -89,8 +90,8 @@ def test_installed_package_is_that_of_the_wheel(installed, tmp_path):
     assert Path(printed.strip()).is_relative_to(installed.parent)
 
 
-def test_records_of_notebook_11_come_with_the_wheel(installed, tmp_path):
-    code = "from una_ref import figures; print(*[figures.records(name) for name in ('compare', 'another_base')])"
+def test_records_of_notebooks_11_and_14_come_with_the_wheel(installed, tmp_path):
+    code = "from una_ref import figures as f; print(*map(f.records, ('compare', 'another_base', 'leaderboard')))"
     for folder in run(installed / "python", "-c", code, cwd=tmp_path, env=environment()).split():
         assert Path(folder).is_relative_to(installed.parent)
         committed = ROOT / "figures" / "runs" / Path(folder).name

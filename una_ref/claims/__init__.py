@@ -5,6 +5,7 @@ Each module holds the claims about one question; importing this package fills `C
 
 from una_ref.claims import (  # noqa: F401
     baselines,
+    exact_board,
     f_divergences,
     floors,
     implicit_reward,
