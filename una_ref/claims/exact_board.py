@@ -195,8 +195,8 @@ def _cs25() -> Evidence:
     place="Sec. 3.13.1",
     says="alignment methods perform best on smaller subsets of the data",
     verdict=FAILS,
-    instead="each of DPO, KTO, IPO and CPO has less regret with every fourfold increase of the labels, at one number "
-    "of updates",
+    instead="DPO, KTO and IPO have less regret with every fourfold increase of the labels, and CPO up to 4,096, at one "
+    "number of updates and one setting",
     shows="twelve worlds, mean regret at 256, 1,024, 4,096 and 16,384 labels: DPO {dpo256:.3f}, {dpo1024:.3f}, "
     "{dpo4096:.3f}, {dpo16384:.3f}; KTO {kto256:.3f}, {kto1024:.3f}, {kto4096:.3f}, {kto16384:.3f}; IPO {ipo256:.3f}, "
     "{ipo1024:.3f}, {ipo4096:.3f}, {ipo16384:.3f}; CPO {cpo256:.3f}, {cpo1024:.3f}, {cpo4096:.3f}, {cpo16384:.3f}",
@@ -209,7 +209,8 @@ def _cs26() -> Evidence:
         for budget in budgets:
             numbers[f"{key}{budget}"] = sum(regrets(name, budget)) / len(regrets(name, budget))
         steps = [difference(regrets(name, a), regrets(name, b)) for a, b in zip(budgets, budgets[1:], strict=False)]
-        stands[f"{key}: more labels, less regret"] = all(step["low"] > 0 for step in steps)
+        known = steps[:-1] if key == "cpo" else steps
+        stands[f"{key}: more labels, less regret"] = all(step["low"] > 0 for step in known)
     return Evidence(numbers, stands)
 
 
