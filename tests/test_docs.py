@@ -114,11 +114,18 @@ def self_rewarding():
     ]
 
 
-def compared():
-    """How many methods the figure of README.md compares."""
-    methods = {*regrets("compare")} - {"base", "optimum", "una-score.shuffled"}
-    assert len(methods) == 9
-    return ["*Regret of nine methods and a shuffled control,"]
+def leaderboard():
+    """Labels and worlds of the figure of README.md."""
+    board = builder().measured.record("leaderboard/results.json")["board"]
+    assert len(board["settings"]["seeds"]) == 12
+    return [f"*Exact regret at {board['main_budget']:,} labels on twelve worlds:"]
+
+
+def replay():
+    """Regrets with exact scores."""
+    rows = builder().measured.record("leaderboard/results.json")["exact_scores"]["rows"]
+    ours, ppo = (next(r for r in rows if r["name"] == name)["regret"]["mean"] for name in ("una-centred.replay", "ppo"))
+    return [f"are exact and few (regret {ours:.3f} against PPO's {ppo:.3f})."]
 
 
 def published():
@@ -130,7 +137,8 @@ def published():
 @pytest.mark.parametrize(
     ("page", "sentences"),
     [
-        ("README.md", compared),
+        ("README.md", leaderboard),
+        ("CHANGELOG.md", replay),
         ("docs/studies.md", another_base),
         ("docs/studies.md", worse_than_base),
         ("docs/online.md", self_rewarding),

@@ -7,6 +7,7 @@ from functools import cache
 
 import jupytext
 import pytest
+from scipy import stats
 
 from una_ref import notebook
 from una_ref.claims.ledger import committed
@@ -194,6 +195,7 @@ DERIVED = {
     ("09_single_responses_and_lists", "10.564"): lambda: 2 * (8 - sum(1 / k for k in range(1, 9))),
     ("11_offline_alignment", "0.65"): lambda: HELPSTEER2_WEIGHTS["helpfulness"],
     ("13_online_alignment", "0.347"): lambda: math.log(4) / 4,
+    ("14_exact_leaderboard", "2.201"): lambda: float(stats.t.ppf(0.975, 11)),
     ("20_mistral_offline", "1.386"): lambda: math.log(0.8 / 0.2),
     ("22_the_papers_tables", "29.69"): lambda: committed()["CU27"]["base_without"],
     ("22_the_papers_tables", "29.66"): lambda: committed()["CU27"]["score_without"],

@@ -13,7 +13,7 @@ def test_readme_has_at_most_140_lines_and_9_kilobytes():
 
 
 def test_readme_shows_one_figure():
-    assert re.findall(r"!\[.+\]\((.+)\)", README) == ["figures/11_offline_alignment.svg"]
+    assert re.findall(r"!\[.+\]\((.+)\)", README) == ["figures/14_exact_leaderboard.svg"]
 
 
 def test_readme_shows_the_two_commands_of_a_fresh_clone():
