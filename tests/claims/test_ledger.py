@@ -17,11 +17,11 @@ from una_ref.claims.ledger import FAILS, HOLDS, claim, committed
 IDS = [
     *(f"EU{n}" for n in range(1, 19)),
     *(f"EP{n}" for n in range(1, 12)),
-    *(f"CU{n}" for n in range(1, 30)),
+    *(f"CU{n}" for n in range(1, 35)),
     *("CU5a", "CU5b", "CU22a", "CU22b"),
     *(f"CP{n}" for n in range(1, 11)),
     *(f"ES{n}" for n in range(1, 40)),
-    *(f"CS{n}" for n in range(1, 25)),
+    *(f"CS{n}" for n in range(1, 29)),
 ]
 
 SLOW = {"ES23", "CS1", "CS2", "CS5", "CS13", "CS14", "CS16", "CS24", "CS12", "ES32", "ES36"}
