@@ -451,7 +451,8 @@ if mine is not ...:
 #
 # **2.** `lambda s: 2.201 * s / 12**0.5`.
 #
-# **3.**
+# **3.** The margin of the pair, in nats, is pulled to $1/(2\beta)$:
+#
 # ```python
 # def mine(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
 #     return (chosen_logps - ref_chosen_logps - rejected_logps + ref_rejected_logps - 1 / (2 * beta)) ** 2
