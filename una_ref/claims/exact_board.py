@@ -49,7 +49,7 @@ def above(numbers: dict[str, float], name: str) -> bool:
     place="Sec. 6",
     says="with binary labels UNA improves over KTO",
     verdict=FAILS,
-    instead="neither UNA on binary labels nor centred UNA is told apart from KTO, each at its best settings",
+    instead="neither UNA on binary labels nor centred UNA differs significantly from KTO, each at its best settings",
     shows="twelve worlds, 4,096 labels, reduction of regret against KTO: UNA on labels (MSE) {una:+.3f} ± "
     "{una_ci:.3f}, centred UNA {centred:+.3f} ± {centred_ci:.3f}",
     notebook="14_exact_leaderboard",
@@ -68,8 +68,8 @@ def _cu30() -> Evidence:
     place="Sec. 6",
     says="with scores UNA outperforms methods without scores, DPO and KTO among them",
     verdict="holds if the scores are centred for each prompt",
-    instead="Eq. 10 on scores is better than KTO on labels and not told apart from DPO on pairs; centred UNA is better "
-    "than both. A score has the noise of one sd of the rewards here",
+    instead="Eq. 10 on scores is better than KTO on labels and not significantly different from DPO on pairs; centred "
+    "UNA is better than both. A score has the noise of one sd of the rewards here",
     shows="twelve worlds, 4,096 labels, reduction of regret: Eq. 10 against KTO {kto:+.3f} ± {kto_ci:.3f} and DPO "
     "{dpo:+.3f} ± {dpo_ci:.3f}; centred UNA against KTO {centred_kto:+.3f} ± {centred_kto_ci:.3f} and DPO "
     "{centred_dpo:+.3f} ± {centred_dpo_ci:.3f}",
@@ -86,7 +86,7 @@ def _cu31() -> Evidence:
         numbers,
         {
             "Eq. 10 is better than KTO": above(numbers, "kto"),
-            "Eq. 10 and DPO are not told apart": abs(numbers["dpo"]) < numbers["dpo_ci"],
+            "Eq. 10 and DPO do not differ significantly": abs(numbers["dpo"]) < numbers["dpo_ci"],
             "centred UNA is better than KTO": above(numbers, "centred_kto"),
             "centred UNA is better than DPO": above(numbers, "centred_dpo"),
         },
@@ -113,10 +113,10 @@ def _cu32() -> Evidence:
     "CU33",
     paper=UNA,
     place="Sec. 7, item 4",
-    says="measures of the difference other than MSE and BCE may improve UNA",
+    says="another measure of the difference than MSE and BCE improves UNA",
     verdict=FAILS,
-    instead="on scores with Gaussian noise Huber's loss is not better than MSE; its tuned width is the largest of the "
-    "grid, where it is nearly MSE",
+    instead="Huber's loss, the one that was tried, is not better than MSE on scores with Gaussian noise; its tuned "
+    "width is the largest of the grid, where it is nearly MSE",
     shows="twelve worlds, 4,096 labels, reduction of regret: Huber against MSE on scores {huber:+.3f} ± "
     "{huber_ci:.3f}; MSE against BCE on labels {mse:+.4f} ± {mse_ci:.4f}",
     notebook="14_exact_leaderboard",
@@ -140,8 +140,9 @@ def _cu33() -> Evidence:
     place="Sec. 6 and 7, item 4 of the achievements",
     says="UNA can learn from pairs, binary labels and scores in one framework",
     verdict="holds if the three losses share a V(x)",
-    instead="a third of each kind with the paper's losses is not told apart from DPO on pairs alone; centred UNA, the "
-    "likelihood of all three with one V(x), is better than the paper's losses, and scores alone are better than both",
+    instead="a third of each kind with the paper's losses does not differ significantly from DPO on pairs alone; "
+    "centred UNA, the likelihood of all three with one V(x), is better than the paper's losses, and scores alone "
+    "are better",
     shows="twelve worlds, 4,096 labels, reduction of regret: centred UNA against the paper's losses {recipe:+.3f} ± "
     "{recipe_ci:.3f}; DPO on pairs alone against the paper's losses {dpo:+.3f} ± {dpo_ci:.3f}; centred UNA on scores "
     "alone against mixed feedback {scores:+.3f} ± {scores_ci:.3f}; mixed feedback against labels alone {labels:+.3f} ± "
@@ -159,7 +160,7 @@ def _cu34() -> Evidence:
         numbers,
         {
             "centred UNA is better than the paper's losses": above(numbers, "recipe"),
-            "the paper's losses and DPO are not told apart": abs(numbers["dpo"]) < numbers["dpo_ci"],
+            "the paper's losses and DPO do not differ significantly": abs(numbers["dpo"]) < numbers["dpo_ci"],
             "scores alone are better than mixed feedback": above(numbers, "scores"),
             "mixed feedback is better than labels alone": above(numbers, "labels"),
         },
@@ -172,7 +173,7 @@ def _cu34() -> Evidence:
     place="Sec. 3.13.1",
     says="KTO outperforms DPO, IPO and CPO",
     verdict=FAILS,
-    instead="with as many labels as DPO and IPO have comparisons, KTO is behind both and not told apart from CPO",
+    instead="with as many labels as DPO and IPO have comparisons, KTO is behind both and close to CPO",
     shows="twelve worlds, 4,096 labels, reduction of regret by KTO: against DPO {dpo:+.3f} ± {dpo_ci:.3f}, IPO "
     "{ipo:+.3f} ± {ipo_ci:.3f}, CPO {cpo:+.3f} ± {cpo_ci:.3f}",
     notebook="14_exact_leaderboard",
@@ -184,7 +185,7 @@ def _cs25() -> Evidence:
         {
             "worse than DPO": numbers["dpo"] < -numbers["dpo_ci"],
             "worse than IPO": numbers["ipo"] < -numbers["ipo_ci"],
-            "not told apart from CPO": abs(numbers["cpo"]) < numbers["cpo_ci"],
+            "no significant difference to CPO": abs(numbers["cpo"]) < numbers["cpo_ci"],
         },
     )
 

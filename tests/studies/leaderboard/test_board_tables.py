@@ -45,7 +45,7 @@ def test_an_axis_is_a_table_with_a_column_for_each_level():
     ]
 
 
-def test_the_best_row_of_each_kind_stands_with_those_not_told_apart_from_it():
+def test_the_best_row_of_each_kind_stands_with_those_that_do_not_differ_significantly():
     def row(name, *values):
         regret = summed(values)
         return {"name": name, "title": name.upper(), "budget": 64, "regret": regret, "to_dpo": None}

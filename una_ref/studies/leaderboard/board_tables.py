@@ -61,7 +61,7 @@ def by_kind(rows: Sequence[Mapping[str, Any]], about: Mapping[str, Any]) -> dict
 
 
 def best_rows(results: Mapping[str, Any]) -> list[str]:
-    """For each kind of feedback the best row at the main budget, and the rows that are not told apart from it.
+    """For each kind of feedback the best row at the main budget, and the rows without a significant difference to it.
 
     Rows that are controls are left out.
     """
@@ -73,7 +73,7 @@ def best_rows(results: Mapping[str, Any]) -> list[str]:
         gaps = {row["name"]: difference(row["regret"]["values"], best["regret"]["values"]) for row in others}
         same = [f"`{name}`" for name, gap in gaps.items() if (gap["low"] or 0.0) <= 0]
         lines.append([kind, best["title"], interval(best["regret"]), interval(best["to_dpo"]), ", ".join(same)])
-    return cells.rows(["feedback", "best row", "regret", "minus DPO's", "not told apart from it"], lines)
+    return cells.rows(["feedback", "best row", "regret", "minus DPO's", "no significant difference to"], lines)
 
 
 def board(results: Mapping[str, Any]) -> list[str]:
