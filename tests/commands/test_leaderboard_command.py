@@ -20,6 +20,7 @@ def test_the_axes_of_the_command_are_those_of_the_study():
     [
         (["--axis", "noise"], "axis noise: expected one of board"),
         (["--axis", "label_nois"], "did you mean label_noise?"),
+        (["--axis", "tiny_lm", "--quick"], "axis tiny_lm: expected no --quick"),
         (["--methods", "dppo"], "did you mean"),
         (["--methods", ""], "entries: expected at least one value, got none"),
         (["--methods", "paft"], "excluded: merges two adapters"),

@@ -10,11 +10,13 @@ from pathlib import Path
 from una_ref.errors import InputError, near
 
 AXES = (
-    *("board", "exact_scores", "alarms", "frontier"),
+    *("board", "exact_scores", "tiny_lm", "alarms", "frontier"),
     *("label_noise", "score_noise", "scale", "offset", "sharpness", "cycle", "positive_share"),
     *("shift", "unseen", "length_bias", "trap", "proxy_pairs", "proxy_tokens", "hidden"),
 )
 """The axes by name, as the study has them; the study itself is loaded only when it runs."""
+RETUNED = ("exact_scores", "tiny_lm")
+"""Axes whose rows are tuned anew; the settings that --quick takes are others."""
 PAGE = "board.html"
 
 
@@ -36,6 +38,8 @@ def leaderboard(arguments: argparse.Namespace) -> int:
     for name in axes:
         if name not in AXES:
             raise InputError(f"axis {name}: expected one of {', '.join(AXES)}{near(name, AXES)}")
+        if arguments.quick and name in RETUNED:
+            raise InputError(f"axis {name}: expected no --quick, since its rows are tuned anew. Fix: leave --quick out")
     if arguments.workers is not None and arguments.workers < 1:
         raise InputError(f"workers: expected at least 1, got {arguments.workers}")
     from una_ref.studies.engine import carry_out

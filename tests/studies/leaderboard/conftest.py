@@ -8,7 +8,7 @@ from una_ref.studies.engine import carry_out
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_study import LEADERBOARD
 
-AXES = ("board", "exact_scores", "alarms", "frontier", "label_noise", "positive_share", "sharpness")
+AXES = ("board", "exact_scores", "tiny_lm", "alarms", "frontier", "label_noise", "positive_share", "sharpness")
 
 
 @pytest.fixture(scope="session")

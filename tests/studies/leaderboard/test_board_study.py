@@ -9,10 +9,10 @@ import pytest
 from una_ref.errors import InputError
 from una_ref.studies.engine import carry_out
 from una_ref.studies.leaderboard import board_tables
+from una_ref.studies.leaderboard.board_rows import compared
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
-from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, leaders
+from una_ref.studies.leaderboard.board_study import FROZEN, LEADERBOARD, leaders
 from una_ref.studies.leaderboard.board_summaries import summed
-from una_ref.studies.leaderboard.conditions import CONDITIONS
 
 
 def lines(folder):
@@ -29,7 +29,7 @@ def test_the_results_have_the_shape_of_the_docstring(finished, tiny):
     ]
     assert [row["name"] for row in board["references"]] == ["base", "proxy", "proxy", "ascent", "optimum"]
     assert board["about"].keys() == board["efficiency"].keys() == {*tiny.entries}
-    assert board["axes"].keys() == CONDITIONS.keys()
+    assert board["axes"].keys() == FROZEN.keys()
     for row in board["rows"]:
         for name in board["measures"]:
             assert row[name] is None or len(row[name]["values"]) == len(tiny.seeds)
@@ -82,6 +82,20 @@ def test_rows_with_exact_scores_are_tuned_and_measured_with_exact_scores(finishe
     for name, setting in exact["chosen"].items():
         best = min((line for line in tuning if line["entry"] == name), key=lambda line: line["regret"])
         assert (setting["lr"], setting["tuning_regret"]) == (best["lr"], best["regret"])
+
+
+def test_a_transformer_is_tuned_and_measured_beside_the_mlp_on_the_same_worlds(finished, tiny):
+    folder, results = finished
+    tiny_lm, board = results["tiny_lm"], results["board"]
+    assert {row["name"] for row in tiny_lm["rows"]} == {"una-pair", "una-centred"}
+    found = [line for line in lines(folder).values() if line["axis"] == "layers"]
+    assert {line["level"] for line in found} == {2} and {line["budget"] for line in found} == {0, 32}
+    assert {line["seed"] for line in found} == {*tiny.tuning_seeds, *tiny.axis_seeds}
+    on_board = {row["name"]: row["regret"]["values"][:1] for row in board["rows"] if row["budget"] == 32}
+    for row, mlp in zip(tiny_lm["rows"], tiny_lm["mlp"], strict=True):
+        assert row["name"] == mlp["name"]
+        assert mlp["regret"]["values"] == on_board[row["name"]] != row["regret"]["values"]
+    assert tiny_lm["order"] is None  # two rows have no order worth a number
 
 
 def test_differences_to_replay_are_paired_by_world(tiny, tmp_path):
@@ -184,7 +198,7 @@ def test_a_budget_below_two_rollouts_is_refused():
 
 
 def test_an_unknown_axis_is_refused_before_anything_runs(tiny, tmp_path):
-    with pytest.raises(InputError, match="axis noise: expected board, exact_scores, alarms, frontier, label_noise"):
+    with pytest.raises(InputError, match="axis noise: expected board, exact_scores, tiny_lm, alarms, frontier"):
         carry_out(LEADERBOARD, tmp_path / "new", settings=tiny, axes=("noise",))
     assert not (tmp_path / "new").exists()
 

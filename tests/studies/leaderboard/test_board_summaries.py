@@ -2,7 +2,7 @@ import math
 
 import pytest
 
-from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
+from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, same_order, summed, worse
 
 
 def test_a_summary_has_mean_median_values_and_an_interval_around_the_mean():
@@ -52,3 +52,9 @@ def test_failed_runs_and_more_regret_count_as_worse_than_the_base():
 def test_labels_needed_are_interpolated_in_the_logarithm(shares, expected):
     found = labels_needed(shares)
     assert (found["labels"], found["bound"]) == expected
+
+
+def test_the_agreement_of_two_orders_is_spearmans_rho_over_rows_with_both_numbers():
+    # Ranks 1 2 3 4 against 2 1 3 4: ρ = 1 − 6·Σd²/(n(n² − 1)) = 1 − 6·2/60 = 0.8.
+    assert same_order([0.1, 0.2, 0.3, 0.4, None], [0.5, 0.4, 0.6, 9.0, 0.1]) == pytest.approx(0.8)
+    assert same_order([0.1, 0.2, None], [0.2, 0.1, 0.3]) is None

@@ -38,6 +38,11 @@ def draw_exact_scores(results: Mapping[str, Any], folder: str | Path | None = No
     return figures.filled(_exact_scores, results, folder, name)
 
 
+def draw_tiny_lm(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "tiny_lm") -> Path:
+    """The regret of each row with a transformer, over that with the MLP."""
+    return figures.filled(_tiny_lm, results, folder, name)
+
+
 def draw_frontier(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "frontier") -> Path:
     """True reward against KL along β."""
     return figures.filled(_frontier, results, folder, name)
@@ -139,6 +144,23 @@ def _exact_scores(fig: Figure, results: Mapping[str, Any]) -> None:
     axes.set_ylim(len(rows) - 0.5, -0.5)
     axes.set_xlabel("exact regret, reward units; dotted: π_ref")
     axes.set_title(f"exact scores, {results['budget']:,} labels: online (green) and offline")
+
+
+def _tiny_lm(fig: Figure, results: Mapping[str, Any]) -> None:
+    fig.set_size_inches(5.6, 5.0)
+    axes = fig.subplots()
+    mlp = {row["name"]: row["regret"]["mean"] for row in results["mlp"]}
+    rows = [row for row in results["rows"] if None not in (row["regret"]["mean"], mlp.get(row["name"]))]
+    for name, look in figures.looks({row["name"]: row["title"] for row in rows}).items():
+        regret = next(row["regret"] for row in rows if row["name"] == name)
+        if regret["low"] is not None:
+            axes.plot([mlp[name]] * 2, [regret["low"], regret["high"]], color=look["color"], lw=1.2)
+        axes.plot(mlp[name], regret["mean"], **look)
+    ends = (0.9 * min([*mlp.values()]), 1.1 * max([*mlp.values()])) if rows else (0, 1)
+    axes.plot(ends, ends, color=figures.INK, lw=0.9, ls=":")
+    axes.set_xlabel("exact regret of the MLP, reward units")
+    axes.set_ylabel("exact regret of a transformer, reward units")
+    axes.legend(fontsize=7.5)
 
 
 def _frontier(fig: Figure, results: Mapping[str, Any]) -> None:

@@ -1,7 +1,7 @@
-"""The study of the leaderboard on the engine: the board, exact scores, the frontier over β, alarms, and `CONDITIONS`.
+"""The study of the leaderboard on the engine: the board, two retuned boards, alarms, the frontier over β, `CONDITIONS`.
 
-results.json has one object for each of these axes: "board", "exact_scores", "alarms", "frontier", and a name of
-`CONDITIONS`. All of them hold the engine's keys (command, settings, chosen, versions, hardware, date,
+results.json has one object for each of these axes: "board", "exact_scores", "tiny_lm", "alarms", "frontier", and a name
+of `CONDITIONS`. All of them hold the engine's keys (command, settings, chosen, versions, hardware, date,
 seconds_this_time, seconds_of_runs). A *summary* is {mean, low, high, median, values}: one value a world, and the 95 % t
 interval of the mean; all null where a value is not finite. A *row* of measures is
 
@@ -20,7 +20,10 @@ board
     leaders: names. exclusions: name -> reason. axes: name -> {title, levels, labels}. measures: name -> what it is,
     with its unit. protocol: sentences. main_budget: the budget that tables are sorted by.
 exact_scores
-    rows: rows of `EXACT_ROWS`, with `to_replay`, a summary as `to_best` is one. base: the row of π_ref. budget: labels.
+    rows: rows with `to_replay`, a summary as `to_best` is one. base: the row of π_ref. budget: labels.
+tiny_lm
+    rows, base, budget: as there, with a transformer as the policy. mlp: the rows of the board's MLP on the same worlds.
+    order: Spearman's ρ of the two orders, or null.
 frontier
     rows: rows with `factor`, of β in units of the chosen one. optimal: rows of π* of other βs.
 alarms
@@ -35,134 +38,47 @@ an axis of `CONDITIONS`
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from types import MappingProxyType
 from typing import Any
 
-from una_ref.errors import InputError
 from una_ref.methods import METHODS
-from una_ref.studies.engine import Axis, Candidates, Chosen, Means, Study
+from una_ref.studies.engine import Axis, Chosen, Study
 from una_ref.studies.leaderboard import alarms
 from una_ref.studies.leaderboard import board_figures as figures
 from una_ref.studies.leaderboard import board_tables as tables
 from una_ref.studies.leaderboard.board_entries import ENTRIES, EXCLUSIONS, REFERENCES, BoardEntry
+from una_ref.studies.leaderboard.board_rows import (
+    DPO,
+    candidates,
+    compared,
+    further,
+    references_of,
+    row,
+    rows_of,
+    run_of,
+    tuned,
+)
 from una_ref.studies.leaderboard.board_runs import BoardRun, measure_run
-from una_ref.studies.leaderboard.board_search import grids_of, next_settings
+from una_ref.studies.leaderboard.board_search import grids_of
 from una_ref.studies.leaderboard.board_settings import HEADER, LeaderboardSettings
-from una_ref.studies.leaderboard.board_summaries import difference, labels_needed, summed, worse
-from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, Level, plain
+from una_ref.studies.leaderboard.board_summaries import labels_needed
+from una_ref.studies.leaderboard.conditions import CONDITIONS, Condition, plain
 from una_ref.studies.leaderboard.monitors import MONITORS
 from una_ref.studies.leaderboard.own_objectives import OWN, WITHOUT_GAP
 from una_ref.studies.leaderboard.protocol import ABOUT_MEASURES, sentences
+from una_ref.studies.leaderboard.retuned_boards import EXACT_SCORES, TINY_LM, exact_results, tiny_lm_results
 from una_ref.studies.run_store import RunStore
 
-Measured = Sequence[Mapping[str, Any]]
-DPO = "una-pair"
 ALWAYS = (DPO, "una-centred", "ppo")
 """Rows that the axes and the frontier have in any case."""
 KINDS = ("pairs", "labels", "scores", "scored pairs", "lists", "mixed", "calls", "reward model")
 """Kinds of feedback whose best row is a leader."""
-
-
-def candidates(settings: LeaderboardSettings, names: Sequence[str] = (), **where: Any) -> Candidates:
-    """The settings that the search of every row, or of those named, starts with, and their runs on the tuning worlds.
-
-    `where` is as in `tuning_runs`.
-    """
-    rows = [ENTRIES[name].tuned_as or name for name in names or settings.entries if name in settings.entries]
-    return further(settings, dict.fromkeys(rows, ()), **where)
-
-
-def further(settings: LeaderboardSettings, means: Means, **where: Any) -> Candidates:
-    """The settings that the search of every row goes on with."""
-    return {
-        name: [
-            (setting, tuning_runs(name, setting, settings, **where))
-            for setting in next_settings(ENTRIES[name], settings, known)
-        ]
-        for name, known in means.items()
-    }
-
-
-def tuning_runs(
-    name: str,
-    setting: Mapping[str, Any],
-    settings: LeaderboardSettings,
-    budget: int | None = None,
-    axis: str = "",
-    level: Level = None,
-) -> list[BoardRun]:
-    """A setting's runs on the tuning worlds, by default at the tuning budget and under the board's conditions."""
-    n, lr, factors = budget or settings.tuning_budget, setting["lr"], tuple(setting["factors"])
-    return [BoardRun(name, n, seed, lr, factors, axis, level) for seed in settings.tuning_seeds]
-
-
-def run_of(name: str, chosen: Chosen, budget: int, seed: int, axis: str = "", level: Level = None) -> BoardRun:
-    """A run of an entry at its chosen setting."""
-    setting = chosen[ENTRIES[name].tuned_as or name]
-    return BoardRun(name, budget, seed, setting["lr"], tuple(setting["factors"]), axis, level)
-
-
-def row(name: str, title: str, budget: int | None, runs: Measured, base: Measured) -> dict[str, Any]:
-    """A row of measures, see the first lines of the module; without the differences to other rows."""
-    start = [run["regret"] for run in base]
-    measured = {measure: summed([run[measure] for run in runs]) for measure in (*ABOUT_MEASURES,) if measure in runs[0]}
-    mean = measured["regret"]["mean"]
-    return {
-        "name": name,
-        "title": title,
-        "budget": budget,
-        "failed": sum(bool(run["failed"]) for run in runs),
-        "worse_than_base": worse(runs, start),
-        "own": None,
-        "best_regret": None,
-        **measured,
-        "share": None if mean is None else mean / (sum(start) / len(start)),
-    }
-
-
-def compared(rows: Sequence[dict[str, Any]]) -> None:
-    """Put the paired differences to the best row and to DPO into the rows of one budget."""
-    known = [each for each in rows if each["regret"]["mean"] is not None]
-    best = min(known, key=lambda each: each["regret"]["mean"], default=None)
-    dpo = next((each for each in known if each["name"] == DPO), None)
-    for each in rows:
-        for key, other in (("to_best", best), ("to_dpo", dpo)):
-            both = other is not None and each["regret"]["mean"] is not None
-            each[key] = difference(each["regret"]["values"], other["regret"]["values"]) if both and other else None
-
-
-def rows_of(store: RunStore, runs: Mapping[Any, Sequence[BoardRun]], base: Measured) -> dict[Any, dict[str, Any]]:
-    """The row of every group of runs, by the group's key; without those that a store which computes nothing lacks."""
-    store.results([*chain(*runs.values())], "runs")
-    found = {}
-    for key, each in runs.items():
-        if all(run.key in store.finished for run in each):
-            first = each[0]
-            title = REFERENCES.get(first.entry) or ENTRIES[first.entry].title
-            found[key] = row(first.entry, title, first.budget or None, [store.finished[r.key] for r in each], base)
-    return found
-
-
-def references_of(store: RunStore, runs: Sequence[BoardRun]) -> Measured:
-    """The measures of a reference in some worlds.
-
-    Raises:
-        InputError: a report of runs that are not finished.
-    """
-    found = store.results(runs, runs[0].entry)
-    if len(found) < len(runs):
-        raise InputError("report: expected finished runs of the leaderboard, got none. Fix: leave --report out")
-    return found
-
-
-def tuned(settings: LeaderboardSettings, chosen: Chosen) -> list[str]:
-    """The rows that have a setting; in a report, those whose grid is finished."""
-    return [name for name in settings.entries if (ENTRIES[name].tuned_as or name) in chosen]
+FROZEN = {name: condition for name, condition in CONDITIONS.items() if condition.frozen}
+"""The conditions under which rows keep the board's settings: an axis each."""
 
 
 # ---- the board
@@ -199,9 +115,7 @@ def board_results(store: RunStore, settings: LeaderboardSettings, base: Path, ch
         "efficiency": {n: labels_needed(own) | {"half": labels_needed(own, 0.5)} for n, own in shares.items() if own},
         "leaders": leaders(chosen, s),
         "exclusions": dict(EXCLUSIONS),
-        "axes": {
-            name: {"title": c.title, "levels": c.plain_levels, "labels": c.labels} for name, c in CONDITIONS.items()
-        },
+        "axes": {name: {"title": c.title, "levels": c.plain_levels, "labels": c.labels} for name, c in FROZEN.items()},
         "measures": dict(ABOUT_MEASURES),
         "protocol": sentences(s),
         "main_budget": main_budget(s),
@@ -253,44 +167,6 @@ def leaders(chosen: Chosen, settings: LeaderboardSettings) -> list[str]:
         if not same and len(kept) < settings.leaders:
             kept.append(name)
     return sorted(kept, key=lambda name: regrets[name])
-
-
-# ---- exact scores
-
-EXACT_ROWS = (
-    *(
-        "una-pair",
-        "una-pair.large",
-        "una-score",
-        "una-centred",
-        "una-centred.large",
-        "una-online",
-        "una-centred.online",
-        "una-centred.replay",
-    ),
-    *("reinforce", "rloo", "grpo", "ppo"),
-)
-"""Rows that are tuned and compared where a score is the reward itself."""
-EXACT: Mapping[str, Any] = MappingProxyType({"budget": 1024, "axis": "score_noise", "level": 0.0})
-"""Where. Few labels, so that a method gains by using each of them more than once."""
-
-
-def exact_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
-    """Rows that are tuned for exact scores and few labels, as where a reward model is taken for the truth."""
-    where = EXACT["axis"], EXACT["level"]
-    start = references_of(store, [BoardRun("base", 0, x, axis=where[0], level=where[1]) for x in settings.seeds])
-    names = [name for name in EXACT_ROWS if name in tuned(settings, chosen)]
-    runs = {name: [run_of(name, chosen, EXACT["budget"], seed, *where) for seed in settings.seeds] for name in names}
-    found = rows_of(store, runs, start)
-    rows = [*found.values()]
-    compared(rows)
-    replay = found.get("una-centred.replay")
-    for each in rows:
-        known = replay is not None and None not in (each["regret"]["mean"], replay["regret"]["mean"])
-        each["to_replay"] = (
-            difference(each["regret"]["values"], replay["regret"]["values"]) if known and replay else None
-        )
-    return {"rows": rows, "base": row("base", REFERENCES["base"], None, start, start), "budget": EXACT["budget"]}
 
 
 # ---- the frontier
@@ -387,11 +263,18 @@ LEADERBOARD: Study[LeaderboardSettings] = Study(
     axes={
         "board": Axis(candidates, board_results, tables.board, figures.draw_board, further=further),
         "exact_scores": Axis(
-            partial(candidates, names=EXACT_ROWS, **EXACT),
+            EXACT_SCORES.candidates,
             exact_results,
             tables.exact_scores,
             figures.draw_exact_scores,
-            further=partial(further, **EXACT),
+            further=EXACT_SCORES.further,
+        ),
+        "tiny_lm": Axis(
+            TINY_LM.candidates,
+            tiny_lm_results,
+            tables.tiny_lm,
+            figures.draw_tiny_lm,
+            further=TINY_LM.further,
         ),
         "alarms": Axis(candidates, alarm_results, tables.alarms, figures.draw_alarms, further=further),
         "frontier": Axis(candidates, frontier_results, tables.frontier, figures.draw_frontier, further=further),
@@ -403,7 +286,7 @@ LEADERBOARD: Study[LeaderboardSettings] = Study(
                 figures.draw_condition,
                 further=further,
             )
-            for name, condition in CONDITIONS.items()
+            for name, condition in FROZEN.items()
         },
     },
     shipped="chosen_leaderboard.json",

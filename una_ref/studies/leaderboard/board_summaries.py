@@ -45,6 +45,14 @@ def worse(runs: Sequence[Mapping[str, Any]], base: Sequence[float]) -> dict[str,
     return {"count": count, "of": len(runs), "share": count / len(runs)}
 
 
+def same_order(values: Sequence[float | None], others: Sequence[float | None]) -> float | None:
+    """Spearman's ρ of two numbers for each row; None where there are fewer than three rows with both."""
+    from scipy.stats import spearmanr
+
+    known = [(value, other) for value, other in zip(values, others, strict=True) if None not in (value, other)]
+    return float(spearmanr(*zip(*known, strict=True)).statistic) if len(known) > 2 else None
+
+
 def labels_needed(shares: Mapping[int, float], goal: float = 0.1) -> dict[str, Any]:
     """The budget from which on a row is within a share of π_ref's regret, linear in the logarithm of the budget.
 

@@ -150,6 +150,42 @@ def exact_scores(results: Mapping[str, Any]) -> list[str]:
     ]
 
 
+def tiny_lm(results: Mapping[str, Any]) -> list[str]:
+    """Rows that are tuned and measured with a transformer as the policy, beside the board's MLP."""
+    mlp = {row["name"]: row for row in [*results["mlp"], results["base"]]}
+    rows = [*by_regret(results["rows"]), results["base"]]
+    order = "" if results["order"] is None else f" Spearman's ρ of the two orders is {results['order']:.2f}."
+    return [
+        f"### A transformer in the MLP's place, {results['budget']:,} labels",
+        "",
+        *cells.rows(
+            [
+                "method",
+                "regret, transformer",
+                "minus DPO's",
+                "regret, MLP",
+                "minus DPO's",
+                "worse than π_ref",
+                "lr",
+            ],
+            (
+                [
+                    row["title"],
+                    interval(row["regret"]),
+                    interval(row.get("to_dpo")),
+                    interval(mlp.get(row["name"], {}).get("regret")),
+                    interval(mlp.get(row["name"], {}).get("to_dpo")),
+                    cells.count(row["worse_than_base"]),
+                    f"{results['chosen'][row['name']]['lr']:g}" if row["name"] in results["chosen"] else "",
+                ]
+                for row in rows
+            ),
+        ),
+        "",
+        f"{rows[-1]['worse_than_base']['of']} worlds, the same for both.{order}",
+    ]
+
+
 def frontier(results: Mapping[str, Any]) -> list[str]:
     """Reward and KL of the leaders by β."""
     rows = [*results["optimal"], *results["rows"]]

@@ -26,6 +26,8 @@ from una_ref.training.prefix_runs import looked_up
 
 BASES = (0.5, 1.0, 1.5)
 """Scales of π_ref's logits, in turns by seed: a vague, a middle and a certain base policy."""
+TRANSFORMER = 32
+"""Width of the transformer that can stand in the MLP's place."""
 OTHER_BASE = 1_000_000
 """Added to a seed for another world's base policy."""
 BLOCK = 1024
@@ -92,6 +94,8 @@ class BoardWorld:
 
     def policy(self) -> PrefixLM:
         """A fresh policy, at π_ref."""
+        if layers := self.conditions.layers:
+            return PrefixLM(self.whole, TRANSFORMER, layers=layers, seed=self.seed)
         return PrefixLM(self.whole, self.hidden, seed=self.seed)
 
     def reference(self) -> PrefixLM:

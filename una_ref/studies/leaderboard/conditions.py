@@ -33,6 +33,7 @@ class Conditions:
         proxy_pairs: pairs that a reward model learns from; 0: the budget.
         proxy_tokens: neighbouring tokens that a reward model has weights for; the true reward has them for 2.
         hidden: width of the policy's MLP; 0: that of the settings.
+        layers: of a transformer in the place of the policy's MLP; 0: the MLP.
     """
 
     label_noise: float = 0.0
@@ -49,6 +50,7 @@ class Conditions:
     proxy_pairs: int = 0
     proxy_tokens: int = 2
     hidden: int = 0
+    layers: int = 0
 
     @property
     def knobs(self) -> Knobs:
@@ -81,6 +83,8 @@ class Condition:
         feedback: kinds of feedback that it acts on; empty: all.
         own_entries: entries of the axis in place of the leaders; empty: the leaders.
         called: what the board's level is called where its number does not say it.
+        frozen: whether rows keep the board's settings. Otherwise the condition is no axis of its own; see
+            `retuned_boards`.
     """
 
     name: str
@@ -89,6 +93,7 @@ class Condition:
     feedback: tuple[str, ...] = ()
     own_entries: tuple[str, ...] = ()
     called: str = ""
+    frozen: bool = True
 
     @property
     def board(self) -> Level:
@@ -164,6 +169,7 @@ CONDITIONS: Mapping[str, Condition] = MappingProxyType(
             ),
             Condition("proxy_tokens", "misspecified reward model: neighbouring tokens that it sees", (2, 1), *PROXIES),
             Condition("hidden", "misspecified policy: width of the MLP", (2, 8, 32, 0), called="the board's"),
+            Condition("layers", "layers of a transformer in the MLP's place", (0, 2), called="the MLP", frozen=False),
         )
     }
 )

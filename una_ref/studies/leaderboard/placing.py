@@ -25,10 +25,11 @@ from una_ref.methods import probe
 from una_ref.methods.arguments import PAIRED, Need, argument, hyperparameters, names
 from una_ref.studies.engine import Candidates, Means, carry_out, choose
 from una_ref.studies.leaderboard.board_entries import BETA, ENTRIES, BoardEntry, Loss, Tuned, fed_as
+from una_ref.studies.leaderboard.board_rows import compared, row, tuning_runs
 from una_ref.studies.leaderboard.board_runs import BoardRun, reference_run, trained
 from una_ref.studies.leaderboard.board_search import next_settings
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
-from una_ref.studies.leaderboard.board_study import LEADERBOARD, compared, row, tuning_runs
+from una_ref.studies.leaderboard.board_study import LEADERBOARD
 from una_ref.studies.leaderboard.board_tables import by_regret
 
 STAND_INS: Mapping[str, str] = MappingProxyType(
