@@ -17,6 +17,7 @@ from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size, same_prompt
 from una_ref.studies.real_online import REAL_ONLINE, TUNED, candidates, figure, negative_objective, results
 from una_ref.studies.real_online_runs import (
+    BY_NAME,
     ENTRIES,
     HEADER,
     METERED,
@@ -97,10 +98,16 @@ def lines(tmp_path):
 
 def test_entries_are_the_papers_with_a_rate_for_each():
     names = [entry.name for entry in ENTRIES]
-    assert names == ["rloo", "una-online", "una-centred", "una-online.released", "ppo"]
+    assert names == ["rloo", "una-online", "una-centred", "una-online.released", "ppo", "una-centred.replay"]
     for entry in ENTRIES:
         assert (entry.tuned_as or entry.name) in {tuned.name for tuned in TUNED}
-    assert len(candidates(RealOnlineSettings())) == 4
+    assert len(candidates(RealOnlineSettings())) == 5
+
+
+def test_replay_learns_from_as_many_samples_after_a_rollout_as_ppo():
+    settings, ppo, replay = RealOnlineSettings(), BY_NAME["ppo"].config, BY_NAME["una-centred.replay"].config
+    assert replay["replay_batch"] * replay["passes"] == settings.rollout * ppo["passes"]
+    assert replay["replay"] >= settings.updates  # every rollout is kept
 
 
 def test_the_header_names_what_a_run_depends_on_and_no_list_of_runs():

@@ -42,9 +42,15 @@ ENTRIES = (
     replace(online_runs.BY_NAME["una-centred"], tuned_as="rloo"),
     online_runs.BY_NAME["una-online.released"],
     Entry("ppo", "PPO, a value head, 4 passes", "ppo", config={"passes": 4, "critic": "head"}),
+    Entry(
+        "una-centred.replay",
+        "centred UNA with replay, 2 updates of 32 samples",
+        "una-centred",
+        config={"online": True, "replay": 1024, "replay_batch": 8, "passes": 2},
+    ),
 )
 """The rows of the tables, in the order in which they are computed. RLOO and centred UNA have one gradient up to scale,
-which AdamW removes, and share a learning rate."""
+which AdamW removes, and share a learning rate. Replay learns from 64 samples after each rollout, as PPO does."""
 BY_NAME = {entry.name: entry for entry in ENTRIES}
 
 HEADER = (
