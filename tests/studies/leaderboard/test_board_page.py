@@ -83,7 +83,7 @@ def test_every_leader_has_a_curve_and_every_axis_can_be_chosen(page, browsed, fi
     curves = re.search(r'<svg id="labels".*?</svg>', text, re.DOTALL)[0]
     assert curves.count('class="line"') == len(results["board"]["leaders"])
     axes = set(re.findall(r'<option value="(\w+)"', text))
-    assert axes == {*results} - {"board", "exact_scores", "frontier", "alarms"}
+    assert axes == {*results} - {"board", "exact_scores", "tiny_lm", "frontier", "alarms"}
     assert 'class="line"' in re.search(r'<svg id="axisplot".*?</svg>', text, re.DOTALL)[0]
 
 
@@ -96,6 +96,17 @@ def test_rows_with_exact_scores_are_shown_with_the_best_first(page, browsed, fin
         cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", found)]
         assert cells[0] == row["title"] and cells[1].startswith(shown(row["regret"]["mean"], 3))
         assert cells[4:] == [shown(row["kl"]["mean"], 2), shown(row["updates"]["mean"], 0)]
+
+
+def test_rows_of_a_transformer_are_shown_beside_those_of_the_mlp(page, browsed, finished):
+    tiny, text = finished[1]["tiny_lm"], browsed(page.as_uri())
+    rows = re.findall(r'<tr data-tiny="([\w.-]+)">(.*?)</tr>', text, re.DOTALL)
+    ranked = sorted(tiny["rows"], key=lambda row: row["regret"]["mean"])
+    assert [name for name, _ in rows] == [row["name"] for row in ranked]
+    mlp = {row["name"]: row["regret"]["mean"] for row in tiny["mlp"]}
+    for (_, found), row in zip(rows, ranked, strict=True):
+        cells = [re.sub(r"<[^>]+>", "", cell).strip() for cell in re.findall(r"<td.*?</td>", found)]
+        assert cells[1].startswith(shown(row["regret"]["mean"], 3)) and cells[3].startswith(shown(mlp[row["name"]], 3))
 
 
 def test_every_rule_of_an_alarm_is_shown_with_its_numbers(page, browsed, finished):
