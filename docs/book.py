@@ -3,9 +3,9 @@
     python docs/book.py [FOLDER]        FOLDER/html is the site; by default build/site/html
 
 Sphinx reads a copy, FOLDER/source, laid out as the repository. So every relative link of a page works on GitHub and on
-the site alike, and the checkout stays as it is. Four things differ from the committed pages: README.md is the front
+the site alike, and the checkout stays as it is. Five things differ from the committed pages: README.md is the front
 page of its folder, the sections of docs/methods.md and the rows of docs/claims.md are pages of their own, links lead
-to those, and notebooks name where they can be opened.
+to those, notebooks name where they can be opened, and their saved figures are SVGs that follow dark mode.
 """
 
 from __future__ import annotations
@@ -43,6 +43,8 @@ ENTRIES = {id.lower() for id in CLAIMS}
 """The fragments of docs/claims.md."""
 LINK = re.compile(r"(?<=\]\()([^)\s#]*)(#[^)\s]*)?(?=\))")
 """The target of a Markdown link, and its fragment."""
+SAVED = re.compile(r'figures\.save\(\w+, "(\w+)"\)')
+"""Where a notebook's cell saves a figure, and its name in figures/."""
 
 
 # ---- from a committed page to a page of the site
@@ -132,7 +134,7 @@ def hosts(stem: str, url: str | None) -> str:
 
 
 def notebook_page(path: Path) -> str:
-    """A twin, its links as the site has them, and where it can be opened."""
+    """A twin, its links as the site has them, where it can be opened, and its figures as they follow dark mode."""
     twin = json.loads(path.read_text("utf-8"))
     if line := hosts(path.stem, repository()):
         first = twin["cells"][0]
@@ -140,6 +142,11 @@ def notebook_page(path: Path) -> str:
     for cell in twin["cells"]:
         if cell["cell_type"] == "markdown":
             cell["source"] = linked("".join(cell["source"]), path)
+        elif drawn := SAVED.search("".join(cell["source"])):
+            figure = (ROOT / "figures" / f"{drawn[1]}.svg").read_text("utf-8")
+            for output in cell["outputs"]:
+                if output.get("data", {}).pop("image/png", None):
+                    output["data"]["image/svg+xml"] = figure
     return json.dumps(twin, ensure_ascii=False, indent=1)
 
 

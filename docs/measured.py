@@ -177,6 +177,13 @@ def exact_scores() -> str:
     return "\n".join(board_tables.exact_scores(record("leaderboard/results.json")["exact_scores"])[2:])
 
 
+def tiny_lm() -> str:
+    """The leaders with a transformer as the policy."""
+    from una_ref.studies.leaderboard import board_tables
+
+    return "\n".join(board_tables.tiny_lm(record("leaderboard/results.json")["tiny_lm"])[2:])
+
+
 def alarms() -> str:
     """What each monitor against reward hacking notices and keeps."""
     from una_ref.studies.leaderboard import board_tables
@@ -193,6 +200,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "real-online-study": study("real_online"),
     "leaderboard": leaderboard,
     "exact-scores": exact_scores,
+    "tiny-lm": tiny_lm,
     "alarms": alarms,
     "another-base": another_base,
     "real-text": real_text,

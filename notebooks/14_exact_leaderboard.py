@@ -115,6 +115,22 @@ for kind, own in tables.by_kind(list(rows.values()), board["about"]).items():
 Markdown("\n".join(lines))
 
 # %% [markdown]
+# Settings are chosen at 4,096 labels and kept at the other budgets. The best row of each kind of feedback there:
+
+# %%
+KINDS = ("pairs", "labels", "scores", "calls", "reward model")
+head = ["labels", *KINDS, "rows worse than π_ref"]
+lines = ["| " + " | ".join(head) + " |", "| --- " * len(head) + "|"]
+start = next(row for row in board["references"] if row["name"] == "base")["regret"]["mean"]
+for budget in settings.budgets:
+    found = [row for row in board["rows"] if row["budget"] == budget and not board["about"][row["name"]]["control"]]
+    best = {kind: own[0] for kind, own in tables.by_kind(found, board["about"]).items()}
+    cells = [f"{names[best[kind]['name']]}: {best[kind]['regret']['mean']:.3f}" for kind in KINDS]
+    worse = sum(row["regret"]["mean"] > start for row in found)
+    lines.append("| " + " | ".join([f"{budget:,}", *cells, f"{worse} of {len(found)}"]) + " |")
+Markdown("\n".join(lines))
+
+# %% [markdown]
 # ## 3. Which published orderings hold here?
 #
 # Each line compares two rows, world by world, at their own best settings. "Yes" and "no" mean that the 95 % interval of

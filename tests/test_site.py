@@ -76,6 +76,17 @@ def test_ticks_are_round_and_within_the_axis(docs):
 # ---- pages
 
 
+def test_a_saved_figure_of_a_notebook_is_the_svg_that_follows_dark_mode(docs):
+    path = ROOT / "notebooks" / "01_log_sum_inequality.ipynb"
+    assert "image/png" in path.read_text("utf-8")  # what an editor shows
+    page = json.loads(docs["book"].notebook_page(path))
+    shown = [
+        o["data"] for cell in page["cells"] for o in cell.get("outputs", []) if "image/svg+xml" in o.get("data", {})
+    ]
+    assert [data["image/svg+xml"] for data in shown] == [(ROOT / "figures" / f"{path.stem}.svg").read_text("utf-8")]
+    assert "prefers-color-scheme: dark" in shown[0]["image/svg+xml"] and "image/png" not in shown[0]
+
+
 def test_links_lead_to_the_generated_pages(docs):
     linked = docs["book"].linked
     assert linked("[a](claims.md#cu5)", ROOT / "docs/papers.md") == "[a](claims/cu5.md)"
