@@ -157,7 +157,7 @@ def _tiny_lm(fig: Figure, results: Mapping[str, Any]) -> None:
             axes.plot([mlp[name]] * 2, [regret["low"], regret["high"]], color=look["color"], lw=1.2)
         axes.plot(mlp[name], regret["mean"], **look)
     ends = (0.9 * min([*mlp.values()]), 1.1 * max([*mlp.values()])) if rows else (0, 1)
-    axes.plot(ends, ends, color=figures.INK, lw=0.9, ls=":")
+    axes.plot(ends, ends, color=figures.INK, lw=0.9, ls=":", label="equal")
     axes.set_xlabel("exact regret of the MLP, reward units")
     axes.set_ylabel("exact regret of a transformer, reward units")
     axes.legend(fontsize=7.5)

@@ -86,10 +86,10 @@ EXACT_SCORES = RetunedBoard(
 TINY_LM = RetunedBoard(
     "layers",
     2,
-    (REPLAY, "ppo", "ppo.rm", "una-score", "una-centred", "una-centred.mixed", "lipo", "una-pair"),
+    (REPLAY, "ppo", "ppo.rm", "una-score", "una-centred", "una-centred.mixed", "lipo", "una-pair", "rloo", "grpo"),
     worlds="axis_seeds",
 )
-"""A transformer in the place of the MLP. The rows are the leaders of the board."""
+"""A transformer in the place of the MLP. The rows are the leaders of the board, and two more rivals of replay."""
 
 
 def exact_results(store: RunStore, settings: LeaderboardSettings, base: Path, chosen: Chosen) -> dict[str, Any]:
