@@ -20,12 +20,12 @@
 #
 # Sections 1 to 4 ask when the regression *is* policy gradient, where it ends otherwise, and what one number per
 # prompt adds. This gives **centred UNA**. Sections 5 to 8 apply it to the released code, to binary labels, to the
-# choice between pairs and scores, and to mixtures.
+# choice between pairs and scores, and to mixtures. Ids such as EU7 name rows of the table at the end.
 #
 # **Needs.** [Notebooks 02](02_partition_function.ipynb) and 03: $\pi^*$, $Z(x)$, and regret
 # $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$. In Colab or Kaggle: `%pip install una_ref` first.
 #
-# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
+# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
 
 # %%
 import sympy as sp
@@ -66,13 +66,14 @@ for x in range(2):
 # %% [markdown]
 # ## 1. One regression, three kinds of feedback
 #
-# UNA Eq. 7 is the general form, with a function $g$ that compares the two rewards of a response:
+# UNA Eq. 7 is the general form. $g$ compares the explicit reward $r_\phi$ of a response with the implicit $r_\theta$:
 #
 # $$L(\pi_\theta) = \mathbb{E}_x\, \mathbb{E}_{y \sim \pi_\theta}\; g\big(r_\phi(x, y),\, r_\theta(x, y)\big)$$
 #
 # Offline the responses come from data instead. A table world needs no sampling: a loss in expectation is a sum over
 # responses, weighted by their probability under the sampler. Losses are written without the papers' misprints;
-# [one page](../docs/errata.md) lists those.
+# [one page](../docs/errata.md) lists those. The cell sums $(r_\theta - r_\phi)^2$, Eq. 10. It is not 0 at $\pi^*$;
+# section 3 says why.
 
 
 # %%
@@ -97,7 +98,7 @@ check.close("= una_regression", mine(WORLD.optimum), len(mu) * closed(WORLD.opti
 #
 # $$L_\text{UNA-pair} = -\mathbb{E}\,\big(r_\theta(x, y_w) - r_\theta(x, y_l)\big),$$
 #
-# which has no minimum: descent on it never slows down. With $-\log \sigma$ it is DPO, and only DPO (EU7, CU10).
+# which has no minimum: descent on it never slows down. With $-\log \sigma$ it is exactly DPO (EU7, CU10).
 
 # %%
 pair, preferences = METHODS["una-pair"], bradley_terry(WORLD.rewards)
@@ -188,18 +189,21 @@ check.differs("through the sampler: not −2β∇J", literal, -2 * BETA * rl, by
 #
 # $$\mathbb{E}_\pi\, e^2 = \text{Var}_\pi(e) + J(\pi)^2$$
 #
-# Its second term asks for $J = 0$, where RLHF asks for the largest $J$. Its curvature at $\pi^*$ takes three lines:
+# The second term asks for $J = 0$, where RLHF asks for the largest $J$. The curvature at $\pi^*$, in the logits, takes
+# three lines. Write $\text{Cov}_\pi = \text{diag}(\pi) - \pi \pi^\top$.
 #
-# 1. There $e = \beta \log Z$ for every response, so $\text{Var}_\pi(e) = 0$ is least and both slopes are 0. Only
-#    second derivatives in the logits count.
-# 2. Near $\pi^*$ the change of $e$ is $-\beta$ times that of $\log \pi$. So the second derivative of
-#    $\text{Var}_\pi(e)$ is $2\beta^2\, \text{Cov}_{\pi^*}$.
+# 1. There $e = \beta \log Z$ for every response, so $\text{Var}_\pi(e) = 0$ is least and $J$ is largest. Both slopes
+#    are 0, and only second derivatives count.
+# 2. A small change $\delta$ of the logits changes $e$ by $-\beta \delta$, up to a constant. So $\text{Var}_\pi(e)
+#    \approx \beta^2\, \delta^\top \text{Cov}_{\pi^*}\, \delta$, with the second derivative
+#    $2\beta^2\, \text{Cov}_{\pi^*}$.
 # 3. $J = \beta \log Z - \beta\, \text{KL}(\pi \,\|\, \pi^*)$, and the KL has the second derivative
 #    $\text{Cov}_{\pi^*}$. So that of $J^2$ is $2J \cdot (-\beta\, \text{Cov}) = -2\beta^2 \log Z\, \text{Cov}$.
 #
 # The sum is $2\beta^2 (1 - \log Z)\, \text{Cov}_{\pi^*}$. Two responses with $\pi^* = (\frac12, \frac12)$,
 # $\beta = 1$ and $\log Z = 3$: $\text{Cov}$ has the eigenvalue $\frac12$, and the loss curves by
 # $2 \cdot (1 - 3) \cdot \frac12 = -2$. The optimum is a local *maximum* as soon as $\log Z > 1$ (EU13, CU6).
+# (At offset 4 no policy has a $J$ near 0, and descent ends near the smallest one.)
 
 # %%
 for offset in (0.0, 4.0):
@@ -234,26 +238,29 @@ check.close("two responses by hand: the loss curves by −2", torch.linalg.eigva
 #
 # Offline the responses come from a fixed sampler $\mu$. Then the gradient is in general not that of $J$. If
 # $r_\theta = r$ were possible for every response, least squares would find it. But probabilities sum to one, so
-# $r_\theta = r$ needs $Z(x) = 1$. The minimiser of Eq. 10 is a compromise. Take a multiplier $\nu(x)$ for
-# $\sum_y \pi = 1$ and $u = \log \frac{\pi}{\pi_\text{ref}}$. The minimiser satisfies
+# $r_\theta = r$ needs $Z(x) = 1$. The minimiser of Eq. 10 is a compromise. Write $u = \log \frac{\pi}{\pi_\text{ref}}$
+# and take the multiplier $2\beta\nu(x)$ for $\sum_y \pi_\text{ref}\, e^u = 1$. The derivative in $u$, divided by
+# $2\beta$, is 0:
 #
 # $$\mu\,(\beta u - r) + \nu\, \pi_\text{ref}\, e^u = 0 .$$
 #
-# Divide by $\beta\mu$. Lambert's $W$, which solves $W e^W = z$, gives each $u$ in closed form (CU5a):
+# Divide by $\beta\mu$: $u = \frac{r}{\beta} - w$ with $w = \kappa e^u$, so $w e^w = \kappa\, e^{r/\beta}$. Lambert's
+# $W$ solves this, and each $u$ has a closed form (CU5a):
 #
 # $$\log \frac{\pi}{\pi_\text{ref}} = \frac{r}{\beta} - W\big(\kappa\, e^{r/\beta}\big), \qquad
 # \kappa(x, y) = \frac{\nu(x)}{\beta}\, \frac{\pi_\text{ref}}{\mu}$$
 #
 # $\nu(x)$ is the number that makes the row sum to one. It has the sign of $\log Z(x)$:
 #
-# 1. The equation above is $\mu(\beta u - r) = -\nu\, \pi_\text{ref}\, e^u$. So every $u$ is below $r / \beta$ if
+# 1. The first equation is $\mu(\beta u - r) = -\nu\, \pi_\text{ref}\, e^u$. So every $u$ is below $r / \beta$ if
 #    $\nu > 0$, equal to it if $\nu = 0$, and above it if $\nu < 0$.
 # 2. With $u = r / \beta$ the row sums to $\sum_y \pi_\text{ref}\, e^{r / \beta} = Z(x)$.
 # 3. It has to sum to one. So $\nu > 0$ if $Z(x) > 1$, and $\nu < 0$ if $Z(x) < 1$.
 #
 # Two equally likely responses with $\beta = 1$ and $r = (1, 1)$ have $Z = e$. The policy is
 # $(\frac12, \frac12)$ and $u = 0$, so $\frac12 (0 - 1) = -\nu \cdot \frac12$ and $\nu = 1 > 0$.
-# Only for $Z(x) = 1$ is $\nu = 0$ and the policy $\pi^*$.
+# For $Z(x) = 1$, $\nu = 0$ and the policy is $\pi^*$. For any other $Z(x)$ it is $\pi^*$ only if $\mu = \pi^*$, as in
+# this example.
 
 # %% tags=["check"]
 w, a = sp.symbols("w a", real=True)  # w = W(κe^a), so κ = w·e^w·e^(−a); u = a − w
@@ -297,16 +304,15 @@ check.close("large offset: the sampler is learned", far.exp(), uniform, tol=1e-4
 check.differs("large offset: the uniform sampler is not π_ref", far.exp(), mu, by=0.1)
 
 # %% [markdown]
-# **Large positive** scores ask for a large $r_\theta$ everywhere. No policy has that; the closest is the sampler
-# itself.
+# **Large positive** scores ask for a large $r_\theta$ everywhere. An offset $o$ adds $-2 o \beta \sum_y \mu u$ and a
+# constant to the loss. For large $o$ this is SFT on the data, which ends at the sampler $\mu$.
 #
 # **Large negative** scores ask for $\pi < \pi_\text{ref}$ everywhere, and some response has to take the mass that all
-# the others lose. The loss is no longer convex. $\nu < 0$, and $W$ has two branches there. At a minimum, at most one
-# response has $W$ below $-1$; it takes the mass. The reason is the second-order condition:
+# the others lose. The loss is no longer convex. $\nu < 0$, and $W$ has two branches there, above and below $-1$. At a
+# minimum, at most one response has $W$ below $-1$; it takes the mass. The reason is the second-order condition:
 #
-# 1. The loss $\sum_y \mu(\beta u - r)^2$ and its constraint, with the multiplier $2\beta\nu$, have the second
-#    derivative $2\beta^2 \mu + 2\beta\nu\, \pi_\text{ref}\, e^u = 2\beta^2 \mu\,(1 + W)$ in each $u$. It is negative
-#    where $W < -1$.
+# 1. The loss and its constraint have the second derivative $2\beta^2 \mu + 2\beta\nu\, \pi_\text{ref}\, e^u = 2\beta^2
+#    \mu\,(1 + W)$ in each $u$, since $W = \kappa e^u$. It is negative where $W < -1$.
 # 2. The constraint $\sum_y \pi_\text{ref}\, e^u = 1$ is one equation. Of any two $u$ some combined change keeps it,
 #    to first order.
 # 3. So two responses with $W < -1$ would leave a direction in which the loss falls. That is no minimum.
@@ -349,17 +355,17 @@ check.true("40 prompts: worse than no training", ratio > 2, f"regret {ratio:.2f}
 #
 # The paper proposes to estimate a constant $c$ "in advance or … through exponential moving average" (Discussion 3). A
 # constant in $r_\theta$ is a constant in the scores with the opposite sign. So $c$ can only undo an offset that all
-# prompts share. The best $c$ in hindsight moves to the lowest point of the curve below. That point is not 0, because
+# prompts share. The best $c$ in hindsight moves to the lowest point of the curve below. Regret is left there, because
 # prompts differ in $\beta \log Z(x)$ (CU7). (A $c$ fitted along with the policy can do harm:
 # [notebook 03](03_implicit_reward.ipynb).)
 #
 # **Centred UNA** takes one number per prompt,
 #
-# $$L = \mathbb{E}\,\big(r_\theta + V(x) - r\big)^2,$$
+# $$L = \mathbb{E}\,\big(r_\theta + V(x) - r\big)^2 .$$
 #
-# $V(x)$ is fitted, or it is the mean of $r - r_\theta$ over the *other* responses of the prompt. Either way the
-# expected gradient is that of a variance. In the next cell $V(x)$ is fitted beside the policy, at every offset. It
-# starts at 0 and knows nothing of $Z(x)$.
+# $V(x)$ is fitted, or it is the mean of $e = r - r_\theta$ over the *other* responses of the prompt. Either way the
+# expected gradient is that of $\text{Var}_\mu(e)$. In the next cell $V(x)$ is fitted beside the policy, at every
+# offset. It starts at 0 and knows nothing of $Z(x)$.
 
 
 # %%
@@ -425,7 +431,7 @@ SVG(draw_regret_by_offset(curves))
 #
 # $$\nabla\, \frac{1}{K} \sum_k \big(r_\theta + V_{-k} - r\big)^2 = \nabla\, \frac{1}{K - 1} \sum_k (e_k - \bar e)^2 ,$$
 #
-# without gradient through $V_{-k}$ on the left, with all gradients on the right. The residual takes three lines:
+# without gradient through $V_{-k}$ on the left, with all gradients on the right. The proof takes three lines:
 #
 # 1. $V_{-k}$ is the mean of the other $e$, so $V_{-k} = \frac{K \bar e - e_k}{K - 1}$.
 # 2. $r_\theta - r = -e_k$, so the residual is $V_{-k} - e_k = \frac{K \bar e - e_k - (K - 1) e_k}{K - 1}
@@ -436,7 +442,8 @@ SVG(draw_regret_by_offset(curves))
 #
 # Two responses with $e = (1.3, 0.4)$: the residuals are $0.4 - 1.3 = -0.9$ and $0.9$, which is $-2\,(e_k - 0.85)$.
 #
-# The third: for samples of the policy, its gradient is $-2\beta$ times that of **RLOO**,
+# The third: put $\nabla e_k = -\beta \nabla \log \pi(y_k)$ and line 2 into this gradient. For samples of the policy it
+# is $-2\beta$ times that of **RLOO**,
 #
 # $$\nabla L = -2\beta\, \frac{1}{K} \sum_k \Big(e_k - \frac{1}{K - 1} \sum_{j \ne k} e_j\Big) \nabla \log \pi(y_k) .$$
 #
@@ -484,8 +491,8 @@ check.differs("V as the mean of s alone, without −r_θ: another gradient", of_
 # %% [markdown]
 # Offline the same loss has $\pi^*$ as its minimiser, for every offset and every sampler that gives each response a
 # positive probability. $\text{Var}_\mu(e) = 0$ says that $e$ is one number per prompt, and that *is* $\pi^*$ (UNA
-# Eq. 4). Two responses of a prompt are
-# enough; more only lower the noise (CU8). This holds as long as some policy of the class has zero variance.
+# Eq. 4). Two responses of a prompt are enough; more only lower the noise (CU8). This holds as long as some policy of
+# the class has zero variance.
 #
 # A policy class with shared parameters may not contain $\pi^*$. Then offline regression (centred or not) and DPO
 # weight errors by $\mu$, and end at another member of the class than RL does. Only samples from $\pi$ itself give
@@ -502,24 +509,26 @@ for name, sampler in (("π_ref", mu), ("uniform", uniform), ("π* backwards", WO
 # %% [markdown]
 # ## 5. What the released code regresses
 #
-# The authors' scripts put a $\sigma$ around $r_\theta$, since "some normalization function" is needed (UNA
-# Eq. 9 and 10, EU11). They use $\beta = 0.01$ and $0.03$. For a score $s$ they then ask for the log-ratio
+# The authors' scripts put a $\sigma$ around $r_\theta = \beta u$, since "some normalization function" is needed (UNA
+# Eq. 9 and 10, EU11). They use $\beta = 0.01$ and $0.03$. A score $s$ then asks for $\sigma(\beta u) = s$,
 #
 # $$u = \frac{1}{\beta} \log \frac{s}{1 - s} .$$
 #
-# At $\beta = 0.03$ a score of 0.767 asks for 40 nats: $\pi = e^{40}\, \pi_\text{ref}$. No distribution allows that,
-# so the policy stays where $|\beta u|$ is small. There the squared error is linear in $u$ up to a constant:
+# At $\beta = 0.03$ a score of 0.767 asks for 40 nats: $\pi = e^{40}\, \pi_\text{ref}$. Only a share $e^{-40}$ of
+# $\pi_\text{ref}$ can have that. The others stay where $\beta u$ is small or $\pi$ is negligible. For small $\beta u$
+# the squared error is linear in $u$, up to a constant:
 #
 # $$\Big(\tfrac12 + \tfrac{\beta u}{4} - s\Big)^2 \approx -\tfrac{\beta}{2} \big(s - \tfrac12\big)\, u + \text{const}
 # \quad \Rightarrow \quad \pi \propto \mu \cdot \big(s - \tfrac12\big)_+$$
 #
-# It is SFT with the weights $s - \frac12$. $\beta$ and $\pi_\text{ref}$ are not in it (CU14). The positive part
-# $(\cdot)_+$ takes three lines:
+# This is SFT with the weights $s - \frac12$. $\beta$ and $\pi_\text{ref}$ are not in the result (CU14). The positive
+# part $(\cdot)_+$ takes three lines:
 #
 # 1. Minimise $-\sum_y \mu (s - \frac12)\, u$ with $\sum_y \pi = 1$. With a multiplier $\nu$, the slope in one $u$ is
 #    $-\mu (s - \frac12) + \nu \pi$.
 # 2. If $s > \frac12$ it is zero at $\pi = \mu (s - \frac12) / \nu$, and $\nu > 0$ makes the sum one.
-# 3. If $s < \frac12$ it is positive at every $\pi > 0$. So $u$ falls forever and $\pi$ tends to 0.
+# 3. If $s < \frac12$ it is positive at every $\pi > 0$. So $u$ falls, and $\pi$ tends to 0. (With $\sigma$ it stops at
+#    the target, where $\pi$ is negligible.)
 #
 # Three equally likely responses with scores 0.9, 0.6 and 0.3 have the weights 0.4, 0.1 and $-0.2$. The policy is
 # $(0.8, 0.2, 0)$.
@@ -543,9 +552,10 @@ check.close("three responses by hand: (0.8, 0.2, 0), at β = 0.01", end.exp(), [
 # %% [markdown]
 # Two consequences follow.
 #
-# **The first step** of Eq. 10 with $\sigma$ is SFT with weights $s - \frac12$. The mean of these weights is plain SFT
-# on everything, or its opposite. An LLM judge's scores of 16 models' answers (AlpacaEval) have mean 0.18. Then 45 %
-# of the squared weight says "lower every response" (CU15, from `figures/runs/score_weights.json`).
+# **The first step** of Eq. 10 with $\sigma$ is SFT with weights $s - \frac12$. A mean score above $\frac12$ adds plain
+# SFT on everything; one below it adds the opposite. An LLM judge's scores of 16 models' answers (AlpacaEval) have mean
+# 0.18. Then the mean weight, "lower every response", is 45 % of the squared weights (CU15, from
+# `figures/runs/score_weights.json`).
 #
 # **The shuffled control also gains.** Shuffle the scores over all responses, so that they carry no information. Let
 # the data be better than $\pi_\text{ref}$, as training data often are. What remains is SFT on the data.
@@ -581,14 +591,15 @@ check.true("centred: true scores teach", gains["centred, scores"] > 0.05, f"{gai
 #
 # Let a label be 1 with probability $P(\text{up}) = \sigma(r)$. By section 1, MSE and BCE both aim at
 # $\sigma(r_\theta) = P(\text{up})$, which is $r_\theta = r$. That is the target of Eq. 10, with the same problem. KTO
-# has another target. Its loss is $1 - \sigma(x)$ for a good label and $1 - \sigma(-x) = \sigma(x)$ for a bad one,
-# with $x = r_\theta - z_0$ and a $z_0$ without gradient. In expectation, with $p = P(\text{up})$,
+# has another target. Its loss is $1 - \sigma(m)$ for a good label and $1 - \sigma(-m) = \sigma(m)$ for a bad one,
+# with $m = r_\theta - z_0$ and a reference point $z_0$ without gradient. In expectation, with $p = P(\text{up})$,
 #
-# $$p\,(1 - \sigma(x)) + (1 - p)\, \sigma(x) = p + (1 - 2p)\, \sigma(x),
-# \qquad \frac{d}{dx} = (1 - 2p)\, \sigma(x)\, \sigma(-x) .$$
+# $$p\,(1 - \sigma(m)) + (1 - p)\, \sigma(m) = p + (1 - 2p)\, \sigma(m),
+# \qquad \frac{d}{dm} = (1 - 2p)\, \sigma(m)\, \sigma(-m) .$$
 #
-# The derivative has the sign of $1 - 2p$ for every $x$. So KTO asks for all or nothing, at $p = 0.51$ as at $0.99$
-# (CU12). The table shows the regret left with *unlimited* labels, as a ratio to that of $\pi_\text{ref}$:
+# The derivative has the sign of $1 - 2p$ for every $m$. So KTO asks for all or nothing, at $p = 0.51$ as at $0.99$
+# (CU12). The table shows the regret left with *unlimited* labels, as a ratio to that of $\pi_\text{ref}$. Its last
+# column is BCE at $\pi^*$ with $V(x) = \beta \log Z(x)$, minus the least possible BCE:
 
 # %%
 floors = {share: label_floors(offset_for(share)) for share in (0.4, 0.6, 0.9)}
@@ -597,13 +608,13 @@ for share, found in floors.items():
     print(f"{share:11.0%}  {found['bce']:8.3f}  {found['kto']:7.3f}   {abs(found['excess']):8.0e}")
 
 # %% tags=["check"]
-x = torch.linspace(-4, 4, 9).requires_grad_()
-up_, down_ = (METHODS["kto"].loss(logps=x, ref_logps=0 * x, labels=0 * x + t, kl=0.0, beta=1.0) for t in (1.0, 0.0))
+m = torch.linspace(-4, 4, 9).requires_grad_()
+up_, down_ = (METHODS["kto"].loss(logps=m, ref_logps=0 * m, labels=0 * m + t, kl=0.0, beta=1.0) for t in (1.0, 0.0))
 for chance in (0.51, 0.99):
     mean_loss = chance * up_ + (1 - chance) * down_
-    check.close(f"KTO, P(up) {chance}: p + (1 − 2p)σ(x)", mean_loss, chance + (1 - 2 * chance) * x.sigmoid())
-    (slope_of_mean,) = torch.autograd.grad(mean_loss.sum(), x, retain_graph=True)
-    check.true(f"KTO, P(up) {chance}: one sign at every x", (slope_of_mean < 0).all())
+    check.close(f"KTO, P(up) {chance}: p + (1 − 2p)σ(m)", mean_loss, chance + (1 - 2 * chance) * m.sigmoid())
+    (slope_of_mean,) = torch.autograd.grad(mean_loss.sum(), m, retain_graph=True)
+    check.true(f"KTO, P(up) {chance}: one sign at every m", (slope_of_mean < 0).all())
 check.true("40 % good labels: UNA ahead of KTO", floors[0.4]["bce"] < 0.5 * floors[0.4]["kto"])
 check.true("90 % good labels: KTO ahead of UNA", floors[0.9]["bce"] > 1.05 * floors[0.9]["kto"])
 check.true("both leave regret", min(min(f["bce"], f["kto"]) for f in floors.values()) > 0.02)
@@ -634,16 +645,18 @@ check.differs("una-binary-bce without V(x): not π*", end.exp(), WORLD.optimum.e
 #
 # $I$ is singular for pairs. A number added to all rewards of a prompt changes no preference, so no pair tells it. It
 # does not change $\pi^*$ either: $\text{Cov}_{\pi^*}$ is zero in that direction, and the pseudo-inverse loses
-# nothing. For scores and labels that direction is $V(x)$, which is fitted too. Two equally likely responses with $r =
-# (0, 0)$ and $\beta = 1$ have multiples of one matrix:
+# nothing. For scores and labels that direction is $V(x)$, which is fitted too. Let a score have noise of variance
+# $\tau^2$. Two equally likely responses with $r = (0, 0)$ and $\beta = 1$ have multiples of one matrix:
 #
 # $$M = \begin{pmatrix} 1 & -1 \\ -1 & 1 \end{pmatrix}, \qquad \text{Cov}_{\pi^*} = \tfrac14 M, \qquad
 # I_\text{score} = \tfrac{1}{4 \tau^2} M, \qquad I_\text{pair} = \tfrac18 M .$$
 #
 # (Half of all pairs of samples are of one response with itself and tell nothing.) $M$ has the eigenvalue 2 on
-# $(1, -1)$. So $n$ scores leave $\frac{\tau^2}{2n}$, and a score is worth a pair at $\tau = \sqrt 2$. In general a
-# score with noise of variance $\tau^2$ has $1 / \tau^2$ on its response. A binary label has $p(1 - p)$. A pair has
-# $p(1 - p)$ on a *difference* of two rewards. So a score is worth a pair at about (CU19)
+# $(1, -1)$. So $n$ scores leave $\frac{\tau^2}{2n}$ and $n$ pairs $\frac1n$. A score is worth a pair at
+# $\tau = \sqrt 2$. In general a score has the information $1 / \tau^2$ on its reward, a binary label $p(1 - p)$. A pair
+# has $p(1 - p)$ on a *difference* of two rewards, whose variance is twice that of one. So
+# $1 / \tau^2 = 2\, \mathbb{E}[p(1 - p)]$, with the mean over two different responses. A score is worth a pair at about
+# (CU19)
 #
 # $$\tau = \frac{1}{\sqrt{2\, \mathbb{E}[p(1 - p)]}} .$$
 
@@ -769,7 +782,7 @@ Markdown(markdown(HERE))
 #
 # - Everything here, except section 7, is at the end of training with unlimited feedback. Speed, noise and early
 #   stopping are other questions; [notebook 11](11_offline_alignment.ipynb) asks them offline.
-# "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
+# - "Descent" is gradient descent on a table's logits from $\pi_\text{ref}$, with momentum once it has become slow.
 #   Where the loss has several minima another optimiser may end at another one.
 # - The worlds are random, with rewards of sd 1, $\beta = 0.5$ and 5 to 8 responses. The effect of an offset depends
 #   on its size in units of the rewards' spread and of $\beta$.
@@ -824,8 +837,9 @@ if mine is not ...:
 # <details>
 # <summary>Hints</summary>
 #
-# **1.** What is $\beta \log Z$ after the offset? **2.** Write both residuals with $V_{-k}$. **3.** At this $\beta$ no
-# log-ratio moves $\sigma$ much. **4.** Which part of a score's variance is shared by all responses of a prompt?
+# **1.** What is $\beta \log Z$ after the offset? **2.** Write both residuals with $V_{-k}$, which has no gradient.
+# **3.** At this $\beta$ no log-ratio moves $\sigma$ much. **4.** Which part of a score's variance is shared by all
+# responses of a prompt?
 #
 # </details>
 #
@@ -836,6 +850,7 @@ if mine is not ...:
 # that is zero.
 #
 # **2.** `(1.3 - 0.4) ** 2`, which is `una_centred_pairwise` on the two scored responses: twice their variance.
+# (START's half is for one fitted $V$.)
 #
 # **3.** `(uniform, mu)`: the released loss imitates the data, since every weight is $+0.4$. Centred UNA learns that
 # no response is better than another, and stays at $\pi_\text{ref}$.

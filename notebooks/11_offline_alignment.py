@@ -18,8 +18,9 @@
 # $$\text{regret} = J(\pi^*) - J(\pi), \qquad
 # J(\pi) = \mathbb E_{y\sim\pi}\,r(x, y) - \beta\,\mathrm{KL}(\pi \,\|\, \pi_\text{ref}). \tag{UNA Eq. 3}$$
 #
-# **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb). The tables come from committed runs, and two of these runs are
-# repeated live. In Colab or Kaggle: `%pip install una_ref` first.
+# **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb); [notebook 04](04_una_losses.ipynb) derives what is used of it
+# here. The tables come from committed runs, and two of these runs are repeated live. In Colab or Kaggle:
+# `%pip install una_ref` first.
 #
 # **Time.** About 20 minutes to read, without the exercises. Next: [notebook 12](12_iupo_on_text.ipynb).
 
@@ -54,10 +55,10 @@ print(f"{len(runs)} runs on {study['date']}, torch {study['versions']['torch']},
 # ## The world
 #
 # A world has eight prompts. Each has 3,906 possible responses of at most five tokens. A program rates them in
-# HelpSteer2's five columns. The score is HelpSteer2's combination, $0.65\,h + 0.8\,c + 0.45\,co$ over its largest
-# value 7.6. The reward for evaluation is $r = 4\,(s - \tfrac12)$, with $\beta = 0.4$. The base policy is a tiny
-# Mistral that has imitated demonstrations with mistakes. It ships with the package, so every machine starts from the
-# same weights.
+# HelpSteer2's five columns. The score $s$ is HelpSteer2's combination over its largest value 7.6: 0.65 times
+# helpfulness, 0.8 times correctness and 0.45 times coherence. The reward for evaluation is $r = 4\,(s - \tfrac12)$,
+# with $\beta = 0.4$. The base policy is a tiny Mistral that has imitated demonstrations with mistakes. It ships with
+# the package, so every machine starts from the same weights.
 
 # %%
 world, ref_next, ref = base_in_world(0, base)
@@ -86,14 +87,15 @@ print(f"mean regret of the base: {float(regret.mean()):.3f}")
 # %% [markdown]
 # ## The feedback
 #
-# There are two panels.
+# The study has two panels, which differ in the feedback.
 #
 # - **ratings**: rows are as in the papers. Of two responses the one with the higher score is chosen (label 1), and the
-#   other is rejected (label 0).
+#   other is rejected (label 0). Two equal scores are sampled again. Scores are $s$. A unit of $s$ is four of $r$, so
+#   $\beta = 0.4$ is 0.1 on this scale.
 # - **model**: feedback is sampled from the reward itself. Pairs come from Bradley–Terry, $P(w \succ l) = \sigma(r_w -
 #   r_l)$ (UNA Eq. 1). Binary labels are positive with probability $\sigma(r)$. Scores are $s = r$.
 #
-# Only in the second panel does DPO also aim at $\pi^*$. All methods of a panel see the same 2,048 responses.
+# Only in the second panel is $\pi^*$ the minimum of DPO. All methods of a panel see the same 2,048 responses.
 
 # %%
 for name in ("dpo", "kto", "una-centred"):
@@ -103,7 +105,11 @@ for name in ("dpo", "kto", "una-centred"):
 # %% [markdown]
 # ## The result
 #
-# > **Guess first:** which method comes closest to $\pi^*$? Does the shuffled control gain anything?
+# > **Guess first:** which method comes closest to $\pi^*$? Does the shuffled control, UNA-score on
+# > shuffled scores, gain anything?
+#
+# In the table, *pair accuracy* is how often the implicit reward ranks a held-out pair as the scores do; *letters* is
+# the mean length. In the figure a dot is a world, and the dashed line is π_ref.
 
 # %%
 Markdown(OFFLINE.table(study))
@@ -133,8 +139,9 @@ check.true("live: centred UNA ahead of its base, una-score behind it", apart, ev
 # %% [markdown]
 # ## Which parts of the paper's order hold here
 #
-# Differences are paired: the same world and the same responses, with both methods at their best setting. "Yes" and "no"
-# mean that the 95 % interval lies on one side of 0. "Open" means that it contains 0.
+# Differences are paired: the same world and the same responses, with both methods at their best setting. A positive
+# number says that the first method has less regret. "Yes" means that the 95 % interval lies above 0, "no" below it.
+# "Open" means that it contains 0.
 
 
 # %%
@@ -171,13 +178,14 @@ for statement, (better, worse) in statements.items():
 # UNA-score regresses $r_\theta = \beta\log\frac{\pi}{\pi_\text{ref}}$ on $s$ (UNA Eq. 10). The optimum obeys another
 # equation, $r_\theta = s - \beta\log Z(x)$ (UNA Eq. 4). Scores in $[0, 1]$ make $\beta\log Z(x)$ positive. So Eq. 10
 # asks *every* response to become more likely, and not all of them can. The frequency of each response in the data
-# decides the result. The larger the scores, the closer the minimiser comes to the distribution of the data.
+# decides the result. The larger the scores, the closer the minimiser comes to the distribution of the data
+# ([notebook 04](04_una_losses.ipynb), section 3).
 #
 # We take one prompt of this world, cut to its forty most likely responses. There the minimiser of each expected loss
-# can be computed. The responses are sampled in two ways.
+# can be computed. Its regret is in units of the score, a quarter of those above. The responses are sampled in two ways.
 #
 # - **From π_ref**, as in the second panel.
-# - **Untied**, as in the first panel. Responses are sampled in pairs until the two scores differ. So half of all
+# - **Untied**, as in the first panel: pairs whose scores differ. So half of all
 #   responses are worse than their partner, and the right answer is rarer than under the base.
 
 # %%
@@ -233,19 +241,26 @@ check.close("Eq. 10 with β·log Z(x) as baseline is 0 at π*", loss, torch.zero
 check.true("β·log Z(x) is not 0 here", BETA * small.log_partition > 0.5, f"{float(BETA * small.log_partition):.3f}")
 
 # %% [markdown]
-# ## The limit of the authors' form is greedy
+# ## The authors' form has a greedy minimum
 #
-# In the second panel the targets of the authors' form are rewards between −2 and 2, and $\sigma$ lies between 0 and 1.
-# A target above 1 or below 0 cannot be reached. So every such response is pushed forever, up or down:
+# The authors' code puts $\sigma$ around $r_\theta$. In the second panel the targets are rewards between −2 and 2, and
+# $\sigma$ lies between 0 and 1. A target above 1 or below 0 cannot be reached. So every such response is pushed
+# forever, up or down:
 #
 # $$\big[\sigma(\beta\log\tfrac{\pi}{\pi_\text{ref}}) - r\big]^2, \qquad r \notin [0, 1].$$
 #
-# Only the sum of the probabilities limits these pushes. The limit is the greedy policy, with probability one on the
-# best response, for every $\beta$ of the loss. The regret of the greedy policy is $-\beta\log\pi^*(\text{best})$. In
-# this world $\pi^*$ is nearly greedy, so the limit has little regret.
+# Only the sum of the probabilities limits these pushes. For this prompt only the best response has a reward above 1.
+# The *greedy policy* always gives it. A probability $\varepsilon$ on a response with a positive reward
+# lowers its error by the order of $\sigma(\beta \log \varepsilon) \approx \varepsilon^\beta$, and costs the best
+# response the order of $\varepsilon$. So if the $\beta$ of the loss is above 1, the greedy policy is a local minimum,
+# and the minimiser below stops there. At $\beta = 4$, which the study chose, no $\varepsilon$ on another response has a
+# smaller loss. At 1.2 and at 12 about 1 % on another response has one.
 #
-# This is the limit of the loss over all policies, not the end of a training run. The table above has the trained runs:
-# compare their regret and their KL to π_ref with the optimum's.
+# The regret of the greedy policy is $-\beta\log\pi^*(\text{best})$, with the $\beta$ of the objective. In this world
+# $\pi^*$ is nearly greedy, so this minimum has little regret.
+#
+# It is a minimum over all policies, not the end of a training run. The table above has the trained runs: compare
+# their regret and their KL to π_ref with the optimum's.
 
 # %%
 paid = TableWorld(small.ref_logps, world.rewards[0, top][None], settings.beta)
@@ -266,7 +281,7 @@ for beta in (0.4, 1.0, 2.0, 4.0):
 
 # %% tags=["check"]
 sure = [float(policy[0, best].exp()) for policy in greedy.values()]
-check.close("the authors' form ends greedy, for every β", sure, [1.0] * 3, tol=1e-6)
+check.close("the authors' form: the greedy policy is a minimum at β 1.2, 4 and 12", sure, [1.0] * 3, tol=1e-6)
 cost = -settings.beta * float(paid.optimum[0, best])
 check.close(
     "the greedy policy's regret is −β·log π*(best)",
@@ -274,6 +289,17 @@ check.close(
     [cost] * 3,
     tol=1e-5,
 )
+share = torch.cat([torch.zeros(1), torch.logspace(-4, -1, 61)]).double()[:, None, None]  # of one other response
+spread = share * torch.eye(40).double()[torch.arange(40) != best]  # (shares, other responses, 40)
+spread[..., best] = 1 - share[..., 0]
+change = {}
+for own_beta in greedy:
+    error = (own_beta * (spread.log() - paid.ref_logps)).sigmoid() - paid.rewards
+    of_loss = (paid.ref_logps.exp() * error**2).sum(-1)
+    change[own_beta] = float((of_loss[1:] - of_loss[0]).min())  # share 0 is the greedy policy
+evidence = ", ".join(f"β {own_beta}: {least:+.4f}" for own_beta, least in change.items())
+lower = [own_beta for own_beta, least in change.items() if least < 0]
+check.true("a share on one other response: less loss at β 1.2 and 12, more at 4", lower == [1.2, 12.0], evidence)
 within = una_regression(paid.ref_logps, paid.rewards.sigmoid(), 1.0, normaliser="sigmoid")
 mild = float(fixed_point(within, paid.ref_logps, tolerance=1e-8)[0, best].exp())
 check.differs("with targets σ(r) in its range it is not greedy (β 1)", mild, 1.0, by=0.05)
@@ -342,7 +368,7 @@ check.true("earlier record: UNA-score is behind its base in every world", least 
 # ## What we learned
 #
 # Each interval stands alone, and sixteen are shown. One interval near 0 decides little, and one that contains 0 decides
-# nothing. The checks below name the differences whose interval lies above 0.
+# nothing. The checks below name differences whose interval lies above 0, and one that is open.
 
 # %% tags=["check"]
 
@@ -376,10 +402,11 @@ check.close("centred UNA chose the β that theory names", chosen, theory)
 # - **Part of the paper's order holds.** With feedback sampled from the reward, *UNA-score is ahead of UNA on binary
 #   labels (MSE)*. The other verdicts, for both panels, are in the list above.
 # - **Centring corrects the first panel.** One number per prompt makes π\* the minimiser for every sampler that gives
-#   each response (*centred UNA learns π\**). Centred UNA is *ahead of UNA-score* there, and its difference from UNA on
-#   binary labels (MSE) is within the interval. Of five values of β it chose the one that theory names.
-# - **The authors' form has a greedy limit in the second panel**, for every β of its loss (*ends greedy*). If staying
-#   close to π_ref matters more, that limit is worse than π_ref (*judged at β = 2*).
+#   each response a positive probability (*centred UNA learns π\**). Centred UNA is *ahead of UNA-score* there, and its
+#   difference from UNA on binary labels (MSE) is within the interval. Of five values of β it chose the one that theory
+#   names.
+# - **The authors' form has a greedy minimum in the second panel** at the β that it chose (*more at 4*). If staying
+#   close to π_ref matters more, that minimum is worse than π_ref (*judged at β = 2*).
 # - **UNA against KTO on binary labels.** In the second panel *KTO is ahead of UNA on binary labels (BCE)*. There most
 #   labels are positive, and plain UNA-binary has no number that takes up their mean. The list above has the verdict for
 #   the balanced labels of the first panel.
@@ -399,7 +426,7 @@ check.close("centred UNA chose the β that theory names", chosen, theory)
 #
 # Replace `...` by your answer and run the cell. Hints and answers are folded below.
 #
-# **1.** (Code.) By how much must all scores of the small world be lowered so that UNA-score needs no baseline at all?
+# **1.** (Code.) Which number, added to all scores of the small world, makes UNA-score need no baseline at all?
 
 # %%
 shift = ...  # a number

@@ -16,10 +16,10 @@
 #
 # **The idea.** Every policy that gives each response some probability is the best one for some reward. That reward is
 # $\beta \log \frac{\pi}{\pi_\text{ref}}$, up to one number for each prompt. DPO and UNA train this *implicit reward*.
-# They differ in what they do about the one number, and it decides where they end.
+# They differ in what they do about the one number. This decides where they end.
 #
-# **Needs.** Softmax, gradients, and what a KL divergence is. **Time.** 30 minutes to read, 10 seconds to run.
-# The code is plain torch. Nothing of this package is imported, so that nothing has to be believed.
+# **Needs.** Softmax, gradients, and what a KL divergence is. **Time.** 30 minutes with the exercises, 15 to read, 10
+# seconds to run. The code is plain torch. Nothing of this package is imported, so that nothing has to be believed.
 #
 # ## 1. The smallest model
 #
@@ -54,7 +54,7 @@ print(f"J of always the best response, almost = {J(torch.tensor([1e-9, 1e-9, 1 -
 # $$\pi^*(y \mid x) = \frac{1}{Z(x)}\, \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}, \qquad
 # Z(x) = \sum_y \pi_\text{ref}(y \mid x)\, e^{r(x, y) / \beta}.$$
 #
-# Why: put $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z$ into $J$. It becomes
+# Why: solved for $r$ it says $r = \beta \log \frac{\pi^*}{\pi_\text{ref}} + \beta \log Z$. With this $r$,
 # $J(\pi) = \beta \log Z - \beta\, \text{KL}(\pi \,\|\, \pi^*)$. The KL is 0 at $\pi^*$ and positive elsewhere.
 # So the *regret* $J(\pi^*) - J(\pi)$ is $\beta\, \text{KL}(\pi \,\|\, \pi^*)$: how far a policy is from the best.
 
@@ -70,7 +70,7 @@ def regret(pi):
 def train(loss, shape=(3,), steps=1000):
     """Minimise a loss of the policy by Adam, from π_ref: one policy, or many at once."""
     logits = ref.log().expand(shape).clone().requires_grad_()
-    numbers = torch.zeros(shape[:-1], requires_grad=True)  # one V for each policy; only section 6 uses it
+    numbers = torch.zeros(shape[:-1], requires_grad=True)  # one V(x) for each policy; only the loss with V(x) uses it
     adam = torch.optim.Adam([logits, numbers], lr=0.05)
     for _ in range(steps):
         adam.zero_grad()
@@ -120,7 +120,7 @@ print("difference              ", (r - implicit(best)).numpy().round(4), "= β·
 
 # %%
 def dpo(pi, r):
-    """The loss over all pairs of samples from π_ref, who wins included."""
+    """The expected loss: two samples from π_ref, and either may win (hence the 2)."""
     u = implicit(pi)
     margin = u[..., :, None] - u[..., None, :]  # of the first response over the second
     wins = (r[..., :, None] - r[..., None, :]).sigmoid()
@@ -182,8 +182,9 @@ plt.show()
 
 # %% [markdown]
 # "3 stars of 5" and "0.5 of 1" are conventions. For Eq. 10 the convention decides what is learned. Large scores hold
-# the policy near $\pi_\text{ref}$. Small ones drive it to a single response. Only at the offset $-\beta \log Z$ does
-# it find $\pi^*$. (Further to the left, from $-3$ on, the loss has several minima: [notebook 04](04_una_losses.ipynb).)
+# the policy near $\pi_\text{ref}$. Small ones drive it to a single response. Only at the offset $-\beta \log Z$ does it
+# find $\pi^*$. (Further to the left, below about $-2.7$, the loss has several minima:
+# [notebook 04](04_una_losses.ipynb).)
 #
 # ## 6. V(x): learn the number
 #
@@ -191,8 +192,9 @@ plt.show()
 # $\beta \log \frac{\pi}{\pi_\text{ref}} + V(x)$, with one $V$ for each prompt. That is the dotted line above: regret 0
 # at every offset. At the optimum $V(x) = \beta \log Z(x) +$ the offset.
 #
-# With two responses to a prompt no $V$ has to be stored. For the best $V$, the squared errors of two responses leave
-# half of $\big(\beta \log \frac{\pi_1}{\pi_{\text{ref},1}} - \beta \log \frac{\pi_2}{\pi_{\text{ref},2}} -
+# With two responses to a prompt no $V$ has to be stored. The best $V$ for both is the mean of $s - \beta \log
+# \frac{\pi}{\pi_\text{ref}}$. What is left of their squared errors is half of
+# $\big(\beta \log \frac{\pi_1}{\pi_{\text{ref},1}} - \beta \log \frac{\pi_2}{\pi_{\text{ref},2}} -
 # (s_1 - s_2)\big)^2$: a difference again, as in DPO. This package calls it *centred UNA*.
 
 # %% tags=["check"]
