@@ -35,7 +35,7 @@
 # **Needs.** PyTorch, and the idea of RLHF: raise a reward, stay close to a reference policy. In Colab or
 # Kaggle: `%pip install una_ref` first.
 #
-# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 01](01_log_sum_inequality.ipynb).
+# **Time.** About 30 minutes to read, without the exercises. Next: [notebook 01](01_log_sum_inequality.ipynb).
 
 # %%
 from dataclasses import replace

@@ -26,7 +26,7 @@
 #
 # **Needs.** Notebook 00 for $J$, $\pi_\text{ref}$ and $\pi^*$; derivatives, and what a convex function is.
 #
-# **Time.** About 20 minutes to read, without the exercises. Next: [notebook 02](02_partition_function.ipynb).
+# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 02](02_partition_function.ipynb).
 
 # %%
 import math

@@ -24,7 +24,7 @@
 #
 # **Needs.** Notebook 01 for the inequality; Lagrange multipliers.
 #
-# **Time.** About 30 minutes to read, without the exercises. Next: [notebook 03](03_implicit_reward.ipynb).
+# **Time.** About 25 minutes to read, without the exercises. Next: [notebook 03](03_implicit_reward.ipynb).
 
 # %%
 import math

@@ -25,7 +25,7 @@
 # **Needs.** [Notebooks 02](02_partition_function.ipynb) and 03: $\pi^*$, $Z(x)$, and regret
 # $= \beta\, \text{KL}(\pi \,\|\, \pi^*)$. In Colab or Kaggle: `%pip install una_ref` first.
 #
-# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 05](05_f_divergences.ipynb).
 
 # %%
 import sympy as sp

@@ -28,7 +28,7 @@
 # **Needs.** [Notebooks 02](02_partition_function.ipynb) and [03](03_implicit_reward.ipynb) (the optimum for the KL,
 # $Z(x)$), and a first course in Lagrange multipliers.
 #
-# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 06](06_upo_and_iupo.ipynb).
+# **Time.** About 30 minutes to read, without the exercises. Next: [notebook 06](06_upo_and_iupo.ipynb).
 
 # %%
 import math

@@ -26,7 +26,7 @@
 #
 # **Needs.** Notebook 05. From outside: what DPO is.
 #
-# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 07](07_gradients.ipynb).
+# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 07](07_gradients.ipynb).
 
 # %%
 import math

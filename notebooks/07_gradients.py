@@ -25,7 +25,7 @@
 # **Needs.** [Notebook 00](00_one_row_to_one_step.ipynb): the implicit reward $r = \beta u$ with
 # $u = \log\frac{\pi}{\pi_\text{ref}}$ (UNA Eq. 6). The unit of $u$ is the nat, the unit of natural logarithms.
 #
-# **Time.** About 35 minutes to read, without the exercises. Next: [notebook 08](08_pairs.ipynb).
+# **Time.** About 30 minutes to read, without the exercises. Next: [notebook 08](08_pairs.ipynb).
 
 # %%
 import inspect

@@ -27,7 +27,7 @@
 # [07](07_gradients.ipynb) (the push of a loss). The
 # [table of methods](../docs/methods.md) has every record, and the [ledger](../docs/claims.md) every erratum.
 #
-# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 09](09_single_responses_and_lists.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 09](09_single_responses_and_lists.ipynb).
 #
 # | symbol | meaning |
 # | --- | --- |

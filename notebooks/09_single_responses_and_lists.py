@@ -26,7 +26,7 @@
 # [07](07_gradients.ipynb) (the push of an example). $u = \log\frac{\pi}{\pi_\text{ref}}$ is in nats, $r_\theta = \beta
 # u$ is the implicit reward, and $r$ without index is the true reward.
 #
-# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 10](10_tokens_games_and_merging.ipynb).
+# **Time.** About 40 minutes to read, without the exercises. Next: [notebook 10](10_tokens_games_and_merging.ipynb).
 
 # %%
 import functools

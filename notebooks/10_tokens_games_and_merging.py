@@ -27,7 +27,7 @@
 # [notebook 06](06_upo_and_iupo.ipynb), section 3 (preferences, opponents). The survey uses $\alpha$ for five different
 # weights. Here it always belongs to the method of its section.
 #
-# **Time.** About 50 minutes to read, without the exercises. Next: [notebook 11](11_offline_alignment.ipynb).
+# **Time.** About 45 minutes to read, without the exercises. Next: [notebook 11](11_offline_alignment.ipynb).
 
 # %%
 import itertools

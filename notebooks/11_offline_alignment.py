@@ -22,7 +22,7 @@
 # here. The tables come from committed runs, and two of these runs are repeated live. In Colab or Kaggle:
 # `%pip install una_ref` first.
 #
-# **Time.** About 20 minutes to read, without the exercises. Next: [notebook 12](12_iupo_on_text.ipynb).
+# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 12](12_iupo_on_text.ipynb).
 
 # %%
 import json

@@ -24,7 +24,7 @@
 # **Needs.** [Notebook 04](04_una_losses.ipynb) for the losses, [notebook 11](11_offline_alignment.ipynb) for the same
 # comparison where the optimum is known. At `full` and `smollm2` the data come from the hub.
 #
-# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 21](21_mistral_online.ipynb).
+# **Time.** About 10 minutes to read, without the exercises. Next: [notebook 21](21_mistral_online.ipynb).
 
 # %%
 import math

@@ -36,8 +36,10 @@ def test_every_notebook_has_a_number_of_its_own_and_the_first_is_the_start():
 
 
 def reading_minutes(source) -> int:
-    """130 words or 25 lines of code a minute, rounded to 5."""
+    """130 words or 25 lines of code a minute up to the exercises, rounded to 5."""
     cells = jupytext.read(source, fmt="py:percent").cells
+    ends = [i for i, cell in enumerate(cells) if re.search(r"(?m)^## Exercises", cell.source)]
+    cells = cells[: ends[0]] if ends else cells
     words = sum(len(cell.source.split()) for cell in cells if cell.cell_type == "markdown")
     lines = sum(bool(line.strip()) for cell in cells if cell.cell_type == "code" for line in cell.source.splitlines())
     return 5 * round((words / 130 + lines / 25) / 5)

@@ -28,8 +28,10 @@ def fixed_point(
     """Log-probabilities (X, Y) where `population_loss` (log π (X, Y) -> a scalar) has its minimum.
 
     L-BFGS on the logits from `start_logps` comes so near that differences of the loss are rounding. Newton steps on the
-    gradient do the rest. A loss that is not convex gives the minimum that the start leads to. Raises NotConverged where
-    a gradient in a logit stays above `tolerance` or the point is no minimum, and ValueError where a start is zero.
+    gradient do the rest. A loss that is not convex gives the minimum that the start leads to. So does one that falls
+    towards a greedy policy: gradients in logits vanish there, also where another policy has less loss. Raises
+    NotConverged where a gradient in a logit stays above `tolerance` or the point is no minimum, and ValueError where a
+    start is zero.
     """
     (start_logps,) = check_tables(start_logps=start_logps.detach())
     if (bad := start_logps == -torch.inf).any():
@@ -135,8 +137,8 @@ def una_fixed_point(
     """log π (X, Y): the one minimiser of `una_regression` (identity, a given baseline), where log Z of r − b is ≥ 0.
 
     With a = (r − b)/β and a multiplier ν ≥ 0 of Σ π = 1, the log-ratio solves u + (ν/β)·(π_ref/μ)·e^u = a. That is
-    u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W. ν is 0, and the minimiser π*, exactly where b = β·log Z(x). For
-    rewards that grow without bound it tends to μ.
+    u = a − W((ν/β)·(π_ref/μ)·e^a) with Lambert's W. ν is 0 exactly where b = β·log Z(x), and the minimiser is π* there;
+    elsewhere only if μ = π*. For rewards that grow without bound it tends to μ.
 
     Raises ValueError for a prompt where log Z(r − b) < 0: ν is negative there, the loss is not convex and may have
     several minima (`una_minima`, `una_end`). Also for a sampler that never gives some response.
