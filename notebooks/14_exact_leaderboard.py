@@ -357,8 +357,9 @@ for rival in ("ppo", "ppo.rm", "rloo", "grpo", "una-pair"):
 
 # %% [markdown]
 # The offline rows have less regret than with the MLP. Centred UNA is first of them and DPO last, as there. Online it
-# matters how many samples an update has. RLOO has 16, GRPO and PPO have 64, and all three are worse than with the MLP. Replay has 256 and is far
-# better. It ties with PPO in section 5, and is ahead of all three here, on as many noisy calls.
+# matters how many samples an update has. RLOO has 16, GRPO and PPO have 64, and all three are worse than with the MLP.
+# Replay has 256 and is far better. It ties with PPO in section 5, and is ahead of all three here, on as many noisy
+# calls.
 
 # %% tags=["check"]
 mlp = {row["name"]: row["regret"]["mean"] for row in tiny["mlp"]}
@@ -420,7 +421,8 @@ Markdown("\n".join(tables.best_rows(board)))
 #
 # - Centred UNA with replay has the least regret of its rivals where scores are exact, or noisy and many. Where they are
 #   noisy and few it is worse than PPO, and can be worse than $\pi_\text{ref}$.
-# - With a transformer as the policy it is far ahead of PPO, RLOO and GRPO on 4,096 noisy calls, where the MLP has a tie.
+# - With a transformer as the policy it is far ahead of PPO, RLOO and GRPO on 4,096 noisy calls. The MLP has a tie
+#   there.
 # - UNA's own order, scores before labels before pairs, does not hold: labels are behind pairs.
 #
 # The ledger's entries:
