@@ -57,8 +57,10 @@ def test_enumeration_of_pairs_of_tokens_is_the_population_loss_of_theory():
 def test_certain_feedback_has_no_chance_and_noise_flips_a_share():
     _, _, feedback = standard_setting()
     certain = feedback.certain()
-    for table in (certain.preferences, certain.positive):
-        assert set(table.unique().tolist()) <= {0.0, 1.0}
+    assert set(certain.positive.unique().tolist()) <= {0.0, 1.0}
+    different = ~torch.eye(certain.preferences.shape[-1], dtype=torch.bool).expand_as(certain.preferences)
+    assert set(certain.preferences[different].tolist()) == {0.0, 1.0}
+    assert set(certain.preferences[~different].tolist()) == {0.5}
     noisy = feedback.noisy(0.1)
     torch.testing.assert_close(noisy.positive, 0.9 * feedback.positive + 0.1 * (1 - feedback.positive))
     assert Feedback.of(feedback.scores).spread == 0 < noisy.spread
