@@ -170,6 +170,14 @@ def test_exact_ascent_leaves_less_regret_the_more_updates_it_takes(tiny):
     assert measure_run(BoardRun("base", 0, 0), tiny, Path())["regret"] > few > many > 0
 
 
+def test_exact_ascent_has_the_best_learning_rate_of_the_grid(tiny):
+    def ascent(*lrs):
+        return measure_run(BoardRun("ascent", 0, 0), replace(tiny, lrs=lrs), Path())["regret"]
+
+    alone = [ascent(lr) for lr in tiny.lrs]
+    assert ascent(*tiny.lrs) == ascent(*tiny.lrs[::-1]) == min(alone) < max(alone)
+
+
 @pytest.mark.parametrize(("budget", "expected"), [(256, (2, 16)), (1024, (2, 64)), (4096, (2, 256)), (16384, (8, 256))])
 def test_a_small_budget_has_small_rollouts(budget, expected):
     assert rollout_sizes(ENTRIES["rloo"], budget, LeaderboardSettings()) == expected
