@@ -228,6 +228,22 @@ def test_margins_of_odpo_are_no_differences_of_rewards_where_the_greater_noisy_s
     assert not_additive(asked) > 0.02
 
 
+def test_margins_of_rpo_are_smaller_and_no_differences_of_rewards_where_scores_are_noisy():
+    def asked(gap, noise):
+        odds = torch.distributions.Normal(gap, noise * math.sqrt(2)).log_prob(SCORES).exp()
+        odds = odds / odds.sum()
+
+        def loss(m):
+            learned = torch.full_like(SCORES, m)
+            zero = dict.fromkeys(("rejected_logps", "ref_chosen_logps", "ref_rejected_logps"), torch.zeros_like(SCORES))
+            return float((odds * METHODS["rpo"].loss(chosen_logps=learned, margins=SCORES, beta=1.0, **zero)).sum())
+
+        return minimize_scalar(loss, bounds=(-30, 30), options={"xatol": 1e-9}).x
+
+    assert not_additive(lambda gap: asked(gap, 1.0)) > 0.02 and asked(2.0, 1.0) < 1.6
+    assert not_additive(lambda gap: asked(gap, 0.02)) < 1e-3  # with exact scores the aim is E η·r − β·KL
+
+
 def test_the_best_of_eight_noisy_scores_beats_the_worst_by_no_bradley_terry_preference():
     def log_odds(gap):
         first, second = (NORMAL.log_prob(SCORES - r).exp() for r in (gap, 0.0))
