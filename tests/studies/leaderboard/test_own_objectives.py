@@ -80,6 +80,16 @@ def test_the_gap_is_zero_at_the_own_optimum_and_positive_elsewhere(world, name, 
         assert own_gap(entry, factors, world, other, BETA) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["sppo", "dno"])
+def test_the_best_response_alone_cannot_be_exploited_without_a_reference(world, name):
+    best = torch.where(world.rewards == world.rewards.amax(-1, keepdim=True), 0.0, -40.0).double().log_softmax(-1)
+    assert own_gap(ENTRIES[name], (1.0,), world, best, BETA) == pytest.approx(0.0, abs=1e-9)
+    table = bradley_terry(world.rewards) @ world.ref_logps.exp()[..., None]
+    assert own_gap(ENTRIES[name], (1.0,), world, world.ref_logps, BETA) == pytest.approx(
+        float((table[..., 0].amax(-1) - 0.5).mean()), abs=1e-9
+    )
+
+
 def test_an_entry_without_an_own_objective_has_no_gap(world):
     assert own_gap(ENTRIES["kto"], (1.0,), world, world.ref_logps, BETA) is None
 
