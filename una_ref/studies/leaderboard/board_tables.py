@@ -46,7 +46,8 @@ MORE = ("labels to 50 %", "to 10 %", "lr", "tuned")
 UNITS = (
     "Regret, its median, the difference to DPO (paired by world) and true reward are in reward units.",
     "KL and tax are in nats, and the own gap is in the unit of the method's own objective.",
-    "In brackets: 95 % intervals of means over worlds. Where they overlap, the order of two rows may be chance.",
+    "In brackets: 95 % intervals of means over worlds. Worlds differ more than rows do, so these overlap.",
+    "Two rows are compared by their difference, paired by world: that to DPO stands here, others in results.json.",
     "Worse than π_ref: how many worlds. Labels to 50 % and 10 %: until the mean regret is that share of π_ref's.",
 )
 """How to read the columns of the board."""
