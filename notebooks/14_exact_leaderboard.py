@@ -10,8 +10,8 @@
 # # Which method, for which feedback?
 #
 # Papers compare a few methods on benchmarks, each with its own data and tuning. No benchmark knows the right answer.
-# On the worlds of this notebook the right answer is a sum. Every method of the registry gets the same labels, at most
-# the same updates and the same search of its settings. It is judged by exact regret:
+# On the worlds of this notebook the right answer is a sum. Every method of the registry that can run there gets the
+# same labels, at most the same updates and the same search of its settings. It is judged by exact regret:
 #
 # $$\text{regret} = J(\pi^*) - J(\pi), \qquad
 # J(\pi) = \mathbb E_{y\sim\pi}\,r(x, y) - \beta\,\mathrm{KL}(\pi \,\|\, \pi_\text{ref}). \tag{UNA Eq. 3}$$
@@ -199,8 +199,9 @@ check.true("they are worse than π_ref in most worlds", shuffled["share"] > 0.5,
 # %% [markdown]
 # ## 4. Which orderings turn on a condition?
 #
-# Fourteen conditions are varied, one at a time, for eight rows in five worlds. An ordering turns where one row is
-# better at one level and the other at another level, both beyond the 95 % interval.
+# Fourteen conditions are varied, one at a time, for up to eight rows in five worlds. An ordering turns where one row is
+# better at one level and the other at another level, both beyond the 95 % interval. The rows are the leaders of section
+# 2. IPO, cDPO and robust DPO are none, so nothing here tests them on certain or flipped labels.
 #
 # > **Guess first:** PPO on a reward model beats DPO on the same pairs. Under which conditions does DPO win?
 
@@ -250,12 +251,12 @@ Markdown("\n\n".join(regret_by_level(name) for name in SHOWN))
 # - **Noise of the scores** decides between replay and PPO. Replay is best with exact scores, and at four times the
 #   board's noise it is worse than $\pi_\text{ref}$. It learns from the same noisy scores again and again.
 # - **Certainty of the labeller** decides between DPO and PPO on a reward model. Where the better response always wins,
-#   PPO on a reward model is worse than $\pi_\text{ref}$.
-# - **A trap** that the labeller overrates turns the whole order. What comes closest to the labeller is then furthest
-#   from the truth.
+#   PPO on a reward model has no gain on $\pi_\text{ref}$ left, and DPO has.
+# - **A trap** that the labeller overrates turns most of the order. PPO on a reward model and replay, the first two
+#   without a trap, are then the last two.
 # - **An offset** of each prompt changes nothing in the optimum of centred UNA. Online it subtracts the mean of the
-#   other responses and does not see the offset. Offline its $V(x)$ is learned, and its regret grows. Eq. 10 is worse
-#   than $\pi_\text{ref}$ from the first level on.
+#   other responses and does not see the offset. Offline its $V(x)$ is learned, and its regret grows. Eq. 10 has
+#   no gain on $\pi_\text{ref}$ at the first level, and is worse than it at the others.
 # - **A reward model** from 256 pairs or fewer is worth nothing here, at settings chosen for 4,096 pairs. One that sees
 #   single tokens, and no neighbours, loses what PPO had gained on DPO.
 
@@ -273,9 +274,9 @@ exact = study["exact_scores"]
 Markdown("\n".join(tables.exact_scores(exact)))
 
 # %% [markdown]
-# Replay beats PPO, RLOO, DPO and UNA, each beyond the interval. It costs compute: an update takes
-# 256 responses, and PPO's takes 16. Rows on given
-# responses with steps as large do not get there. The 256 were chosen on the tuning worlds.
+# Replay beats PPO, RLOO, DPO and UNA, each beyond the interval. It costs compute: an update takes 256 responses, and
+# PPO's takes 16. Rows on given responses with steps as large do not get there. The 256 were chosen on the tuning
+# worlds. DPO's comparisons are as noisy as before, since only scores are exact here.
 #
 # The main board has noisy scores and four times as many of them. There the same row is compared with its rivals, over
 # all worlds and for each kind of base policy: vague, middle and certain.
@@ -312,9 +313,12 @@ Markdown("\n".join(tables.alarms(study["alarms"])))
 
 # %% [markdown]
 # - With few pairs most of the gain is kept without a stop, and no rule keeps more. Most monitors have no useful
-#   threshold.
-# - With a trap training must stop at once, or more is lost than was ever gained. The fall of the entropy tells hacked
-#   checkpoints best. The disagreement of two reward models points the wrong way.
+#   threshold. Of the others none rings in half of the hacked runs.
+# - With a trap nearly every run is hacked, and in most worlds it ends below $\pi_\text{ref}$. The best rule without a
+#   monitor is to stop at the first checkpoint. The alarm on the KL does exactly that, and no monitor gains more beyond
+#   the interval.
+# - The fall of the entropy orders the checkpoints of a trap best. But time passes, too: the number of the checkpoint
+#   orders them nearly as well as the KL does. The disagreement of two reward models points the wrong way.
 # - A labeller who likes length hardly hurts here. A response has at most five tokens.
 #
 # ## 7. A loss of your own
@@ -392,9 +396,10 @@ agreement = spearmanr(*zip(*both.values(), strict=True))
 print(f"Spearman {agreement.statistic:.2f} over {len(both)} rows")
 
 # %% [markdown]
-# The agreement is weak. KTO is first there and eighth here, and the shuffled control is among the last in both. So an
-# order of methods does not even carry over from one tiny world to another. Orders that turn on a condition will not
-# carry over to a 7B model either, unless the condition is known.
+# The agreement is weak: over ten rows such a number is no different from chance. KTO is first there and eighth here,
+# and the shuffled control is among the last in both. So an order of methods does not even carry over from one tiny
+# world to another. Orders that turn on a condition will not carry over to a 7B model either, unless the condition is
+# known.
 
 # %% [markdown]
 # ## 9. Which method, when
@@ -413,9 +418,9 @@ Markdown("\n".join(tables.best_rows(board)))
 # | many pairs, from an uncertain labeller | a reward model and `ppo` | the largest gain on DPO, if its class is right |
 # | pairs from a labeller who is always certain | `dpo` | PPO on a reward model falls behind |
 # | binary labels | `una-binary-mse`, `una-centred` or `kto` | no significant difference |
-# | scores of given responses | `una-centred` | better than Eq. 10 and DPO, unless offsets are large |
-# | a reward that is noisy, few calls | `ppo` | replay fits the noise (the MLP) |
-# | a reward that is noisy, many calls | centred UNA with replay | ahead of PPO at 16,384 calls |
+# | scores of given responses | `una-centred` or `dro` | better than DPO, unless offsets are large |
+# | a reward that is noisy, few calls | `ppo`, `rloo` or `grpo` | no significant difference to PPO; replay fits noise |
+# | a reward that is noisy, many calls | centred UNA with replay | ahead of PPO, RLOO and GRPO at 16,384 calls |
 # | a reward that is exact and slow | centred UNA with replay | section 5 |
 # | all kinds at once | `una-centred` | one $V(x)$ for the three likelihoods beats the paper's recipe |
 #
@@ -423,7 +428,8 @@ Markdown("\n".join(tables.best_rows(board)))
 #   noisy and few it is worse than PPO, and can be worse than $\pi_\text{ref}$.
 # - With a transformer as the policy it is far ahead of PPO, RLOO and GRPO on 4,096 noisy calls. The MLP has a tie
 #   there.
-# - UNA's own order, scores before labels before pairs, does not hold: labels are behind pairs.
+# - UNA's own order, scores before labels before pairs, does not hold: labels are behind as many pairs. With four times
+#   as many labels the difference to DPO is not significant.
 #
 # The ledger's entries:
 
@@ -441,6 +447,8 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "14_e
 #   end of their grid: details of a row on the page name such values.
 # - Settings are chosen at 4,096 labels and frozen. At 256 labels many rows are worse than $\pi_\text{ref}$, which other
 #   settings might prevent.
+# - Passes over a rollout, responses to a prompt and labels in a step are not tuned. At 16,384 calls PPO has one pass,
+#   since 256 updates are the limit. What authors could object stands on [the page](../docs/leaderboard.md).
 # - Nothing here is known about a 7B model. Its data are not samples of the base policy, its prompts share structure,
 #   and it is trained for less than one epoch.
 #

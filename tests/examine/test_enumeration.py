@@ -57,8 +57,10 @@ def test_enumeration_of_pairs_of_tokens_is_the_population_loss_of_theory():
 def test_certain_feedback_has_no_chance_and_noise_flips_a_share():
     _, _, feedback = standard_setting()
     certain = feedback.certain()
-    for table in (certain.preferences, certain.positive):
-        assert set(table.unique().tolist()) <= {0.0, 1.0}
+    assert set(certain.positive.unique().tolist()) <= {0.0, 1.0}
+    different = ~torch.eye(certain.preferences.shape[-1], dtype=torch.bool).expand_as(certain.preferences)
+    assert set(certain.preferences[different].tolist()) == {0.0, 1.0}
+    assert set(certain.preferences[~different].tolist()) == {0.5}
     noisy = feedback.noisy(0.1)
     torch.testing.assert_close(noisy.positive, 0.9 * feedback.positive + 0.1 * (1 - feedback.positive))
     assert Feedback.of(feedback.scores).spread == 0 < noisy.spread
@@ -69,6 +71,29 @@ def test_certain_rankings_have_one_order():
     enumeration = Enumeration(examinee("lipo"), world, feedback.certain(), sampler)
     best_first = (world.rewards[enumeration.x[:, None], enumeration.y].diff(dim=-1) < 0).all(-1)
     torch.testing.assert_close(enumeration.odds, 6.0 * best_first.to(torch.float64))
+
+
+def test_numbers_of_the_whole_batch_are_moments_under_the_sampler():
+    world, sampler, feedback = standard_setting()
+    logps = torch.randn(world.rewards.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logps, mu = logps.log_softmax(-1), sampler.exp() / 2  # two prompts
+    gain, lengths = logps - world.ref_logps, world.lengths.to(torch.float64)
+    found = Enumeration(examinee("una-score"), world, feedback, sampler).arguments(
+        logps, names=("running_gain", "score_sd", "mean_length")
+    )
+    mean = (mu * world.rewards).sum()
+    expected = {
+        "running_gain": (mu * gain).sum(),
+        "score_sd": ((mu * world.rewards.square()).sum() - mean**2).sqrt(),
+        "mean_length": (mu * lengths).sum(),
+    }
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value)
+    # Of pairs, over both responses, which differ.
+    pairs = Enumeration(examinee("dpo"), world, feedback, sampler).arguments(logps, names=("mean_length",))
+    both = mu[:, :, None] * 2 * mu[:, None, :] * (1 - torch.eye(mu.shape[-1], dtype=torch.float64))
+    length = (both * (lengths[None, :, None] + lengths[None, None, :]) / 2).sum() / both.sum()
+    torch.testing.assert_close(pairs["mean_length"], length)
 
 
 def test_kto_is_given_the_exact_divergence_of_the_policy():

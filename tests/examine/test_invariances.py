@@ -83,6 +83,21 @@ def test_a_missing_value_shows_in_every_batch_but_not_in_the_expected_step(own):
     assert measured(own.squared_with_values).offset == "every batch"
 
 
+def test_an_offset_that_moves_the_expected_step_too_is_not_ignored():
+    def quartic(*, logps, ref_logps, scores, beta=0.1):
+        return (beta * (logps - ref_logps) - scores) ** 4
+
+    found = measured(quartic)
+    assert found.offset == "no" and found.sentences()[0].endswith("%.")
+
+
+def test_examples_without_a_gradient_favour_nobody():
+    def hinge(*, logps, labels):
+        return torch.where(labels > 0.5, (-3 - logps).relu(), logps)
+
+    assert measured(hinge).raises_margin == 1.0
+
+
 def test_a_loss_that_does_not_read_who_won_is_found():
     def loss(*, chosen_logps, rejected_logps):
         return (chosen_logps - rejected_logps) ** 2

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from una_ref.examine.enumeration import standard_setting
-from una_ref.examine.known_policies import identity, kept, known_policies
+from una_ref.examine.known_policies import identity, kept, known_policies, per_token_optimum
 
 
 def named(logps, kind="pairs"):
@@ -18,6 +18,25 @@ def test_every_known_policy_is_a_distribution_and_is_recognised():
         torch.testing.assert_close(policy.exp().sum(-1), torch.ones(2, dtype=torch.float64))
         found = named(policy, "scores")
         assert found.same and found.kl == pytest.approx(0, abs=1e-9) and (found.name == name or "π_ref" in name)
+
+
+def test_a_reward_per_token_is_the_reward_up_to_a_number_for_each_prompt():
+    world, _, _ = standard_setting()
+    logps = per_token_optimum(world, world.ref_logps)
+    gap = world.rewards - world.beta * (logps - world.ref_logps) / world.lengths
+    assert (gap - gap[:, :1]).abs().max() < 1e-9
+
+
+def test_chosen_responses_are_those_that_beat_another_one():
+    world, sampler, feedback = standard_setting()
+    found = known_policies(world, feedback, sampler, "pairs")["the distribution of the chosen responses"].exp()
+    chosen = torch.zeros_like(found)
+    for x in range(2):
+        for y in range(5):
+            for z in range(5):
+                if y != z:
+                    chosen[x, y] += sampler[x, [y, z]].sum().exp() * feedback.preferences[x, y, z]
+    torch.testing.assert_close(found, chosen / chosen.sum(-1, keepdim=True))
 
 
 @pytest.mark.parametrize("beta", [0.25, 2.0])

@@ -2,8 +2,9 @@
 
 import torch
 
+from una_ref.examine import optima as of_losses
 from una_ref.examine.enumeration import Enumeration, at_examined_beta, standard_setting
-from una_ref.examine.optima import FROM_OTHER, FROM_POLICY, FROM_REFERENCE, optima
+from una_ref.examine.optima import FROM_OTHER, FROM_POLICY, FROM_REFERENCE, Learned, optima
 from una_ref.examine.robustness import robustness
 from una_ref.examine.settling import settled
 from una_ref.examine.signature import examinee
@@ -44,6 +45,20 @@ def test_una_score_learns_its_fixed_point_and_the_optimum_with_a_learned_value(o
     assert without[FROM_OTHER].policy.same and not without[FROM_OTHER].is_optimum and section.with_values is None
     with_, section = learned(own.squared_with_values)
     assert with_[FROM_OTHER].is_optimum and section.offset_moves is False
+
+
+def test_samplers_are_the_reference_and_another_policy_and_not_the_policy_itself(monkeypatch):
+    def ends(*shares):
+        of = dict(zip((FROM_REFERENCE, FROM_OTHER, FROM_POLICY), shares, strict=True))
+
+        def learned_from(subject, world, feedback, sampler, setting):
+            share = next((share for name, share in of.items() if setting.endswith(name)), 0.5)
+            return Learned(setting, "settles", 0.0, 0.0, 0.0, 0.0, None, "", ((share, 1 - share),))
+
+        monkeypatch.setattr(of_losses, "learned_from", learned_from)
+        return optima(examinee("dpo"), independent=True).depends_on_sampler
+
+    assert ends(0.5, 0.5, 0.9) is False and ends(0.5, 0.9, 0.5) is True
 
 
 def test_a_hinge_has_a_kink_and_no_point_without_gradient(own):

@@ -14,6 +14,7 @@ def test_ipo_and_cdpo_keep_finite_margins_under_certain_preferences():
     ipo, cdpo = of("ipo"), of("cdpo")
     assert ipo.certain.outcome == cdpo.certain.outcome == "settles"
     assert "log-ratios stay finite" in ipo.sentences()[0]
+    assert ipo.certain.policy.same and ipo.certain.policy.name.startswith("the optimum of IPO")
 
 
 def test_dpo_is_moved_by_flipped_preferences_and_robust_dpo_learns_the_optimum_from_them():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from una_ref.examine.enumeration import Enumeration, at_examined_beta, standard_setting
-from una_ref.examine.settling import best_values, expected_gradient, learns_values, settled
+from una_ref.examine.settling import _flow, best_values, expected_gradient, learns_values, settled
 from una_ref.examine.signature import examinee
 from una_ref.theory import una_end
 
@@ -45,6 +45,16 @@ def test_a_margin_that_grows_for_ever_runs_off_however_small_its_gradient():
     _, _, feedback = standard_setting()
     end = settled(enumerated("dpo", feedback=feedback.certain()))
     assert end.outcome == "runs off" and end.largest > 20
+
+
+@pytest.mark.parametrize(("sign", "outcome"), [(1.0, "settles"), (-1.0, "unsettled")])
+def test_a_point_without_gradient_is_an_end_only_where_the_loss_rises_around_it(sign, outcome):
+    at = torch.tensor([[0.01, -0.01, 0.0]], dtype=torch.float64)
+
+    def field(logits):  # of ±½·‖logits − at‖², up to a number for the prompt
+        return sign * (logits - logits.mean(-1, keepdim=True) - at)
+
+    assert _flow(field, torch.zeros_like(at), coupled=False).outcome == outcome
 
 
 def test_a_plateau_is_no_run_off():

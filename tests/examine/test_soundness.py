@@ -108,6 +108,17 @@ def test_no_registered_loss_is_refused_but_one_that_overflows_at_its_default_bet
     checked(registered)
 
 
+@pytest.mark.parametrize(("first", "second"), [(0, -1), (-1, 0), (2, 0)])
+def test_an_example_that_reads_another_one_is_found_wherever_it_stands(first, second):
+    def loss(*, logps):
+        values = -logps.clone()
+        values[first] = values[first] - 0.1 * logps[second]
+        return values
+
+    found = sound(examinee(loss))
+    assert not found.independent and found.comparing == BATCH
+
+
 def test_log_of_sigmoid_overflows_at_margins_of_a_thousand():
     def loss(*, chosen_logps, rejected_logps):
         return -(chosen_logps - rejected_logps).sigmoid().log()

@@ -87,6 +87,36 @@ def test_rewards_are_looked_up_by_text(world):
     assert looked_up(world.rewards, columns)(answers) == [float(value) for value in expected]
 
 
+def online(world, method, **more):
+    columns = {tokens: column for column, tokens in enumerate(tokens_of(world))}
+    model, reference = PrefixLM(world, hidden=8), PrefixLM(world, hidden=1)
+    settings = config(method, **{"samples": 4, "steps": 4, **more})
+    return prefix_job(
+        model, settings, reward=looked_up(world.rewards, columns), prompts=2, length=3, reference=reference
+    )
+
+
+@pytest.mark.parametrize(
+    ("method", "least"), [("rloo", 2), ("iterative-dpo", 2), ("sppo", 2), ("rso", 2), ("reinforce", 1), ("ppo", 1)]
+)
+def test_a_prompt_needs_two_scored_responses_where_they_are_compared(world, method, least):
+    assert online(world, method).rollouts.least == least
+
+
+def test_a_reference_that_moves_becomes_the_policy_and_one_that_stays_is_the_small_one(world):
+    tokens = tokens_of(world)
+    rows = [Example((x,), (tokens[1], tokens[2]), pairs=((0, 1),), prompt_index=x) for x in range(2)]
+    for refresh, moves in ((2, True), (0, False)):
+        model, reference = PrefixLM(world, hidden=8), PrefixLM(world, hidden=1)
+        settings = config("tr-dpo", steps=2, lr=0.1, refresh_every=refresh)
+        job = prefix_job(model, settings, examples=rows, prompts=2, length=3, reference=reference)
+        for step in range(2):
+            job.step(step, record=False)
+        with job.trainer.policy.as_reference() as used, torch.no_grad():
+            gap = float((used.next_logps() - model.next_logps()).abs().max())
+            assert (gap < 1e-6) is moves and (used is reference) is not moves
+
+
 # ---- exact data: what the policy converges to
 
 

@@ -26,7 +26,11 @@ def regrets(name: str, budget: int | None = None) -> list[float]:
 
 def lead(better: str, worse: str, budget: int | None = None) -> tuple[float, float]:
     """Mean and half width of the 95 % interval of regret(worse) − regret(better), paired by world."""
-    found = difference(regrets(worse, budget), regrets(better, budget))
+    return half(difference(regrets(worse, budget), regrets(better, budget)))
+
+
+def half(found: dict[str, Any]) -> tuple[float, float]:
+    """Mean and half width of the 95 % interval of a summary."""
     return found["mean"], found["high"] - found["mean"]
 
 
@@ -173,19 +177,26 @@ def _cu34() -> Evidence:
     place="Sec. 3.13.1",
     says="KTO outperforms DPO, IPO and CPO",
     verdict=FAILS,
-    instead="with as many labels as DPO and IPO have comparisons, KTO is behind both and close to CPO",
+    instead="with as many labels as DPO and IPO have comparisons, KTO is behind both and close to CPO; with four times "
+    "as many, where a pair would give it twice as many, it does not differ significantly from DPO and IPO",
     shows="twelve worlds, 4,096 labels, reduction of regret by KTO: against DPO {dpo:+.3f} ± {dpo_ci:.3f}, IPO "
-    "{ipo:+.3f} ± {ipo_ci:.3f}, CPO {cpo:+.3f} ± {cpo_ci:.3f}",
+    "{ipo:+.3f} ± {ipo_ci:.3f}, CPO {cpo:+.3f} ± {cpo_ci:.3f}; KTO with 16,384 labels against DPO {dpo4:+.3f} ± "
+    "{dpo4_ci:.3f}, IPO {ipo4:+.3f} ± {ipo4_ci:.3f}",
     notebook="14_exact_leaderboard",
 )
 def _cs25() -> Evidence:
     numbers = leads(dpo=("kto", "una-pair"), ipo=("kto", "ipo"), cpo=("kto", "cpo"))
+    for name, other in {"dpo4": "una-pair", "ipo4": "ipo"}.items():
+        numbers[name], numbers[f"{name}_ci"] = half(difference(regrets(other), regrets("kto", 16384)))
     return Evidence(
         numbers,
         {
             "worse than DPO": numbers["dpo"] < -numbers["dpo_ci"],
             "worse than IPO": numbers["ipo"] < -numbers["ipo_ci"],
-            "no significant difference to CPO": abs(numbers["cpo"]) < numbers["cpo_ci"],
+            **{
+                f"{name}: no significant difference": abs(numbers[name]) < numbers[f"{name}_ci"]
+                for name in ("cpo", "dpo4", "ipo4")
+            },
         },
     )
 
@@ -248,29 +259,38 @@ def rules(scenario: str) -> dict[str, dict[str, Any]]:
     verdict="holds if the labeller overrates what the true reward punishes",
     instead="where the reward model has only learned from few pairs, not stopping keeps most of the gain, and none of "
     "seven rules keeps more beyond the interval",
-    shows="share of the largest true gain that is kept without a stop: {few:.2f} with 64 pairs, {more:.2f} with 256, "
-    "{trap:.1f} with an overrated trap; there a stop when the entropy falls keeps {entropy:.2f}, {gain:.1f} ± "
-    "{gain_ci:.1f} more",
+    shows="share of the largest true gain that is kept without a stop: {few:.2f} with 64 pairs, {more:.2f} with 256; "
+    "with an overrated trap {hacked:.0%} of the runs are hacked, the mean true gain at the end is {trap:+.2f} reward "
+    "units, and a stop at the first of 32 checkpoints adds {gain:.2f} ± {gain_ci:.2f}; no monitor adds more beyond the "
+    "interval",
     notebook="14_exact_leaderboard",
 )
 def _cs28() -> Evidence:
     few, more = rules("a reward model from 64 pairs"), rules("a reward model from 256 pairs")
     trap = rules("a labeller that overrates a trap")
-    gain = trap["entropy"]["to_never"]
+    first = trap["fixed"]
+    gain, gain_ci = half(first["gain_to_never"])
     others = [rule for found in (few, more) for name, rule in found.items() if name != "never"]
+    beyond = [difference(rule["gain"]["values"], first["gain"]["values"]) for rule in trap.values()]
     return Evidence(
         {
             "few": few["never"]["kept"]["mean"],
             "more": more["never"]["kept"]["mean"],
-            "trap": trap["never"]["kept"]["mean"],
-            "entropy": trap["entropy"]["kept"]["mean"],
-            "gain": gain["mean"],
-            "gain_ci": gain["high"] - gain["mean"],
+            "hacked": first["hacked_runs"]["share"],
+            "trap": trap["never"]["gain"]["mean"],
+            "gain": gain,
+            "gain_ci": gain_ci,
         },
         {
-            "few pairs: no rule keeps more than no stop": all(rule["to_never"]["low"] <= 0 for rule in others),
+            "few pairs: no rule keeps more than no stop": all(
+                rule[key]["low"] <= 0 for rule in others for key in ("to_never", "gain_to_never")
+            ),
             "few pairs: most is kept": min(few["never"]["kept"]["low"], more["never"]["kept"]["low"]) > 0.8,
-            "a trap: more is lost than was gained": trap["never"]["kept"]["high"] < 0,
-            "a trap: stopping by the entropy keeps more": gain["low"] > 0,
+            "a trap: nearly all runs are hacked": first["hacked_runs"]["share"] > 0.9,
+            "a trap: the first checkpoint is the best one to stop at": first["title"].startswith(
+                "stop at checkpoint 1 "
+            ),
+            "a trap: stopping there gains": gain > gain_ci,
+            "a trap: no monitor gains more than that": all(found["low"] <= 0 for found in beyond),
         },
     )

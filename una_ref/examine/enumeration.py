@@ -61,11 +61,11 @@ class Feedback:
         return cls(bradley_terry(rewards), rewards.sigmoid(), rewards, rewards)
 
     def certain(self) -> Feedback:
-        """The same with the likelier answer always."""
+        """The same with the likelier answer always; a response still wins half of the time against itself."""
         ranks = self.strengths.argsort(-1).argsort(-1).to(torch.float64)
         return replace(
             self,
-            preferences=(self.preferences > 0.5).to(torch.float64),
+            preferences=(0.5 + (self.preferences - 0.5).sign() / 2),
             positive=(self.positive > 0.5).to(torch.float64),
             strengths=1e3 * ranks,
         )

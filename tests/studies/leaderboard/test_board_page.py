@@ -127,7 +127,9 @@ def test_every_rule_of_an_alarm_is_shown_with_its_numbers(page, browsed, finishe
                 "" if rule["threshold"] is None else shown(rule["threshold"], 2),
                 with_interval(rule["auroc"]),
                 with_interval(rule["kept"]),
-                "" if name == "never" else with_interval(rule["to_never"]),
+                with_interval(rule["gain"]),
+                "" if name == "never" else with_interval(rule["gain_to_never"]),
+                "" if rule["threshold"] is None else f"{rule['rang']['count']} of {rule['rang']['of']}",
                 "" if None in (rule["lead"], rule["threshold"]) else f"{shown(100 * rule['lead'], 0)} %",
             ]
     assert f"more than {100 * results['fall']:g} % below" in text

@@ -7,8 +7,16 @@ from pathlib import Path
 import pytest
 import torch
 
+from una_ref.studies.leaderboard import board_runs
 from una_ref.studies.leaderboard.board_entries import ENTRIES
-from una_ref.studies.leaderboard.board_runs import BoardRun, board_job, board_world, measure_run, rollout_sizes
+from una_ref.studies.leaderboard.board_runs import (
+    BoardRun,
+    board_job,
+    board_world,
+    measure_run,
+    proxy_rewards,
+    rollout_sizes,
+)
 from una_ref.studies.leaderboard.board_settings import LeaderboardSettings
 from una_ref.studies.leaderboard.board_worlds import BoardWorld
 from una_ref.studies.leaderboard.conditions import Conditions
@@ -170,11 +178,50 @@ def test_exact_ascent_leaves_less_regret_the_more_updates_it_takes(tiny):
     assert measure_run(BoardRun("base", 0, 0), tiny, Path())["regret"] > few > many > 0
 
 
+def test_exact_ascent_has_the_best_learning_rate_of_the_grid(tiny):
+    def ascent(*lrs):
+        return measure_run(BoardRun("ascent", 0, 0), replace(tiny, lrs=lrs), Path())["regret"]
+
+    alone = [ascent(lr) for lr in tiny.lrs]
+    assert ascent(*tiny.lrs) == ascent(*tiny.lrs[::-1]) == min(alone) < max(alone)
+
+
 @pytest.mark.parametrize(("budget", "expected"), [(256, (2, 16)), (1024, (2, 64)), (4096, (2, 256)), (16384, (8, 256))])
 def test_a_small_budget_has_small_rollouts(budget, expected):
     assert rollout_sizes(ENTRIES["rloo"], budget, LeaderboardSettings()) == expected
     prompts, rollouts = rollout_sizes(ENTRIES["nash-md"], budget, LeaderboardSettings())
     assert 2 * 8 * prompts * rollouts == budget
+
+
+def test_the_best_checkpoint_of_an_online_run_may_lie_before_its_end(tiny, monkeypatch):
+    regrets = iter([0.5, 0.2, 0.4, 0.9])
+
+    def judged(world, table):
+        return {"regret": next(regrets), "kl": 1.0}
+
+    monkeypatch.setattr(BoardWorld, "judged", judged)
+    found = measure_run(BoardRun("rloo", 32, 0, 1e-3, (1.0,)), tiny, Path())
+    assert (found["best_regret"], found["regret"]) == (0.2, 0.9)
+
+
+def test_a_reward_model_learns_from_the_pairs_of_its_condition_and_else_from_the_budget(tiny):
+    few = proxy_rewards(0, tiny, Conditions(proxy_pairs=16), 32)
+    assert torch.equal(few, proxy_rewards(0, tiny, Conditions(), 16))
+    assert not torch.equal(few, proxy_rewards(0, tiny, Conditions(), 32))
+
+
+def test_a_watched_run_is_watched_with_the_reward_model_that_it_is_trained_on(tiny, monkeypatch):
+    told = []
+    monkeypatch.setattr(board_runs, "Watch", lambda world, pairs: told.append(pairs) or (lambda logps: {}))
+    for axis, level in (("proxy_pairs", 64), ("trap", 2.0)):
+        measure_run(BoardRun("rloo.rm", 32, 0, 1e-3, (1.0,), axis, level, True), tiny, Path())
+    assert told == [64, 32]
+
+
+def test_a_learned_value_starts_at_the_mean_of_the_feedback(tiny):
+    values = job_of("dro", tiny).trainer.values
+    scores = [s for e in board_world(0, tiny, Conditions()).examples("scores", 32) for s in e.scores]
+    torch.testing.assert_close(values.detach(), torch.full_like(values, sum(scores) / len(scores)))
 
 
 def test_the_updates_of_a_run_are_counted(tiny):

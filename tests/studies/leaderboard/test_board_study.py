@@ -175,6 +175,13 @@ def test_methods_with_the_same_regret_are_one_leader(tiny):
     assert led(tiny, 3, **{"una-pair": 0.9, "f-dpo": 0.9, "token-dpo": 0.9, "kto": 0.95}) == ["una-pair", "kto"]
 
 
+def test_differences_are_to_the_best_row_and_to_dpo(tiny):
+    rows = rows_of(tiny, **{"una-pair": 0.9, "kto": 0.7, "ipo": 0.8})
+    compared(rows)
+    assert [round(row["to_best"]["mean"], 9) for row in rows] == [0.2, 0.0, 0.1]
+    assert [round(row["to_dpo"]["mean"], 9) for row in rows] == [0.0, -0.2, -0.1]
+
+
 def test_a_row_that_failed_is_compared_with_none(tiny):
     rows = [*rows_of(tiny, **{"una-pair": 0.9}), {"name": "kto", "budget": 32, "regret": summed([math.nan, 0.1])}]
     compared(rows)

@@ -70,10 +70,12 @@ def test_the_best_row_of_each_kind_stands_with_those_that_do_not_differ_signific
 
 def test_a_monitor_whose_best_threshold_is_none_has_no_lead():
     def rule(name, threshold):
-        measured = {"auroc": None, "kept": summed([0.5]), "to_never": summed([0.1]), "lead": -0.25}
+        measured = {"auroc": None, "kept": summed([0.5]), "gain": summed([0.3]), "gain_to_never": summed([0.1])}
         runs = {"count": 1, "of": 2, "share": 0.5}
-        return {"name": name, "title": name, "threshold": threshold, "hacked_runs": runs, **measured}
+        found = {"name": name, "title": name, "threshold": threshold, "hacked_runs": runs, "rang": runs, "lead": -0.25}
+        return found | measured
 
     scenarios = [{"title": "a trap", "rules": [rule("kl", 0.5), rule("length", None)]}]
     rows = alarms({"scenarios": scenarios, "rows": ["rloo.rm"], "weak": 0.125, "fall": 0.05})
-    assert "| kl |  | 0.50 | 0.10 | -25% |" in rows and "| length |  | 0.50 | 0.10 |  |" in rows
+    assert "| kl |  | 0.50 | 0.30 | 0.10 | 1 of 2 | -25% |" in rows
+    assert "| length |  | 0.50 | 0.30 | 0.10 |  |  |" in rows

@@ -118,6 +118,21 @@ def test_comparisons_are_bradley_terry_s_with_flips(small, noise):
         assert expected(won[part], noise + (1 - 2 * noise) * gap[part].sigmoid())
 
 
+def test_binary_labels_are_those_of_the_sigmoid_of_the_reward_with_flips(small):
+    for noise in (0.0, 0.3):
+        world = made(small, label_noise=noise)
+        drawn = world.drawn(COUNT)
+        r = world.world.labeller[drawn[:, :1], drawn[:, 1:]]
+        for part in (r > 0.5, r < -0.5):
+            assert expected(world.labels(drawn)[part], noise + (1 - 2 * noise) * r[part].sigmoid())
+
+
+def test_the_chosen_response_of_a_scored_pair_has_the_larger_score(small):
+    for example in made(small).examples("scored pairs", 400):
+        [(chosen, rejected)] = example.pairs
+        assert example.scores[chosen] > example.scores[rejected]
+
+
 def test_without_chance_the_better_response_wins_and_equal_ones_toss_a_coin(small):
     gap, won, _ = rates(made(small, sharpness=math.inf))
     assert won[gap > 0].all() and not won[gap < 0].any()
@@ -192,6 +207,17 @@ def test_calls_of_the_reward_are_the_labeller_s_with_noise(small):
     assert exact != float(world.world.rewards[1, world.world.index((2, 1, 0))])
 
 
+def test_label_noise_swaps_calls_within_a_prompt(small):
+    world = made(small, label_noise=0.3, score_noise=0.0)
+    pair = [Answer("1", text, True, 0, {}, "") for text in ("2 1", "3")]
+    exact = [float(world.world.labeller[1, world.world.index(tokens)]) for tokens in ((2, 1, 0), (3, 0))]
+    source = world.calls()
+    scores = torch.tensor([source(pair) for _ in range(COUNT // 20)], dtype=torch.float64)
+    swapped = scores != torch.tensor(exact, dtype=torch.float64)
+    torch.testing.assert_close(scores[swapped], torch.tensor(exact[::-1]).double().expand_as(scores)[swapped])
+    assert float(swapped.double().mean()) == pytest.approx(0.3, abs=5 * (0.21 / (COUNT // 10)) ** 0.5)
+
+
 def test_a_score_is_swapped_with_the_next_one_of_the_same_prompt():
     assert following(["a", "a", "b", "a", "b"]) == [1, 3, 4, 0, 2]
 
@@ -210,6 +236,32 @@ def test_mixed_feedback_has_as_many_labels_of_each_kind(small):
     counts = {kind: sum(row.count for row in rows if row.kind == kind) for kind in ("pairs", "labels", "scores")}
     assert counts == {"pairs": 24, "labels": 24, "scores": 24}
     assert {(row.kind, row.prompt_index) for row in rows} == {(k, x) for k in counts for x in range(3)}
+
+
+def test_measures_are_sums_over_all_responses(small):
+    world = made(small, length_bias=2.0, trap=1.0)
+    exact = world.world
+    logps = torch.randn(exact.rewards.shape, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+    logps = logps.log_softmax(-1)
+    found = world.measures(logps)
+    tokens = [[t for t in row if t > 0] for row in exact.sequences.tolist()]
+    before_eos = torch.tensor([len(row) for row in tokens], dtype=torch.float64)
+    trapped = torch.tensor(
+        [3 in row and any(a == b == 3 for a, b in zip(row, row[1:], strict=False)) for row in tokens]
+    )
+    biased = exact.rewards + 2.0 * before_eos / 3 + 2.0 * trapped  # the trap is subtracted from the truth, too
+    for name, values in (("length", before_eos), ("trapped", trapped), ("labeller_reward", biased)):
+        assert found[name] == pytest.approx(float((logps.exp() * values).sum(1).mean()), abs=1e-12)
+
+
+def test_the_tax_is_the_divergence_of_the_base_policy_from_the_policy_on_the_second_block(small):
+    world = made(small)
+    policy = world.policy()
+    torch.nn.init.normal_(policy.head.weight, generator=torch.Generator().manual_seed(1))
+    table = policy.next_logps()
+    logps, ref = world.whole.sequence_logps(table.detach())[3:], world.whole.ref_logps[3:]
+    expected, other = ((a.exp() * (a - b)).sum(1).mean() for a, b in ((ref, logps), (logps, ref)))
+    assert world.judged(table)["tax"] == pytest.approx(float(expected), abs=1e-9) != pytest.approx(float(other))
 
 
 def test_a_policy_that_is_not_finite_has_no_measures(small):

@@ -35,6 +35,24 @@ def test_the_truth_is_the_gain_in_true_reward(world):
     assert seen["kl"] == pytest.approx(float(optimum.kl(best, exact.ref_logps).mean()), abs=1e-12)
 
 
+def test_the_length_is_counted_in_tokens_and_rings_for_shorter_and_longer_responses(world):
+    exact, watch = world.world, Watch(world, 64)
+    tokens = (exact.sequences > 0).sum(1).double()  # without EOS
+    for sign in (1.0, -1.0):
+        policy = (exact.ref_logps + sign * tokens).log_softmax(-1)
+        change = ((policy.exp() - exact.ref_logps.exp()) * tokens).sum(1).mean()
+        assert float(change) * sign > 0.1
+        assert watch(policy)["length"] == pytest.approx(abs(float(change)), abs=1e-12)
+
+
+def test_the_spread_is_that_of_the_reward_model_and_not_of_the_judge(world):
+    exact, watch = world.world, Watch(world, 64)
+    flat = (exact.ref_logps + 1e4 * watch.proxy).log_softmax(-1)
+    p = exact.ref_logps.exp()
+    start = ((p * watch.proxy.square()).sum(1) - (p * watch.proxy).sum(1).square()).sqrt().mean()
+    assert watch(flat)["spread"] == pytest.approx(float(start), abs=1e-3)
+
+
 def test_more_pairs_leave_less_disagreement_and_a_judge_who_agrees(world):
     exact = world.world
     few, many = Watch(world, 16), Watch(world, 16384)

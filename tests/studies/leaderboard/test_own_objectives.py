@@ -80,6 +80,16 @@ def test_the_gap_is_zero_at_the_own_optimum_and_positive_elsewhere(world, name, 
         assert own_gap(entry, factors, world, other, BETA) > 1e-4
 
 
+@pytest.mark.parametrize("name", ["sppo", "dno"])
+def test_the_best_response_alone_cannot_be_exploited_without_a_reference(world, name):
+    best = torch.where(world.rewards == world.rewards.amax(-1, keepdim=True), 0.0, -40.0).double().log_softmax(-1)
+    assert own_gap(ENTRIES[name], (1.0,), world, best, BETA) == pytest.approx(0.0, abs=1e-9)
+    table = bradley_terry(world.rewards) @ world.ref_logps.exp()[..., None]
+    assert own_gap(ENTRIES[name], (1.0,), world, world.ref_logps, BETA) == pytest.approx(
+        float((table[..., 0].amax(-1) - 0.5).mean()), abs=1e-9
+    )
+
+
 def test_an_entry_without_an_own_objective_has_no_gap(world):
     assert own_gap(ENTRIES["kto"], (1.0,), world, world.ref_logps, BETA) is None
 
@@ -226,6 +236,22 @@ def test_margins_of_odpo_are_no_differences_of_rewards_where_the_greater_noisy_s
         return minimize_scalar(loss, bounds=(-30, 30), options={"xatol": 1e-9}).x
 
     assert not_additive(asked) > 0.02
+
+
+def test_margins_of_rpo_are_smaller_and_no_differences_of_rewards_where_scores_are_noisy():
+    def asked(gap, noise):
+        odds = torch.distributions.Normal(gap, noise * math.sqrt(2)).log_prob(SCORES).exp()
+        odds = odds / odds.sum()
+
+        def loss(m):
+            learned = torch.full_like(SCORES, m)
+            zero = dict.fromkeys(("rejected_logps", "ref_chosen_logps", "ref_rejected_logps"), torch.zeros_like(SCORES))
+            return float((odds * METHODS["rpo"].loss(chosen_logps=learned, margins=SCORES, beta=1.0, **zero)).sum())
+
+        return minimize_scalar(loss, bounds=(-30, 30), options={"xatol": 1e-9}).x
+
+    assert not_additive(lambda gap: asked(gap, 1.0)) > 0.02 and asked(2.0, 1.0) < 1.6
+    assert not_additive(lambda gap: asked(gap, 0.02)) < 1e-3  # with exact scores the aim is E η·r − β·KL
 
 
 def test_the_best_of_eight_noisy_scores_beats_the_worst_by_no_bradley_terry_preference():

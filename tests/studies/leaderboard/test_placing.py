@@ -11,7 +11,7 @@ from una_ref.methods import METHODS
 from una_ref.studies.engine import carry_out
 from una_ref.studies.leaderboard.board_entries import Tuned
 from una_ref.studies.leaderboard.board_study import LEADERBOARD
-from una_ref.studies.leaderboard.placing import STAND_INS, entry_of, place
+from una_ref.studies.leaderboard.placing import STAND_INS, _taken_over, entry_of, place
 
 
 def my_loss(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps, beta=0.1):
@@ -45,6 +45,13 @@ def test_a_loss_that_is_not_tuned_takes_the_setting_of_a_known_method(board):
     placed = place(my_loss, "pairs", board=board, tune=False)
     assert placed["setting"] == {"lr": about["lr"], "factors": about["factors"]}
     assert placed["row"]["to_dpo"]["mean"] == pytest.approx(0.0, abs=1e-6)
+
+
+def test_a_taken_over_setting_has_the_known_factors_and_the_units_of_what_it_lacks():
+    known = {"about": {"una-pair": {"lr": 0.1, "factors": [4.0]}}}
+    two = entry_of(METHODS["simpo"].loss, "pairs", tuned=[Tuned("beta"), Tuned("gamma", 1.0, False)])
+    assert _taken_over(two, known) == {"lr": 0.1, "factors": [4.0, 1.0]}
+    assert _taken_over(entry_of(my_loss, "pairs", tuned=[]), known) == {"lr": 0.1, "factors": []}
 
 
 @pytest.mark.parametrize(

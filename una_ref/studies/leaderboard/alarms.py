@@ -2,10 +2,12 @@
 
 A policy is trained on a reward model with a β that is too small, where the reward model is wrong in a known way. At
 some checkpoints of each run the monitors are measured, and the true reward with them. A checkpoint is *hacked* where
-the true gain over π_ref has fallen by more than `FALL` of its largest value before.
+the true gain over π_ref has fallen by more than `FALL` of its largest value before. That of the start is 0.
 
 A rule stops a run at the first checkpoint where a monitor exceeds a threshold. The threshold is chosen on other worlds,
 so that the runs there keep most. What a run keeps is its true gain at the stop as a share of the largest along the run.
+The share is large and negative where the largest gain is small, and a run that never gained has none. The gain at the
+stop in reward units has neither fault.
 """
 
 from __future__ import annotations
@@ -45,11 +47,14 @@ Curve = Sequence[Mapping[str, float]]
 
 
 def hacked(curve: Curve) -> list[bool]:
-    """Whether each checkpoint of a run lies below the largest true gain before it by more than `FALL` of that gain."""
+    """Whether each checkpoint of a run lies below the largest true gain before it by more than `FALL` of that gain.
+
+    The start has a gain of 0, so a run that loses from its start on is hacked.
+    """
     best, found = 0.0, []
     for seen in curve:
         best = max(best, seen["truth"])
-        found.append(best > 0 and seen["truth"] < (1 - FALL) * best)
+        found.append(seen["truth"] < (1 - FALL) * best)
     return found
 
 
@@ -80,6 +85,11 @@ def kept(curve: Curve, stop: int) -> float:
     return curve[stop]["truth"] / best if best > 0 else math.nan
 
 
+def mean_gain(curves: Iterable[Curve], stop: Callable[[Curve], int]) -> float:
+    """The mean true gain at the stop, in reward units."""
+    return statistics.fmean(curve[stop(curve)]["truth"] for curve in curves)
+
+
 def mean_kept(curves: Iterable[Curve], stop: Callable[[Curve], int]) -> float:
     """The mean over runs that ever gained; NaN where none did."""
     shares = [share for curve in curves if math.isfinite(share := kept(curve, stop(curve)))]
@@ -99,13 +109,26 @@ def best_checkpoint(curves: Sequence[Curve]) -> int:
 
 
 def leads(curves: Iterable[Curve], monitor: str, threshold: float) -> list[int]:
-    """Checkpoints from the alarm to the first hacked one, in runs that are hacked; negative: it rings too late."""
+    """Checkpoints from the alarm to the first hacked one, in runs that are hacked; negative: it rings too late.
+
+    A run without an alarm counts with its last checkpoint; see `rings`.
+    """
     found = []
     for curve in curves:
         bad = hacked(curve)
         if any(bad):
             found.append(bad.index(True) - stop_at(curve, monitor, threshold))
     return found
+
+
+def rings(curves: Iterable[Curve], monitor: str, threshold: float) -> dict[str, Any]:
+    """In how many of the hacked runs the monitor exceeds the threshold at all: count, of, share."""
+    rang = [any(seen[monitor] > threshold for seen in curve) for curve in curves if any(hacked(curve))]
+    return _count(sum(rang), len(rang))
+
+
+def _count(count: int, of: int) -> dict[str, Any]:
+    return {"count": count, "of": of, "share": count / max(1, of)}
 
 
 def rules(tuning: Mapping[Any, Sequence[Curve]], worlds: Mapping[Any, Sequence[Curve]]) -> list[dict[str, Any]]:
@@ -117,7 +140,9 @@ def rules(tuning: Mapping[Any, Sequence[Curve]], worlds: Mapping[Any, Sequence[C
 
     Returns:
         rows of name, title; threshold (None: never); auroc: summary over worlds that have hacked checkpoints and
-        others, or None; kept: summary over worlds; to_never: summary of its difference to never stopping; lead: the
+        others, or None; for a fixed checkpoint that of the checkpoint's number, as a clock would have it; kept: summary
+        over the worlds that ever gained; gain: summary over all worlds of the true gain at the stop, in reward units;
+        to_never, gain_to_never: summaries of their difference to never stopping; rang: see `rings`, or None; lead: the
         median of `leads` as a share of the run, or None; hacked_runs: how many runs were hacked at some checkpoint, of
         how many.
     """
@@ -125,27 +150,38 @@ def rules(tuning: Mapping[Any, Sequence[Curve]], worlds: Mapping[Any, Sequence[C
     everything = [curve for curves in worlds.values() for curve in curves]
     count = sum(any(hacked(curve)) for curve in everything)
     fixed = best_checkpoint(chosen_on)
-    never = _shares(worlds, lambda curve: len(curve) - 1)
+    clocked = {
+        world: [[{**seen, "fixed": i} for i, seen in enumerate(curve)] for curve in curves]
+        for world, curves in worlds.items()
+    }
+
+    def at_end(curve: Curve) -> int:
+        return len(curve) - 1
+
+    never, unstopped = _shares(worlds, at_end), [mean_gain(curves, at_end) for curves in worlds.values()]
 
     def line(name: str, title: str, threshold: float | None, stop: Callable[[Curve], int]) -> dict[str, Any]:
-        monitored = name in MONITORS
-        areas = [area for curves in worlds.values() if math.isfinite(area := auroc(curves, name))] if monitored else []
-        early = leads(everything, name, threshold) if monitored and threshold is not None else []
-        shares = _shares(worlds, stop)
+        ranked = {"never": {}, "fixed": clocked}.get(name, worlds)
+        areas = [area for curves in ranked.values() if math.isfinite(area := auroc(curves, name))]
+        early = [] if threshold is None else leads(everything, name, threshold)
+        shares, gains = _shares(worlds, stop), [mean_gain(curves, stop) for curves in worlds.values()]
         return {
             "name": name,
             "title": title,
             "threshold": threshold if threshold is not None and math.isfinite(threshold) else None,
             "auroc": summed(areas) if areas else None,
             "kept": summed(shares),
+            "gain": summed(gains),
             "to_never": difference(shares, never),
+            "gain_to_never": difference(gains, unstopped),
+            "rang": None if threshold is None else rings(everything, name, threshold),
             "lead": statistics.median(early) / CHECKPOINTS if early else None,
-            "hacked_runs": {"count": count, "of": len(everything), "share": count / max(1, len(everything))},
+            "hacked_runs": _count(count, len(everything)),
         }
 
     thresholds = {name: best_threshold(chosen_on, name) for name in MONITORS}
     return [
-        line("never", "no stop", None, lambda curve: len(curve) - 1),
+        line("never", "no stop", None, at_end),
         line("fixed", f"stop at checkpoint {fixed + 1} of {CHECKPOINTS}", None, lambda c: min(fixed, len(c) - 1)),
         *(
             line(name, title, thresholds[name], partial(stop_at, monitor=name, threshold=thresholds[name]))

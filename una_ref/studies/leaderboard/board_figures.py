@@ -54,7 +54,7 @@ def draw_condition(results: Mapping[str, Any], folder: str | Path | None = None,
 
 
 def draw_alarms(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "alarms") -> Path:
-    """What is kept of the true gain by stopping at each alarm."""
+    """The true gain, in reward units, of stopping at each alarm."""
     return figures.filled(_alarms, results, folder, name)
 
 
@@ -188,17 +188,17 @@ def _alarms(fig: Figure, results: Mapping[str, Any]) -> None:
         rules = scenario["rules"]
         for y, rule in enumerate(rules):
             colour = figures.PALETTE["blue" if rule["name"] in results["monitors"] else "grey"]
-            if rule["kept"]["low"] is not None:
-                axes.plot([rule["kept"]["low"], rule["kept"]["high"]], [y, y], color=colour, lw=1.6)
-            if rule["kept"]["mean"] is not None:
-                axes.plot(rule["kept"]["mean"], y, "o", color=colour)
-        if rules[0]["kept"]["mean"] is not None:
-            axes.axvline(rules[0]["kept"]["mean"], color=figures.INK, lw=0.9, ls=":")
+            if rule["gain"]["low"] is not None:
+                axes.plot([rule["gain"]["low"], rule["gain"]["high"]], [y, y], color=colour, lw=1.6)
+            if rule["gain"]["mean"] is not None:
+                axes.plot(rule["gain"]["mean"], y, "o", color=colour)
+        if rules[0]["gain"]["mean"] is not None:
+            axes.axvline(rules[0]["gain"]["mean"], color=figures.INK, lw=0.9, ls=":")
         names = [rule["name"] if rule["name"] in results["monitors"] else rule["title"] for rule in rules]
         axes.set_yticks(range(len(rules)), [n.partition(" at ")[0] if n.startswith("stop") else n for n in names])
         axes.set_ylim(len(rules) - 0.5, -0.5)
         axes.set_title(scenario["title"], fontsize=9)
-        axes.set_xlabel("share of the true gain kept", fontsize=9)
+        axes.set_xlabel("true gain at the stop", fontsize=9)
 
 
 def _condition(fig: Figure, results: Mapping[str, Any]) -> None:

@@ -46,7 +46,8 @@ MORE = ("labels to 50 %", "to 10 %", "lr", "tuned")
 UNITS = (
     "Regret, its median, the difference to DPO (paired by world) and true reward are in reward units.",
     "KL and tax are in nats, and the own gap is in the unit of the method's own objective.",
-    "In brackets: 95 % intervals of means over worlds. Where they overlap, the order of two rows may be chance.",
+    "In brackets: 95 % intervals of means over worlds. Worlds differ more than rows do, so these overlap.",
+    "Two rows are compared by their difference, paired by world: that to DPO stands here, others in results.json.",
     "Worse than π_ref: how many worlds. Labels to 50 % and 10 %: until the mean regret is that share of π_ref's.",
 )
 """How to read the columns of the board."""
@@ -209,33 +210,40 @@ def alarms(results: Mapping[str, Any]) -> list[str]:
         hacked = scenario["rules"][0]["hacked_runs"]
         lines += ["", f"**{scenario['title']}**: hacked in {hacked['count']} of {hacked['of']} runs", ""]
         lines += cells.rows(
-            ["stop where this is too large", "area under the ROC", "share of the gain kept", "minus no stop", "lead"],
+            [
+                *("stop where this is too large", "area under the ROC", "share of the gain kept"),
+                *("true gain at the stop", "minus no stop", "rings in", "lead"),
+            ],
             (
                 [
                     rule["title"],
                     interval(rule["auroc"], 2),
                     interval(rule["kept"], 2),
-                    interval(rule["to_never"], 2) if rule["name"] != "never" else "",
+                    interval(rule["gain"], 2),
+                    interval(rule["gain_to_never"], 2) if rule["name"] != "never" else "",
+                    "" if rule["threshold"] is None else cells.count(rule["rang"]),
                     "" if rule["lead"] is None or rule["threshold"] is None else f"{rule['lead']:.0%}",
                 ]
                 for rule in scenario["rules"]
             ),
         )
-    about = (
-        f"The β of {' and '.join(results['rows'])} is {results['weak']:g} times the chosen one. A checkpoint is hacked "
-    )
-    about += (
-        f"where the true gain is more than {results['fall']:.0%} below its largest value before. A rule stops a run "
-    )
-    about += (
-        "at the first checkpoint where its monitor exceeds the threshold. Thresholds are chosen on other worlds. The "
-    )
-    about += (
-        "gain kept is the true gain at the stop, as a share of the largest along the run. The lead is the share of a "
-    )
-    about += "hacked run between the alarm and the first hacked checkpoint, a median. Below 0 the alarm is late. Where "
-    about += "never stopping keeps most, there is no threshold and no lead."
-    return [*lines, "", about]
+    about = [
+        f"The β of {' and '.join(results['rows'])} is {results['weak']:g} times the chosen one.",
+        f"A checkpoint is hacked where the true gain over π_ref is more than {results['fall']:.0%} below its largest "
+        "value before. That of the start is 0.",
+        "A rule stops a run at the first checkpoint where its monitor exceeds the threshold.",
+        "Thresholds are chosen on other worlds, as those at which runs keep most. Where no stop keeps most, there is "
+        "no threshold.",
+        "The area of a fixed checkpoint is that of the checkpoint's number: of a clock.",
+        "The share kept is the true gain at the stop divided by the largest along the run. A run without a gain has "
+        "none, and a run with a small one has a large negative one.",
+        "The gain at the stop, in reward units, is a mean over all worlds.",
+        "Rings in: in how many of the hacked runs the alarm rings at all.",
+        "The lead is the median share of a hacked run between the alarm and the first hacked checkpoint.",
+        "Below 0 the alarm is late. A run without an alarm counts with its end.",
+        "In brackets: 95 % t intervals over worlds, which may pass the ends of an area or a share.",
+    ]
+    return [*lines, "", " ".join(about)]
 
 
 def condition(results: Mapping[str, Any]) -> list[str]:

@@ -123,20 +123,31 @@ OWN: Mapping[str, OwnObjective] = MappingProxyType(
                     "rloo",
                     "ppo",
                 ),
-                *("ppo.rm", "rloo.rm", "una-centred.rm"),
             ),
             RLHF,
+        ),
+        **dict.fromkeys(
+            ("ppo.rm", "rloo.rm", "una-centred.rm"),
+            OwnObjective("the regret at the method's own β, by the true reward and not by the reward model's", _rlhf),
         ),
         "dro.labels": OwnObjective("E 2σ(r) − β·KL: labels are the rewards ±1 that it regresses on", _dro_labels),
         "rebel": OwnObjective("the regret at β = 1/η", _rebel),
         "r-dpo": OwnObjective("E(r − α·|y|) − β·KL, the survey's Eq. 44", _r_dpo),
-        "rpo": OwnObjective("E η·r − β·KL", _rpo),
+        "rpo": OwnObjective(
+            "E η·r − β·KL, its aim where scores are exact. Where they are noisy it asks for smaller margins, which are "
+            "no differences of rewards.",
+            _rpo,
+        ),
         "f-dpo.js": OwnObjective("E r − β·JS(π ‖ π_ref)", _f_dpo),
         "ipo": OwnObjective("P(π ≻ π_ref) − β·KL, ΨPO with the identity", _ipo),
         "iupo": OwnObjective("P(π ≻ π_ref) − β·JS", _iupo),
-        "nash-md": OwnObjective("exploitability of the game with β·KL to π_ref", _nash),
-        "sppo": OwnObjective("exploitability of the game without a reference", _unregularised_nash),
-        "dno": OwnObjective("exploitability of the game without a reference", _unregularised_nash),
+        "nash-md": OwnObjective("exploitability of the game with β·KL to π_ref, by preferences without noise", _nash),
+        **dict.fromkeys(
+            ("sppo", "dno"),
+            OwnObjective(
+                "exploitability of the game without a reference, by preferences without noise", _unregularised_nash
+            ),
+        ),
         "sft": OwnObjective("KL from the distribution of the better responses", _imitation),
     }
 )

@@ -42,6 +42,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"All policies are judged by exact regret at β = {s.beta:g}.",
         f"Budgets: {budgets} labels.",
         "One label is a comparison of two responses, a binary label of one, a score of one, or an online reward call.",
+        "A response wins with probability σ(r − r'), and a binary label is 1 with probability σ(r).",
         "What a comparison is worth in scores is a convention, so rows are ordered within a kind of feedback.",
         "The demonstrations are the better responses of as many comparisons.",
         f"A score, and an online reward call, is the reward plus N(0, {s.score_noise:g}²).",
@@ -56,6 +57,7 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"An update of the replay row takes {REPLAY_BATCH} prompts with {s.draws} responses out of all samples so far.",
         f"It may take up to {REPLAYED} updates after a rollout.",
         "Two offline rows have steps as large, of 256 labels, to tell replay from the size of a step.",
+        "Passes, responses to a prompt and labels in a step are not tuned.",
         "Rows on a reward model sample as often as they like; their model learns from the budget's comparisons.",
         "That model is Bradley–Terry, linear in pairs of neighbouring tokens: its class contains the true reward.",
         f"Each row's learning rate is one of {', '.join(f'{lr:g}' for lr in s.lrs)}.",
@@ -70,5 +72,5 @@ def sentences(settings: LeaderboardSettings) -> list[str]:
         f"{s.second} more prompts have no data: the drift KL(π_ref ‖ π) there is the alignment tax.",
         "Intervals are 95 % t intervals over worlds; those of differences are paired by world.",
         f"A row of exact ascent shows what {s.steps} updates can reach: the same MLP on the exact gradient of J.",
-        f"Axes and frontier have {s.leaders} rows, {len(s.axis_seeds)} worlds and {s.axis_budget:,} labels.",
+        f"Axes and frontier have up to {s.leaders} rows, {len(s.axis_seeds)} worlds and {s.axis_budget:,} labels.",
     ]
