@@ -7,7 +7,7 @@ from functools import cache
 from typing import Any
 
 from una_ref import figures
-from una_ref.claims.ledger import FAILS, HOLDS, SURVEY, UNA, Evidence, claim
+from una_ref.claims.ledger import FAILS, HOLDS, OPEN, SURVEY, UNA, Evidence, claim
 from una_ref.studies.leaderboard.board_summaries import difference
 
 
@@ -52,7 +52,7 @@ def above(numbers: dict[str, float], name: str) -> bool:
     paper=UNA,
     place="Sec. 6",
     says="with binary labels UNA improves over KTO",
-    verdict=FAILS,
+    verdict=OPEN,
     instead="neither UNA on binary labels nor centred UNA differs significantly from KTO, each at its best settings",
     shows="twelve worlds, 4,096 labels, reduction of regret against KTO: UNA on labels (MSE) {una:+.3f} ± "
     "{una_ci:.3f}, centred UNA {centred:+.3f} ± {centred_ci:.3f}",
@@ -118,7 +118,7 @@ def _cu32() -> Evidence:
     paper=UNA,
     place="Sec. 7, item 4",
     says="another measure of the difference than MSE and BCE improves UNA",
-    verdict=FAILS,
+    verdict=OPEN,
     instead="Huber's loss, the one that was tried, is not better than MSE on scores with Gaussian noise; its tuned "
     "width is the largest of the grid, where it is nearly MSE",
     shows="twelve worlds, 4,096 labels, reduction of regret: Huber against MSE on scores {huber:+.3f} ± "

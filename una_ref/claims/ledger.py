@@ -23,8 +23,9 @@ from pathlib import Path
 
 UNA, UPO, SURVEY = "UNA", "UPO", "survey"
 """The names of the papers."""
-HOLDS, FAILS = "holds", "fails as printed"
-"""Two of the verdicts; the third kind names its condition: "holds if …"."""
+HOLDS, FAILS, OPEN = "holds", "fails as printed", "open"
+"""Three of the verdicts; the fourth kind names its condition: "holds if …". Open: the interval of the difference
+contains 0, so the worlds here decide nothing."""
 TOLERANCE = 1e-3
 """How far a recomputed number may be from the committed one, relative to the larger of it and 1."""
 
@@ -58,7 +59,7 @@ class Claim:
     says
         The claim in a sentence.
     verdict
-        "holds", "holds if …" or "fails as printed".
+        "holds", "holds if …", "fails as printed" or "open".
     instead
         The correct statement; empty where the claim holds.
     shows
@@ -84,9 +85,9 @@ class Claim:
     misprint: bool = False
 
     def __post_init__(self) -> None:
-        if self.verdict not in (HOLDS, FAILS) and not self.verdict.startswith("holds if "):
+        if self.verdict not in (HOLDS, FAILS, OPEN) and not self.verdict.startswith("holds if "):
             raise ValueError(
-                f"{self.id}: expected a verdict of {HOLDS!r}, {FAILS!r} or 'holds if …', got {self.verdict!r}"
+                f"{self.id}: expected a verdict of {HOLDS!r}, {FAILS!r}, {OPEN!r} or 'holds if …', got {self.verdict!r}"
             )
         if self.misprint and not (self.id.startswith("E") and self.verdict == FAILS):
             raise ValueError(f"{self.id}: expected a misprint to be an erratum that {FAILS}, got {self.verdict!r}")
