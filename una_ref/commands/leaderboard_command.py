@@ -50,6 +50,8 @@ def leaderboard(arguments: argparse.Namespace) -> int:
     settings = LEADERBOARD.settings
     if arguments.methods is not None:
         asked = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+        if not asked:
+            raise InputError("methods: expected rows separated by commas, got none. Fix: name some, as in dpo,kto")
         settings = replace(settings, entries=tuple(dict.fromkeys(entry_named(name).name for name in asked)))
     output = arguments.output or f"runs/leaderboard{'-quick' if arguments.quick else ''}"
     results = carry_out(

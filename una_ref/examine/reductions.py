@@ -36,6 +36,8 @@ NO_GRADIENT = 1e-12
 """Gradients at moved margins that are smaller than this, relative to those of the batch, are not compared."""
 LEAST_BETA, MOST_BETA = 1e-4, 1e4
 """The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
+SINGULAR = 1e8
+"""A fit that makes a registered gradient this many times larger is at a pole of its hyper-parameters, and no match."""
 FITTED = 24
 """Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -122,7 +124,7 @@ class Reductions:
                 found.append(
                     f"{'The gradient of' if len(same) == 1 else 'Gradients of'} these "
                     f"{'is a multiple of it' if len(same) == 1 else 'are multiples of it'}, too: "
-                    f"{'; '.join(relation.words for relation in same[:3])}{rest}."
+                    f"{'; '.join(_with_sign(relation) for relation in same[:3])}{rest}."
                 )
         else:
             found.append(f"It is none of {self.compared} registered losses of its kind.")
@@ -144,6 +146,10 @@ class Reductions:
         if first.differs_at:
             found.append(f"They differ where {moves} are moved by {_signed(first.differs_at)} nats.")
         return found
+
+
+def _with_sign(relation: Relation) -> str:
+    return f"{relation.words}{', with the opposite sign' if relation.factor < 0 else ''}"
 
 
 def _signed(nats: Iterable[float]) -> str:
@@ -247,17 +253,17 @@ def _searched(
     subject: Examinee, others: list[_Candidate], batch: RandomBatch, target: Tensor, *, turned: bool
 ) -> list[tuple[Relation, _Candidate]]:
     """The nearest candidates, with hyper-parameters fitted to the gradient."""
-    started: list[tuple[float, int, _Candidate, Examinee]] = []
+    started: list[tuple[float, int, _Candidate, Examinee, float]] = []
     for candidate in others:
         given = _given(candidate.loss, subject)
         for start in _starts(candidate.loss, subject):
             gradient = batch.gradient(start, given, turned=turned)
             if gradient is not None and gradient.norm() > 0:
                 cosine = float(torch.nn.functional.cosine_similarity(gradient, target, dim=0))
-                started.append((abs(cosine), len(started), candidate, start))
+                started.append((abs(cosine), len(started), candidate, start, float(gradient.norm())))
     started.sort(key=lambda entry: (-entry[0], entry[1]))
     found, fitted = [], dict[str, int]()
-    for _, _, candidate, start in started:
+    for _, _, candidate, start, size in started:
         if sum(fitted.values()) >= FITTED:
             break
         if fitted.get(candidate.name, 0) >= 2:
@@ -266,7 +272,7 @@ def _searched(
         given = _given(candidate.loss, subject)
         settings = _fitted(start, given, batch, target, subject, turned=turned)
         relation = _relation(candidate, replace(start, settings=settings), given, batch, target, turned)
-        if relation is not None:
+        if relation is not None and target.norm() < SINGULAR * size * abs(relation.factor):
             found.append((relation, candidate))
     return found
 
