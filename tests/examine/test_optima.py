@@ -54,7 +54,7 @@ def test_a_hinge_has_a_kink_and_no_point_without_gradient(own):
 
 
 def test_the_regret_of_the_reference_is_given_for_comparison():
-    found, section = learned("sft")
+    _, section = learned("sft")
     world, *_ = standard_setting()
     assert section.reference_regret == pytest.approx(0.5 * section_kl(world))
     assert f"and that of π_ref {section.reference_regret:.3g}." in " ".join(section.sentences())

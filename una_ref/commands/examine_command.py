@@ -119,8 +119,8 @@ def _table(certificate: Certificate) -> str:
         kind = "" if row.outcome == "settles" else ' class="none"'
         lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     note = (
-        "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not settle. "
-        "It runs off where no finite minimum was found."
+        "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not "
+        "settle. It runs off where no finite minimum was found."
     )
     table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
     return f'<h2>What it learns, by data</h2>\n<div class="wide">{table}</div><p>{note}</p>\n'

@@ -215,11 +215,14 @@ def reductions(examinee: Examinee) -> Reductions:
         confirmed += [relation for relation in more if relation.factor > 0 and relation.gap < most]
     known = {candidate.name: candidate for candidate in others}
     far = {nats: batch for nats in FAR if equal and (batch := first.moved(nats)) is not None}
+    lines = [r for r in equal if _is_line(r, known[r.method], examinee, second)]
     equal = [replace(r, differs_at=_differs_at(r, known[r.method], examinee, far, target)) for r in equal]
+    equal = [r for r in equal if not (r.differs_at and any(r.method == line.method for line in lines))]
     order = {name: number for number, name in enumerate(METHODS)}
     equal.sort(key=lambda r: (len(r.differs_at), len(r.settings), order.get(r.method.split(".")[0], 0)))
     names_of_equal = {relation.method for relation in equal}
-    rest = sorted((r for r in confirmed if r.method not in names_of_equal and r.factor > 0), key=lambda r: r.gap)
+    rest = [r for r in confirmed if r.method not in names_of_equal and r.factor > 0 and r not in lines]
+    rest.sort(key=lambda r: r.gap)
     nearest: dict[str, Relation] = {}
     for relation in rest:
         nearest.setdefault(relation.method, relation)
@@ -304,6 +307,23 @@ def _confirmed(
     return replace(relation, gap=max(gap, relation.gap), cosine=cosine)
 
 
+def _is_line(relation: Relation, candidate: _Candidate, subject: Examinee, batch: RandomBatch) -> bool:
+    """Whether its gradient is that of a straight line on a batch: half of its β gives a multiple of it.
+
+    Where such a loss bends beyond the batch, it is not that line, and any other loss that bends there would do as well.
+    """
+    beta = relation.settings.get("beta")
+    if not isinstance(beta, float):
+        return False
+    given = _given(candidate.loss, subject)
+    gradients = [
+        batch.gradient(replace(candidate.loss, settings={**relation.settings, "beta": own}), given)
+        for own in (beta, beta / 2)
+    ]
+    first, second = (gradient / gradient.norm() if gradient is not None else None for gradient in gradients)
+    return first is not None and second is not None and float((first - second).norm()) < EQUAL
+
+
 def _differs_at(
     relation: Relation, candidate: _Candidate, subject: Examinee, far: Mapping[float, RandomBatch], ordinary: Tensor
 ) -> tuple[float, ...]:
@@ -330,7 +350,8 @@ def _fitted(
     """The hyper-parameters where the gradient is nearest to a multiple of the target.
 
     The gradient of a kinked loss does not change with a hyper-parameter almost everywhere. Where the fit of gradients
-    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned.
+    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned. Where
+    it leaves none, the values decide between the hyper-parameters that have the same gradient.
     """
     known = start.hyperparameters
     free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -362,14 +383,19 @@ def _fitted(
     lower = [math.log(LEAST_BETA) if n == "beta" else min(0.0, known[n]) for n in free]
     upper = [math.log(MOST_BETA) if n == "beta" else math.inf for n in free]
     best, gap = begin, _size(of_gradients(begin))
-    if not free or gap < EQUAL**2:
+    comparable = expected is not None and bool(expected.std() > 0)
+    if not free or (gap < EQUAL**2 and (not comparable or _size(of_values(begin)) < EQUAL)):
         return dict(at(begin).settings)
     point = _least_squares(of_gradients, begin, (lower, upper))
     if (found := _size(of_gradients(point))) < gap:
         best, gap = point, found
-    if gap > EQUAL and expected is not None and expected.std() > 0:
+    if comparable and gap > EQUAL:
         point = _least_squares(of_values, begin, (lower, upper))
         if _size(of_gradients(point)) < gap:
+            best = point
+    elif comparable and (left := _size(of_values(best))) > EQUAL:  # on a step, where other values have this gradient
+        point = _least_squares(of_values, best, (lower, upper))
+        if _size(of_values(point)) < left and _size(of_gradients(point)) < EQUAL:
             best = point
     return dict(at(best).settings)
 

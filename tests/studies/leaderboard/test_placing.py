@@ -104,7 +104,7 @@ def test_other_refusals():
         entry_of(my_loss, "pairs", name="ipo")
     with pytest.raises(InputError, match="expected a results.json"):
         place(my_loss, "pairs", board="nowhere.json")
-    with pytest.raises(InputError, match="expected a results.json of una-ref leaderboard, got: Expecting value"):
+    with pytest.raises(InputError, match="expected a results.json of una-ref leaderboard, got: Extra data"):
         place(my_loss, "pairs", board=__file__)
     with pytest.raises(InputError, match="expected results of protocol 2, got 0"):
         place(my_loss, "pairs", board={"settings": {"protocol": 0}})
