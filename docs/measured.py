@@ -184,6 +184,22 @@ def tiny_lm() -> str:
     return "\n".join(board_tables.tiny_lm(record("leaderboard/results.json")["tiny_lm"])[2:])
 
 
+def axes() -> str:
+    """The axes of the leaderboard by the name that the command takes."""
+    from una_ref.studies.leaderboard.board_study import FROZEN
+
+    others = {
+        "board": "every row, at each number of labels",
+        "exact_scores": "few labels, and scores without noise; settings are chosen anew",
+        "tiny_lm": "a transformer as the policy; settings are chosen anew",
+        "alarms": "when to stop on a wrong reward model",
+        "frontier": "reward by KL, at five values of β",
+    }
+    rows = [(code(name), what, "") for name, what in others.items()]
+    rows += [(code(name), condition.title, ", ".join(condition.labels)) for name, condition in FROZEN.items()]
+    return table(("axis", "what it measures or varies", "levels"), rows)
+
+
 def alarms() -> str:
     """What each monitor against reward hacking notices and keeps."""
     from una_ref.studies.leaderboard import board_tables
@@ -202,6 +218,7 @@ BLOCKS: dict[str, Callable[[], str]] = {
     "exact-scores": exact_scores,
     "tiny-lm": tiny_lm,
     "alarms": alarms,
+    "axes": axes,
     "another-base": another_base,
     "real-text": real_text,
     "online-text": online_text,

@@ -98,9 +98,12 @@ def test_json_has_the_typed_fields(folder, capsys):
         (["dpo", "--kind", "labels"], "expected --kind pairs"),
         (["dpo", "--html", "page.txt"], "--html: expected a name that ends in .html"),
         (["dpo", "--html", "none/page.html"], "--html: expected a folder that exists"),
+        (["dpo", "--html", "folder.html"], "--html: expected a file that can be written, got 'folder.html'"),
+        (["own_losses.py"], "expected a function, got a file. Fix: name a loss in it, as in own_losses.py:my_loss"),
     ],
 )
 def test_bad_input_is_refused_with_its_fix(words, part, folder, capsys):
+    (folder / "folder.html").mkdir()
     assert main(["examine", *words]) == 2
     found = capsys.readouterr()
     assert part in found.err and found.out == ""

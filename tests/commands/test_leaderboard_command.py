@@ -21,8 +21,10 @@ def test_the_axes_of_the_command_are_those_of_the_study():
         (["--axis", "noise"], "axis noise: expected one of board"),
         (["--axis", "label_nois"], "did you mean label_noise?"),
         (["--axis", "tiny_lm", "--quick"], "axis tiny_lm: expected no --quick"),
-        (["--methods", "dppo"], "did you mean"),
-        (["--methods", ""], "entries: expected at least one value, got none"),
+        (["--methods", "dppo"], "methods: expected a row of the leaderboard, got 'dppo'; did you mean"),
+        (["--methods", "qqqq"], "Fix: choose from sft, una-pair"),
+        (["--methods", ""], "methods: expected rows separated by commas, got none"),
+        (["--report"], "out, got none. Fix: name their folder with --output"),
         (["--methods", "paft"], "excluded: merges two adapters"),
         (["--workers", "0"], "workers: expected at least 1, got 0"),
     ],
@@ -31,6 +33,12 @@ def test_bad_input_exits_with_2_and_leaves_no_folder(words, said, capsys, tmp_pa
     assert main(["leaderboard", "--output", str(tmp_path / "out"), *words]) == 2
     assert said in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_that_cannot_be_made_exits_with_2(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    assert main(["leaderboard", "--methods", "dpo", "--axis", "board", "--output", str(tmp_path / "file" / "out")]) == 2
+    assert "expected a folder that can be written, got: Not a directory" in capsys.readouterr().err
 
 
 def test_results_of_another_version_exit_with_2(capsys, tmp_path):

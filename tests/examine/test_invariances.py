@@ -57,6 +57,17 @@ def test_a_flipped_sign_favours_the_worse_response(own):
     found = measured(own.flipped_dpo)
     assert found.raises_margin == 0.0
     assert "A step favours the better response in 0% of random examples." in found.sentences()
+    assert "It always favours the worse response, so its sign or its sides may be exchanged." in found.sentences()
+
+
+def test_a_sum_in_place_of_a_margin_favours_neither_response():
+    def loss(*, chosen_logps, rejected_logps):
+        return -logsigmoid(chosen_logps + rejected_logps)
+
+    found = measured(loss)
+    assert (found.raises_margin, found.lowers_margin) == (0.0, 0.0)
+    said = " ".join(found.sentences())
+    assert "It favours neither response" in said and "favours the worse response" not in said
 
 
 def test_labels_read_the_wrong_way_round_favour_the_worse_response():

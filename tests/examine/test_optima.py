@@ -1,5 +1,6 @@
 """What losses learn on a small world, where the end is known by hand; `test_optima_of_records` has every method."""
 
+import pytest
 import torch
 
 from una_ref.examine import optima as of_losses
@@ -65,6 +66,18 @@ def test_a_hinge_has_a_kink_and_no_point_without_gradient(own):
     found, section = learned(own.hinge)
     assert found[FROM_OTHER].outcome == "unsettled" and found[FROM_OTHER].policy is None
     assert section.beta is None and "the loss names no beta" in section.sentences()[0]
+
+
+def test_the_regret_of_the_reference_is_given_for_comparison():
+    _, section = learned("sft")
+    world, *_ = standard_setting()
+    assert section.reference_regret == pytest.approx(0.5 * section_kl(world))
+    assert f"and that of π_ref {section.reference_regret:.3g}." in " ".join(section.sentences())
+
+
+def section_kl(world):
+    """KL(π_ref ‖ π*), the mean over prompts."""
+    return float((world.ref_logps.exp() * (world.ref_logps - world.optimum)).sum(-1).mean())
 
 
 def test_a_fixed_beta_is_found_in_the_optimum():

@@ -56,6 +56,17 @@ def test_a_loss_that_rewards_what_another_punishes_is_said(own):
     assert "The sign is the opposite: it rewards what that loss punishes." in found.sentences()
 
 
+def test_a_straight_line_is_no_loss_at_a_pole_of_its_hyper_parameters():
+    found = of("una-pair.printed")  # robust-dpo is a straight line where it divides by 0
+    assert "robust-dpo" not in {relation.method for relation in (*found.equal, *found.nearest)}
+
+
+def test_a_multiple_with_the_opposite_sign_is_said(own):
+    assert "una-score.printed at beta = 0.1, with the opposite sign" in " ".join(
+        of(own.squared_without_values).sentences()
+    )
+
+
 def test_beta_is_found_without_the_same_name_and_with_a_factor():
     def mine(*, chosen_logps, rejected_logps, ref_chosen_logps, ref_rejected_logps):
         from torch.nn.functional import softplus

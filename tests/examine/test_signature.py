@@ -42,10 +42,34 @@ def test_a_function_is_found_in_a_module_of_the_current_folder(tmp_path, monkeyp
     (tmp_path / "losses_of_mine.py").write_text("def loss(*, logps, labels):\n    return -logps * labels\n")
     found = examinee("losses_of_mine:loss")
     assert (found.name, found.kind) == ("losses_of_mine:loss", "labels")
-    with pytest.raises(InputError, match=r"losses_of_mine:lost: expected module:function, got: .*Fix: run from"):
+    with pytest.raises(InputError, match=r"losses_of_mine:lost: expected module:function or file.*, got: .*Fix: name"):
         examinee("losses_of_mine:lost")
     with pytest.raises(InputError, match="expected module:function"):
         examinee("no_such_module:loss")
+
+
+def test_a_function_is_found_in_a_file_and_its_file_finds_the_modules_beside_it(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "more").mkdir()
+    (tmp_path / "more" / "constants_of_mine.py").write_text("HALF = 0.5\n")
+    source = "from constants_of_mine import HALF\ndef loss(*, logps, labels):\n    return -HALF * logps * labels\n"
+    (tmp_path / "more" / "json.py").write_text(source)  # the name of a module that is loaded already
+    for name in ("more/json.py:loss", "./more/json.py:loss", f"{tmp_path}/more/json.py:loss"):
+        assert (examinee(name).name, examinee(name).kind) == (name, "labels")
+    assert examinee("more/json.py:loss").loss is examinee("./more/json.py:loss").loss
+    assert sys.modules["json"].dumps([1]) == "[1]"
+
+
+def test_a_file_that_cannot_be_read_is_refused_in_words(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(sys, "path", list(sys.path))
+    (tmp_path / "broken_loss.py").write_text("def loss(*, logps)\n")
+    refuse("broken_loss.py:loss", "broken_loss.py:loss: expected module:function or file.py:function, got: SyntaxError")
+    refuse("broken_loss:loss", "got: SyntaxError")
+    refuse("none_here.py:loss", "got: no file none_here.py. Fix: name a function of a file")
+    for name in ("broken_loss.py", "broken_loss"):
+        refuse(name, f"{name}: expected a function, got a file. Fix: name a loss in it, as in broken_loss.py:my_loss")
 
 
 def refuse(loss, *parts, kind=None):

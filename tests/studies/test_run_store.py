@@ -98,9 +98,7 @@ class TestRunStore:
 def test_runs_with_another_header_are_refused(tmp_path):
     RunStore(tmp_path, HEADER, Computer())
     text = (tmp_path / "runs.jsonl").read_text()
-    with pytest.raises(
-        InputError, match=r"expected runs of .*'base': 'c'.*, got .*'base': 'b'.* choose another output"
-    ):
+    with pytest.raises(InputError, match=r"expected runs of base 'c', got base 'b'\. Fix: choose another output"):
         RunStore(tmp_path, HEADER | {"base": "c"}, Computer())
     assert (tmp_path / "runs.jsonl").read_text() == text
 
@@ -113,3 +111,30 @@ def test_workers_keep_freed_memory_and_have_one_thread(tmp_path, monkeypatch):
         assert all(os.environ[name] == str(size) for name, size in MALLOC.items())
     for name in ("OMP_NUM_THREADS", *MALLOC):  # monkeypatch restores only those that were set before
         os.environ.pop(name)
+
+
+def test_a_report_makes_no_folder(tmp_path):
+    with RunStore(tmp_path / "none", HEADER, Computer(), compute=False) as store:
+        assert store.results([Square(1)], "squares") == []
+    assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.parametrize(
+    ("line", "said"),
+    [
+        ('{"settings": {"steps": 3, "sizes": [1, 2]}, "base": "b"}', r"expected runs of steps 2, got steps 3\."),
+        ('{"settings": {"sizes": [1, 2]}, "base": "b"}', r"expected runs of steps 2, got no steps\."),
+        ('{"settings": {"rows": 1}}', r"expected runs of this study, got those of another study or version\."),
+        ("a note", r"expected runs of this study, got 'a note'\."),
+    ],
+)
+def test_a_message_names_what_differs_alone(line, said, tmp_path):
+    (tmp_path / "runs.jsonl").write_text(line + "\n")
+    with pytest.raises(InputError, match=said):
+        RunStore(tmp_path, HEADER, Computer())
+
+
+def test_an_output_that_cannot_be_written_is_refused(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match=r"output .*out: expected a folder that can be written, got: .*Fix: choose"):
+        RunStore(tmp_path / "file" / "out", HEADER, Computer())

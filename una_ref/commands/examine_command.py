@@ -22,9 +22,13 @@ if TYPE_CHECKING:
 def examine_arguments(parser: argparse.ArgumentParser) -> None:
     """The options of `examine`."""
     add = parser.add_argument
-    add("loss", metavar="LOSS", help="module:function, a method such as dpo, or one of its forms, such as ipo.printed")
+    add(
+        "loss",
+        metavar="LOSS",
+        help="file.py:function or module:function; a method such as dpo; or one of its forms, such as ipo.printed",
+    )
     add("--kind", help="its feedback: demos, pairs, labels, scores or lists (default: as its arguments say)")
-    add("--board", action="store_true", help="run it on the quick leaderboard, too")
+    add("--board", action="store_true", help="run it on the quick leaderboard, too, which takes minutes")
     add("--html", metavar="PAGE", help="write a page to this file")
     add("--json", action="store_true", help="print JSON")
 
@@ -74,6 +78,7 @@ dl { display: grid; grid-template-columns: minmax(8rem, 13rem) 1fr; gap: 1.2rem 
 dt { font-weight: 600; } dd { margin: 0; } dd p { margin: 0 0 .35rem; }
 td:first-child, th:first-child, td:nth-child(2), th:nth-child(2), td:nth-child(4) { text-align: left; }
 td:last-child { white-space: normal; min-width: 14rem; }
+h1 { overflow-wrap: anywhere; }
 .bar { display: inline-block; height: .6rem; background: rgb(var(--down)); vertical-align: baseline; }
 .none { color: rgb(var(--down)); }
 div.wide { overflow-x: auto; }
@@ -114,7 +119,8 @@ def _table(certificate: Certificate) -> str:
         kind = "" if row.outcome == "settles" else ' class="none"'
         lines.append(f"<tr{kind}>{''.join(f'<td>{cell}</td>' for cell in cells)}</tr>")
     note = (
-        "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not settle."
+        "Regret is J(π*) − J(π), in reward units, and KL is in nats; of the last policy where training does not "
+        "settle. It runs off where no finite minimum was found."
     )
     table = f"<table><tr>{head}</tr>{''.join(lines)}</table>"
     return f'<h2>What it learns, by data</h2>\n<div class="wide">{table}</div><p>{note}</p>\n'

@@ -24,7 +24,8 @@ def leaderboard_arguments(parser: argparse.ArgumentParser) -> None:
     """The command's arguments."""
     add = parser.add_argument
     add("--quick", action="store_true", help="three worlds and 14 rows at one budget, with the full board's settings")
-    add("--axis", action="append", metavar="AXIS", help=f"one of {', '.join(AXES)}; may be repeated (default: all)")
+    axes = f"{', '.join(AXES)} (docs/leaderboard.md says what); may be repeated (default: all)"
+    add("--axis", action="append", metavar="AXIS", help=axes)
     add("--methods", help="rows, separated by commas, such as dpo,kto,ppo (default: all)")
     add("--output", help="the study's folder (default: runs/leaderboard, with -quick for the quick board)")
     add("--workers", type=int, help="number of processes (default: one per core)")
@@ -50,6 +51,8 @@ def leaderboard(arguments: argparse.Namespace) -> int:
     settings = LEADERBOARD.settings
     if arguments.methods is not None:
         asked = [name.strip() for name in arguments.methods.split(",") if name.strip()]
+        if not asked:
+            raise InputError("methods: expected rows separated by commas, got none. Fix: name some, as in dpo,kto")
         settings = replace(settings, entries=tuple(dict.fromkeys(entry_named(name).name for name in asked)))
     output = arguments.output or f"runs/leaderboard{'-quick' if arguments.quick else ''}"
     results = carry_out(

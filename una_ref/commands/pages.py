@@ -24,9 +24,18 @@ def check_page(page: Path) -> None:
     """Refuse a page that cannot be written, and one whose name another file could have.
 
     Raises:
-        InputError: the name does not end in .html, or its folder does not exist.
+        InputError: the name does not end in .html, its folder does not exist, or nothing can be written there.
     """
     if page.suffix not in (".html", ".htm"):
         raise InputError(f"--html: expected a name that ends in .html, got {str(page)!r}")
     if not page.parent.is_dir():
-        raise InputError(f"--html: expected a folder that exists, got {str(page.parent)!r}")
+        raise InputError(f"--html: expected a folder that exists, got {str(page.parent)!r}. Fix: make it first")
+    there = page.exists()
+    try:
+        page.open("a").close()
+    except OSError as error:
+        raise InputError(
+            f"--html: expected a file that can be written, got {str(page)!r} ({error.strerror}). Fix: choose another"
+        ) from error
+    if not there:
+        page.unlink()

@@ -96,7 +96,7 @@ def examine(
 
     Args:
         loss: a function of keyword arguments that docs/arguments.md lists, a method of the registry or its name,
-            NAME.printed, NAME.released, or ``module:function``.
+            NAME.printed, NAME.released, ``module:function`` or ``file.py:function``.
         kind: its feedback, one of `methods.KINDS`; by default what its arguments say.
         board: whether to run it on the quick leaderboard, too, which takes minutes.
         progress: called with the heading of each section before it is measured.

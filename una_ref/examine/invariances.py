@@ -37,6 +37,7 @@ class Invariances:
         ratio_degree: k, where c times β and 1/c times the log-probs give c^k times the loss.
         raises_margin: share of examples where a step raises the chosen (positive, better) response's log-prob against
             the other (negative, worse) one; None where the feedback has no direction.
+        lowers_margin: share of examples where a step lowers it. In the rest it stays as it is.
         one_margin: whether the two log-probs of every pair have opposite gradients; None for other feedback.
         swap: what exchanging the two responses of a pair does: "ignored", "a line in the margin" or "other".
     """
@@ -51,6 +52,7 @@ class Invariances:
     degree: float | None
     ratio_degree: float | None
     raises_margin: float | None
+    lowers_margin: float | None
     one_margin: bool | None
     swap: str | None
 
@@ -83,8 +85,10 @@ class Invariances:
             )
         if self.raises_margin is not None:
             found.append(f"A step favours the better response in {self.raises_margin:.0%} of random examples.")
-            if not self.raises_margin:
+            if self.lowers_margin == 1:
                 found.append("It always favours the worse response, so its sign or its sides may be exchanged.")
+            elif not self.raises_margin and not self.lowers_margin:
+                found.append("It favours neither response: a step moves both by the same, so a sign may be wrong.")
         if self.one_margin is not None:
             found.append(
                 "The two log-probs of a pair have opposite gradients."
@@ -108,6 +112,7 @@ def invariances(examinee: Examinee) -> Invariances:
     gap, added = offset_gap(examinee)
     every = gap < 1e-10
     reads, per_token = _length(examinee)
+    raised, lowered = _direction(examinee)
     return Invariances(
         offset_gap=gap,
         offset="every batch" if every else "in expectation" if _in_expectation(examinee) else "no",
@@ -118,7 +123,8 @@ def invariances(examinee: Examinee) -> Invariances:
         per_token=per_token,
         degree=_degree(examinee, 2.0, ("scores", "margins", "baseline", "score_sd")),
         ratio_degree=_degree(examinee, 0.5, ("logps", "kl", "gap", "gap_sd", "gain")),
-        raises_margin=_direction(examinee),
+        raises_margin=raised,
+        lowers_margin=lowered,
         one_margin=_one_margin(examinee),
         swap=_swap(examinee),
     )
@@ -280,25 +286,27 @@ def _degree(examinee: Examinee, factor: float, ends: tuple[str, ...]) -> float |
 # ---- who is better
 
 
-def _direction(examinee: Examinee) -> float | None:
-    """The share of examples where a step favours the better response."""
-    favoured: list[Tensor] = []
+def _direction(examinee: Examinee) -> tuple[float | None, float | None]:
+    """The shares of examples where a step favours the better response, and where it favours the worse one."""
+    steps: list[Tensor] = []  # above 0 where the better response gains against the worse one
     for seed in range(8):
         given = probes(examinee, seed=seed)
         slopes = gradients_of(examinee, given)
         if examinee.kind == "pairs":
             if any(name.endswith(("margins", "scores")) for name in given):
-                return None  # what is right depends on how large the margin should be
+                return None, None  # what is right depends on how large the margin should be
             of_responses = [name for name in slopes if not name.endswith("logits")]
-            total = sum((-1 if name.startswith("chosen") else 1) * _summed(slopes[name]) for name in of_responses)
-            favoured.append(torch.as_tensor(total) > 0)
+            parts = [(-1 if name.startswith("chosen") else 1) * _summed(slopes[name]) for name in of_responses]
+            if parts:
+                step, size = torch.stack(parts).sum(0), torch.stack(parts).abs().sum(0)
+                steps.append(torch.where(step.abs() > ALIKE * size, step, 0.0))
         elif examinee.kind == "labels" and not any(name.endswith(("token_logps", "logits")) for name in slopes):
             labels = given["labels"] > 0.5
             whole = {**given, "labels": labels.to(torch.float64)}
-            slope = sum(_summed(g) for g in gradients_of(examinee, whole).values())
-            slope = torch.as_tensor(slope)
-            favoured.append(torch.where(labels, slope < 0, slope > 0)[slope != 0])
-    return float(torch.cat(favoured).double().mean()) if favoured else None
+            slope = torch.as_tensor(sum(_summed(g) for g in gradients_of(examinee, whole).values()))
+            steps.append(torch.where(labels, -slope, slope)[slope != 0])
+    every = torch.cat(steps) if steps else torch.zeros(0)
+    return (float((every > 0).double().mean()), float((every < 0).double().mean())) if len(every) else (None, None)
 
 
 def _one_margin(examinee: Examinee) -> bool | None:

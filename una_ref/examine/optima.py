@@ -89,8 +89,8 @@ def _no_end(learned: Learned) -> str:
             f"{learned.largest:.3g} nats; the loss is constant there, so it has many minima"
         )
     return (
-        "descent found no point with gradient 0, as happens at a kink; its last policy has a regret of "
-        f"{learned.regret:.3g}"
+        "descent found no stable point with gradient 0, as happens at a kink or where the loss is nearly flat; its "
+        f"last policy has a regret of {learned.regret:.3g}"
     )
 
 
@@ -106,6 +106,7 @@ class Optima:
         with_offset: what it learns when a number is added to the rewards of each prompt; None where it reads none.
         offset_moves: whether that is another policy.
         missing: why nothing was computed; empty otherwise.
+        reference_regret: that of π_ref, in reward units; None where nothing was computed.
     """
 
     beta: float | None
@@ -115,6 +116,7 @@ class Optima:
     with_offset: Learned | None
     offset_moves: bool | None
     missing: str = ""
+    reference_regret: float | None = None
 
     def sentences(self) -> list[str]:
         """The findings, one a sentence."""
@@ -129,6 +131,8 @@ class Optima:
             f"The world has two prompts with five responses; π* is that of β = {BETA:g}, and {own}.",
             "Data are unlimited, and training is the descent from π_ref; another start may end elsewhere.",
         ]
+        if self.reference_regret is not None:
+            found.append(f"Regret is J(π*) − J(π): that of π* is 0, and that of π_ref {self.reference_regret:.3g}.")
         found += [learned.sentence() for learned in self.learned]
         if self.depends_on_sampler is not None:
             found.append(
@@ -213,6 +217,7 @@ def optima(examinee: Examinee, *, independent: bool) -> Optima:
         with_values=values,
         with_offset=with_offset,
         offset_moves=moves,
+        reference_regret=world.metrics(world.ref_logps)["regret"],
     )
 
 

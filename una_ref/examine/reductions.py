@@ -36,6 +36,8 @@ NO_GRADIENT = 1e-12
 """Gradients at moved margins that are smaller than this, relative to those of the batch, are not compared."""
 LEAST_BETA, MOST_BETA = 1e-4, 1e4
 """The fit stops at these β: below the first the gradient of every loss is that of a straight line."""
+SINGULAR = 1e8
+"""A fit that makes a registered gradient this many times larger is at a pole of its hyper-parameters, and no match."""
 FITTED = 24
 """Candidates whose hyper-parameters are fitted: those nearest at their first hyper-parameters."""
 CHOICES: Mapping[str, tuple[str, ...]] = {
@@ -122,7 +124,7 @@ class Reductions:
                 found.append(
                     f"{'The gradient of' if len(same) == 1 else 'Gradients of'} these "
                     f"{'is a multiple of it' if len(same) == 1 else 'are multiples of it'}, too: "
-                    f"{'; '.join(relation.words for relation in same[:3])}{rest}."
+                    f"{'; '.join(_with_sign(relation) for relation in same[:3])}{rest}."
                 )
         else:
             found.append(f"It is none of {self.compared} registered losses of its kind.")
@@ -144,6 +146,10 @@ class Reductions:
         if first.differs_at:
             found.append(f"They differ where {moves} are moved by {_signed(first.differs_at)} nats.")
         return found
+
+
+def _with_sign(relation: Relation) -> str:
+    return f"{relation.words}{', with the opposite sign' if relation.factor < 0 else ''}"
 
 
 def _signed(nats: Iterable[float]) -> str:
@@ -209,11 +215,14 @@ def reductions(examinee: Examinee) -> Reductions:
         confirmed += [relation for relation in more if relation.factor > 0 and relation.gap < most]
     known = {candidate.name: candidate for candidate in others}
     far = {nats: batch for nats in FAR if equal and (batch := first.moved(nats)) is not None}
+    lines = [r for r in equal if _is_line(r, known[r.method], examinee, second)]
     equal = [replace(r, differs_at=_differs_at(r, known[r.method], examinee, far, target)) for r in equal]
+    equal = [r for r in equal if not (r.differs_at and any(r.method == line.method for line in lines))]
     order = {name: number for number, name in enumerate(METHODS)}
     equal.sort(key=lambda r: (len(r.differs_at), len(r.settings), order.get(r.method.split(".")[0], 0)))
     names_of_equal = {relation.method for relation in equal}
-    rest = sorted((r for r in confirmed if r.method not in names_of_equal and r.factor > 0), key=lambda r: r.gap)
+    rest = [r for r in confirmed if r.method not in names_of_equal and r.factor > 0 and r not in lines]
+    rest.sort(key=lambda r: r.gap)
     nearest: dict[str, Relation] = {}
     for relation in rest:
         nearest.setdefault(relation.method, relation)
@@ -247,17 +256,17 @@ def _searched(
     subject: Examinee, others: list[_Candidate], batch: RandomBatch, target: Tensor, *, turned: bool
 ) -> list[tuple[Relation, _Candidate]]:
     """The nearest candidates, with hyper-parameters fitted to the gradient."""
-    started: list[tuple[float, int, _Candidate, Examinee]] = []
+    started: list[tuple[float, int, _Candidate, Examinee, float]] = []
     for candidate in others:
         given = _given(candidate.loss, subject)
         for start in _starts(candidate.loss, subject):
             gradient = batch.gradient(start, given, turned=turned)
             if gradient is not None and gradient.norm() > 0:
                 cosine = float(torch.nn.functional.cosine_similarity(gradient, target, dim=0))
-                started.append((abs(cosine), len(started), candidate, start))
+                started.append((abs(cosine), len(started), candidate, start, float(gradient.norm())))
     started.sort(key=lambda entry: (-entry[0], entry[1]))
     found, fitted = [], dict[str, int]()
-    for _, _, candidate, start in started:
+    for _, _, candidate, start, size in started:
         if sum(fitted.values()) >= FITTED:
             break
         if fitted.get(candidate.name, 0) >= 2:
@@ -266,7 +275,7 @@ def _searched(
         given = _given(candidate.loss, subject)
         settings = _fitted(start, given, batch, target, subject, turned=turned)
         relation = _relation(candidate, replace(start, settings=settings), given, batch, target, turned)
-        if relation is not None:
+        if relation is not None and target.norm() < SINGULAR * size * abs(relation.factor):
             found.append((relation, candidate))
     return found
 
@@ -298,6 +307,23 @@ def _confirmed(
     return replace(relation, gap=max(gap, relation.gap), cosine=cosine)
 
 
+def _is_line(relation: Relation, candidate: _Candidate, subject: Examinee, batch: RandomBatch) -> bool:
+    """Whether its gradient is that of a straight line on a batch: half of its β gives a multiple of it.
+
+    Where such a loss bends beyond the batch, it is not that line, and any other loss that bends there would do as well.
+    """
+    beta = relation.settings.get("beta")
+    if not isinstance(beta, float):
+        return False
+    given = _given(candidate.loss, subject)
+    gradients = [
+        batch.gradient(replace(candidate.loss, settings={**relation.settings, "beta": own}), given)
+        for own in (beta, beta / 2)
+    ]
+    first, second = (gradient / gradient.norm() if gradient is not None else None for gradient in gradients)
+    return first is not None and second is not None and float((first - second).norm()) < EQUAL
+
+
 def _differs_at(
     relation: Relation, candidate: _Candidate, subject: Examinee, far: Mapping[float, RandomBatch], ordinary: Tensor
 ) -> tuple[float, ...]:
@@ -324,7 +350,8 @@ def _fitted(
     """The hyper-parameters where the gradient is nearest to a multiple of the target.
 
     The gradient of a kinked loss does not change with a hyper-parameter almost everywhere. Where the fit of gradients
-    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned.
+    leaves a gap, the values are fitted too, up to a factor and a constant, and the better of the two is returned. Where
+    it leaves none, the values decide between the hyper-parameters that have the same gradient.
     """
     known = start.hyperparameters
     free = [n for n, v in known.items() if isinstance(v, int | float) and not isinstance(v, bool)]
@@ -356,14 +383,19 @@ def _fitted(
     lower = [math.log(LEAST_BETA) if n == "beta" else min(0.0, known[n]) for n in free]
     upper = [math.log(MOST_BETA) if n == "beta" else math.inf for n in free]
     best, gap = begin, _size(of_gradients(begin))
-    if not free or gap < EQUAL**2:
+    comparable = expected is not None and bool(expected.std() > 0)
+    if not free or (gap < EQUAL**2 and (not comparable or _size(of_values(begin)) < EQUAL)):
         return dict(at(begin).settings)
     point = _least_squares(of_gradients, begin, (lower, upper))
     if (found := _size(of_gradients(point))) < gap:
         best, gap = point, found
-    if gap > EQUAL and expected is not None and expected.std() > 0:
+    if comparable and gap > EQUAL:
         point = _least_squares(of_values, begin, (lower, upper))
         if _size(of_gradients(point)) < gap:
+            best = point
+    elif comparable and (left := _size(of_values(best))) > EQUAL:  # on a step, where other values have this gradient
+        point = _least_squares(of_values, best, (lower, upper))
+        if _size(of_values(point)) < left and _size(of_gradients(point)) < EQUAL:
             best = point
     return dict(at(best).settings)
 

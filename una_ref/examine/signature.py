@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any, cast
 
 from torch import Tensor
@@ -164,7 +165,8 @@ def examinee(target: str | Loss | Method, kind: str | None = None) -> Examinee:
     """The loss that is meant.
 
     Args:
-        target: a function, a record, the name of a method, NAME.printed or NAME.released, or ``module:function``.
+        target: a function, a record, the name of a method, NAME.printed or NAME.released, ``module:function`` or
+            ``file.py:function``.
         kind: of feedback; by default the first of a method, and what the arguments say of a function.
 
     Raises:
@@ -175,13 +177,17 @@ def examinee(target: str | Loss | Method, kind: str | None = None) -> Examinee:
     if isinstance(target, str) and ":" in target:
         try:
             function = named_function(target)
-        except (ImportError, AttributeError, TypeError, ValueError) as error:
+        except Exception as error:  # whatever a user's module raises
+            found = f"{'' if isinstance(error, ImportError | AttributeError) else f'{type(error).__name__}: '}{error}"
             raise InputError(
-                f"{target}: expected module:function, got: {error}. "
-                "Fix: run from the folder of module.py, and name the function in it"
+                f"{target}: expected module:function or file.py:function, got: {found}. "
+                "Fix: name a function of a file, such as my_losses.py:my_loss"
             ) from error
         return _of_function(function, target, kind)
     if isinstance(target, str):
+        if target.endswith(".py") or (target not in METHODS and Path(f"{target}.py").is_file()):
+            file = target if target.endswith(".py") else f"{target}.py"
+            raise InputError(f"{target}: expected a function, got a file. Fix: name a loss in it, as in {file}:my_loss")
         name, _, form = target.partition(".")
         record = METHODS[name]
         return _of_record(record, kind, form)

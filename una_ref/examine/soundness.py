@@ -144,7 +144,7 @@ def _called(examinee: Examinee, given: Mapping[str, Any]) -> Tensor:
         shapes = ", ".join(f"{key} {tuple(value.shape)}" for key, value in given.items())
         raise InputError(
             f"{examinee.name}: expected a loss of {shapes}, got {found}. "
-            "Fix: call it with tensors of these shapes; --kind names another feedback"
+            "Fix: write it for tensors of these shapes, or name another feedback with --kind"
         ) from error
 
 

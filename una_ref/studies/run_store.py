@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from dataclasses import asdict
 from pathlib import Path
@@ -39,7 +39,7 @@ class RunStore:
     and what was measured.
 
     Args:
-        folder: of the study. It is created.
+        folder: of the study. It is created, unless nothing is computed.
         header: ready for JSON.
         measure: computes a run; a function of the run alone, times aside. It must pickle, as must the runs.
         workers: processes, one thread each.
@@ -50,7 +50,7 @@ class RunStore:
         requested: keys of the runs that were asked for in this session.
 
     Raises:
-        InputError: the folder holds runs with another header.
+        InputError: the folder holds runs with another header, or cannot be written.
     """
 
     def __init__(
@@ -67,10 +67,9 @@ class RunStore:
         self.requested: set[str] = set()
         expected = json.loads(json.dumps(header))  # as it is read back: lists for tuples
         lines = self.path.read_text("utf-8").splitlines() if self.path.exists() else []
-        if not lines:
-            folder.mkdir(parents=True, exist_ok=True)
-        elif (found := json.loads(lines[0])) != expected:
-            raise InputError(f"{self.path}: expected runs of {expected}, got {found}. Fix: choose another output.")
+        if lines and (found := _header(lines[0])) != expected:
+            asked, there = _differences(expected, found)
+            raise InputError(f"{self.path}: expected runs of {asked}, got {there}. Fix: choose another output.")
         for line in lines[1:]:
             try:
                 row = json.loads(line)
@@ -79,7 +78,14 @@ class RunStore:
             self.finished[row["key"]] = row
         whole = [json.dumps(line) for line in [expected, *self.finished.values()]]
         if compute and lines != whole:  # another process may be appending to a file that is only read here
-            write_text(self.path, "".join(f"{line}\n" for line in whole))
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                write_text(self.path, "".join(f"{line}\n" for line in whole))
+            except OSError as error:
+                raise InputError(
+                    f"output {folder}: expected a folder that can be written, got: {error.strerror}. "
+                    "Fix: choose another output."
+                ) from error
 
     def __enter__(self) -> RunStore:
         from multiprocessing import get_context
@@ -108,9 +114,11 @@ class RunStore:
             runs = [run for run in runs if run.key in self.finished]
         self.requested.update(run.key for run in runs)
         missing = [run for run in dict.fromkeys(runs) if run.key not in self.finished]
+        if not missing:
+            return [self.finished[run.key] for run in runs]
         batches = [[run] for run in missing] if alone else [missing]
         with (
-            tqdm(total=len(missing), desc=title, unit="run", file=sys.stderr, disable=None if missing else True) as bar,
+            tqdm(total=len(missing), desc=title, unit="run", file=sys.stderr, disable=None) as bar,
             open(self.path, "a", encoding="utf-8", newline="\n") as file,
         ):
             for batch in batches:
@@ -123,6 +131,39 @@ class RunStore:
                     self.finished[run.key] = row
                     bar.update()
         return [self.finished[run.key] for run in runs]
+
+
+def _header(line: str) -> Any:
+    """The header of a file, or its first line where that is none."""
+    try:
+        return json.loads(line)
+    except ValueError:
+        return line[:80]
+
+
+def _differences(expected: Mapping[str, Any], found: Any) -> tuple[str, str]:
+    """What is expected and what is there, as text, without the parts that are the same in both."""
+    if not isinstance(found, Mapping):
+        return "this study", repr(found)
+    flat = [dict(_leaves(header)) for header in (expected, found)]
+    differing = [key for key in {**flat[0], **flat[1]} if flat[0].get(key, flat) != flat[1].get(key, flat)]
+    if {*flat[0]}.isdisjoint(flat[1]) or len(differing) > MOST_DIFFERENCES:
+        return "this study", "those of another study or version"
+    return tuple(  # type: ignore[return-value]
+        ", ".join(f"{key} {header[key]!r}" if key in header else f"no {key}" for key in differing) for header in flat
+    )
+
+
+MOST_DIFFERENCES = 6
+"""Differences of two headers that a message names; more of them are another study."""
+
+
+def _leaves(header: Mapping[str, Any]) -> Iterator[tuple[str, Any]]:
+    for key, value in header.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value)
+        else:
+            yield key, value
 
 
 def _start_worker() -> None:

@@ -78,6 +78,43 @@ def test_a_filter_leaves_the_rows_of_one_kind_and_their_ranks(page, browsed, fin
     assert set(table(browsed(f"{page.as_uri()}#search=una-p"))) == {"una-pair"}
 
 
+def changed(results, **parts):
+    """A copy of a study's results with some of its parts replaced."""
+    return json.loads(json.dumps({**results, **parts}))
+
+
+def test_a_control_has_no_rank_and_is_named_as_one(finished, browsed, tmp_path):
+    results = changed(finished[1])
+    results["board"]["about"]["una-pair"]["control"] = True
+    rows = table(browsed(write_page(results, tmp_path / "board.html").as_uri()))
+    assert rows["una-pair"][0] == "" and "(control)" in rows["una-pair"][1]
+    assert rows["una-centred"][0] == "1" and "(control)" not in rows["una-centred"][1]
+
+
+def test_a_row_that_is_far_off_does_not_stretch_the_scale(finished, browsed, tmp_path):
+    results = changed(finished[1])
+    base = next(row["regret"]["mean"] for row in results["board"]["references"] if row["name"] == "base")
+    results["board"]["rows"][-1]["regret"]["mean"] = 50 * base
+    text = browsed(write_page(results, tmp_path / "board.html").as_uri())
+    scale = float(re.search(r"<span>0</span><span>([\d.]+)", text)[1])
+    assert 1.2 * base < scale < 2 * base
+
+
+def test_the_line_of_the_reference_is_inside_the_plot_of_an_axis(finished, browsed, tmp_path):
+    results = changed(finished[1])
+    for row in results["label_noise"]["base"]:
+        row["regret"]["mean"] *= 10
+    text = browsed(write_page(results, tmp_path / "board.html").as_uri())
+    plot = re.search(r'<svg id="axisplot".*?</svg>', text, re.DOTALL)[0]
+    dashed = re.search(r'stroke="var\(--soft\)" stroke-dasharray="5 4" d="M([^"]+)"', plot)[1]
+    assert all(24 <= float(point.split()[1]) <= 292 for point in dashed.split("L"))
+
+
+def test_an_open_row_has_the_name_that_the_command_takes(page, browsed):
+    text = browsed(f"{page.as_uri()}#open=rloo.rm").split('class="detail"')[1].split("</tr>")[0]
+    assert "<dt>name</dt><dd>rloo.rm</dd>" in text
+
+
 def test_every_leader_has_a_curve_and_every_axis_can_be_chosen(page, browsed, finished):
     results, text = finished[1], browsed(page.as_uri())
     curves = re.search(r'<svg id="labels".*?</svg>', text, re.DOTALL)[0]

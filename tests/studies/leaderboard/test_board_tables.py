@@ -1,5 +1,16 @@
+import json
+
 from una_ref.studies.leaderboard.board_summaries import summed
-from una_ref.studies.leaderboard.board_tables import alarms, best_rows, by_regret, condition, interval, mean, needed
+from una_ref.studies.leaderboard.board_tables import (
+    alarms,
+    best_rows,
+    board,
+    by_regret,
+    condition,
+    interval,
+    mean,
+    needed,
+)
 
 
 def test_an_interval_is_printed_behind_its_mean():
@@ -10,6 +21,14 @@ def test_an_interval_is_printed_behind_its_mean():
 
 def test_a_mean_is_never_minus_zero():
     assert mean(summed([-1e-9])) == "0.00"
+
+
+def test_a_median_is_never_minus_zero(finished):
+    results = json.loads(json.dumps(finished[1]["board"]))
+    for row in results["references"]:
+        row["regret"]["median"] = -1e-9
+    cells = next(line for line in board(results) if line.startswith("| π_ref")).split(" | ")
+    assert "0.000" in cells and "-0.000" not in cells
 
 
 def test_labels_needed_say_which_side_they_are_on():

@@ -40,9 +40,17 @@ def test_dpo_as_a_loss_of_one_s_own_has_the_place_of_dpo(board):
     assert abs(names.index("mine") - names.index("una-pair")) == 1
 
 
+def test_a_control_takes_no_rank(board):
+    results = json.loads(board.read_text("utf-8"))
+    results["board"]["about"]["una-pair"]["control"] = True
+    placed = place(my_loss, "pairs", board=results, tune=False)
+    assert (placed["rank"], placed["of"]) == (1, 1)
+    assert {row["name"] for row in placed["rows"]} == {"mine", "una-pair"}
+
+
 def test_a_loss_that_is_not_tuned_takes_the_setting_of_a_known_method(board):
     about = json.loads(board.read_text("utf-8"))["board"]["about"]["una-pair"]
-    placed = place(my_loss, "pairs", board=board, tune=False)
+    placed = place(my_loss, "pairs", board=board.parent, tune=False)
     assert placed["setting"] == {"lr": about["lr"], "factors": about["factors"]}
     assert placed["row"]["to_dpo"]["mean"] == pytest.approx(0.0, abs=1e-6)
 
@@ -82,8 +90,12 @@ def test_every_kind_has_a_method_whose_run_it_takes_over():
         (my_loss, "scores", "loss mine: expected arguments of scores, got chosen_logps"),
         (METHODS["dro"].loss, "pairs", "loss mine: expected arguments of pairs, got .*logps"),
         (METHODS["grpo"].loss, "scores", "loss mine: expected arguments of scores, got old_token_logps"),
-        (lambda *, chosen_logps: chosen_logps.mean(), "pairs", "one finite number for each of 2 examples"),
-        (lambda *, chosen_logps: chosen_logps * torch.inf, "pairs", "one finite number"),
+        (lambda *, chosen_logps: chosen_logps.mean(), "pairs", "one number for each of 2 examples"),
+        (lambda *, chosen_logps: chosen_logps * torch.inf, "pairs", "expected finite numbers for ordinary log-probs"),
+        (lambda *, chosen_logps: chosen_logps.detach(), "pairs", "expected a gradient in chosen_logps, got none"),
+        (lambda *, chosen_logps: chosen_logps @ chosen_logps[None], "pairs", "one that refuses: RuntimeError"),
+        (lambda *, chosen_logp: chosen_logp, "pairs", "got 'chosen_logp'; did you mean chosen_logps"),
+        ("my_losses:mine", "pairs", "expected a function, got str"),
         (lambda *, chosen_logps, gamma: chosen_logps, "pairs", "hyper-parameter with a default, got 'gamma'"),
     ],
 )
@@ -99,5 +111,7 @@ def test_other_refusals():
         entry_of(my_loss, "pairs", name="ipo")
     with pytest.raises(InputError, match="expected a results.json"):
         place(my_loss, "pairs", board="nowhere.json")
+    with pytest.raises(InputError, match="expected a results.json of una-ref leaderboard, got: Extra data"):
+        place(my_loss, "pairs", board=__file__)
     with pytest.raises(InputError, match="expected results of protocol 2, got 0"):
         place(my_loss, "pairs", board={"settings": {"protocol": 0}})

@@ -313,6 +313,7 @@ def entry_named(name: str) -> BoardEntry:
     if name in METHODS and METHODS[name].name in ENTRIES:  # an alias, such as dpo
         return ENTRIES[METHODS[name].name]
     if name in EXCLUSIONS:
-        raise InputError(f"methods: expected a method of the leaderboard, got {name}, excluded: {EXCLUSIONS[name]}")
-    hint = near(name, [*ENTRIES, *EXCLUSIONS])
-    raise InputError(f"methods: expected a method of the leaderboard, got {name!r}{hint}. Fix: una-ref methods")
+        raise InputError(f"methods: expected a row of the leaderboard, got {name}, excluded: {EXCLUSIONS[name]}")
+    aliases = [alias for method in METHODS.values() for alias in method.aliases if method.name in ENTRIES]
+    hint = near(name, [*ENTRIES, *aliases]) or f". Fix: choose from {', '.join([*ENTRIES, *aliases])}"
+    raise InputError(f"methods: expected a row of the leaderboard, got {name!r}{hint}")

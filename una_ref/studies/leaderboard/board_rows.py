@@ -109,7 +109,10 @@ def references_of(store: RunStore, runs: Sequence[BoardRun]) -> Measured:
     """
     found = store.results(runs, runs[0].entry)
     if len(found) < len(runs):
-        raise InputError("report: expected finished runs of the leaderboard, got none. Fix: leave --report out")
+        raise InputError(
+            f"report: expected finished runs of the leaderboard in {store.path.parent}, got none. "
+            "Fix: name their folder with --output, or leave --report out"
+        )
     return found
 
 

@@ -118,7 +118,7 @@ def _cells(
         row["title"],
         interval(row["regret"]),
         *(mean(regrets.get((row["name"], budget)), 3) for budget in others),
-        "" if median is None else f"{median:.3f}",
+        "" if median is None else _plain(median, 3),
         "" if about is None else cells.count(row["worse_than_base"]),
         interval(row.get("to_dpo")),
         *(mean(row[measure]) for measure in ("kl", "reward", "tax")),

@@ -12,6 +12,7 @@ print(placed["rank"], "of", placed["of"], placed["row"]["regret"]["mean"])
 
 from __future__ import annotations
 
+import inspect
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -22,7 +23,7 @@ from torch import Tensor
 
 from una_ref.errors import InputError, near
 from una_ref.methods import probe
-from una_ref.methods.arguments import PAIRED, Need, argument, hyperparameters, names
+from una_ref.methods.arguments import ARGUMENTS, PAIRED, Need, argument, hyperparameters, names
 from una_ref.studies.engine import Candidates, Means, carry_out, choose
 from una_ref.studies.leaderboard.board_entries import BETA, ENTRIES, BoardEntry, Loss, Tuned, fed_as
 from una_ref.studies.leaderboard.board_rows import compared, row, tuning_runs
@@ -85,22 +86,15 @@ def entry_of(
         raise InputError(f"kind: expected one of {', '.join(STAND_INS)}, got {kind!r}{near(kind, STAND_INS)}")
     if name in ENTRIES:
         raise InputError(f"name: expected a name that no row of the leaderboard has, got {name!r}")
+    if not callable(loss):
+        raise InputError(f"loss {name}: expected a function, got {type(loss).__name__}. Fix: pass the function itself")
     fed = fed_as(kind)
     if wrong := [own for own in sorted(names(loss)) if not _given(own, kind)]:
         raise InputError(
             f"loss {name}: expected arguments of {fed}, got {', '.join(wrong)}. Fix: see docs/arguments.md"
         )
-    try:
-        known = hyperparameters(loss)
-        values = probe.call(loss, fed, {})
-    except (TypeError, ValueError) as error:
-        raise InputError(f"loss {name}: expected a loss on {fed}, got one that refuses: {error}") from error
-    if not isinstance(values, Tensor) or values.shape != (2,) or not values.isfinite().all():
-        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
-        raise InputError(
-            f"loss {name}: expected one finite number for each of 2 examples, shape (2,), got {got}. "
-            "Fix: return the losses without a mean"
-        )
+    _check_call(loss, name, fed)
+    known = hyperparameters(loss)
     if tuned is None:
         tuned = (BETA,) if "beta" in known else ()
     for own in tuned:
@@ -113,6 +107,43 @@ def entry_of(
         tuned=tuple(tuned),
         losses={fed: loss},
     )
+
+
+def _check_call(loss: Loss, name: str, fed: str) -> None:
+    """Refuse a loss that a run cannot call or cannot learn from. Raises InputError."""
+    for own, parameter in inspect.signature(loss).parameters.items():
+        if argument(own) is None and parameter.default is parameter.empty:
+            raise InputError(
+                f"loss {name}: expected an argument of docs/arguments.md, or a hyper-parameter with a default, got "
+                f"{own!r}{near(own, [*ARGUMENTS, *PAIRED])}"
+            )
+    given = probe.example_arguments(loss, fed)
+    trained = [own for own in given if (PAIRED[own][0] if own in PAIRED else own) in TRAINED]
+    for own in trained:
+        given[own].requires_grad_()
+    try:
+        values = loss(**given)
+    except Exception as error:  # whatever a user's function raises
+        raise InputError(
+            f"loss {name}: expected a loss on {fed}, got one that refuses: {type(error).__name__}: {error}"
+        ) from error
+    if not isinstance(values, Tensor) or values.shape != (2,):
+        got = tuple(values.shape) if isinstance(values, Tensor) else type(values).__name__
+        raise InputError(
+            f"loss {name}: expected one number for each of 2 examples, shape (2,), got {got}. "
+            "Fix: return the losses without a mean"
+        )
+    if not values.isfinite().all():
+        raise InputError(f"loss {name}: expected finite numbers for ordinary log-probs, got {values.tolist()}")
+    if not values.requires_grad:
+        raise InputError(
+            f"loss {name}: expected a gradient in {' or '.join(trained) or 'the log-probs of the policy'}, got none. "
+            "Fix: remove .detach(), .item() and torch.no_grad()"
+        )
+
+
+TRAINED = ("logps", "token_logps", "logits")
+"""The arguments that a policy under training computes."""
 
 
 def _given(own: str, kind: str) -> bool:
@@ -144,8 +175,8 @@ def place(
     Args:
         loss: see `entry_of`.
         kind: of feedback, see `entry_of`.
-        board: the results of a board, or the path of its results.json; None: the quick board, which is computed in
-            `output` where it is not finished there.
+        board: the results of a board, or the path of its results.json or its folder; None: the quick board, which is
+            computed in `output` where it is not finished there.
         output: the folder of the quick board.
         workers: processes for the quick board.
         tune: whether learning rate and hyper-parameters are chosen for this loss. False: it takes those of a known
@@ -153,9 +184,9 @@ def place(
         about: further arguments of `entry_of`, such as `name` and `tuned`.
 
     Returns:
-        name; rank, from 1, of how many rows with the same kind of feedback, at the board's main budget; row: the loss's
-        own, and rows: those of its kind of feedback, as in results.json, with the loss in its place; setting: its
-        learning rate, factors and tuning regret.
+        name; rank, from 1, of how many rows with the same kind of feedback, at the board's main budget and without
+        controls; row: the loss's own, and rows: those of its kind of feedback, as in results.json, with the loss in its
+        place; setting: its learning rate, factors and tuning regret.
 
     Raises:
         InputError: before anything is trained, see `entry_of`; or a board of another version.
@@ -174,10 +205,11 @@ def place(
     compared(rows)
     kinds = {name: about["feedback"] for name, about in results["about"].items()} | {entry.name: entry.feedback}
     ranked = by_regret([each for each in rows if kinds[each["name"]] == entry.feedback])
+    names = [each["name"] for each in ranked if not results["about"].get(each["name"], {}).get("control")]
     return {
         "name": entry.name,
-        "rank": 1 + [each["name"] for each in ranked].index(entry.name),
-        "of": len(ranked),
+        "rank": 1 + names.index(entry.name),
+        "of": len(names),
         "row": mine,
         "rows": ranked,
         "setting": setting,
@@ -207,10 +239,13 @@ def _board(board: Mapping[str, Any] | str | Path | None, output: str | Path, wor
     if board is None:
         board = carry_out(LEADERBOARD, output, axes=("board",), quick=True, workers=workers)
     elif not isinstance(board, Mapping):
-        path = Path(board)
+        path = Path(board, "results.json") if Path(board).is_dir() else Path(board)
         if not path.is_file():
             raise InputError(f"board {path}: expected a results.json of una-ref leaderboard, got no such file")
-        board = json.loads(path.read_text("utf-8"))
+        try:
+            board = json.loads(path.read_text("utf-8"))
+        except ValueError as error:
+            raise InputError(f"board {path}: expected a results.json of una-ref leaderboard, got: {error}") from error
     results = board.get("board", board) if isinstance(board, Mapping) else {}
     version = results.get("settings", {}).get("protocol") if isinstance(results.get("settings"), Mapping) else None
     if version != LEADERBOARD.settings.protocol:
