@@ -25,7 +25,7 @@
 # **Needs.** [Notebook 13](13_online_alignment.ipynb), which derives online UNA and compares the methods where the
 # optimum is known. At `full` and `smollm2` the prompts come from the hub.
 #
-# **Time.** About 10 minutes to read, without the exercises. Next: [notebook 22](22_the_papers_tables.ipynb).
+# **Time.** About 15 minutes to read, without the exercises. Next: [notebook 22](22_the_papers_tables.ipynb).
 
 # %%
 import json
