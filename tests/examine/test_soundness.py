@@ -82,7 +82,7 @@ def test_an_exception_of_the_loss_is_refused_with_its_words():
     def loss(*, logps, lengths):
         return logps @ lengths[None, :, None]
 
-    refuse(loss, "expected a loss of logps (6,), lengths (6,)", "RuntimeError", "name another feedback with --kind")
+    refuse(loss, "expected a loss of logps (6,), lengths (6,)", "RuntimeError", "another feedback with --kind")
 
 
 def test_a_loss_that_takes_float32_only_is_refused_with_the_dtype_as_the_reason():
