@@ -102,3 +102,26 @@ def test_data_of_the_board_are_those_of_the_loss(name, kind):
     from una_ref.examine.signature import examinee
 
     assert board_kind(examinee(name)) == kind
+
+
+def test_a_place_is_told_beside_dpo_and_the_reference(monkeypatch):
+    from una_ref.examine import board_place
+    from una_ref.examine.signature import examinee
+    from una_ref.studies.leaderboard import placing
+
+    row = {
+        "regret": {"mean": 0.98, "low": 0.93, "high": 1.03},
+        "to_dpo": {"mean": 0.27, "low": -0.1, "high": 0.64},
+        "worse_than_base": {"count": 2, "of": 3, "share": 2 / 3},
+        "failed": 0,
+    }
+    monkeypatch.setattr(placing, "place", lambda *args, **kwargs: {"rank": 4, "of": 4, "row": row})
+    place = board_place.on_board(examinee("dpo"))
+    assert place.sentences() == [
+        "It is number 4 of 4 on pairs by mean regret: 0.980 (95 % interval 0.930 to 1.030).",
+        "Its regret minus DPO's is 0.270 (95 % interval -0.100 to 0.640).",
+        "It is worse than π_ref in 2 of 3 worlds.",
+    ]
+    row |= {"to_dpo": {"mean": None, "low": None, "high": None}, "regret": dict.fromkeys(("mean", "low", "high"))}
+    row["failed"] = 1
+    assert board_place.on_board(examinee("dpo")).sentences() == ["1 of its runs ended without a finite policy."]

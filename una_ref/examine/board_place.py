@@ -17,6 +17,8 @@ class Place:
         regret: its mean regret over the worlds, in reward units; None where a run failed.
         low, high: the ends of its 95 % interval.
         failed: runs that ended without a finite policy.
+        to_dpo: its regret minus DPO's, paired by world: mean and ends of the 95 % interval; None where a run failed.
+        worse: worlds in which it ends with more regret than π_ref. worlds: their number.
     """
 
     kind: str
@@ -26,15 +28,22 @@ class Place:
     low: float | None
     high: float | None
     failed: int
+    to_dpo: tuple[float, float, float] | None
+    worse: int
+    worlds: int
 
     def sentences(self) -> list[str]:
         """The findings, one a sentence."""
         if self.regret is None or self.low is None or self.high is None:
             return [f"{self.failed} of its runs ended without a finite policy."]
-        return [
+        found = [
             f"It is number {self.rank} of {self.of} on {self.kind} by mean regret: {self.regret:.3f} "
             f"(95 % interval {self.low:.3f} to {self.high:.3f})."
         ]
+        if self.to_dpo is not None:
+            mean, low, high = self.to_dpo
+            found.append(f"Its regret minus DPO's is {mean:.3f} (95 % interval {low:.3f} to {high:.3f}).")
+        return [*found, f"It is worse than π_ref in {self.worse} of {self.worlds} worlds."]
 
 
 def check_board(examinee: Examinee) -> None:
@@ -59,10 +68,14 @@ def on_board(examinee: Examinee) -> Place:
 
     kind = board_kind(examinee)
     placed = place(examinee.loss, kind, name=_row_name(examinee), title=examinee.name)
-    regret = placed["row"]["regret"]
+    row = placed["row"]
+    regret, gap, worse = row["regret"], row.get("to_dpo"), row["worse_than_base"]
     return Place(
         *(kind, placed["rank"], placed["of"]),
-        *(regret["mean"], regret["low"], regret["high"], int(placed["row"]["failed"])),
+        *(regret["mean"], regret["low"], regret["high"], int(row["failed"])),
+        to_dpo=None if gap is None or gap["low"] is None else (gap["mean"], gap["low"], gap["high"]),
+        worse=int(worse["count"]),
+        worlds=int(worse["of"]),
     )
 
 
