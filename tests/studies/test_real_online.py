@@ -169,7 +169,14 @@ def test_every_entry_of_the_study_trains(tiny):
     assert [row["name"] for row in found["rows"]] == ["base", *(entry.name for entry in ENTRIES)]
     assert all(row["finished"] == 1 and not row["failed"] and row["kl"]["mean"] > 0 for row in found["rows"][1:])
     passes = {row["name"]: row["passes"] for row in found["rows"][1:]}
-    assert passes == {"rloo": 1, "una-online": 1, "una-centred": 1, "una-online.released": 4, "ppo": 4}
+    assert passes == {
+        "rloo": 1,
+        "una-online": 1,
+        "una-centred": 1,
+        "una-online.released": 4,
+        "ppo": 4,
+        "una-centred.replay": 2,
+    }
     rates = {row["name"]: row["lr"] for row in found["rows"]}
     assert rates["una-centred"] == rates["rloo"]
 

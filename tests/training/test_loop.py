@@ -249,9 +249,10 @@ def test_run_killed_at_random_moments_resumes_to_the_same_bytes(tmp_path):
     process = subprocess.run([sys.executable, *words], env=environment, capture_output=True, text=True, timeout=900)
     assert process.returncode == 0, process.stderr
     found = json.loads(process.stdout)["kills"]
-    assert {name: run["kills"] for name, run in found.items()} == {"offline": 12, "online": 12}
+    assert min(run["kills"] for run in found.values()) >= 12
     assert all(run["same_bytes"] for run in found.values())
-    assert len(found["offline"]["killed"]) == 5 and "rollout" in found["online"]["killed"]
+    assert {*found["offline"]["killed"]} == {"start-up", "step", "evaluation", "save", "result"}
+    assert {*found["online"]["killed"]} == {*found["offline"]["killed"], "rollout"}
 
 
 @pytest.mark.slow
