@@ -215,7 +215,7 @@ eq10, logits = [world.ref_logps], world.ref_logps
 for _ in range(400):
     logits = logits - expected_step(world, logits.log_softmax(-1))
     eq10.append(logits.log_softmax(-1))
-paths = {"UNA Eq. 10": eq10, "the authors' script": script}
+paths = {"online UNA": eq10, "online UNA, authors' code": script}
 kls = {name: [kl(policy, world.ref_logps).mean().item() for policy in path] for name, path in paths.items()}
 regret = {name: [world.regret(policy).mean().item() for policy in path] for name, path in paths.items()}
 best_kl = kl(world.optimum, world.ref_logps).mean().item()
@@ -223,7 +223,7 @@ best_kl = kl(world.optimum, world.ref_logps).mean().item()
 SVG(draw_way({"kl": kls, "regret": regret, "best_kl": best_kl}))
 
 # %% tags=["check"]
-end, went, cost = script[-1], kls["the authors' script"], regret["the authors' script"]
+end, went, cost = script[-1], kls["online UNA, authors' code"], regret["online UNA, authors' code"]
 check.true("the script: KL past π*'s", went[-1] > 1.5 * best_kl, f"{went[-1]:.2f} nats, π* has {best_kl:.2f}")
 mass = end.exp().amax(-1).mean()
 check.true("the script ends at a single response", mass > 0.98, f"{mass:.3f} of the mass")
@@ -472,8 +472,8 @@ check.true("not clipped: ratios ten times as large", far["not clipped"] > 10 * f
 # %%
 OFFSETS = [-8, -6, -5, -4, -3, -2, -1, 0, 1, 2, 3, 4, 5, 6, 8]
 HOW = {
-    "eq10": "UNA Eq. 10",
-    "released": "the authors' script",
+    "eq10": "online UNA",
+    "released": "online UNA, authors' code",
     "whitened": "whitened, no critic (PPO's start)",
     "v": "with V(x) (centred UNA, PPO's critic)",
 }
@@ -546,7 +546,7 @@ check.differs("at π* PPO has noise: a critic off by 0.01, whitened", at_optimum
 SEEDS, STEPS = scale(full=(range(10), 200), ci=(range(4), 50))
 RATES = (0.05, 0.1, 0.2, 0.5)
 CONDITIONS = {"around 0": {}, "all + 4": {"offset": 4.0}, "each prompt its own": {"spread": 4.0}}
-NAMES = {"eq10": "UNA Eq. 10", "released": "the authors' script", "ppo": "PPO", "centred": "centred UNA = RLOO"}
+NAMES = {"eq10": "online UNA", "released": "online UNA, authors' code", "ppo": "PPO", "centred": "centred UNA = RLOO"}
 grid = {}
 for name in NAMES:
     for condition, more in CONDITIONS.items():

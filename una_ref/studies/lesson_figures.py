@@ -86,7 +86,7 @@ def _noise_and_training(fig: Figure, of: Mapping[str, Any]) -> None:
     noise, *training = fig.subplots(1, 1 + len(of["regret"]), gridspec_kw={"width_ratios": [1.25, 1, 1]})
     looks = {name: figures.look(ROWS[name]) | {"label": label} for name, label in names.items()}
     text: dict[str, Any] = {"fontsize": 10, "ha": "center"}
-    places = {"eq10": (-6.3, 70, "UNA Eq. 10"), "released": (0, 3e4, "the authors' script")}
+    places = {"eq10": (-6.3, 70, "online UNA"), "released": (0, 3e4, "online UNA, authors' code")}
     places["centred"] = (0, 1.7, "with V(x): centred UNA, PPO's critic")
     for name, (x, y, label) in places.items():
         noise.plot(of["offsets"], of["noise"][name], color=looks[name]["color"], linewidth=2.4)
