@@ -97,7 +97,7 @@ class Run:
         part = rows(settings, tokenizer)
         config = Config(
             method=method,
-            form=form,  # type: ignore[arg-type]
+            form=form,
             loss_kwargs={"beta": self.beta, **hyper},
             data="pairs",
             held_out=0.0,

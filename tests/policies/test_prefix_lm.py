@@ -126,6 +126,13 @@ def test_a_width_that_the_heads_cannot_share_is_refused(world):
         PrefixLM(world, hidden=12, layers=1)
 
 
+def test_a_prompt_and_a_token_of_one_number_have_rows_of_their_own(world):
+    model = PrefixLM(world, hidden=8, layers=1)
+    model.trunk.states().square().sum().backward()
+    used = model.trunk.core.embed_tokens.weight.grad.abs().sum(1) > 0
+    assert used.tolist() == [True] * 3 + [False] + [True] * 3  # three prompts; EOS, which nothing follows; tokens
+
+
 def test_the_start_of_a_transformer_depends_on_its_seed_alone(world):
     before = torch.random.get_rng_state()
     first, again, other = (PrefixLM(world, hidden=8, layers=1, seed=seed).trunk.state_dict() for seed in (1, 1, 2))

@@ -149,9 +149,10 @@ def _differences(expected: Mapping[str, Any], found: Any) -> tuple[str, str]:
     differing = [key for key in {**flat[0], **flat[1]} if flat[0].get(key, flat) != flat[1].get(key, flat)]
     if {*flat[0]}.isdisjoint(flat[1]) or len(differing) > MOST_DIFFERENCES:
         return "this study", "those of another study or version"
-    return tuple(  # type: ignore[return-value]
+    asked, there = (
         ", ".join(f"{key} {header[key]!r}" if key in header else f"no {key}" for key in differing) for header in flat
     )
+    return asked, there
 
 
 MOST_DIFFERENCES = 6

@@ -165,7 +165,7 @@ def tiny_lm(results: Mapping[str, Any]) -> list[str]:
                 "regret, transformer",
                 "minus DPO's",
                 "regret, MLP",
-                "minus DPO's",
+                "minus DPO's, MLP",
                 "worse than π_ref",
                 "lr",
             ],
