@@ -123,6 +123,28 @@ def test_no_table_of_tokens_by_vocabulary_is_kept(tiny, monkeypatch):
     assert kept and not [shape for shape in kept if shape[-1:] == (48,) and len(shape) > 1]
 
 
+def test_a_frozen_head_is_computed_once(tiny, lora, monkeypatch):
+    model, calls = lora(tiny()), []
+    monkeypatch.setattr(logprobs, "CHUNK_ELEMENTS", 48 * 7)
+    batch = collate(EXAMPLES)
+    model.get_base_model().lm_head.register_forward_hook(lambda *_: calls.append(1))
+    sequence_logprobs(model, batch).sum().backward()
+    assert len(calls) == -(-len(batch.target) // 7) > 1
+
+
+@pytest.mark.parametrize("suppressed", [[], [0, 3]])
+def test_gradient_of_a_frozen_head_is_that_of_finite_differences(suppressed):
+    head = torch.nn.Linear(3, 6).double().requires_grad_(False)
+    hidden = torch.tensor([[0.3, -1.0, 2.0], [1.5, 0.2, -0.7]], dtype=torch.float64, requires_grad=True)
+    target = torch.tensor([1, 5])
+    before = hidden.detach().clone()
+    found = logprobs._FrozenHead.apply(hidden, target, head, suppressed)
+    logits = head(before).index_fill(-1, torch.tensor(suppressed, dtype=torch.int64), -torch.inf)
+    torch.testing.assert_close(found, logits.log_softmax(-1)[torch.arange(2), target], rtol=1e-12, atol=1e-12)
+    assert torch.equal(hidden, before)
+    assert torch.autograd.gradcheck(lambda h: logprobs._FrozenHead.apply(h, target, head, suppressed), [hidden])
+
+
 # --------------------------------------------------------------------------------------- models scored wrongly or not
 
 
@@ -160,8 +182,9 @@ def test_plain_heads_pass_in_any_dtype_and_are_left_as_they_were(tiny, lora):
 # ------------------------------------------------------------------------------------------- suppressed tokens, dtypes
 
 
-def test_suppressed_tokens_are_left_out_of_the_distribution(tiny):
-    model, left = tiny(), [i for i in range(48) if i not in (1, 5, 40)]
+@pytest.mark.parametrize("frozen", [False, True])
+def test_suppressed_tokens_are_left_out_of_the_distribution(tiny, lora, frozen):
+    model, left = lora(tiny()) if frozen else tiny(), [i for i in range(48) if i not in (1, 5, 40)]
     model.generation_config.suppress_tokens = [1, 5, 40]
     everything = Example((3, 4), tuple((t,) for t in range(48)))
     logps = sequence_logprobs(model, collate([everything]))

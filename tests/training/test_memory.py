@@ -250,9 +250,9 @@ def test_with_gradient_checkpointing_a_layer_keeps_only_its_input():
         return parts_of(config, models(config, policy))[0]["activations"]
 
     plain, less = kept(), kept(gradient_checkpointing=True)
-    # A row of 5 + 4·19 tokens: 4 inputs of 64 numbers of 2 bytes; the last norm's in float32, with its scale; and the
+    # A row of 5 + 4·19 tokens: 4 inputs of 64 numbers of 2 bytes; the last norm's, with its scale in float32; and the
     # indices (8 bytes) of the positions that predict the 80 tokens of four responses.
-    less_kept = 81 * (4 * 64 * 2 + 64 * 4 + 4) + 80 * 8
+    less_kept = 81 * (4 * 64 * 2 + 64 * 2 + 4) + 80 * 8
     assert less.how.startswith(f"81 tokens × {less_kept / 81:,.0f} bytes ")
     assert less.bytes - less_kept == pytest.approx(plain.bytes / 4, rel=0.02)
 

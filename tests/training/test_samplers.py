@@ -247,7 +247,7 @@ def test_rollout_kl_estimates_the_exact_kl():
     exact = (logps.exp() * (logps - ref)).sum(1)
     variance = (logps.exp() * (logps - ref - exact[:, None]) ** 2).sum(1).mean()  # of one response's log-ratio
     error = float(variance / (8 * 48)) ** 0.5
-    assert float(exact.mean()) > 10 * error
+    assert float(exact.mean()) > 8 * error
     assert values["objective/kl"] == pytest.approx(float(exact.mean()), abs=4 * error)
 
 

@@ -11,6 +11,8 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
+from torch import nn
+from torch.autograd.function import once_differentiable
 from torch.utils.checkpoint import checkpoint
 
 from una_ref.data.batch import Batch, Example, collate
@@ -26,18 +28,54 @@ def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None)
     """(N,) log-probability of every scored token, float32 or better; from (N, D) `hidden` states, if given."""
     core, head = parts(model)
     hidden = hidden_states(core, batch) if hidden is None else hidden
+    width = getattr(head, "out_features", None) or hidden.shape[-1]
+    size = max(1, CHUNK_ELEMENTS // width)
+    pieces = list(zip(hidden.split(size), batch.target.split(size), strict=True))
+    if type(head) is nn.Linear and not any(weight.requires_grad for weight in head.parameters()):
+        return torch.cat([_FrozenHead.apply(h, t, head, suppressed_tokens(model)) for h, t in pieces])
     logits_of = _logits(model, hidden.device)
 
     def logps(h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         logits = logits_of(h)
         return logits.gather(-1, target[:, None])[:, 0] - logits.logsumexp(-1)
 
-    width = getattr(head, "out_features", None) or hidden.shape[-1]
-    size = max(1, CHUNK_ELEMENTS // width)
-    pieces = list(zip(hidden.split(size), batch.target.split(size), strict=True))
     if len(pieces) > 1 and torch.is_grad_enabled():
         return torch.cat([checkpoint(logps, h, t, use_reentrant=False) for h, t in pieces])
     return torch.cat([logps(h, t) for h, t in pieces])
+
+
+class _FrozenHead(torch.autograd.Function):
+    """The log-prob of one word for each hidden state under a head that does not learn.
+
+    The gradient of log softmax(W·h)_y is (e_y − softmax(W·h))·W. It needs nothing of what comes after, and is formed
+    in the forward pass, in the memory of the logits. So the head is computed once and not again in the backward pass.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, hidden: torch.Tensor, target: torch.Tensor, head: Any, suppressed: list[int]) -> torch.Tensor:
+        learns = ctx.needs_input_grad[0]
+        with torch.set_grad_enabled(learns):
+            hidden = hidden.detach().requires_grad_(learns)
+            raw = head(hidden)
+        logits = raw.detach()
+        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if suppressed:
+            logits[:, suppressed] = -torch.inf
+        largest = logits.amax(-1, keepdim=True)
+        words = target[:, None]
+        own = logits.gather(-1, words)
+        total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
+        if learns:
+            slope = logits.div_(-total)
+            slope.scatter_add_(-1, words, torch.ones_like(own))
+            ctx.save_for_backward(*torch.autograd.grad(raw, hidden, slope.to(raw.dtype)))
+        return (own - (total.log() + largest))[:, 0]
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
+        (of_hidden,) = ctx.saved_tensors
+        return of_hidden * slope[:, None].to(of_hidden.dtype), None, None, None
 
 
 def distributions(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:

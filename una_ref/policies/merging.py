@@ -20,6 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from una_ref.policies.anatomy import unwrapped
+from una_ref.policies.fused import FusedLora
 
 TOLERANCE = {torch.float64: 1e-9, torch.float32: 1e-4, torch.bfloat16: 0.05, torch.float16: 0.05}
 """Largest change of any probed token's log-prob, in nats, by the dtype of the weights."""
@@ -84,7 +85,7 @@ def _obstacle(places: Sequence[tuple[nn.Module, str, Any]]) -> str:
     if not places:
         return "no adapter"
     for _, name, layer in places:
-        if type(layer) is not Linear or type(layer.get_base_layer()) is not nn.Linear:
+        if not (type(layer) is Linear or isinstance(layer, FusedLora)) or type(layer.get_base_layer()) is not nn.Linear:
             return f"{name} is no LoRA on a linear layer"
         adapters = _active(layer)
         if layer.disable_adapters or layer.merged or not adapters:

@@ -334,7 +334,10 @@ def _learning(config: Config, held: Models, row: Example) -> Iterator[Part]:
         return
     vocabulary, size = held.policy.config.vocab_size, next(held.policy.parameters()).element_size()
     chunk = min(len(batch.target), max(1, CHUNK_ELEMENTS // vocabulary))
-    wide = 2 * size + (8 if size < 4 else 0)
+    if any(weight.requires_grad for weight in parts(held.policy)[1].parameters()):
+        wide = 2 * size + (8 if size < 4 else 0)
+    else:  # the gradient is written over the logits
+        wide = size if size >= 4 else 2 * size + 4
     how = f"{chunk} tokens at once × {vocabulary:,} × {wide} bytes: logits and their gradient"
     yield Part("logits", chunk * vocabulary * wide, how, "learning")
     asked = needs(config.losses_by_kind.values())

@@ -17,6 +17,7 @@ from una_ref.errors import InputError
 from una_ref.methods.arguments import Need, needs
 from una_ref.policies import loading, scorers
 from una_ref.policies.critics import Critic, copy_core
+from una_ref.policies.fused import fuse
 from una_ref.policies.named_models import resolved
 from una_ref.policies.references import Policy
 from una_ref.policies.scorers import Scorer
@@ -102,6 +103,7 @@ def with_adapters(model: Any, config: Config, *, task: str = "CAUSAL_LM") -> Any
         # transformers renamed the method; the second name is the older one.
         enable = getattr(model, "activation_checkpointing_enable", None) or model.gradient_checkpointing_enable
         enable({"use_reentrant": False})
+    fuse(model)
     return model
 
 
@@ -123,4 +125,5 @@ def _other(config: Config, key: str, tokenizer: Any) -> Any:
                 f"id {i}, got {ids.get(token, 'no such token')}"
             )
     loading.disable_dropout(model)
+    fuse(model)  # as the policy, so that both give the same log-probs to the bit
     return model
