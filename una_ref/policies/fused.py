@@ -10,7 +10,6 @@ they are. Only layers are fused whose result on a probe agrees with the module's
 
 from __future__ import annotations
 
-from functools import cache
 from typing import Any
 
 import torch
@@ -112,12 +111,16 @@ def _is_norm(layer: Any) -> bool:
     return own.dtype == fused.dtype and bool((own - fused).norm() <= 4 * torch.finfo(own.dtype).eps * own.norm())
 
 
-@cache
 def _subclass(module: type, fused: type) -> type:
-    return type(module.__name__, (fused, module), {"__module__": module.__module__})
+    """The class of a module with another forward pass; one class for all modules of that class."""
+    name, own = module.__name__, {"__module__": module.__module__}
+    return _subclasses.setdefault((module, fused), type(name, (fused, module), own))
 
 
-class FusedLora:
+_subclasses: dict[tuple[type, type], type] = {}
+
+
+class FusedLora(nn.Module):
     """peft's layer for LoRA on a linear layer, with one function for its forward and backward pass."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
@@ -138,7 +141,7 @@ class FusedLora:
         )
 
 
-class FusedNorm:
+class FusedNorm(nn.Module):
     """A model's own RMS norm, with one function for its forward and backward pass."""
 
     def forward(self: Any, x: Tensor) -> Tensor:
