@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -11,6 +12,7 @@ from torch import nn
 
 from una_ref.data.batch import Batch, Example, Layout, collate
 from una_ref.policies.anatomy import parts, unwrapped
+from una_ref.policies.attention import divided
 
 _log = logging.getLogger(__name__)
 _packs: WeakKeyDictionary[nn.Module, bool] = WeakKeyDictionary()
@@ -77,13 +79,16 @@ def _try_packed(model: Any) -> bool:
 def hidden_states(core: Any, batch: Batch) -> torch.Tensor:
     """(N, D) output of a transformer without its head, at the position that predicts each scored token."""
     extra: dict[str, torch.Tensor] = {}
+    context: AbstractContextManager[Any] = nullcontext()
     if batch.layout == "packed":
         config: Any = getattr(core, "config", None)
         window = config.sliding_window if "sliding_attention" in attention_kinds(config) else None
         mask = additive_mask(batch, next(core.parameters()).dtype, window)
         extra = {"attention_mask": mask, "position_ids": batch.positions}
+        context = divided(core, batch, mask, window)
     # A padded row needs neither: it begins at position 0, and the causal mask hides the pads behind the response.
-    out = core(input_ids=batch.tokens, use_cache=False, **extra)
+    with context:
+        out = core(input_ids=batch.tokens, use_cache=False, **extra)
     return out[0].flatten(0, 1)[batch.predictor]
 
 
