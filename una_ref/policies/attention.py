@@ -106,9 +106,8 @@ class Piecewise(torch.overrides.TorchFunctionMode):
                 out.append(attention(queries[n], keys[n], values[n], is_causal=True, **options))
             else:
                 seen = [*piece.seen, n]
-                own = [torch.cat([tensors[m] for m in seen], 2) for tensors in (keys, values)]
-                mask = self._mask(piece.size, own[0].shape[2], query)
-                out.append(attention(queries[n], *own, attn_mask=mask, **options))
+                k, v = (torch.cat([tensors[m] for m in seen], 2) for tensors in (keys, values))
+                out.append(attention(queries[n], k, v, self._mask(piece.size, k.shape[2], query), **options))
         return torch.cat(out, 2)
 
     def _mask(self, size: int, length: int, like: Tensor) -> Tensor:
