@@ -67,7 +67,7 @@ class _FrozenHead(torch.autograd.Function):
         total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
         if learns:
             slope = logits.div_(-total)
-            slope.scatter_add_(-1, words, torch.ones_like(own))
+            slope[torch.arange(len(target), device=target.device), target] += 1
             ctx.save_for_backward(*torch.autograd.grad(raw, hidden, slope.to(raw.dtype)))
         return (own - (total.log() + largest))[:, 0]
 
