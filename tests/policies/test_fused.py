@@ -43,6 +43,13 @@ def kinds(model):
     return {type(module).__mro__[1] for module in model.modules()} & {FusedLora, FusedNorm}
 
 
+def test_an_adapter_in_float32_on_bfloat16_weights_is_rounded_once():
+    x, weight = (numbers(*shape, seed=seed).detach().bfloat16() for shape, seed in (((5, 3), 0), ((4, 3), 1)))
+    a, b = numbers(2, 3, seed=3).detach().float(), numbers(4, 2, seed=4).detach().float()
+    expected = (x @ weight.T).float() + 0.7 * (x.float() @ a.T @ b.T)
+    torch.testing.assert_close(_LoraLinear.apply(x, weight, None, a, b, 0.7), expected.bfloat16(), rtol=0, atol=0)
+
+
 @pytest.mark.parametrize("bias", [None, 4])
 def test_gradient_of_lora_is_that_of_finite_differences(bias):
     given = [numbers(5, 3), numbers(4, 3, seed=1).detach(), bias and numbers(4, seed=2).detach()]
@@ -67,13 +74,36 @@ def test_norm_by_hand():
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16])
 @pytest.mark.parametrize("family", ["Mistral", "Llama", "Qwen2"])
 def test_fused_model_is_the_plain_one(tiny, lora, family, dtype):
-    model = lora(tiny(family).to(dtype)).to(dtype)
+    model = lora(tiny(family).to(dtype))  # on weights of bfloat16, peft keeps its adapters in float32
     fused = copy.deepcopy(model)
     # seven layers with LoRA and two norms in each of two blocks, and a last norm
     assert fuse(fused) == 2 * (7 + 2) + 1 == fuse(fused)
     assert kinds(fused) == {FusedLora, FusedNorm}
     same(fused, model, GAP[dtype])
     assert list(fused.state_dict()) == list(model.state_dict())
+
+
+def test_an_input_in_bfloat16_is_kept_once(tiny, lora):
+    layer = lora(tiny().bfloat16()).get_base_model().model.layers[0].mlp.gate_proj
+    assert layer.lora_A["default"].weight.dtype == torch.float32
+    x = torch.ones(2, 64, 32, dtype=torch.bfloat16, requires_grad=True)
+
+    def kept():
+        own, sizes = {p.untyped_storage().data_ptr() for p in layer.parameters()}, {}
+
+        def pack(value):
+            if value.untyped_storage().data_ptr() not in own:
+                sizes[value.untyped_storage().data_ptr()] = value.untyped_storage()
+            return value
+
+        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+            out = layer(x)
+        assert out.dtype == x.dtype
+        return sum(storage.nbytes() for storage in sizes.values())
+
+    before = kept()
+    fuse(layer)
+    assert kept() == 128 * (32 * 2 + 4 * 4) < 0.6 * before  # x, and x·Aᵀ in float32
 
 
 def test_all_weights_learn_as_in_the_plain_model(tiny):

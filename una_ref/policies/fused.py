@@ -21,24 +21,35 @@ PROBE = 5
 
 
 class _LoraLinear(torch.autograd.Function):
-    """x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ for (N, D) inputs; W and the bias are frozen."""
+    """x·Wᵀ + bias + scale·(x·Aᵀ)·Bᵀ for (N, D) inputs; W and the bias are frozen.
+
+    A and B may have a wider dtype than W. Their product is then computed in it, and rounded once.
+    """
 
     @staticmethod
     def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None, a: Tensor, b: Tensor, scale: float) -> Tensor:
-        inner = x @ a.t()
+        inner = x.to(a.dtype) @ a.t()
         ctx.save_for_backward(x, inner, weight, a, b)
         ctx.scale = scale
-        return nn.functional.linear(x, weight, bias).addmm_(inner, b.t(), alpha=scale)
+        return _plus_product(nn.functional.linear(x, weight, bias), inner, b.t(), scale)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, inner, weight, a, b = ctx.saved_tensors
-        slope_inner = (slope @ b).mul_(ctx.scale)
-        of_x = (slope @ weight).addmm_(slope_inner, a) if ctx.needs_input_grad[0] else None
-        of_b = (slope.t() @ inner).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
-        of_a = slope_inner.t() @ x if ctx.needs_input_grad[3] else None
+        wide = slope.to(b.dtype)
+        slope_inner = (wide @ b).mul_(ctx.scale)
+        of_x = _plus_product(slope @ weight, slope_inner, a) if ctx.needs_input_grad[0] else None
+        of_b = (wide.t() @ inner).mul_(ctx.scale) if ctx.needs_input_grad[4] else None
+        of_a = slope_inner.t() @ x.to(a.dtype) if ctx.needs_input_grad[3] else None
         return of_x, None, None, of_a, of_b, None
+
+
+def _plus_product(total: Tensor, left: Tensor, right: Tensor, scale: float = 1.0) -> Tensor:
+    """Add scale·left·right to a tensor in place."""
+    if total.dtype == left.dtype:
+        return total.addmm_(left, right, alpha=scale)
+    return total.add_(left @ right, alpha=scale)
 
 
 class _RmsNorm(torch.autograd.Function):
@@ -124,16 +135,16 @@ class FusedLora(nn.Module):
     """peft's layer for LoRA on a linear layer, with one function for its forward and backward pass."""
 
     def forward(self: Any, x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        """(…, D) -> (…, E). What is not one plain adapter in the dtype of the weights is left to peft."""
+        """(…, D) -> (…, E). What is not one plain adapter on frozen weights is left to peft."""
         base, names = self.base_layer, [name for name in self.active_adapters if name in self.lora_A]
         if args or kwargs or self.disable_adapters or self.merged or len(names) != 1 or names[0] in self.lora_variant:
             return super().forward(x, *args, **kwargs)
         a, b = self.lora_A[names[0]].weight, self.lora_B[names[0]]
         dropout = self.training and not isinstance(self.lora_dropout[names[0]], nn.Identity)
-        one_dtype = x.dtype == base.weight.dtype == a.dtype == b.weight.dtype
+        wide = x.dtype == base.weight.dtype and b.weight.dtype == a.dtype == torch.promote_types(a.dtype, x.dtype)
         frozen = not base.weight.requires_grad and (base.bias is None or not base.bias.requires_grad)
         cast = not x.is_meta and torch.is_autocast_enabled(x.device.type)
-        if dropout or cast or not one_dtype or not frozen or b.bias is not None:
+        if dropout or cast or not wide or not frozen or b.bias is not None:
             return super().forward(x)
         flat = x.reshape(-1, x.shape[-1])
         return _LoraLinear.apply(flat, base.weight, base.bias, a, b.weight, self.scaling[names[0]]).view(
