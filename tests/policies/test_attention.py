@@ -55,9 +55,21 @@ def test_the_result_and_the_gradients_are_those_of_the_whole_mask(keys, dtype):
 
 def test_other_attention_stays_as_it_is():
     batch = collate(EXAMPLES)
-    q = torch.ones(2, 2, 3, 4)
-    with Piecewise(batch, additive_mask(batch, torch.float32, None)):
-        assert torch.equal(torch.nn.functional.scaled_dot_product_attention(q, q, q, is_causal=True), q)
+    mask = additive_mask(batch, torch.float32, None)
+    rows, length = batch.tokens.shape
+    q = torch.randn(rows, 2, length, 4, generator=torch.Generator().manual_seed(0))
+    sdpa = torch.nn.functional.scaled_dot_product_attention
+
+    def results():
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            dropped = sdpa(q, q, q, attn_mask=mask, dropout_p=0.5)
+        named = sdpa(query=q, key=q, value=q, attn_mask=mask)
+        return [sdpa(q, q, q, is_causal=True), sdpa(q, q, q, attn_mask=torch.zeros_like(mask)), dropped, named]
+
+    expected = results()
+    with Piecewise(batch, mask):
+        assert all(map(torch.equal, results(), expected))
 
 
 @pytest.mark.parametrize("family", ["Mistral", "GPT2"])
@@ -93,9 +105,12 @@ def test_rows_are_divided_where_that_pays(tiny, monkeypatch):
     assert context(1, 700) == "nullcontext"  # one piece, which the mask computes as well
     assert context(8, 8) == "nullcontext"  # short
     assert context(8, 96, sliding_window=100) == "nullcontext"  # positions that a response does not see
-    assert context(8, 96, sliding_window=160) == "Piecewise"
+    assert context(8, 96, sliding_window=158) == "nullcontext"  # the last position is 64 + 96 − 2
+    assert context(8, 96, sliding_window=159) == "Piecewise"
+    # Four heads, three pieces, t = tokens − 1: 4·((64 + 2t)² − 64² − 2t·(64 + t)) = 4·(128t + 2t²) > 90,000 from 79 on.
+    assert (context(2, 79), context(2, 80)) == ("nullcontext", "Piecewise")
     assert context(8, 96, attn_implementation="eager") == "nullcontext"
     checkpointed = tiny()
     checkpointed.gradient_checkpointing_enable({"use_reentrant": False})
-    assert context(8, 96, checkpointed) == "Piecewise"
-    assert context(8, 96, checkpointed.train()) == "nullcontext"  # layers are computed again after the context
+    assert context(8, 96, checkpointed) == "nullcontext"  # layers are computed again, after the context
+    assert context(8, 96, tiny().to("meta")) == "nullcontext"

@@ -154,6 +154,47 @@ def test_other_adapters_are_computed_by_peft(tiny, lora, config):
     assert all(torch.equal(found[1][name], gradient) for name, gradient in expected[1].items())
 
 
+def test_adapters_by_name_or_merged_are_computed_by_peft(tiny, lora):
+    model = lora(tiny())
+    fuse(model)
+    named = {"input_ids": IDS, "adapter_names": ["__base__", "default"]}
+    with torch.no_grad():
+        adapted = model(input_ids=IDS).logits
+        mixed = model(**named).logits
+        assert gap(mixed[1], adapted[1]) < 1e-5 < 0.01 < gap(mixed[0], adapted[0])
+        model.merge_adapter()
+        assert gap(model(input_ids=IDS).logits, adapted) < 1e-5
+
+
+def test_weights_that_learn_and_narrower_adapters_are_computed_by_peft(tiny, lora):
+    model = lora(tiny())
+    base = model.get_base_model().model.layers[0].mlp.up_proj.base_layer.weight.requires_grad_()
+    fuse(model)
+    results(model)
+    assert base.grad is not None and base.grad.abs().max() > 0
+    narrow = lora(tiny())
+    for name, parameter in narrow.named_parameters():
+        if "lora_" in name:
+            parameter.data = parameter.data.bfloat16()
+    plain = copy.deepcopy(narrow)
+    fuse(narrow)
+    for layer in (module for module in narrow.modules() if isinstance(module, FusedNorm)):
+        layer.__class__ = type(layer).__mro__[2]
+    assert torch.equal(results(narrow)[0], results(plain)[0])
+
+
+def test_layers_that_are_not_linear_stay(tiny, lora):
+    model = lora(tiny("GPT2"))  # its layers are Conv1D
+    fuse(model)
+    assert kinds(model) == set()
+
+
+def test_no_input_at_all(tiny, lora):
+    model = lora(tiny())
+    fuse(model)
+    assert model.get_base_model().model.layers[0].mlp.up_proj(torch.zeros(0, 32)).shape == (0, 40)
+
+
 def test_two_adapters_at_once_are_summed(tiny, lora):
     from peft import LoraConfig
 
@@ -186,6 +227,57 @@ def test_a_norm_of_another_formula_stays(tiny):
             return (1 + self.weight) * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()
 
     assert fuse(OneMoreRMSNorm()) == 0
+
+    class NearRMSNorm(OneMoreRMSNorm):
+        def forward(self, x):
+            return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon + 1e-3).rsqrt()
+
+    class BiasRMSNorm(OneMoreRMSNorm):
+        def __init__(self):
+            super().__init__()
+            self.bias = nn.Parameter(torch.zeros(4))
+
+        def forward(self, x):
+            return self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt() + self.bias
+
+    class WideRMSNorm(OneMoreRMSNorm):
+        def forward(self, x):
+            return (self.weight * x * (x.square().mean(-1, keepdim=True) + self.variance_epsilon).rsqrt()).double()
+
+    assert fuse(NearRMSNorm()) == fuse(BiasRMSNorm()) == fuse(WideRMSNorm()) == 0
+
+
+@pytest.mark.parametrize("width", [32, 64, 128, 256])
+def test_norms_of_float64_are_fused_at_any_width(tiny, width):
+    assert fuse(tiny(hidden_size=width).double()) == 5
+
+
+def test_on_the_meta_device_norms_are_fused_by_name(tiny):
+    assert fuse(tiny().to("meta")) == 5
+
+
+def test_the_weight_of_a_norm_learns_where_its_input_does_not(tiny):
+    norm = tiny().model.norm
+    x = numbers(3, 32).detach().float()
+    (norm(x) * x).sum().backward()
+    expected = norm.weight.grad.clone()
+    norm.weight.grad = None
+    fuse(norm)
+    (norm(hidden_states=x) * x).sum().backward()
+    torch.testing.assert_close(norm.weight.grad, expected)
+
+
+def test_gradients_in_bfloat16_are_as_exact_as_those_of_the_modules(tiny, lora):
+    exact = lora(tiny().bfloat16().double())
+    plain = lora(tiny().bfloat16())
+    fused = copy.deepcopy(plain)
+    fuse(fused)
+    (_, wanted), (_, theirs), (_, ours) = map(results, (exact, plain, fused))
+
+    def error(found):
+        return sum(gap(found[name], wanted[name]) for name in wanted) / len(wanted)
+
+    assert error(ours) < 1.1 * error(theirs)
 
 
 def test_a_fused_adapter_can_be_merged_and_saved(tiny, lora, tmp_path):

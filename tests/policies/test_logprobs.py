@@ -132,6 +132,46 @@ def test_a_frozen_head_is_computed_once(tiny, lora, monkeypatch):
     assert len(calls) == -(-len(batch.target) // 7) > 1
 
 
+def test_a_frozen_head_in_bfloat16_and_large_logits():
+    head = torch.nn.Linear(3, 6, bias=False).requires_grad_(False)
+    hidden = 300 * torch.tensor([[0.5, -1.0, 2.0], [1.5, 0.25, -0.75]])
+    target = torch.tensor([1, 5])
+    for dtype, close in ((torch.float32, 1e-3), (torch.bfloat16, 2.0)):
+        own = head.to(dtype)
+        expected = own.double()(hidden.double()).log_softmax(-1)[torch.arange(2), target]
+        h = hidden.to(dtype).clone().requires_grad_()
+        found = logprobs._FrozenHead.apply(h, target, own.to(dtype), [])
+        assert found.dtype == torch.float32 and found.isfinite().all()
+        torch.testing.assert_close(found.double(), expected, rtol=0, atol=close)
+        found.sum().backward()
+        assert h.grad.dtype == dtype and h.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("context", [torch.no_grad, torch.inference_mode])
+def test_no_gradient_is_formed_where_none_is_asked(tiny, lora, monkeypatch, context):
+    model, batch = lora(tiny()), collate(EXAMPLES)
+    hidden = torch.ones(len(batch.target), 32, requires_grad=True)
+    monkeypatch.setattr(torch.autograd, "grad", None)
+    with context():
+        assert not token_logprobs(model, batch, hidden).requires_grad
+
+
+def test_a_bias_that_learns_is_a_head_that_learns(tiny, lora):
+    model = lora(tiny())
+    head = model.get_base_model().lm_head
+    head.bias = torch.nn.Parameter(torch.zeros(48))
+    sequence_logprobs(model, collate(EXAMPLES)).sum().backward()
+    assert head.bias.grad.abs().max() > 0
+
+
+def test_an_output_that_a_hook_has_kept_stays(tiny, lora):
+    model, kept = lora(tiny()), []
+    model.get_base_model().lm_head.register_forward_hook(lambda _, inputs, out: kept.append((inputs[0], out)))
+    sequence_logprobs(model, collate(EXAMPLES))
+    hidden, logits = kept[0]
+    assert torch.equal(logits, hidden @ model.get_base_model().lm_head.weight.T)
+
+
 @pytest.mark.parametrize("suppressed", [[], [0, 3]])
 def test_gradient_of_a_frozen_head_is_that_of_finite_differences(suppressed):
     head = torch.nn.Linear(3, 6).double().requires_grad_(False)

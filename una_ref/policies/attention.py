@@ -1,11 +1,12 @@
 """Attention of packed rows, piece by piece.
 
 A packed row holds prompts and responses. A token of a response sees its prompt, and what is before it in the response.
-Under one mask for the whole row, attention computes all pairs of positions. With eight responses to a prompt, five of
-six pairs do not see each other. A piece is a run of tokens that end together (see `una_ref.data.batch`). Here a piece
-attends to itself and to the earlier pieces that it sees.
+Under one mask for the whole row, attention computes all pairs of positions. With eight responses as long as their
+prompt, five of six pairs do not see each other. A piece is a run of tokens that the same later tokens see (see
+`una_ref.data.batch`). Here a piece attends to itself and to the earlier pieces that it sees.
 
-Each piece costs a call of its own, so rows are divided only where that pays, and on CPUs only.
+Each piece costs a call of its own, so a batch is divided only where that pays. It is never divided on a GPU, under
+attention other than sdpa, and with gradient checkpointing.
 """
 
 from __future__ import annotations
@@ -24,12 +25,12 @@ from torch.nn.functional import scaled_dot_product_attention as attention
 from una_ref.data.batch import Batch
 
 WORTH = 30_000
-"""Pairs of positions, times heads, that are computed in the time that one more piece costs. Measured on one core."""
+"""Pairs of positions, times heads, that cost as much time as one more piece. Measured on one core."""
 
 
 @dataclass(frozen=True, slots=True)
 class Piece:
-    """Tokens that the same tokens see, or a run of tokens that are alone.
+    """Consecutive tokens that the same later tokens see, or several that see only themselves.
 
     Attributes:
         size: number of its tokens.
@@ -86,7 +87,12 @@ class Piecewise(torch.overrides.TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         """Answer a call of `torch.nn.functional.scaled_dot_product_attention`."""
         kwargs = kwargs or {}
-        if func is attention and kwargs.get("attn_mask") is self.mask and not kwargs.get("dropout_p"):
+        if (
+            func is attention
+            and kwargs.get("attn_mask") is self.mask
+            and not kwargs.get("dropout_p")
+            and len(args) == 3
+        ):
             return self._attention(*args, scale=kwargs.get("scale"), enable_gqa=kwargs.get("enable_gqa", False))
         return func(*args, **kwargs)
 
@@ -130,7 +136,7 @@ def divided(core: Any, batch: Batch, mask: Tensor, window: int | None) -> Abstra
     config = getattr(core, "config", None)
     heads = getattr(config, "num_attention_heads", 0)
     length = batch.tokens.shape[1]
-    recomputed = core.training and getattr(core, "is_gradient_checkpointing", False)  # in which the context has ended
+    recomputed = getattr(core, "is_gradient_checkpointing", False)  # layers, after the context has ended
     sdpa = getattr(config, "_attn_implementation", None) == "sdpa"
     if heads * length**2 < 2 * WORTH or mask.device.type != "cpu" or recomputed or not sdpa:
         return nullcontext()

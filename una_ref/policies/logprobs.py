@@ -1,8 +1,9 @@
 """Log-probabilities of a batch's responses under a causal language model of any size.
 
 The one path from a `Batch` to numbers: hidden states at the predicting positions only, then the vocabulary projection
-in chunks, in float32 or better. No whole [tokens × vocabulary] tensor is held in memory: in training, a chunk's logits
-are computed again in the backward pass. Only a loss that asks for distributions holds that tensor.
+in chunks, in float32 or better. No whole [tokens × vocabulary] tensor is held in memory: a head that learns computes a
+chunk's logits again in the backward pass, and the gradient of a frozen head is formed at once. Only a loss that asks
+for distributions holds that tensor.
 """
 
 from __future__ import annotations
@@ -32,7 +33,9 @@ def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None)
     size = max(1, CHUNK_ELEMENTS // width)
     pieces = list(zip(hidden.split(size), batch.target.split(size), strict=True))
     if type(head) is nn.Linear and not any(weight.requires_grad for weight in head.parameters()):
-        return torch.cat([_FrozenHead.apply(h, t, head, suppressed_tokens(model)) for h, t in pieces])
+        suppressed = suppressed_tokens(model)
+        pieces = [(h if torch.is_grad_enabled() else h.detach(), t) for h, t in pieces]
+        return torch.cat([_FrozenHead.apply(h, t, head, suppressed) for h, t in pieces])
     logits_of = _logits(model, hidden.device)
 
     def logps(h: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
@@ -47,8 +50,8 @@ def token_logprobs(model: Any, batch: Batch, hidden: torch.Tensor | None = None)
 class _FrozenHead(torch.autograd.Function):
     """The log-prob of one word for each hidden state under a head that does not learn.
 
-    The gradient of log softmax(W·h)_y is (e_y − softmax(W·h))·W. It needs nothing of what comes after, and is formed
-    in the forward pass, in the memory of the logits. So the head is computed once and not again in the backward pass.
+    Its gradient in h is (e_y − softmax(W·h))·W, whatever the loss. So it is formed in the forward pass, and the head is
+    not computed again in the backward pass. The bracket is written over the logits.
     """
 
     @staticmethod
@@ -58,7 +61,10 @@ class _FrozenHead(torch.autograd.Function):
             hidden = hidden.detach().requires_grad_(learns)
             raw = head(hidden)
         logits = raw.detach()
-        logits = logits.float() if logits.dtype in (torch.bfloat16, torch.float16) else logits
+        if logits.dtype in (torch.bfloat16, torch.float16):
+            logits = logits.float()
+        elif head._forward_hooks:  # one may have kept the output
+            logits = logits.clone()
         if suppressed:
             logits[:, suppressed] = -torch.inf
         largest = logits.amax(-1, keepdim=True)
@@ -68,6 +74,8 @@ class _FrozenHead(torch.autograd.Function):
         if learns:
             slope = logits.div_(-total)
             slope[torch.arange(len(target), device=target.device), target] += 1
+            if suppressed:
+                slope[:, suppressed] = 0
             ctx.save_for_backward(*torch.autograd.grad(raw, hidden, slope.to(raw.dtype)))
         return (own - (total.log() + largest))[:, 0]
 
@@ -75,7 +83,7 @@ class _FrozenHead(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, slope: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         (of_hidden,) = ctx.saved_tensors
-        return of_hidden * slope[:, None].to(of_hidden.dtype), None, None, None
+        return (of_hidden * slope[:, None]).to(of_hidden.dtype), None, None, None
 
 
 def distributions(model: Any, batch: Batch, hidden: torch.Tensor | None = None) -> torch.Tensor:
