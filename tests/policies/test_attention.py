@@ -93,13 +93,12 @@ def test_a_model_gives_the_same_hidden_states_and_gradients(tiny, monkeypatch, f
         torch.testing.assert_close(one, other, rtol=1e-9, atol=1e-9)
 
 
-def test_rows_are_divided_where_that_pays(tiny, monkeypatch):
+def test_rows_are_divided_where_that_pays(tiny):
     def context(responses, tokens, model=None, **more):
         core = (model or tiny(**more)).model
-        batch = collate([Example(tuple(range(64)), ((5,) * tokens,) * responses)])
-        return type(
-            divided(core, batch, additive_mask(batch, torch.float32, None), more.get("sliding_window"))
-        ).__name__
+        batch = collate([Example(tuple(range(64)), ((5,) * tokens,) * responses)]).to(next(core.parameters()).device)
+        mask = additive_mask(batch, torch.float32, None)
+        return type(divided(core, batch, mask, more.get("sliding_window"))).__name__
 
     assert context(8, 96) == "Piecewise"
     assert context(1, 700) == "nullcontext"  # one piece, which the mask computes as well
