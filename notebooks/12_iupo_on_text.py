@@ -223,6 +223,8 @@ below = [mean < 0 for mean, _ in gaps.values()]
 check.true("the printed form's mean accuracy is below IPO's at every β", all(below), f"{gaps}")
 inside = [abs(gaps[beta][0]) < gaps[beta][1] for beta in (0.1, 0.2)]
 check.true("at 0.1 and 0.2 the difference is within its interval", all(inside))
+lead = 0.605 - 0.595  # JS-IUPO's over IPO's at β = 0.1, UPO Sec. 5.2
+check.true("the paper's lead is inside our interval", abs(gaps[0.1][0] - lead) < gaps[0.1][1], f"{lead:.3f}")
 check.close("at 0.5 it is as large as the half width", -gaps[0.5][0] / gaps[0.5][1], 1.0, tol=0.02)
 for name, measure in ((PRINTED, margins), (CORRECTED, right)):
     inside = [abs(mean) < half for mean, half in (against(name, IPO, beta, measure) for beta in BETAS)]

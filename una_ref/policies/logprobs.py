@@ -56,11 +56,8 @@ class _FrozenHead(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, hidden: torch.Tensor, target: torch.Tensor, head: Any, suppressed: list[int]) -> torch.Tensor:
-        learns = ctx.needs_input_grad[0]
-        with torch.set_grad_enabled(learns):
-            hidden = hidden.detach().requires_grad_(learns)
-            raw = head(hidden)
-        logits = raw.detach()
+        logits = head(hidden)
+        narrow = logits.dtype
         if logits.dtype in (torch.bfloat16, torch.float16):
             logits = logits.float()
         elif head._forward_hooks:  # one may have kept the output
@@ -71,12 +68,12 @@ class _FrozenHead(torch.autograd.Function):
         words = target[:, None]
         own = logits.gather(-1, words)
         total = logits.sub_(largest).exp_().sum(-1, keepdim=True)
-        if learns:
+        if ctx.needs_input_grad[0]:
             slope = logits.div_(-total)
             slope[torch.arange(len(target), device=target.device), target] += 1
             if suppressed:
                 slope[:, suppressed] = 0
-            ctx.save_for_backward(*torch.autograd.grad(raw, hidden, slope.to(raw.dtype)))
+            ctx.save_for_backward(slope.to(narrow) @ head.weight)
         return (own - (total.log() + largest))[:, 0]
 
     @staticmethod
