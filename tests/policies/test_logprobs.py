@@ -278,12 +278,16 @@ def test_bfloat16_stays_within_its_noise(tiny):
     torch.testing.assert_close(single.double(), exact_sums, rtol=1e-6, atol=0)
 
 
-def test_autocast_scores_in_float32(tiny):
-    model, batch = tiny(), collate(EXAMPLES)
+@pytest.mark.parametrize("frozen", [False, True])
+def test_autocast_scores_in_float32(tiny, lora, frozen):
+    model, batch = lora(tiny()) if frozen else tiny(), collate(EXAMPLES)
     with torch.autocast("cpu", torch.bfloat16):
         logps = sequence_logprobs(model, batch)
     assert logps.dtype == torch.float32
-    torch.testing.assert_close(logps, sequence_logprobs(model, batch), rtol=0, atol=0.5)
+    exact = sequence_logprobs(model, batch)
+    torch.testing.assert_close(logps, exact, rtol=0, atol=0.5)
+    found, expected = gradients(model, weighted(logps)), gradients(model, weighted(exact))
+    assert float((found - expected).norm() / expected.norm()) < 0.1
 
 
 # --------------------------------------------------------------------------------------------------------- the table
