@@ -15,7 +15,7 @@ from una_ref.studies import real_measures as measures
 from una_ref.studies import real_online, real_online_runs
 from una_ref.studies.engine import carry_out, choose
 from una_ref.studies.real_data import Size, same_prompt
-from una_ref.studies.real_online import REAL_ONLINE, TUNED, candidates, figure, negative_objective, results
+from una_ref.studies.real_online import REAL_ONLINE, TUNED, candidates, figure, negative_objective, results, summary
 from una_ref.studies.real_online_runs import (
     BY_NAME,
     ENTRIES,
@@ -294,5 +294,6 @@ def test_the_committed_runs_table_and_figure_are_those_of_this_study(records, tm
     assert {name: committed[name] for name in found} == found
     assert REAL_ONLINE.table(committed) == (folder / "table.md").read_text()
     assert figure(committed, tmp_path, "again").read_bytes() == (records.parent / "real_online.svg").read_bytes()
+    assert summary(committed, tmp_path, "again").read_bytes() == (records.parent / "real_model.svg").read_bytes()
     page = (records.parents[1] / "docs" / "studies.md").read_text("utf-8")
     assert (folder / "table.md").read_text().strip() in page

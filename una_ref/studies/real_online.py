@@ -108,6 +108,11 @@ def figure(results: Mapping[str, Any], folder: str | Path | None = None, name: s
     return drawn(report.panels, SIZE)(results, folder, name)
 
 
+def summary(results: Mapping[str, Any], folder: str | Path | None = None, name: str = "real_model") -> Path:
+    """The results in two panels, for the README."""
+    return drawn(report.summary, (9.6, 3.0))(results, folder, name)
+
+
 REAL_ONLINE: Study[RealOnlineSettings] = Study(
     command="una-ref compare --online",
     settings=RealOnlineSettings(),
@@ -123,4 +128,5 @@ REAL_ONLINE: Study[RealOnlineSettings] = Study(
 
 if __name__ == "__main__":  # `make docs`: the figure of the committed results
     committed = figures.home() / "runs" / "real_online" / "results.json"
-    print(figure(json.loads(committed.read_text("utf-8"))))
+    found = json.loads(committed.read_text("utf-8"))
+    print(figure(found), summary(found), sep="\n")

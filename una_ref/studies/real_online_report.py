@@ -227,21 +227,42 @@ def panels(fig: Any, results: Mapping[str, Any]) -> None:
     _along_kl(above, done)
     costs = [each for each in reversed(done) if each.get("took") and each["took"]["wall"]]
     seconds, memory = below.subplots(1, 2, sharey=True)
-    shades = dict(zip(PHASES, ("sky", "orange", "blue"), strict=True))
-    places = range(len(costs))
-    left = [0.0] * len(costs)
+    _seconds(seconds, costs)
     for i, phase in enumerate(PHASES):
-        colour = figures.PALETTE[shades[phase]]
-        width = [each["took"][phase]["mean"] for each in costs]
-        seconds.barh(places, width, 0.6, left, color=colour, label=phase)
-        left = [a + b for a, b in zip(left, width, strict=True)]
         peaks = [each["memory"].get(phase, 0.0) for each in costs]
-        memory.barh([y + 0.25 * (1 - i) for y in places], peaks, 0.25, color=colour)
-    seconds.set_yticks(places, [solid(each["name"])["label"] for each in costs])
-    seconds.set_ylim(-0.6, max(len(costs), 1) - 0.4)
-    seconds.set_title("an update, seconds of one core")
+        memory.barh([y + 0.25 * (1 - i) for y in range(len(costs))], peaks, 0.25, color=_colour(phase))
     memory.set_title("an update, peak MiB")
     below.legend(*seconds.get_legend_handles_labels(), loc="outside lower center", ncols=3)
+
+
+def summary(fig: Any, results: Mapping[str, Any]) -> None:
+    """The reward that no method saw, at the end of a run, and an update's seconds; in a figure or a part of one."""
+    done = [each for each in reversed(results["rows"][1:]) if each.get("held_out") and each.get("took")]
+    rewards, seconds = fig.subplots(1, 2, sharey=True)
+    rewards.axvline(0, color=figures.PALETTE["grey"], linestyle="--", linewidth=1)
+    for y, each in enumerate(done):
+        look = solid(each["name"])
+        rewards.errorbar(each["held_out"]["mean"], y, xerr=each["held_out"]["ci95"], **look, linewidth=2, capsize=3)
+    rewards.set_title("held-out RM: reward above the base's")
+    _seconds(seconds, done)
+    seconds.legend(loc="upper right")
+
+
+def _seconds(axes: Any, costs: Sequence[Mapping[str, Any]]) -> None:
+    """An update's seconds by phase, a bar for each method."""
+    places = range(len(costs))
+    left = [0.0] * len(costs)
+    for phase in PHASES:
+        width = [each["took"][phase]["mean"] for each in costs]
+        axes.barh(places, width, 0.6, left, color=_colour(phase), label=phase)
+        left = [a + b for a, b in zip(left, width, strict=True)]
+    axes.set_yticks(places, [solid(each["name"])["label"] for each in costs])
+    axes.set_ylim(-0.6, max(len(costs), 1) - 0.4)
+    axes.set_title("an update, seconds of one core")
+
+
+def _colour(phase: str) -> str:
+    return figures.PALETTE[dict(zip(PHASES, ("sky", "orange", "blue"), strict=True))[phase]]
 
 
 def _along_kl(fig: Any, done: Sequence[Mapping[str, Any]]) -> None:
