@@ -12,8 +12,9 @@ def test_readme_has_at_most_140_lines_and_9_kilobytes():
     assert len(README.encode()) <= 9_000
 
 
-def test_readme_shows_one_figure():
-    assert re.findall(r"!\[.+\]\((.+)\)", README) == ["figures/14_exact_leaderboard.svg"]
+def test_readme_shows_the_exact_worlds_and_the_real_model():
+    shown = ["figures/14_exact_leaderboard.svg", "figures/real_model.svg"]
+    assert re.findall(r"!\[.+\]\((.+)\)", README) == shown
 
 
 def test_readme_shows_the_two_commands_of_a_fresh_clone():
