@@ -39,6 +39,20 @@ def same(model, other, limit):
         assert gap(gradient, wanted[name]) < limit, name
 
 
+def kept(module, x):
+    """Bytes that autograd keeps of a forward pass, without parameters, and the output."""
+    own, sizes = {p.untyped_storage().data_ptr() for p in module.parameters()}, {}
+
+    def pack(value):
+        if value.untyped_storage().data_ptr() not in own:
+            sizes[value.untyped_storage().data_ptr()] = value.untyped_storage()
+        return value
+
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
+        out = module(x)
+    return sum(storage.nbytes() for storage in sizes.values()), out
+
+
 def kinds(model):
     return {type(module).__mro__[1] for module in model.modules()} & {FusedLora, FusedNorm}
 
@@ -88,22 +102,11 @@ def test_an_input_in_bfloat16_is_kept_once(tiny, lora):
     assert layer.lora_A["default"].weight.dtype == torch.float32
     x = torch.ones(2, 64, 32, dtype=torch.bfloat16, requires_grad=True)
 
-    def kept():
-        own, sizes = {p.untyped_storage().data_ptr() for p in layer.parameters()}, {}
-
-        def pack(value):
-            if value.untyped_storage().data_ptr() not in own:
-                sizes[value.untyped_storage().data_ptr()] = value.untyped_storage()
-            return value
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            out = layer(x)
-        assert out.dtype == x.dtype
-        return sum(storage.nbytes() for storage in sizes.values())
-
-    before = kept()
+    before, _ = kept(layer, x)
     fuse(layer)
-    assert kept() == 128 * (32 * 2 + 4 * 4) < 0.6 * before  # x, and x·Aᵀ in float32
+    after, out = kept(layer, x)
+    assert out.dtype == x.dtype
+    assert after == 128 * (32 * 2 + 4 * 4) < 0.6 * before  # x, and x·Aᵀ in float32
 
 
 def test_all_weights_learn_as_in_the_plain_model(tiny):
@@ -298,22 +301,10 @@ def test_a_fused_adapter_can_be_merged_and_saved(tiny, lora, tmp_path):
 
 
 def test_a_fused_norm_keeps_no_copy_in_float32(tiny):
-    def kept(model):
-        own, sizes = {p.untyped_storage().data_ptr() for p in model.parameters()}, {}
-
-        def pack(value):
-            if value.untyped_storage().data_ptr() not in own:
-                sizes[value.untyped_storage().data_ptr()] = value.untyped_storage()
-            return value
-
-        with torch.autograd.graph.saved_tensors_hooks(pack, lambda value: value):
-            out = model(x)
-        return sum(storage.nbytes() for storage in sizes.values()), out
-
     norm = tiny().bfloat16().model.norm
     x = torch.ones(1, 64, 32, dtype=torch.bfloat16).requires_grad_()
-    plain, _ = kept(norm)
+    plain, _ = kept(norm, x)
     fuse(norm)
-    fused, out = kept(norm)
+    fused, out = kept(norm, x)
     assert (out.dtype, fused) == (x.dtype, 64 * (32 * 2 + 4))  # the input, and a scale for each position
     assert plain > 2 * fused
