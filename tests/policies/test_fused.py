@@ -250,6 +250,17 @@ def test_a_norm_of_another_formula_stays(tiny):
     assert fuse(NearRMSNorm()) == fuse(BiasRMSNorm()) == fuse(WideRMSNorm()) == 0
 
 
+def test_the_gradient_may_come_in_any_layout(tiny):
+    norm = tiny().model.norm
+    plain = copy.deepcopy(norm)
+    fuse(norm)
+    for module in (plain, norm):  # as in a norm of queries, whose heads are moved before the tokens
+        x = numbers(2, 3, 4, 32).detach().float()
+        slope = numbers(2, 4, 3, 32, seed=1).detach().float()
+        module(x).transpose(1, 2).backward(slope)
+    torch.testing.assert_close(norm.weight.grad, plain.weight.grad)
+
+
 @pytest.mark.parametrize("width", [32, 64, 128, 256])
 def test_norms_of_float64_are_fused_at_any_width(tiny, width):
     assert fuse(tiny(hidden_size=width).double()) == 5

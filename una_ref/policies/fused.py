@@ -68,7 +68,9 @@ class _RmsNorm(torch.autograd.Function):
     def backward(ctx: Any, slope: Tensor) -> tuple[Tensor | None, ...]:
         x, scale, weight = ctx.saved_tensors
         normed = x.float() * scale
-        of_weight = (slope * normed).view(-1, len(weight)).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        of_weight = (
+            (slope * normed).reshape(-1, len(weight)).sum(0).to(weight.dtype) if ctx.needs_input_grad[1] else None
+        )
         if not ctx.needs_input_grad[0]:
             return None, of_weight, None
         own = (slope * weight).float()
