@@ -99,6 +99,15 @@ def test_times_leave_out_the_updates_whose_memory_was_measured():
     assert "2: policy = reference, reward model" in cells and "| 9.0 |" in cells and "| 100 |  | 200 |" in cells
 
 
+def test_costs_are_those_of_the_last_run_so_that_they_are_of_one_code():
+    first, last = both([2.0, 2.0], [4.0, 2.0])
+    first["memory"] = {"generation": 7.0, "scoring": 7.0, "learning": 7.0}
+    first["took"] = {name: [9.0, 9.0] for name in first["took"]}
+    row = made(rloo=[first, last])["rows"][1]
+    assert row["memory"] == {"generation": 100.0, "learning": 200.0}
+    assert row["took"]["learning"]["mean"] == 3.0 and row["took"]["learning"]["items"] == 2
+
+
 def test_a_table_of_half_a_study_says_what_is_not_run():
     unjudged = [line(0, point(4, [2.0, 2.0], kl=(1.0, 3.0)))]
     text = "\n".join(report.table(made(rloo=unjudged)))

@@ -6,7 +6,6 @@ An interval is over prompts, or over updates for times. Values are averaged over
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -67,7 +66,7 @@ def _row(lines: Sequence[Line], base: Mapping[int, Line], ppo: Mapping[int, Line
         if model == "held_out":
             found["win_rate"] = _over([measures.accuracies(values) for values in differences])
         found[f"{model}_ppo"] = _over(_differences(last, ppo, model))
-    return found | {"curve": _curve(lines, base)} | (_cost(lines) if lines and lines[0]["train_rewards"] else {})
+    return found | {"curve": _curve(lines, base)} | (_cost(lines[-1]) if lines and lines[-1]["train_rewards"] else {})
 
 
 def _differences(last: Sequence[tuple[int, Line]], other: Mapping[int, Line], model: str) -> list[Values]:
@@ -97,18 +96,14 @@ def _curve(lines: Sequence[Line], base: Mapping[int, Line]) -> list[dict[str, An
     return points
 
 
-def _cost(lines: Sequence[Line]) -> dict[str, Any]:
-    """Seconds and memory of an update by phase, and the models held. Times are over the updates that all seeds have."""
-    count = min(len(line["took"]["wall"]) for line in lines)
+def _cost(line: Line) -> dict[str, Any]:
+    """Seconds and memory of an update by phase, and the models held."""
+    known = {phase: line["memory"].get(phase) for phase in PHASES}
     return {
-        "took": {name: _over([line["took"][name][:count] for line in lines]) for name in (*PHASES, "wall")},
-        "memory": {
-            phase: statistics.fmean(known)
-            for phase in PHASES
-            if (known := [line["memory"][phase] for line in lines if line["memory"].get(phase) is not None])
-        },
-        "models": lines[0]["models"],
-        "passes": lines[0]["passes"],
+        "took": {name: over_items([line["took"][name]]) if line["took"][name] else None for name in (*PHASES, "wall")},
+        "memory": {phase: peak for phase, peak in known.items() if peak is not None},
+        "models": line["models"],
+        "passes": line["passes"],
     }
 
 
@@ -173,8 +168,8 @@ def _cost_table(results: Mapping[str, Any]) -> list[str]:
         "",
         *cells.rows(head, (_cost_cells(each, len(head)) for each in results["rows"][1:])),
         "",
-        "An update is a rollout with all its passes. Seconds are the processor's, except those on the clock, which "
-        "depend on what else runs. Mean ± 95 % interval over updates; the first two of a run are left out. MiB: the "
+        "An update is a rollout with all its passes. Each method's costs are those of its last run. Seconds are the "
+        "processor's, except those on the clock, which depend on what else runs. Mean ± 95 % interval over updates; the first two of a run are left out. MiB: the "
         "phase's peak in these two, above a process that has everything loaded except the run's models. π_ref is the "
         "policy with its adapter off.",
     ]
