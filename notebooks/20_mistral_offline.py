@@ -296,7 +296,7 @@ check.true("the five other tasks together add nothing", abs(others) < 0.05, f"ga
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and its hours rest on two assumptions.
 # - The tiny runs show that the cells work. They are 40 steps at one learning rate for all, and they rank nothing.
 #   [Notebook 11](11_offline_alignment.ipynb) compares the methods with a tuned rate for each.
-# - The study of the methods on SmolLM2 is under way; [notebook 22](22_the_papers_tables.ipynb) shows how far it is.
+# - The methods are compared on SmolLM2 in [notebook 22](22_the_papers_tables.ipynb), with one seed so far.
 # - At `full` the reward model that judges has seen HelpSteer2. It is no judge from outside.
 #
 # ## Exercises

@@ -38,6 +38,7 @@ TINY = RealSettings(
     seeds=(0,),
     lrs=(1e-2, 1e-1),
     tasks={"arc": 5},
+    task_seeds=(0,),
 )
 needs_harness = pytest.mark.skipif(find_spec("lm_eval") is None, reason="lm-eval is not installed: una_ref[eval]")
 
@@ -107,6 +108,8 @@ def test_the_grid_is_on_tuning_rows_and_one_seed():
 def test_the_header_names_what_a_run_depends_on_and_no_list_of_runs():
     fields = {*RealSettings.__dataclass_fields__}
     assert fields - {*HEADER} == {"seeds", "lrs", "tasks", "task_seeds", "task_tokens"}
+    quick = RealSettings().quick
+    assert quick.task_seeds == quick.seeds == (0,)  # tasks need a policy that the study trains
 
 
 # ---- from start to end

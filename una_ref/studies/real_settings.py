@@ -106,10 +106,10 @@ class RealSettings:
     seeds: tuple[int, ...] = (0, 1)
     lrs: tuple[float, ...] = (1e-4, 3e-4, 1e-3)
     tasks: Mapping[str, int] = field(default_factory=lambda: dict(ITEMS))
-    task_seeds: tuple[int, ...] = (0,)
+    task_seeds: tuple[int, ...] = (1,)
     task_tokens: int = 256
 
     @property
     def quick(self) -> RealSettings:
         """One seed."""
-        return replace(self, seeds=self.seeds[:1])
+        return replace(self, seeds=self.seeds[:1], task_seeds=self.seeds[:1])

@@ -29,8 +29,8 @@ from una_ref.studies.run_store import RunStore
 
 PART = "scores"
 """The part of the data whose adapters are evaluated."""
-BATCH = 8
-"""Sequences in a forward pass."""
+BATCH, ANSWERS = 8, 25
+"""Sequences in a forward pass, and answers that are sampled at a time: 25 take 0.55 of the time of 8."""
 
 
 @dataclass(frozen=True)
@@ -51,7 +51,8 @@ class Task:
         folder = base if self.run.entry == BASE else trained_folder(self.run, settings, base)
         loaded = harness.load_task(TASKS[self.task], str(data_folder() / "eval"), 0)
         results = Results(work_folder(settings, base) / self.key)
-        options: dict[str, Any] = {"limit": self.items, "batch": BATCH, "max_new": settings.task_tokens}
+        batch = ANSWERS if loaded.task.answers else BATCH
+        options: dict[str, Any] = {"limit": self.items, "batch": batch, "max_new": settings.task_tokens}
         record = harness.evaluate(subject(str(folder)), loaded, results, **options)
         metric = record["scores"][0]["metric"]
         values = results.items(self.task)
