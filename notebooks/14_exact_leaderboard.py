@@ -449,7 +449,7 @@ Markdown(markdown([entry for entry in CLAIMS.values() if entry.notebook == "14_e
 #   settings might prevent.
 # - Passes over a rollout, responses to a prompt and labels in a step are not tuned. At 16,384 calls PPO has one pass,
 #   since 256 updates are the limit. What authors could object stands on [the page](../docs/leaderboard.md).
-# - On SmolLM2 with 256 calls of a reward model replay gains nothing, and no other method does
+# - On SmolLM2 with 256 calls neither replay nor another method is shown to gain by a reward model that it never saw
 #   ([notebook 21](21_mistral_online.ipynb)).
 # - Nothing here is known about a 7B model. Its data are not samples of the base policy, its prompts share structure,
 #   and it is trained for less than one epoch.

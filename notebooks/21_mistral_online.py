@@ -301,10 +301,18 @@ def sign(summary):
 
 
 seen = {name: sign(row["rewards"]) for name, row in of.items()}
-check.true("no method gains significantly by the reward that it maximises", max(seen.values()) <= 0, f"{seen}")
+gaining = {name for name, found in seen.items() if found > 0}
+check.true("PPO and online UNA gain by the reward that they maximise", gaining == {"ppo", "una-online"}, f"{seen}")
 unseen = {name: sign(row["held_out"]) for name, row in of.items()}
-check.true("by the other reward model PPO loses", unseen["ppo"] == -1, f"{unseen}")
-check.true("and no method gains", max(unseen.values()) <= 0)
+check.true("no method gains by the other reward model", max(unseen.values()) <= 0, f"{unseen}")
+lost = of["ppo"]["held_out"]
+check.true("PPO loses by it", unseen["ppo"] == -1, f"{lost['mean']:+.3f} ± {lost['ci95']:.3f}")
+furthest = max(of, key=lambda name: of[name]["kl"]["mean"])
+check.true("PPO is furthest from its start", furthest == "ppo", f"{of['ppo']['kl']['mean']:.2f} nats")
+for name in ("ppo", "una-online"):
+    row = of[name]
+    for model in ("rewards", "held_out"):
+        print(f"{name}, {real_online_report.REWARDS[model]}: {', '.join(f'{x:+.3f}' for x in row[model]['seeds'])} by seed")
 replay = of["una-centred.replay"]["held_out_ppo"]
 check.true("centred UNA with replay ends above PPO there", sign(replay) == 1, f"{replay['mean']:+.2f}")
 seconds = {name: sum(row["took"][part]["mean"] for part in PHASES) for name, row in of.items()}
@@ -314,10 +322,15 @@ same = seconds["una-online.released"] / seconds["ppo"]
 check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 
 # %% [markdown]
-# With 256 reward calls no method gains significantly, by either reward model. PPO has gone furthest from its start, and
-# the reward model that it never saw gives it less than the base. Centred UNA with replay stays near the base, so it
-# ends above PPO there. On the exact worlds it is the best row with exact rewards
-# ([notebook 14](14_exact_leaderboard.ipynb)). Nothing of that shows here.
+# **Answer.** PPO gains most by the reward that it maximises, and loses by the one that it never saw. That is
+# over-optimisation: the policy learns what its reward model gets wrong ([notebook 13](13_online_alignment.ipynb)).
+# Online UNA (Eq. 10) gains by the first reward model as well. Whether it gains or loses by the second is open. The other
+# methods stay near the base by both.
+#
+# PPO makes 64 updates where RLOO makes 16, and goes furthest. So the table compares methods at equal numbers of reward
+# calls, not at equal distances. Centred UNA with replay makes 32, loses nothing, and ends above PPO by the second
+# model. On the exact worlds it is the best row with exact rewards ([notebook 14](14_exact_leaderboard.ipynb)). Here it
+# is not shown to gain.
 #
 # An update of online UNA or RLOO takes half the time of PPO's, since PPO makes four passes over a rollout. The authors'
 # form of UNA makes four as well, and takes about as long as PPO.
@@ -334,15 +347,16 @@ check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 #   needs*; CU24). A value head costs almost nothing.
 # - **The paper's hours do not fit 20,000 steps of 64 responses** (*in 6.5 hours the longest response of 64 is under 170
 #   tokens*). They fit 20,000 responses.
-# - **On a real model 256 reward calls are too few to tell the methods apart by their gain** (*no method gains
-#   significantly by the reward that it maximises*). PPO loses by a reward model that it never saw.
+# - **On a real model PPO over-optimises its reward model** (*PPO and online UNA gain by the reward that they maximise*;
+#   *no method gains by the other reward model*; *PPO loses by it*). One reward model cannot show this.
 # - **"Faster than RLHF" is a matter of passes** (*an update of online UNA takes about half of PPO's*; *with as many
 #   passes about as much*).
 # - **A finished run is never trained twice** (*the same command on a finished folder trains nothing*).
 #
 # ## Limits
 #
-# - The study on SmolLM2 has one seed so far, 64 held-out prompts, and two small reward models.
+# - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Its intervals are over prompts;
+#   the two seeds of PPO differ by more than their half-width.
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and the hours are a lower bound.
 # - The standard deviation of the 3B model's rewards under Mistral is an assumption. Exercise 1 changes it.
 # - The tiny runs show that the cells work. They are 20 steps at one rate and one $\beta$, and they rank nothing.
