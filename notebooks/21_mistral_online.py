@@ -322,8 +322,8 @@ same = seconds["una-online.released"] / seconds["ppo"]
 check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 
 # %% [markdown]
-# **Answer.** PPO gains most by the reward that it maximises, and loses by the one that it never saw. That is
-# over-optimisation: the policy learns what its reward model gets wrong ([notebook 13](13_online_alignment.ipynb)).
+# **Answer.** PPO gains most by the reward that it maximises, and loses by the one that it never saw. So
+# over-optimisation ([notebook 13](13_online_alignment.ipynb)) shows on a real model too. Neither model is the truth.
 # Online UNA (Eq. 10) gains by the first reward model as well. Whether it gains or loses by the second is open. The other
 # methods stay near the base by both.
 #
@@ -347,7 +347,7 @@ check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 #   needs*; CU24). A value head costs almost nothing.
 # - **The paper's hours do not fit 20,000 steps of 64 responses** (*in 6.5 hours the longest response of 64 is under 170
 #   tokens*). They fit 20,000 responses.
-# - **On a real model PPO over-optimises its reward model** (*PPO and online UNA gain by the reward that they maximise*;
+# - **On a real model PPO shows over-optimisation** (*PPO and online UNA gain by the reward that they maximise*;
 #   *no method gains by the other reward model*; *PPO loses by it*). One reward model cannot show this.
 # - **"Faster than RLHF" is a matter of passes** (*an update of online UNA takes about half of PPO's*; *with as many
 #   passes about as much*).
