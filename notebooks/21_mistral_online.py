@@ -282,7 +282,7 @@ check.true("one standard error of gsm8k alone is above 1 point", error > 1, f"{e
 # reward model of 600 human pairs scores them. Each method has 256 reward calls. A second reward model, of other pairs,
 # judges the result; no method sees it. The cell reads the finished part of the study.
 #
-# > **Guess first:** which method gains most reward? Does the second reward model agree?
+# > **Guess first:** which methods gain reward? Does the second reward model agree?
 
 # %%
 study = json.loads((figures.records("real_online") / "results.json").read_text("utf-8"))
@@ -302,38 +302,79 @@ def sign(summary):
 
 seen = {name: sign(row["rewards"]) for name, row in of.items()}
 gaining = {name for name, found in seen.items() if found > 0}
-check.true("PPO and online UNA gain by the reward that they maximise", gaining == {"ppo", "una-online"}, f"{seen}")
+check.true("PPO and online UNA gain by the reward model of training", gaining == {"ppo", "una-online"}, f"{seen}")
 unseen = {name: sign(row["held_out"]) for name, row in of.items()}
-check.true("no method gains by the other reward model", max(unseen.values()) <= 0, f"{unseen}")
+most = max(row["held_out"]["mean"] + row["held_out"]["ci95"] for row in of.values())
+check.true("no method is shown to gain by the other", max(unseen.values()) <= 0, f"intervals end at {most:.2f} at most")
 lost = of["ppo"]["held_out"]
 check.true("PPO loses by it", unseen["ppo"] == -1, f"{lost['mean']:+.3f} ± {lost['ci95']:.3f}")
-furthest = max(of, key=lambda name: of[name]["kl"]["mean"])
-check.true("PPO is furthest from its start", furthest == "ppo", f"{of['ppo']['kl']['mean']:.2f} nats")
-for name in ("ppo", "una-online"):
-    row = of[name]
-    for model in ("rewards", "held_out"):
-        print(f"{name}, {real_online_report.REWARDS[model]}: {', '.join(f'{x:+.3f}' for x in row[model]['seeds'])} by seed")
-replay = of["una-centred.replay"]["held_out_ppo"]
-check.true("centred UNA with replay ends above PPO there", sign(replay) == 1, f"{replay['mean']:+.2f}")
+above = {name for name, row in of.items() if name != "ppo" and sign(row["held_out_ppo"]) > 0}
+check.true("all others but centred UNA end above PPO there", above == {*of} - {"ppo", "una-centred"}, f"{above}")
 seconds = {name: sum(row["took"][part]["mean"] for part in PHASES) for name, row in of.items()}
 half = seconds["una-online"] / seconds["ppo"]
-check.true("an update of online UNA takes about half of PPO's", 0.4 < half < 0.6, f"{half:.2f}")
+check.true("a rollout of online UNA takes about half of PPO's time", 0.4 < half < 0.6, f"{half:.2f}")
 same = seconds["una-online.released"] / seconds["ppo"]
 check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 
 # %% [markdown]
-# **Answer.** PPO gains most by the reward that it maximises, and loses by the one that it never saw. So
-# over-optimisation ([notebook 13](13_online_alignment.ipynb)) shows on a real model too. Neither model is the truth.
-# Online UNA (Eq. 10) gains by the first reward model as well. Whether it gains or loses by the second is open. The other
-# methods stay near the base by both.
+# PPO and online UNA (Eq. 10) gain by the reward model of training. By the other model no method is shown to gain, and
+# PPO loses. What do the two models disagree about? We look at PPO's runs one by one, and at the length of its responses.
+
+# %%
+records = (figures.records("real_online") / "runs.jsonl").read_text("utf-8").splitlines()[1:]
+runs = {line["key"]: line for line in map(json.loads, records)}
+SEEDS, CUT = study["settings"]["seeds"], study["settings"]["new_tokens"]
+
+
+def last(name, seed):
+    """Reward by both models, and tokens, of a run's responses at its end."""
+    key = next(key for key in runs if key.startswith(f"train/{name}/") and key.endswith(f"seed={seed}"))
+    point, judged = runs[key]["points"][-1], runs[f"judge/{key}"]["rewards"]
+    held_out = judged[str(point["update"])]
+    return (torch.tensor(values, dtype=torch.float64) for values in (point["rewards"], held_out, point["lengths"]))
+
+
+def interval(values):
+    """Mean and half of its 95 % interval."""
+    return values.mean().item(), 1.96 * values.std().item() / math.sqrt(len(values))
+
+
+changes = {}
+print("PPO minus the base, by seed                training RM         held-out RM     responses")
+for seed in SEEDS:
+    (seen_base, unseen_base, base_tokens), (seen_own, unseen_own, tokens) = last("base", seed), last("ppo", seed)
+    base_ends = (base_tokens < CUT).sum().item()
+    for what, those in {"all": tokens > 0, "ended before the cut": tokens < CUT, "cut": tokens == CUT}.items():
+        changes[seed, what] = interval((seen_own - seen_base)[those]), interval((unseen_own - unseen_base)[those])
+        shown = "   ".join("{:+.3f} ± {:.3f}".format(*change) for change in changes[seed, what])
+        print(f"  seed {seed}, {what:<21} {shown:>42} {those.sum().item():>10}")
+    print(f"  of the base's responses {base_ends} end before the cut of {CUT} tokens")
+
+print("Reward of training minus β·KL, above the base's:")
+beta = study["settings"]["beta"]
+for name in ("ppo", "una-online"):
+    print(f"  {name:<11} {of[name]['rewards']['mean'] - beta * of[name]['kl']['mean']:+.3f}")
+
+# %% tags=["check"]
+both = [seed for seed in SEEDS if changes[seed, "all"][0][0] > changes[seed, "all"][0][1]]
+both = [seed for seed in both if changes[seed, "all"][1][0] < -changes[seed, "all"][1][1]]
+check.true("no single run of PPO shows both, the gain and the loss", not both)
+ended = [changes[seed, "ended before the cut"] for seed in SEEDS]
+check.true("where PPO's responses end, the training model gives more", all(a > half for (a, half), _ in ended))
+check.true("there the other model gives less, in the mean of each run", all(b < 0 for _, (b, _) in ended))
+
+# %% [markdown]
+# **Answer.** PPO learns to end its responses early. The reward model of training likes that, the other one does not. So
+# the gain is what one model believes: a sign of **over-optimisation**, where a policy learns its reward model's errors.
+# Neither model is the truth, and no single run of PPO shows both the gain and the loss.
 #
-# PPO makes 64 updates where RLOO makes 16, and goes furthest. So the table compares methods at equal numbers of reward
-# calls, not at equal distances. Centred UNA with replay makes 32, loses nothing, and ends above PPO by the second
-# model. On the exact worlds it is the best row with exact rewards ([notebook 14](14_exact_leaderboard.ipynb)). Here it
-# is not shown to gain.
+# All methods have equal reward calls, not equal steps or distances. PPO and the authors' form of UNA take 64 steps of
+# AdamW, replay 32, the others 16. PPO ends furthest from its start, the authors' form as near as RLOO. Replay is the
+# best row with exact rewards on the exact worlds ([notebook 14](14_exact_leaderboard.ipynb)). Here it is not shown to
+# gain, and it takes more time than PPO.
 #
-# An update of online UNA or RLOO takes half the time of PPO's, since PPO makes four passes over a rollout. The authors'
-# form of UNA makes four as well, and takes about as long as PPO.
+# A rollout of online UNA or RLOO takes half the time of PPO's, since PPO makes four passes over it. The authors' form
+# of UNA makes four as well, and takes about as long as PPO.
 
 # %% [markdown]
 # ## What we learned
@@ -347,21 +388,25 @@ check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 #   needs*; CU24). A value head costs almost nothing.
 # - **The paper's hours do not fit 20,000 steps of 64 responses** (*in 6.5 hours the longest response of 64 is under 170
 #   tokens*). They fit 20,000 responses.
-# - **On a real model PPO shows over-optimisation** (*PPO and online UNA gain by the reward that they maximise*;
-#   *no method gains by the other reward model*; *PPO loses by it*). One reward model cannot show this.
-# - **"Faster than RLHF" is a matter of passes** (*an update of online UNA takes about half of PPO's*; *with as many
-#   passes about as much*).
+# - **On a real model a gain depends on who judges** (*PPO and online UNA gain by the reward model of training*; *no method
+#   is shown to gain by the other*; *PPO loses by it*). PPO learns short responses, and the two models disagree about
+#   them (*where PPO's responses end, the training model gives more*).
+# - **"Faster than RLHF" is a matter of passes** (*a rollout of online UNA takes about half of PPO's time*; *with as
+#   many passes about as much*). Measured on two cores, where sampling takes half of an update.
 # - **A finished run is never trained twice** (*the same command on a finished folder trains nothing*).
 #
 # ## Limits
 #
-# - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Its intervals are over prompts;
-#   the two seeds of PPO differ by more than their half-width.
+# - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Responses are cut at 48 tokens.
+#   Its intervals are over prompts. The table has twelve; after a correction for that only PPO's gain is certain.
+# - A learning rate is the better of two by one short run, so distances and gains depend on a rough choice.
+# - Whether a response ends is an outcome of training. The split by it describes, and is no cause.
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and the hours are a lower bound.
 # - The standard deviation of the 3B model's rewards under Mistral is an assumption. Exercise 1 changes it.
 # - The tiny runs show that the cells work. They are 20 steps at one rate and one $\beta$, and they rank nothing.
 #   [Notebook 13](13_online_alignment.ipynb) compares the methods with a tuned rate for each.
-# - At every size the reward that judges is the one that was trained on. It cannot show reward hacking.
+# - In the cells that train and evaluate, the reward that judges is the one that was trained on. It cannot show reward
+#   hacking.
 #
 # ## Exercises
 #

@@ -199,7 +199,7 @@ print(row.name, *row.commands, sep="\n  ")
 # are chosen from one grid. The study resumes, and every finished run is committed. The cells read the committed part.
 #
 # Two rows need a word. The authors' form is their code, which puts $\sigma$ on the implicit reward
-# ([notebook 20](20_mistral_offline.ipynb)). The control is Eq. 10 on scores that were dealt anew at random.
+# ([notebook 20](20_mistral_offline.ipynb)). The control is Eq. 10 on shuffled scores.
 #
 # > **Guess first:** UltraFeedback has two responses to each prompt, with scores from 0 to 1. Which losses learn to
 # > order such pairs?
@@ -226,9 +226,9 @@ Markdown("\n".join(real_report.table(study["scores"])))
 # %%
 lines = [json.loads(line) for line in (folder / "runs.jsonl").read_text("utf-8").splitlines()[1:]]
 of_run = {(line["entry"], line["seed"]): line for line in lines if line.get("part") == "scores" and line.get("margins")}
-COMPARING = ("dpo", "ipo", "kto", "una-binary-bce", "una-binary-mse", "una-centred")
+OPPOSED = ("dpo", "ipo", "kto", "una-binary-bce", "una-binary-mse", "una-centred")
 IMITATING = ("sft", "una-score", "una-score.released", "una-score.shuffled")
-ORDER = (*COMPARING, *IMITATING, "simpo")
+ORDER = (*OPPOSED, *IMITATING, "simpo")
 seeds = [seed for seed in study["scores"]["settings"]["seeds"] if all((name, seed) in of_run for name in ORDER)]
 margins = {name: np.mean([of_run[name, seed]["margins"] for seed in seeds], axis=0) for name in ORDER}
 
@@ -239,21 +239,25 @@ def paired(differences) -> tuple[float, float]:
 
 
 right = {name: np.mean([np.array(of_run[name, seed]["margins"]) > 0 for seed in seeds], axis=0) for name in ORDER}
-print(f"{len(margins['dpo'])} held-out pairs, seeds {seeds}. Accuracy minus Eq. 10's, on the same pairs:")
+print(f"{len(margins['dpo'])} held-out pairs, seeds {seeds}; the last two columns are paired differences")
+print(f"{'':<19}   pairs in the right order   minus Eq. 10's      minus the control's")
 for name in ORDER:
-    mean, half = paired(right[name] - right["una-score"])
-    print(f"{name:<19} {mean:+.3f} ± {half:.3f}")
+    shown = [paired(right[name]), *(paired(right[name] - right[other]) for other in ("una-score", "una-score.shuffled"))]
+    print("{:<19}   {:>8.3f} ± {:.3f}          {:+.3f} ± {:.3f}     {:+.3f} ± {:.3f}".format(name, *sum(shown, ())))
 
 # %% tags=["check"]
+half_right = {name for name in ORDER if np.subtract(*paired(right[name])) > 0.5}
+check.true("six losses order more than half of the pairs right", half_right == {*OPPOSED}, f"{sorted(half_right)}")
 ahead = {name for name in ORDER if np.subtract(*paired(right[name] - right["una-score"])) > 0}
-check.true("every loss that compares responses orders more pairs right than Eq. 10", ahead >= {*COMPARING}, f"{ahead}")
+expected = {*OPPOSED, "una-score.released"}
+check.true("they and the authors' form order more pairs right than Eq. 10", ahead == expected, f"{sorted(ahead)}")
 losses = {row["name"]: row["log_loss"] for row in study["scores"]["rows"] if row["log_loss"]}
 better = [name for name, loss in losses.items() if loss["mean"] + loss["ci95"] < math.log(2)]
 check.true("no log loss is shown to be below the base's", len(losses) == len(ORDER) and not better)
 
 # %% [markdown]
 # The log loss is $-\log\sigma(m)$ of the margin $m$, which is $\log\frac{\pi_\theta}{\pi_\text{ref}}$ of the chosen response
-# minus that of the rejected one. Margins that are larger than the evidence is worth cost more than they gain.
+# minus that of the rejected one. It punishes large margins of the wrong sign.
 #
 # ## Which of these losses learn the same?
 #
@@ -268,13 +272,13 @@ apart = {"ref_chosen_logps": zero, "ref_rejected_logps": zero, "beta": BETA}
 beside = {"ref_logps": torch.zeros_like(y), "beta": BETA}
 
 
-def weights(loss, **inputs) -> list[float]:
-    """The gradient in the log-probs of the chosen and the rejected response, scaled so that the larger is 1."""
+def weights(loss, scale: bool = True, **inputs) -> list[float]:
+    """The gradient in the log-probs of the chosen and the rejected response; scaled, the larger is 1."""
     logps = torch.zeros(2, dtype=torch.float64, requires_grad=True)
     pair = "ref_chosen_logps" in inputs
     own = {"chosen_logps": logps[:1], "rejected_logps": logps[1:]} if pair else {"logps": logps}
     (gradient,) = torch.autograd.grad(loss(**own, **inputs).sum(), logps)
-    return (gradient / gradient.abs().max()).tolist()
+    return (gradient / gradient.abs().max() if scale else gradient).tolist()
 
 
 def at_start(*scores: float) -> dict[str, list[float]]:
@@ -298,15 +302,18 @@ for name in near:
     print("{:<19}  {:+.2f}   {:+.2f}    {:+.2f}   {:+.2f}".format(name, *near[name], *wide[name]))
 
 # %% tags=["check"]
-for name in COMPARING:
+for name in OPPOSED:
     check.close(f"{name} raises the chosen and lowers the rejected response", near[name], [-1.0, 1.0], tol=1e-9)
+bce, mse = (weights(METHODS[f"una-binary-{name}"].loss, False, **beside, labels=y) for name in ("bce", "mse"))
+check.close("UNA's BCE has twice the gradient of its MSE", bce, [2 * weight for weight in mse])
 check.true("Eq. 10 raises both", max(near["una-score"] + wide["una-score"]) < 0)
 form = "una-score.released"
 check.true("the authors' form raises scores above 0.5 and lowers those below", near[form][1] < 0 < wide[form][1])
 
 # %% [markdown]
-# Six losses begin in one direction. Five of them weigh all pairs alike. Centred UNA weighs a pair by its difference of
-# scores. Eq. 10 raises both responses, as SFT does with the chosen one.
+# Six losses raise one response and lower the other. Five of them weigh all pairs alike. Centred UNA weighs a pair by its
+# difference of scores. Eq. 10 raises both responses. SFT raises the chosen one. SimPO compares as well, but divides
+# log-probs by lengths.
 #
 # Do methods that begin alike end alike? We correlate their margins over pairs that no method has trained on.
 
@@ -327,14 +334,22 @@ figures.save(fig, "22_margins")
 plt.show()
 
 found = {row["name"]: row for row in study["scores"]["rows"]}
-print(f"{'':<19} correlation with DPO   spread of the margins, nats   KL to π_ref, nats")
+clipped = {name: np.mean([step["grad_norm"] > 1 for step in of_run[name, seeds[0]]["curve"]]) for name in ORDER}
+print(f"{'':<19} correlation with DPO   spread of margins, nats   KL to π_ref, nats   gradients above norm 1")
 for name in ORDER:
-    print(f"{name:<19} {like[name]['dpo']:>20.3f} {margins[name].std():>29.2f} {found[name]['kl']['mean']:>19.2f}")
+    numbers_of = (like[name]["dpo"], margins[name].std(), found[name]["kl"]["mean"], clipped[name])
+    print("{:<19} {:>20.3f} {:>25.2f} {:>19.2f} {:>24.2f}".format(name, *numbers_of))
+
+draws = np.random.default_rng(0).integers(0, len(margins["dpo"]), (1000, len(margins["dpo"])))
+print("\n95 % of resampled correlations:")
+for a, b in (("kto", "ipo"), ("una-centred", "dpo"), ("una-score", "una-score.shuffled"), ("una-score", "dpo")):
+    resampled = [np.corrcoef(margins[a][draw], margins[b][draw])[0, 1] for draw in draws]
+    print("  {} and {}: {:.2f} to {:.2f}".format(a, b, *np.percentile(resampled, [2.5, 97.5])))
 
 # %% tags=["check"]
-least = min(like[a][b] for a in COMPARING[:5] for b in COMPARING[:5])
+least = min(like[a][b] for a in OPPOSED[:5] for b in OPPOSED[:5])
 check.true("DPO, IPO, KTO and UNA on labels agree on held-out pairs", least > 0.93, f"correlation at least {least:.3f}")
-texts = {name: [each["response"] for each in of_run[name, 0]["samples"]] for name in COMPARING}
+texts = {name: [each["response"] for each in of_run[name, 0]["samples"]] for name in OPPOSED}
 equal = sum(a == b for a, b in zip(texts["una-binary-mse"], texts["una-binary-bce"], strict=True))
 check.true("MSE and BCE give the same samples", equal == len(texts["dpo"]), f"{equal} of {len(texts['dpo'])}")
 spread = margins["kto"].std() / margins["ipo"].std()
@@ -349,12 +364,12 @@ mean, half = paired(right["una-score"] - right["una-score.shuffled"])
 check.true("more pairs in the right order are not shown", abs(mean) < half, f"{mean:+.3f} ± {half:.3f}")
 
 # %% [markdown]
-# **Answer.** The losses that compare the two responses. DPO, IPO, KTO and UNA on labels nearly agree in direction. They
-# differ in how far they go. UNA's two losses of labels are one: their gradients differ by a factor of 2, which AdamW
-# removes.
+# **Answer.** Those that raise one response and lower the other. DPO, IPO, KTO and UNA on labels nearly agree in
+# direction, and differ in how far they go. Centred UNA is a little apart. UNA's two losses of labels are nearly one:
+# their gradients begin with a factor of 2 between them, which AdamW removes.
 #
-# Most of what Eq. 10 learns is in its control too. Its scores add little, since it raises whatever it sees, up to
-# $\log\frac{\pi_\theta}{\pi_\text{ref}} = s/\beta$. Centring the scores turns it into a comparison.
+# Most of what Eq. 10 learns is in its control too. Its scores add little, since it raises every response at first, up
+# to $\log\frac{\pi_\theta}{\pi_\text{ref}} = s/\beta$. Centring the scores turns it into a comparison.
 
 # %% [markdown]
 # ## What we learned
@@ -368,11 +383,11 @@ check.true("more pairs in the right order are not shown", abs(mean) < half, f"{m
 #   between online UNA and its start. Its 8 wins and 4 losses are no evidence (*sign test*; CU26).
 # - **A plain mean of six tasks hides this.** The printed averages are right (*every printed average is the mean of its
 #   row*), and they add up tasks of very different size.
-# - **On a real model it counts whether a loss compares responses** (*orders more pairs right than Eq. 10*). DPO, IPO, KTO
-#   and UNA on labels begin in one direction and nearly agree at the end (*agree on held-out pairs*).
-# - **UNA's MSE and BCE on labels cannot be distinguished here** (*the same samples*).
-# - **Eq. 10 imitates both responses of a pair** (*Eq. 10 raises both*). It nearly agrees with its control (*with the control
-#   it nearly agrees*). True scores add a little (*true scores add to its margins*).
+# - **On a real model, with one seed, six losses order pairs** (*six losses order more than half of the pairs right*).
+#   Each raises one response and lowers the other. DPO, IPO, KTO and UNA on labels nearly agree (*agree on held-out
+#   pairs*). UNA's MSE and BCE give the same samples.
+# - **Eq. 10 imitates both responses of a pair** (*Eq. 10 raises both*). It nearly agrees with its control (*with the
+#   control it nearly agrees*). True scores add a little (*true scores add to its margins*).
 # - **Our own tables are mostly empty so far.** The printout above counts the finished runs. Every open row names its
 #   commands.
 #
@@ -383,9 +398,8 @@ check.true("more pairs in the right order are not shown", abs(mean) < half, f"{m
 # - The counts of items are those of the leaderboards. The papers do not state theirs.
 # - Our study has 31 steps at $\beta = 0.1$ on 248 rows, and the learning rate was chosen on 48. More steps or a larger
 #   $\beta$ can separate losses that agree here. With one seed, all methods share data order and first adapter.
-# - Gradients are clipped at norm 1. That acts on IPO, Eq. 10 and DPO at nearly every step, on KTO and labels at none.
-# - Log-ratios grow with a response's length, so part of each correlation is length. With the difference in tokens
-#   regressed out both groups remain, and SimPO comes nearer to the second.
+# - Gradients are clipped at norm 1, which acts on some methods at every step and on others never (last column above).
+# - Log-ratios grow with a response's length, so part of each correlation may be length.
 # - One training run stands behind each printed row. The noise between seeds is in none of these intervals.
 #
 # ## Exercises
