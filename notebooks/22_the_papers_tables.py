@@ -386,8 +386,8 @@ every = [(abs(each["mean"]), each["ci95"]) for of_task in changed.values() for e
 check.true("no task is shown to change", all(mean <= half for mean, half in every), f"{len(every)} differences")
 
 # %% [markdown]
-# Neither DPO nor Eq. 10 is shown to change any of the five tasks. So on this model 31 steps show in pairs and samples,
-# and not in tasks.
+# None of the finished methods is shown to change any of the five tasks. So on this model 31 steps show in pairs and
+# samples, and not in tasks.
 
 # %% [markdown]
 # ## What we learned
@@ -406,8 +406,7 @@ check.true("no task is shown to change", all(mean <= half for mean, half in ever
 #   pairs*). UNA's MSE and BCE give the same samples.
 # - **Eq. 10 imitates both responses of a pair** (*Eq. 10 raises both*). It nearly agrees with its control (*with the
 #   control it nearly agrees*). True scores add a little (*true scores add to its margins*).
-# - **31 steps show in pairs and samples, not in tasks** (*no task is shown to change*), for the two methods evaluated so
-#   far.
+# - **31 steps show in pairs and samples, not in tasks** (*no task is shown to change*), for the methods evaluated so far.
 # - **Our own tables are mostly empty so far.** The printout above counts the finished runs. Every open row names its
 #   commands.
 #
