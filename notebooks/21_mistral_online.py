@@ -318,7 +318,8 @@ check.true("with as many passes about as much", 0.8 < same < 1.1, f"{same:.2f}")
 
 # %% [markdown]
 # PPO and online UNA (Eq. 10) gain by the reward model of training. By the other model no method is shown to gain, and
-# PPO loses. What do the two models disagree about? We look at PPO's runs one by one, and at the length of its responses.
+# PPO loses. What do the two models disagree about? We look at PPO's runs one by one, and at the length of its
+# responses.
 
 # %%
 records = (figures.records("real_online") / "runs.jsonl").read_text("utf-8").splitlines()[1:]
@@ -388,17 +389,18 @@ check.true("there the other model gives less, in the mean of each run", all(b < 
 #   needs*; CU24). A value head costs almost nothing.
 # - **The paper's hours do not fit 20,000 steps of 64 responses** (*in 6.5 hours the longest response of 64 is under 170
 #   tokens*). They fit 20,000 responses.
-# - **On a real model a gain depends on who judges** (*PPO and online UNA gain by the reward model of training*; *no method
-#   is shown to gain by the other*; *PPO loses by it*). PPO learns short responses, and the two models disagree about
-#   them (*where PPO's responses end, the training model gives more*).
+# - **On a real model a gain depends on who judges** (*PPO and online UNA gain by the reward model of training*; *no
+#   method is shown to gain by the other*; *PPO loses by it*). PPO learns short responses, and the two models disagree
+#   about them (*where PPO's responses end, the training model gives more*).
 # - **"Faster than RLHF" is a matter of passes** (*a rollout of online UNA takes about half of PPO's time*; *with as
 #   many passes about as much*). Measured on two cores, where sampling takes half of an update.
 # - **A finished run is never trained twice** (*the same command on a finished folder trains nothing*).
 #
 # ## Limits
 #
-# - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Responses are cut at 48 tokens.
-#   Its intervals are over prompts. The table has twelve; after a correction for that only PPO's gain is certain.
+# - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Responses are cut at 48
+#   tokens. Its intervals are over prompts. The table has twelve; after a correction for that only PPO's gain is
+#   certain.
 # - A learning rate is the better of two by one short run, so distances and gains depend on a rough choice.
 # - Whether a response ends is an outcome of training. The split by it describes, and is no cause.
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and the hours are a lower bound.

@@ -242,7 +242,10 @@ right = {name: np.mean([np.array(of_run[name, seed]["margins"]) > 0 for seed in 
 print(f"{len(margins['dpo'])} held-out pairs, seeds {seeds}; the last two columns are paired differences")
 print(f"{'':<19}   pairs in the right order   minus Eq. 10's      minus the control's")
 for name in ORDER:
-    shown = [paired(right[name]), *(paired(right[name] - right[other]) for other in ("una-score", "una-score.shuffled"))]
+    shown = [
+        paired(right[name]),
+        *(paired(right[name] - right[other]) for other in ("una-score", "una-score.shuffled")),
+    ]
     print("{:<19}   {:>8.3f} ± {:.3f}          {:+.3f} ± {:.3f}     {:+.3f} ± {:.3f}".format(name, *sum(shown, ())))
 
 # %% tags=["check"]
@@ -256,8 +259,8 @@ better = [name for name, loss in losses.items() if loss["mean"] + loss["ci95"] <
 check.true("no log loss is shown to be below the base's", len(losses) == len(ORDER) and not better)
 
 # %% [markdown]
-# The log loss is $-\log\sigma(m)$ of the margin $m$, which is $\log\frac{\pi_\theta}{\pi_\text{ref}}$ of the chosen response
-# minus that of the rejected one. It punishes large margins of the wrong sign.
+# The log loss is $-\log\sigma(m)$ of the margin $m$, which is $\log\frac{\pi_\theta}{\pi_\text{ref}}$ of the chosen
+# response minus that of the rejected one. It punishes large margins of the wrong sign.
 #
 # ## Which of these losses learn the same?
 #
@@ -311,8 +314,8 @@ form = "una-score.released"
 check.true("the authors' form raises scores above 0.5 and lowers those below", near[form][1] < 0 < wide[form][1])
 
 # %% [markdown]
-# Six losses raise one response and lower the other. Five of them weigh all pairs alike. Centred UNA weighs a pair by its
-# difference of scores. Eq. 10 raises both responses. SFT raises the chosen one. SimPO compares as well, but divides
+# Six losses raise one response and lower the other. Five of them weigh all pairs alike. Centred UNA weighs a pair by
+# its difference of scores. Eq. 10 raises both responses. SFT raises the chosen one. SimPO compares as well, but divides
 # log-probs by lengths.
 #
 # Do methods that begin alike end alike? We correlate their margins over pairs that no method has trained on.
@@ -353,7 +356,9 @@ texts = {name: [each["response"] for each in of_run[name, 0]["samples"]] for nam
 equal = sum(a == b for a, b in zip(texts["una-binary-mse"], texts["una-binary-bce"], strict=True))
 check.true("MSE and BCE give the same samples", equal == len(texts["dpo"]), f"{equal} of {len(texts['dpo'])}")
 spread = margins["kto"].std() / margins["ipo"].std()
-check.true("but they go to different distances: KTO's margins are larger than IPO's", spread > 1.2, f"factor {spread:.2f}")
+check.true(
+    "but they go to different distances: KTO's margins are larger than IPO's", spread > 1.2, f"factor {spread:.2f}"
+)
 same = {name: like["una-score"][name] for name in ("una-score.shuffled", "sft", "dpo")}
 shown = ", ".join(f"{name} {value:.3f}" for name, value in same.items())
 check.true("Eq. 10 is closer to its control and to SFT than to DPO", min(same, key=same.get) == "dpo", shown)
@@ -406,7 +411,8 @@ check.true("no task is shown to change", all(mean <= half for mean, half in ever
 #   pairs*). UNA's MSE and BCE give the same samples.
 # - **Eq. 10 imitates both responses of a pair** (*Eq. 10 raises both*). It nearly agrees with its control (*with the
 #   control it nearly agrees*). True scores add a little (*true scores add to its margins*).
-# - **31 steps show in pairs and samples, not in tasks** (*no task is shown to change*), for the methods evaluated so far.
+# - **31 steps show in pairs and samples, not in tasks** (*no task is shown to change*), for the methods
+#   evaluated so far.
 # - **Our own tables are mostly empty so far.** The printout above counts the finished runs. Every open row names its
 #   commands.
 #

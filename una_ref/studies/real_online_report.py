@@ -169,9 +169,9 @@ def _cost_table(results: Mapping[str, Any]) -> list[str]:
         *cells.rows(head, (_cost_cells(each, len(head)) for each in results["rows"][1:])),
         "",
         "An update is a rollout with all its passes. Each method's costs are those of its last run. Seconds are the "
-        "processor's, except those on the clock, which depend on what else runs. Mean ± 95 % interval over updates; the first two of a run are left out. MiB: the "
-        "phase's peak in these two, above a process that has everything loaded except the run's models. π_ref is the "
-        "policy with its adapter off.",
+        "processor's, except those on the clock, which depend on what else runs. Mean ± 95 % interval over updates; "
+        "the first two of a run are left out. MiB: the phase's peak in these two, above a process that has everything "
+        "loaded except the run's models. π_ref is the policy with its adapter off.",
     ]
 
 
