@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from statistics import fmean, median
@@ -34,6 +35,7 @@ def study(folder: str) -> Callable[[], str]:
         runs = (RUNS / folder / "runs.jsonl").read_text(encoding="utf-8").splitlines()
         made = record(f"{folder}/results.json")
         last = made if "command" in made else next(iter(made.values()))
+        last = last | {"command": re.sub(r" --axis \S+", "", last["command"])}  # the page has the runs of all axes
         about = f"{len(runs) - 1} runs. {made_by(last)}"
         return f"{(RUNS / folder / 'table.md').read_text(encoding='utf-8').rstrip()}\n\n{about}"
 

@@ -399,8 +399,8 @@ check.true("there the other model gives less, in the mean of each run", all(b < 
 # ## Limits
 #
 # - The study on SmolLM2 has two seeds, 64 held-out prompts, and two small reward models. Responses are cut at 48
-#   tokens. Its intervals are over prompts. The table has twelve; after a correction for that only PPO's gain is
-#   certain.
+#   tokens. Its intervals are over prompts. The table has twelve; after a correction for that only PPO's gain
+#   remains.
 # - A learning rate is the better of two by one short run, so distances and gains depend on a rough choice.
 # - Whether a response ends is an outcome of training. The split by it describes, and is no cause.
 # - Nobody has run this notebook at `full` yet. Its plan counts memory, and the hours are a lower bound.
